@@ -1,0 +1,1 @@
+"""What a run leaves behind: events, the figures made from them, and log formats. Standard library only."""

@@ -1,0 +1,298 @@
+"""The currency of a run: events, one JSON object a line of `events.jsonl`.
+
+An event is ``{"t": unix seconds, "kind": name, ...fields}``. Every log format and every figure is made from
+events, so that no two of them can disagree. Kinds and their fields (samples and steps are counts since the
+start of the run, over all ranks; steps are numbered from 1):
+
+    process_start  pid; t is the start of the process by the operating system
+    run_config     benchmark, recipe, options, seed, precision, world_size, devices, global_batch_size,
+                   gradient_accumulation_steps, train_samples, eval_samples, samples_per_epoch, unit, target,
+                   warmup_epochs_excluded, reported {MLPerf key: value}, submission {org, platform, division,
+                   status}
+    system         the fields of system_information.json, versions, kernels
+    cache_clear    value
+    init_start, init_stop, run_start
+    block_start    first_epoch, epoch_count, step, samples       (a block: the training between evaluations)
+    block_stop     step, samples, core_s, wait_s, h2d_s, measure_s: one number a rank, sums since the process
+                   began
+    epoch_stop     epoch, step, samples
+    steps          first_step, num_steps, samples (in these steps), loss, lr, core_s, wait_s, h2d_s: rank 0's,
+                   one number a step; written before the block_stop, epoch_stop, checkpoint they lead to
+    eval_start     epoch, step, samples
+    eval_stop      epoch, step, samples, correct, counted, accuracy
+    checkpoint     step, path, duration_s
+    data           train_samples, eval_samples, classes, source, corrupt_files
+    memory         used_bytes, total_bytes, per_rank
+    warning        message
+    resume         step, samples: a new process goes on from here; what was logged past this step is void
+    run_stop       status (success | aborted), reason (target | epochs | exception | sigterm | rank_lost |
+                   nan_loss | bad_data | disk_full), detail
+    process_stop
+
+`t` is wall time carried forward by the monotonic clock: it never runs backwards, not even over a resume. A
+value that JSON lacks is written as the string "nan", "inf" or "-inf", and read back as a float.
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+
+from airank_fast.errors import UserError
+from airank_fast.record.files import LineFile, Reserve
+
+Event = dict
+
+_NOT_JSON = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def process_start_time() -> float:
+    """When this process started, in unix seconds, by the operating system's record.
+
+    Linux: field 22 of /proc/self/stat (ticks since boot) against the boot-time clock, good to a tick (10 ms).
+    Elsewhere: when this module was imported.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return _IMPORTED_AT
+    return time.time() - max(age_s, 0.0)
+
+
+_IMPORTED_AT = time.time()
+
+
+def to_line(event: Event) -> str:
+    """One event as a line of JSON, without the newline."""
+    try:
+        return _encode(event)
+    except ValueError:  # nan or inf somewhere: rare, so only then is the event walked
+        return _encode(_name_floats(event))
+
+
+def _name_floats(value):
+    if isinstance(value, dict):
+        return {key: _name_floats(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_name_floats(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _float_names(value):
+    if isinstance(value, dict):
+        return {key: _float_names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_float_names(item) for item in value]
+    return _NOT_JSON.get(value, value) if isinstance(value, str) else value
+
+
+def from_line(line: bytes) -> Event:
+    """The event of one line; ValueError if it is not one."""
+    event = json.loads(line)
+    t, kind = (event.get("t"), event.get("kind")) if isinstance(event, dict) else (None, None)
+    if type(t) not in (int, float) or type(kind) is not str:
+        raise ValueError("an object with a number 't' and a string 'kind' is required")
+    return _float_names(event) if b'nan"' in line or b'inf"' in line else event
+
+
+def iter_events(path: str | os.PathLike) -> Iterator[Event]:
+    """The events of a file, one at a time.
+
+    A last line that was cut off (no newline, or garbage after a power failure) is left out. Any other line
+    that is not an event: UserError with its number.
+    """
+    broken = None
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if broken is not None:
+                    raise UserError(f"{os.fspath(path)}: line {broken[0]} must be an event, {broken[1]}")
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    event = from_line(line)
+                except ValueError as error:
+                    broken = number, f"got {line[:60]!r} ({error})"
+                    continue
+                yield event
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{os.fspath(path)}: an event log is required, got no such file") from None
+
+
+def read_events(path: str | os.PathLike) -> list[Event]:
+    """`iter_events` as a list."""
+    return list(iter_events(path))
+
+
+_SUPERSEDED_BY_STEP = {"block_start", "block_stop", "epoch_stop", "eval_start", "eval_stop", "checkpoint"}
+_SUPERSEDED = {"run_stop", "process_stop"}
+
+
+def effective(events: Iterable[Event]) -> list[Event]:
+    """The events without those that a later `resume` made void.
+
+    Dropped: what was logged past the step of the resume, the end of the interrupted process, and an
+    evaluation that it never finished. A `steps` event that straddles the step is shortened.
+    """
+    kept: list[Event] = []
+    for event in events:
+        if event["kind"] == "resume":
+            kept = [short for old in kept if (short := _until(old, event["step"])) is not None]
+            evals = [index for index, old in enumerate(kept) if old["kind"] in ("eval_start", "eval_stop")]
+            if evals and kept[evals[-1]]["kind"] == "eval_start":
+                del kept[evals[-1]]
+        kept.append(event)
+    return kept
+
+
+def _until(event: Event, step: int) -> Event | None:
+    """The part of an event that still stands when the run goes on from `step`."""
+    kind = event["kind"]
+    if kind in _SUPERSEDED or (kind in _SUPERSEDED_BY_STEP and event["step"] > step):
+        return None
+    if kind != "steps" or event["first_step"] + event["num_steps"] - 1 <= step:
+        return event
+    left = step - event["first_step"] + 1
+    if left <= 0:
+        return None
+    short = {key: value[:left] if isinstance(value, list) else value for key, value in event.items()}
+    short.update(num_steps=left, samples=event["samples"] * left // event["num_steps"])
+    return short
+
+
+class EventLog:
+    """Writes events to a file and hands them to subscribers, in order, from any thread.
+
+    `EventLog(path)` starts a new log: UserError if the file already holds events.
+    `EventLog(path, resume=True)` appends to an old one: a torn last line is cut off, `history` holds the events
+    it contained.
+
+    A reserve file of 256 KiB lies beside the log: when the disk is full it is deleted, so that the closing
+    events and the logs made from them still find room.
+    """
+
+    def __init__(self, path: str | os.PathLike, resume: bool = False):
+        self.path = os.fspath(path)
+        self.history: list[Event] = []
+        self.closed = False
+        self._subscribers: list[Callable[[Event], object]] = []
+        self._lock = threading.RLock()
+        self._queue: deque[Event] = deque()  # taken, but not yet in the file and with the subscribers
+        self._busy = False
+        self._last_t = -math.inf
+        if resume:
+            self.history = read_events(self.path)
+            self._last_t = self.history[-1]["t"] if self.history else self._last_t
+        elif os.path.exists(self.path) and os.path.getsize(self.path):
+            raise UserError(f"{self.path}: a directory without a run is required, got one that holds a run")
+        self._file = LineFile(self.path, truncate=not resume)
+        if resume:
+            self._file.truncate(_whole_lines_bytes(self.path, len(self.history)))
+        self._reserve = Reserve(self.path + ".reserve")
+        self._clock_offset = max(time.time(), self._last_t) - time.monotonic()
+
+    def now(self) -> float:
+        """The log's clock, unix seconds: what `emit` would stamp."""
+        return time.monotonic() + self._clock_offset
+
+    def subscribe(self, subscriber: Callable[[Event], object]) -> None:
+        """Call `subscriber(event)` for every later event, once it is in the file.
+
+        If it has a `close` method, closing the log calls it. If it raises, the other subscribers are still
+        called and `emit` raises it afterwards.
+        """
+        with self._lock:
+            self._subscribers.append(subscriber)
+
+    def emit(self, kind: str, /, t: float | None = None, **fields) -> Event:
+        """Write an event and tell the subscribers. `fields` are plain JSON values (no tensors, no paths).
+
+        `t` (unix seconds) only where the moment is known better than 'now'; it is never taken back before the
+        event before. OSError when the disk is full: the file then still holds whole lines only; the event is
+        in it, or is tried again by the next `emit` and by `close`.
+        """
+        with self._lock:
+            if self.closed:
+                raise ValueError(f"{self.path}: an open event log is required for {kind!r}, got a closed one")
+            stamp = self.now() if t is None else t
+            self._last_t = max(round(stamp, 6), self._last_t)
+            event = {"t": self._last_t, "kind": kind, **fields}
+            self._queue.append(event)
+            if not self._busy:  # else a subscriber or a signal handler emits: the outer call goes on with it
+                self._busy = True
+                try:
+                    self._drain()
+                finally:
+                    self._busy = False
+            return event
+
+    def _drain(self) -> None:
+        trouble: BaseException | None = None
+        while self._queue:
+            event = self._queue[0]
+            try:
+                self._write(to_line(event))
+            except OSError as error:
+                if self._file.waiting:  # no room even now: it stays in the queue
+                    self._file.waiting.clear()
+                    raise
+                trouble = trouble or error
+            except (TypeError, ValueError):  # not JSON: the caller's mistake, not to be met again
+                self._queue.popleft()
+                raise
+            self._queue.popleft()
+            for subscriber in self._subscribers:
+                try:
+                    subscriber(event)
+                except Exception as error:
+                    if isinstance(error, OSError):
+                        self._reserve.release()
+                    trouble = trouble or error
+        if trouble is not None:
+            raise trouble
+
+    def _write(self, line: str) -> None:
+        """Write a line; on a full disk free the reserve, write again, and still raise: the run must stop."""
+        try:
+            self._file.write(line)
+        except OSError:
+            if self._reserve.release():
+                self._file.retry()
+            raise
+
+    def close(self) -> None:
+        """Write what still waits if there is room, close the subscribers and the file. Twice is harmless."""
+        with self._lock:
+            if self.closed:
+                return
+            self._reserve.release()
+            with suppress(OSError):
+                if not self._busy:
+                    self._drain()
+            self.closed = True
+            for subscriber in self._subscribers:
+                if hasattr(subscriber, "close"):
+                    with suppress(OSError):
+                        subscriber.close()
+            self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def _whole_lines_bytes(path: str, num_lines: int) -> int:
+    """Size of the first `num_lines` lines, bytes."""
+    with open(path, "rb") as file:
+        return sum(len(file.readline()) for _ in range(num_lines))

@@ -1,0 +1,1 @@
+"""One file a log format: events to lines and lines back to events."""
