@@ -173,8 +173,8 @@ class EventLog:
     """Writes events to a file and hands them to subscribers, in order, from any thread.
 
     `EventLog(path)` starts a new log: UserError if the file already holds events.
-    `EventLog(path, resume=True)` appends to an old one: a torn last line is cut off, `history` holds the events
-    it contained.
+    `EventLog(path, resume=True)` appends to an old one: a torn last line is cut off, `history` holds the
+    events it contained.
 
     A reserve file of 256 KiB lies beside the log: when the disk is full it is deleted, so that the closing
     events and the logs made from them still find room.
