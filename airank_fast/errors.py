@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line, "what: what is required, got what"; a command prints it and exits with 2."""
+    """Bad input. One line, "what: what is required, got what"; a command prints it and exits with 2."""

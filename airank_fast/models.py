@@ -1,6 +1,6 @@
 """The networks: `from airank_fast.models import resnet`.
 
-Their files live in models/ at the top of a checkout, which has no __init__.py; a wheel carries the same folder as
+Their files live in models/ at the top of a checkout, a folder without __init__.py; a wheel carries it as
 airank_fast/models/. This module stands for it in both cases, as a package whose path is that folder.
 """
 

@@ -3,6 +3,9 @@
 //
 // Python's limited API (3.10) and LibTorch's stable ABI only, so one build serves later versions of both.
 
+#ifndef Py_LIMITED_API   // torch's build sets it, CMake and editors do not
+#define Py_LIMITED_API 0x030a0000
+#endif
 #include <Python.h>
 
 #include <torch/headeronly/version.h>

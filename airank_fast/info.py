@@ -1,0 +1,55 @@
+"""Says which kernels are loaded, for which devices, built with what, and the versions of the libraries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import tyro
+
+import airank_fast.ops  # noqa: F401  (registers the ops that are reported on)
+from airank_fast import system
+from airank_fast.cli import run_command
+
+
+@dataclass(frozen=True)
+class Options:
+    """Say which kernels are loaded, for which devices, built with what, and the versions of the libraries."""
+
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def collect() -> dict:
+    """All that is known, as one JSON-able dict: ops, extension, devices, versions."""
+    return {
+        "ops": system.kernels(),
+        "extension": system.extension(),
+        "devices": system.devices(),
+        "versions": system.versions(),
+    }
+
+
+def as_text(facts: dict) -> str:
+    """The facts of `collect` as lines for a person."""
+    width = max(map(len, (*facts["ops"], *facts["extension"], *facts["versions"])))
+    lines = ["ops (kernel: ours; reference: plain torch)"]
+    lines += [
+        f"  {op:<{width}}  " + ", ".join(f"{device} {what}" for device, what in by_device.items())
+        for op, by_device in facts["ops"].items()
+    ]
+    lines += ["extension"] + [f"  {key:<{width}}  {value}" for key, value in facts["extension"].items()]
+    lines += ["devices"] + [f"  {device}" for device in facts["devices"]]
+    lines += ["versions"] + [f"  {name:<{width}}  {version}" for name, version in facts["versions"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the facts."""
+    options = tyro.cli(Options, prog="python -m airank_fast.info")
+    facts = collect()
+    print(json.dumps(facts, indent=2) if options.json else as_text(facts))
+
+
+if __name__ == "__main__":
+    run_command(main)
