@@ -1,0 +1,87 @@
+"""Pictures for training and evaluation, from any source by one interface.
+
+    folder = ImageFolder(root, num_classes=1000)
+    reader = make_reader("auto", folder, image_size=224, ...)
+    for batch in prefetch(reader.train(first_step=0), device, torch.bfloat16, mean, std): ...
+
+A reader has `train(first_step)`, endless; `evaluate()`, each picture once over all ranks; `close()`; `name`.
+Both yield (pictures uint8 [b, S, S, 3], labels int64 [b]). Which picture comes when is `sampling`'s business.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+from airank_fast.data import digits
+from airank_fast.data.image_folder import ImageFolder, Split, find_corrupt
+from airank_fast.data.prefetch import Batch, Normalise, prefetch
+from airank_fast.data.sampling import TrainStream
+from airank_fast.data.synthetic import SyntheticReader
+from airank_fast.errors import UserError
+
+__all__ = ["Batch", "ImageFolder", "Normalise", "Split", "digits", "find_corrupt", "make_reader", "prefetch"]
+
+CROPS = ("random_resized", "shift")
+KINDS = ("dali", "torch", "synthetic")
+
+
+def make_reader(kind: str | None, folder: ImageFolder | None, *, image_size: int, train_crop: str,
+                eval_resize: int, batch_size_local: int, global_batch_size: int, rank: int = 0,
+                world_size: int = 1, seed: int = 0, device: torch.device | str = "cpu",
+                num_workers: int | None = None, flip: bool = True, min_area: float = 0.08,
+                eval_batch_size: int | None = None, num_classes: int = 1000, num_eval_samples: int = 0):
+    """A reader.
+
+    kind: "dali", "torch", "synthetic"; None or "auto" is DALI where it is installed, else torch.
+    image_size: S, pixels. train_crop: "random_resized" (area min_area ... 1 of the picture, aspect 3/4 ...
+    4/3) or "shift" (a random S x S window of the picture with its shorter side resized to eval_resize). flip:
+    mirror half of the training pictures. Evaluation: shorter side to eval_resize, centre S x S.
+    batch_size_local: pictures per yielded training batch; global_batch_size: per optimizer step over all
+    ranks; their ratio over world_size is the number of accumulated batches. eval_batch_size: default
+    batch_size_local. num_workers: DALI's threads or torch's worker processes of this rank; default: this
+    machine's cores shared out.
+    num_classes, num_eval_samples: of the synthetic reader only, which needs no folder.
+    UserError: DALI asked for but not installed; more pictures in a global batch than in the training set.
+    """
+    assert train_crop in CROPS, train_crop
+    assert image_size <= eval_resize, (image_size, eval_resize)
+    device = torch.device(device)
+    kind = kind or "auto"
+    if kind == "auto":
+        kind = "dali" if has_dali() else "torch"
+    if kind not in KINDS:
+        raise UserError(f"reader: one of auto, {', '.join(KINDS)} is required, got {kind}")
+    if kind == "dali" and not has_dali():
+        raise UserError("reader: DALI is required for --reader dali and not installed "
+                        "(pip install nvidia-dali-cuda130, or use --reader torch)")
+    shard = {"batch_size_local": batch_size_local, "global_batch_size": global_batch_size, "rank": rank,
+             "world_size": world_size}
+    eval_batch_size = eval_batch_size or batch_size_local
+    if kind == "synthetic":
+        return SyntheticReader(image_size=image_size, seed=seed, device=device, num_classes=num_classes,
+                               num_eval_samples=num_eval_samples, eval_batch_size=eval_batch_size, **shard)
+
+    from airank_fast.data.torch_reader import Crop, TorchReader
+    stream = TrainStream(len(folder.train), seed, **shard)
+    crop = Crop(image_size, train_crop, eval_resize, min_area, flip)
+    num_workers = default_num_workers(world_size) if num_workers is None else num_workers
+    common = {"eval_batch_size": eval_batch_size, "rank": rank, "world_size": world_size, "device": device,
+              "num_workers": num_workers}
+    if kind == "dali":
+        from airank_fast.data.dali_reader import DaliReader
+        return DaliReader(folder, stream, crop, **common)
+    return TorchReader(folder, stream, crop, **common)
+
+
+def has_dali() -> bool:
+    """Whether DALI is installed; does not import it."""
+    return bool(importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"))
+
+
+def default_num_workers(world_size: int) -> int:
+    """This machine's cores over the ranks (all of them taken to be here), at least 1 and at most 16."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, num_cores // world_size))

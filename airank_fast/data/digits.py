@@ -1,0 +1,77 @@
+"""The data set that comes with the package: 1,797 handwritten digits of 8 x 8 pixels.
+
+Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+Repository, 1998, https://doi.org/10.24432/C50P49, licence CC BY 4.0
+(https://creativecommons.org/licenses/by/4.0/): the part that the donors set aside for testing. `digits.npz`
+holds `images` uint8 [1797, 8, 8], grey levels 0 ... 16, and `labels` uint8 [1797]; the changes are
+`materialise`'s: 0 ... 255, enlarged four times, a black border, RGB JPEG.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from airank_fast.errors import UserError
+
+NAME = "UCI optical digits (CC BY 4.0)"
+NUM_CLASSES = 10
+PICTURE_SIZE = 40           # 8 pixels enlarged to 32, and a border of 4 all round: room to shift by 1 pixel
+_ENLARGED_SIZE = 32
+_FOLDER = "uci-digits-v1"   # another version for another format
+_HOLD_OUT = 5               # every fifth picture of a class is in val
+
+
+def load() -> tuple[np.ndarray, np.ndarray]:
+    """The embedded pictures, uint8 [1797, 8, 8] of 0 ... 16, and labels, uint8 [1797]."""
+    with np.load(Path(__file__).with_name("digits.npz")) as archive:
+        return archive["images"], archive["labels"]
+
+
+def materialise(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Write the digits as an ImageFolder tree, once, and return its path.
+
+    cache_dir: default `~/.cache/airank_fast`. The tree is written beside its final name and renamed, so many
+    processes may do this at the same time and a killed one leaves no half-done tree. UserError: not writable.
+    """
+    cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "airank_fast"
+    target = cache / _FOLDER
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        half_done = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-", dir=cache))
+        try:
+            _write(half_done / "tree")
+            (half_done / "tree").rename(target)
+        except OSError:
+            if not target.is_dir():         # else another process was first, with the same pictures
+                raise
+        finally:
+            shutil.rmtree(half_done, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"embedded data set: a writable {cache} is required, got {error}; "
+                        "or pass --data with a directory of pictures") from error
+    return target
+
+
+def _write(root: Path) -> None:
+    images, labels = load()
+    for side in ("train", "val"):
+        for label in range(NUM_CLASSES):
+            (root / side / str(label)).mkdir(parents=True)
+    seen = [0] * NUM_CLASSES
+    border = (PICTURE_SIZE - _ENLARGED_SIZE) // 2
+    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        grey = Image.fromarray((pixels.astype(np.uint16) * 255 // 16).astype(np.uint8))
+        picture = Image.new("L", (PICTURE_SIZE, PICTURE_SIZE))
+        enlarged = grey.resize((_ENLARGED_SIZE, _ENLARGED_SIZE), Image.Resampling.BICUBIC)
+        picture.paste(enlarged, (border, border))
+        side = "val" if seen[label] % _HOLD_OUT == _HOLD_OUT - 1 else "train"
+        seen[label] += 1
+        picture.convert("RGB").save(root / side / str(label) / f"{number:04d}.JPEG", quality=95)

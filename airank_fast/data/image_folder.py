@@ -1,0 +1,128 @@
+"""An ImageFolder tree (`train/<class>/*.JPEG`, `val/<class>/*.JPEG`): index, checks, broken files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from airank_fast.errors import UserError
+
+SUFFIXES = (".jpeg", ".jpg", ".png")     # of the names; ImageNet has a PNG that is called .JPEG
+FORMATS = ("JPEG", "PNG")                # of the contents
+
+
+@dataclass(frozen=True)
+class Split:
+    """One half of the tree."""
+
+    files: list[str]            # absolute paths, sorted by class, then by name
+    labels: np.ndarray          # int64 [len(files)]
+    classes: tuple[str, ...]    # folder names, sorted; a label is a position in it
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def without(self, files: Iterable[str], name: str) -> Split:
+        """The split less some files. UserError if a class loses its last picture."""
+        dropped = set(files)
+        keep = np.array([f not in dropped for f in self.files], dtype=bool)
+        left = np.bincount(self.labels[keep], minlength=len(self.classes))
+        if not left.all():
+            raise UserError(f"{name}: a readable picture in every class is required, class "
+                            f"'{self.classes[int(left.argmin())]}' has none")
+        return Split([f for f, k in zip(self.files, keep, strict=True) if k], self.labels[keep], self.classes)
+
+
+class ImageFolder:
+    """The index of a tree. Reads names only; `num_classes` None takes what is there.
+
+    UserError: no such directory, no `train` or `val`, a class on one side only, an empty class, another
+    number of classes than the recipe's.
+    """
+
+    def __init__(self, root: str | os.PathLike, num_classes: int | None = None):
+        self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
+        if not os.path.isdir(self.root):
+            raise UserError(f"data: a directory with train/ and val/ is required, got {self.root}, "
+                            "which is none")
+        classes = {side: self._classes(side) for side in ("train", "val")}
+        for here, there in (("train", "val"), ("val", "train")):
+            missing = sorted(set(classes[here]) - set(classes[there]))
+            if missing:
+                raise UserError(f"data: the same classes in train/ and val/ are required, "
+                                f"{_some(missing)} missing in {os.path.join(self.root, there)}")
+        self.classes = classes["train"]
+        if num_classes is not None and len(self.classes) != num_classes:
+            raise UserError(f"data: {num_classes} classes are required, got {len(self.classes)} in "
+                            f"{self.root} (pass --num-classes {len(self.classes)} to train on these)")
+        self.train, self.val = self._split("train"), self._split("val")
+
+    def skip(self, files: Iterable[str]) -> None:
+        """Take files (as found by `find_corrupt`) out of both splits."""
+        files = set(files)
+        self.train, self.val = self.train.without(files, "train"), self.val.without(files, "val")
+
+    def _classes(self, side: str) -> tuple[str, ...]:
+        path = os.path.join(self.root, side)
+        if not os.path.isdir(path):
+            raise UserError(f"data: train/ and val/ are required in {self.root}, there is no {side}/")
+        with os.scandir(path) as entries:
+            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        if not names:
+            raise UserError(f"data: one folder per class is required in {path}, there is none")
+        return tuple(names)
+
+    def _split(self, side: str) -> Split:
+        files, counts = [], []
+        for name in self.classes:
+            path = os.path.join(self.root, side, name)
+            with os.scandir(path) as entries:
+                pictures = sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES)
+                                  and not e.name.startswith("."))
+            if not pictures:
+                raise UserError(f"data: pictures ({', '.join(SUFFIXES)}) are required in every class, "
+                                f"{path} has none")
+            files += [os.path.join(path, p) for p in pictures]
+            counts.append(len(pictures))
+        return Split(files, np.repeat(np.arange(len(counts), dtype=np.int64), counts), self.classes)
+
+
+def _some(names: Sequence[str]) -> str:
+    quoted = ", ".join(f"'{n}'" for n in names[:3])
+    return quoted if len(names) <= 3 else f"{quoted} and {len(names) - 3} more"
+
+
+def why_corrupt(path: str | os.PathLike) -> str | None:
+    """Why a picture cannot be read whole, or None. Decodes all of it, but at an eighth of the size."""
+    try:
+        if os.path.getsize(path) == 0:
+            return "the file is empty"
+        with Image.open(path, formats=FORMATS) as image:
+            image.draft("RGB", (image.width // 8, image.height // 8))
+            image.load()
+    except FileNotFoundError:
+        return "the file is gone"
+    except Image.UnidentifiedImageError:
+        return "not a JPEG or PNG file"
+    except Exception as error:           # Pillow: OSError, SyntaxError, ValueError, struct.error, ...
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def corrupt_error(path: str | os.PathLike, why: str) -> UserError:
+    """The one line for a file that cannot be read."""
+    return UserError(f"data: a whole JPEG or PNG picture is required, got {Path(path)} ({why}); "
+                     "--skip-corrupt leaves such files out")
+
+
+def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[tuple[str, str]]:
+    """(path, why) of every file that cannot be decoded to its end, in the order given."""
+    files = list(files)
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:     # Pillow decodes without the GIL
+        return [(f, why) for f, why in zip(files, pool.map(why_corrupt, files), strict=True) if why]

@@ -1,0 +1,121 @@
+"""From a reader's uint8 NHWC pictures to what the model eats: one pass that normalises, rounds once to the
+dtype and leaves channels_last; on CUDA one batch ahead of the step, on a stream of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+_CHUNK_ELEMENTS = 1 << 18       # fp32 scratch of the CPU pass: 1 MiB, stays in the cache
+
+
+@dataclass
+class Batch:
+    """A batch on the device, and what it took to get there.
+
+    images: [b, 3, S, S] channels_last; labels: int64 [b]. wait_s: host seconds spent waiting for the reader.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    wait_s: float
+    _copy_s: float = 0.0
+    _copy_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def h2d_s(self) -> float | None:
+        """Seconds of transfer and conversion: on CUDA between events, None while they are not finished."""
+        if self._copy_events is None:
+            return self._copy_s
+        start, stop = self._copy_events
+        return start.elapsed_time(stop) / 1e3 if stop.query() else None
+
+
+class Normalise:
+    """uint8 [b, S, S, 3] -> (x / 255 - mean) / std as dtype [b, 3, S, S] channels_last; computed in fp32.
+
+    mean, std: per channel, of pictures scaled to 0 ... 1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device):
+        self._scale = [1 / (255 * s) for s in std]
+        self._shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self._dtype, self._device = dtype, device
+        self._rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _row(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift for a whole picture row, so that the innermost loop is long and contiguous."""
+        if size not in self._rows:
+            self._rows[size] = tuple(torch.tensor(v, dtype=torch.float32).repeat(size).to(self._device)
+                                     for v in (self._scale, self._shift))
+        return self._rows[size]
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        b, height, width, channels = pictures.shape
+        scale, shift = self._row(width)
+        rows = pictures.reshape(b * height, width * channels)
+        out = torch.empty(rows.shape, dtype=self._dtype, device=pictures.device)
+        step = len(rows) if pictures.is_cuda else max(1, _CHUNK_ELEMENTS // rows.shape[1])
+        for first in range(0, len(rows), step):
+            torch.addcmul(shift, rows[first:first + step], scale, out=out[first:first + step])
+        return out.view(b, height, width, channels).permute(0, 3, 1, 2)
+
+
+def prefetch(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device | str,
+             dtype: torch.dtype, mean: Sequence[float], std: Sequence[float]) -> Iterator[Batch]:
+    """Batches on the device. Closing it closes `batches`; an error of the reader comes out as it is."""
+    device = torch.device(device)
+    normalise = Normalise(mean, std, dtype, device)
+    source = iter(batches)
+    try:
+        yield from (_cuda if device.type == "cuda" else _cpu)(source, device, normalise)
+    finally:
+        if hasattr(source, "close"):
+            source.close()
+
+
+def _waited(source: Iterator) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+    while True:
+        start = time.perf_counter()
+        item = next(source, None)
+        if item is None:
+            return
+        yield *item, time.perf_counter() - start
+
+
+def _cpu(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
+    for pictures, labels, wait_s in _waited(source):
+        start = time.perf_counter()
+        images = normalise(pictures)
+        yield Batch(images, labels, wait_s, time.perf_counter() - start)
+
+
+def _cuda(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
+    side = torch.cuda.Stream(device)
+    ahead = None
+    for pictures, labels, wait_s in _waited(source):
+        if not pictures.is_cuda:            # a copy from pageable memory would block the host
+            pictures, labels = (t if t.is_pinned() else t.pin_memory() for t in (pictures, labels))
+        side.wait_stream(torch.cuda.current_stream(device)) if pictures.is_cuda else None
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with torch.cuda.stream(side):
+            start.record()
+            images = normalise(pictures.to(device, non_blocking=True))
+            labels = labels.to(device, non_blocking=True)
+            stop.record()
+        now, ahead = ahead, Batch(images, labels, wait_s, _copy_events=(start, stop))
+        if now is not None:
+            yield _handed_over(now, device)
+    if ahead is not None:
+        yield _handed_over(ahead, device)
+
+
+def _handed_over(batch: Batch, device: torch.device) -> Batch:
+    """Order the step after the copy, and keep the memory from being reused before the step has read it."""
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(batch._copy_events[1])
+    batch.images.record_stream(stream)
+    batch.labels.record_stream(stream)
+    return batch

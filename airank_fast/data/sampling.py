@@ -1,0 +1,172 @@
+"""Which picture comes when, and which window of it: pure functions of (seed, position in the stream).
+
+Training reads an endless stream: one permutation of the training set per epoch, one after the other. Step k
+takes the stream positions [k*B, (k+1)*B) of a global batch B, and rank r of R takes rows [r*B/R, (r+1)*B/R)
+of them. The random numbers of a picture belong to its position. So neither the number of ranks, nor the
+reader, nor what ran before changes a picture: resuming means starting at step k.
+
+Only Philox's raw 64-bit words are used, because NumPy keeps those stable from version to version (it does not
+promise that for `permutation` or `uniform`). Window arithmetic is in float32, operation by operation, so that
+the same formula in a DALI graph gives the same windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from airank_fast.errors import UserError
+
+NUM_ATTEMPTS = 10           # torchvision's RandomResizedCrop tries ten times, then takes a centred window
+NUM_DRAWS = 24              # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
+_DRAW_Y, _DRAW_X, _DRAW_FLIP = 20, 21, 22
+_MAX_RATIO = 4 / 3          # of the sides, either way
+_ORDER, _DRAWS = 0, 1       # second word of the Philox key: what the numbers are for
+_WORDS_PER_COUNT = 4        # Philox 4x64 yields four words per counter value
+
+
+class Request(NamedTuple):
+    """What a reader needs for one local batch."""
+
+    indices: np.ndarray     # int64 [b], into the split's files
+    draws: np.ndarray       # float64 [b, NUM_DRAWS] in [0, 1)
+
+
+def philox(seed: int, purpose: int, counter: tuple[int, int]) -> np.random.Philox:
+    """Random words addressed by (seed, purpose, counter); four 64-bit words per step of the first counter."""
+    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, purpose], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=np.array([*counter, 0, 0], dtype=np.uint64))
+
+
+def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of epoch `epoch` (0-based): int64 [num_samples]."""
+    keys = philox(seed, _ORDER, (0, epoch)).random_raw(num_samples)
+    return np.argsort(keys, kind="stable")
+
+
+def draws(seed: int, first_position: int, count: int) -> np.ndarray:
+    """Uniforms in [0, 1) of `count` stream positions: float64 [count, NUM_DRAWS]."""
+    first_count = first_position * (NUM_DRAWS // _WORDS_PER_COUNT)
+    raw = philox(seed, _DRAWS, (first_count, 0)).random_raw(count * NUM_DRAWS)
+    return ((raw >> np.uint64(11)) * 2.0**-53).reshape(count, NUM_DRAWS)
+
+
+class TrainStream:
+    """The part of the training stream that one rank reads, in local batches.
+
+    A global batch may be several local batches a rank (gradient accumulation): global_batch_size must be a
+    multiple of batch_size_local * world_size.
+    """
+
+    def __init__(self, num_samples: int, seed: int, *, batch_size_local: int, global_batch_size: int,
+                 rank: int, world_size: int):
+        per_pass = batch_size_local * world_size
+        if batch_size_local < 1 or global_batch_size % per_pass:
+            raise UserError(f"global batch size: a multiple of {world_size} ranks x {batch_size_local} "
+                            f"images is required, got {global_batch_size}")
+        if global_batch_size > num_samples:
+            raise UserError(f"batch size: at most the {num_samples} training images are required, "
+                            f"got a global batch of {global_batch_size}")
+        self.num_samples, self.seed = num_samples, seed
+        self.batch_size_local, self.global_batch_size = batch_size_local, global_batch_size
+        self._first_row = rank * (global_batch_size // world_size)
+        self.batches_per_step = global_batch_size // per_pass
+        self._orders: dict[int, np.ndarray] = {}
+
+    def indices(self, first_position: int, count: int) -> np.ndarray:
+        """Pictures at `count` stream positions: int64 [count]."""
+        out = np.empty(count, np.int64)
+        done = 0
+        while done < count:
+            epoch, offset = divmod(first_position + done, self.num_samples)
+            take = min(count - done, self.num_samples - offset)
+            out[done:done + take] = self._order(epoch)[offset:offset + take]
+            done += take
+        return out
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = permutation(self.num_samples, self.seed, epoch)
+        return self._orders[epoch]
+
+    def requests(self, first_step: int) -> Iterator[Request]:
+        """Endless local batches, from global step `first_step` (0-based) on."""
+        step = first_step
+        while True:
+            for part in range(self.batches_per_step):
+                position = step * self.global_batch_size + self._first_row + part * self.batch_size_local
+                yield Request(self.indices(position, self.batch_size_local),
+                              draws(self.seed, position, self.batch_size_local))
+            step += 1
+
+
+def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
+    """This rank's share of 0 ... num_samples-1, in order, int64 [<= batch_size]; shares are disjoint."""
+    first, last = rank * num_samples // world_size, (rank + 1) * num_samples // world_size
+    for start in range(first, last, batch_size):
+        yield np.arange(start, min(start + batch_size, last))
+
+
+def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
+    """Height and width of the random-resized-crop attempts as multiples of sqrt(picture area).
+
+    u: draws [b, NUM_DRAWS]. Returns float32 [b, 2, NUM_ATTEMPTS]. As torchvision: the area is uniform in
+    [min_area, 1] of the picture, the logarithm of the aspect ratio (width / height) uniform from 3/4 to 4/3.
+    """
+    area = min_area + (1 - min_area) * u[:, :NUM_ATTEMPTS]
+    log_ratio = (2 * u[:, NUM_ATTEMPTS:2 * NUM_ATTEMPTS] - 1) * np.log(_MAX_RATIO)
+    half = np.exp(0.5 * log_ratio)
+    side = np.sqrt(area)
+    return np.stack([side / half, side * half], axis=1).astype(np.float32)
+
+
+def offset_draws(u: np.ndarray) -> np.ndarray:
+    """Where in the free room the window lies, (y, x) in [0, 1): float32 [b, 2], exact to 24 bits."""
+    return (np.floor(u[:, [_DRAW_Y, _DRAW_X]] * 2.0**24) * 2.0**-24).astype(np.float32)
+
+
+def flip_draws(u: np.ndarray) -> np.ndarray:
+    """True where the picture is mirrored, half of the time: bool [b]."""
+    return u[:, _DRAW_FLIP] < 0.5
+
+
+def random_resized_window(height: int, width: int, factors: np.ndarray,
+                          offset: np.ndarray) -> tuple[int, int, int, int]:
+    """The first attempt that fits, else the largest centred window of an allowed aspect.
+
+    factors: of one picture, [2, NUM_ATTEMPTS]; offset: (y, x). Returns whole (y, x, height, width).
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    h_max, w_max = np.float32(height), np.float32(width)
+    tries = np.floor(np.sqrt(h_max * w_max) * factors + half)                     # [2, NUM_ATTEMPTS]
+    fits = (tries[0] >= 1) & (tries[0] <= h_max) & (tries[1] >= 1) & (tries[1] <= w_max)
+    if fits.any():
+        h, w = tries[:, fits.argmax()]
+    else:
+        offset = np.float32([0.5, 0.5])
+        h = max(one, min(h_max, np.floor(w_max * np.float32(_MAX_RATIO) + half)))
+        w = max(one, min(w_max, np.floor(h_max * np.float32(_MAX_RATIO) + half)))
+    y = min(np.floor(offset[0] * (h_max - h + one)), h_max - h)
+    x = min(np.floor(offset[1] * (w_max - w + one)), w_max - w)
+    return int(y), int(x), int(h), int(w)
+
+
+def resized_window(height: int, width: int, eval_resize: int, image_size: int,
+                   offset: np.ndarray | None) -> tuple[float, float, float, float]:
+    """An image_size square of the picture resized to a shorter side of eval_resize, in source pixels.
+
+    offset None: the centre (evaluation). Else (y, x) in [0, 1) picks one of the whole-pixel positions of the
+    square in the resized picture ('shift'). Returns float32-valued (y, x, height, width); height == width.
+    """
+    size = np.float32([height, width])
+    scale = size.min() / np.float32(eval_resize)             # source pixels per resized pixel
+    side = np.float32(image_size) * scale
+    if offset is None:
+        y, x = (size - side) * np.float32(0.5)
+    else:
+        room = np.floor(size / scale + np.float32(0.001)) - np.float32(image_size)
+        y, x = np.minimum(np.floor(offset * (room + np.float32(1))), room) * scale
+    return float(y), float(x), float(side), float(side)

@@ -1,0 +1,134 @@
+"""The reader for a machine without DALI: torch's DataLoader, Pillow decoding in its workers.
+
+A worker gets a whole batch's request and sends back a finished uint8 tensor, so nothing is collated. The
+pictures are DALI's to within rounding: libjpeg-turbo's decoder and a triangle filter in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from airank_fast.data.image_folder import FORMATS, ImageFolder, Split, corrupt_error, why_corrupt
+from airank_fast.data.sampling import (
+    Request,
+    TrainStream,
+    crop_factors,
+    eval_batches,
+    flip_draws,
+    offset_draws,
+    random_resized_window,
+    resized_window,
+)
+
+
+class Crop(NamedTuple):
+    """How pictures are cut; see `make_reader`."""
+
+    image_size: int
+    train_crop: str
+    eval_resize: int
+    min_area: float
+    flip: bool
+
+
+class _Broken(NamedTuple):
+    """Sent by a worker in place of a batch: an exception would arrive wrapped in a traceback."""
+
+    path: str
+    why: str
+
+
+def cut(image: Image.Image, window: tuple[float, float, float, float], size: int) -> Image.Image:
+    """The window (y, x, height, width) of a picture as a size x size RGB picture, by one triangle filter."""
+    y, x, h, w = window
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if all(isinstance(v, int) for v in window):         # the filter sees nothing outside, as in DALI
+        return image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BILINEAR)
+    box = (max(x, 0.0), max(y, 0.0), min(x + w, image.width), min(y + h, image.height))
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+class _Batches(Dataset):
+    """Request -> (uint8 [b, S, S, 3], int64 [b]); evaluation requests have no draws."""
+
+    def __init__(self, split: Split, crop: Crop):
+        self.split, self.crop = split, crop
+
+    def __getitem__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor] | _Broken:
+        crop, u, num = self.crop, request.draws, len(request.indices)
+        out = np.empty((num, crop.image_size, crop.image_size, 3), np.uint8)
+        if u is not None:
+            factors, offsets = crop_factors(u, crop.min_area), offset_draws(u)
+            flips = flip_draws(u) if crop.flip else np.zeros(num, bool)
+        for i, index in enumerate(request.indices):
+            path = self.split.files[index]
+            try:
+                with Image.open(path, formats=FORMATS) as image:
+                    size = (image.height, image.width)
+                    if u is None:
+                        window = resized_window(*size, crop.eval_resize, crop.image_size, None)
+                    elif crop.train_crop == "shift":
+                        window = resized_window(*size, crop.eval_resize, crop.image_size, offsets[i])
+                    else:
+                        window = random_resized_window(*size, factors[i], offsets[i])
+                    pixels = np.asarray(cut(image, window, crop.image_size))
+            except Exception as error:
+                return _Broken(path, why_corrupt(path) or f"{type(error).__name__}: {error}")
+            out[i] = pixels[:, ::-1] if u is not None and flips[i] else pixels
+        return torch.from_numpy(out), torch.from_numpy(self.split.labels[request.indices])
+
+
+class TorchReader:
+    """See `make_reader`. num_workers 0 decodes in the calling thread."""
+
+    name = "torch"
+
+    def __init__(self, folder: ImageFolder, stream: TrainStream, crop: Crop, *, eval_batch_size: int,
+                 rank: int, world_size: int, device: torch.device, num_workers: int):
+        self._stream, self._rank, self._world_size = stream, rank, world_size
+        self._eval_batch_size, self._num_val = eval_batch_size, len(folder.val)
+        self._pin, self._num_workers = device.type == "cuda", num_workers
+        self._train, self._val = _Batches(folder.train, crop), _Batches(folder.val, crop)
+        self._open: list[Iterator] = []
+
+    def _run(self, batches: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        loader = DataLoader(batches, batch_size=None, sampler=requests, num_workers=self._num_workers,
+                            pin_memory=self._pin, prefetch_factor=2 if self._num_workers else None)
+        for batch in loader:
+            if isinstance(batch, _Broken):
+                raise corrupt_error(*batch)
+            yield tuple(batch)
+
+    def train(self, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
+        self._open.append(self._run(self._train, _Sampler(lambda: self._stream.requests(first_step))))
+        return self._open[-1]
+
+    def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This rank's part of the validation set, in order, the last batch smaller."""
+        requests = (Request(i, None) for i in eval_batches(self._num_val, self._eval_batch_size,
+                                                           self._rank, self._world_size))
+        return self._run(self._val, _Sampler(lambda: requests))
+
+    def close(self) -> None:
+        """Stops the workers."""
+        for iterator in self._open:
+            iterator.close()
+        self._open.clear()
+
+
+class _Sampler:
+    """An iterable made anew by a function; DataLoader asks nothing more of a sampler."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def __iter__(self):
+        return iter(self._make())
