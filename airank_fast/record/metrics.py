@@ -1,0 +1,265 @@
+"""The figures of a run, as pure functions of its events.
+
+With N the samples trained (global, without padding) and times in seconds:
+
+    e2e_time    from the start of the process to its end
+    total_time  T, from run_start to run_stop
+    p_whole     N / T
+    p_train     N / (T - time in evaluations)
+    p_core      N / (time from 'the batch is on the device' to 'the optimizer is done', summed over steps; the
+                largest over ranks)
+    time2train  from run_start to the end of the first evaluation at or above the target
+    avg_ips     (N - N at the end of the warm-up epochs) / (run_stop - end of the warm-up epochs)
+
+A rate is a total over a total, never a mean of rates. A log that was cut off is read as if the run had ended
+with its last event. After a resume, time counts whatever it was spent on (the pause, work that had to be done
+again), samples count once, and the run is not comparable.
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+
+from airank_fast.record.events import Event
+
+GIB = 2**30
+
+
+def summarize(events: Iterable[Event]) -> dict:
+    """Every figure of a run, at any moment of it; None where the events do not give one.
+
+    Keys: benchmark, status (success | aborted | unfinished), reason, detail, comparable, world_size, precision,
+    unit, target, e2e_time, total_time, time2train, trained_samples, epochs (completed), steps, evaluations,
+    best_accuracy, final_accuracy, p_whole, p_train, p_core, avg_ips, avg_ips_warmup_epochs (those that it
+    really leaves out: 0 if the run ended in them), evaluation_s, core_s, data_wait_s, h2d_s, measure_s (the
+    largest over ranks), step_time_p50, step_time_p95, step_time_p99 (s, rank 0), mem_used_gib, mem_total_gib,
+    num_resumes, notes.
+    """
+    tally = Tally()
+    for event in events:
+        tally.feed(event)
+    return tally.summary()
+
+
+class Tally:
+    """Follows a run event by event; `summary()` may be asked for at any moment."""
+
+    def __init__(self):
+        self.config: Event = {}
+        self.first_t: float | None = None
+        self.last_t: float | None = None
+        self.run_start_t: float | None = None
+        self.run_stop: Event | None = None
+        self.memory = (0, 0)
+        self.num_resumes = 0
+        self.steps = 0
+        self.samples = 0
+        self.evaluations: list[Event] = []
+        self.epochs: list[Event] = []
+        self.evaluation_s = 0.0
+        self._evaluation_t: float | None = None
+        self._clocks = _StepClocks()
+        self._step_times: list[tuple[int, array]] = []  # (first step, seconds of each)
+
+    def feed(self, event: Event) -> None:
+        handle = getattr(self, "_on_" + event["kind"], None)
+        if self.first_t is None:
+            self.first_t = event["t"]
+        if handle is not None:
+            handle(event)
+        self.last_t = event["t"]
+
+    def _on_process_start(self, _) -> None:
+        self._clocks.next_process()
+        self._end_evaluation(self.last_t)  # of a process that was killed inside one
+
+    def _on_run_config(self, event) -> None:
+        self.config = self.config or event
+
+    def _on_run_start(self, event) -> None:
+        if self.run_start_t is None:
+            self.run_start_t = event["t"]
+
+    def _on_run_stop(self, event) -> None:
+        self.run_stop = event
+        self._end_evaluation(event["t"])
+
+    def _on_resume(self, event) -> None:
+        step = event["step"]
+        self._clocks.next_process()
+        self._end_evaluation(self.last_t)
+        self.num_resumes += 1
+        self.run_stop = None
+        self.steps, self.samples = step, event["samples"]
+        self.evaluations = [old for old in self.evaluations if old["step"] <= step]
+        self.epochs = [old for old in self.epochs if old["step"] <= step]
+        kept = [(first, times[: max(0, step - first + 1)]) for first, times in self._step_times]
+        self._step_times = [(first, times) for first, times in kept if times]
+
+    def _on_steps(self, event) -> None:
+        self.steps = event["first_step"] + event["num_steps"] - 1
+        self.samples += event["samples"]
+        self._clocks.steps(event)
+        self._step_times.append((event["first_step"], array("d", event["core_s"])))
+
+    def _on_block_stop(self, event) -> None:
+        self.steps, self.samples = event["step"], event["samples"]
+        self._clocks.block(event)
+
+    def _on_epoch_stop(self, event) -> None:
+        if not self.epochs or event["epoch"] > self.epochs[-1]["epoch"]:
+            self.epochs.append(event)
+
+    def _on_eval_start(self, event) -> None:
+        self._evaluation_t = event["t"]
+
+    def _on_eval_stop(self, event) -> None:
+        self._end_evaluation(event["t"])
+        if all(_moment(old) != _moment(event) for old in self.evaluations):  # else done again after a resume
+            self.evaluations.append(event)
+
+    def _on_memory(self, event) -> None:
+        used_bytes = max([event["used_bytes"], *(event.get("per_rank") or [])])
+        self.memory = max(self.memory[0], used_bytes), event["total_bytes"]
+
+    def _end_evaluation(self, t: float | None) -> None:
+        if self._evaluation_t is not None:
+            self.evaluation_s += t - self._evaluation_t
+            self._evaluation_t = None
+
+    # figures that the log formats ask for while a run is under way
+
+    @property
+    def target(self) -> float | None:
+        return self.config.get("target")
+
+    @property
+    def unit(self) -> str:
+        return self.config.get("unit") or "samples"
+
+    def reached(self) -> Event | None:
+        """The first evaluation at or above the target."""
+        if self.target is None:
+            return None
+        return next((stop for stop in self.evaluations if stop["accuracy"] >= self.target), None)
+
+    def end_t(self) -> float | None:
+        """When the run ended, or the last that is known of it."""
+        return self.run_stop["t"] if self.run_stop else self.last_t
+
+    def avg_ips(self) -> tuple[float | None, int]:
+        """(samples/s after the warm-up epochs, the number of epochs left out)."""
+        if self.run_start_t is None:
+            return None, 0
+        wanted = self.config.get("warmup_epochs_excluded") or 0
+        warmup = next((stop for stop in self.epochs if stop["epoch"] == wanted), None)
+        if warmup is not None:
+            rate = _rate(self.samples - warmup["samples"], self.end_t() - warmup["t"])
+            if rate:
+                return rate, wanted
+        return _rate(self.samples, self.end_t() - self.run_start_t), 0
+
+    def summary(self) -> dict:
+        config, stop, notes = self.config, self.run_stop, []
+        total_s = None if self.run_start_t is None else self.end_t() - self.run_start_t
+        open_s = 0.0 if self._evaluation_t is None else self.last_t - self._evaluation_t
+        evaluation_s = self.evaluation_s + open_s
+        train_s = None if total_s is None else total_s - evaluation_s
+        clocks = self._clocks.totals()
+        core_s = clocks["core_s"]
+        if train_s is not None and core_s > train_s:
+            # Ranks leave a collective at different moments, so that another rank's steps may reach over the
+            # edge of rank 0's evaluation.
+            notes.append(f"core_s is limited to the {train_s:.6f} s outside evaluations, got {core_s:.6f} s")
+            core_s = train_s
+        if self.num_resumes:
+            notes.append("resumed: the clock went on while the run was down, so it is not comparable")
+        reached = self.reached()
+        accuracies = [event["accuracy"] for event in self.evaluations]
+        finite = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
+        avg_ips, warmup_epochs = self.avg_ips()
+        step_times = sorted(time for _, times in self._step_times for time in times)
+        return {
+            "benchmark": config.get("benchmark"),
+            "status": stop.get("status") if stop else "unfinished",
+            "reason": stop.get("reason") if stop else None,
+            "detail": stop.get("detail") if stop else None,
+            "comparable": self.num_resumes == 0,
+            "world_size": config.get("world_size"),
+            "precision": config.get("precision"),
+            "unit": self.unit,
+            "target": self.target,
+            "e2e_time": None if self.first_t is None else self.last_t - self.first_t,
+            "total_time": total_s,
+            "time2train": reached["t"] - self.run_start_t if reached and total_s is not None else None,
+            "trained_samples": self.samples,
+            "epochs": self.epochs[-1]["epoch"] if self.epochs else 0,
+            "steps": self.steps,
+            "evaluations": len(accuracies),
+            "best_accuracy": max(finite, default=None),
+            "final_accuracy": accuracies[-1] if accuracies else None,
+            "p_whole": _rate(self.samples, total_s),
+            "p_train": _rate(self.samples, train_s),
+            "p_core": _rate(self.samples, core_s),
+            "avg_ips": avg_ips,
+            "avg_ips_warmup_epochs": warmup_epochs,
+            "evaluation_s": evaluation_s,
+            "core_s": core_s,
+            "data_wait_s": clocks["wait_s"],
+            "h2d_s": clocks["h2d_s"],
+            "measure_s": clocks["measure_s"],
+            "step_time_p50": percentile(step_times, 50),
+            "step_time_p95": percentile(step_times, 95),
+            "step_time_p99": percentile(step_times, 99),
+            "mem_used_gib": self.memory[0] / GIB if self.memory[1] else None,
+            "mem_total_gib": self.memory[1] / GIB if self.memory[1] else None,
+            "num_resumes": self.num_resumes,
+            "notes": notes,
+        }
+
+
+class _StepClocks:
+    """Adds up the clocks of the steps over ranks and processes.
+
+    A block_stop carries every rank's sums since its process began; the `steps` events after it are rank 0's,
+    for the part that was not collected. A process adds the largest rank's sum and that part.
+    """
+
+    NAMES = ("core_s", "wait_s", "h2d_s", "measure_s")
+
+    def __init__(self):
+        self._earlier, self._block, self._tail = (dict.fromkeys(self.NAMES, 0.0) for _ in range(3))
+
+    def steps(self, event: Event) -> None:
+        for name in self.NAMES:
+            self._tail[name] += math.fsum(event.get(name) or ())
+
+    def block(self, event: Event) -> None:
+        self._block = {name: max(event.get(name) or [0.0]) for name in self.NAMES}
+        self._tail = dict.fromkeys(self.NAMES, 0.0)
+
+    def next_process(self) -> None:
+        self._earlier = self.totals()
+        self._block, self._tail = (dict.fromkeys(self.NAMES, 0.0) for _ in range(2))
+
+    def totals(self) -> dict[str, float]:
+        return {name: self._earlier[name] + self._block[name] + self._tail[name] for name in self.NAMES}
+
+
+def _moment(evaluation: Event) -> float | None:
+    """What tells one evaluation from another; a log of another program may not carry steps."""
+    return evaluation.get("step", evaluation.get("epoch"))
+
+
+def _rate(samples: int, seconds: float | None) -> float | None:
+    return samples / seconds if seconds is not None and seconds > 0 else None
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float | None:
+    """The value below which `percent` of the values lie, linear between neighbours (as numpy's default)."""
+    if not ascending:
+        return None
+    at = (len(ascending) - 1) * percent / 100
+    low = math.floor(at)
+    high = min(low + 1, len(ascending) - 1)
+    return ascending[low] + (ascending[high] - ascending[low]) * (at - low)
