@@ -18,7 +18,7 @@ import torch
 from airank_fast.data import digits
 from airank_fast.data.image_folder import ImageFolder, Split, find_corrupt
 from airank_fast.data.prefetch import Batch, Normalise, prefetch
-from airank_fast.data.sampling import TrainStream
+from airank_fast.data.sampling import Crop, TrainStream
 from airank_fast.data.synthetic import SyntheticReader
 from airank_fast.errors import UserError
 
@@ -64,7 +64,6 @@ def make_reader(kind: str | None, folder: ImageFolder | None, *, image_size: int
         return SyntheticReader(image_size=image_size, seed=seed, device=device, num_classes=num_classes,
                                num_eval_samples=num_eval_samples, eval_batch_size=eval_batch_size, **shard)
 
-    from airank_fast.data.torch_reader import Crop, TorchReader
     stream = TrainStream(len(folder.train), seed, **shard)
     crop = Crop(image_size, train_crop, eval_resize, min_area, flip)
     num_workers = default_num_workers(world_size) if num_workers is None else num_workers
@@ -73,6 +72,7 @@ def make_reader(kind: str | None, folder: ImageFolder | None, *, image_size: int
     if kind == "dali":
         from airank_fast.data.dali_reader import DaliReader
         return DaliReader(folder, stream, crop, **common)
+    from airank_fast.data.torch_reader import TorchReader
     return TorchReader(folder, stream, crop, **common)
 
 

@@ -22,16 +22,26 @@ from airank_fast.errors import UserError
 NUM_ATTEMPTS = 10           # torchvision's RandomResizedCrop tries ten times, then takes a centred window
 NUM_DRAWS = 24              # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
 _DRAW_Y, _DRAW_X, _DRAW_FLIP = 20, 21, 22
-_MAX_RATIO = 4 / 3          # of the sides, either way
+MAX_RATIO = 4 / 3          # of the sides, either way
 _ORDER, _DRAWS = 0, 1       # second word of the Philox key: what the numbers are for
 _WORDS_PER_COUNT = 4        # Philox 4x64 yields four words per counter value
+
+
+class Crop(NamedTuple):
+    """How pictures are cut; see `make_reader`."""
+
+    image_size: int
+    train_crop: str
+    eval_resize: int
+    min_area: float
+    flip: bool
 
 
 class Request(NamedTuple):
     """What a reader needs for one local batch."""
 
-    indices: np.ndarray     # int64 [b], into the split's files
-    draws: np.ndarray       # float64 [b, NUM_DRAWS] in [0, 1)
+    indices: np.ndarray             # int64 [b], into the split's files
+    draws: np.ndarray | None        # float64 [b, NUM_DRAWS] in [0, 1); None in evaluation
 
 
 def philox(seed: int, purpose: int, counter: tuple[int, int]) -> np.random.Philox:
@@ -117,7 +127,7 @@ def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
     [min_area, 1] of the picture, the logarithm of the aspect ratio (width / height) uniform from 3/4 to 4/3.
     """
     area = min_area + (1 - min_area) * u[:, :NUM_ATTEMPTS]
-    log_ratio = (2 * u[:, NUM_ATTEMPTS:2 * NUM_ATTEMPTS] - 1) * np.log(_MAX_RATIO)
+    log_ratio = (2 * u[:, NUM_ATTEMPTS:2 * NUM_ATTEMPTS] - 1) * np.log(MAX_RATIO)
     half = np.exp(0.5 * log_ratio)
     side = np.sqrt(area)
     return np.stack([side / half, side * half], axis=1).astype(np.float32)
@@ -125,7 +135,7 @@ def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
 
 def offset_draws(u: np.ndarray) -> np.ndarray:
     """Where in the free room the window lies, (y, x) in [0, 1): float32 [b, 2], exact to 24 bits."""
-    return (np.floor(u[:, [_DRAW_Y, _DRAW_X]] * 2.0**24) * 2.0**-24).astype(np.float32)
+    return (np.floor(u[:, _DRAW_Y:_DRAW_X + 1] * 2.0**24) * 2.0**-24).astype(np.float32)
 
 
 def flip_draws(u: np.ndarray) -> np.ndarray:
@@ -147,8 +157,8 @@ def random_resized_window(height: int, width: int, factors: np.ndarray,
         h, w = tries[:, fits.argmax()]
     else:
         offset = np.float32([0.5, 0.5])
-        h = max(one, min(h_max, np.floor(w_max * np.float32(_MAX_RATIO) + half)))
-        w = max(one, min(w_max, np.floor(h_max * np.float32(_MAX_RATIO) + half)))
+        h = max(one, min(h_max, np.floor(w_max * np.float32(MAX_RATIO) + half)))
+        w = max(one, min(w_max, np.floor(h_max * np.float32(MAX_RATIO) + half)))
     y = min(np.floor(offset[0] * (h_max - h + one)), h_max - h)
     x = min(np.floor(offset[1] * (w_max - w + one)), w_max - w)
     return int(y), int(x), int(h), int(w)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from airank_fast.data.image_folder import FORMATS, ImageFolder, Split, corrupt_error, why_corrupt
 from airank_fast.data.sampling import (
+    Crop,
     Request,
     TrainStream,
     crop_factors,
@@ -25,16 +26,6 @@ from airank_fast.data.sampling import (
     random_resized_window,
     resized_window,
 )
-
-
-class Crop(NamedTuple):
-    """How pictures are cut; see `make_reader`."""
-
-    image_size: int
-    train_crop: str
-    eval_resize: int
-    min_area: float
-    flip: bool
 
 
 class _Broken(NamedTuple):
