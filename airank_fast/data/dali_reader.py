@@ -136,7 +136,7 @@ class _Run:
         self._requests = requests
         self._asked.clear()
         self._pipeline.reset()
-        while True:
+        while self._pipeline is not None:
             try:
                 pictures, tails = self._pipeline.run()
             except StopIteration:
@@ -164,8 +164,7 @@ class _Run:
         return error
 
     def close(self) -> None:
-        self._requests = iter(())
-        del self._pipeline
+        self._pipeline = None               # the last reference: DALI's destructor joins its threads
 
 
 class DaliReader:
@@ -183,6 +182,8 @@ class DaliReader:
 
     def train(self, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
+        if self._train_run is not None:
+            self._train_run.close()
         self._train_run = _Run(self._folder.train, self._crop, True, **self._build,
                                max_batch_size=self._stream.batch_size_local)
         return self._train_run.batches(self._stream.requests(first_step))
@@ -196,5 +197,8 @@ class DaliReader:
                                       eval_batches(len(self._folder.val), *self._eval))
 
     def close(self) -> None:
-        """Stops DALI's threads. Batches handed out stay valid."""
+        """Stops DALI's threads and ends its iterators. Batches handed out stay valid."""
+        for run in (self._train_run, self._eval_run):
+            if run is not None:
+                run.close()
         self._train_run = self._eval_run = None

@@ -6,6 +6,7 @@ pictures are DALI's to within rounding: libjpeg-turbo's decoder and a triangle f
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -89,10 +90,15 @@ class TorchReader:
         self._train, self._val = _Batches(folder.train, crop), _Batches(folder.val, crop)
         self._open: list[Iterator] = []
 
-    def _run(self, batches: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        loader = DataLoader(batches, batch_size=None, sampler=requests, num_workers=self._num_workers,
+    def _run(self, dataset: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        loader = DataLoader(dataset, batch_size=None, sampler=requests, num_workers=self._num_workers,
                             pin_memory=self._pin, prefetch_factor=2 if self._num_workers else None)
-        for batch in loader:
+        gc.freeze()         # a forked worker must not collect what it inherits, such as DALI
+        try:
+            batches = iter(loader)
+        finally:
+            gc.unfreeze()
+        for batch in batches:
             if isinstance(batch, _Broken):
                 raise corrupt_error(*batch)
             yield tuple(batch)
