@@ -74,14 +74,15 @@ def to_line(event: Event) -> str:
     try:
         return _encode(event)
     except ValueError:  # nan or inf somewhere: rare, so only then is the event walked
-        return _encode(_name_floats(event))
+        return _encode(name_floats(event))
 
 
-def _name_floats(value):
+def name_floats(value):
+    """The value with nan and inf as strings, at any depth."""
     if isinstance(value, dict):
-        return {key: _name_floats(item) for key, item in value.items()}
+        return {key: name_floats(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_name_floats(item) for item in value]
+        return [name_floats(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

@@ -28,12 +28,12 @@ GIB = 2**30
 def summarize(events: Iterable[Event]) -> dict:
     """Every figure of a run, at any moment of it; None where the events do not give one.
 
-    Keys: benchmark, status (success | aborted | unfinished), reason, detail, comparable, world_size, precision,
-    unit, target, e2e_time, total_time, time2train, trained_samples, epochs (completed), steps, evaluations,
-    best_accuracy, final_accuracy, p_whole, p_train, p_core, avg_ips, avg_ips_warmup_epochs (those that it
-    really leaves out: 0 if the run ended in them), evaluation_s, core_s, data_wait_s, h2d_s, measure_s (the
-    largest over ranks), step_time_p50, step_time_p95, step_time_p99 (s, rank 0), mem_used_gib, mem_total_gib,
-    num_resumes, notes.
+    Keys: benchmark, status (success | aborted | unfinished), reason, detail, comparable, world_size,
+    precision, unit, target, e2e_time, total_time, time2train, trained_samples, epochs (completed), steps,
+    evaluations, best_accuracy, final_accuracy, p_whole, p_train, p_core, avg_ips, avg_ips_warmup_epochs
+    (those that it really leaves out: 0 if the run ended in them), evaluation_s, core_s, data_wait_s, h2d_s,
+    measure_s (the largest over ranks), step_time_p50, step_time_p95, step_time_p99 (s, rank 0), mem_used_gib,
+    mem_total_gib, num_resumes, notes.
     """
     tally = Tally()
     for event in events:
@@ -46,6 +46,7 @@ class Tally:
 
     def __init__(self):
         self.config: Event = {}
+        self.system: Event = {}
         self.first_t: float | None = None
         self.last_t: float | None = None
         self.run_start_t: float | None = None
@@ -75,6 +76,9 @@ class Tally:
 
     def _on_run_config(self, event) -> None:
         self.config = self.config or event
+
+    def _on_system(self, event) -> None:
+        self.system = self.system or event
 
     def _on_run_start(self, event) -> None:
         if self.run_start_t is None:
@@ -155,7 +159,7 @@ class Tally:
         warmup = next((stop for stop in self.epochs if stop["epoch"] == wanted), None)
         if warmup is not None:
             rate = _rate(self.samples - warmup["samples"], self.end_t() - warmup["t"])
-            if rate:
+            if rate and rate > 0:  # a log may be cut off before the steps that an epoch_stop counts
                 return rate, wanted
         return _rate(self.samples, self.end_t() - self.run_start_t), 0
 

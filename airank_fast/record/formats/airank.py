@@ -9,8 +9,8 @@
     - AI-Rank-log 1558631922.454 avg_ips:1190.000images/sec
 
 The published sample disagrees with the definitions beside it (the target's time, the order of the last
-timestamps). Here the definitions hold: the target's line carries the timestamp of the evaluation that reached it,
-timestamps never run backwards, and a time is the difference of the printed timestamps, to the millisecond.
+timestamps). Here the definitions hold: the target's line carries the timestamp of the evaluation that reached
+it, timestamps never run backwards, and a time is the difference of the printed timestamps, to the ms.
 Profile 2021-05 adds `load_data, checksum:<hash>` before test_begin, at the same timestamp as in its sample.
 """
 
@@ -60,7 +60,7 @@ class AIRankLog:
         return lines
 
     def close(self) -> list[str]:
-        """What is missing at the end of a log that was cut off: the run is taken to end with its last event."""
+        """The end of a log that was cut off: the run is taken to stop with its last event."""
         if self._tally.run_start_t is None or self._finished:
             return []
         return ([] if self._begun else self._begin()) + self._finish()
@@ -102,10 +102,10 @@ def _line(t: float, text: str) -> str:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """Lines of a log, ours or another program's, back to events; lines that are not AI-Rank's are passed over.
+    """Lines of a log, ours or another program's, back to events; other lines are passed over.
 
-    run_start, eval_stop {accuracy, epoch}, run_stop and data {checksum}. What the log *states* rather than what
-    happened comes as `figure` {name: target_quality_time | total_use_time | avg_ips, value, unit}.
+    run_start, eval_stop {accuracy, epoch}, run_stop and data {checksum}. What the log *states* rather than
+    what happened comes as `figure` {name: target_quality_time | total_use_time | avg_ips, value, unit}.
     A line with the prefix that says nothing known: UserError with its number.
     """
     for number, line in enumerate(lines, 1):

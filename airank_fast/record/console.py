@@ -1,0 +1,169 @@
+"""What a person sees of a run: a progress bar on a terminal, else a line every few seconds; the last table.
+
+Everything shown comes from events, so that showing it never makes the device wait.
+"""
+
+import sys
+import time
+from contextlib import suppress
+from typing import TextIO
+
+from airank_fast.record.events import Event
+
+
+class Console:
+    """A subscriber of the event log that reports on `stream` (default: stderr).
+
+    On a terminal a tqdm bar over `total_steps` (None: unknown); elsewhere a line at most every `interval_s`
+    seconds. A stream that has gone away (a closed pipe) silences it; it never ends a run.
+    """
+
+    def __init__(self, stream: TextIO | None = None, total_steps: int | None = None, interval_s: float = 5.0):
+        self._stream = sys.stderr if stream is None else stream
+        self._gone = False
+        self._total_steps = total_steps
+        self._interval_s = interval_s
+        self._shown_at = -interval_s
+        self._bar = None
+        self._epoch = 1
+        self._step = 0
+        self._rate_from: tuple[float, int] | None = None  # (time, step) of the last rate shown
+        self._samples = 0  # since then
+        self._best: float | None = None
+        self._target: float | None = None
+        self._unit = "samples"
+
+    def __call__(self, event: Event) -> None:
+        handle = getattr(self, "_on_" + event["kind"], None)
+        if handle is None or self._gone:
+            return
+        try:
+            handle(event)
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self._gone = True
+
+    def close(self) -> None:
+        """Leave the bar as it stands and end its line."""
+        with suppress(OSError, ValueError):
+            if self._bar is not None:
+                self._bar.close()
+        self._bar = None
+
+    def _on_run_config(self, event: Event) -> None:
+        self._target, self._unit = event.get("target"), event.get("unit") or "samples"
+
+    def _on_resume(self, event: Event) -> None:
+        self._step = event["step"]
+        self._say(f"resumed at step {event['step']}")
+
+    def _on_block_start(self, event: Event) -> None:
+        self._rate_from, self._samples = event["t"], 0
+        self._epoch = event.get("first_epoch", self._epoch)
+
+    def _on_epoch_stop(self, event: Event) -> None:
+        self._epoch = event["epoch"] + 1
+
+    def _on_steps(self, event: Event) -> None:
+        num_new = event["num_steps"]
+        self._step = event["first_step"] + num_new - 1
+        self._samples += event["samples"]
+        terminal = self._stream.isatty()
+        if not terminal and time.monotonic() - self._shown_at < self._interval_s:
+            return
+        self._shown_at = time.monotonic()
+        parts = [f"loss {event['loss'][-1]:.4f}", f"lr {event['lr'][-1]:.5f}"]
+        if self._rate_from is not None and event["t"] > self._rate_from:
+            parts.append(f"{self._samples / (event['t'] - self._rate_from):.0f} {self._unit}/s")
+        self._rate_from, self._samples = event["t"], 0
+        if self._best is not None:
+            parts.append(f"best {self._best:.2%}")
+        if terminal:
+            self._show_bar("  ".join(parts))
+        else:
+            total = f"/{self._total_steps}" if self._total_steps else ""
+            self._say("  ".join([f"epoch {self._epoch}", f"step {self._step}{total}", *parts]))
+
+    def _on_eval_stop(self, event: Event) -> None:
+        self._best = max(event["accuracy"], self._best or 0.0)
+        target = "" if self._target is None else f", target {self._target:.2%}"
+        accuracy = f"accuracy {event['accuracy']:.2%} ({event['correct']} of {event['counted']})"
+        self._say(f"epoch {event['epoch']}: {accuracy}, best {self._best:.2%}{target}")
+
+    def _on_checkpoint(self, event: Event) -> None:
+        self._say(f"step {event['step']}: checkpoint {event['path']} ({event['duration_s']:.1f} s)")
+
+    def _on_warning(self, event: Event) -> None:
+        self._say(f"warning: {event['message']}")
+
+    def _on_run_stop(self, event: Event) -> None:
+        detail = f": {event['detail']}" if event.get("detail") else ""
+        self.close()
+        self._say(f"{event['status']} ({event['reason']}){detail}")
+
+    def _show_bar(self, text: str) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total_steps, file=self._stream, unit="step", dynamic_ncols=True)
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(self._step - self._bar.n)
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+        if self._bar is not None:
+            self._bar.refresh()
+
+
+def final_table(summary: dict) -> str:
+    """The figures of `metrics.summarize` as aligned lines; `-` where the run gives none."""
+    unit = summary["unit"]
+    reached = "" if summary["target"] is None else f"target {summary['target']:.2%}"
+    warmup = summary["avg_ips_warmup_epochs"]
+    rows = [
+        ("time2train", _value(summary["time2train"], ".3f", "s"), reached),
+        ("e2e_time", _value(summary["e2e_time"], ".3f", "s"), "process start to end"),
+        ("total time", _value(summary["total_time"], ".3f", "s"), "run_start to run_stop"),
+        ("p_whole", _value(summary["p_whole"], ".1f", f"{unit}/s"), "over the total time"),
+        ("p_train", _value(summary["p_train"], ".1f", f"{unit}/s"), "without evaluations"),
+        ("p_core", _value(summary["p_core"], ".1f", f"{unit}/s"), "without data as well"),
+        ("avg_ips", _value(summary["avg_ips"], ".1f", f"{unit}/s"), f"{warmup} warm-up epochs left out"),
+        (
+            "accuracy",
+            _value(summary["best_accuracy"], ".2%"),
+            f"last {_value(summary['final_accuracy'], '.2%')}",
+        ),
+        (
+            "memory",
+            _value(summary["mem_used_gib"], ".2f", "GiB"),
+            f"of {_value(summary['mem_total_gib'], '.2f', 'GiB')}",
+        ),
+        (
+            "data wait",
+            _value(summary["data_wait_s"], ".3f", "s"),
+            f"copy {_value(summary['h2d_s'], '.3f', 's')}",
+        ),
+        ("step time p50", _milliseconds(summary["step_time_p50"]), ""),
+        ("step time p95", _milliseconds(summary["step_time_p95"]), ""),
+        ("step time p99", _milliseconds(summary["step_time_p99"]), ""),
+        ("measuring", _value(summary["measure_s"], ".3f", "s"), ""),
+        (
+            "trained",
+            f"{summary['trained_samples']} {unit}",
+            f"{summary['steps']} steps, {summary['epochs']} epochs",
+        ),
+        ("status", str(summary["status"]), summary["reason"] or ""),
+    ]
+    rows += [("note", note, "") for note in summary["notes"]]
+    width = max(len(value) for name, value, _ in rows if name != "note")
+    return "\n".join(f"{name:<14}  {value:<{width}}  {remark}".rstrip() for name, value, remark in rows)
+
+
+def _value(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}} {unit}".rstrip()
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.2f} ms"
