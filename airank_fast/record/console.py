@@ -5,6 +5,7 @@ Everything shown comes from events, so that showing it never makes the device wa
 
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
@@ -14,11 +15,18 @@ from airank_fast.record.events import Event
 class Console:
     """A subscriber of the event log that reports on `stream` (default: stderr).
 
-    On a terminal a tqdm bar over `total_steps` (None: unknown); elsewhere a line at most every `interval_s`
-    seconds. A stream that has gone away (a closed pipe) silences it; it never ends a run.
+    On a terminal a tqdm bar over `total_steps` (None: what the data event says); elsewhere a line at most
+    every `interval_s` seconds. `history`: the events of an earlier process that this one resumes. A stream that
+    has gone away (a closed pipe) silences it; it never ends a run.
     """
 
-    def __init__(self, stream: TextIO | None = None, total_steps: int | None = None, interval_s: float = 5.0):
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        total_steps: int | None = None,
+        interval_s: float = 5.0,
+        history: Iterable[Event] = (),
+    ):
         self._stream = sys.stderr if stream is None else stream
         self._gone = False
         self._total_steps = total_steps
@@ -27,11 +35,16 @@ class Console:
         self._bar = None
         self._epoch = 1
         self._step = 0
-        self._rate_from: tuple[float, int] | None = None  # (time, step) of the last rate shown
+        self._rate_from: float | None = None  # when the last rate was shown
         self._samples = 0  # since then
         self._best: float | None = None
         self._target: float | None = None
         self._unit = "samples"
+        for event in history:
+            if event["kind"] in ("run_config", "data"):
+                self(event)
+            elif event["kind"] == "eval_stop":
+                self._best = max(event["accuracy"], self._best or 0.0)
 
     def __call__(self, event: Event) -> None:
         handle = getattr(self, "_on_" + event["kind"], None)
@@ -51,6 +64,9 @@ class Console:
 
     def _on_run_config(self, event: Event) -> None:
         self._target, self._unit = event.get("target"), event.get("unit") or "samples"
+
+    def _on_data(self, event: Event) -> None:
+        self._total_steps = event.get("total_steps") or self._total_steps
 
     def _on_resume(self, event: Event) -> None:
         self._step = event["step"]

@@ -21,7 +21,8 @@ start of the run, over all ranks; steps are numbered from 1):
     eval_start     epoch, step, samples
     eval_stop      epoch, step, samples, correct, counted, accuracy
     checkpoint     step, path, duration_s
-    data           train_samples, eval_samples, classes, source, corrupt_files
+    data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum, reported
+                   (what of it follows from the data set)
     memory         used_bytes, total_bytes, per_rank
     warning        message
     resume         step, samples: a new process goes on from here; what was logged past this step is void
@@ -135,6 +136,7 @@ def read_events(path: str | os.PathLike) -> list[Event]:
 
 
 _SUPERSEDED_BY_STEP = {"block_start", "block_stop", "epoch_stop", "eval_start", "eval_stop", "checkpoint"}
+_CLOSING = {"memory", "run_stop", "process_stop"}
 _SUPERSEDED = {"run_stop", "process_stop"}
 
 
@@ -219,7 +221,8 @@ class EventLog:
 
         `t` (unix seconds) only where the moment is known better than 'now'; it is never taken back before the
         event before. OSError when the disk is full: the file then still holds whole lines only; the event is
-        in it, or is tried again by the next `emit` and by `close`.
+        in it, or is tried again by the next `emit` and by `close`. The closing events (memory, run_stop,
+        process_stop) never raise it, so that one of them cannot keep the next from being written.
         """
         with self._lock:
             if self.closed:
@@ -232,6 +235,9 @@ class EventLog:
                 self._busy = True
                 try:
                     self._drain()
+                except OSError:
+                    if kind not in _CLOSING:
+                        raise
                 finally:
                     self._busy = False
             return event

@@ -1,8 +1,8 @@
 """The MLPerf training log: `:::MLLOG {json}` lines, as the rules of the 4.0 round want them.
 
 Source: mlcommons/training_policies (training_rules, "Appendix: Benchmark Specific Rules") and the compliance
-checker of mlperf-logging, usage training, ruleset 4.0.0. The hyper-parameters come from
-`run_config.reported`, whose values also replace the run's own (a trial reports the sizes of the real run).
+checker of mlperf-logging, usage training, ruleset 4.0.0. The hyper-parameters come from `reported` of the
+run_config and data events, whose values also replace the run's own (a trial reports the sizes of the real run).
 """
 
 import json
@@ -17,7 +17,7 @@ _FILE = "airank_fast/record/formats/mlperf.py"
 _POINT, _START, _END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 _BENCHMARKS = {"resnet50": "resnet", "bert_large": "bert"}
 _SUBMISSION = ("org", "platform", "division", "status")
-_CONFIG = ("seed", "global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
+_SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 
 
 class MLPerfLog:
@@ -30,6 +30,7 @@ class MLPerfLog:
     def __init__(self):
         self._seen: set[str] = set()
         self._evaluated: set[float] = set()
+        self._sizes: dict | None = None  # what was configured, until the data set is known as well
         self._block: dict | None = None  # metadata of the open block
         self._skips_evaluation = False
         self._last_t = 0.0
@@ -60,9 +61,17 @@ class MLPerfLog:
         values = {"submission_benchmark": _BENCHMARKS.get(benchmark, benchmark)}
         submission = event.get("submission") or {}
         values |= {f"submission_{name}": submission[name] for name in _SUBMISSION if name in submission}
-        values |= {name: event[name] for name in _CONFIG if event.get(name) is not None}
-        values |= event.get("reported") or {}
-        return [_line(event["t"], _POINT, key, value, {}) for key, value in values.items()]
+        values |= {"seed": event["seed"]} if event.get("seed") is not None else {}
+        self._sizes = _sizes(event)
+        complete = "train_samples" in self._sizes and "eval_samples" in self._sizes
+        return _points(event["t"], values) + (self._on_data(event) if complete else [])
+
+    def _on_data(self, event) -> list[str]:
+        """Sizes and hyper-parameters, once: some follow from the data set, which is first touched late."""
+        if self._sizes is None:
+            return []
+        values, self._sizes = self._sizes | _sizes(event), None
+        return _points(event["t"], values)
 
     def _on_cache_clear(self, event) -> list[str]:
         return self._once(event, _POINT, event.get("value", True))
@@ -79,7 +88,8 @@ class MLPerfLog:
     def _on_run_stop(self, event) -> list[str]:
         if "run_start" not in self._seen:
             return []
-        return self._once(event, _END, status=event["status"])
+        sizes = self._on_data({"t": event["t"]})  # of a run that never came to its data set
+        return sizes + self._once(event, _END, status=event["status"])
 
     def _on_block_start(self, event) -> list[str]:
         if self._block is not None:
@@ -113,6 +123,17 @@ class MLPerfLog:
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),
         ]
+
+
+def _sizes(event: Event) -> dict:
+    """The sizes of a run_config or data event, under what it has `reported`, which goes first."""
+    return {name: event[name] for name in _SIZES if event.get(name) is not None} | (
+        event.get("reported") or {}
+    )
+
+
+def _points(t: float, values: dict) -> list[str]:
+    return [_line(t, _POINT, key, value, {}) for key, value in values.items()]
 
 
 def _line(t: float, event_type: str, key: str, value, metadata: dict) -> str:
@@ -174,7 +195,7 @@ def _configure(config: Event, key: str, value) -> None:
         config["benchmark"] = names.get(value, value)
     elif key.startswith("submission_"):
         config["submission"][key.removeprefix("submission_")] = value
-    elif key in _CONFIG:
+    elif key == "seed" or key in _SIZES:
         config[key] = value
     else:
         config["reported"][key] = value
