@@ -16,8 +16,8 @@ class Console:
     """A subscriber of the event log that reports on `stream` (default: stderr).
 
     On a terminal a tqdm bar over `total_steps` (None: what the data event says); elsewhere a line at most
-    every `interval_s` seconds. `history`: the events of an earlier process that this one resumes. A stream that
-    has gone away (a closed pipe) silences it; it never ends a run.
+    every `interval_s` seconds. `history`: the events of an earlier process that this one resumes. A stream
+    that has gone away (a closed pipe) silences it; it never ends a run.
     """
 
     def __init__(

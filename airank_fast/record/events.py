@@ -21,8 +21,8 @@ start of the run, over all ranks; steps are numbered from 1):
     eval_start     epoch, step, samples
     eval_stop      epoch, step, samples, correct, counted, accuracy
     checkpoint     step, path, duration_s
-    data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum, reported
-                   (what of it follows from the data set)
+    data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum,
+                   reported (what of it follows from the data set)
     memory         used_bytes, total_bytes, per_rank
     warning        message
     resume         step, samples: a new process goes on from here; what was logged past this step is void

@@ -2,7 +2,8 @@
 
 Source: mlcommons/training_policies (training_rules, "Appendix: Benchmark Specific Rules") and the compliance
 checker of mlperf-logging, usage training, ruleset 4.0.0. The hyper-parameters come from `reported` of the
-run_config and data events, whose values also replace the run's own (a trial reports the sizes of the real run).
+run_config and data events, whose values also replace the run's own (a trial reports the sizes of the real
+run).
 """
 
 import json
@@ -30,7 +31,7 @@ class MLPerfLog:
     def __init__(self):
         self._seen: set[str] = set()
         self._evaluated: set[float] = set()
-        self._sizes: dict | None = None  # what was configured, until the data set is known as well
+        self._sizes: Event | None = None  # the run_config, until the data set is known as well
         self._block: dict | None = None  # metadata of the open block
         self._skips_evaluation = False
         self._last_t = 0.0
@@ -62,15 +63,17 @@ class MLPerfLog:
         submission = event.get("submission") or {}
         values |= {f"submission_{name}": submission[name] for name in _SUBMISSION if name in submission}
         values |= {"seed": event["seed"]} if event.get("seed") is not None else {}
-        self._sizes = _sizes(event)
-        complete = "train_samples" in self._sizes and "eval_samples" in self._sizes
-        return _points(event["t"], values) + (self._on_data(event) if complete else [])
+        self._sizes = event
+        return _points(event["t"], values)
 
     def _on_data(self, event) -> list[str]:
         """Sizes and hyper-parameters, once: some follow from the data set, which is first touched late."""
         if self._sizes is None:
             return []
-        values, self._sizes = self._sizes | _sizes(event), None
+        sources, self._sizes = (self._sizes, event), None
+        values = {name: source[name] for source in sources for name in _SIZES if source.get(name) is not None}
+        for source in sources:  # `reported` goes before what was
+            values |= source.get("reported") or {}
         return _points(event["t"], values)
 
     def _on_cache_clear(self, event) -> list[str]:
@@ -88,8 +91,11 @@ class MLPerfLog:
     def _on_run_stop(self, event) -> list[str]:
         if "run_start" not in self._seen:
             return []
-        sizes = self._on_data({"t": event["t"]})  # of a run that never came to its data set
-        return sizes + self._once(event, _END, status=event["status"])
+        return self._late_sizes(event) + self._once(event, _END, status=event["status"])
+
+    def _late_sizes(self, event) -> list[str]:
+        """Of a run without a data event, or one that never came to its data set."""
+        return self._on_data({"t": event["t"]})
 
     def _on_block_start(self, event) -> list[str]:
         if self._block is not None:
@@ -98,7 +104,7 @@ class MLPerfLog:
             self._block = {"first_epoch_num": event["first_epoch"], "epoch_count": event["epoch_count"]}
         else:
             self._block = {"samples_count": event["samples"]}
-        return [_line(event["t"], _START, "block_start", None, self._block)]
+        return [*self._late_sizes(event), _line(event["t"], _START, "block_start", None, self._block)]
 
     def _on_block_stop(self, event) -> list[str]:
         if self._block is None:
@@ -123,13 +129,6 @@ class MLPerfLog:
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),
         ]
-
-
-def _sizes(event: Event) -> dict:
-    """The sizes of a run_config or data event, under what it has `reported`, which goes first."""
-    return {name: event[name] for name in _SIZES if event.get(name) is not None} | (
-        event.get("reported") or {}
-    )
 
 
 def _points(t: float, values: dict) -> list[str]:
