@@ -1,0 +1,18 @@
+"""The ops. Each file defines one: schema, reference, fake, public function; the extension adds the kernels.
+
+There is no other switch than torch's dispatcher: where the extension is missing, or has no kernel for a
+device, the same name runs the reference.
+"""
+
+import importlib.util
+import warnings
+
+from airank_fast.ops.sgd import sgd_
+
+__all__ = ["sgd_"]
+
+if importlib.util.find_spec("airank_fast._C") is not None:
+    try:
+        import airank_fast._C  # noqa: F401  (registers its kernels as it loads)
+    except ImportError as error:
+        warnings.warn(f"airank_fast: no kernels could be loaded, reference ops run: {error}", stacklevel=2)

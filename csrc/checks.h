@@ -1,0 +1,70 @@
+// Argument checks of the ops: one line that says what is required and what was got,
+// "sgd: grads[3] must have shape [64, 3, 7, 7], got [64, 3]". They reach Python as RuntimeError.
+// The reference implementations in airank_fast/ops/ give the same lines.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+// Unlike STD_TORCH_CHECK, the message is not preceded by a source position: it is for users.
+#define CHECK_ARGUMENT(condition, ...)                                                  \
+  do {                                                                                  \
+    if (__builtin_expect(!(condition), 0)) ::airank_fast::throw_argument(__VA_ARGS__);  \
+  } while (0)
+
+namespace airank_fast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+[[noreturn]] void throw_argument(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline std::string name_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    default: return "dtype " + std::to_string(static_cast<int>(dtype));
+  }
+}
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::ostringstream text;
+  text << '[';
+  for (int64_t d = 0; d < tensor.dim(); ++d) text << (d ? ", " : "") << tensor.size(d);
+  text << ']';
+  return text.str();
+}
+
+inline std::string device_of(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  const std::string kind = tensor.is_cuda() ? "cuda:" : "device ";
+  return kind + std::to_string(tensor.get_device_index());
+}
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.device() == b.device();
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t d = 0; d < a.dim(); ++d)
+    if (a.size(d) != b.size(d)) return false;
+  return true;
+}
+
+}  // namespace airank_fast

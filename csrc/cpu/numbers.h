@@ -1,0 +1,73 @@
+// bfloat16 and float16 on the CPU: load to float, store from float, rounding to nearest even.
+//
+// Written as integer arithmetic without branches, so that the compiler vectorises the loops they stand in
+// whatever the instruction set. NaN stays NaN, infinities and subnormals are exact. The float16 paths do
+// not depend on the processor's flush-to-zero mode.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "../host_device.h"
+
+namespace airank_fast {
+
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+// The type in which arithmetic on T is done.
+template <typename T>
+using math_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename To, typename From>
+HOST_DEVICE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// Not `condition ? yes : no`: the compiler may make that a branch, and then does not vectorise the loop.
+HOST_DEVICE uint32_t select(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = -uint32_t(condition);
+  return (yes & mask) | (no & ~mask);
+}
+
+HOST_DEVICE float load(float x) { return x; }
+HOST_DEVICE double load(double x) { return x; }
+HOST_DEVICE float load(bfloat16 x) { return bits_as<float>(uint32_t(x.bits) << 16); }
+
+HOST_DEVICE float load(float16 x) {
+  constexpr uint32_t kRebias = (127 - 15) << 23;
+  const uint32_t exponent = x.bits & 0x7c00u;
+  uint32_t value = (uint32_t(x.bits & 0x7fffu) << 13) + kRebias;
+  value = select(exponent == 0x7c00u, value + kRebias, value);  // infinity and NaN: exponent 255
+  const float subnormal = float(int32_t(x.bits & 0x03ffu)) * 0x1p-24f;
+  value = select(exponent == 0, bits_as<uint32_t>(subnormal), value);
+  return bits_as<float>(value | (uint32_t(x.bits & 0x8000u) << 16));
+}
+
+HOST_DEVICE void store(float* to, float x) { *to = x; }
+HOST_DEVICE void store(double* to, double x) { *to = x; }
+
+HOST_DEVICE void store(bfloat16* to, float x) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+  to->bits = uint16_t(select((bits & 0x7fffffffu) > 0x7f800000u, quiet_nan, rounded));
+}
+
+HOST_DEVICE void store(float16* to, float x) {
+  constexpr uint32_t kRebias = (127 - 15) << 23;
+  const uint32_t bits = bits_as<uint32_t>(x);
+  const uint32_t size = bits & 0x7fffffffu;
+  uint32_t value = (size - kRebias + 0xfffu + ((size >> 13) & 1u)) >> 13;
+  // Below 2^-14 the result is subnormal: adding 0.5 lines its last bit up with the float's, and rounds.
+  const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(size) + 0.5f) - bits_as<uint32_t>(0.5f);
+  value = select(size < 0x38800000u, subnormal, value);
+  value = select(size >= 0x47800000u, 0x7c00u, value);  // 65536 and above: infinity
+  value = select(size > 0x7f800000u, 0x7e00u, value);   // NaN
+  to->bits = uint16_t(value | ((bits >> 16) & 0x8000u));
+}
+
+}  // namespace airank_fast

@@ -1,0 +1,64 @@
+// The arguments of airank_fast::sgd_, checked and flattened the same way for every device.
+// Lists: params, grads, momentum buffers (empty without momentum), 16-bit copies (empty if not wanted).
+#pragma once
+
+#include <optional>
+
+#include "tensor_lists.h"
+
+namespace airank_fast {
+
+struct SgdArgs {
+  TensorList params;
+  TensorList grads;
+  TensorList buffers;
+  TensorList copies;
+};
+
+inline void check_sgd(const SgdArgs& args, const Tensor& lr, double momentum,
+                      const std::optional<Tensor>& grad_scale, const std::optional<Tensor>& found_inf) {
+  const char* op = "sgd";
+  check_list(op, "params", args.params, args.params);
+  check_list(op, "grads", args.grads, args.params);
+  const bool with_momentum = momentum != 0;
+  CHECK_ARGUMENT(with_momentum || args.buffers.empty(), op,
+                 ": momentum_buffers must be empty without momentum, got ", args.buffers.size());
+  if (with_momentum) check_list(op, "momentum_buffers", args.buffers, args.params);
+  if (!args.copies.empty()) check_list(op, "copies", args.copies, args.params);
+  if (args.params.empty()) return;
+
+  const ScalarType param = args.params[0].scalar_type();
+  const ScalarType grad = args.grads[0].scalar_type();
+  const auto is_16_bit = [](ScalarType t) { return t == ScalarType::BFloat16 || t == ScalarType::Half; };
+  CHECK_ARGUMENT(param == ScalarType::Float || param == ScalarType::Double || is_16_bit(param), op,
+                 ": params must be float32, float64, bfloat16 or float16, got ", name_of(param));
+  CHECK_ARGUMENT(grad == param || (param == ScalarType::Float && is_16_bit(grad)), op, ": grads must be ",
+                 name_of(param), param == ScalarType::Float ? ", bfloat16 or float16" : "", ", got ",
+                 name_of(grad));
+  CHECK_ARGUMENT(!with_momentum || args.buffers[0].scalar_type() == param, op, ": momentum_buffers must be ",
+                 name_of(param), ", got ", name_of(args.buffers[0].scalar_type()));
+  if (!args.copies.empty()) {
+    const ScalarType copy = args.copies[0].scalar_type();
+    CHECK_ARGUMENT(param == ScalarType::Float && is_16_bit(copy), op,
+                   ": copies must be bfloat16 or float16, of float32 params, got ", name_of(copy), " of ",
+                   name_of(param));
+  }
+  check_scalar(op, "lr", lr, args.params[0]);
+  if (grad_scale) check_scalar(op, "grad_scale", *grad_scale, args.params[0]);
+  if (found_inf) check_scalar(op, "found_inf", *found_inf, args.params[0]);
+}
+
+// Makes the tensors of each parameter walkable in memory order; call copy_back() on the result when done.
+inline FlatViews flatten(SgdArgs& args) {
+  FlatViews views;
+  std::vector<std::pair<Tensor*, bool>> one;
+  for (size_t i = 0; i < args.params.size(); ++i) {
+    one = {{&args.params[i], true}, {&args.grads[i], false}};
+    if (!args.buffers.empty()) one.emplace_back(&args.buffers[i], true);
+    if (!args.copies.empty()) one.emplace_back(&args.copies[i], true);
+    views.make_flat(one);
+  }
+  return views;
+}
+
+}  // namespace airank_fast

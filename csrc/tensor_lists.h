@@ -1,0 +1,93 @@
+// Lists of tensors as an optimizer op takes them: parameters, and beside them gradients, buffers, copies.
+//
+// Two jobs, the same on every device: check that the lists fit one another, and see every tensor as flat
+// memory. Elements are updated one by one, so any two tensors with equal strides and no holes (contiguous,
+// channels_last, transposed) can be walked in memory order; only where the strides of one parameter's
+// tensors differ are contiguous copies made, and what was written is copied back.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "checks.h"
+
+namespace airank_fast {
+
+using TensorList = std::vector<Tensor>;
+
+// `list` must be parallel to `params`, of one dtype and on the device of params[0].
+inline void check_list(const char* op, const char* name, const TensorList& list, const TensorList& params) {
+  CHECK_ARGUMENT(list.size() == params.size(), op, ": ", name, " must have as many tensors as params (",
+                 params.size(), "), got ", list.size());
+  for (size_t i = 0; i < list.size(); ++i) {
+    CHECK_ARGUMENT(same_device(list[i], params[0]), op, ": ", name, "[", i, "] must be on ",
+                   device_of(params[0]), ", got ", device_of(list[i]));
+    CHECK_ARGUMENT(list[i].layout() == torch::headeronly::Layout::Strided, op, ": ", name, "[", i,
+                   "] must be dense, got a sparse tensor");
+    CHECK_ARGUMENT(list[i].scalar_type() == list[0].scalar_type(), op, ": ", name, "[", i, "] must be ",
+                   name_of(list[0].scalar_type()), " like the others, got ", name_of(list[i].scalar_type()));
+    CHECK_ARGUMENT(same_shape(list[i], params[i]), op, ": ", name, "[", i, "] must have shape ",
+                   shape_of(params[i]), ", got ", shape_of(list[i]));
+  }
+}
+
+// A tensor of one element on the device of `like`, float32 or float64.
+inline void check_scalar(const char* op, const char* name, const Tensor& scalar, const Tensor& like) {
+  const ScalarType dtype = scalar.scalar_type();
+  CHECK_ARGUMENT(
+      scalar.numel() == 1 && (dtype == ScalarType::Float || dtype == ScalarType::Double) &&
+          same_device(scalar, like),
+      op, ": ", name, " must be one float32 or float64 number on ", device_of(like), ", got ",
+      name_of(dtype), " of shape ", shape_of(scalar), " on ", device_of(scalar));
+}
+
+// No holes and no overlap: some order of the dimensions makes it contiguous.
+inline bool is_dense(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return true;
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (int64_t d = 0; d < tensor.dim(); ++d)
+    if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
+  std::sort(dims.begin(), dims.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+// Strides of dimensions of size 1 say nothing (a 1x1 convolution is contiguous and channels_last at once).
+inline bool same_strides(const Tensor& a, const Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d)
+    if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;
+  return true;
+}
+
+// One parameter and what belongs to it; replaces tensors by contiguous copies where needed and remembers
+// which of the written ones must be copied back.
+class FlatViews {
+ public:
+  void make_flat(std::vector<std::pair<Tensor*, bool>> tensors) {  // (tensor, is it written?)
+    const Tensor& first = *tensors.front().first;
+    bool flat = is_dense(first);
+    for (const auto& [tensor, written] : tensors) flat = flat && same_strides(*tensor, first);
+    if (flat) return;
+    for (auto& [tensor, written] : tensors) {
+      Tensor copy = torch::stable::contiguous(*tensor);
+      if (written && copy.data_ptr() != tensor->data_ptr()) copied_.emplace_back(*tensor, copy);
+      *tensor = std::move(copy);
+    }
+  }
+
+  void copy_back() {
+    for (auto& [original, copy] : copied_) torch::stable::copy_(original, copy);
+  }
+
+ private:
+  std::vector<std::pair<Tensor, Tensor>> copied_;
+};
+
+}  // namespace airank_fast
