@@ -1,0 +1,49 @@
+// What lets one kernel source serve three compilers: nvcc, NVRTC (a compile check for architectures that nvcc
+// has dropped) and a host compiler that runs the kernels on the CPU under sanitizers in tests.
+//
+//   SHARED(float, sums, [32]);   shared memory of fixed size, in place of `__shared__ float sums[32]`
+//   DYN_SMEM(float, row);        the dynamic shared memory, as a pointer
+//   launch(kernel, grid, block, smem_bytes, stream, arguments...)   in place of <<< >>>
+//
+// Kernels keep to what all three have: cuda_fp16.h, cuda_bf16.h and our own headers, warp intrinsics with
+// explicit masks, no inline PTX, no cooperative groups, no spinning. 16-bit arithmetic is done in float.
+#pragma once
+
+#if defined(__CUDACC_RTC__) || defined(__CUDACC__)
+
+#define SHARED(type, name, extent) __shared__ type name extent
+#define DYN_SMEM(type, name)                                     \
+  extern __shared__ __align__(16) unsigned char dynamic_smem_[]; \
+  type* name = reinterpret_cast<type*>(dynamic_smem_)
+
+#else
+// The tests' emulator: defines SHARED, DYN_SMEM, launch, threadIdx, __launch_bounds__ and the rest.
+#include "cuda_on_cpu.h"
+#endif
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#ifdef __CUDACC_RTC__
+using int64_t = long long;
+using uint16_t = unsigned short;
+using uint32_t = unsigned int;
+#else
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#endif
+
+#ifdef __CUDACC__
+namespace airank_fast {
+
+// Returns the launch's own error; an error inside the kernel shows at the next synchronisation.
+template <typename... Params, typename... Args>
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_bytes, cudaStream_t stream,
+                   Args&&... args) {
+  kernel<<<grid, block, smem_bytes, stream>>>(static_cast<Params>(args)...);
+  return cudaGetLastError();
+}
+
+}  // namespace airank_fast
+#endif
