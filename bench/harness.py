@@ -1,0 +1,135 @@
+"""What the benchmarks share: interleaved timing, ratios from one run, and a JSON line per result.
+
+Contestants take turns within a round, in changing order, so that whatever else the machine is doing meets all
+of them alike. A ratio is the median over rounds of the quotient of two times of the same round; it is far
+steadier than the quotient of two medians. Check first, then time: callers compare results before they call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from airank_fast import system
+
+RESULTS = Path(__file__).parent / "results"
+_FLUSH_BYTES = 256 * 2**20  # larger than any L2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: median, 20th and 80th percentile over the rounds."""
+
+    median_s: float
+    p20_s: float
+    p80_s: float
+
+
+def time_rounds(
+    contestants: dict[str, Callable[[], object]], *, num_rounds: int = 31, device: str = "cpu", num_warm_up: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call, per contestant, one per round. On CUDA by events, with L2 flushed before each call."""
+    for function in contestants.values():
+        for _ in range(num_warm_up):
+            function()
+    timer = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    names, order = list(contestants), random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(num_rounds):
+        order.shuffle(names)
+        for name in names:
+            times[name].append(timer(contestants[name]))
+    return times
+
+
+def timing(times: list[float]) -> Timing:
+    """Median and percentiles of the times of one contestant."""
+    cuts = statistics.quantiles(times, n=10, method="inclusive")
+    return Timing(statistics.median(times), cuts[1], cuts[7])
+
+
+def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> float:
+    """How many times faster `ours` is than `theirs`: median over rounds."""
+    return statistics.median(b / a for a, b in zip(times[ours], times[theirs], strict=True))
+
+
+def copy_bandwidth(device: str = "cpu", num_bytes: int = 2**28) -> float:
+    """Bytes per second, read and written, of a copy larger than the caches: the floor's denominator."""
+    source = torch.ones(num_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    times = time_rounds({"copy": lambda: target.copy_(source)}, num_rounds=11, device=device)
+    return 2 * num_bytes / statistics.median(times["copy"])
+
+
+def save(bench: str, case: str, times: dict[str, list[float]], ours: str, **facts: object) -> dict:
+    """Append one line to bench/results/<bench>.jsonl (the last line of a case is the valid one) and return it."""
+    line = {
+        "bench": bench,
+        "case": case,
+        "ours": ours,
+        "times": {name: asdict(timing(values)) for name, values in times.items()},
+        "speedup_over": {name: ratio(times, ours, name) for name in times if name != ours},
+        **facts,
+        "num_rounds": len(times[ours]),
+        **_surroundings(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{bench}.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
+def as_text(case: str, times: dict[str, list[float]], ours: str) -> str:
+    """The result for a person: milliseconds, spread, and how much faster ours is."""
+    lines = [case]
+    for name, values in times.items():
+        t = timing(values)
+        against = "" if name == ours else f"   {ours} is {ratio(times, ours, name):.2f}x as fast"
+        lines.append(
+            f"  {name:24} {1e3 * t.median_s:9.3f} ms  ({1e3 * t.p20_s:.3f} .. {1e3 * t.p80_s:.3f}){against}"
+        )
+    return "\n".join(lines)
+
+
+def _cpu_seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(function: Callable[[], object]) -> float:
+    torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda").zero_()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    function()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1e3
+
+
+def _surroundings() -> dict:
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {"devices": system.devices(), "system": platform.platform(), "load": os.getloadavg()[0]},
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "csrc", "airank_fast")),
+        "versions": system.versions(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
