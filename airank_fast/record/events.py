@@ -216,7 +216,7 @@ class EventLog:
         with self._lock:
             self._subscribers.append(subscriber)
 
-    def emit(self, kind: str, /, t: float | None = None, **fields) -> Event:
+    def emit(self, kind: str, t: float | None = None, **fields) -> Event:
         """Write an event and tell the subscribers. `fields` are plain JSON values (no tensors, no paths).
 
         `t` (unix seconds) only where the moment is known better than 'now'; it is never taken back before the

@@ -1,0 +1,143 @@
+"""What a person sees of a run."""
+
+import builtins
+import io
+
+import pytest
+
+from airank_fast.errors import UserError
+from airank_fast.record.console import Console, final_table
+from airank_fast.record.metrics import summarize
+from airank_fast.record.tensorboard import TensorBoard
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def show(events, stream, **options):
+    console = Console(stream, **options)
+    for event in events:
+        console(event)
+    console.close()
+    return stream.getvalue()
+
+
+def test_plain_lines(tell):
+    text = show(tell("target").events, io.StringIO(), total_steps=80, interval_s=0.0)
+    lines = text.splitlines()
+    assert lines[0].startswith("epoch 1  step 7/80  loss ")
+    assert "images/s" in lines[1]
+    assert "epoch 1: accuracy 31.00% (3100 of 10000), best 31.00%, target 75.90%" in lines
+    assert lines[-1] == "success (target)"
+    assert "\r" not in text
+
+
+def test_plain_lines_are_few(tell):
+    text = show(tell("sigterm").events, io.StringIO(), interval_s=3600.0)
+    assert sum("loss" in line for line in text.splitlines()) == 1
+    assert text.splitlines()[-1] == "aborted (sigterm): made up"
+
+
+def test_the_rate_is_samples_over_time(tell):
+    events = tell("target").events
+    first = next(e for e in events if e["kind"] == "steps")
+    begin = next(e for e in events if e["kind"] == "block_start")
+    text = show(events, io.StringIO(), interval_s=0.0)
+    assert f"{first['samples'] / (first['t'] - begin['t']):.0f} images/s" in text.splitlines()[0]
+
+
+def test_a_bar_on_a_terminal(tell):
+    events = tell("target").events
+    next(event for event in events if event["kind"] == "data")["total_steps"] = 79
+    text = show(events, Terminal())
+    assert "79/79" in text
+    assert "best 31.00%" in text
+    assert "images/s" in text
+
+
+def test_a_resumed_run_shows_what_it_knew(story):
+    run = story().begin().block(1).evaluate(1, 0.31)
+    told = len(run.events)
+    run.resume(run.step).block(2)
+    text = show(run.events[told:], io.StringIO(), interval_s=0.0, history=run.events[:told])
+    assert text.splitlines()[0] == "resumed at step 16"
+    assert "best 31.00%" in text.splitlines()[1]
+    assert "images/s" in text.splitlines()[2]
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_stream_that_goes_away_does_not_end_a_run(tell, kind):
+    class Broken(kind):
+        def write(self, text):
+            raise BrokenPipeError
+
+    show(tell("target").events, Broken(), interval_s=0.0)
+    closed = kind()
+    closed.close()
+    console = Console(closed, interval_s=0.0)
+    for event in tell("target").events:
+        console(event)
+
+
+@pytest.mark.parametrize("ending", ["target", "epochs", "sigterm", "cut_off"])
+def test_the_table_shows_the_figures_of_the_summary(tell, ending):
+    summary = summarize(tell(ending).events)
+    rows = {line.split("  ")[0]: line for line in final_table(summary).splitlines()}
+    for name, key, form in [
+        *(("e2e_time", "e2e_time", ".3f"), ("total time", "total_time", ".3f"), ("p_whole", "p_whole", ".1f")),
+        *(("p_train", "p_train", ".1f"), ("p_core", "p_core", ".1f"), ("avg_ips", "avg_ips", ".1f")),
+        *(("accuracy", "best_accuracy", ".2%"), ("data wait", "data_wait_s", ".3f")),
+    ]:
+        assert format(summary[key], form) in rows[name], name
+    for name in ("p50", "p95", "p99"):
+        assert f"{summary[f'step_time_{name}'] * 1000:.2f} ms" in rows[f"step time {name}"]
+    time = summary["time2train"]
+    assert rows["time2train"].split()[1] == ("-" if time is None else f"{time:.3f}")
+    assert rows["memory"].split()[1] == ("-" if ending == "cut_off" else "3.00")
+    assert rows["status"].split()[1:] == [summary["status"], *filter(None, [summary["reason"]])]
+
+
+def test_the_table_of_a_run_that_never_began():
+    assert "status" in final_table(summarize([]))
+
+
+def test_tensorboard_gets_the_curves(tell, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = tell("target").events
+    board = TensorBoard(tmp_path)
+    for event in events:
+        board(event)
+    board.close()
+    reader = accumulator.EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    steps = [event for event in events if event["kind"] == "steps"]
+    losses = reader.Scalars("train/loss")
+    assert [value.step for value in losses] == list(range(1, 80))
+    assert [value.value for value in losses] == pytest.approx([loss for e in steps for loss in e["loss"]])
+    told = [(value.step, value.wall_time) for value in reader.Scalars("eval/accuracy")]
+    assert told == [(e["step"], e["t"]) for e in events if e["kind"] == "eval_stop"]
+
+
+def test_tensorboard_forgets_what_a_resume_makes_void(story, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = story().begin().block(1).block(2).resume(20).block(2)
+    board = TensorBoard(tmp_path)
+    for event in run.events:
+        board(event)
+    board.close()
+    reader = accumulator.EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    assert [value.step for value in reader.Scalars("train/loss")] == list(range(1, 33))
+
+
+def test_tensorboard_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments):
+        if name.startswith("tensorboard"):
+            raise ImportError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match="the package `tensorboard` is required"):
+        TensorBoard(tmp_path)
