@@ -31,9 +31,7 @@ def attach_logs(event_log: EventLog, directory: str | os.PathLike, airank_profil
     return logs
 
 
-def write_logs(
-    events: Iterable[Event], directory: str | os.PathLike, airank_profile: str = "2020-12"
-) -> dict:
+def write_logs(events: Iterable[Event], directory: str | os.PathLike, airank_profile: str = "2020-12") -> dict:
     """Write all files again from finished, cut-off or foreign events; returns the summary."""
     events = list(events)
     logs = Logs(directory, airank_profile)

@@ -27,9 +27,7 @@ class TensorBoard:
             from tensorboard.compat.proto import event_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
-            raise UserError(
-                "tensorboard: the package `tensorboard` is required, got none installed"
-            ) from None
+            raise UserError("tensorboard: the package `tensorboard` is required, got none installed") from None
         self._proto = event_pb2
         self._writer = EventFileWriter(os.fspath(directory))
 
@@ -52,9 +50,7 @@ class TensorBoard:
     def _on_resume(self, event: Event) -> None:
         """Tell TensorBoard to forget what an earlier process drew past this step."""
         start = self._proto.SessionLog(status=self._proto.SessionLog.START)
-        self._writer.add_event(
-            self._proto.Event(wall_time=event["t"], step=event["step"] + 1, session_log=start)
-        )
+        self._writer.add_event(self._proto.Event(wall_time=event["t"], step=event["step"] + 1, session_log=start))
 
     def _on_run_stop(self, _) -> None:
         self._writer.flush()

@@ -113,7 +113,7 @@ def test_a_process_that_fails_before_it_resumes_leaves_the_files_alone(tell, tmp
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("num_bytes", range(2000, 12000, 997))
+@pytest.mark.parametrize("num_bytes", range(4000, 12000, 997))
 def test_a_full_disk_leaves_whole_files_and_room_to_close_them(tell, num_bytes, tmp_path, monkeypatch):
     room, write, remove = [num_bytes], os.write, os.remove
 
