@@ -1,8 +1,8 @@
 """The fast reader: one DALI pipeline for training, one for evaluation.
 
 Python only says which files and which random numbers; DALI's threads (and the GPU, where there is one) read,
-decode just the window that is needed, resize and mirror. The window arithmetic is `sampling`'s, in the graph,
-because it needs the picture's size, which only the file knows.
+decode just the window that is needed and, on a GPU, resize and mirror it; on the CPU `resize` does that better.
+The window arithmetic is `sampling`'s, in the graph, because it needs the picture's size, which only the file knows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import Pipeline
 
 from airank_fast.data.image_folder import ImageFolder, Split, corrupt_error, find_corrupt, why_corrupt
+from airank_fast.data.resize import resize_into
 from airank_fast.data.sampling import (
     MAX_RATIO,
     NUM_ATTEMPTS,
@@ -34,17 +35,8 @@ _TAIL_BYTES = 32            # where a whole file's end marker is looked for
 _END_MARKERS = (b"\xff\xd9", b"IEND")       # JPEG, PNG
 
 
-class _Window(NamedTuple):
-    """Graph nodes, float32 (y, x): the whole pixels to decode, and the part of them to resize."""
-
-    start: object
-    shape: object
-    roi_start: object
-    roi_end: object
-
-
-def _random_resized(size, factors, offset) -> _Window:
-    """`sampling.random_resized_window`, operation by operation, on float32 [2] nodes."""
+def _random_resized(size, factors, offset):
+    """`sampling.random_resized_window`, operation by operation, on float32 nodes: (start, shape) as (y, x)."""
     tries = math.floor(math.sqrt(size[0] * size[1]) * factors + 0.5)             # [2, NUM_ATTEMPTS]
     h, w = tries[0], tries[1]
     fits = (h >= 1) & (h <= size[0]) & (w >= 1) & (w <= size[1])
@@ -54,83 +46,83 @@ def _random_resized(size, factors, offset) -> _Window:
     centred = math.max(1.0, math.min(size, math.floor(fn.stack(size[1], size[0]) * MAX_RATIO + 0.5)))
     shape = fn.reductions.sum(tries * (number == first), axes=[1]) * found + centred * (found ^ True)
     offset = offset * found + 0.5 * (found ^ True)
-    start = math.min(math.floor(offset * (size - shape + 1.0)), size - shape)
-    return _Window(start, shape, 0.0 * shape, shape)
+    return math.min(math.floor(offset * (size - shape + 1.0)), size - shape), shape
 
 
-def _mirrored(window: _Window, mirror) -> _Window:
-    """A region of interest that runs from right to left comes out mirrored, without a pass of its own."""
-    step = (window.roi_end - window.roi_start) * mirror
-    return window._replace(roi_start=window.roi_start + step, roi_end=window.roi_end - step)
-
-
-def _resized(size, crop: Crop, offset) -> _Window:
-    """`sampling.resized_window`; offset None is the centre. Decodes as far around as the filter reaches."""
-    scale = fn.reductions.min(size, axes=[0]) / float(crop.eval_resize)
-    side = float(crop.image_size) * scale
+def _square(size, crop: Crop, offset):
+    """`sampling.square_window` on float32 nodes; offset None is the centre."""
+    shorter = fn.reductions.min(size, axes=[0])
+    side = math.max(1.0, math.floor(float(crop.image_size) * shorter / float(crop.eval_resize) + 0.5))
     if offset is None:
-        start = (size - side) * 0.5
+        start = math.floor((size - side) * 0.5)
     else:
-        room = math.floor(size / scale + 0.001) - float(crop.image_size)
-        start = math.min(math.floor(offset * (room + 1.0)), room) * scale
-    margin = math.ceil(scale) + 1.0
-    first = math.max(0.0, math.floor(start - margin))
-    last = math.min(size, math.ceil(start + side + margin))
-    return _Window(first, last - first, start - first, start - first + side)
+        start = math.min(math.floor(offset * (size - side + 1.0)), size - side)
+    return start, fn.stack(side, side)
 
 
-def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads: int, device: torch.device):
-    """A pipeline from what `_Run._feed` says to (pictures uint8 [S, S, 3], last bytes of the file)."""
+def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads: int, device: torch.device,
+           resize_in_graph: bool):
+    """A pipeline from what `_Run._feed` says to (pictures or windows, uint8 HWC; last bytes of the file)."""
     on_gpu = device.type == "cuda"
-    pipeline = Pipeline(max_batch_size, num_threads, device.index or 0 if on_gpu else None,
+    pipeline = Pipeline(max_batch_size, num_threads, (device.index or 0) if on_gpu else None,
                         prefetch_queue_depth=_DEPTH)
     with pipeline:
-        paths, *numbers = fn.external_source(source, num_outputs=_num_inputs(crop, train), batch=True)
-        encoded = fn.io.file.read(paths)
+        inputs = fn.external_source(source, num_outputs=len(_inputs(crop, train, resize_in_graph)), batch=True)
+        given = dict(zip(_inputs(crop, train, resize_in_graph), inputs, strict=True))
+        encoded = fn.io.file.read(given["path"])
         size = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[:2], dtype=types.FLOAT)
-        if not train:
-            window = _resized(size, crop, None)
-        elif crop.train_crop == "shift":
-            window = _mirrored(_resized(size, crop, numbers[1]), numbers[0])
+        if "factors" in given:
+            start, shape = _random_resized(size, given["factors"], given["offset"])
         else:
-            window = _mirrored(_random_resized(size, numbers[2], numbers[1]), numbers[0])
-        whole = {"dtype": types.INT32}
+            start, shape = _square(size, crop, given.get("offset"))
         pictures = fn.decoders.image_slice(
-            encoded, device="mixed" if on_gpu else "cpu", start=fn.cast(window.start, **whole),
-            shape=fn.cast(window.shape, **whole), axes=[0, 1], adjust_orientation=False)
-        pictures = fn.resize(pictures, size=[crop.image_size] * 2, roi_start=window.roi_start,
-                             roi_end=window.roi_end, interp_type=types.INTERP_LINEAR, antialias=True)
+            encoded, device="mixed" if on_gpu else "cpu", start=fn.cast(start, dtype=types.INT32),
+            shape=fn.cast(shape, dtype=types.INT32), axes=[0, 1], adjust_orientation=False)
+        if resize_in_graph:
+            # A region of interest that runs from right to left comes out mirrored, without a pass of its own.
+            turn = shape * given["mirror"] if train else 0.0 * shape
+            pictures = fn.resize(pictures, size=[crop.image_size] * 2, roi_start=turn, roi_end=shape - turn,
+                                 interp_type=types.INTERP_LINEAR, antialias=True)
         pipeline.set_outputs(pictures, encoded[-_TAIL_BYTES:])
     pipeline.build()
     return pipeline
 
 
-def _num_inputs(crop: Crop, train: bool) -> int:
-    """Paths; for training also mirror and offset; for random_resized also factors."""
-    return 1 if not train else 3 if crop.train_crop == "shift" else 4
+def _inputs(crop: Crop, train: bool, resize_in_graph: bool) -> list[str]:
+    """What a pipeline is fed; it warns of what it has no use for."""
+    wanted = {"offset": train, "factors": train and crop.train_crop == "random_resized",
+              "mirror": train and resize_in_graph}
+    return ["path", *(name for name, is_wanted in wanted.items() if is_wanted)]
+
+
+class _Asked(NamedTuple):
+    """A batch that DALI is working on."""
+
+    indices: np.ndarray     # int64 [b]
+    mirror: np.ndarray      # float32 [b, 2], (y, x); 1 is mirrored
 
 
 class _Run:
     """A pipeline at work. What was asked of it and not yet handed out is kept, for labels and for blame."""
 
-    def __init__(self, split: Split, crop: Crop, train: bool, **build):
-        self._split, self._crop, self._num_inputs = split, crop, _num_inputs(crop, train)
+    def __init__(self, split: Split, crop: Crop, train: bool, *, resize_in_graph: bool, **build):
+        self._split, self._crop, self._resize_in_graph = split, crop, resize_in_graph
+        self._inputs = _inputs(crop, train, resize_in_graph)
         self._requests: Iterator[Request] = iter(())
-        self._asked: deque[np.ndarray] = deque()
+        self._asked: deque[_Asked] = deque()
         self._odd_but_whole: set[str] = set()
-        self._pipeline = _build(self._feed, crop, train, **build)
+        self._pipeline = _build(self._feed, crop, train, resize_in_graph=resize_in_graph, **build)
 
     def _feed(self):
         indices, u = next(self._requests)       # StopIteration ends the pipeline's epoch
-        self._asked.append(indices)
-        inputs = [[np.frombuffer(self._split.files[i].encode(), np.uint8) for i in indices]]
-        if self._num_inputs > 1:
-            mirror = np.zeros((len(indices), 2), np.float32)            # (y, x)
-            mirror[:, 1] = flip_draws(u) & self._crop.flip
-            inputs += [mirror, offset_draws(u)]
-        if self._num_inputs > 3:
-            inputs.append(crop_factors(u, self._crop.min_area))
-        return inputs
+        given = {"path": [np.frombuffer(self._split.files[i].encode(), np.uint8) for i in indices],
+                 "mirror": np.zeros((len(indices), 2), np.float32)}
+        if u is not None:
+            given["mirror"][:, 1] = flip_draws(u) & self._crop.flip
+            given["offset"] = offset_draws(u)
+            given["factors"] = crop_factors(u, self._crop.min_area)
+        self._asked.append(_Asked(indices, given["mirror"]))
+        return [given[name] for name in self._inputs]
 
     def batches(self, requests: Iterator[Request]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         self._requests = requests
@@ -143,9 +135,17 @@ class _Run:
                 return
             except RuntimeError as error:
                 raise self._blame(error) from error
-            indices = self._asked.popleft()
+            indices, mirror = self._asked.popleft()
             self._check_tails(indices, tails)
-            yield torch.from_dlpack(pictures.as_tensor()), torch.from_numpy(self._split.labels[indices])
+            yield self._pictures(pictures, mirror), torch.from_numpy(self._split.labels[indices])
+
+    def _pictures(self, pictures, mirror: np.ndarray) -> torch.Tensor:
+        if self._resize_in_graph:
+            return torch.from_dlpack(pictures.as_tensor())      # keeps DALI's memory alive; nothing is copied
+        out = np.empty((len(mirror), self._crop.image_size, self._crop.image_size, 3), np.uint8)
+        for i, window in enumerate(pictures):
+            resize_into(out[i], np.asarray(window), mirrored=bool(mirror[i, 1]))
+        return torch.from_numpy(out)
 
     def _check_tails(self, indices: np.ndarray, tails) -> None:
         """libjpeg fills up a truncated picture with grey and DALI takes it; a missing end marker tells."""
@@ -159,7 +159,7 @@ class _Run:
 
     def _blame(self, error: RuntimeError) -> Exception:
         """The file that DALI stumbled over is among those asked for; which one, it does not say."""
-        for path, why in find_corrupt(self._split.files[i] for indices in self._asked for i in indices):
+        for path, why in find_corrupt(self._split.files[i] for asked in self._asked for i in asked.indices):
             return corrupt_error(path, why)
         return error
 
@@ -176,7 +176,8 @@ class DaliReader:
                  rank: int, world_size: int, device: torch.device, num_workers: int):
         self._folder, self._stream, self._crop = folder, stream, crop
         self._eval = (eval_batch_size, rank, world_size)
-        self._build = {"num_threads": max(1, num_workers), "device": device}
+        self._build = {"num_threads": max(1, num_workers), "device": device,
+                       "resize_in_graph": device.type == "cuda"}
         self._train_run: _Run | None = None
         self._eval_run: _Run | None = None
 

@@ -164,19 +164,19 @@ def random_resized_window(height: int, width: int, factors: np.ndarray,
     return int(y), int(x), int(h), int(w)
 
 
-def resized_window(height: int, width: int, eval_resize: int, image_size: int,
-                   offset: np.ndarray | None) -> tuple[float, float, float, float]:
-    """An image_size square of the picture resized to a shorter side of eval_resize, in source pixels.
+def square_window(height: int, width: int, eval_resize: int, image_size: int,
+                  offset: np.ndarray | None) -> tuple[int, int, int, int]:
+    """An image_size square of the picture resized to a shorter side of eval_resize, in whole source pixels.
 
-    offset None: the centre (evaluation). Else (y, x) in [0, 1) picks one of the whole-pixel positions of the
-    square in the resized picture ('shift'). Returns float32-valued (y, x, height, width); height == width.
+    offset None: the centre (evaluation). Else (y, x) in [0, 1) picks a place anywhere in the picture ('shift').
+    Returns (y, x, height, width), height == width. Its edges lie within half a source pixel of where resizing
+    first would have them.
     """
-    size = np.float32([height, width])
-    scale = size.min() / np.float32(eval_resize)             # source pixels per resized pixel
-    side = np.float32(image_size) * scale
+    size = np.array([height, width], np.float32)
+    side = np.floor(np.float32(image_size) * size.min() / np.float32(eval_resize) + np.float32(0.5))
+    side = max(np.float32(1), side)
     if offset is None:
-        y, x = (size - side) * np.float32(0.5)
+        start = np.floor((size - side) * np.float32(0.5))
     else:
-        room = np.floor(size / scale + np.float32(0.001)) - np.float32(image_size)
-        y, x = np.minimum(np.floor(offset * (room + np.float32(1))), room) * scale
-    return float(y), float(x), float(side), float(side)
+        start = np.minimum(np.floor(offset * (size - side + np.float32(1))), size - side)
+    return int(start[0]), int(start[1]), int(side), int(side)

@@ -1,7 +1,6 @@
 """The reader for a machine without DALI: torch's DataLoader, Pillow decoding in its workers.
 
-A worker gets a whole batch's request and sends back a finished uint8 tensor, so nothing is collated. The
-pictures are DALI's to within rounding: libjpeg-turbo's decoder and a triangle filter in both.
+A worker gets a whole batch's request and sends back a finished uint8 tensor, so nothing is collated.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from airank_fast.data.image_folder import FORMATS, ImageFolder, Split, corrupt_error, why_corrupt
+from airank_fast.data.resize import resize_into
 from airank_fast.data.sampling import (
     Crop,
     Request,
@@ -25,7 +25,7 @@ from airank_fast.data.sampling import (
     flip_draws,
     offset_draws,
     random_resized_window,
-    resized_window,
+    square_window,
 )
 
 
@@ -36,15 +36,10 @@ class _Broken(NamedTuple):
     why: str
 
 
-def cut(image: Image.Image, window: tuple[float, float, float, float], size: int) -> Image.Image:
-    """The window (y, x, height, width) of a picture as a size x size RGB picture, by one triangle filter."""
-    y, x, h, w = window
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if all(isinstance(v, int) for v in window):         # the filter sees nothing outside, as in DALI
-        return image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BILINEAR)
-    box = (max(x, 0.0), max(y, 0.0), min(x + w, image.width), min(y + h, image.height))
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+def _decode(path: str) -> Image.Image:
+    with Image.open(path, formats=FORMATS) as image:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class _Batches(Dataset):
@@ -58,22 +53,20 @@ class _Batches(Dataset):
         out = np.empty((num, crop.image_size, crop.image_size, 3), np.uint8)
         if u is not None:
             factors, offsets = crop_factors(u, crop.min_area), offset_draws(u)
-            flips = flip_draws(u) if crop.flip else np.zeros(num, bool)
+            flips = flip_draws(u) & crop.flip
         for i, index in enumerate(request.indices):
             path = self.split.files[index]
             try:
-                with Image.open(path, formats=FORMATS) as image:
-                    size = (image.height, image.width)
-                    if u is None:
-                        window = resized_window(*size, crop.eval_resize, crop.image_size, None)
-                    elif crop.train_crop == "shift":
-                        window = resized_window(*size, crop.eval_resize, crop.image_size, offsets[i])
-                    else:
-                        window = random_resized_window(*size, factors[i], offsets[i])
-                    pixels = np.asarray(cut(image, window, crop.image_size))
+                image = _decode(path)
             except Exception as error:
                 return _Broken(path, why_corrupt(path) or f"{type(error).__name__}: {error}")
-            out[i] = pixels[:, ::-1] if u is not None and flips[i] else pixels
+            if u is not None and crop.train_crop == "random_resized":
+                y, x, h, w = random_resized_window(image.height, image.width, factors[i], offsets[i])
+            else:
+                y, x, h, w = square_window(image.height, image.width, crop.eval_resize, crop.image_size,
+                                           None if u is None else offsets[i])
+            window = np.array(image.crop((x, y, x + w, y + h)))
+            resize_into(out[i], window, mirrored=u is not None and bool(flips[i]))
         return torch.from_numpy(out), torch.from_numpy(self.split.labels[request.indices])
 
 
