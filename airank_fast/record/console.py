@@ -94,7 +94,7 @@ class Console:
         if self._best is not None:
             parts.append(f"best {self._best:.2%}")
         if terminal:
-            self._show_bar("  ".join(parts))
+            self._show_bar("  ".join(parts), since=event["first_step"] - 1)
         else:
             total = f"/{self._total_steps}" if self._total_steps else ""
             self._say("  ".join([f"epoch {self._epoch}", f"step {self._step}{total}", *parts]))
@@ -116,11 +116,11 @@ class Console:
         self.close()
         self._say(f"{event['status']} ({event['reason']}){detail}")
 
-    def _show_bar(self, text: str) -> None:
+    def _show_bar(self, text: str, since: int) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self._total_steps, file=self._stream, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=self._total_steps, initial=since, file=self._stream, unit="step", dynamic_ncols=True)
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(self._step - self._bar.n)
 

@@ -60,7 +60,7 @@ class Reserve:
         self._path: str | None = path
         try:
             with open(path, "wb") as file:
-                file.write(bytes(RESERVE_BYTES))
+                file.write(os.urandom(RESERVE_BYTES))  # zeros might be compressed away
         except OSError:
             self.release()
 

@@ -190,6 +190,33 @@ def tell(ending, **options):
     return story.stop("aborted", ending, "made up")
 
 
+def random_run(seed):
+    """Some blocks, evaluations and resumes; ended, or cut off anywhere."""
+    dice = random.Random(seed)
+    story = Story(seed, world_size=dice.choice([1, 2, 4]), steps_per_event=dice.choice([1, 5, 40]))
+    story.config["warmup_epochs_excluded"] = dice.choice([0, 1, 2])
+    story.begin()
+    for _ in range(dice.randint(1, 4)):
+        epoch = story.next_epoch()
+        if dice.random() < 0.3:
+            story.block(epoch, until=story.step + dice.randint(0, 12))
+            if dice.random() < 0.3:
+                story.emit("eval_start", epoch=epoch, step=story.step, samples=story.samples)
+            if dice.random() < 0.5:
+                story.stop("aborted", "sigterm")
+            story.resume(dice.randint(0, story.step))
+        else:
+            story.block(epoch, dice.choice([1, 2])).evaluate(epoch, dice.random())
+    if dice.random() < 0.5:
+        story.stop()
+    return story.events[: dice.randint(1, len(story.events))] if dice.random() < 0.7 else story.events
+
+
+@pytest.fixture(name="random_run")
+def random_run_fixture():
+    return random_run
+
+
 @pytest.fixture(name="story")
 def story_fixture():
     return Story

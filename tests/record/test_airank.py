@@ -47,6 +47,23 @@ def test_every_line_however_the_run_ends(tell, ending):
     assert shapes == expected
 
 
+@pytest.mark.parametrize("profile", ["2020-12", "2021-05"])
+def test_any_run_has_a_beginning_an_end_and_figures_that_follow(random_run, profile):
+    for seed in range(150):
+        events = random_run(seed)
+        told = list(parse(write(effective(events), profile)))
+        if not any(event["kind"] == "run_start" for event in events):
+            assert told == []
+            continue
+        assert told[0]["kind"] == "run_start"
+        assert [event.get("name", event["kind"]) for event in told[-3:]] == ["run_stop", "total_use_time", "avg_ips"]
+        assert [event["t"] for event in told] == sorted(event["t"] for event in told), seed
+        figures, summary = {e["name"]: e["value"] for e in told if e["kind"] == "figure"}, summarize(events)
+        assert figures["total_use_time"] == pytest.approx(summary["total_time"], abs=1e-3), seed
+        assert figures["avg_ips"] == pytest.approx(summary["avg_ips"] or 0.0, abs=1e-3), seed
+        assert ("target_quality_time" in figures) == (summary["time2train"] is not None), seed
+
+
 @pytest.mark.parametrize("warmup", [0, 1])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_figure_comes_from_the_events(tell, ending, warmup):

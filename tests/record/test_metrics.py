@@ -130,32 +130,10 @@ def test_figures_follow_their_definitions_however_a_run_ends(tell, ending, world
     assert summary["notes"] == []
 
 
-def random_run(story, seed):
-    """Some blocks, evaluations, resumes; ended or cut off anywhere."""
-    dice = random.Random(seed)
-    run = story(seed, world_size=dice.choice([1, 2, 4]), steps_per_event=dice.choice([1, 5, 40]))
-    run.config["warmup_epochs_excluded"] = dice.choice([0, 1, 2])
-    run.begin()
-    for _ in range(dice.randint(1, 4)):
-        epoch = run.next_epoch()
-        if dice.random() < 0.3:
-            run.block(epoch, until=run.step + dice.randint(0, 12))
-            if dice.random() < 0.3:
-                run.emit("eval_start", epoch=epoch, step=run.step, samples=run.samples)
-            if dice.random() < 0.5:
-                run.stop("aborted", "sigterm")
-            run.resume(dice.randint(0, run.step))
-        else:
-            run.block(epoch, dice.choice([1, 2])).evaluate(epoch, dice.random())
-    if dice.random() < 0.5:
-        run.stop()
-    return run.events[: dice.randint(1, len(run.events))] if dice.random() < 0.7 else run.events
-
-
 @pytest.mark.parametrize("hundred", range(3))
-def test_p_core_p_train_and_p_whole_keep_their_order(story, hundred):
+def test_p_core_p_train_and_p_whole_keep_their_order(random_run, hundred):
     for seed in range(100 * hundred, 100 * hundred + 100):
-        events = random_run(story, seed)
+        events = random_run(seed)
         summary = summarize(events)
         figures = [summary[name] for name in ("p_core", "p_train", "p_whole") if summary[name] is not None]
         assert figures == sorted(figures, reverse=True), seed

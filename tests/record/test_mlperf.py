@@ -142,6 +142,25 @@ def test_a_resumed_run_passes_as_one(story, tmp_path):
     assert keys.count("eval_start") == keys.count("eval_stop") == keys.count("eval_accuracy") == 2
 
 
+def test_any_run_opens_what_it_closes(random_run):
+    for seed in range(150):
+        lines = fields(write(effective(random_run(seed))))
+        assert [line["time_ms"] for line in lines] == sorted(line["time_ms"] for line in lines), seed
+        opened = []
+        for line in lines:
+            name, _, edge = line["key"].rpartition("_")
+            if edge == "start":
+                assert name not in opened, seed
+                opened.append(name)
+            elif edge == "stop":
+                assert name in opened, seed
+                opened.remove(name)
+        if any(line["key"] == "run_start" for line in lines):
+            assert lines[-1]["key"] == "run_stop", seed
+        keys = [line["key"] for line in lines if line["event_type"] == "POINT_IN_TIME"]
+        assert len(set(keys) - {"eval_accuracy"}) == len([key for key in keys if key != "eval_accuracy"]), seed
+
+
 def test_nothing_is_stopped_that_was_not_started(tell):
     events = tell("exception").events
     before = [event for event in events if event["kind"] in ("process_start", "run_config", "init_start")]
