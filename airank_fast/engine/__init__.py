@@ -1,0 +1,1 @@
+"""How a run executes: the loop, one step, ranks, checkpoints, the clock."""

@@ -1,0 +1,161 @@
+"""Where the time of a training step goes, measured without ever waiting for the device.
+
+On the CPU a step is timed by the monotonic clock. On CUDA by two events on the compute stream, the first behind
+the arrival of the batch; they are read, with the loss, only after the device has passed the second. Times and
+losses become `steps` events every couple of seconds and at the end of each block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+REPORT_EVERY_S = 2.0
+
+
+class NanLoss(Exception):
+    """The loss of ``step`` (1-based) is not a number."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"loss: a finite number is required, got nan at step {step}")
+        self.step = step
+
+
+class Stopwatch:
+    """A span on the CPU, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def stop(self, loss: Tensor) -> None:
+        self._seconds = time.perf_counter() - self._start
+        self._loss = loss
+
+    def done(self) -> bool:
+        return True
+
+    def read(self) -> tuple[float, float]:
+        """(seconds, loss)"""
+        return self._seconds, float(self._loss)
+
+
+class DeviceStopwatch:
+    """A span on the current CUDA stream, by two events; the loss travels to pinned memory behind the second."""
+
+    def __init__(self) -> None:
+        self._start = torch.cuda.Event(enable_timing=True)
+        self._stop = torch.cuda.Event(enable_timing=True)
+        self._copied = torch.cuda.Event()
+        self._start.record()
+
+    def stop(self, loss: Tensor) -> None:
+        self._stop.record()
+        self._loss = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+        self._copied.record()
+
+    def done(self) -> bool:
+        return self._copied.query()
+
+    def read(self) -> tuple[float, float]:
+        """(seconds, loss); waits for the device unless ``done``."""
+        self._copied.synchronize()
+        return self._start.elapsed_time(self._stop) / 1e3, float(self._loss)
+
+
+class Clock:
+    """Collects the times of the steps and reports them.
+
+    Args:
+        emit: called as ``emit("steps", first_step=..., num_steps=..., samples=..., loss=[...], ...)``.
+        device: where the steps run.
+        batch_size: samples in one step, over all ranks.
+        enabled: False measures and reports nothing (to measure what measuring costs).
+
+    ``losses`` holds the loss of every step until someone empties it.
+    ``core_s, wait_s, h2d_s, measure_s`` are this rank's sums since the clock was made, in seconds.
+    """
+
+    def __init__(
+        self, emit: Callable, device: torch.device, batch_size: int, *, enabled: bool = True
+    ) -> None:
+        self._emit = emit
+        self._device = device
+        self._batch_size = batch_size
+        self._enabled = enabled
+        self._running: deque = deque()
+        self._unreported: list[tuple] = []
+        self._last_report = time.perf_counter()
+        self.losses: list[float] = []
+        self.core_s = self.wait_s = self.h2d_s = self.measure_s = 0.0
+
+    def next_batches(self, batches: Iterator, number: int) -> list:
+        """The next ``number`` micro-batches, timing how long they take to come."""
+        start = time.perf_counter()
+        taken = [next(batches) for _ in range(number)]
+        self._waited = time.perf_counter() - start
+        return taken
+
+    def start(self) -> None:
+        """The batches are on the device (or ordered before what the compute stream does next)."""
+        if self._enabled:
+            self._stopwatch = DeviceStopwatch() if self._device.type == "cuda" else Stopwatch()
+
+    def stop(self, step: int, loss: Tensor, learning_rate: float, batches: list) -> None:
+        """The optimizer of 1-based ``step`` is done (or ordered). Raises NanLoss for an earlier or this step."""
+        if not self._enabled:
+            return
+        self._stopwatch.stop(loss)
+        begin = time.perf_counter()
+        self._running.append((step, self._stopwatch, learning_rate, self._waited, batches))
+        self._collect(wait=False)
+        if begin - self._last_report > REPORT_EVERY_S:
+            self._report()
+        self.measure_s += time.perf_counter() - begin
+
+    def finish_block(self) -> None:
+        """Wait for the device and report every step up to here."""
+        self._collect(wait=True)
+        self._report()
+
+    def flush(self) -> None:
+        """Report the steps that the device has finished, whatever their losses; for the end of a broken run."""
+        with contextlib.suppress(NanLoss):
+            self._collect(wait=False)
+        self._report()
+
+    def _collect(self, wait: bool) -> None:
+        while self._running and (wait or self._running[0][1].done()):
+            step, stopwatch, learning_rate, waited, batches = self._running.popleft()
+            core_s, loss = stopwatch.read()
+            h2d_s = sum(batch.h2d_s() for batch in batches)
+            self.core_s += core_s
+            self.wait_s += waited
+            self.h2d_s += h2d_s
+            self.losses.append(loss)
+            self._unreported.append((step, loss, learning_rate, core_s, waited, h2d_s))
+            if math.isnan(loss):
+                self._report()
+                raise NanLoss(step)
+
+    def _report(self) -> None:
+        if self._unreported:
+            steps, losses, rates, core, wait, h2d = map(list, zip(*self._unreported, strict=True))
+            self._unreported.clear()
+            self._emit(
+                "steps",
+                first_step=steps[0],
+                num_steps=len(steps),
+                samples=len(steps) * self._batch_size,
+                loss=losses,
+                lr=rates,
+                core_s=[round(s, 7) for s in core],
+                wait_s=[round(s, 7) for s in wait],
+                h2d_s=[round(s, 7) for s in h2d],
+            )
+        self._last_report = time.perf_counter()

@@ -1,0 +1,106 @@
+"""The ranks of a run: one process per device, started by torchrun or alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from airank_fast.errors import UserError
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks. With one rank every collective below is the identity."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def cores(self) -> int:
+        """CPU cores for each rank of this machine, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_size)
+
+    def wait_for_all(self) -> None:
+        """Come back when every rank has called this."""
+        if self.size > 1:
+            dist.barrier()
+
+    def gather(self, values: list[float]) -> list[list[float]]:
+        """``values`` of every rank, in rank order (float64; all ranks give the same number of values)."""
+        if self.size == 1:
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine)
+        return [tensor.tolist() for tensor in everyone]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """``tensor`` summed over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, objects: list) -> list:
+        """Rank 0's ``objects`` (any picklable values), on every rank."""
+        if self.size > 1:
+            dist.broadcast_object_list(objects, device=self.device)
+        return objects
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Replace floating-point buffers (batch-norm statistics) by their mean over the ranks, in one transfer."""
+        buffers = [b for b in model.buffers() if b.is_floating_point()]
+        if self.size == 1 or not buffers:
+            return
+        flat = torch.cat([b.flatten() for b in buffers])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join(device: str) -> World:
+    """Join the ranks that torchrun started, or stand alone. ``device``: auto, cpu or cuda.
+
+    Raises UserError where CUDA is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = (
+            f"torch {torch.__version__} sees no GPU" if built else f"torch {torch.__version__} is a CPU build"
+        )
+        raise UserError(f"--device cuda: a CUDA device is required, got none ({why})")
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    if use_cuda and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"--nproc-per-node: at most {torch.cuda.device_count()} GPUs here, got {local_size} ranks"
+        )
+    target = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(target)
+    if "RANK" in os.environ:
+        backend = "nccl" if use_cuda else "gloo"
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=target if use_cuda else None)
+    return World(rank, size, local_rank, local_size, target)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether ``error`` is a collective that failed because another rank is gone."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    )

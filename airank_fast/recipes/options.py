@@ -1,0 +1,57 @@
+"""What every training command takes, whatever the benchmark: where a run reads, writes and stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+ByRecipe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: the recipe's)")]
+"""An option that replaces a value of the recipe where it is given."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Who hands the run in; goes into the MLPerf log and system_information.json."""
+
+    org: str = "unknown"
+    """Submitting organisation (MLPerf submission_org)."""
+    platform: str = "unknown"
+    """Name of the system (MLPerf submission_platform)."""
+    division: Literal["closed", "open"] = "closed"
+    """MLPerf division."""
+    status: Literal["cloud", "onprem", "preview", "research"] = "research"
+    """MLPerf availability category."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options that do not change what is computed, only where it happens and what it leaves behind."""
+
+    output: Path | None = None
+    """Directory for logs, metrics and checkpoints. Default: runs/<benchmark>-<date>-<time>."""
+    resume: bool = False
+    """Go on from the last checkpoint in --output, with the recipe that is saved there."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is a device."""
+    workers: int | None = None
+    """Threads (DALI) or processes (torch reader) that decode, per rank. Default: the cores of this rank."""
+    skip_corrupt: bool = False
+    """Read every file once before training, leave out those that do not decode, and report them."""
+    checkpoint_every: int = 1
+    """Save at every N-th evaluation (and at the end, and on SIGTERM)."""
+    checkpoint_steps: int | None = None
+    """Save every N steps as well."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to OUTPUT/tensorboard."""
+    airank_profile: Literal["2020-12", "2021-05"] = "2020-12"
+    """Which published text of the AI-Rank log format to write."""
+    airank_warmup_epochs: int = 0
+    """Epochs that AI-Rank's avg_ips leaves out at the start (its warmup_epoch_cnt)."""
+    clear_cache: bool = False
+    """Drop the operating system's page cache before the run (needs root), as MLPerf's cache_clear asks."""
+    submission: Submission = field(default_factory=Submission)
+    """Who hands the run in."""

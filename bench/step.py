@@ -1,0 +1,118 @@
+"""Images/s of the ResNet-50 training step against plain torch, on pictures that are already in memory.
+
+    python bench/step.py [--sizes 32 64 224] [--rounds N]
+
+Peers, in the same run and in turns: a plain loop (channels_last, autocast, torch's fused SGD) and the same under
+torch.compile. Ours is the engine's TrainingStep with the recipe's model and optimizer. bfloat16 everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from airank_fast.models.resnet import ResNet
+from torch import nn
+from torch.nn import functional as F
+
+from airank_fast.data import Batch
+from airank_fast.engine import precision
+from airank_fast.engine.step import TrainingStep
+from airank_fast.recipes import resnet50
+
+NUM_CLASSES = 1000
+BATCH_SIZES = {32: 64, 64: 32, 224: 8}
+CUDA_BATCH_SIZE = 256
+
+
+class PlainResNet(ResNet):
+    """The same network with plain 1x1 convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 4, 6, 3), NUM_CLASSES)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.__class__ = nn.Conv2d
+
+
+def plain_step(device: torch.device, compiled: bool):
+    model = PlainResNet().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-5, fused=True)
+    forward = torch.compile(model) if compiled else model
+
+    def step(images, labels) -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = F.cross_entropy(forward(images), labels, label_smoothing=0.1)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def our_step(device: torch.device):
+    recipe = resnet50.RECIPES["imagenet-1gpu"]
+    job = resnet50.Job(recipe, resnet50.Options())
+    model = precision.apply(job.build_model(), "bf16", device)
+    optimizer = job.build_optimizer(model, device)
+    training_step = TrainingStep(job, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
+
+    def step(images, labels) -> None:
+        training_step([Batch(images.to(torch.bfloat16), labels, wait_s=0.0)], learning_rate=0.01)
+
+    return step
+
+
+def check(device: torch.device) -> None:
+    """Both networks, from the same weights, give the same loss and gradients to bfloat16 rounding."""
+    torch.manual_seed(0)
+    plain = PlainResNet().to(device, memory_format=torch.channels_last)
+    job = resnet50.Job(resnet50.RECIPES["imagenet-1gpu"], resnet50.Options())
+    ours = ResNet((3, 4, 6, 3), NUM_CLASSES)
+    ours.load_state_dict(plain.state_dict())
+    ours = precision.apply(ours, "bf16", device)
+    images, labels = made_up(64, 16, device)
+    with torch.autocast(device.type, torch.bfloat16):
+        expected = F.cross_entropy(plain(images), labels, label_smoothing=0.1)
+    got = job.loss(ours, Batch(images.bfloat16(), labels, wait_s=0.0))
+    expected.backward()
+    got.backward()
+    torch.testing.assert_close(got, expected, rtol=2e-3, atol=0)
+    ours_gradient, plain_gradient = ours.fc.weight.grad.float(), plain.fc.weight.grad
+    torch.testing.assert_close(ours_gradient, plain_gradient, rtol=0.1, atol=0.02 * plain_gradient.abs().max().item())
+
+
+def made_up(size: int, batch_size: int, device: torch.device):
+    images = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    return images, torch.randint(NUM_CLASSES, (batch_size,), device=device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(BATCH_SIZES), help="pixels")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check(device)
+    for size in arguments.sizes:
+        batch_size = CUDA_BATCH_SIZE if device.type == "cuda" else BATCH_SIZES[size]
+        images, labels = made_up(size, batch_size, device)
+        steps = {
+            "airank_fast": our_step(device),
+            "torch": plain_step(device, compiled=False),
+            "torch.compile": plain_step(device, compiled=True),
+        }
+        times = harness.time_rounds(
+            {name: partial(step, images, labels) for name, step in steps.items()},
+            num_rounds=arguments.rounds,
+            device=device.type,
+        )
+        rates = {name: batch_size / harness.timing(values).median_s for name, values in times.items()}
+        case = f"ResNet-50 training step, {size} px, batch {batch_size}, bf16, {device.type}"
+        harness.save("step", case, times, "airank_fast", images_per_s=rates)
+        print(harness.as_text(case, times, "airank_fast"))
+        print("  images/s: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Small training runs for the tests of the train command: a tree of pictures, and runs as separate processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+NUM_CLASSES, NUM_TRAIN, NUM_VAL = 4, 24, 5
+
+
+def write_tree(root: Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL) -> Path:
+    """An ImageFolder of NUM_CLASSES classes, each a colour with noise, 40 x 40 px."""
+    rng = np.random.default_rng(0)
+    for side, number in (("train", num_train), ("val", num_val)):
+        for label in range(NUM_CLASSES):
+            folder = root / side / f"class{label}"
+            folder.mkdir(parents=True)
+            colour = np.array([60 + 120 * (label % 2), 60 + 120 * (label // 2), 128])
+            for index in range(number):
+                pixels = np.clip(colour + rng.normal(0, 40, (40, 40, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:03d}.JPEG", quality=90)
+    return root
+
+
+def arguments(data: Path, output: Path, *more: str) -> list[str]:
+    """A run of a few seconds: 6 steps an epoch, 3 epochs, out of reach of its target."""
+    return [
+        "resnet50", "--recipe", "digits", "--num-classes", str(NUM_CLASSES), "--data", str(data), "--output", str(output),
+        "--batch-size", "16", "--eval-batch-size", "8", "--epochs", "3", "--target", "1.0", "--no-stop-at-target", *more,
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "2",
+    }
+
+
+def start(args: list[str], *, ranks: int = 1, **kwargs) -> subprocess.Popen:
+    """Start `python -m airank_fast.train ARGS`, under torchrun with more than one rank."""
+    command = [sys.executable, "-m"]
+    if ranks > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
+    return subprocess.Popen(
+        [*command, "airank_fast.train", *args],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), **kwargs,
+    )  # fmt: skip
+
+
+def train(args: list[str], **kwargs) -> subprocess.CompletedProcess:
+    """Run the command to its end."""
+    process = start(args, **kwargs)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kinds_of(output: Path) -> list[str]:
+    """Kinds of the events written so far; empty before the log exists."""
+    path = output / "events.jsonl"
+    if not path.exists():
+        return []
+    return [
+        json.loads(line)["kind"] for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
+    ]
+
+
+def wait_until(condition, process: subprocess.Popen, timeout_s: float = 120) -> None:
+    """Poll until ``condition()``; fails when the process ends or the time is over first."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"the run ended before the moment came:\n{process.communicate()[1]}"
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.002)

@@ -1,0 +1,152 @@
+"""Runs that are killed, terminated or lose a rank: nothing is lost, and resuming changes no bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+from commands.runs import arguments, kinds_of, start, train, wait_until, write_tree
+from safetensors.torch import load_file
+
+from airank_fast.record.events import effective, read_events
+from airank_fast.record.metrics import summarize
+
+CHECKPOINTS = ("--amp", "--checkpoint-steps", "4")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tree, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "out"
+    process = train(arguments(tree, output, *CHECKPOINTS))
+    assert process.returncode in (0, 1), process.stderr
+    return output
+
+
+def losses(output):
+    return [
+        loss
+        for e in effective(read_events(output / "events.jsonl"))
+        if e["kind"] == "steps"
+        for loss in e["loss"]
+    ]
+
+
+def accuracies(output):
+    return [
+        e["accuracy"] for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "eval_stop"
+    ]
+
+
+def assert_same_run(resumed, uninterrupted):
+    ours, theirs = (max((output / "checkpoints").iterdir()) for output in (resumed, uninterrupted))
+    assert ours.name == theirs.name
+    weights, expected = (load_file(path / "model.safetensors") for path in (ours, theirs))
+    assert weights.keys() == expected.keys()
+    assert [name for name in weights if not torch.equal(weights[name], expected[name])] == []
+    states = [torch.load(path / "state.pt", weights_only=True) for path in (ours, theirs)]
+    buffers = [[s["momentum_buffer"] for s in state["optimizer"]["state"].values()] for state in states]
+    assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
+    assert losses(resumed) == losses(uninterrupted)
+    assert accuracies(resumed) == accuracies(uninterrupted)
+
+
+MOMENTS = {
+    "before anything is saved": lambda out: "block_start" in kinds_of(out),
+    "after a checkpoint": lambda out: kinds_of(out).count("checkpoint") == 2,
+    "while a checkpoint is written": lambda out: (
+        kinds_of(out).count("checkpoint") >= 1
+        and any(p.name.endswith(".tmp") for p in (out / "checkpoints").glob(".*"))
+    ),
+    "in an evaluation": lambda out: kinds_of(out).count("eval_start") == 2,
+    "at the last moment": lambda out: "run_stop" in kinds_of(out),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_is_the_same_run_bit_for_bit(moment, tree, uninterrupted, tmp_path):
+    output = tmp_path / "out"
+    process = start(arguments(tree, output, *CHECKPOINTS))
+    wait_until(lambda: MOMENTS[moment](output), process)
+    process.kill()
+    process.communicate()
+    resumed = train(arguments(tree, output, *CHECKPOINTS, "--resume"))
+    assert resumed.returncode in (0, 1), resumed.stderr
+    assert_same_run(output, uninterrupted)
+    summary = summarize(read_events(output / "events.jsonl"))
+    assert not summary["comparable"]
+    assert summary["trained_samples"] == 18 * 16
+    assert summary["p_core"] >= summary["p_train"] >= summary["p_whole"]
+
+
+def test_resume_where_nothing_was_begun_starts_the_run(tree, uninterrupted, tmp_path):
+    output = tmp_path / "out"
+    process = train(arguments(tree, output, *CHECKPOINTS, "--resume"))
+    assert process.returncode in (0, 1), process.stderr
+    assert_same_run(output, uninterrupted)
+
+
+def assert_airank_log_is_closed(output, reason):
+    summary = summarize(read_events(output / "events.jsonl"))
+    assert (summary["status"], summary["reason"]) == ("aborted", reason)
+    lines = [
+        line.split(" ", 3)[-1].split(":")[0] for line in (output / "airank.log").read_text().splitlines()
+    ]
+    assert lines[0] == "test_begin"
+    assert lines[-3:] == ["test_finish", "total_use_time", "avg_ips"]
+
+
+def test_sigterm_saves_closes_and_resumes(tree, uninterrupted, tmp_path):
+    output = tmp_path / "out"
+    process = start(arguments(tree, output, *CHECKPOINTS))
+    wait_until(lambda: "checkpoint" in kinds_of(output), process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert_airank_log_is_closed(output, "sigterm")
+    assert "Traceback" not in stderr
+    assert train(arguments(tree, output, *CHECKPOINTS, "--resume")).returncode in (0, 1)
+    assert_same_run(output, uninterrupted)
+
+
+def rank_processes(launcher):
+    found = {}
+    for child in psutil.Process(launcher.pid).children(recursive=True):
+        rank = child.environ().get("RANK")
+        if rank is not None:
+            found.setdefault(int(rank), child)
+    return found
+
+
+def test_a_lost_rank_closes_the_log(tree, tmp_path):
+    output = tmp_path / "out"
+    launcher = start(arguments(tree, output, "--amp", "--epochs", "200"), ranks=2)
+    wait_until(lambda: "epoch_stop" in kinds_of(output), launcher)
+    os.kill(rank_processes(launcher)[1].pid, signal.SIGKILL)
+    launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    deadline = time.monotonic() + 30
+    while "process_stop" not in kinds_of(output) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    reason = summarize(read_events(output / "events.jsonl"))["reason"]
+    assert reason in (
+        "rank_lost",
+        "sigterm",
+    )  # whichever of the broken connection and torchrun's signal came first
+    assert_airank_log_is_closed(output, reason)
+
+
+def test_a_finished_run_is_not_resumed(uninterrupted, tree):
+    before = (uninterrupted / "events.jsonl").read_bytes()
+    process = train(arguments(tree, uninterrupted, *CHECKPOINTS, "--resume"))
+    assert process.returncode in (0, 1)
+    assert "finished" in process.stderr + process.stdout
+    assert (uninterrupted / "events.jsonl").read_bytes() == before
