@@ -199,6 +199,23 @@ def test_any_strides(device, param_layout, grad_layout):
     assert strides == [ours[i][0].stride() for i in range(4)]
 
 
+def test_equal_strides_are_walked_without_copies():
+    def weights(format_of_1x1=torch.channels_last):
+        return [strided("channels_last", 0), torch.empty(8, 4, 1, 1, memory_format=format_of_1x1)]
+
+    arguments = [weights(), weights(torch.contiguous_format), weights(), [], torch.tensor(0.1)]
+    # A 1x1 convolution is contiguous and channels_last at once, though its strides are written differently.
+    assert arguments[0][1].stride() != arguments[1][1].stride()
+    with torch.profiler.profile() as profile:
+        sgd_(*arguments, **PLAIN)
+    assert not {"aten::contiguous", "aten::copy_", "aten::clone"} & {event.key for event in profile.key_averages()}
+
+
+def test_the_kernel_is_loaded_where_the_extension_is_built():
+    pytest.importorskip("airank_fast._C")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("airank_fast::sgd_", "CPU")
+
+
 def test_holes_between_elements_are_left_alone():
     wide = torch.full((50,), 7.0)
     sgd_([wide[::2]], [torch.ones(25)], [], [], torch.tensor(1.0))
