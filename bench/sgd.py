@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import harness
 import torch
-from airank_fast.models.resnet import resnet50
 
+from airank_fast.models.resnet import resnet50
 from airank_fast.optim import FusedSGD
 
 OPTIONS = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-5}
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/sgd.jsonl")
     options = parser.parse_args()
-    bandwidth = harness.copy_bandwidth(options.device)
+    bandwidth = harness.bandwidth(options.device)
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         made = contestants(options.device, dtype, options.compile)
@@ -101,9 +101,9 @@ def main() -> None:
             for p in made["FusedSGD"][0]
         )
         floor_s = num_bytes / bandwidth
-        case = f"resnet50 {name} {options.device}"
+        case = f"resnet50 {name} weights, {options.device}"
         print(harness.as_text(case, times, "FusedSGD"))
-        print(f"  {'floor by copy bandwidth':24} {1e3 * floor_s:9.3f} ms")
+        print(f"  {'floor by bandwidth':24} {1e3 * floor_s:9.3f} ms")
         if options.save:
             harness.save("sgd", case, times, "FusedSGD", floor_s=floor_s, bytes_moved=num_bytes)
 
