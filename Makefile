@@ -1,33 +1,63 @@
-# make help lists the targets. Variables: PYTHON (python3), TORCH (what to install), ARGS (options of a command).
+# `make help` lists the targets. Variables:
+#   PYTHON=python3          any Python from 3.10 on
+#   TORCH="torch==2.13.0"   what pip is asked for; e.g. TORCH="torch==2.12.1 --index-url https://download.pytorch.org/whl/cu130"
+#   ARGS="--seed 3"         more options for the command that a target runs
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 PY := $(VENV)/bin/python
-SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+PIP := $(PY) -m pip --disable-pip-version-check install
+# A name of its own for each TORCH, so that another choice installs anew.
+TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
+INSTALLED := $(VENV)/.installed
 
 .PHONY: help train test bench lint gpu clean
 
-help:                ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-train: $(VENV)/installed  ## set everything up and train ResNet-50 on the embedded images
+train: $(INSTALLED) ## set everything up and train ResNet-50 on the images that come with the package
 	$(PY) -m airank_fast.train resnet50 --amp $(ARGS)
 
-test: lint           ## lint and the whole test suite
+test: lint ## the same environment, lint, and the whole test suite
 	$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/installed   ## ruff
+lint: $(INSTALLED) ## ruff
 	$(PY) -m ruff check .
 
-$(VENV)/torch: Makefile
+bench: $(INSTALLED) ## every benchmark; results go to bench/results
+	for bench in sgd step data measuring; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+
+gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS=DIR make gpu
+	$(PYTHON) bench/gpu.py "$(RESULTS)"
+
+clean: ## remove what was built; the environment stays
+	rm -rf build airank_fast.egg-info airank_fast/_C*.so
+
+$(TORCH_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: 3.10 or later is required, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install "$(TORCH)" "setuptools>=77" ninja numpy
+	rm -f $(VENV)/.torch-* $(INSTALLED)
+	$(PIP) $(TORCH)
 	touch $@
 
-$(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(PY) -m pip install --no-build-isolation -e ".[test,dali]"
-	touch $@
+# Where torch has CUDA and the machine a GPU but no toolkit, nvcc comes from PyPI's wheels of torch's CUDA version;
+# setup.py finds it there. The wheels of CUDA 12 have no nvcc in them, so that one needs a toolkit.
+define CUDA_COMPILER
+cuda=$$($(PY) -c 'import torch; print(torch.version.cuda or "")'); \
+if [ -n "$$cuda" ] && nvidia-smi >/dev/null 2>&1 && [ -z "$$CUDA_HOME" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then \
+  case $$cuda in \
+  12.*) echo "CUDA kernels will not be built: a CUDA 12 toolkit is required for torch with CUDA $$cuda, got none (PyPI has no nvcc 12)";; \
+  *) $(PIP) $$(for part in cuda-nvcc nvvm cuda-crt cuda-cccl cuda-runtime; do echo "nvidia-$$part==$${cuda%.*}.$${cuda#*.}.*"; done);; \
+  esac; \
+fi
+endef
 
-clean:               ## remove what was built (the environment stays)
-	rm -rf build *.egg-info airank_fast/*.so
+$(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
+	$(PIP) "setuptools>=77" ninja numpy
+	@$(CUDA_COMPILER)
+	dali=$$($(PY) -c 'import torch; print("dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali")'); \
+	$(PIP) --no-build-isolation --editable ".[test,$$dali]"
+	$(PY) -m airank_fast.info
+	touch $@

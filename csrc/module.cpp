@@ -10,17 +10,7 @@
 
 #include <torch/headeronly/version.h>
 
-#if defined(__AVX512F__)
-#define AIRANK_FAST_ISA "AVX-512"
-#elif defined(__AVX2__)
-#define AIRANK_FAST_ISA "AVX2"
-#elif defined(__x86_64__)
-#define AIRANK_FAST_ISA "x86-64"
-#elif defined(__aarch64__)
-#define AIRANK_FAST_ISA "aarch64"
-#else
-#define AIRANK_FAST_ISA "unknown"
-#endif
+#include "cpu/isa.h"
 
 #if defined(__clang__)
 #define AIRANK_FAST_COMPILER "clang " __clang_version__
@@ -32,10 +22,27 @@
 
 namespace {
 
+// Asks the same question as the CPU kernels do: which variant of a loop does choose() give on this processor?
+struct NoLoop {
+  using Signature = void();
+  static void run() {}
+};
+
+const char* cpu_instructions() {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  using Variants = airank_fast::Variants<NoLoop, void()>;
+  const auto chosen = airank_fast::choose<NoLoop>();
+  if (chosen == &Variants::avx512) return "AVX-512";
+  if (chosen == &Variants::avx2) return "AVX2";
+#endif
+  return "baseline";
+}
+
 // Deliberately without date or path: the same sources and tools give the same module.
 PyObject* build_info(PyObject*, PyObject*) {
   return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s}", "compiler", AIRANK_FAST_COMPILER, "torch", TORCH_VERSION, "cuda",
-                       AIRANK_FAST_CUDA_VERSION, "cuda_architectures", AIRANK_FAST_CUDA_ARCHS, "isa", AIRANK_FAST_ISA);
+                       AIRANK_FAST_CUDA_VERSION, "cuda_architectures", AIRANK_FAST_CUDA_ARCHS, "cpu_instructions",
+                       cpu_instructions());
 }
 
 PyMethodDef methods[] = {
