@@ -1,0 +1,119 @@
+"""The build: CMake's view of csrc/, the extension's choices, and a wheel without kernels in a place of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("airank_fast", "csrc", "models", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+# Loads a library of kernels in place of the extension module, which is hidden, and takes one step with it.
+LOAD_LIBRARY = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "airank_fast._C" else find_spec(name, *rest)
+import torch
+from airank_fast import ops, system
+assert system.kernels()["sgd_"]["cpu"] == "reference"
+torch.ops.load_library(sys.argv[1])
+assert system.kernels()["sgd_"]["cpu"] == "kernel"
+"""
+REFERENCE_STEP = """
+import torch
+from airank_fast import system
+from airank_fast.models.resnet import resnet50
+from airank_fast.optim import FusedSGD
+from airank_fast.data import digits
+weight = torch.nn.Parameter(torch.ones(3))
+weight.grad = torch.ones(3)
+FusedSGD([weight], lr=0.5).step()
+assert weight.tolist() == [0.5, 0.5, 0.5]
+assert "missing" in system.extension() and system.kernels()["sgd_"]["cpu"] == "reference"
+print(system.__file__, resnet50.__code__.co_filename)
+"""
+
+
+def run(*command, cwd=ROOT, check=True, **environment) -> subprocess.CompletedProcess:
+    """Run a command with more environment variables; fail with its output where it fails."""
+    environment = {**os.environ, "MAX_JOBS": "1", **environment}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what a build reads, so that building leaves nothing behind here."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        elif source.exists():
+            shutil.copy(source, copy / name)
+    return copy
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+def test_cmake_builds_the_library_and_the_formulas_pass(tmp_path):
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    run("cmake", "-S", ROOT, "-B", tmp_path, *generator, f"-DPython3_EXECUTABLE={sys.executable}")
+    run("cmake", "--build", tmp_path, "-j", "2")
+    tests = run("ctest", "--test-dir", tmp_path, "--output-on-failure").stdout
+    assert "100% tests passed" in tests
+    assert "test_sgd_math" in tests
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    compiled = {Path(command["file"]).name for command in commands}
+    assert {path.name for path in (ROOT / "csrc/cpu").glob("*.cpp")} <= compiled
+    if shutil.which("nvcc"):
+        assert {path.name for path in (ROOT / "csrc/cuda").glob("*.cu")} <= compiled
+    run(sys.executable, "-c", LOAD_LIBRARY, tmp_path / "libairank_fast_ops.so")
+
+
+def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    wheel_command = [*pip, "wheel", "-v", "--no-build-isolation", "--no-deps", "-w", tmp_path, "."]
+    built = run(*wheel_command, cwd=checkout, CXX="no-such-compiler")
+    assert "kernels NOT built, the reference ops will run: no C++ compiler was found" in built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in [*(ROOT / "airank_fast").rglob("*.py"), ROOT / "airank_fast/data/digits.npz"]:
+        assert str(path.relative_to(ROOT)) in names
+    for path in (ROOT / "models").glob("*.py"):
+        assert f"airank_fast/models/{path.name}" in names
+    assert not any(name.startswith(("tests", "bench", "models", "csrc")) for name in names)
+    place = tmp_path / "place"
+    run(*pip, "install", "--no-deps", "--target", place, wheel)
+    step = run(sys.executable, "-c", REFERENCE_STEP, cwd=tmp_path, PYTHONPATH=str(place))
+    assert step.stdout.split() == [f"{place}/airank_fast/system.py", f"{place}/airank_fast/models/resnet.py"]
+
+
+def test_without_torch_in_the_build_environment_the_reason_and_the_way_out_are_printed(checkout, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError")
+    done = run(sys.executable, "setup.py", "--name", cwd=checkout, PYTHONPATH=str(tmp_path))
+    assert "kernels NOT built" in done.stdout
+    assert "pip install --no-build-isolation ." in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_a_compiler_that_fails_is_an_error(checkout):
+    done = run(sys.executable, "setup.py", "build_ext", cwd=checkout, check=False, CXX="false", AIRANK_FAST_CUDA="0")
+    assert done.returncode != 0
+    assert not list(checkout.rglob("_C*.so"))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("choice", ["yes", "1"])
+def test_a_choice_of_cuda_that_cannot_be_met_is_an_error(checkout, tmp_path, choice):
+    # CUDA_HOME names a folder without a toolkit, so 1 cannot be met wherever this runs.
+    variables = {"AIRANK_FAST_CUDA": choice, "CUDA_HOME": str(tmp_path)}
+    done = run(sys.executable, "setup.py", "--name", cwd=checkout, check=False, **variables)
+    assert done.returncode != 0
+    assert f"got '{choice}', torch {torch.__version__}, toolkit None" in done.stderr
