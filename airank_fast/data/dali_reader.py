@@ -64,12 +64,14 @@ def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads:
            resize_in_graph: bool):
     """A pipeline from what `_Run._feed` says to (pictures or windows, uint8 HWC; last bytes of the file)."""
     on_gpu = device.type == "cuda"
+    # The dynamic executor gives each batch memory of its own, which may be handed out; the static one uses its
+    # memory again (a few per cent faster), which will do for windows that are resized before the next run.
     pipeline = Pipeline(max_batch_size, num_threads, (device.index or 0) if on_gpu else None,
-                        prefetch_queue_depth=_DEPTH)
+                        prefetch_queue_depth=_DEPTH, exec_dynamic=resize_in_graph)
     with pipeline:
         inputs = fn.external_source(source, num_outputs=len(_inputs(crop, train, resize_in_graph)), batch=True)
         given = dict(zip(_inputs(crop, train, resize_in_graph), inputs, strict=True))
-        encoded = fn.io.file.read(given["path"])
+        encoded = fn.io.file.read(given["path"], dont_use_mmap=True)
         size = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[:2], dtype=types.FLOAT)
         if "factors" in given:
             start, shape = _random_resized(size, given["factors"], given["offset"])
@@ -120,13 +122,13 @@ class _Run:
         if u is not None:
             given["mirror"][:, 1] = flip_draws(u) & self._crop.flip
             given["offset"] = offset_draws(u)
-            given["factors"] = crop_factors(u, self._crop.min_area)
+            if "factors" in self._inputs:
+                given["factors"] = crop_factors(u, self._crop.min_area)
         self._asked.append(_Asked(indices, given["mirror"]))
         return [given[name] for name in self._inputs]
 
     def batches(self, requests: Iterator[Request]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         self._requests = requests
-        self._asked.clear()
         self._pipeline.reset()
         while self._pipeline is not None:
             try:
@@ -163,6 +165,10 @@ class _Run:
             return corrupt_error(path, why)
         return error
 
+    def is_idle(self) -> bool:
+        """Whether `batches` may be called: neither closed nor left in the middle."""
+        return self._pipeline is not None and not self._asked
+
     def close(self) -> None:
         self._pipeline = None               # the last reference: DALI's destructor joins its threads
 
@@ -171,13 +177,14 @@ class DaliReader:
     """See `make_reader`. num_workers: DALI's threads."""
 
     name = "dali"
+    resize_in_graph = False         # on the CPU; tests set it, to check here what a GPU will do
 
     def __init__(self, folder: ImageFolder, stream: TrainStream, crop: Crop, *, eval_batch_size: int,
                  rank: int, world_size: int, device: torch.device, num_workers: int):
         self._folder, self._stream, self._crop = folder, stream, crop
         self._eval = (eval_batch_size, rank, world_size)
         self._build = {"num_threads": max(1, num_workers), "device": device,
-                       "resize_in_graph": device.type == "cuda"}
+                       "resize_in_graph": self.resize_in_graph or device.type == "cuda"}
         self._train_run: _Run | None = None
         self._eval_run: _Run | None = None
 
@@ -191,7 +198,7 @@ class DaliReader:
 
     def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
-        if self._eval_run is None:
+        if self._eval_run is None or not self._eval_run.is_idle():
             self._eval_run = _Run(self._folder.val, self._crop, False, **self._build,
                                   max_batch_size=self._eval[0])
         return self._eval_run.batches(Request(indices, None) for indices in

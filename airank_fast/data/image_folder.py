@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,13 @@ class ImageFolder:
             raise UserError(f"data: {num_classes} classes are required, got {len(self.classes)} in "
                             f"{self.root} (pass --num-classes {len(self.classes)} to train on these)")
         self.train, self.val = self._split("train"), self._split("val")
+
+    def checksum(self) -> str:
+        """sha256 of the names of all pictures that are in use, relative to the root, in hex."""
+        digest = hashlib.sha256()
+        for path in (*self.train.files, *self.val.files):
+            digest.update(os.path.relpath(path, self.root).encode() + b"\n")
+        return digest.hexdigest()
 
     def skip(self, files: Iterable[str]) -> None:
         """Take files (as found by `find_corrupt`) out of both splits."""

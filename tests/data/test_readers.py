@@ -1,0 +1,264 @@
+"""The readers: the same pictures, the same order, the same complaints."""
+
+import io
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from airank_fast import data
+from airank_fast.data import ImageFolder, digits, make_reader
+from airank_fast.data.sampling import permutation
+from airank_fast.errors import UserError
+
+PHOTOS = {"image_size": 96, "train_crop": "random_resized", "eval_resize": 110, "flip": True, "seed": 1}
+needs_dali = pytest.mark.skipif(not data.has_dali(), reason="DALI is not installed")
+FROM_FILES = [pytest.param("dali", marks=needs_dali), "torch"]
+# Where both decode with libjpeg-turbo and share the resize the pictures are equal; the room left is for other
+# versions of it, whose chroma upsampling at a window's edge may differ: grey levels, mean and largest.
+MEAN_TOLERANCE, MAX_TOLERANCE = 0.5, 24
+
+
+def reader(kind, folder, batch=8, **options):
+    options = {"num_workers": 1, "batch_size_local": batch, "global_batch_size": batch, **PHOTOS, **options}
+    return make_reader(kind, folder, **options)
+
+
+def batches(kind, folder, num=4, first_step=0, **options):
+    r = reader(kind, folder, **options)
+    try:
+        got = list(islice(r.train(first_step), num))
+    finally:
+        r.close()
+    return torch.cat([pictures for pictures, _ in got]), torch.cat([labels for _, labels in got])
+
+
+def evaluated(kind, folder, **options):
+    r = reader(kind, folder, **options)
+    try:
+        return list(r.evaluate())
+    finally:
+        r.close()
+
+
+def assert_same(a, b, mean=MEAN_TOLERANCE, largest=MAX_TOLERANCE):
+    difference = (a.int() - b.int()).abs()
+    assert difference.float().mean((1, 2, 3)).max() <= mean
+    assert difference.max() <= largest
+
+
+@needs_dali
+@pytest.mark.parametrize("options", [{}, {"train_crop": "shift"}, {"image_size": 224, "eval_resize": 256},
+                                     {"flip": False, "min_area": 0.9}])
+def test_dali_and_torch_give_the_same_pictures(photos, options):
+    ours, labels = batches("dali", photos, **options)
+    theirs, other_labels = batches("torch", photos, **options)
+    size = options.get("image_size", 96)
+    assert ours.shape == (32, size, size, 3)
+    assert ours.dtype == torch.uint8
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, other_labels)
+    assert_same(ours, theirs)
+    for (a, la), (b, lb) in zip(evaluated("dali", photos, **options), evaluated("torch", photos, **options),
+                                strict=True):
+        assert torch.equal(la, lb)
+        assert_same(a, b)
+
+
+@needs_dali
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_digits_are_the_same_too(tmp_path_factory, size):
+    folder = ImageFolder(digits.materialise(tmp_path_factory.mktemp("cache")), 10)
+    options = {"image_size": size, "train_crop": "shift", "eval_resize": size * 5 // 4, "flip": False}
+    assert_same(batches("dali", folder, **options)[0], batches("torch", folder, **options)[0], 0.01, 2)
+
+
+@needs_dali
+@pytest.mark.parametrize("train_crop", ["random_resized", "shift"])
+def test_the_graph_that_a_gpu_resizes_with_gives_the_same_pictures(photos, monkeypatch, train_crop):
+    """DALI clamps at a window's edge where torch takes the mean of what is there: a few levels, there only."""
+    from airank_fast.data.dali_reader import DaliReader
+    expected, _ = batches("torch", photos, train_crop=train_crop)
+    expected_val = torch.cat([pictures for pictures, _ in evaluated("torch", photos)])
+    monkeypatch.setattr(DaliReader, "resize_in_graph", True)
+    assert_same(batches("dali", photos, train_crop=train_crop)[0], expected)
+    assert_same(torch.cat([pictures for pictures, _ in evaluated("dali", photos)]), expected_val)
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_labels_follow_the_stream(photos, kind):
+    _, labels = batches(kind, photos, num=3)
+    assert labels.tolist() == photos.train.labels[permutation(24, 1, 0)].tolist()
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_the_evaluation_picture_is_the_centre(photos, kind):
+    pictures, _ = evaluated(kind, photos, image_size=96, eval_resize=96)[0]
+    with Image.open(photos.val.files[0]) as image:
+        side = min(image.size)
+        x, y = (image.width - side) // 2, (image.height - side) // 2
+        expected = image.convert("RGB").crop((x, y, x + side, y + side)).resize((96, 96), Image.Resampling.BILINEAR)
+    assert_same(pictures[:1], torch.from_numpy(np.array(expected))[None])
+
+
+@pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
+def test_two_ranks_read_the_global_batch_of_one(photos, kind):
+    whole, labels = batches(kind, photos, num=3)
+    parts = [batches(kind, photos, num=3, batch_size_local=4, global_batch_size=8, rank=rank, world_size=2)
+             for rank in range(2)]
+    for what, together in ((0, whole), (1, labels)):
+        halves = [part[what].split(4) for part in parts]
+        assert torch.equal(torch.cat([torch.cat(pair) for pair in zip(*halves, strict=True)]), together)
+
+
+@pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
+@pytest.mark.parametrize("options", [{}, {"batch_size_local": 4, "global_batch_size": 8}])
+def test_resuming_at_a_step_continues_the_stream(photos, kind, options):
+    per_step = 8 // options.get("batch_size_local", 8)
+    pictures, labels = batches(kind, photos, num=7 * per_step, **options)
+    later, later_labels = batches(kind, photos, num=2 * per_step, first_step=5, **options)
+    assert torch.equal(pictures[-16:], later)
+    assert torch.equal(labels[-16:], later_labels)
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_training_can_be_started_again_on_the_same_reader(photos, kind):
+    r = reader(kind, photos)
+    first = [p.clone() for p, _ in islice(r.train(0), 3)]
+    again = [p for p, _ in islice(r.train(1), 2)]
+    r.close()
+    assert all(torch.equal(a, b) for a, b in zip(first[1:], again, strict=True))
+
+
+@pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
+@pytest.mark.parametrize(("batch", "world_size"), [(4, 1), (11, 1), (20, 1), (3, 2), (2, 3), (1, 12)])
+def test_evaluation_sees_each_picture_once(photos, kind, batch, world_size):
+    options = {"num_classes": 2, "num_eval_samples": 11, "global_batch_size": 12, "batch_size_local": 1,
+               "eval_batch_size": batch, "num_workers": 0}
+    got = [evaluated(kind, photos, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    assert all(len(labels) <= batch for rank in got for _, labels in rank)
+    labels = [label for rank in got for _, labels in rank for label in labels.tolist()]
+    assert len(labels) == 11
+    if kind != "synthetic":
+        assert labels == photos.val.labels.tolist()
+        whole = torch.cat([pictures for pictures, _ in evaluated(kind, photos)])
+        assert torch.equal(torch.cat([pictures for rank in got for pictures, _ in rank]), whole)
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_evaluations_repeat_between_training_steps(photos, kind):
+    expected, _ = batches(kind, photos, num=6)
+    r = reader(kind, photos)
+    train, seen, evaluations = r.train(0), [], []
+    for _ in range(3):
+        seen += [next(train)[0] for _ in range(2)]
+        evaluations.append(torch.cat([pictures for pictures, _ in r.evaluate()]))
+    abandoned = r.evaluate()
+    next(abandoned)
+    evaluations.append(torch.cat([pictures for pictures, _ in r.evaluate()]))
+    r.close()
+    assert torch.equal(torch.cat(seen), expected)
+    assert all(torch.equal(evaluations[0], e) for e in evaluations)
+
+
+@pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
+def test_batches_handed_out_are_not_written_again(photos, kind):
+    r = reader(kind, photos, num_workers=2)
+    held = [(pictures, pictures.clone()) for pictures, _ in islice(r.train(0), 10)]
+    r.close()
+    assert all(torch.equal(a, b) for a, b in held)
+
+
+@needs_dali
+def test_batches_of_the_graph_that_resizes_are_not_written_again(photos, monkeypatch):
+    from airank_fast.data.dali_reader import DaliReader
+    monkeypatch.setattr(DaliReader, "resize_in_graph", True)
+    test_batches_handed_out_are_not_written_again(photos, "dali")
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_half_of_the_pictures_are_mirrored(photos, kind):
+    options = {"train_crop": "shift", "image_size": 96, "eval_resize": 96, "num": 6}
+    mirrored, _ = batches(kind, photos, **options)
+    straight, _ = batches(kind, photos, flip=False, **options)
+    is_straight = (mirrored == straight).flatten(1).all(1)
+    assert torch.equal(mirrored[~is_straight], straight[~is_straight].flip(2))
+    assert 12 <= is_straight.sum() <= 36        # of 48
+
+
+def broken_files():
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 150), 60).convert("RGB").save(buffer, "JPEG", quality=90)
+    good, buffer = buffer.getvalue(), io.BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "GIF")
+    return {"truncated": good[:len(good) // 2], "cut short": good[:-40], "header only": good[:200],
+            "text": b"not a picture\n" * 50, "tiny": b"abc", "empty": b"", "gif": buffer.getvalue()}
+
+
+@pytest.mark.parametrize("what", broken_files())
+@pytest.mark.parametrize("kind", FROM_FILES)
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_broken_file_is_named(tmp_path, photos, kind, what, side):
+    for name in ("train/a/1.JPEG", "train/a/3.JPEG", "val/a/1.JPEG", "val/a/3.JPEG"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(Path(photos.train.files[0]).read_bytes())
+    (tmp_path / side / "a" / "2.JPEG").write_bytes(broken_files()[what])
+    folder = ImageFolder(tmp_path, 1)
+    r = reader(kind, folder, batch=2)
+    with pytest.raises(UserError, match=r"2\.JPEG \(.*--skip-corrupt") as caught:
+        list(islice(r.train(0), 4)) if side == "train" else list(r.evaluate())
+    r.close()
+    assert "\n" not in str(caught.value)
+    folder.skip(path for path, _ in data.find_corrupt(folder.train.files + folder.val.files))
+    assert len(evaluated(kind, folder, batch=2)[0][1]) == 2
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_bytes_after_the_end_are_no_fault(tmp_path, photos, kind):
+    for side in ("train", "val"):
+        (tmp_path / side / "a").mkdir(parents=True)
+        whole = Path(photos.train.files[0]).read_bytes()
+        (tmp_path / side / "a" / "1.JPEG").write_bytes(whole + b"\0" * 1000)
+    assert len(evaluated(kind, ImageFolder(tmp_path, 1), batch=1)) == 1
+
+
+def test_a_file_that_vanishes_is_named(tmp_path, photos):
+    folder = ImageFolder(photos.root, 2)
+    folder.val.files[3] = str(tmp_path / "gone.JPEG")
+    for kind in ("dali", "torch") if data.has_dali() else ("torch",):
+        with pytest.raises(UserError, match=r"gone\.JPEG \(the file is gone\)"):
+            evaluated(kind, folder)
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_a_batch_larger_than_the_data_set_is_refused(photos, kind):
+    with pytest.raises(UserError, match="at most the 24 training images"):
+        reader(kind, photos, batch=25)
+
+
+def test_choosing_a_reader(photos, monkeypatch):
+    with pytest.raises(UserError, match="one of auto, dali, torch, synthetic"):
+        reader("tfrecord", photos)
+    monkeypatch.setattr(data, "has_dali", lambda: False)
+    assert reader("auto", photos).name == "torch"
+    assert reader(None, photos).name == "torch"
+    with pytest.raises(UserError, match="DALI is required"):
+        reader("dali", photos)
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+@pytest.mark.parametrize("ending", ["", "raise RuntimeError('ours')", "import os; os._exit(7)"])
+def test_a_process_that_does_not_close_its_reader_still_ends(photo_root, kind, ending):
+    code = (f"from airank_fast.data import ImageFolder, make_reader\n"
+            f"r = make_reader({kind!r}, ImageFolder({str(photo_root)!r}, 2), batch_size_local=4, "
+            f"global_batch_size=4, num_workers=2, **{PHOTOS!r})\n"
+            f"it = r.train(0); next(it); ev = r.evaluate(); next(ev)\n{ending}\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == {"": 0, "i": 7, "r": 1}[ending[:1]], done.stderr
+    assert "terminate" not in done.stderr
