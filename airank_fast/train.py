@@ -32,6 +32,7 @@ def main() -> int:
     world = distributed.join(options.device)
     try:
         recipe = recipes.resolve(options, world.size, precision.amp_precision(world.device))
+        precision.check(recipe.precision, world.device)
         return train(recipes.Job(recipe, options), options, world)
     finally:
         world.close()
@@ -60,7 +61,9 @@ def train(job, options, world: distributed.World) -> int:
     finally:
         log.emit("process_stop")
         log.close()
-        print(final_table(logs.summary()))
+        summary = logs.summary()
+        if summary["steps"]:
+            print(final_table(summary))
         print(f"logs, metrics and checkpoints: {directory}")
 
 

@@ -9,15 +9,17 @@ torch.compile. Ours is the engine's TrainingStep with the recipe's model and opt
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
+import harness
 import torch
-from airank_fast.models.resnet import ResNet
 from torch import nn
 from torch.nn import functional as F
 
 from airank_fast.data import Batch
 from airank_fast.engine import precision
 from airank_fast.engine.step import TrainingStep
+from airank_fast.models.resnet import ResNet
 from airank_fast.recipes import resnet50
 
 NUM_CLASSES = 1000

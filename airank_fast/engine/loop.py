@@ -93,9 +93,7 @@ class Trainer:
         if self.world.size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _warm_up(self) -> None:
         """Run steps on noise, so that kernels are selected and optimizer state exists; ``_load`` takes it all back."""
@@ -128,21 +126,12 @@ class Trainer:
     def train(self, shutdown: Shutdown) -> str:
         """Train to the target or through all epochs; returns the reason of the end, "target" or "epochs"."""
         self.shutdown = shutdown
+        self.open_data()
         recipe = self.recipe
-        data = self.job.open_data(self.world, self.device, self.dtype)
-        samples = data["train_samples"]
-        self.plan = Plan(
-            samples, recipe.batch_size, recipe.epochs, recipe.eval_every, recipe.eval_offset, self.world.size
-        )
-        self._check_same_data(data)
-        self.emit_once(
-            "data", **data, total_steps=self.plan.total_steps, reported=self.job.reported(self.plan)
-        )
-        self.clock = Clock(self.emit, self.device, recipe.batch_size)
         batches = self.job.train_batches(self.progress["step"])
         due = [e for e in self.plan.evaluations() if e[1] > self.progress["evaluated_step"]]
         for number, (epoch, stop) in enumerate(due, 1):
-            self._train_block(batches, epoch, stop)
+            self.train_block(batches, epoch, stop)
             self._evaluate(epoch)
             if self.progress["reached"] and recipe.stop_at_target:
                 return "target"
@@ -150,17 +139,28 @@ class Trainer:
                 self.save()
         return "epochs"
 
-    def _check_same_data(self, data: dict) -> None:
-        before = (
-            next((e for e in self.log.history if e["kind"] == "data"), data) if self.log is not None else data
+    def open_data(self) -> None:
+        """Touch the data set for the first time; from here on the steps of the run are known."""
+        recipe = self.recipe
+        data = self.job.open_data(self.world, self.device, self.dtype)
+        samples = data["train_samples"]
+        self.plan = Plan(
+            samples, recipe.batch_size, recipe.epochs, recipe.eval_every, recipe.eval_offset, self.world.size
         )
+        self._check_same_data(data)
+        self.emit_once("data", **data, total_steps=self.plan.total_steps, reported=self.job.reported(self.plan))
+        self.clock = Clock(self.emit, self.device, recipe.batch_size)
+
+    def _check_same_data(self, data: dict) -> None:
+        before = next((e for e in self.log.history if e["kind"] == "data"), data) if self.log is not None else data
         for name in ("train_samples", "eval_samples"):
             if data[name] != before[name]:
                 raise UserError(
                     f"--resume: the data set of the run is required, {before[name]} {name}, got {data[name]}"
                 )
 
-    def _train_block(self, batches, epoch: int, stop: int) -> None:
+    def train_block(self, batches, epoch: int, stop: int) -> None:
+        """Train up to step ``stop``, where ``epoch`` ends, and report where the time went."""
         if self.progress["step"] == stop:  # resumed between the block and its evaluation
             return
         first_epoch = self.samples // self.plan.samples_per_epoch + 1
@@ -188,9 +188,7 @@ class Trainer:
             for column, name in enumerate(("core_s", "wait_s", "h2d_s", "measure_s"))
         }
         if self.world.size > 1:  # `steps` events hold rank 0's part of each batch; this is the whole batch's
-            spent["loss"] = [
-                sum(step) / len(step) for step in zip(*(values[4:] for values in by_rank), strict=True)
-            ]
+            spent["loss"] = [sum(step) / len(step) for step in zip(*(values[4:] for values in by_rank), strict=True)]
         self.emit("block_stop", step=self.progress["step"], samples=self.samples, **spent)
 
     def _step_done(self, step: int) -> None:
@@ -252,9 +250,7 @@ class Trainer:
         weights = precision.full_state(self.model, self.optimizer)
         path = checkpoint.save(self.checkpoints, self.progress["step"], weights, state)
         duration_s = round(time.perf_counter() - begin, 6)
-        self.emit(
-            "checkpoint", step=self.progress["step"], path=f"checkpoints/{path.name}", duration_s=duration_s
-        )
+        self.emit("checkpoint", step=self.progress["step"], path=f"checkpoints/{path.name}", duration_s=duration_s)
 
 
 def execute(job, options, world: World, log, directory: Path) -> int:

@@ -25,10 +25,14 @@ def amp_precision(device: torch.device) -> Literal["bf16", "fp16"]:
     return "bf16"
 
 
-def apply(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
-    """Move ``model`` to ``device`` in channels_last with weights in ``precision``, and set the TF32 switches."""
+def check(precision: str, device: torch.device) -> None:
+    """UserError where ``device`` does not have ``precision``."""
     if precision == "tf32" and device.type != "cuda":
         raise UserError(f"--precision tf32: a CUDA device is required, got {device.type}")
+
+
+def apply(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
+    """Move ``model`` to ``device`` in channels_last with weights in ``precision``, and set the TF32 switches."""
     float32_products = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32_products
     torch.backends.cudnn.conv.fp32_precision = float32_products

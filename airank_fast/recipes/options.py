@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from airank_fast.errors import UserError
+
 T = TypeVar("T")
 ByRecipe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: the recipe's)")]
 """An option that replaces a value of the recipe where it is given."""
@@ -55,3 +57,17 @@ class RunOptions:
     """Drop the operating system's page cache before the run (needs root), as MLPerf's cache_clear asks."""
     submission: Submission = field(default_factory=Submission)
     """Who hands the run in."""
+
+
+def require(condition: bool, option: str, wanted: str, got: object) -> None:
+    """UserError naming ``option`` (a field's name) unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"--{option.replace('_', '-')}: must be {wanted}, got {got}")
+
+
+def check_options(options: RunOptions) -> None:
+    """UserError for a value of a common option that cannot be."""
+    for name in ("workers", "checkpoint_every", "checkpoint_steps"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, name, "at least 1", value)
+    require(options.airank_warmup_epochs >= 0, "airank_warmup_epochs", "at least 0", options.airank_warmup_epochs)

@@ -21,7 +21,7 @@ from airank_fast import data as datasets
 from airank_fast.errors import UserError
 from airank_fast.models.resnet import resnet50
 from airank_fast.optim import FusedSGD
-from airank_fast.recipes.options import ByRecipe, RunOptions
+from airank_fast.recipes.options import ByRecipe, RunOptions, check_options, require
 from airank_fast.recipes.schedule import polynomial_decay
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -114,9 +114,7 @@ RECIPES = {
             stop_at_target=True,
         ),
         IMAGENET_1_GPU,
-        replace(
-            IMAGENET_1_GPU, name="imagenet-8gpu", batch_size=1632, learning_rate=1.632, eval_batch_size=2000
-        ),
+        replace(IMAGENET_1_GPU, name="imagenet-8gpu", batch_size=1632, learning_rate=1.632, eval_batch_size=2000),
         replace(
             IMAGENET_1_GPU,
             name="imagenet-32gpu",
@@ -191,9 +189,7 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
             name = "imagenet-32gpu" if world_size >= 32 else "imagenet-8gpu"
     base = RECIPES[name]
     if options.amp and options.precision not in (None, amp_precision):
-        raise UserError(
-            f"--amp means {amp_precision} on this device, got --precision {options.precision} with it"
-        )
+        raise UserError(f"--amp means {amp_precision} on this device, got --precision {options.precision} with it")
     chosen = {f.name: getattr(options, f.name) for f in fields(Recipe) if hasattr(options, f.name)}
     chosen["precision"] = options.precision or (amp_precision if options.amp else "fp32")
     recipe = replace(base, **{key: value for key, value in chosen.items() if value is not None})
@@ -203,15 +199,12 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
         recipe = replace(recipe, learning_rate=0.001 * recipe.batch_size)
     if recipe.reader == "synthetic" and options.target is None:
         recipe = replace(recipe, target=None)  # nothing can be learnt from noise
+    check_options(options)
     _check(recipe, world_size)
     return recipe
 
 
 def _check(recipe: Recipe, world_size: int) -> None:
-    def require(ok: bool, what: str, wanted: str, got: object) -> None:
-        if not ok:
-            raise UserError(f"--{what.replace('_', '-')}: must be {wanted}, got {got}")
-
     for what in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_every", "eval_batch_size"):
         require(getattr(recipe, what) >= 1, what, "at least 1", getattr(recipe, what))
     micro_batches = world_size * recipe.gradient_accumulation_steps
@@ -287,9 +280,7 @@ class Job:
             source = str(root) if options.data else datasets.digits.NAME
             folder = datasets.ImageFolder(root, recipe.num_classes)
             if options.skip_corrupt:
-                corrupt = datasets.find_corrupt(
-                    folder.train.files + folder.val.files, options.workers or world.cores
-                )
+                corrupt = datasets.find_corrupt(folder.train.files + folder.val.files, options.workers or world.cores)
                 folder.skip(path for path, _ in corrupt)
         self.reader = datasets.make_reader(
             recipe.reader,
@@ -333,9 +324,7 @@ class Job:
         """A batch of noise in the shape of the real ones, for warm-up before the clock starts."""
         num_images = self.recipe.batch_size // world.size // self.recipe.gradient_accumulation_steps
         side = self.recipe.image_size
-        images = torch.randn(num_images, 3, side, side, device=device).to(
-            dtype, memory_format=torch.channels_last
-        )
+        images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         labels = torch.randint(self.recipe.num_classes, (num_images,), device=device)
         return datasets.Batch(images, labels, wait_s=0.0)
 

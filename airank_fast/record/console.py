@@ -112,9 +112,8 @@ class Console:
         self._say(f"warning: {event['message']}")
 
     def _on_run_stop(self, event: Event) -> None:
-        detail = f": {event['detail']}" if event.get("detail") else ""
         self.close()
-        self._say(f"{event['status']} ({event['reason']}){detail}")
+        self._say(f"{event['status']} ({event['reason']})")  # the detail is the command's last line
 
     def _show_bar(self, text: str, since: int) -> None:
         if self._bar is None:

@@ -32,7 +32,8 @@ def write_tree(root: Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
     """A run of a few seconds: 6 steps an epoch, 3 epochs, out of reach of its target."""
     return [
-        "resnet50", "--recipe", "digits", "--num-classes", str(NUM_CLASSES), "--data", str(data), "--output", str(output),
+        "resnet50", "--recipe", "digits", "--num-classes", str(NUM_CLASSES), "--data", str(data),
+        "--output", str(output),
         "--batch-size", "16", "--eval-batch-size", "8", "--epochs", "3", "--target", "1.0", "--no-stop-at-target", *more,
     ]  # fmt: skip
 
@@ -68,9 +69,7 @@ def kinds_of(output: Path) -> list[str]:
     path = output / "events.jsonl"
     if not path.exists():
         return []
-    return [
-        json.loads(line)["kind"] for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
-    ]
+    return [json.loads(line)["kind"] for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def wait_until(condition, process: subprocess.Popen, timeout_s: float = 120) -> None:

@@ -85,9 +85,7 @@ def test_the_checkpoint_is_float32_under_torchvisions_names(finished):
     output, _ = finished
     weights = load_file(max((output / "checkpoints").iterdir()) / "model.safetensors")
     assert weights["fc.weight"].shape == (NUM_CLASSES, 2048)
-    assert {w.dtype for name, w in weights.items() if not name.endswith("num_batches_tracked")} == {
-        torch.float32
-    }
+    assert {w.dtype for name, w in weights.items() if not name.endswith("num_batches_tracked")} == {torch.float32}
     assert not torch.equal(weights["conv1.weight"], weights["conv1.weight"].bfloat16().float())
 
 

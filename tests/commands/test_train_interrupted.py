@@ -32,18 +32,11 @@ def uninterrupted(tree, tmp_path_factory):
 
 
 def losses(output):
-    return [
-        loss
-        for e in effective(read_events(output / "events.jsonl"))
-        if e["kind"] == "steps"
-        for loss in e["loss"]
-    ]
+    return [loss for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "steps" for loss in e["loss"]]
 
 
 def accuracies(output):
-    return [
-        e["accuracy"] for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "eval_stop"
-    ]
+    return [e["accuracy"] for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "eval_stop"]
 
 
 def assert_same_run(resumed, uninterrupted):
@@ -97,9 +90,7 @@ def test_resume_where_nothing_was_begun_starts_the_run(tree, uninterrupted, tmp_
 def assert_airank_log_is_closed(output, reason):
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("aborted", reason)
-    lines = [
-        line.split(" ", 3)[-1].split(":")[0] for line in (output / "airank.log").read_text().splitlines()
-    ]
+    lines = [line.split(" ", 3)[-1].split(":")[0] for line in (output / "airank.log").read_text().splitlines()]
     assert lines[0] == "test_begin"
     assert lines[-3:] == ["test_finish", "total_use_time", "avg_ips"]
 

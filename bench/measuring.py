@@ -1,0 +1,69 @@
+"""What measuring costs: the training loop with its clock, logs and console on, against the same loop with them off.
+
+python bench/measuring.py [--steps N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import harness
+
+from airank_fast.engine import distributed, precision
+from airank_fast.engine.clock import Clock
+from airank_fast.engine.loop import Trainer
+from airank_fast.engine.shutdown import Shutdown
+from airank_fast.recipes import resnet50
+from airank_fast.record.console import Console
+from airank_fast.record.events import EventLog
+from airank_fast.record.logs import attach_logs
+
+
+def block(trainer: Trainer, clock: Clock, num_steps: int) -> None:
+    """Train ``num_steps`` steps as a run does between two evaluations."""
+    trainer.clock = clock
+    trainer.progress["step"] = 0
+    trainer.train_block(trainer.job.train_batches(0), 1, num_steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20, help="steps in one timed block")
+    parser.add_argument("--rounds", type=int, default=21)
+    arguments = parser.parse_args()
+    world = distributed.join("auto")
+    options = resnet50.Options(recipe="digits", reader="synthetic", amp=True)
+    recipe = resnet50.resolve(options, world.size, precision.amp_precision(world.device))
+    with tempfile.TemporaryDirectory() as directory:
+        log = EventLog(Path(directory) / "events.jsonl")
+        attach_logs(log, directory)
+        log.subscribe(Console(io.StringIO()))
+        trainer = Trainer(resnet50.Job(recipe, options), options, world, log, Path(directory))
+        trainer.shutdown = Shutdown(lambda: None)
+        trainer.prepare()
+        log.emit("run_start")
+        trainer.open_data()
+        clocks = {
+            name: Clock(log.emit, world.device, recipe.batch_size, enabled=name == "clock on")
+            for name in ("clock on", "clock off")
+        }
+        times = harness.time_rounds(
+            {name: partial(block, trainer, clock, arguments.steps) for name, clock in clocks.items()},
+            num_rounds=arguments.rounds,
+            device=world.device.type,
+        )
+        log.close()
+    case = f"{arguments.steps} steps at {recipe.image_size} px, batch {recipe.batch_size}, {recipe.precision}"
+    own = clocks["clock on"].measure_s / clocks["clock on"].core_s
+    harness.save("measuring", case, times, "clock off", cost_by_its_own_account=own)
+    cost = harness.ratio(times, "clock off", "clock on") - 1
+    print(harness.as_text(case, times, "clock off"))
+    print(f"cost of measuring: {100 * cost:.2f} % of the time; by the clock's own account {100 * own:.3f} %")
+
+
+if __name__ == "__main__":
+    main()

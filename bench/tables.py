@@ -1,0 +1,57 @@
+"""Write the tables of README.md from the result files: `python bench/tables.py`; `--check` only compares.
+
+Between `<!-- results: NAME -->` and `<!-- end -->` stands the table of bench/results/NAME.jsonl, from the last line
+of each case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def latest(name: str) -> list[dict]:
+    """The last result of each case of a benchmark, in the order in which the cases first came."""
+    lines = (ROOT / "bench" / "results" / f"{name}.jsonl").read_text().splitlines()
+    return list({result["case"]: result for result in map(json.loads, lines)}.values())
+
+
+def table(name: str) -> str:
+    """A Markdown table: one row a case, our median time and how many times faster we are than each peer."""
+    results = latest(name)
+    peers = list(dict.fromkeys(peer for result in results for peer in result["speedup_over"]))
+    rows = [["case", "airank_fast", *(f"times as fast as {peer}" for peer in peers)], ["---"] * (2 + len(peers))]
+    for result in results:
+        ours = result["times"][result["ours"]]["median_s"]
+        over = result["speedup_over"]
+        rows.append([result["case"], amount(result, ours), *(f"{over[p]:.2f}" if p in over else "" for p in peers)])
+    versions = results[-1]["versions"]
+    what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
+    where = results[-1]["machine"]["devices"][-1]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {results[-1]['commit']}.", ""])
+
+
+def amount(result: dict, seconds: float) -> str:
+    """Our time, and the rate where the benchmark gives one."""
+    rate = result.get("images_per_s", {}).get(result["ours"])
+    return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f} images/s" if rate else "")
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], old)
+    if "--check" in sys.argv:
+        return int(old != new)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
