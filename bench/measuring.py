@@ -1,6 +1,6 @@
 """What measuring costs: the training loop with its clock, logs and console on, against the same loop with them off.
 
-python bench/measuring.py [--steps N] [--rounds N]
+python bench/measuring.py [--steps N] [--rounds N] [--save]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps in one timed block")
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--save", action="store_true", help="append to bench/results")
     arguments = parser.parse_args()
     world = distributed.join("auto")
     options = resnet50.Options(recipe="digits", reader="synthetic", amp=True)
@@ -59,7 +60,8 @@ def main() -> None:
         log.close()
     case = f"{arguments.steps} steps at {recipe.image_size} px, batch {recipe.batch_size}, {recipe.precision}"
     own = clocks["clock on"].measure_s / clocks["clock on"].core_s
-    harness.save("measuring", case, times, "clock off", cost_by_its_own_account=own)
+    if arguments.save:
+        harness.save("measuring", case, times, "clock off", cost_by_its_own_account=own)
     cost = harness.ratio(times, "clock off", "clock on") - 1
     print(harness.as_text(case, times, "clock off"))
     print(f"cost of measuring: {100 * cost:.2f} % of the time; by the clock's own account {100 * own:.3f} %")

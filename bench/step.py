@@ -1,6 +1,6 @@
 """Images/s of the ResNet-50 training step against plain torch, on pictures that are already in memory.
 
-    python bench/step.py [--sizes 32 64 224] [--rounds N]
+    python bench/step.py [--sizes 32 64 224] [--rounds N] [--save]
 
 Peers, in the same run and in turns: a plain loop (channels_last, autocast, torch's fused SGD) and the same under
 torch.compile. Ours is the engine's TrainingStep with the recipe's model and optimizer. bfloat16 everywhere.
@@ -93,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(BATCH_SIZES), help="pixels")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--save", action="store_true", help="append to bench/results")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check(device)
@@ -111,7 +112,8 @@ def main() -> None:
         )
         rates = {name: batch_size / harness.timing(values).median_s for name, values in times.items()}
         case = f"ResNet-50 training step, {size} px, batch {batch_size}, bf16, {device.type}"
-        harness.save("step", case, times, "airank_fast", images_per_s=rates)
+        if arguments.save:
+            harness.save("step", case, times, "airank_fast", images_per_s=rates)
         print(harness.as_text(case, times, "airank_fast"))
         print("  images/s: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
 

@@ -8,6 +8,7 @@ read with ``weights_only=True``). A checkpoint is written under a temporary name
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path

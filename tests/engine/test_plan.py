@@ -27,9 +27,7 @@ def test_offset_moves_the_evaluations_and_the_last_epoch_is_always_evaluated(off
     assert epochs[-1] == last
 
 
-@pytest.mark.parametrize(
-    ("n", "batch"), [(1438, 32), (1000, 1000), (97, 10), (1281167, 1632), (64, 64), (65, 64)]
-)
+@pytest.mark.parametrize(("n", "batch"), [(1438, 32), (1000, 1000), (97, 10), (1281167, 1632), (64, 64), (65, 64)])
 def test_every_epoch_ends_once_and_never_early(n, batch):
     p = plan(n, batch, epochs=7, every=1)
     ends = {epoch: step for step in range(1, p.total_steps + 1) for epoch in p.epochs_ending_at(step)}
