@@ -5,7 +5,10 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# Found before the environment's own programs (ninja, cmake) come first on PATH.
+override PYTHON := $(or $(shell command -v $(PYTHON)),$(PYTHON))
 VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install
 # A name of its own for each TORCH, so that another choice installs anew.

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+# Programs that pip has installed lie beside Python, on PATH or not.
+PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 SOURCES = ("airank_fast", "csrc", "models", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 # Loads a library of kernels in place of the extension module, which is hidden, and takes one step with it.
 LOAD_LIBRARY = """
@@ -41,7 +44,7 @@ print(system.__file__, resnet50.__code__.co_filename)
 
 def run(*command, cwd=ROOT, check=True, **environment) -> subprocess.CompletedProcess:
     """Run a command with more environment variables; fail with its output where it fails."""
-    environment = {**os.environ, "MAX_JOBS": "1", **environment}
+    environment = {**os.environ, "MAX_JOBS": "1", "PATH": PATH, **environment}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -60,9 +63,9 @@ def checkout(tmp_path_factory) -> Path:
     return copy
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+@pytest.mark.skipif(shutil.which("cmake", path=PATH) is None, reason="no cmake")
 def test_cmake_builds_the_library_and_the_formulas_pass(tmp_path):
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
     run("cmake", "-S", ROOT, "-B", tmp_path, *generator, f"-DPython3_EXECUTABLE={sys.executable}")
     run("cmake", "--build", tmp_path, "-j", "2")
     tests = run("ctest", "--test-dir", tmp_path, "--output-on-failure").stdout

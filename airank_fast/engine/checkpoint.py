@@ -89,10 +89,9 @@ def load(path: Path, expected: dict[str, Tensor]) -> tuple[dict[str, Tensor], di
     try:
         weights = load_file(path / "model.safetensors")
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path}: a readable checkpoint is required, got {type(error).__name__}: {error}"
-        ) from None
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise UserError(f"{path}: a readable checkpoint is required, got {why}") from None
     for name in sorted(weights.keys() | expected.keys()):
         got = list(weights[name].shape) if name in weights else "no such tensor"
         want = list(expected[name].shape) if name in expected else "no such tensor"
