@@ -81,25 +81,30 @@ class TorchReader:
         self._eval_batch_size, self._num_val = eval_batch_size, len(folder.val)
         self._pin, self._num_workers = device.type == "cuda", num_workers
         self._train, self._val = _Batches(folder.train, crop), _Batches(folder.val, crop)
-        self._open: list[Iterator] = []
+        self._training: Iterator | None = None
 
     def _run(self, dataset: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         loader = DataLoader(dataset, batch_size=None, sampler=requests, num_workers=self._num_workers,
-                            pin_memory=self._pin, prefetch_factor=2 if self._num_workers else None)
+                            pin_memory=self._pin, prefetch_factor=2 if self._num_workers else None,
+                            generator=torch.Generator())        # else it draws from the run's random state
         gc.freeze()         # a forked worker must not collect what it inherits, such as DALI
         try:
             batches = iter(loader)
         finally:
             gc.unfreeze()
-        for batch in batches:
-            if isinstance(batch, _Broken):
-                raise corrupt_error(*batch)
-            yield tuple(batch)
+        try:
+            for batch in batches:
+                if isinstance(batch, _Broken):
+                    raise corrupt_error(*batch)
+                yield tuple(batch)
+        finally:
+            del batches     # ends the workers now; later, as part of an exception's garbage, each would take 5 s
 
     def train(self, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
-        self._open.append(self._run(self._train, _Sampler(lambda: self._stream.requests(first_step))))
-        return self._open[-1]
+        self.close()
+        self._training = self._run(self._train, _Sampler(lambda: self._stream.requests(first_step)))
+        return self._training
 
     def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
@@ -109,9 +114,8 @@ class TorchReader:
 
     def close(self) -> None:
         """Stops the workers."""
-        for iterator in self._open:
-            iterator.close()
-        self._open.clear()
+        if self._training is not None:
+            self._training.close()
 
 
 class _Sampler:

@@ -181,6 +181,16 @@ def test_batches_of_the_graph_that_resizes_are_not_written_again(photos, monkeyp
     test_batches_handed_out_are_not_written_again(photos, "dali")
 
 
+@pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
+def test_reading_leaves_the_random_states_alone(photos, kind):
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()     # noqa: NPY002
+    batches(kind, photos)
+    evaluated(kind, photos)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])          # noqa: NPY002
+
+
 @pytest.mark.parametrize("kind", FROM_FILES)
 def test_half_of_the_pictures_are_mirrored(photos, kind):
     options = {"train_crop": "shift", "image_size": 96, "eval_resize": 96, "num": 6}
