@@ -52,7 +52,7 @@ cuda=$$($(PY) -c 'import torch; print(torch.version.cuda or "")'); \
 if [ -n "$$cuda" ] && nvidia-smi >/dev/null 2>&1 && [ -z "$$CUDA_HOME" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then \
   case $$cuda in \
   12.*) echo "CUDA kernels will not be built: a CUDA 12 toolkit is required for torch with CUDA $$cuda, got none (PyPI has no nvcc 12)";; \
-  *) $(PIP) $$(for part in cuda-nvcc nvvm cuda-crt cuda-cccl cuda-runtime; do echo "nvidia-$$part==$${cuda%.*}.$${cuda#*.}.*"; done);; \
+  *) $(PIP) $$(for part in cuda-nvcc nvvm cuda-crt cuda-cccl cuda-runtime; do echo "nvidia-$$part==$$cuda.*"; done);; \
   esac; \
 fi
 endef

@@ -27,7 +27,10 @@ assert system.kernels()["sgd_"]["cpu"] == "reference"
 torch.ops.load_library(sys.argv[1])
 assert system.kernels()["sgd_"]["cpu"] == "kernel"
 """
+# Imports from the place that PYTHONPATH names, and from there alone: not from an editable install of the same name.
 REFERENCE_STEP = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
 import torch
 from airank_fast import system
 from airank_fast.models.resnet import resnet50
