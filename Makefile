@@ -33,7 +33,7 @@ bench: $(INSTALLED) ## every benchmark; results go to bench/results
 	for bench in sgd step data measuring; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS=DIR make gpu
-	$(PYTHON) bench/gpu.py "$(RESULTS)"
+	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)
 
 clean: ## remove what was built; the environment stays
 	rm -rf build airank_fast.egg-info airank_fast/_C*.so
