@@ -3,9 +3,9 @@
     python bench/gpu.py RESULTS [--parts build tests]        (or: make gpu RESULTS=DIR [ARGS=...])
 
 Needs a torch with CUDA, a CUDA toolkit and the dependencies of the package in the running Python. Each part writes to
-RESULTS/<part>.log; the lines that the benchmarks added to bench/results go to RESULTS/<bench>.jsonl, and a table of both
-to RESULTS/summary.md, brought up to date after each part. A part that fails does not stop the others; the exit status is
-1 then.
+RESULTS/<part>.log. The lines that the benchmarks added to bench/results go to RESULTS/<bench>.jsonl, and a table of
+everything to RESULTS/summary.md, brought up to date after each part. A part that fails does not stop the others; the
+exit status is 1 then.
 """
 
 from __future__ import annotations
