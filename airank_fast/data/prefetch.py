@@ -4,12 +4,11 @@ dtype and leaves channels_last; on CUDA one batch ahead of the step, on a stream
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-
-_CHUNK_ELEMENTS = 1 << 18       # fp32 scratch of the CPU pass: 1 MiB, stays in the cache
 
 
 @dataclass
@@ -57,9 +56,7 @@ class Normalise:
         scale, shift = self._row(width)
         rows = pictures.reshape(b * height, width * channels)
         out = torch.empty(rows.shape, dtype=self._dtype, device=pictures.device)
-        step = len(rows) if pictures.is_cuda else max(1, _CHUNK_ELEMENTS // rows.shape[1])
-        for first in range(0, len(rows), step):
-            torch.addcmul(shift, rows[first:first + step], scale, out=out[first:first + step])
+        torch.addcmul(shift, rows, scale, out=out)      # one pass: reads uint8, computes fp32, writes the dtype
         return out.view(b, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -95,16 +92,23 @@ def _cpu(source: Iterator, device: torch.device, normalise: Normalise) -> Iterat
 def _cuda(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
     side = torch.cuda.Stream(device)
     ahead = None
+    being_read: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
     for pictures, labels, wait_s in _waited(source):
-        if not pictures.is_cuda:            # a copy from pageable memory would block the host
-            pictures, labels = (t if t.is_pinned() else t.pin_memory() for t in (pictures, labels))
-        side.wait_stream(torch.cuda.current_stream(device)) if pictures.is_cuda else None
+        begun = time.perf_counter()
+        pictures, labels = (t if t.is_cuda or t.is_pinned() else t.pin_memory() for t in (pictures, labels))
+        wait_s += time.perf_counter() - begun       # pinning blocks the host; a copy from pageable memory would too
+        if pictures.is_cuda:
+            side.wait_stream(torch.cuda.current_stream(device))
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.stream(side):
             start.record()
             images = normalise(pictures.to(device, non_blocking=True))
             labels = labels.to(device, non_blocking=True)
             stop.record()
+        # A reader's memory on the device is not torch's: it must not go back while the side stream reads it.
+        being_read.append((stop, pictures))
+        while being_read and being_read[0][0].query():
+            being_read.popleft()
         now, ahead = ahead, Batch(images, labels, wait_s, _copy_events=(start, stop))
         if now is not None:
             yield _handed_over(now, device)

@@ -90,6 +90,17 @@ def test_the_graph_that_a_gpu_resizes_with_gives_the_same_pictures(photos, monke
     assert_same(torch.cat([pictures for pictures, _ in evaluated("dali", photos)]), expected_val)
 
 
+@pytest.mark.gpu
+@needs_dali
+def test_a_gpu_gives_the_same_pictures(photos):
+    """nvJPEG rounds and enlarges colours a little differently from libjpeg-turbo."""
+    ours, labels = batches("dali", photos, device="cuda")
+    theirs, other_labels = batches("torch", photos)
+    assert ours.is_cuda
+    assert torch.equal(labels, other_labels)
+    assert_same(ours.cpu(), theirs, mean=3, largest=255)
+
+
 @pytest.mark.parametrize("kind", FROM_FILES)
 def test_labels_follow_the_stream(photos, kind):
     _, labels = batches(kind, photos, num=3)
