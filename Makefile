@@ -58,7 +58,7 @@ fi
 endef
 
 $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
-	$(PIP) "setuptools>=77" ninja numpy
+	$(PIP) "setuptools>=77,<82" ninja numpy
 	@$(CUDA_COMPILER)
 	dali=$$($(PY) -c 'import torch; print("dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali")'); \
 	$(PIP) --no-build-isolation --editable ".[test,$$dali]"
