@@ -2,10 +2,11 @@
 
     python bench/data.py [--save] [--rounds N] [--batch-size N] [--quality N]
 
-The same JPEGs (500 x 375, cut from scikit-learn's two sample photographs), the same random windows, 3-channel uint8
-batches out. Times are CPU seconds per picture, of all threads of the process, so that a rate is one per core that is
-kept busy, whatever else the machine is doing; each contestant has one thread to decode with. A reader works ahead:
-its time is taken from one moment of full queues to the next.
+The same JPEGs (500 x 375, cut from scikit-learn's two sample photographs), the same random windows, uint8 RGB
+batches out. Times are CPU seconds per picture, of all threads of the process, so that a rate is one per core that
+is kept busy, whatever else the machine is doing; each contestant has one thread to decode with. A reader works
+ahead: its time is taken from one moment of full queues to the next. What no one can skip is the entropy decoding of
+all rows down to the window's last, so the larger the files, the closer the contestants.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="append the result to bench/results/data.jsonl")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--quality", type=int, default=97, help="of the JPEGs; 97 makes them the size of ImageNet's")
+    parser.add_argument("--quality", type=int, default=97, help="of the JPEGs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     batch_size = options.batch_size
@@ -117,7 +118,7 @@ def main() -> None:
         times, wall = measure(contestants, batch_size, max(2, 768 // batch_size), options.rounds)
         for reader in readers.values():
             reader.close()
-    case = "224 px, random-resized-crop and flip, per picture and core"
+    case = f"224 px from {file_bytes / 1e3:.0f} kB JPEGs, per picture and core"
     print(harness.as_text(case, times, "DALI reader"))
     if options.save:
         harness.save("data", case, times, "DALI reader", unit="CPU seconds per picture",

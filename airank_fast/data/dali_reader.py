@@ -19,7 +19,7 @@ from nvidia.dali.pipeline import Pipeline
 from airank_fast.data.image_folder import ImageFolder, Split, corrupt_error, find_corrupt, why_corrupt
 from airank_fast.data.resize import resize_into
 from airank_fast.data.sampling import (
-    MAX_RATIO,
+    ATTEMPT_LIMITS,
     NUM_ATTEMPTS,
     Crop,
     Request,
@@ -35,29 +35,29 @@ _TAIL_BYTES = 32            # where a whole file's end marker is looked for
 _END_MARKERS = (b"\xff\xd9", b"IEND")       # JPEG, PNG
 
 
+# The window functions of `sampling`, operation by operation, on float32 nodes: (start, shape), each (y, x).
+# Every node costs each batch some time, so there are as few as can be.
+
+
 def _random_resized(size, factors, offset):
-    """`sampling.random_resized_window`, operation by operation, on float32 nodes: (start, shape) as (y, x)."""
-    tries = math.floor(math.sqrt(size[0] * size[1]) * factors + 0.5)             # [2, NUM_ATTEMPTS]
-    h, w = tries[0], tries[1]
-    fits = (h >= 1) & (h <= size[0]) & (w >= 1) & (w <= size[1])
-    number = types.Constant(np.arange(NUM_ATTEMPTS, dtype=np.float32))
-    first = fn.reductions.min(fits * number + (fits ^ True) * float(NUM_ATTEMPTS), axes=[0])
-    found = first < NUM_ATTEMPTS
-    centred = math.max(1.0, math.min(size, math.floor(fn.stack(size[1], size[0]) * MAX_RATIO + 0.5)))
-    shape = fn.reductions.sum(tries * (number == first), axes=[1]) * found + centred * (found ^ True)
-    offset = offset * found + 0.5 * (found ^ True)
-    return math.min(math.floor(offset * (size - shape + 1.0)), size - shape), shape
+    side = math.sqrt(size[0] * size[1])
+    needed = fn.reductions.max(factors * fn.expand_dims(side / size, axes=[1]), axes=[0])
+    precedence = np.arange(NUM_ATTEMPTS, 0, -1, dtype=np.float32)
+    score = (needed <= types.Constant(ATTEMPT_LIMITS)) * types.Constant(precedence)
+    chosen = fn.reductions.sum(factors * (score == fn.reductions.max(score, axes=[0])), axes=[1])
+    shape = math.max(1.0, math.min(size, math.floor(chosen * side + 0.5)))
+    return _placed(size, shape, offset), shape
 
 
 def _square(size, crop: Crop, offset):
-    """`sampling.square_window` on float32 nodes; offset None is the centre."""
     shorter = fn.reductions.min(size, axes=[0])
     side = math.max(1.0, math.floor(float(crop.image_size) * shorter / float(crop.eval_resize) + 0.5))
-    if offset is None:
-        start = math.floor((size - side) * 0.5)
-    else:
-        start = math.min(math.floor(offset * (size - side + 1.0)), size - side)
-    return start, fn.stack(side, side)
+    shape = fn.stack(side, side)
+    return math.floor((size - shape) * 0.5) if offset is None else _placed(size, shape, offset), shape
+
+
+def _placed(size, shape, offset):
+    return math.floor(offset * (size - shape + 1.0))
 
 
 def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads: int, device: torch.device,
@@ -72,14 +72,14 @@ def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads:
         inputs = fn.external_source(source, num_outputs=len(_inputs(crop, train, resize_in_graph)), batch=True)
         given = dict(zip(_inputs(crop, train, resize_in_graph), inputs, strict=True))
         encoded = fn.io.file.read(given["path"], dont_use_mmap=True)
-        size = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[:2], dtype=types.FLOAT)
+        size = fn.peek_image_shape(encoded, adjust_orientation=False, dtype=types.FLOAT)[:2]
         if "factors" in given:
             start, shape = _random_resized(size, given["factors"], given["offset"])
         else:
             start, shape = _square(size, crop, given.get("offset"))
         pictures = fn.decoders.image_slice(
-            encoded, device="mixed" if on_gpu else "cpu", start=fn.cast(start, dtype=types.INT32),
-            shape=fn.cast(shape, dtype=types.INT32), axes=[0, 1], adjust_orientation=False)
+            encoded, start, shape, device="mixed" if on_gpu else "cpu", normalized_anchor=False,
+            normalized_shape=False, axes=[0, 1], adjust_orientation=False)
         if resize_in_graph:
             # A region of interest that runs from right to left comes out mirrored, without a pass of its own.
             turn = shape * given["mirror"] if train else 0.0 * shape

@@ -19,10 +19,11 @@ import numpy as np
 
 from airank_fast.errors import UserError
 
-NUM_ATTEMPTS = 10           # torchvision's RandomResizedCrop tries ten times, then takes a centred window
+NUM_ATTEMPTS = 10           # as torchvision's RandomResizedCrop
+ATTEMPT_LIMITS = np.array([1] * (NUM_ATTEMPTS - 1) + [np.inf], np.float32)      # the last attempt is always taken
 NUM_DRAWS = 24              # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
 _DRAW_Y, _DRAW_X, _DRAW_FLIP = 20, 21, 22
-MAX_RATIO = 4 / 3          # of the sides, either way
+_MAX_RATIO = 4 / 3          # of the sides, either way
 _ORDER, _DRAWS = 0, 1       # second word of the Philox key: what the numbers are for
 _WORDS_PER_COUNT = 4        # Philox 4x64 yields four words per counter value
 
@@ -127,15 +128,15 @@ def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
     [min_area, 1] of the picture, the logarithm of the aspect ratio (width / height) uniform from 3/4 to 4/3.
     """
     area = min_area + (1 - min_area) * u[:, :NUM_ATTEMPTS]
-    log_ratio = (2 * u[:, NUM_ATTEMPTS:2 * NUM_ATTEMPTS] - 1) * np.log(MAX_RATIO)
+    log_ratio = (2 * u[:, NUM_ATTEMPTS:2 * NUM_ATTEMPTS] - 1) * np.log(_MAX_RATIO)
     half = np.exp(0.5 * log_ratio)
     side = np.sqrt(area)
     return np.stack([side / half, side * half], axis=1).astype(np.float32)
 
 
 def offset_draws(u: np.ndarray) -> np.ndarray:
-    """Where in the free room the window lies, (y, x) in [0, 1): float32 [b, 2], exact to 24 bits."""
-    return (np.floor(u[:, _DRAW_Y:_DRAW_X + 1] * 2.0**24) * 2.0**-24).astype(np.float32)
+    """Where in the free room the window lies, (y, x) in [0, 1): float32 [b, 2], of 22 bits."""
+    return (np.floor(u[:, _DRAW_Y:_DRAW_X + 1] * 2.0**22) * 2.0**-22).astype(np.float32)
 
 
 def flip_draws(u: np.ndarray) -> np.ndarray:
@@ -145,23 +146,17 @@ def flip_draws(u: np.ndarray) -> np.ndarray:
 
 def random_resized_window(height: int, width: int, factors: np.ndarray,
                           offset: np.ndarray) -> tuple[int, int, int, int]:
-    """The first attempt that fits, else the largest centred window of an allowed aspect.
+    """The first attempt that fits into the picture, else the last one, cut to the picture.
 
-    factors: of one picture, [2, NUM_ATTEMPTS]; offset: (y, x). Returns whole (y, x, height, width).
+    factors: of one picture, [2, NUM_ATTEMPTS]; offset: (y, x). Returns whole (y, x, height, width). Where no
+    attempt fits, which takes a very long picture, torchvision takes a centred window instead.
     """
-    one, half = np.float32(1), np.float32(0.5)
-    h_max, w_max = np.float32(height), np.float32(width)
-    tries = np.floor(np.sqrt(h_max * w_max) * factors + half)                     # [2, NUM_ATTEMPTS]
-    fits = (tries[0] >= 1) & (tries[0] <= h_max) & (tries[1] >= 1) & (tries[1] <= w_max)
-    if fits.any():
-        h, w = tries[:, fits.argmax()]
-    else:
-        offset = np.float32([0.5, 0.5])
-        h = max(one, min(h_max, np.floor(w_max * np.float32(MAX_RATIO) + half)))
-        w = max(one, min(w_max, np.floor(h_max * np.float32(MAX_RATIO) + half)))
-    y = min(np.floor(offset[0] * (h_max - h + one)), h_max - h)
-    x = min(np.floor(offset[1] * (w_max - w + one)), w_max - w)
-    return int(y), int(x), int(h), int(w)
+    size = np.array([height, width], np.float32)
+    side = np.sqrt(size[0] * size[1])
+    fits = (factors * (side / size)[:, None]).max(0) <= ATTEMPT_LIMITS
+    shape = np.floor(factors[:, fits.argmax()] * side + np.float32(0.5))
+    shape = np.maximum(np.float32(1), np.minimum(size, shape))
+    return _whole(_placed(size, shape, offset), shape)
 
 
 def square_window(height: int, width: int, eval_resize: int, image_size: int,
@@ -174,9 +169,15 @@ def square_window(height: int, width: int, eval_resize: int, image_size: int,
     """
     size = np.array([height, width], np.float32)
     side = np.floor(np.float32(image_size) * size.min() / np.float32(eval_resize) + np.float32(0.5))
-    side = max(np.float32(1), side)
-    if offset is None:
-        start = np.floor((size - side) * np.float32(0.5))
-    else:
-        start = np.minimum(np.floor(offset * (size - side + np.float32(1))), size - side)
-    return int(start[0]), int(start[1]), int(side), int(side)
+    shape = np.maximum(np.float32(1), np.stack([side, side]))
+    start = np.floor((size - shape) * np.float32(0.5)) if offset is None else _placed(size, shape, offset)
+    return _whole(start, shape)
+
+
+def _placed(size: np.ndarray, shape: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """offset < 1 has 22 bits, so the product rounds to less than the number of places."""
+    return np.floor(offset * (size - shape + np.float32(1)))
+
+
+def _whole(start: np.ndarray, shape: np.ndarray) -> tuple[int, int, int, int]:
+    return int(start[0]), int(start[1]), int(shape[0]), int(shape[1])

@@ -90,7 +90,7 @@ def test_evaluation_covers_each_picture_once(num_samples, world_size, batch_size
     assert seen == list(range(num_samples))
 
 
-SIZES = [(375, 500), (500, 375), (1, 1), (3, 600), (1200, 5), (224, 224), (2000, 3000)]
+SIZES = [(375, 500), (500, 375), (1, 1), (3, 600), (1200, 5), (224, 224), (2000, 3000), (30000, 20000)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,16 +118,19 @@ def test_random_windows_have_the_areas_and_aspects_asked_for():
     assert np.percentile(area[square], [25, 50, 75]) == pytest.approx([0.4375, 0.625, 0.8125], abs=0.04)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((3, 600), (0, 298, 3, 4)), ((1200, 5), (597, 0, 7, 5))])
-def test_a_picture_too_thin_gets_a_centred_window(size, expected):
+@pytest.mark.parametrize("size", [(3, 600), (1200, 5)])
+def test_a_picture_too_long_gets_a_window_as_high_or_wide_as_itself(size):
     u = sampling.draws(1, 0, 50)
     factors, offsets = sampling.crop_factors(u, 0.9), sampling.offset_draws(u)
-    assert sampling.random_resized_window(*size, factors[0], offsets[0]) == expected
+    for i in range(len(u)):
+        shape = sampling.random_resized_window(*size, factors[i], offsets[i])[2:]
+        assert min(shape) == min(size)
+        assert 30 < max(shape) < 100
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_shifted_windows_stay_in_the_picture_and_reach_its_edges(size):
-    offsets = np.concatenate([sampling.offset_draws(sampling.draws(1, 0, 500)), [[0, 0], [1 - 2**-24] * 2]])
+    offsets = np.concatenate([sampling.offset_draws(sampling.draws(1, 0, 500)), [[0, 0], [1 - 2**-22] * 2]])
     windows = np.array([sampling.square_window(*size, 40, 32, offset) for offset in offsets.astype(np.float32)])
     y, x, h, w = windows.T
     assert (h == w).all()
