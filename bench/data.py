@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="append the result to bench/results/data.jsonl")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--quality", type=int, default=97, help="of the JPEGs")
+    parser.add_argument("--quality", type=int, default=94, help="of the JPEGs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     batch_size = options.batch_size
