@@ -1,8 +1,7 @@
 """Builds the one extension module, airank_fast._C; all else about the package is in pyproject.toml.
 
 AIRANK_FAST_CUDA=0|1 decides whether the CUDA kernels are built; otherwise they are where torch has CUDA and a toolkit
-is found (CUDA_HOME, or else PyPI's wheels, nvcc on PATH, /usr/local/cuda). TORCH_CUDA_ARCH_LIST names the
-architectures. What was chosen is printed, and stays readable in `python -m airank_fast.info`.
+is found (CUDA_HOME, or PyPI's wheels, nvcc on PATH, /usr/local/cuda). TORCH_CUDA_ARCH_LIST names the architectures.
 """
 
 import os
@@ -29,13 +28,13 @@ def extension():
         import torch
     except ImportError:
         missing = "no torch in the build environment; install it, then: pip install --no-build-isolation ."
-    if missing:
-        return print("airank_fast: kernels NOT built, the reference ops will run:", missing) or {}
     wanted, toolkit, archs = os.environ.get("AIRANK_FAST_CUDA", ""), find_toolkit(), "none"
-    cuda = torch.version.cuda if toolkit and wanted != "0" else None
+    cuda = torch.version.cuda if not missing and toolkit and wanted != "0" else None
     if wanted not in ("", "0", "1") or (wanted == "1" and not cuda):
         raise SystemExit("AIRANK_FAST_CUDA: 0, 1 or nothing is required, and for 1 torch with CUDA and a CUDA toolkit, "
-                         f"got {wanted!r}, torch {torch.__version__}, toolkit {toolkit}")  # fmt: skip
+                         f"got {wanted!r}, {missing or 'torch ' + torch.__version__}, toolkit {toolkit}")  # fmt: skip
+    if missing:
+        return print("airank_fast: kernels NOT built, the reference ops will run:", missing) or {}
     if cuda:
         os.environ["CUDA_HOME"] = toolkit  # read when cpp_extension is imported
         own = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}

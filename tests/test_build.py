@@ -106,6 +106,10 @@ def test_without_torch_in_the_build_environment_the_reason_and_the_way_out_are_p
     done = run(sys.executable, "setup.py", "--name", cwd=checkout, PYTHONPATH=str(tmp_path))
     assert "kernels NOT built" in done.stdout
     assert "pip install --no-build-isolation ." in done.stdout
+    variables = {"PYTHONPATH": str(tmp_path), "AIRANK_FAST_CUDA": "1"}
+    done = run(sys.executable, "setup.py", "--name", cwd=checkout, check=False, **variables)
+    assert done.returncode != 0
+    assert "got '1', no torch in the build environment" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
