@@ -30,7 +30,7 @@ def information(submission, world: World) -> dict:
         "hardware_type": submission.status,
         "number_of_nodes": world.size // world.local_size,
         "accelerators_per_node": world.local_size if cuda else 0,
-        "accelerator_name": device_name(world.device) if cuda else "none",
+        "accelerator_name": device_name(world.device),
         "accelerator_memory_capacity": _gib(torch.cuda.get_device_properties(world.device).total_memory)
         if cuda
         else "0 GiB",
@@ -97,6 +97,8 @@ def _storage_type() -> str:
     """SSD, HDD or NVMe of the block device under the current directory, by sysfs."""
     number = os.stat(".").st_dev
     device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    if device.name.startswith(("vd", "xvd")):  # what stands behind it, the guest is not told
+        return "virtual disk"
     if device.name.startswith("nvme"):
         return "NVMe"
     for place in (device, device.parent):

@@ -8,6 +8,7 @@ and 32 GPUs. No ImageNet run has been made with them yet.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -277,7 +278,9 @@ class Job:
         folder, source, corrupt = None, "synthetic noise", []
         if recipe.reader != "synthetic":
             root = options.data or datasets.digits.materialise()
-            source = str(root) if options.data else datasets.digits.NAME
+            source = str(root) if options.data else f"the embedded data set, {datasets.digits.NAME}"
+            if world.rank == 0 and not options.data:
+                print(f"data: {source}", file=sys.stderr)
             folder = datasets.ImageFolder(root, recipe.num_classes)
             if options.skip_corrupt:
                 corrupt = datasets.find_corrupt(folder.train.files + folder.val.files, options.workers or world.cores)

@@ -34,7 +34,8 @@ def arguments(data: Path, output: Path, *more: str) -> list[str]:
     return [
         "resnet50", "--recipe", "digits", "--num-classes", str(NUM_CLASSES), "--data", str(data),
         "--output", str(output),
-        "--batch-size", "16", "--eval-batch-size", "8", "--epochs", "3", "--target", "1.0", "--no-stop-at-target", *more,
+        "--batch-size", "16", "--eval-batch-size", "8", "--epochs", "3", "--target", "1.0",
+        "--no-stop-at-target", *more,
     ]  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from airank_fast.models.resnet import Bottleneck, resnet50
 from torch import nn
 
+from airank_fast.models.resnet import Bottleneck, resnet50
 from airank_fast.nn import PointwiseConv2d
 
 

@@ -1,0 +1,67 @@
+"""The main job itself, on the pictures that come with the package, and the official checker on its log."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from unittest import mock
+
+from commands.runs import arguments, train, write_tree
+
+from airank_fast import train as command
+from airank_fast.recipes import resnet50
+from airank_fast.record.events import read_events
+from airank_fast.record.metrics import summarize
+
+IMAGENET = {
+    "global_batch_size": 1632,
+    "train_samples": 1_281_167,
+    "eval_samples": 50_000,
+    "sgd_opt_base_learning_rate": 1.632,
+    "sgd_opt_learning_rate_decay_steps": 29830,
+    "opt_learning_rate_warmup_epochs": 2,
+    "model_bn_span": 204,
+}
+
+
+def checker_passes(log, cwd) -> bool:
+    """The verdict of the official compliance checker; it writes a log of its own into ``cwd``."""
+    options = ["--usage", "training", "--ruleset", "4.0.0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlperf_logging.compliance_checker", *options, str(log)],
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert "SUCCESS" in said or "FAILURE" in said, said
+    return "SUCCESS" in said and done.returncode == 0
+
+
+def test_the_main_job_reaches_its_target_and_its_log_passes_the_checker(tmp_path, capsys):
+    """A real run; the sizes and rates of ImageNet are reported over its own, as a rehearsal would."""
+    output = tmp_path / "out"
+    own = resnet50.Job.reported
+    with (
+        mock.patch.object(resnet50.Job, "reported", lambda self, plan: own(self, plan) | IMAGENET),
+        mock.patch.object(sys, "argv", ["train", "resnet50", "--amp", "--output", str(output)]),
+    ):
+        status = command.main()
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    events = read_events(output / "events.jsonl")
+    summary = summarize(events)
+    assert (summary["status"], summary["reason"]) == ("success", "target")
+    assert summary["best_accuracy"] >= summary["target"] == 0.97
+    assert said.err.count("UCI optical digits") == 1
+    data = next(e for e in events if e["kind"] == "data")
+    assert (data["train_samples"], data["eval_samples"]) == (1442, 355)
+    assert f'"value": {IMAGENET["train_samples"]}' in (output / "mlperf.log").read_text()
+    assert checker_passes(output / "mlperf.log", tmp_path)
+
+
+def test_a_run_that_misses_its_target_fails_the_checker(tmp_path):
+    tree = write_tree(tmp_path / "pictures")
+    output = tmp_path / "out"
+    process = train(arguments(tree, output, "--amp", "--epochs", "1", "--learning-rate", "0"))
+    assert process.returncode == 1, process.stderr
+    assert summarize(read_events(output / "events.jsonl"))["status"] == "aborted"
+    assert not checker_passes(output / "mlperf.log", tmp_path)
