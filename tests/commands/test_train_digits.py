@@ -32,7 +32,7 @@ def checker_passes(log, cwd) -> bool:
         cwd=cwd, capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr
-    assert "SUCCESS" in said or "FAILURE" in said, said
+    assert "SUCCESS" in said or "FAILED" in said, said
     return "SUCCESS" in said and done.returncode == 0
 
 
