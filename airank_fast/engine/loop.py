@@ -24,7 +24,7 @@ from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EXIT_REACHED, EXIT_NOT_REACHED, EXIT_BAD_INPUT, EXIT_SIGTERM = 0, 1, 2, 143
+EXIT_REACHED, EXIT_NOT_REACHED, EXIT_SIGTERM = 0, 1, 143
 NUM_WARMUP_STEPS = 2
 
 
@@ -285,11 +285,13 @@ def execute(job, options, world: World, log, directory: Path) -> int:
         try:
             return _run(trainer, shutdown, finish)
         except BaseException as error:
-            status, reason, detail, raised = _explain(error, trainer, shutdown)
+            reason, detail, raised = _explain(error, trainer, shutdown)
             finish("aborted", reason, detail)
             if raised is None:
-                return status
-            raise raised from (None if isinstance(raised, UserError) else raised.__cause__)
+                return EXIT_SIGTERM
+            if raised is error:
+                raise
+            raise raised from None
         finally:
             job.close()
 
@@ -302,28 +304,30 @@ def _run(trainer: Trainer, shutdown: Shutdown, finish) -> int:
     trainer.emit_once("init_stop")
     trainer.world.wait_for_all()
     trainer.emit_once("run_start")
-    reason = trainer.train(shutdown)
+    try:
+        reason = trainer.train(shutdown)
+    except Terminated:
+        trainer.clock.finish_block()
+        trainer.save(average=False)
+        finish("aborted", "sigterm", f"saved at step {trainer.progress['step']}")
+        return EXIT_SIGTERM
     reached = trainer.progress["reached"] or trainer.recipe.target is None
     finish("success" if reached else "aborted", reason)
     trainer.save()
     return EXIT_REACHED if reached else EXIT_NOT_REACHED
 
 
-def _explain(error: BaseException, trainer: Trainer, shutdown: Shutdown):
-    """What ended the run: (exit status, reason, detail, the exception to raise or None)."""
+def _explain(error: BaseException, trainer: Trainer, shutdown: Shutdown) -> tuple[str, str, BaseException | None]:
+    """What ended the run: (reason, detail, the exception to raise, None to leave with EXIT_SIGTERM)."""
     lost = trainer.world.size > 1 and is_lost_rank(error)
-    if isinstance(error, Terminated):
-        trainer.clock.finish_block()
-        trainer.save(average=False)
-        return EXIT_SIGTERM, "sigterm", f"saved at step {trainer.progress['step']}", None
     if lost and shutdown.requested:
-        return EXIT_SIGTERM, "sigterm", "another rank left first", None
+        return "sigterm", "another rank left first", None
     if isinstance(error, UserError):
-        return EXIT_BAD_INPUT, "bad_data", str(error), error
+        return "bad_data", str(error), error
     if isinstance(error, NanLoss):
-        return EXIT_BAD_INPUT, "nan_loss", str(error), UserError(str(error))
+        return "nan_loss", str(error), UserError(str(error))
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         line = f"{trainer.checkpoints.parent}: room on the disk is required, got: {error.strerror or error}"
-        return EXIT_BAD_INPUT, "disk_full", str(error), UserError(line)
+        return "disk_full", str(error), UserError(line)
     detail = f"{type(error).__name__}: {error}".split("\n")[0]
-    return 1, "rank_lost" if lost else "exception", detail, error
+    return "rank_lost" if lost else "exception", detail, error

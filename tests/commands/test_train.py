@@ -7,17 +7,12 @@ import math
 
 import pytest
 import torch
-from commands.runs import NUM_CLASSES, NUM_VAL, arguments, train, write_tree
+from commands.runs import NUM_CLASSES, NUM_VAL, arguments, train
 from safetensors.torch import load_file
 
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.logs import write_logs
 from airank_fast.record.metrics import summarize
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,12 @@ import sys
 from unittest import mock
 
 import pytest
-from commands.runs import arguments, train, write_tree
+from commands.runs import arguments, train
 
 from airank_fast.cli import run_command
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 from airank_fast.train import main
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

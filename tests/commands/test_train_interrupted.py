@@ -9,18 +9,13 @@ import time
 import psutil
 import pytest
 import torch
-from commands.runs import arguments, kinds_of, start, train, wait_until, write_tree
+from commands.runs import arguments, kinds_of, start, train, wait_until
 from safetensors.torch import load_file
 
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
 CHECKPOINTS = ("--amp", "--checkpoint-steps", "4")
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

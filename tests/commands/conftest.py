@@ -1,0 +1,12 @@
+"""What the tests of the commands share."""
+
+from __future__ import annotations
+
+import pytest
+from commands.runs import write_tree
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """An ImageFolder of a few pictures; nobody changes it."""
+    return write_tree(tmp_path_factory.mktemp("pictures"))
