@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import tyro
 
 import airank_fast.ops  # noqa: F401  (registers the ops that are reported on)
-from airank_fast import system
 from airank_fast.cli import run_command
+from airank_fast.engine import system
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def prepare_directory(job, options, world: distributed.World) -> tuple[Path, str
         try:
             finished = _check_directory(directory, job, options)
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "recipe.json").write_text(json.dumps(job.description(), indent=2) + "\n")
+            if not (directory / "recipe.json").exists():
+                _write_json(directory / "recipe.json", job.description())
         except OSError as error:
             trouble = (
                 f"--output: a directory that can be written is required, got {directory} ({error.strerror})"
@@ -135,7 +136,7 @@ def open_log(job, options, world: distributed.World, directory: Path) -> tuple[E
     if not any(event["kind"] == "run_config" for event in log.history):
         log.emit("run_config", **run_config(job, options, world))
         information = system.information(options.submission, world)
-        (directory / "system_information.json").write_text(json.dumps(information, indent=2) + "\n")
+        _write_json(directory / "system_information.json", information)
         log.emit("system", **information)
         log.emit("cache_clear", value=options.clear_cache and system.drop_page_cache())
     return log, logs
@@ -162,6 +163,10 @@ def run_config(job, options, world: distributed.World) -> dict:
         "warmup_epochs_excluded": options.airank_warmup_epochs,
         "submission": asdict(options.submission),
     }
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _plain(value):

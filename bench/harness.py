@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from airank_fast import system
+from airank_fast.engine import system
 
 RESULTS = Path(__file__).parent / "results"
 _FLUSH_BYTES = 256 * 2**20  # larger than any L2

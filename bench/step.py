@@ -60,7 +60,7 @@ def our_step(device: torch.device):
     training_step = TrainingStep(job, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
 
     def step(images, labels) -> None:
-        training_step([Batch(images.to(torch.bfloat16), labels, wait_s=0.0)], learning_rate=0.01)
+        training_step([Batch(images.to(torch.bfloat16), labels)], learning_rate=0.01)
 
     return step
 
@@ -76,7 +76,7 @@ def check(device: torch.device) -> None:
     images, labels = made_up(64, 16, device)
     with torch.autocast(device.type, torch.bfloat16):
         expected = F.cross_entropy(plain(images), labels, label_smoothing=0.1)
-    got = job.loss(ours, Batch(images.bfloat16(), labels, wait_s=0.0))
+    got = job.loss(ours, Batch(images.bfloat16(), labels))
     expected.backward()
     got.backward()
     torch.testing.assert_close(got, expected, rtol=2e-3, atol=0)

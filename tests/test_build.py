@@ -22,7 +22,8 @@ import importlib.util, sys
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "airank_fast._C" else find_spec(name, *rest)
 import torch
-from airank_fast import ops, system
+from airank_fast import ops
+from airank_fast.engine import system
 assert system.kernels()["sgd_"]["cpu"] == "reference"
 torch.ops.load_library(sys.argv[1])
 assert system.kernels()["sgd_"]["cpu"] == "kernel"
@@ -32,7 +33,7 @@ REFERENCE_STEP = """
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
 import torch
-from airank_fast import system
+from airank_fast.engine import system
 from airank_fast.models.resnet import resnet50
 from airank_fast.optim import FusedSGD
 from airank_fast.data import digits
@@ -98,7 +99,7 @@ def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_pat
     place = tmp_path / "place"
     run(*pip, "install", "--no-deps", "--target", place, wheel)
     step = run(sys.executable, "-c", REFERENCE_STEP, cwd=tmp_path, PYTHONPATH=str(place))
-    assert step.stdout.split() == [f"{place}/airank_fast/system.py", f"{place}/airank_fast/models/resnet.py"]
+    assert step.stdout.split() == [f"{place}/airank_fast/engine/system.py", f"{place}/airank_fast/models/resnet.py"]
 
 
 def test_without_torch_in_the_build_environment_the_reason_and_the_way_out_are_printed(checkout, tmp_path):

@@ -16,7 +16,6 @@ LEAVES = {"errors"}  # every room may import these
 # Room -> rooms it may import. A room may always import itself.
 ARROWS = {
     "errors": set(),
-    "system": set(),
     "cli": set(),
     "record": set(),
     "rules": {"record"},
@@ -25,10 +24,10 @@ ARROWS = {
     "optim": {"ops"},
     "models": {"nn"},
     "data": set(),
-    "engine": {"record", "system"},
+    "engine": {"record"},
     "recipes": {"models", "data", "optim", "nn", "record"},
-    "commands": {"recipes", "engine", "record", "rules", "cli", "system"},
-    "info": {"ops", "cli", "system"},  # a command that reports on the ops
+    "commands": {"recipes", "engine", "record", "rules", "cli"},
+    "info": {"ops", "engine", "cli"},  # a command that reports on the ops
 }
 STANDARD_LIBRARY_ONLY = {"record", "rules"}
 LAZY = {"record/console.py": {"tqdm"}, "record/tensorboard.py": {"tensorboard"}}  # inside functions only

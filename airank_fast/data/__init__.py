@@ -1,7 +1,7 @@
 """Pictures for training and evaluation, from any source by one interface.
 
     folder = ImageFolder(root, num_classes=1000)
-    reader = make_reader("auto", folder, image_size=224, ...)
+    reader = make_reader(default_kind(), folder, image_size=224, ...)
     for batch in prefetch(reader.train(first_step=0), device, torch.bfloat16, mean, std): ...
 
 A reader has `train(first_step)`, endless; `evaluate()`, each picture once over all ranks; `close()`; `name`.
@@ -11,7 +11,6 @@ Both yield (pictures uint8 [b, S, S, 3], labels int64 [b]). Which picture comes 
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import torch
 
@@ -22,38 +21,35 @@ from airank_fast.data.sampling import Crop, TrainStream
 from airank_fast.data.synthetic import SyntheticReader
 from airank_fast.errors import UserError
 
-__all__ = ["Batch", "ImageFolder", "Normalise", "Split", "digits", "find_corrupt", "make_reader", "prefetch"]
+__all__ = ["Batch", "ImageFolder", "Normalise", "Split", "default_kind", "digits", "find_corrupt",
+           "make_reader", "prefetch"]
 
 CROPS = ("random_resized", "shift")
 KINDS = ("dali", "torch", "synthetic")
 
 
-def make_reader(kind: str | None, folder: ImageFolder | None, *, image_size: int, train_crop: str,
+def make_reader(kind: str, folder: ImageFolder | None, *, image_size: int, train_crop: str,
                 eval_resize: int, batch_size_local: int, global_batch_size: int, rank: int = 0,
                 world_size: int = 1, seed: int = 0, device: torch.device | str = "cpu",
-                num_workers: int | None = None, flip: bool = True, min_area: float = 0.08,
+                num_workers: int = 1, flip: bool = True, min_area: float = 0.08,
                 eval_batch_size: int | None = None, num_classes: int = 1000, num_eval_samples: int = 0):
     """A reader.
 
-    kind: "dali", "torch", "synthetic"; None or "auto" is DALI where it is installed, else torch.
+    kind: one of KINDS.
     image_size: S, pixels. train_crop: "random_resized" (area min_area ... 1 of the picture, aspect 3/4 ...
     4/3) or "shift" (a random S x S window of the picture with its shorter side resized to eval_resize). flip:
     mirror half of the training pictures. Evaluation: shorter side to eval_resize, centre S x S.
     batch_size_local: pictures per yielded training batch; global_batch_size: per optimizer step over all
     ranks; their ratio over world_size is the number of accumulated batches. eval_batch_size: default
-    batch_size_local. num_workers: DALI's threads or torch's worker processes of this rank; default: this
-    machine's cores shared out.
+    batch_size_local. num_workers: DALI's threads or torch's worker processes of this rank.
     num_classes, num_eval_samples: of the synthetic reader only, which needs no folder.
     UserError: DALI asked for but not installed; more pictures in a global batch than in the training set.
     """
     assert train_crop in CROPS, train_crop
     assert image_size <= eval_resize, (image_size, eval_resize)
     device = torch.device(device)
-    kind = kind or "auto"
-    if kind == "auto":
-        kind = "dali" if has_dali() else "torch"
     if kind not in KINDS:
-        raise UserError(f"reader: one of auto, {', '.join(KINDS)} is required, got {kind}")
+        raise UserError(f"reader: one of {', '.join(KINDS)} is required, got {kind}")
     if kind == "dali" and not has_dali():
         raise UserError("reader: DALI is required for --reader dali and not installed "
                         "(pip install nvidia-dali-cuda130, or use --reader torch)")
@@ -66,7 +62,6 @@ def make_reader(kind: str | None, folder: ImageFolder | None, *, image_size: int
 
     stream = TrainStream(len(folder.train), seed, **shard)
     crop = Crop(image_size, train_crop, eval_resize, min_area, flip)
-    num_workers = default_num_workers(world_size) if num_workers is None else num_workers
     common = {"eval_batch_size": eval_batch_size, "rank": rank, "world_size": world_size, "device": device,
               "num_workers": num_workers}
     if kind == "dali":
@@ -76,12 +71,11 @@ def make_reader(kind: str | None, folder: ImageFolder | None, *, image_size: int
     return TorchReader(folder, stream, crop, **common)
 
 
+def default_kind() -> str:
+    """The kind of reader to take where nobody asks for one: DALI where it is installed, else torch."""
+    return "dali" if has_dali() else "torch"
+
+
 def has_dali() -> bool:
     """Whether DALI is installed; does not import it."""
     return bool(importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"))
-
-
-def default_num_workers(world_size: int) -> int:
-    """This machine's cores over the ranks (all of them taken to be here), at least 1 and at most 16."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, num_cores // world_size))

@@ -15,12 +15,11 @@ import torch
 class Batch:
     """A batch on the device, and what it took to get there.
 
-    images: [b, 3, S, S] channels_last; labels: int64 [b]. wait_s: host seconds spent waiting for the reader.
+    images: [b, 3, S, S] channels_last; labels: int64 [b].
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    wait_s: float
     _copy_s: float = 0.0
     _copy_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
@@ -73,30 +72,19 @@ def prefetch(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch
             source.close()
 
 
-def _waited(source: Iterator) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-    while True:
-        start = time.perf_counter()
-        item = next(source, None)
-        if item is None:
-            return
-        yield *item, time.perf_counter() - start
-
-
 def _cpu(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
-    for pictures, labels, wait_s in _waited(source):
+    for pictures, labels in source:
         start = time.perf_counter()
         images = normalise(pictures)
-        yield Batch(images, labels, wait_s, time.perf_counter() - start)
+        yield Batch(images, labels, time.perf_counter() - start)
 
 
 def _cuda(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
     side = torch.cuda.Stream(device)
     ahead = None
     being_read: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
-    for pictures, labels, wait_s in _waited(source):
-        begun = time.perf_counter()
+    for pictures, labels in source:
         pictures, labels = (t if t.is_cuda or t.is_pinned() else t.pin_memory() for t in (pictures, labels))
-        wait_s += time.perf_counter() - begun       # pinning blocks the host; a copy from pageable memory would too
         if pictures.is_cuda:
             side.wait_stream(torch.cuda.current_stream(device))
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -109,7 +97,7 @@ def _cuda(source: Iterator, device: torch.device, normalise: Normalise) -> Itera
         being_read.append((stop, pictures))
         while being_read and being_read[0][0].query():
             being_read.popleft()
-        now, ahead = ahead, Batch(images, labels, wait_s, _copy_events=(start, stop))
+        now, ahead = ahead, Batch(images, labels, _copy_events=(start, stop))
         if now is not None:
             yield _handed_over(now, device)
     if ahead is not None:

@@ -75,6 +75,11 @@ def find(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.match(path.name))
 
 
+def newest(directory: Path) -> Path | None:
+    """The last complete checkpoint, if there is one."""
+    return next(reversed(find(directory)), None)
+
+
 def step_of(path: Path) -> int:
     """The step that the checkpoint at ``path`` was taken after."""
     return int(_NAME.match(path.name)[1])

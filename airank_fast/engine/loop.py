@@ -68,8 +68,8 @@ class Trainer:
 
     def announce_resume(self) -> None:
         """Say in the log from where this process goes on; what the last one did after that is superseded."""
-        found = checkpoint.find(self.checkpoints)
-        step = checkpoint.step_of(found[-1]) if found else 0
+        found = checkpoint.newest(self.checkpoints)
+        step = checkpoint.step_of(found) if found else 0
         self.emit("resume", step=step, samples=step * self.recipe.batch_size)
 
     def prepare(self) -> None:
@@ -83,8 +83,8 @@ class Trainer:
         self.step = TrainingStep(self.job, self._parallel(self.model), self.optimizer, self.scaler)
         self._warm_up()
         self._load(initial, None)
-        if self.options.resume and (found := checkpoint.find(self.checkpoints)):
-            self._load(*checkpoint.load(found[-1], initial))
+        if self.options.resume and (found := checkpoint.newest(self.checkpoints)):
+            self._load(*checkpoint.load(found, initial))
 
     def _fresh_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self.recipe.precision == "fp16")

@@ -1,22 +1,27 @@
-"""The machine that a run was made on: the fields of system_information.json, read from the machine itself.
+"""What a run, a bench or a bug report says about where it was made: machine, kernels, versions.
 
-Field names: AI-Rank, 2021-05, system_information.json, 15 mandatory fields; versions and kernels stand beside them.
+Field names of ``information``: AI-Rank, 2021-05, system_information.json, 15 mandatory fields.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
-from airank_fast.system import kernels, versions
 
 UNKNOWN = "unknown"
+_LIBRARIES = ["airank-fast", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pillow", "safetensors"]
+_LIBRARIES += ["tyro", "tqdm", "tensorboard", "mlperf-logging", "apex", "transformer-engine"]
+_EXTENSION = "airank_fast._C"
 
 
 def information(submission, world: World) -> dict:
@@ -34,7 +39,7 @@ def information(submission, world: World) -> dict:
         "accelerator_memory_capacity": _gib(torch.cuda.get_device_properties(world.device).total_memory)
         if cuda
         else "0 GiB",
-        "host_processor_name": _cpu_field("model name") or platform.machine(),
+        "host_processor_name": _cpu_name(),
         "host_processors_per_node": _num_sockets(),
         "host_processor_core_count": os.cpu_count(),
         "host_memory_capacity": _gib(memory_bytes),
@@ -51,7 +56,59 @@ def device_name(device: torch.device) -> str:
     """The name of a GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return _cpu_field("model name") or platform.machine()
+    return _cpu_name()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, torch with its CUDA parts, and our libraries; what is not installed is left out."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    if torch.backends.cudnn.is_available():
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    if torch.cuda.is_available() and torch.cuda.nccl.is_available([torch.zeros(1, device="cuda")]):
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return found
+
+
+def kernels() -> dict[str, dict[str, str]]:
+    """Per op and device, what the dispatcher runs: our "kernel", or the op's "reference" in plain torch."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    found = {}
+    for name in sorted(torch._C._dispatch_get_all_op_names()):
+        if name.startswith("airank_fast::"):
+            found[name.removeprefix("airank_fast::")] = {
+                device.lower(): "kernel" if has_kernel(name, device) else "reference" for device in ("CPU", "CUDA")
+            }
+    return found
+
+
+def extension() -> dict[str, str]:
+    """What the extension module was built with; where it is not loaded, {"missing": why}."""
+    module = sys.modules.get(_EXTENSION)
+    if module is not None:
+        return dict(module.build_info())
+    if importlib.util.find_spec(_EXTENSION) is None:
+        return {"missing": "not built; with torch and a C++ compiler: pip install --no-build-isolation ."}
+    return {"missing": f"built, but not loaded; the reason: python -c 'import torch, {_EXTENSION}'"}
+
+
+def devices() -> list[str]:
+    """The devices that torch can use, with their names."""
+    isa = torch.backends.cpu.get_cpu_capability()
+    found = [f"cpu: {_cpu_name()}, {torch.get_num_threads()} threads, {isa}"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(
+            f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"sm_{properties.major}{properties.minor}"
+        )
+    return found
 
 
 def drop_page_cache() -> bool:
@@ -78,8 +135,8 @@ def _cpu_fields(name: str) -> list[str]:
     return [line.split(":", 1)[1].strip() for line in lines if line.startswith(name) and ":" in line]
 
 
-def _cpu_field(name: str) -> str | None:
-    return next(iter(_cpu_fields(name)), None)
+def _cpu_name() -> str:
+    return next(iter(_cpu_fields("model name")), platform.machine())
 
 
 def _num_sockets() -> int:

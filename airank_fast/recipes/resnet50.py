@@ -200,6 +200,8 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
         recipe = replace(recipe, learning_rate=0.001 * recipe.batch_size)
     if recipe.reader == "synthetic" and options.target is None:
         recipe = replace(recipe, target=None)  # nothing can be learnt from noise
+    if recipe.reader == "auto":
+        recipe = replace(recipe, reader=datasets.default_kind())
     check_options(options)
     _check(recipe, world_size)
     return recipe
@@ -329,7 +331,7 @@ class Job:
         side = self.recipe.image_size
         images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         labels = torch.randint(self.recipe.num_classes, (num_images,), device=device)
-        return datasets.Batch(images, labels, wait_s=0.0)
+        return datasets.Batch(images, labels)
 
     def learning_rate(self, step: int, plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""

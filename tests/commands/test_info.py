@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from airank_fast import cli, info, system
+from airank_fast import cli, info
+from airank_fast.engine import system
 from airank_fast.errors import UserError
 
 PACKAGE = Path(info.__file__).parent

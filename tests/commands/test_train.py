@@ -119,7 +119,8 @@ def test_synthetic_reader_and_fp16_loss_scaling(tmp_path):
     output = tmp_path / "out"
     process = train([
         "resnet50", "--reader", "synthetic", "--recipe", "digits", "--precision", "fp16", "--batch-size", "2",
-        "--eval-batch-size", "4", "--epochs", "1", "--eval-every", "1", "--output", str(output),
+        "--eval-batch-size", "4", "--epochs", "1", "--eval-every", "1", "--learning-rate", "1e-4",
+        "--output", str(output),
     ])  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert all(math.isfinite(loss) for loss in losses(output))

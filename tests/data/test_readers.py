@@ -264,11 +264,10 @@ def test_a_batch_larger_than_the_data_set_is_refused(photos, kind):
 
 
 def test_choosing_a_reader(photos, monkeypatch):
-    with pytest.raises(UserError, match="one of auto, dali, torch, synthetic"):
+    with pytest.raises(UserError, match="one of dali, torch, synthetic"):
         reader("tfrecord", photos)
     monkeypatch.setattr(data, "has_dali", lambda: False)
-    assert reader("auto", photos).name == "torch"
-    assert reader(None, photos).name == "torch"
+    assert data.default_kind() == "torch"
     with pytest.raises(UserError, match="DALI is required"):
         reader("dali", photos)
 

@@ -1,0 +1,83 @@
+"""What the loop promises around a step: warm-up leaves no trace, and nothing in a step waits for the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from airank_fast.engine import loop
+from airank_fast.engine.clock import Clock
+from airank_fast.engine.distributed import World
+from airank_fast.engine.loop import Trainer
+from airank_fast.engine.precision import DTYPES, full_state
+from airank_fast.models.resnet import ResNet
+from airank_fast.recipes import resnet50
+
+
+class SmallJob(resnet50.Job):
+    """The digits recipe on a network of a few thousand weights."""
+
+    def build_model(self):
+        return ResNet((1, 1, 1, 1), self.recipe.num_classes, base_width=8)
+
+
+def prepared(tmp_path, precision: str, device="cpu") -> Trainer:
+    recipe = replace(resnet50.RECIPES["digits"], precision=precision, batch_size=8)
+    options = resnet50.Options()
+    world = World(0, 1, 0, 1, torch.device(device))
+    trainer = Trainer(SmallJob(recipe, options), options, world, None, tmp_path)
+    trainer.prepare()
+    return trainer
+
+
+def batch_of(trainer: Trainer):
+    generator = torch.Generator().manual_seed(5)
+    made = trainer.job.made_up_batch(trainer.world, trainer.device, trainer.dtype)
+    made.images.copy_(torch.randn(made.images.shape, generator=generator))
+    made.labels.copy_(torch.randint(10, made.labels.shape, generator=generator))
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_warm_up_leaves_no_trace(tmp_path, monkeypatch, precision):
+    torch.manual_seed(resnet50.RECIPES["digits"].seed)
+    initial = SmallJob(resnet50.RECIPES["digits"], resnet50.Options()).build_model().state_dict()
+    trainers, random_states = [], []
+    for num_steps in (1, 4):
+        monkeypatch.setattr(loop, "NUM_WARMUP_STEPS", num_steps)
+        trainers.append(prepared(tmp_path, precision))
+        random_states.append(torch.get_rng_state())
+    assert torch.equal(*random_states)
+    one, four = trainers
+    assert one.scaler.state_dict() == four.scaler.state_dict() == one._fresh_scaler().state_dict()
+    for name, tensor in full_state(four.model, four.optimizer).items():
+        assert torch.equal(tensor, initial[name]), name
+    for _ in range(3):  # momentum shows in what the next steps make of the weights
+        losses = [trainer.step([batch_of(trainer)], learning_rate=0.05) for trainer in trainers]
+        assert torch.equal(*losses)
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(four.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_step_waits_for_the_device(tmp_path, precision):
+    trainer = prepared(tmp_path, precision, "cuda:0")
+    assert trainer.dtype == DTYPES[precision]
+    clock = Clock(lambda kind, **fields: None, trainer.device, batch_size=8)
+    batch = batch_of(trainer)
+    batches = iter([batch] * 32)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 33):
+            parts = clock.next_batches(batches, 1)
+            clock.start()
+            loss = trainer.step(parts, learning_rate=0.01)
+            clock.stop(step, loss, 0.01, parts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    clock.finish_block()
+    assert len(clock.losses) == 32
