@@ -1,19 +1,9 @@
 // The SGD launcher as plain C++: what sgd.cu offers to the torch registration and to the tests.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <cstdint>
+#include "arguments.h"
 
 namespace airank_fast {
-
-enum class Dtype { kNone, kFloat32, kFloat64, kBFloat16, kFloat16 };
-
-// A number in device memory, float32 or float64; a null pointer means that it is not given.
-struct ScalarAddress {
-  const void* pointer = nullptr;
-  bool is_double = false;
-};
 
 struct SgdLaunch {
   int64_t num_tensors = 0;

@@ -1,7 +1,7 @@
-"""Optimizers over the fused ops: torch.optim's protocol, one op call per list of parameters.
+"""FusedSGD, which stands in for torch.optim.SGD.
 
-`FusedSGD` stands in for torch.optim.SGD. What it adds: float32 masters of 16-bit parameters, updated and
-rounded back in one pass over memory, and no synchronisation with the host in `step`.
+What it adds: float32 masters of 16-bit parameters, updated and rounded back in one pass over memory, and no
+synchronisation with the host in `step`.
 """
 
 from __future__ import annotations
