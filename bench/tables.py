@@ -24,7 +24,7 @@ def latest(name: str) -> list[dict]:
 def table(name: str) -> str:
     """A Markdown table with one row a case, and under it where it was measured."""
     results = latest(name)
-    rows = speed_rows(results) if "times" in results[0] else convergence_rows(results)
+    rows = {"convergence": convergence_rows, "measuring": measuring_rows}.get(name, speed_rows)(results)
     versions = results[-1]["versions"]
     what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
     where = results[-1]["machine"]["devices"][-1]
@@ -38,6 +38,16 @@ def convergence_rows(results: list[dict]) -> list[list[str]]:
     for result in results:
         time = f"{result['time2train']:.1f} s" if result["status"] == "success" else "target missed"
         rows.append([f"`{result['case']}`", f"{result['best_accuracy']:.2%}", str(result["epochs"]), time])
+    return rows
+
+
+def measuring_rows(results: list[dict]) -> list[list[str]]:
+    """What the clock costs, by the median of paired times and by its own account of the time that it takes."""
+    rows = [["case", "clock off", "cost, by paired times", "cost, by the clock's own account"], ["---"] * 4]
+    for result in results:
+        without, cost = result["times"]["clock off"]["median_s"], result["speedup_over"]["clock on"] - 1
+        own = result["cost_by_its_own_account"]
+        rows.append([result["case"], f"{1e3 * without:.1f} ms", f"{cost:+.2%}", f"{own:.3%}"])
     return rows
 
 
