@@ -25,7 +25,7 @@ enum Bug {
 };
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kThreads = 128, kWarps = kThreads / 32;
+constexpr int kThreads = 64, kWarps = kThreads / 32;
 
 HOST_DEVICE float warp_sum(float x) {
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
