@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="that peer takes a minute")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/sgd.jsonl")
     options = parser.parse_args()
     cases = {dtype: contestants(options.device, dtype, options.compile) for dtype in DTYPES}
