@@ -17,8 +17,8 @@ import pytest
 from cuda_on_cpu import build
 
 ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
-# Registers per thread. 64 let half of a multiprocessor's threads be resident; twice that for float64, which is there for
-# checking, not for speed. Kernels that may use more, with the reason:
+# Registers per thread. 64 let half of a multiprocessor's threads be resident; twice that for float64, which is there
+# for checking, not for speed. Kernels that may use more, with the reason:
 CEILING = 64
 CEILINGS = {
     "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
