@@ -112,6 +112,11 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
         return _up_to_date(made, [*command, "-MMD", "-MF", f"{made}.d"], lambda: _read_depfile(Path(f"{made}.d")))
 
 
+def inputs_of(made: Path) -> list[Path]:
+    """What an object file was compiled from, without the system's headers."""
+    return [Path(path) for path in json.loads(Path(f"{made}.json").read_text())["inputs"]]
+
+
 def _link(name: str, sources: list[Path], mode: str, options: list[str], macros: tuple[str, ...] = ()) -> Path:
     """Compile what must be compiled, one process per processor at a time, and link."""
 

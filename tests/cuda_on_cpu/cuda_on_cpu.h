@@ -25,7 +25,7 @@
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #undef __global__
-#define __global__ __attribute__((noinline))
+#define __global__ __attribute__((noinline, noclone))  // each instantiation is a symbol: test_nvrtc.py lists them
 
 namespace cuda_on_cpu {
 
