@@ -85,7 +85,7 @@ def run(program: Path, *arguments: str) -> str:
     options = {
         "ASAN_OPTIONS": "detect_leaks=0",  # a launch that fails abandons its stacks
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "TSAN_OPTIONS": "report_bugs=1",
+        "TSAN_OPTIONS": "atexit_sleep_ms=0",  # there is no other thread that might still find something
     }
     command = [str(program), *arguments]
     for prefix in ([], ["setarch", "-R"]):
