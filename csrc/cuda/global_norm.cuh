@@ -47,11 +47,12 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(const NormTable tabl
 }
 
 // One block: the root of the sum of `num_sums` sums.
-__global__ void __launch_bounds__(kNormThreads) norm_of_sums_kernel(const double* sums, int64_t num_sums, double* norm) {
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) norm_of_sums_kernel(const double* sums, int64_t num_sums, double* norm) {
   double sum = 0;
 #pragma unroll 8
-  for (int64_t i = threadIdx.x; i < num_sums; i += kNormThreads) sum += sums[i];
-  const Sums total = block_sums<kNormThreads>({sum, 0});
+  for (int64_t i = threadIdx.x; i < num_sums; i += kThreads) sum += sums[i];
+  const Sums total = block_sums<kThreads>({sum, 0});
   if (threadIdx.x == 0) *norm = square_root(total.first);
 }
 

@@ -34,7 +34,7 @@ cudaError_t run(const LambLaunch& step, cudaStream_t stream) {
         cudaError_t error = launch(lamb_moments_kernel<P, G>, chunks, threads, 0, stream, table, decay,
                                    device.found_inf, scalars, sums);
         if (error != cudaSuccess) return error;
-        error = launch(lamb_rates_kernel, dim3(table.num_tensors), dim3(kLambRateThreads), 0, stream, table,
+        error = launch(lamb_rates_kernel<kLambRateThreads>, dim3(table.num_tensors), dim3(kLambRateThreads), 0, stream, table,
                        lamb_scales_tensors(step.options), device.lr, sums, rates);
         if (error != cudaSuccess) return error;
         return launch(lamb_update_kernel<P, C>, chunks, threads, 0, stream, table, decay, device.found_inf, scalars,

@@ -102,10 +102,11 @@ __global__ void __launch_bounds__(kLambThreads)
 }
 
 // Block number = tensor number.
-__global__ void __launch_bounds__(kLambRateThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     lamb_rates_kernel(const LambTable table, const bool scale_tensors, const DeviceScalar lr, const Sums* sums,
                       double* rates) {
-  const Sums total = tensor_sums<kLambRateThreads>(table, blockIdx.x, sums);
+  const Sums total = tensor_sums<kThreads>(table, blockIdx.x, sums);
   if (threadIdx.x == 0)
     rates[blockIdx.x] = lr.read<double>() * (scale_tensors ? lamb_trust(total.first, total.second) : 1.0);
 }

@@ -27,7 +27,7 @@ cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
           cudaError_t error =
               launch(lars_norms_kernel<P, G>, chunks, threads, 0, stream, table, settings.found_inf, sums);
           if (error != cudaSuccess) return error;
-          error = launch(lars_rates_kernel, dim3(table.num_tensors), dim3(kLarsRateThreads), 0, stream, table,
+          error = launch(lars_rates_kernel<kLarsRateThreads>, dim3(table.num_tensors), dim3(kLarsRateThreads), 0, stream, table,
                          settings, sums, rates);
           if (error != cudaSuccess) return error;
         }

@@ -82,10 +82,11 @@ __global__ void __launch_bounds__(kLarsThreads)
 }
 
 // Block number = tensor number.
-__global__ void __launch_bounds__(kLarsRateThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     lars_rates_kernel(const LarsTable table, const LarsSettings s, const Sums* sums, double* rates) {
   static_assert(sizeof(table) + sizeof(s) + 16 <= kMostArgumentBytes, "kernel arguments");
-  const Sums total = tensor_sums<kLarsRateThreads>(table, blockIdx.x, sums);
+  const Sums total = tensor_sums<kThreads>(table, blockIdx.x, sums);
   if (threadIdx.x == 0)
     rates[blockIdx.x] = s.lr.read<double>() * lars_trust(total.first, total.second, s.grad_scale.read<double>(),
                                                          s.weight_decay, s.trust_coefficient, s.eps);
@@ -127,7 +128,7 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
 
 // `rates` may be null: then every tensor's is the learning rate.
 template <bool kMomentum, typename P, typename G, typename C>
-__global__ void __launch_bounds__(kLarsThreads)
+__global__ void __launch_bounds__(kLarsThreads, 1)
     lars_update_kernel(const LarsTable table, const LarsSettings s, const double* rates) {
   using T = math_t<P>;
   if (s.found_inf.is_set()) return;
