@@ -103,9 +103,15 @@ inline void check_success(const char* what, cudaError_t error) {
   ++num_failures;
 }
 
+#ifdef __SANITIZE_THREAD__  // depends little on the schedule, and is slow
+constexpr int kMoreSeeds = 0;
+#else
+constexpr int kMoreSeeds = 2;
+#endif
+
 // Runs `cases` under every schedule, the random ones with two seeds; the exit status of main().
 inline int under_every_schedule(void (*cases)()) {
-  for (int i = 0; i < cuda_on_cpu::kNumSchedules + 2; ++i) {
+  for (int i = 0; i < cuda_on_cpu::kNumSchedules + kMoreSeeds; ++i) {
     const auto schedule = cuda_on_cpu::Schedule(i < cuda_on_cpu::kNumSchedules ? i : i - 2);
     schedule_name = name_of(schedule);
     cuda_on_cpu::set_schedule(schedule, 1 + unsigned(i));
