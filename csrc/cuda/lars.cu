@@ -10,7 +10,7 @@ namespace {
 // Where the workspace holds the sums, in numbers of 8 bytes; before them the rates.
 constexpr int64_t kSumsAt = (LarsTable::kCapacity + 1) / 2 * 2;
 
-template <bool kMomentum, typename P, typename G, typename C>
+template <typename P, typename G, typename C>
 cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
   const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
   const LarsSettings settings{scalar(step.lr),   scalar(step.grad_scale), scalar(step.found_inf), step.momentum,
@@ -31,21 +31,16 @@ cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
                          settings, sums, rates);
           if (error != cudaSuccess) return error;
         }
-        return launch(lars_update_kernel<kMomentum, P, G, C>, chunks, threads, 0, stream, table, settings, rates);
+        return launch(lars_update_kernel<P, G, C>, chunks, threads, 0, stream, table, settings, rates);
       });
-}
-
-template <typename P, typename G, typename C>
-cudaError_t choose_momentum(const LarsLaunch& step, cudaStream_t stream) {
-  return step.velocities ? run<true, P, G, C>(step, stream) : run<false, P, G, C>(step, stream);
 }
 
 template <typename G>
 cudaError_t choose_copy(const LarsLaunch& step, cudaStream_t stream) {
   switch (step.copy_dtype) {
-    case Dtype::kNone: return choose_momentum<float, G, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return choose_momentum<float, G, __nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return choose_momentum<float, G, __half>(step, stream);
+    case Dtype::kNone: return run<float, G, NoCopy>(step, stream);
+    case Dtype::kBFloat16: return run<float, G, __nv_bfloat16>(step, stream);
+    case Dtype::kFloat16: return run<float, G, __half>(step, stream);
     default: return cudaErrorInvalidValue;
   }
 }
@@ -58,9 +53,9 @@ int64_t lars_workspace(int64_t num_tensors, const int64_t* sizes) {
 
 cudaError_t launch_lars(const LarsLaunch& step, cudaStream_t stream) {
   switch (step.param_dtype) {
-    case Dtype::kFloat64: return choose_momentum<double, double, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return choose_momentum<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
-    case Dtype::kFloat16: return choose_momentum<__half, __half, NoCopy>(step, stream);
+    case Dtype::kFloat64: return run<double, double, NoCopy>(step, stream);
+    case Dtype::kBFloat16: return run<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
+    case Dtype::kFloat16: return run<__half, __half, NoCopy>(step, stream);
     default: break;
   }
   switch (step.grad_dtype) {

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
                                                          s.weight_decay, s.trust_coefficient, s.eps);
 }
 
-template <bool kMomentum, int kPack, int kUnroll, typename P, typename G, typename C>
+template <int kPack, int kUnroll, typename P, typename G, typename C>
 HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64_t i, int64_t stride, int64_t end,
                             const LarsScalars<math_t<P>>& scalars) {
   Pack<P, kPack> params[kUnroll], velocities[kUnroll];
@@ -103,7 +103,7 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
     if (at >= end) break;
     params[u] = load_pack<kPack>(param + at);
     grads[u] = load_pack<kPack>(grad + at);
-    if constexpr (kMomentum) velocities[u] = load_pack<kPack>(velocity + at);
+    if (velocity) velocities[u] = load_pack<kPack>(velocity + at);
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
@@ -112,22 +112,22 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
     Pack<C, kPack> copies;
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      math_t<P> v = 0;
-      if constexpr (kMomentum) v = load(velocities[u].at[k]);
-      const math_t<P> updated =
-          lars_step<kMomentum>(load(params[u].at[k]), math_t<P>(load(grads[u].at[k])), v, scalars);
-      if constexpr (kMomentum) store(&velocities[u].at[k], v);
+      using T = math_t<P>;
+      const T w = load(params[u].at[k]), g = T(load(grads[u].at[k]));
+      T v = velocity ? load(velocities[u].at[k]) : T(0);
+      const T updated = velocity ? lars_step<true>(w, g, v, scalars) : lars_step<false>(w, g, v, scalars);
+      if (velocity) store(&velocities[u].at[k], v);
       store(&params[u].at[k], updated);
       if constexpr (sizeof(C) == 2) store(&copies.at[k], updated);
     }
     store_pack<kPack>(param + at, params[u]);
-    if constexpr (kMomentum) store_pack<kPack>(velocity + at, velocities[u]);
+    if (velocity) store_pack<kPack>(velocity + at, velocities[u]);
     if constexpr (sizeof(C) == 2) store_pack<kPack>(copy + at, copies);
   }
 }
 
-// `rates` may be null: then every tensor's is the learning rate.
-template <bool kMomentum, typename P, typename G, typename C>
+// `rates` may be null: then every tensor's is the learning rate. Without momentum there are no velocities.
+template <typename P, typename G, typename C>
 __global__ void __launch_bounds__(kLarsThreads, 1)
     lars_update_kernel(const LarsTable table, const LarsSettings s, const double* rates) {
   using T = math_t<P>;
@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(kLarsThreads, 1)
   const int64_t size = chunk.end - chunk.begin;
   P* param = static_cast<P*>(table.data[kLarsParam][chunk.tensor]) + chunk.begin;
   const G* grad = static_cast<const G*>(table.data[kLarsGrad][chunk.tensor]) + chunk.begin;
-  P* velocity = nullptr;
+  P* velocity = static_cast<P*>(table.data[kLarsVelocity][chunk.tensor]);
+  if (velocity) velocity += chunk.begin;
   C* copy = nullptr;
-  if constexpr (kMomentum) velocity = static_cast<P*>(table.data[kLarsVelocity][chunk.tensor]) + chunk.begin;
   if constexpr (sizeof(C) == 2) copy = static_cast<C*>(table.data[kLarsCopy][chunk.tensor]) + chunk.begin;
 
   const bool aligned = is_aligned<kLarsPack>(param) && is_aligned<kLarsPack>(grad) &&
@@ -148,9 +148,9 @@ __global__ void __launch_bounds__(kLarsThreads, 1)
   const int64_t in_packs = aligned ? size / kLarsPack * kLarsPack : 0;
   constexpr int kStride = kLarsThreads * kLarsPack;
   for (int64_t i = int64_t(threadIdx.x) * kLarsPack; i < in_packs; i += kStride * kLarsUnroll)
-    lars_packs<kMomentum, kLarsPack, kLarsUnroll>(param, grad, velocity, copy, i, kStride, in_packs, scalars);
+    lars_packs<kLarsPack, kLarsUnroll>(param, grad, velocity, copy, i, kStride, in_packs, scalars);
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLarsThreads)
-    lars_packs<kMomentum, 1, 1>(param, grad, velocity, copy, i, 0, size, scalars);
+    lars_packs<1, 1>(param, grad, velocity, copy, i, 0, size, scalars);
 }
 
 }  // namespace airank_fast
