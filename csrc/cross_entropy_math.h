@@ -1,0 +1,82 @@
+// Cross entropy of one row of logits x with the class t, with label smoothing e over C classes; the same text runs on
+// the CPU and on the GPU.
+//
+//   p      = softmax(x)
+//   loss   = (1 - e) * -log p[t] + e / C * sum_c -log p[c]
+//          = log(sum_c exp(x[c] - max)) + (max - x[t]) - e / C * sum_c (x[c] - x[t])
+//   d loss / d x[c] = p[c] - e / C - (1 - e) * [c == t]
+//
+// The second form of the loss needs one pass over the row, of which any two parts can be merged, and it subtracts no
+// large numbers from one another: where x[t] lies far from the others, the loss is as large itself.
+// Source: torch.nn.functional.cross_entropy; online softmax: Milakov and Gimelshein 2018.
+#pragma once
+
+#include "vector_math.h"
+
+namespace airank_fast {
+
+template <typename T>
+HOST_DEVICE T minus_infinity() {
+  return T(-__builtin_huge_val());
+}
+
+// What is known of some columns of a row.
+template <typename T>
+struct RowPart {
+  T max;    // of x; minus infinity for no columns
+  T sum;    // of exp(x - max)
+  T above;  // of x - x[t]; only label smoothing reads it
+};
+
+template <typename T>
+HOST_DEVICE RowPart<T> no_columns() {
+  return {minus_infinity<T>(), T(0), T(0)};
+}
+
+// exp(x - max) is taken with this; it keeps a part of nothing but minus infinities at the sum 0.
+template <typename T>
+HOST_DEVICE T finite_max(T max) {
+  return max == minus_infinity<T>() ? T(0) : max;
+}
+
+// A NaN in either part ends up in the sum.
+template <typename T>
+HOST_DEVICE RowPart<T> merged(const RowPart<T>& a, const RowPart<T>& b) {
+  const T max = a.max > b.max ? a.max : b.max;
+  const T to = finite_max(max);
+  const T of_a = a.max == minus_infinity<T>() ? a.sum : a.sum * exp_nonpositive(a.max - to);
+  const T of_b = b.max == minus_infinity<T>() ? b.sum : b.sum * exp_nonpositive(b.max - to);
+  return {max, of_a + of_b, a.above + b.above};
+}
+
+// What `above` is measured from: x[t], or 0 where x[t] is minus infinity and the loss infinite whatever is chosen.
+template <typename T>
+HOST_DEVICE T reference_of(T at_target) {
+  return finite_max(at_target);
+}
+
+template <typename T>
+HOST_DEVICE T row_loss(const RowPart<T>& row, T at_target, T smoothing, T num_classes) {
+  const T loss = log(row.sum) + (row.max - at_target);
+  return smoothing != T(0) ? loss - smoothing * row.above / num_classes : loss;
+}
+
+// The gradient of one row, but for its target column, is p_scale * exp(x - max) - everywhere.
+template <typename T>
+struct RowGradient {
+  T max;
+  T p_scale;
+  T everywhere;
+  T at_target;
+
+  HOST_DEVICE T at(T x) const { return p_scale * exp_nonpositive(x - max) - everywhere; }
+  HOST_DEVICE T at_the_target(T x) const { return at(x) - at_target; }
+};
+
+// `factor`: the gradient of the row's loss; `inverse_sum`: 1 / sum_c exp(x[c] - max).
+template <typename T>
+HOST_DEVICE RowGradient<T> row_gradient(T factor, T max, T inverse_sum, T smoothing, T num_classes) {
+  return {max, factor * inverse_sum, factor * smoothing / num_classes, factor * (T(1) - smoothing)};
+}
+
+}  // namespace airank_fast
