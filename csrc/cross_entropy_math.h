@@ -39,14 +39,23 @@ HOST_DEVICE T finite_max(T max) {
   return max == minus_infinity<T>() ? T(0) : max;
 }
 
-// A NaN in either part ends up in the sum.
+template <typename T>
+HOST_DEVICE T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+// The same part with its sum below a larger maximum. A NaN among the columns is in the sum, and stays there.
+template <typename T>
+HOST_DEVICE RowPart<T> rescaled(const RowPart<T>& part, T max) {
+  const T factor = part.max == minus_infinity<T>() ? T(1) : exp_nonpositive(part.max - finite_max(max));
+  return {max, part.sum * factor, part.above};
+}
+
+// Every rescaling costs a rounding or two: many parts are best brought to the maximum of all of them, then added.
 template <typename T>
 HOST_DEVICE RowPart<T> merged(const RowPart<T>& a, const RowPart<T>& b) {
-  const T max = a.max > b.max ? a.max : b.max;
-  const T to = finite_max(max);
-  const T of_a = a.max == minus_infinity<T>() ? a.sum : a.sum * exp_nonpositive(a.max - to);
-  const T of_b = b.max == minus_infinity<T>() ? b.sum : b.sum * exp_nonpositive(b.max - to);
-  return {max, of_a + of_b, a.above + b.above};
+  const T max = larger(a.max, b.max);
+  return {max, rescaled(a, max).sum + rescaled(b, max).sum, a.above + b.above};
 }
 
 // What `above` is measured from: x[t], or 0 where x[t] is minus infinity and the loss infinite whatever is chosen.
@@ -73,10 +82,10 @@ struct RowGradient {
   HOST_DEVICE T at_the_target(T x) const { return at(x) - at_target; }
 };
 
-// `factor`: the gradient of the row's loss; `inverse_sum`: 1 / sum_c exp(x[c] - max).
+// `factor`: the gradient of the row's loss; `max` and `sum` of the whole row.
 template <typename T>
-HOST_DEVICE RowGradient<T> row_gradient(T factor, T max, T inverse_sum, T smoothing, T num_classes) {
-  return {max, factor * inverse_sum, factor * smoothing / num_classes, factor * (T(1) - smoothing)};
+HOST_DEVICE RowGradient<T> row_gradient(T factor, T max, T sum, T smoothing, T num_classes) {
+  return {max, factor / sum, factor * smoothing / num_classes, factor * (T(1) - smoothing)};
 }
 
 }  // namespace airank_fast

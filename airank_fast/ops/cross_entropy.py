@@ -80,7 +80,7 @@ def cross_entropy(
 def cross_entropy_reference(
     logits: Tensor, target: Tensor, label_smoothing: float, ignore_index: int, reduction: int, inplace_backward: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, [max, 1 / sum of exp(x - max)] per row, and what each row's gradient is multiplied by, in plain torch."""
+    """Loss, [max, sum of exp(x - max)] per row, and what each row's gradient is multiplied by, in plain torch."""
     _check(logits, target, label_smoothing, reduction)
     _check_targets(target, logits.shape[1], ignore_index)
     x, at, counts, valid = _wide(logits, target, ignore_index)
@@ -90,8 +90,8 @@ def cross_entropy_reference(
         losses = losses - label_smoothing * log_p.mean(1)
     losses = torch.where(counts, losses, 0).masked_fill(~valid, torch.nan)
     maximum = x.amax(1)
-    inverse_sum = 1 / (x - maximum[:, None]).exp().sum(1)
-    statistics = torch.where(counts[:, None], torch.stack([maximum, inverse_sum], 1), 0)
+    below_it = (x - maximum[:, None]).exp().sum(1)
+    statistics = torch.where(counts[:, None], torch.stack([maximum, below_it], 1), 0)
     scale = counts.sum().to(x.dtype).reciprocal() if reduction == 1 else x.new_ones(())
     if reduction == 0:
         return losses, statistics, scale
@@ -106,7 +106,7 @@ def cross_entropy_backward_reference(
     """The gradient of the logits in plain torch."""
     _check_backward(grad, logits, target, statistics, scale, label_smoothing)
     x, at, counts, valid = _wide(logits, target, ignore_index)
-    p = (x - statistics[:, :1]).exp() * statistics[:, 1:]
+    p = (x - statistics[:, :1]).exp() / statistics[:, 1:]
     p = p - label_smoothing / logits.shape[1]
     p = p.scatter_add(1, at, p.new_full(at.shape, label_smoothing - 1))
     gradient = p * (grad * scale).expand(len(target))[:, None]

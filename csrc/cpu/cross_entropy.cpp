@@ -51,9 +51,9 @@ struct RowLoop {
     M max[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) max[j] = minus_infinity<M>();
     for (int64_t i = 0; i < size; i += kLanes)
-      for (int64_t j = 0; j < kLanes; ++j) max[j] = max[j] > block[i + j] ? max[j] : block[i + j];
+      for (int64_t j = 0; j < kLanes; ++j) max[j] = larger(max[j], block[i + j]);
     for (int64_t half = kLanes / 2; half > 0; half /= 2)
-      for (int64_t j = 0; j < half; ++j) max[j] = max[j] > max[j + half] ? max[j] : max[j + half];
+      for (int64_t j = 0; j < half; ++j) max[j] = larger(max[j], max[j + half]);
     return max[0];
   }
 
@@ -116,7 +116,7 @@ void forward(const Tensor& logits, const int64_t* target, double smoothing, int6
       loop(row, num_classes, reference_of(at_target), smoothing != 0, &all);
       losses[i] = row_loss(all, at_target, M(smoothing), M(num_classes));
       statistics[2 * i] = all.max;
-      statistics[2 * i + 1] = M(1) / all.sum;
+      statistics[2 * i + 1] = all.sum;
     }
   });
 }

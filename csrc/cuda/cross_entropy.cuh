@@ -16,15 +16,15 @@
 namespace airank_fast {
 
 constexpr int kCrossEntropyThreads = 256;
-// Packs in flight per thread; four of float64 would spill registers.
+// Packs in flight per thread; more of float64 would spill registers.
 template <typename T>
-constexpr int kCrossEntropyUnroll = sizeof(T) == 8 ? 2 : 4;
+constexpr int kCrossEntropyUnroll = sizeof(T) == 8 ? 1 : 4;
 
 // math_t<T> numbers behind the pointers to void; strides in elements.
 struct CrossEntropyRows {
   const void* logits;
   const int64_t* target;
-  void* statistics;  // [rows, 2]: maximum, 1 / sum of exponentials; written forward, read backward
+  void* statistics;  // [rows, 2]: maximum, sum of exponentials; written forward, read backward
   int64_t logits_stride;
   int64_t num_classes;
   int64_t ignore_index;
@@ -50,17 +50,15 @@ HOST_DEVICE void add_columns(RowPart<math_t<T>>& part, const Pack<T, kPack>& pac
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
     x[k] = load(pack.at[k]);
-    max = max > x[k] ? max : x[k];
+    max = larger(max, x[k]);
   }
+  part = rescaled(part, max);
   const M to = finite_max(max);
-  M sum = part.sum * exp_nonpositive(part.max - to);
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
-    sum += exp_nonpositive(x[k] - to);
+    part.sum += exp_nonpositive(x[k] - to);
     part.above += x[k] - reference;
   }
-  part.max = max;
-  part.sum = sum;
 }
 
 // What one thread knows after its share of the row.
@@ -87,23 +85,30 @@ __device__ __forceinline__ RowPart<math_t<T>> part_of_row(const T* row, int64_t 
   return part;
 }
 
-// The parts of all threads of the block, merged in a fixed order; right in thread 0.
+// The parts of all threads of the block, merged in a fixed order.
 template <typename M>
 __device__ __forceinline__ RowPart<M> merged_over_block(RowPart<M> part) {
   constexpr int kWarps = kCrossEntropyThreads / 32;
   SHARED(RowPart<M>, of_warp, [kWarps]);
+  M max = part.max;
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    max = larger(max, __shfl_xor_sync(0xffffffffu, max, distance));
+  part = rescaled(part, max);
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
-    const RowPart<M> other{__shfl_xor_sync(0xffffffffu, part.max, distance),
-                           __shfl_xor_sync(0xffffffffu, part.sum, distance),
-                           __shfl_xor_sync(0xffffffffu, part.above, distance)};
-    part = merged(part, other);
+    part.sum += __shfl_xor_sync(0xffffffffu, part.sum, distance);
+    part.above += __shfl_xor_sync(0xffffffffu, part.above, distance);
   }
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = part;
   __syncthreads();
-  if (threadIdx.x == 0)
-    for (int warp = 1; warp < kWarps; ++warp) part = merged(part, of_warp[warp]);
-  return part;
+  for (int warp = 0; warp < kWarps; ++warp) max = larger(max, of_warp[warp].max);
+  RowPart<M> all{max, M(0), M(0)};
+  for (int warp = 0; warp < kWarps; ++warp) {
+    all.sum += rescaled(of_warp[warp], max).sum;
+    all.above += of_warp[warp].above;
+  }
+  return all;
 }
 
 template <typename T>
@@ -112,23 +117,19 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
   using M = math_t<T>;
   const int64_t i = blockIdx.x;
   const int64_t target = rows.target[i];
-  M loss = 0, max = 0, inverse_sum = 0;
+  M* statistics = static_cast<M*>(rows.statistics) + 2 * i;
   if (target < 0 || target >= rows.num_classes || target == rows.ignore_index) {  // the whole block alike
-    if (target != rows.ignore_index) loss = max = inverse_sum = not_a_number<M>();
-  } else {
-    const T* row = static_cast<const T*>(rows.logits) + i * rows.logits_stride;
-    const M at_target = load(row[target]);
-    const RowPart<M> all = merged_over_block(part_of_row(row, rows.num_classes, reference_of(at_target)));
-    loss = row_loss(all, at_target, M(rows.label_smoothing), M(rows.num_classes));
-    max = all.max;
-    inverse_sum = M(1) / all.sum;
+    if (threadIdx.x == 0)
+      losses[i] = statistics[0] = statistics[1] = target == rows.ignore_index ? M(0) : not_a_number<M>();
+    return;
   }
-  if (threadIdx.x == 0) {
-    M* statistics = static_cast<M*>(rows.statistics) + 2 * i;
-    losses[i] = loss;
-    statistics[0] = max;
-    statistics[1] = inverse_sum;
-  }
+  const T* row = static_cast<const T*>(rows.logits) + i * rows.logits_stride;
+  const M at_target = load(row[target]);
+  const RowPart<M> all = merged_over_block(part_of_row(row, rows.num_classes, reference_of(at_target)));
+  if (threadIdx.x != 0) return;
+  losses[i] = row_loss(all, at_target, M(rows.label_smoothing), M(rows.num_classes));
+  statistics[0] = all.max;
+  statistics[1] = all.sum;
 }
 
 // One block: `loss` becomes the sum of the losses, or their mean over the rows that count; `scale` what the gradient
