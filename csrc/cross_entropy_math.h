@@ -65,9 +65,15 @@ HOST_DEVICE T reference_of(T at_target) {
 }
 
 template <typename T>
-HOST_DEVICE T row_loss(const RowPart<T>& row, T at_target, T smoothing, T num_classes) {
+struct Smoothing {
+  T whole;      // e
+  T per_class;  // e / C
+};
+
+template <typename T>
+HOST_DEVICE T row_loss(const RowPart<T>& row, T at_target, const Smoothing<T>& smoothing) {
   const T loss = log(row.sum) + (row.max - at_target);
-  return smoothing != T(0) ? loss - smoothing * row.above / num_classes : loss;
+  return smoothing.whole != T(0) ? loss - smoothing.per_class * row.above : loss;
 }
 
 // The gradient of one row, but for its target column, is p_scale * exp(x - max) - everywhere.
@@ -84,8 +90,8 @@ struct RowGradient {
 
 // `factor`: the gradient of the row's loss; `max` and `sum` of the whole row.
 template <typename T>
-HOST_DEVICE RowGradient<T> row_gradient(T factor, T max, T sum, T smoothing, T num_classes) {
-  return {max, factor / sum, factor * smoothing / num_classes, factor * (T(1) - smoothing)};
+HOST_DEVICE RowGradient<T> row_gradient(T factor, T max, T sum, const Smoothing<T>& smoothing) {
+  return {max, factor / sum, factor * smoothing.per_class, factor * (T(1) - smoothing.whole)};
 }
 
 }  // namespace airank_fast

@@ -99,10 +99,16 @@ struct GradientLoop {
 // A thread is not worth waking for fewer elements.
 int64_t rows_per_thread(int64_t num_classes) { return std::max<int64_t>(1, (1 << 14) / num_classes); }
 
+template <typename M>
+Smoothing<M> smoothing_of(double label_smoothing, int64_t num_classes) {
+  return {M(label_smoothing), M(label_smoothing / double(num_classes))};
+}
+
 template <typename T>
-void forward(const Tensor& logits, const int64_t* target, double smoothing, int64_t ignore_index, math_t<T>* losses,
-             math_t<T>* statistics) {
+void forward(const Tensor& logits, const int64_t* target, double label_smoothing, int64_t ignore_index,
+             math_t<T>* losses, math_t<T>* statistics) {
   using M = math_t<T>;
+  const Smoothing<M> smoothing = smoothing_of<M>(label_smoothing, logits.size(1));
   const auto loop = choose<RowLoop<T>>();
   const T* first = static_cast<const T*>(logits.data_ptr());
   const int64_t num_classes = logits.size(1), stride = logits.stride(0);
@@ -113,8 +119,8 @@ void forward(const Tensor& logits, const int64_t* target, double smoothing, int6
       const T* row = first + i * stride;
       const M at_target = load(row[target[i]]);
       RowPart<M> all;
-      loop(row, num_classes, reference_of(at_target), smoothing != 0, &all);
-      losses[i] = row_loss(all, at_target, M(smoothing), M(num_classes));
+      loop(row, num_classes, reference_of(at_target), label_smoothing != 0, &all);
+      losses[i] = row_loss(all, at_target, smoothing);
       statistics[2 * i] = all.max;
       statistics[2 * i + 1] = all.sum;
     }
@@ -138,8 +144,9 @@ void reduce(const M* losses, const int64_t* target, int64_t rows, int64_t ignore
 
 template <typename T>
 void backward(const Tensor& grad, const Tensor& logits, const int64_t* target, const Tensor& statistics,
-              const Tensor& scale, double smoothing, int64_t ignore_index, const Tensor& gradient) {
+              const Tensor& scale, double label_smoothing, int64_t ignore_index, const Tensor& gradient) {
   using M = math_t<T>;
+  const Smoothing<M> smoothing = smoothing_of<M>(label_smoothing, logits.size(1));
   const auto loop = choose<GradientLoop<T>>();
   const T* from = static_cast<const T*>(logits.data_ptr());
   T* to = static_cast<T*>(gradient.data_ptr());
@@ -155,8 +162,7 @@ void backward(const Tensor& grad, const Tensor& logits, const int64_t* target, c
         continue;
       }
       loop(from + i * from_stride, to + i * to_stride, num_classes, target[i],
-           row_gradient(factors[i * grad_stride] * common, stats[2 * i], stats[2 * i + 1], M(smoothing),
-                        M(num_classes)));
+           row_gradient(factors[i * grad_stride] * common, stats[2 * i], stats[2 * i + 1], smoothing));
     }
   });
 }

@@ -10,8 +10,8 @@ namespace {
 constexpr dim3 kBlock(kCrossEntropyThreads);
 
 CrossEntropyRows rows_of(const CrossEntropyLaunch& work) {
-  return {work.logits,      work.target,       work.statistics,     work.logits_stride,
-          work.num_classes, work.ignore_index, work.label_smoothing};
+  return {work.logits,       work.target,          work.statistics, work.logits_stride, work.num_classes,
+          work.ignore_index, work.label_smoothing, work.label_smoothing / double(work.num_classes)};
 }
 
 template <typename T>

@@ -28,8 +28,14 @@ struct CrossEntropyRows {
   int64_t logits_stride;
   int64_t num_classes;
   int64_t ignore_index;
-  double label_smoothing;
+  double smoothing;
+  double smoothing_per_class;
 };
+
+template <typename M>
+HOST_DEVICE Smoothing<M> smoothing_of(const CrossEntropyRows& rows) {
+  return {M(rows.smoothing), M(rows.smoothing_per_class)};
+}
 
 template <typename M>
 HOST_DEVICE M not_a_number() {
@@ -112,7 +118,7 @@ __device__ __forceinline__ RowPart<M> merged_over_block(RowPart<M> part) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kCrossEntropyThreads)
+__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
     cross_entropy_kernel(const CrossEntropyRows rows, math_t<T>* losses) {
   using M = math_t<T>;
   const int64_t i = blockIdx.x;
@@ -127,7 +133,7 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
   const M at_target = load(row[target]);
   const RowPart<M> all = merged_over_block(part_of_row(row, rows.num_classes, reference_of(at_target)));
   if (threadIdx.x != 0) return;
-  losses[i] = row_loss(all, at_target, M(rows.label_smoothing), M(rows.num_classes));
+  losses[i] = row_loss(all, at_target, smoothing_of<M>(rows));
   statistics[0] = all.max;
   statistics[1] = all.sum;
 }
@@ -135,7 +141,7 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
 // One block: `loss` becomes the sum of the losses, or their mean over the rows that count; `scale` what the gradient
 // of a row is multiplied by. A null `loss` means that the rows' losses themselves are the result.
 template <typename M>
-__global__ void __launch_bounds__(kCrossEntropyThreads)
+__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
     cross_entropy_reduce_kernel(const M* losses, const int64_t* target, int64_t num_rows, int64_t ignore_index,
                                 bool mean, M* loss, M* scale) {
   SHARED(double, sums, [kCrossEntropyThreads]);
@@ -201,7 +207,7 @@ __device__ __forceinline__ void write_row(const T* row, T* to, int64_t size, int
 
 // `grad` is one number, or one per row, as grad_stride says.
 template <typename T>
-__global__ void __launch_bounds__(kCrossEntropyThreads)
+__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
     cross_entropy_backward_kernel(const CrossEntropyRows rows, const math_t<T>* grad, int64_t grad_stride,
                                   const math_t<T>* scale, void* gradient, int64_t gradient_stride) {
   using M = math_t<T>;
@@ -216,8 +222,7 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
   }
   const M* statistics = static_cast<const M*>(rows.statistics) + 2 * i;
   write_row(static_cast<const T*>(rows.logits) + i * rows.logits_stride, to, rows.num_classes, target,
-            row_gradient(grad[i * grad_stride] * scale[0], statistics[0], statistics[1], M(rows.label_smoothing),
-                         M(rows.num_classes)));
+            row_gradient(grad[i * grad_stride] * scale[0], statistics[0], statistics[1], smoothing_of<M>(rows)));
 }
 
 }  // namespace airank_fast
