@@ -7,10 +7,11 @@ device, the same name runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.bias_gelu import bias_gelu
 from airank_fast.ops.cross_entropy import cross_entropy
 from airank_fast.ops.sgd import sgd_
 
-__all__ = ["cross_entropy", "sgd_"]
+__all__ = ["bias_gelu", "cross_entropy", "sgd_"]
 
 if importlib.util.find_spec("airank_fast._C") is not None:
     try:
