@@ -2,7 +2,7 @@
 //
 // Forward moves 2e bytes per element. Backward recomputes everything from x, moves 3e bytes, and sums the bias's
 // gradient in float32 (float64 for float64): per chunk of rows and tile of columns in the first cache, then over the
-// chunks in order. Chunks and tiles do not depend on the number of threads, and so neither does the result.
+// chunks in order, in float64. Chunks and tiles do not depend on the number of threads, and so neither does the result.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -115,13 +115,16 @@ void backward(const Tensor& grad, const Tensor& x, const Tensor& bias, const Ten
   });
 }
 
+// The chunks' sums, which are large beside what each of them was made of, are added in float64.
 template <typename M>
-void add_chunks(M* partial, int64_t num_chunks, int64_t features, const Tensor& bias_gradient) {
+void add_chunks(const M* partial, int64_t num_chunks, int64_t features, const Tensor& bias_gradient) {
+  std::vector<double> sums(partial, partial + features);
   for (int64_t chunk = 1; chunk < num_chunks; ++chunk)
-    for (int64_t i = 0; i < features; ++i) partial[i] += partial[chunk * features + i];
+    for (int64_t i = 0; i < features; ++i) sums[static_cast<size_t>(i)] += double(partial[chunk * features + i]);
   with_type_of(bias_gradient, [&](auto element) {
-    auto* to = static_cast<decltype(element)*>(bias_gradient.data_ptr());
-    for (int64_t i = 0; i < features; ++i) store(&to[i], math_t<decltype(element)>(partial[i]));
+    using B = decltype(element);
+    B* to = static_cast<B*>(bias_gradient.data_ptr());
+    for (int64_t i = 0; i < features; ++i) store(&to[i], math_t<B>(sums[static_cast<size_t>(i)]));
   });
 }
 

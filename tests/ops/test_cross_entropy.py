@@ -49,7 +49,8 @@ def test_error_is_at_most_twice_torchs(device, dtype, smoothing, classes):
         plain = both(F.cross_entropy, logits, target, weight.to(dtype), **options)
         wide = torch.promote_types(dtype, torch.float32)
         ours = both(cross_entropy, logits, target, weight.to(wide), **options)
-        assert ours[0].dtype == wide and ours[1].dtype == dtype
+        assert ours[0].dtype == wide
+        assert ours[1].dtype == dtype
         for got, want, of_torch in zip(ours, exact, plain, strict=True):
             # Where torch happens to be exact: half a unit in the last place of the largest term. In float64 it always
             # is, being its own reference, and the sums' rounding remains.
@@ -111,7 +112,8 @@ def test_no_row_that_counts(device, rows):
     for reduction, want in (("mean", NAN), ("sum", 0.0)):
         loss, gradient = both(cross_entropy, logits, target, reduction=reduction)
         torch.testing.assert_close(loss.cpu(), torch.tensor(want), equal_nan=True)
-        assert gradient.shape == logits.shape and torch.count_nonzero(gradient) == 0
+        assert gradient.shape == logits.shape
+        assert torch.count_nonzero(gradient) == 0
     assert cross_entropy(logits, target, reduction="none").tolist() == [0.0] * rows
 
 
@@ -136,7 +138,8 @@ def test_nan_and_inf_as_torch(device, dtype, smoothing):
     if dtype != torch.float16 and smoothing:
         want[6], want[7] = got[6], got[7]  # the sum over the classes overflows, or not, by the order
     torch.testing.assert_close(got, want, equal_nan=True)
-    assert gradient[[1, 2, 5]].isnan().all() and gradient[[0, 3, 4, 6, 7]].isfinite().all()
+    assert gradient[[1, 2, 5]].isnan().all()
+    assert gradient[[0, 3, 4, 6, 7]].isfinite().all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -205,7 +208,8 @@ def test_inplace_backward_writes_over_the_logits(device, dtype):
     logits.register_hook(lambda gradient: seen.append(gradient.data_ptr()))
     cross_entropy(logits, target, 0.1, inplace_backward=True).backward()
     assert seen == [address]
-    assert torch.equal(leaf.grad, want) and torch.equal(logits, want)
+    assert torch.equal(leaf.grad, want)
+    assert torch.equal(logits, want)
 
 
 CHANGED = "modified by an inplace operation"
@@ -300,7 +304,7 @@ def test_wrong_arguments_are_named_in_one_line(function, message, arguments):
 
 
 def test_wrong_arguments_of_the_face():
-    with pytest.raises(ValueError, match="^cross_entropy: reduction must be none, mean or sum, got 'max'$"):
+    with pytest.raises(ValueError, match=r"^cross_entropy: reduction must be none, mean or sum, got 'max'$"):
         cross_entropy(ONES, AT, reduction="max")
     with pytest.raises(RuntimeError, match=r"^cross_entropy: target must have shape \[3, 2\], got \[3\]$"):
         cross_entropy(torch.ones(3, 4, 2), AT)
