@@ -43,8 +43,10 @@ def cuda_headers() -> Path | None:
     if os.environ.get("CUDA_HOME"):
         folders.append(Path(os.environ["CUDA_HOME"], "include"))
     if shutil.which("nvcc"):  # may be a script, so it is asked
-        said = subprocess.run(["nvcc", "-dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
-        folders += [Path(line.split("=")[1], "../include") for line in said.splitlines() if line.startswith("#$ _HERE_")]
+        command = ["nvcc", "-dryrun", "-x", "cu", "-c", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        places = [line.split("=")[1] for line in said.splitlines() if line.startswith("#$ _HERE_=")]
+        folders += [Path(place, "../include") for place in places]
     folders.append(Path("/usr/local/cuda/include"))
     needed = ("cuda_runtime.h", "cuda_bf16.h", "crt/host_defines.h")
     whole = [folder.resolve() for folder in folders if all((folder / name).exists() for name in needed)]
@@ -78,6 +80,23 @@ def program(source: Path, mode: str, *macros: str) -> Path:
     return _link(name, [source, *([launcher] if launcher.exists() else [])], mode, MODES[mode], macros)
 
 
+def run(program: Path, *arguments: str) -> str:
+    """What a program prints, with its exit status as the last line."""
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=0",  # a launch that fails abandons its stacks
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "atexit_sleep_ms=0",  # there is no other thread that might still find something
+    }
+    command = [str(program), *arguments]
+    for prefix in ([], ["setarch", "-R"]):
+        done = subprocess.run([*prefix, *command], capture_output=True, text=True, check=False, errors="replace",
+                              env={**os.environ, **options}, timeout=300)  # fmt: skip
+        # With much randomisation of addresses, older ThreadSanitizers do not start.
+        if "unexpected memory mapping" not in done.stderr:
+            break
+    return f"{done.stdout}{done.stderr}\nexit status {done.returncode}"
+
+
 def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) -> Path:
     """The object file of a source."""
     options = [*FLAGS, *(["-O2"] if source.name in EMULATOR else MODES[mode]), "-isystem", str(cuda_headers())]
@@ -91,6 +110,11 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
     command = [COMPILER, *options, *(f"-D{macro}" for macro in macros), "-x", "c++", "-c", str(source)]
     with _locked(made):
         return _up_to_date(made, [*command, "-MMD", "-MF", f"{made}.d"], lambda: _read_depfile(Path(f"{made}.d")))
+
+
+def inputs_of(made: Path) -> list[Path]:
+    """What an object file was compiled from, without the system's headers."""
+    return [Path(path) for path in json.loads(Path(f"{made}.json").read_text())["inputs"]]
 
 
 def _link(name: str, sources: list[Path], mode: str, options: list[str], macros: tuple[str, ...] = ()) -> Path:

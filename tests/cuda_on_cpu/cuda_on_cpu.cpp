@@ -11,6 +11,8 @@
 #include <mutex>
 
 #include "fiber.h"
+#include "schedule.h"
+#include "shared_memory.h"
 
 namespace cuda_on_cpu {
 
@@ -18,9 +20,7 @@ Here here;
 
 namespace {
 
-constexpr int kMaxThreads = 1024, kWarp = 32, kMaxWarps = kMaxThreads / kWarp, kSets = 4, kNobody = -1;
-constexpr size_t kStaticBytes = 48 << 10, kDynamicBytes = 227 << 10, kGap = 128;
-constexpr int kMaxSlots = 64;
+constexpr int kSets = 4;
 
 struct Thread {
   uint3 index;
@@ -29,12 +29,6 @@ struct Thread {
   unsigned mask;
   uint64_t value;  // what it brings, then what it gets
   int parameter, width, line;
-};
-
-struct Slot {
-  const void* key;
-  char* at;
-  size_t bytes;
 };
 
 struct Barrier {
@@ -46,18 +40,27 @@ struct Barrier {
 // All of the block that runs.
 struct Block {
   int num_threads = 0, num_warps = 0, num_left = 0;
-  int running = kNobody, last = kNobody;
-  unsigned ready_warps = 0;
-  unsigned ready[kMaxWarps], left[kMaxWarps], meeting[kMaxWarps];
+  int running = kNobody;
+  Ready ready;
+  unsigned left[kMaxWarps], meeting[kMaxWarps];  // lanes that returned, that wait in a warp function
+  unsigned meetings[kMaxThreads];                // finished ones, by the lowest lane of their mask
   Barrier barrier;
-  unsigned meetings[kMaxThreads];  // finished ones, by the lowest lane of their mask
-  Slot slots[kMaxSlots];
-  int num_slots = 0;
-  size_t static_bytes = 0, dynamic_bytes = 0;
+  SharedMemory shared;
   int set = 0;
+
+  // The lanes that a warp has: the last one may be cut short.
+  unsigned lanes_of(int warp) const {
+    const int num_lanes = num_threads - warp * kWarp;
+    return num_lanes >= kWarp ? ~0u : ~(~0u << num_lanes);
+  }
+  void all_ready() {
+    for (int warp = 0; warp < num_warps; ++warp) ready.add(warp, lanes_of(warp));
+  }
 };
 
 std::mutex one_launch;
+Chosen chosen;
+Random randomness;
 Block block;
 Thread threads[kMaxThreads];
 Fiber fibers[kSets][kMaxThreads];
@@ -65,10 +68,9 @@ int num_prepared[kSets];
 Fiber* host;
 void (*body)(void*);
 void* closure;
-char* arena;  // static shared memory, then dynamic
 // Through these ThreadSanitizer learns what is ordered. The launching thread releases `begin` for each block but looks
 // at `end` only once, after the last: otherwise it would order the blocks.
-char sync_objects[kSets][2 + 1 + 2 * kMaxThreads], device_fence, begin, end;
+uint64_t sync_objects[kSets][2 + 1 + 2 * kMaxThreads], device_fence, begin, end;
 unsigned long num_launches = 0;
 
 // ---- failure -----------------------------------------------------------------------------------
@@ -104,93 +106,6 @@ template <typename... Parts>
   abort();
 }
 
-// ---- which thread runs next --------------------------------------------------------------------
-Schedule schedule = Schedule::kAscending;
-unsigned long seed = 0;
-bool is_chosen = false;
-uint64_t random_state;
-int warp_order[kMaxWarps];
-
-unsigned random_below(unsigned bound) {
-  random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
-  return unsigned(((random_state >> 33) * bound) >> 31);
-}
-
-void shuffle_warps() {
-  for (int i = 0; i < block.num_warps; ++i) {
-    const int j = int(random_below(unsigned(i) + 1));
-    warp_order[i] = warp_order[j];
-    warp_order[j] = i;
-  }
-}
-
-void choose_from_environment() {
-  is_chosen = true;
-  const char* text = getenv("CUDA_ON_CPU_SEED");
-  seed = text ? strtoul(text, nullptr, 10) : 0;
-  text = getenv("CUDA_ON_CPU_SCHEDULE");
-  if (text == nullptr) return;
-  for (int i = 0; i < kNumSchedules; ++i)
-    if (strcmp(text, name_of(Schedule(i))) == 0) {
-      schedule = Schedule(i);
-      return;
-    }
-  fprintf(stderr, "CUDA_ON_CPU_SCHEDULE: ascending, descending, priority or random is required, got %s\n", text);
-  abort();
-}
-
-void set_ready(int warp, unsigned lanes) {
-  block.ready[warp] |= lanes;
-  block.ready_warps |= 1u << warp;
-}
-
-int lowest(unsigned bits) { return __builtin_ctz(bits); }
-int highest(unsigned bits) { return 31 - __builtin_clz(bits); }
-
-// The first of `bits` after (or before) `at`, cyclically.
-int next_up(unsigned bits, int at) {
-  const unsigned after = at >= 31 ? 0 : bits & (~0u << (at + 1));
-  return lowest(after ? after : bits);
-}
-int next_down(unsigned bits, int at) {
-  const unsigned before = at <= 0 ? 0 : bits & (~0u >> (32 - at));
-  return highest(before ? before : bits);
-}
-
-// A ready thread, no longer marked ready; kNobody where all wait.
-int pick() {
-  if (block.ready_warps == 0) return kNobody;
-  int warp, lane;
-  const int last_warp = block.last / kWarp, last_lane = block.last % kWarp;
-  switch (schedule) {
-    case Schedule::kAscending: {
-      const unsigned rest = block.last < 0 ? 0 : block.ready[last_warp] & (last_lane == 31 ? 0 : ~0u << (last_lane + 1));
-      warp = rest ? last_warp : next_up(block.ready_warps, block.last < 0 ? -1 : last_warp);
-      lane = lowest(rest ? rest : block.ready[warp]);
-      break;
-    }
-    case Schedule::kDescending: {
-      const unsigned rest = block.last < 0 || last_lane == 0 ? 0 : block.ready[last_warp] & (~0u >> (32 - last_lane));
-      warp = rest ? last_warp : next_down(block.ready_warps, block.last < 0 ? kMaxWarps : last_warp);
-      lane = highest(rest ? rest : block.ready[warp]);
-      break;
-    }
-    case Schedule::kPriority: {
-      int i = 0;
-      while (!(block.ready_warps >> warp_order[i] & 1)) ++i;
-      warp = warp_order[i];
-      lane = (warp + block.barrier.phase) % 2 ? highest(block.ready[warp]) : lowest(block.ready[warp]);
-      break;
-    }
-    default:
-      warp = next_up(block.ready_warps, int(random_below(kMaxWarps)) - 1);
-      lane = next_up(block.ready[warp], int(random_below(kWarp)) - 1);
-  }
-  block.ready[warp] &= ~(1u << lane);
-  if (block.ready[warp] == 0) block.ready_warps &= ~(1u << warp);
-  return block.last = warp * kWarp + lane;
-}
-
 [[noreturn]] void report_deadlock() {
   long num_meeting = 0;
   int in_warp = kNobody;
@@ -209,7 +124,7 @@ void run_as(int thread) {
 
 // The running thread waits: the next one runs. Returns when somebody has made this one ready and it was picked.
 void wait() {
-  const int self = block.running, next = pick();
+  const int self = block.running, next = block.ready.pick();
   if (next == kNobody) report_deadlock();
   if (next == self) return;
   run_as(next);
@@ -237,7 +152,7 @@ void leave() {
     switch_fibers(fibers[block.set][self], *host);
     return;
   }
-  const int next = pick();
+  const int next = block.ready.pick();
   if (next == kNobody) report_deadlock();
   run_as(next);
   switch_fibers(fibers[block.set][self], fibers[block.set][next]);
@@ -252,100 +167,30 @@ void live() {
   }
 }
 
-// ---- shared memory -----------------------------------------------------------------------------
-// Not memset: that would be seen as the running thread's access.
-void fill(char* at, size_t bytes) {
-#if defined(__x86_64__)
-  asm volatile("rep stosb" : "+D"(at), "+c"(bytes) : "a"(0xff) : "memory");
-#else
-  for (size_t i = 0; i < bytes; ++i) reinterpret_cast<volatile char*>(at)[i] = char(0xff);
-#endif
-}
-
-char* dynamic_arena() { return arena + kStaticBytes + kMaxSlots * kGap; }
-constexpr size_t kArenaBytes = kStaticBytes + kMaxSlots * kGap + kDynamicBytes + 4 * kGap;
-
-void poison(char* at, size_t bytes, bool poisoned) {
-  if (!with_asan()) return;
-  if (poisoned) __asan_poison_memory_region(at, bytes);
-  else __asan_unpoison_memory_region(at, bytes);
-}
-
-void open_arena(size_t smem_bytes) {
-  if (arena == nullptr) arena = static_cast<char*>(pages(kArenaBytes));
-  block.num_slots = 0;
-  block.static_bytes = 0;
-  block.dynamic_bytes = smem_bytes;
-  poison(arena, kArenaBytes, true);
-  poison(dynamic_arena(), smem_bytes, false);
-  if (smem_bytes) fill(dynamic_arena(), smem_bytes + 4 * kGap);
-}
-
-bool is_untouched(const char* at, size_t bytes) {
-  for (size_t i = 0; i < bytes; ++i)
-    if (at[i] != char(0xff)) return false;
-  return true;
-}
-
-// Also finds, without sanitizers, what was written behind an array.
-bool close_arena() {
-  bool good = block.dynamic_bytes == 0 || is_untouched(dynamic_arena() + block.dynamic_bytes, 4 * kGap);
-  for (int i = 0; i < block.num_slots; ++i) {
-    const Slot& slot = block.slots[i];
-    good = good && is_untouched(slot.at + slot.bytes, kGap - slot.bytes % kGap);
-  }
-  if (with_tsan()) {  // a new block's memory has no history
-    munmap(arena, kArenaBytes);
-    arena = nullptr;
-  }
-  return good;
-}
-
 // ---- blocks ------------------------------------------------------------------------------------
 bool run_block(uint3 index, size_t smem_bytes) {
   here.block = index;
   block.num_left = 0;
-  block.last = block.running = kNobody;
+  block.running = kNobody;
   block.barrier = Barrier();
-  block.ready_warps = 0;
-  for (int warp = 0; warp < block.num_warps; ++warp) {
-    const int num_lanes = block.num_threads - warp * kWarp;
-    block.left[warp] = block.meeting[warp] = block.ready[warp] = 0;
-    set_ready(warp, num_lanes >= kWarp ? ~0u : ~(~0u << num_lanes));
-  }
+  for (int warp = 0; warp < block.num_warps; ++warp) block.left[warp] = block.meeting[warp] = 0;
+  block.ready.reset(chosen.schedule, &randomness, block.num_warps);
+  block.all_ready();
   for (int& prepared = num_prepared[block.set]; prepared < block.num_threads; ++prepared)
     fibers[block.set][prepared].prepare(live, prepared);
-  if (schedule == Schedule::kPriority) shuffle_warps();
-  open_arena(smem_bytes);
+  block.shared.open(smem_bytes);
   if (with_tsan()) __tsan_release(&begin);
-  const int first = pick();
+  const int first = block.ready.pick();
   run_as(first);
   switch_fibers(*host, fibers[block.set][first]);
   if (failed) return false;
-  if (!close_arena()) {
+  if (!block.shared.close()) {
     message_length = 0;
     append("cuda_on_cpu: something was written behind an array in shared memory");
     return false;
   }
   return true;
 }
-
-uint64_t greatest_common_divisor(uint64_t a, uint64_t b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
-
-// The n-th block to run: an order that fits the schedule, without a list of the blocks.
-struct BlockOrder {
-  uint64_t size, factor = 1, offset = 0;
-
-  explicit BlockOrder(uint64_t num_blocks) : size(num_blocks) {
-    if (schedule == Schedule::kDescending) factor = size - 1, offset = size - 1;
-    if (schedule == Schedule::kPriority || schedule == Schedule::kRandom) {
-      offset = random_below(unsigned(size < 1u << 30 ? size : 1u << 30));
-      do factor = 1 + random_below(unsigned(size < 1u << 30 ? size : 1u << 30));
-      while (greatest_common_divisor(factor, size) != 1);
-    }
-  }
-  uint64_t operator()(uint64_t n) const { return uint64_t(((unsigned __int128)n * factor + offset) % size); }
-};
 
 }  // namespace
 
@@ -354,11 +199,7 @@ const char* name_of(Schedule schedule) {
   return names[int(schedule)];
 }
 
-void set_schedule(Schedule new_schedule, unsigned long new_seed) {
-  schedule = new_schedule;
-  seed = new_seed;
-  is_chosen = true;
-}
+void set_schedule(Schedule schedule, unsigned long seed) { chosen = {true, schedule, seed}; }
 
 const char* failure() { return message; }
 
@@ -369,8 +210,8 @@ cudaError_t run(dim3 grid, dim3 block_size, size_t smem_bytes, void (*new_body)(
   if (num_threads == 0 || num_threads > kMaxThreads || block_size.z > 64 || num_blocks == 0 || grid.x > INT32_MAX ||
       grid.y > 65535 || grid.z > 65535)
     return cudaErrorInvalidConfiguration;
-  if (!is_chosen) choose_from_environment();
-  random_state = seed * 0x9E3779B97F4A7C15ull + 1;
+  if (!chosen.made) chosen.from_environment();
+  randomness.state = chosen.seed * 0x9E3779B97F4A7C15ull + 1;
   Fiber launching;
   if (with_tsan()) launching.tsan = __tsan_get_current_fiber();
   host = &launching;
@@ -386,7 +227,7 @@ cudaError_t run(dim3 grid, dim3 block_size, size_t smem_bytes, void (*new_body)(
   failed = false;
   ++num_launches;
   bool good = true;
-  const BlockOrder order(num_blocks);
+  const BlockOrder order(chosen.schedule, randomness, num_blocks);
   for (uint64_t n = 0; good && n < num_blocks; ++n) {
     const uint64_t b = order(n);
     block.set = with_tsan() ? int(n % kSets) : 0;
@@ -394,27 +235,21 @@ cudaError_t run(dim3 grid, dim3 block_size, size_t smem_bytes, void (*new_body)(
   }
   if (with_tsan()) __tsan_acquire(&end);
   if (good) return cudaSuccess;
-  fprintf(stderr, "%s (schedule %s, seed %lu)\n", message, name_of(schedule), seed);
+  fprintf(stderr, "%s (schedule %s, seed %lu)\n", message, name_of(chosen.schedule), chosen.seed);
+  block.shared.forget();
   for (int& prepared : num_prepared) prepared = 0;  // their stacks are in the middle of something
   return cudaErrorLaunchFailure;
 }
 
-void* shared_slot(const void* key, size_t bytes, size_t alignment) {
-  for (int i = 0; i < block.num_slots; ++i)
-    if (block.slots[i].key == key) return block.slots[i].at;
-  if (alignment > kGap || block.num_slots == kMaxSlots || block.static_bytes + bytes > kStaticBytes)
-    fail("static shared memory: at most ", long(kStaticBytes), " bytes in ", long(kMaxSlots), " arrays, got ",
-         long(block.static_bytes + bytes), " in ", long(block.num_slots + 1));
-  char* at = arena + block.num_slots * kGap;
-  for (int i = 0; i < block.num_slots; ++i) at += (block.slots[i].bytes + kGap - 1) / kGap * kGap;
-  block.slots[block.num_slots++] = {key, at, bytes};
-  block.static_bytes += (bytes + kGap - 1) / kGap * kGap;
-  fill(at, bytes + kGap - bytes % kGap);
-  poison(at, bytes, false);
+void* shared_array(const void* key, size_t bytes, size_t alignment) {
+  void* at = block.shared.array(key, bytes, alignment);
+  if (at == nullptr)
+    fail("static shared memory: at most ", long(SharedMemory::kStaticBytes), " bytes in ",
+         long(SharedMemory::kMaxArrays), " arrays are there, too little for ", long(bytes), " more");
   return at;
 }
 
-void* dynamic_smem() { return dynamic_arena(); }
+void* dynamic_smem() { return block.shared.dynamic(); }
 
 int block_barrier(BarrierKind kind, int predicate, int line) {
   Barrier& barrier = block.barrier;
@@ -429,7 +264,7 @@ int block_barrier(BarrierKind kind, int predicate, int line) {
          long(line));
   }
   const unsigned phase = barrier.phase;
-  char* object = &sync_objects[block.set][phase % 2];
+  uint64_t* object = &sync_objects[block.set][phase % 2];
   if (with_tsan()) __tsan_release(object);
   barrier.num_true += predicate != 0;
   if (++barrier.num_arrived == block.num_threads) {
@@ -438,12 +273,8 @@ int block_barrier(BarrierKind kind, int predicate, int line) {
                                                  : barrier.num_true != 0;
     barrier.num_arrived = barrier.num_true = 0;
     ++barrier.phase;
-    if (schedule == Schedule::kPriority) shuffle_warps();
-    for (int warp = 0; warp < block.num_warps; ++warp) {
-      const int num_lanes = block.num_threads - warp * kWarp;
-      set_ready(warp, num_lanes >= kWarp ? ~0u : ~(~0u << num_lanes));
-    }
-    block.last = kNobody;
+    block.ready.new_phase();
+    block.all_ready();
   }
   wait();
   if (with_tsan()) __tsan_acquire(object);
@@ -486,10 +317,8 @@ uint64_t warp_meet(WarpKind kind, unsigned mask, uint64_t value, int parameter, 
   Thread& thread = lanes[lane];
   thread.kind = kind, thread.mask = mask, thread.value = value, thread.parameter = parameter;
   thread.width = width, thread.line = line;
-  const int num_lanes = block.num_threads - warp * kWarp;
-  const unsigned existing = num_lanes >= kWarp ? ~0u : ~(~0u << num_lanes);
   if (!(mask >> lane & 1)) fail("lane ", long(lane), " is not in the mask it gives in line ", long(line));
-  if (mask & ~existing) fail("the mask in line ", long(line), " names lanes beyond the block's last thread");
+  if (mask & ~block.lanes_of(warp)) fail("the mask in line ", long(line), " names lanes beyond the block's last thread");
   if (mask & block.left[warp]) fail("the mask in line ", long(line), " names lanes that have left the kernel");
   if (width < 1 || width > kWarp || (width & (width - 1)) != 0)
     fail("a shuffle's width must be a power of two up to 32, got ", long(width), " in line ", long(line));
@@ -501,7 +330,7 @@ uint64_t warp_meet(WarpKind kind, unsigned mask, uint64_t value, int parameter, 
            long(line));
   }
   const int leader = warp * kWarp + lowest(mask);
-  char* object = &sync_objects[block.set][3 + 2 * leader + block.meetings[leader] % 2];
+  uint64_t* object = &sync_objects[block.set][3 + 2 * leader + block.meetings[leader] % 2];
   const bool orders = with_tsan() && kind == WarpKind::kSync;
   if (orders) __tsan_release(object);
   block.meeting[warp] |= 1u << lane;
@@ -512,7 +341,7 @@ uint64_t warp_meet(WarpKind kind, unsigned mask, uint64_t value, int parameter, 
     for (unsigned rest = mask; rest != 0; rest &= rest - 1) lanes[lowest(rest)].value = results[lowest(rest)];
     block.meeting[warp] &= ~mask;
     ++block.meetings[leader];
-    if (mask & ~(1u << lane)) set_ready(warp, mask & ~(1u << lane));
+    block.ready.add(warp, mask & ~(1u << lane));
   } else {
     wait();
   }
@@ -522,7 +351,7 @@ uint64_t warp_meet(WarpKind kind, unsigned mask, uint64_t value, int parameter, 
 
 void fence(bool whole_device) {
   if (!with_tsan()) return;
-  char* object = whole_device ? &device_fence : &sync_objects[block.set][2];
+  uint64_t* object = whole_device ? &device_fence : &sync_objects[block.set][2];
   __tsan_acquire(object);
   __tsan_release(object);
 }

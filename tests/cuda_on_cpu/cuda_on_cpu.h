@@ -25,7 +25,7 @@
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #undef __global__
-#define __global__ __attribute__((noinline))
+#define __global__ __attribute__((noinline, noclone))  // each instantiation is a symbol: test_nvrtc.py lists them
 
 namespace cuda_on_cpu {
 
@@ -49,7 +49,7 @@ void allow_smem(const void* kernel, size_t bytes);
 size_t allowed_smem(const void* kernel);
 
 // Shared memory of the running block; `key` stands for the variable.
-void* shared_slot(const void* key, size_t bytes, size_t alignment);
+void* shared_array(const void* key, size_t bytes, size_t alignment);
 void* dynamic_smem();
 
 enum class BarrierKind { kPlain, kCount, kAnd, kOr };
@@ -82,7 +82,7 @@ inline T shuffle(WarpKind kind, unsigned mask, T value, int parameter, int width
 #define SHARED(type, name, extent)                                                                      \
   typedef type name##_in_shared_memory extent;                                                          \
   static char name##_key_;                                                                              \
-  name##_in_shared_memory& name = *static_cast<name##_in_shared_memory*>(::cuda_on_cpu::shared_slot(    \
+  name##_in_shared_memory& name = *static_cast<name##_in_shared_memory*>(::cuda_on_cpu::shared_array(    \
       &name##_key_, sizeof(name##_in_shared_memory), alignof(name##_in_shared_memory)))
 #define DYN_SMEM(type, name) type* name = static_cast<type*>(::cuda_on_cpu::dynamic_smem())
 

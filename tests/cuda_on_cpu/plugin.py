@@ -16,7 +16,6 @@ import zlib
 
 import pytest
 import torch
-
 from cuda_on_cpu import build
 
 SCHEDULES = ["ascending", "descending", "priority", "random"]
@@ -56,7 +55,8 @@ class CudaOnCpu:
         item.add_report_section("setup", "cuda_on_cpu", f"schedule {name}, seed {seed}")
 
     def pytest_terminal_summary(self, terminalreporter):
-        terminalreporter.write_line(f"cuda_on_cpu: {self.library.cuda_on_cpu_num_launches()} launches of emulated kernels")
+        num_launches = self.library.cuda_on_cpu_num_launches()
+        terminalreporter.write_line(f"cuda_on_cpu: {num_launches} launches of emulated kernels")
 
 
 def ops_with_kernels() -> list[str]:
