@@ -14,7 +14,7 @@ int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Enough for every thread to have several packs in flight, few enough for many blocks.
 int64_t rows_per_chunk(int64_t rows, int64_t at_least) {
-  const int64_t step = kBiasGeluWarps * kBiasGeluUnroll;
+  const int64_t step = kBiasGeluWarps * kBiasGeluUnroll<float>;
   const int64_t needed = divided_up(divided_up(rows, kMaxChunks), step) * step;
   return needed > at_least ? needed : at_least;
 }

@@ -17,7 +17,12 @@ namespace airank_fast {
 
 constexpr int kBiasGeluThreads = 256;
 constexpr int kBiasGeluWarps = kBiasGeluThreads / 32;
-constexpr int kBiasGeluUnroll = 4;  // packs in flight per thread, of x and grad together
+// Packs in flight per thread, of x and grad together; more of float64 would spill registers.
+template <typename T>
+constexpr int kBiasGeluUnroll = sizeof(T) == 8 ? 2 : 4;
+// Blocks that a multiprocessor is to hold, which leaves a thread 64 registers, 80 or, for float64, 128.
+template <typename T, bool kBackward>
+constexpr int kBiasGeluBlocks = sizeof(T) == 8 ? 2 : (kBackward ? 3 : 4);
 
 struct BiasGeluTask {
   const void* grad;  // backward only
@@ -41,7 +46,7 @@ HOST_DEVICE math_t<T> bias_at(const BiasGeluTask& task, int64_t column) {
 template <bool kTanh, bool kBackward, int kPack, typename T>
 __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int64_t column, math_t<T>* sums) {
   using M = math_t<T>;
-  constexpr int kUnroll = kBackward ? kBiasGeluUnroll / 2 : kBiasGeluUnroll;
+  constexpr int kUnroll = kBiasGeluUnroll<T> / (kBackward ? 2 : 1);
   const T* x = static_cast<const T*>(task.x) + column;
   const T* grad = static_cast<const T*>(task.grad) + column;
   T* result = static_cast<T*>(task.result) + column;
@@ -82,13 +87,15 @@ __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int6
 }
 
 template <bool kTanh, int kPack, typename T>
-__global__ void __launch_bounds__(kBiasGeluThreads) bias_gelu_kernel(const BiasGeluTask task) {
+__global__ void __launch_bounds__(kBiasGeluThreads, kBiasGeluBlocks<T, false>)
+    bias_gelu_kernel(const BiasGeluTask task) {
   const int64_t column = (int64_t(blockIdx.x) * 32 + threadIdx.x % 32) * kPack;
   if (column < task.columns) bias_gelu_columns<kTanh, false, kPack, T>(task, column, nullptr);
 }
 
 template <bool kTanh, int kPack, typename T>
-__global__ void __launch_bounds__(kBiasGeluThreads) bias_gelu_backward_kernel(const BiasGeluTask task) {
+__global__ void __launch_bounds__(kBiasGeluThreads, kBiasGeluBlocks<T, true>)
+    bias_gelu_backward_kernel(const BiasGeluTask task) {
   using M = math_t<T>;
   constexpr int kWidth = 32 * kPack;
   SHARED(M, of_warp, [kBiasGeluWarps * kWidth]);
