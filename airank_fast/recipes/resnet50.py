@@ -16,11 +16,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from airank_fast import data as datasets
 from airank_fast.errors import UserError
 from airank_fast.models.resnet import resnet50
+from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedSGD
 from airank_fast.recipes.options import ByRecipe, RunOptions, check_options, require
 from airank_fast.recipes.schedule import polynomial_decay
@@ -267,8 +267,7 @@ class Job:
 
     def loss(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
         """Mean cross entropy with label smoothing over the batch, float32 scalar."""
-        logits = model(batch.images).float()
-        return F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+        return cross_entropy(model(batch.images), batch.labels, label_smoothing=self.recipe.label_smoothing)
 
     def correct(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
         """Number of pictures of the batch whose largest logit is the label's, int64 scalar."""
