@@ -1,5 +1,6 @@
 """Drop-in modules: the same arguments, parameters and state-dict keys as torch's, with faster paths inside."""
 
+from airank_fast.nn.batch_norm_act import BatchNormAct2d
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 
-__all__ = ["PointwiseConv2d"]
+__all__ = ["BatchNormAct2d", "PointwiseConv2d"]

@@ -7,9 +7,25 @@ device, the same name runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.batch_norm_act import (
+    batch_norm_act,
+    batch_norm_act_backward,
+    batch_norm_act_sums,
+    batch_norm_finish_,
+    batch_norm_moments,
+    batch_norm_statistics_,
+)
 from airank_fast.ops.sgd import sgd_
 
-__all__ = ["sgd_"]
+__all__ = [
+    "batch_norm_act",
+    "batch_norm_act_backward",
+    "batch_norm_act_sums",
+    "batch_norm_finish_",
+    "batch_norm_moments",
+    "batch_norm_statistics_",
+    "sgd_",
+]
 
 if importlib.util.find_spec("airank_fast._C") is not None:
     try:
