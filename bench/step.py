@@ -3,42 +3,33 @@
     python bench/step.py [--sizes 32 64 224] [--rounds N] [--save]
 
 Peers, in the same run and in turns: a plain loop (channels_last, autocast, torch's fused SGD) and the same under
-torch.compile. Ours is the engine's TrainingStep with the recipe's model and optimizer. bfloat16 everywhere.
+torch.compile; and our own step with --no-fused, that is, with torch's batch norm, ReLU, 1x1 convolution and loss. Ours
+is the engine's TrainingStep with the recipe's model and optimizer. bfloat16 everywhere.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 
 import harness
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from airank_fast.data import Batch
 from airank_fast.engine import precision
 from airank_fast.engine.step import TrainingStep
-from airank_fast.models.resnet import ResNet
-from airank_fast.recipes import resnet50
+from airank_fast.models.resnet import resnet50
+from airank_fast.recipes import resnet50 as recipes
 
 NUM_CLASSES = 1000
 BATCH_SIZES = {32: 64, 64: 32, 224: 8}
 CUDA_BATCH_SIZE = 256
 
 
-class PlainResNet(ResNet):
-    """The same network with plain 1x1 convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__((3, 4, 6, 3), NUM_CLASSES)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.__class__ = nn.Conv2d
-
-
 def plain_step(device: torch.device, compiled: bool):
-    model = PlainResNet().to(device, memory_format=torch.channels_last)
+    model = resnet50(NUM_CLASSES, fused=False).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-5, fused=True)
     forward = torch.compile(model) if compiled else model
 
@@ -52,9 +43,9 @@ def plain_step(device: torch.device, compiled: bool):
     return step
 
 
-def our_step(device: torch.device):
-    recipe = resnet50.RECIPES["imagenet-1gpu"]
-    job = resnet50.Job(recipe, resnet50.Options())
+def our_step(device: torch.device, fused: bool = True):
+    recipe = replace(recipes.RECIPES["imagenet-1gpu"], fused=fused)
+    job = recipes.Job(recipe, recipes.Options())
     model = precision.apply(job.build_model(), "bf16", device)
     optimizer = job.build_optimizer(model, device)
     training_step = TrainingStep(job, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
@@ -68,9 +59,9 @@ def our_step(device: torch.device):
 def check(device: torch.device) -> None:
     """Both networks, from the same weights, give the same loss and gradients to bfloat16 rounding."""
     torch.manual_seed(0)
-    plain = PlainResNet().to(device, memory_format=torch.channels_last)
-    job = resnet50.Job(resnet50.RECIPES["imagenet-1gpu"], resnet50.Options())
-    ours = ResNet((3, 4, 6, 3), NUM_CLASSES)
+    plain = resnet50(NUM_CLASSES, fused=False).to(device, memory_format=torch.channels_last)
+    job = recipes.Job(recipes.RECIPES["imagenet-1gpu"], recipes.Options())
+    ours = resnet50(NUM_CLASSES)
     ours.load_state_dict(plain.state_dict())
     ours = precision.apply(ours, "bf16", device)
     images, labels = made_up(64, 16, device)
@@ -102,6 +93,7 @@ def main() -> None:
         images, labels = made_up(size, batch_size, device)
         steps = {
             "airank_fast": our_step(device),
+            "airank_fast --no-fused": our_step(device, fused=False),
             "torch": plain_step(device, compiled=False),
             "torch.compile": plain_step(device, compiled=True),
         }

@@ -6,14 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from airank_fast.ops import (
-    batch_norm_act,
-    batch_norm_act_backward,
-    batch_norm_act_sums,
-    batch_norm_finish_,
-    batch_norm_moments,
-    batch_norm_statistics_,
-)
+from airank_fast.ops import batch_norm_act, batch_norm_finish_, batch_norm_moments, batch_norm_statistics_
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
@@ -67,16 +60,14 @@ class BatchNormAct2d(nn.BatchNorm2d):
         x_nhwc = _nhwc(x)
         residual = None if residual is None else _nhwc(residual)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        weight = None if self.weight is None else self.weight.to(wide)
-        bias = None if self.bias is None else self.bias.to(wide)
-        of_batch = self.training or self.running_mean is None
-        statistics = self._of_batch(x_nhwc.detach(), wide) if of_batch else self._of_running(wide)
-        if of_batch and self.group is not None:
-            y = _InGroup.apply(x_nhwc, residual, weight, bias, statistics, self.relu, self.group)
+        weight, bias = self.weight, self.bias
+        if weight is not None and weight.dtype != wide:
+            weight, bias = weight.to(wide), bias.to(wide)
+        if self.training or self.running_mean is None:
+            statistics, group = self._of_batch(x_nhwc.detach(), wide), self.group
         else:
-            inputs = (x, residual, weight, bias)
-            needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-            y, _ = batch_norm_act(x_nhwc, residual, weight, bias, statistics, self.relu, self.relu and needed)
+            statistics, group = self._of_running(wide), None
+        y = batch_norm_act(x_nhwc, residual, weight, bias, statistics, relu=self.relu, group=group)
         return y if x_nhwc is x else y.contiguous()
 
     def _of_batch(self, x: Tensor, wide: torch.dtype) -> Tensor:
@@ -109,30 +100,3 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
 def _nhwc(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-class _InGroup(torch.autograd.Function):
-    """batch_norm_act, whose backward pass adds up the sums over the group."""
-
-    @staticmethod
-    def forward(ctx, x, residual, weight, bias, statistics, relu, group):
-        y, mask = batch_norm_act(x, residual, weight, bias, statistics, relu, relu)
-        ctx.save_for_backward(x, mask if relu else None, weight, statistics)
-        ctx.group = group
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, mask, weight, statistics = ctx.saved_tensors
-        dy = _nhwc(dy)
-        sums = batch_norm_act_sums(dy, x, mask, statistics)
-        dbias, dweight = sums.clone().unbind()
-        dist.all_reduce(sums, group=ctx.group)
-        need_x, need_residual, need_weight, need_bias = ctx.needs_input_grad[:4]
-        masked = need_residual and mask is not None
-        dx, dresidual = batch_norm_act_backward(dy, x, mask, weight, statistics, sums, masked)
-        dresidual = dresidual if masked else dy
-        return (
-            dx if need_x else None, dresidual if need_residual else None, dweight if need_weight else None,
-            dbias if need_bias else None, None, None, None,
-        )  # fmt: skip

@@ -9,8 +9,6 @@ import warnings
 
 from airank_fast.ops.batch_norm_act import (
     batch_norm_act,
-    batch_norm_act_backward,
-    batch_norm_act_sums,
     batch_norm_finish_,
     batch_norm_moments,
     batch_norm_statistics_,
@@ -19,8 +17,6 @@ from airank_fast.ops.sgd import sgd_
 
 __all__ = [
     "batch_norm_act",
-    "batch_norm_act_backward",
-    "batch_norm_act_sums",
     "batch_norm_finish_",
     "batch_norm_moments",
     "batch_norm_statistics_",

@@ -9,12 +9,15 @@ for float64 inputs):
 Training: statistics = batch_norm_statistics_(x, ...), then batch_norm_act. Over several processes:
 batch_norm_moments on each, gathered as rows, and batch_norm_finish_ on each. In evaluation the statistics are made of
 the running ones, and their count is infinite: that they do not depend on x is what an infinite batch means.
-airank_fast.nn.BatchNormAct2d puts them together.
+airank_fast.nn.BatchNormAct2d puts them together. With a ReLU the op batch_norm_act also returns where something passed
+it, as uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in bit k of row i; the backward pass, in two ops between which
+a group adds up its sums, reads that instead of the output.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 _library = torch.library.Library("airank_fast", "FRAGMENT")
@@ -44,7 +47,7 @@ def batch_norm_moments(x: Tensor) -> Tensor:
 
     Not differentiable by itself: batch_norm_act's gradient includes the way through the statistics.
     """
-    return _ops.batch_norm_moments(x)
+    return _ops.batch_norm_moments.default(x)
 
 
 def batch_norm_finish_(
@@ -65,7 +68,8 @@ def batch_norm_finish_(
         momentum: weight of the new value; None for the mean over all batches, by num_batches_tracked.
         eps: added to the (biased) variance.
     """
-    return _ops.batch_norm_finish_(moments, running_mean, running_var, num_batches_tracked, momentum, eps)
+    running = (running_mean, running_var, num_batches_tracked, momentum, eps)
+    return _ops.batch_norm_finish_.default(moments, *running)
 
 
 def batch_norm_statistics_(
@@ -77,7 +81,8 @@ def batch_norm_statistics_(
     eps: float,
 ) -> Tensor:
     """batch_norm_moments and batch_norm_finish_ in one call, for statistics of this process alone."""
-    return _ops.batch_norm_statistics_(x, running_mean, running_var, num_batches_tracked, momentum, eps)
+    running = (running_mean, running_var, num_batches_tracked, momentum, eps)
+    return _ops.batch_norm_statistics_.default(x, *running)
 
 
 def batch_norm_act(
@@ -86,44 +91,30 @@ def batch_norm_act(
     weight: Tensor | None,
     bias: Tensor | None,
     statistics: Tensor,
-    relu: bool,
-    with_mask: bool,
-) -> tuple[Tensor, Tensor]:
-    """(x - mean) * rstd * weight + bias + residual, through a ReLU if asked for; differentiable.
+    *,
+    relu: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """(x - mean) * rstd * weight + bias + residual, through a ReLU if asked for; differentiable, once.
 
     Args:
         x: [N, C, H, W] in channels_last; float32, float64, bfloat16 or float16.
         residual: of x's shape, dtype and layout, or None.
         weight, bias: [C], float32 (float64 beside float64 x), or None for 1 and 0.
         statistics: [2C + 1], see the top of this file. The gradient of x takes them as functions of x.
-        with_mask: also return where the ReLU let something through; needed for the gradient.
+        group: the processes that the statistics cover; their sums are added up in the backward pass. The gradients
+            of weight and bias are those of this process.
 
     Returns:
-        The output, of x's dtype and layout, and the mask, uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in
-        bit k of row i, or [0] without one.
+        The output, of x's dtype and layout. For the backward pass of the ReLU a bit is kept for each element.
 
     Raises:
         RuntimeError: "batch_norm_act: what is required, got what".
     """
-    return _ops.batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask)
-
-
-def batch_norm_act_sums(dy: Tensor, x: Tensor, mask: Tensor | None, statistics: Tensor) -> Tensor:
-    """[2, C]: per channel the sums of dy and of dy * xhat, dy being zero where the mask is; gradients of bias, weight."""
-    return _ops.batch_norm_act_sums(dy, x, mask, statistics)
-
-
-def batch_norm_act_backward(
-    dy: Tensor,
-    x: Tensor,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    statistics: Tensor,
-    sums: Tensor,
-    with_residual: bool,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of the residual ([0] if not asked for); sums over all that the statistics cover."""
-    return _ops.batch_norm_act_backward(dy, x, mask, weight, statistics, sums, with_residual)
+    inputs = (x, residual, weight, bias)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
+        return _BatchNormAct.apply(*inputs, statistics, relu, group)
+    return _ops.batch_norm_act.default(*inputs, statistics, relu, False)[0]
 
 
 @torch.library.impl(_library, "batch_norm_moments", "CompositeExplicitAutograd")
@@ -365,30 +356,32 @@ def _backward_fake(dy, x, mask, weight, statistics, sums, with_residual):
     return torch.empty_like(x), torch.empty_like(x) if with_residual else x.new_empty(0)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    x, residual, weight, bias, statistics, relu, with_mask = inputs
-    mask = output[1] if relu else None
-    ctx.mark_non_differentiable(output[1])
-    if relu and not with_mask and any(ctx.needs_input_grad[:4]):
-        raise RuntimeError("batch_norm_act: with_mask must be true where a gradient is needed, got false")
-    ctx.save_for_backward(x, mask, weight, statistics)
+class _BatchNormAct(torch.autograd.Function):
+    """The op with its gradient; a Function of its own because the way through torch.library's costs twice the time."""
 
+    @staticmethod
+    def forward(ctx, x, residual, weight, bias, statistics, relu, group):
+        y, mask = _ops.batch_norm_act.default(x, residual, weight, bias, statistics, relu, relu)
+        ctx.save_for_backward(x, mask if relu else None, weight, statistics)
+        ctx.group = group
+        return y
 
-def _act_autograd(ctx, dy, _):
-    x, mask, weight, statistics = ctx.saved_tensors
-    need_x, need_residual, need_weight, need_bias = ctx.needs_input_grad[:4]
-    dy = dy.contiguous(memory_format=torch.channels_last)
-    sums = batch_norm_act_sums(dy, x, mask, statistics)
-    dbias, dweight = sums.unbind()
-    dx = dresidual = None
-    if need_x or need_residual:
-        masked = need_residual and mask is not None
-        dx, dresidual = batch_norm_act_backward(dy, x, mask, weight, statistics, sums, masked)
-        dresidual = dresidual if masked else dy
-    return (
-        dx, dresidual if need_residual else None, dweight if need_weight else None, dbias if need_bias else None,
-        None, None, None,
-    )  # fmt: skip
-
-
-torch.library.register_autograd("airank_fast::batch_norm_act", _act_autograd, setup_context=_setup_context, lib=_library)
+    @staticmethod
+    def backward(ctx, dy):
+        x, mask, weight, statistics = ctx.saved_tensors
+        need_x, need_residual, need_weight, need_bias = ctx.needs_input_grad[:4]
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics)
+        dbias, dweight = sums.unbind()
+        if ctx.group is not None:
+            sums = sums.clone()
+            dist.all_reduce(sums, group=ctx.group)
+        dx = dresidual = None
+        if need_x or need_residual:
+            masked = need_residual and mask is not None
+            dx, dresidual = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, masked)
+            dresidual = dresidual if masked else dy
+        return (
+            dx, dresidual if need_residual else None, dweight if need_weight else None, dbias if need_bias else None,
+            None, None, None,
+        )  # fmt: skip

@@ -3,7 +3,7 @@
 // Moments and sums are taken over pieces of at most 128 rows x 512 channels in float, and the pieces are added in
 // double in their order: the result does not depend on the number of threads. Bytes per element of size e: forward
 // 3 e (statistics; normalise and store) + 1/8 for the mask, e more with a residual; backward 5 e + 1/4 (sums over
-// dy and x; dy, x and dx), e more with a residual. The second pass walks backwards, through what is still cached.
+// dy and x; dy, x and dx), e more with a residual. The second pass starts where the first one ended.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -18,6 +18,8 @@ namespace {
 
 // A thread is not worth waking for fewer elements.
 constexpr int64_t kGrain = 1 << 14;
+// Elements of a range that is walked forward.
+constexpr int64_t kRange = 1 << 17;
 
 template <typename F>
 auto with_type(ScalarType dtype, F f) {
@@ -59,11 +61,15 @@ void for_pieces(int64_t num_rows, int64_t num_channels, F f) {
   });
 }
 
-// f(begin, end) for ranges of groups of rows.
+// f(begin, end) for ranges of groups of rows. A thread takes its ranges from the last to the first, because the pass
+// before has left the last ones in a cache; within a range f goes forward, as prefetching likes it.
 template <typename F>
 void for_groups(int64_t num_rows, int64_t num_channels, F f) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, kGroup * num_channels));
-  torch::stable::parallel_for(0, (num_rows + kGroup - 1) / kGroup, grain, f);
+  const int64_t elements = std::max<int64_t>(1, kGroup * num_channels);
+  const int64_t grain = std::max<int64_t>(1, kGrain / elements), range = std::max<int64_t>(1, kRange / elements);
+  torch::stable::parallel_for(0, (num_rows + kGroup - 1) / kGroup, grain, [&](int64_t begin, int64_t end) {
+    for (; end > begin; end -= range) f(std::max(begin, end - range), end);
+  });
 }
 
 // Moments of all pieces, a row of (mean[C], deviations[C], count) for each.

@@ -100,7 +100,7 @@ struct CombineMomentsLoop {
   }
 };
 
-// Groups [begin, end) of rows, walked from the last, which is the one most likely still in a cache.
+// Groups [begin, end) of rows.
 template <typename E, bool kResidual, bool kRelu, bool kMask>
 struct ActLoop {
   using T = math_t<E>;
@@ -113,7 +113,7 @@ struct ActLoop {
     const E* x = static_cast<const E*>(xs);
     const E* residual = static_cast<const E*>(residuals);
     E* y = static_cast<E*>(ys);
-    for (int64_t group = end - 1; group >= begin; --group) {
+    for (int64_t group = begin; group < end; ++group) {
       const int64_t row = group * kGroup, at = row * num_channels;
       uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
       if (row + kGroup <= num_rows) {
@@ -204,7 +204,7 @@ struct SumsLoop {
   }
 };
 
-// Gradients of groups [begin, end) of rows, walked from the last. Per channel: mean, scale, mean_dz, slope.
+// Gradients of groups [begin, end) of rows. Per channel: mean, scale, mean_dz, slope.
 template <typename E, bool kResidual, bool kMask>
 struct BackwardLoop {
   using T = math_t<E>;
@@ -218,7 +218,7 @@ struct BackwardLoop {
     const E* x = static_cast<const E*>(xs);
     E* dx = static_cast<E*>(dxs);
     E* dresidual = static_cast<E*>(dresiduals);
-    for (int64_t group = end - 1; group >= begin; --group) {
+    for (int64_t group = begin; group < end; ++group) {
       const int64_t row = group * kGroup, at = row * num_channels;
       const uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
       if (row + kGroup <= num_rows) {
