@@ -61,6 +61,7 @@ class Recipe:
     min_area: float = 0.08
     seed: int = 1
     precision: Precision = "fp32"
+    fused: bool = True
     reader: str = "auto"
 
 
@@ -150,6 +151,8 @@ class Options(RunOptions):
     """Start from these settings; auto: digits without --data, else ImageNet for this number of ranks."""
     precision: Precision | None = None
     """Name the arithmetic outright instead of --amp."""
+    fused: bool = True
+    """Use the fused operators; --no-fused runs plain torch, for comparison."""
     num_classes: ByRecipe[int] = None
     """Number of classes in the data set (ImageNet: 1000)."""
     image_size: ByRecipe[int] = None
@@ -252,7 +255,8 @@ class Job:
 
     def build_model(self) -> nn.Module:
         """The float32 network with freshly drawn weights, on the CPU."""
-        return resnet50(self.recipe.num_classes, zero_init_last_bn=self.recipe.zero_init_last_bn)
+        recipe = self.recipe
+        return resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD:
         """SGD with momentum; weight decay on weights only. The learning rate lives on the device."""
