@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from airank_fast import data as datasets
 from airank_fast.errors import UserError
@@ -152,7 +153,7 @@ class Options(RunOptions):
     precision: Precision | None = None
     """Name the arithmetic outright instead of --amp."""
     fused: bool = True
-    """Use the fused operators; --no-fused runs plain torch, for comparison."""
+    """Use the fused operators; --no-fused runs torch's own modules and loss, for comparison."""
     num_classes: ByRecipe[int] = None
     """Number of classes in the data set (ImageNet: 1000)."""
     image_size: ByRecipe[int] = None
@@ -271,7 +272,10 @@ class Job:
 
     def loss(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
         """Mean cross entropy with label smoothing over the batch, float32 scalar."""
-        return cross_entropy(model(batch.images), batch.labels, label_smoothing=self.recipe.label_smoothing)
+        logits, smoothing = model(batch.images), self.recipe.label_smoothing
+        if self.recipe.fused:
+            return cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 
     def correct(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
         """Number of pictures of the batch whose largest logit is the label's, int64 scalar."""
