@@ -97,16 +97,20 @@ def bandwidth(device: str = "cpu", num_bytes: int = 2**28) -> float:
 
 def save(bench: str, case: str, times: dict[str, list[float]], ours: str, **facts: object) -> dict:
     """Append one line to bench/results/<bench>.jsonl (the last line of a case is the valid one) and return it."""
-    line = {
-        "bench": bench,
-        "case": case,
-        "ours": ours,
-        "times": {name: asdict(timing(values)) for name, values in times.items()},
-        "speedup_over": {name: ratio(times, ours, name) for name in times if name != ours},
+    return append(
+        bench,
+        case,
+        ours=ours,
+        times={name: asdict(timing(values)) for name, values in times.items()},
+        speedup_over={name: ratio(times, ours, name) for name in times if name != ours},
         **facts,
-        "num_rounds": len(times[ours]),
-        **_surroundings(),
-    }
+        num_rounds=len(times[ours]),
+    )
+
+
+def append(bench: str, case: str, **facts: object) -> dict:
+    """Append ``facts``, with machine, commit and versions, to bench/results/<bench>.jsonl and return the line."""
+    line = {"bench": bench, "case": case, **facts, **_surroundings()}
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / f"{bench}.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")

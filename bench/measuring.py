@@ -32,8 +32,8 @@ def block(trainer: Trainer, clock: Clock, num_steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="steps in one timed block")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--steps", type=int, default=5, help="steps in one timed block")
+    parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--save", action="store_true", help="append to bench/results")
     arguments = parser.parse_args()
     world = distributed.join("auto")

@@ -22,19 +22,44 @@ def latest(name: str) -> list[dict]:
 
 
 def table(name: str) -> str:
-    """A Markdown table: one row a case, our median time and how many times faster we are than each peer."""
+    """A Markdown table with one row a case, and under it where it was measured."""
     results = latest(name)
+    rows = {"convergence": convergence_rows, "measuring": measuring_rows}.get(name, speed_rows)(results)
+    versions = results[-1]["versions"]
+    what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
+    where = results[-1]["machine"]["devices"][-1]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {results[-1]['commit']}.", ""])
+
+
+def convergence_rows(results: list[dict]) -> list[list[str]]:
+    """The command, the accuracy that it reached, and after how long."""
+    rows = [["airank_fast.train", "accuracy", "epochs", "time2train"], ["---"] * 4]
+    for result in results:
+        time = f"{result['time2train']:.1f} s" if result["status"] == "success" else "target missed"
+        rows.append([f"`{result['case']}`", f"{result['best_accuracy']:.2%}", str(result["epochs"]), time])
+    return rows
+
+
+def measuring_rows(results: list[dict]) -> list[list[str]]:
+    """What the clock costs, by the median of paired times and by its own account of the time that it takes."""
+    rows = [["case", "clock off", "cost, by paired times", "cost, by the clock's own account"], ["---"] * 4]
+    for result in results:
+        without, cost = result["times"]["clock off"]["median_s"], result["speedup_over"]["clock on"] - 1
+        own = result["cost_by_its_own_account"]
+        rows.append([result["case"], f"{1e3 * without:.1f} ms", f"{cost:+.2%}", f"{own:.3%}"])
+    return rows
+
+
+def speed_rows(results: list[dict]) -> list[list[str]]:
+    """Our median time and how many times faster we are than each peer."""
     peers = list(dict.fromkeys(peer for result in results for peer in result["speedup_over"]))
     rows = [["case", "airank_fast", *(f"times as fast as {peer}" for peer in peers)], ["---"] * (2 + len(peers))]
     for result in results:
         ours = result["times"][result["ours"]]["median_s"]
         over = result["speedup_over"]
         rows.append([result["case"], amount(result, ours), *(f"{over[p]:.2f}" if p in over else "" for p in peers)])
-    versions = results[-1]["versions"]
-    what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
-    where = results[-1]["machine"]["devices"][-1]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {results[-1]['commit']}.", ""])
+    return rows
 
 
 def amount(result: dict, seconds: float) -> str:

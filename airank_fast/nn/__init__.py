@@ -1,7 +1,8 @@
 """Drop-in modules: the same arguments, parameters and state-dict keys as torch's, with faster paths inside."""
 
+from airank_fast.nn.batch_norm_act import BatchNormAct2d
 from airank_fast.nn.bias_gelu import LinearGELU
 from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 
-__all__ = ["CrossEntropyLoss", "LinearGELU", "PointwiseConv2d", "cross_entropy"]
+__all__ = ["BatchNormAct2d", "CrossEntropyLoss", "LinearGELU", "PointwiseConv2d", "cross_entropy"]

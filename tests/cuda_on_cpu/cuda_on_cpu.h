@@ -153,7 +153,7 @@ namespace airank_fast {
 // The launch() of compat.cuh: the same limits and the same error codes as the CUDA runtime, then every thread.
 template <typename... Params, typename... Args>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_bytes, cudaStream_t, Args&&... args) {
-  static_assert((sizeof(Params) + ... + 0) <= 4096, "kernel arguments must fit into 4 KB");
+  static_assert((sizeof(Params) + ... + 0) <= 32764, "kernel arguments must fit into what CUDA 12.1 and Volta take");
   if (smem_bytes > ::cuda_on_cpu::allowed_smem(reinterpret_cast<const void*>(kernel))) return cudaErrorInvalidValue;
   const std::tuple<Params...> values(static_cast<Params>(args)...);
   auto body = [&] { std::apply(kernel, values); };

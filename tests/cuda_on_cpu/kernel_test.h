@@ -5,11 +5,14 @@
 // shapes (a few blocks of at most 256 threads: ThreadSanitizer takes microseconds per switch; odd sizes; every array
 // its own) and compares with a simple loop in double. test_sanitizers.py finds it. Keep it to types and launchers:
 // the program is linked with <op>.cu alone, and not with torch.
+//
+// on_device.py compiles the same files with nvcc, for compute-sanitizer; arrays are managed memory then.
 #pragma once
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "cuda/arguments.h"
@@ -23,9 +26,9 @@ template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::kFloa
 template <> struct DtypeOf<__nv_bfloat16> { static constexpr Dtype value = Dtype::kBFloat16; };
 template <> struct DtypeOf<__half> { static constexpr Dtype value = Dtype::kFloat16; };
 
-// A unit in the last place of 1.
+// A unit in the last place of 1; of float64 much more, because what it is compared with is no more exact.
 template <typename T> constexpr double kEpsilon = 1.2e-7;
-template <> inline constexpr double kEpsilon<double> = 2.3e-16;
+template <> inline constexpr double kEpsilon<double> = 1e-14;
 template <> inline constexpr double kEpsilon<__nv_bfloat16> = 7.9e-3;
 template <> inline constexpr double kEpsilon<__half> = 9.8e-4;
 
@@ -36,14 +39,26 @@ inline double next_random() {
   return double(int64_t(state) >> 11) / double(int64_t(1) << 52);
 }
 
-// Numbers in a heap block of their own, as it were in device memory.
+#ifdef __CUDACC__
+inline void* allocate(size_t size_bytes) {
+  void* memory = nullptr;
+  if (cudaMallocManaged(&memory, size_bytes + (size_bytes == 0)) != cudaSuccess) std::abort();
+  return memory;
+}
+inline void release(void* memory) { cudaFree(memory); }
+#else
+inline void* allocate(size_t size_bytes) { return std::malloc(size_bytes); }
+inline void release(void* memory) { std::free(memory); }
+#endif
+
+// Numbers in a block of memory of their own, as it were in device memory.
 template <typename T>
 class Array {
  public:
-  explicit Array(size_t size) : size_(size), data_(static_cast<T*>(std::malloc(size * sizeof(T)))) {}
+  explicit Array(size_t size) : size_(size), data_(static_cast<T*>(allocate(size * sizeof(T)))) {}
   Array(const Array& other) : Array(other.size_) { std::memcpy(data_, other.data_, size_ * sizeof(T)); }
   Array& operator=(const Array&) = delete;
-  ~Array() { std::free(data_); }
+  ~Array() { release(data_); }
 
   static Array random(size_t size) {
     Array array(size);
@@ -82,7 +97,7 @@ inline int num_failures = 0;
 inline const char* schedule_name = "";
 
 inline void failure_at(const char* what, size_t i, double got, double want) {
-  std::printf("%s: element %zu must be %.9g, got %.9g (schedule %s)\n", what, i, want, got, schedule_name);
+  std::printf("%s: element %zu must be %.17g, got %.17g (schedule %s)\n", what, i, want, got, schedule_name);
   ++num_failures;
 }
 
@@ -97,7 +112,11 @@ void check_close(const char* what, const Array<T>& got, const std::vector<double
   }
 }
 
+// Of a launch; on a device also of the kernel itself, which is waited for.
 inline void check_success(const char* what, cudaError_t error) {
+#ifdef __CUDACC__
+  if (error == cudaSuccess) error = cudaDeviceSynchronize();
+#endif
   if (error == cudaSuccess) return;
   std::printf("%s: %s (schedule %s)\n", what, cudaGetErrorString(error), schedule_name);
   ++num_failures;
@@ -111,12 +130,17 @@ constexpr int kMoreSeeds = 2;
 
 // Runs `cases` under every schedule, the random ones with two seeds; the exit status of main().
 inline int under_every_schedule(void (*cases)()) {
+#ifdef __CUDACC__
+  schedule_name = "of the device";
+  cases();
+#else
   for (int i = 0; i < cuda_on_cpu::kNumSchedules + kMoreSeeds; ++i) {
     const auto schedule = cuda_on_cpu::Schedule(i < cuda_on_cpu::kNumSchedules ? i : i - 2);
     schedule_name = name_of(schedule);
     cuda_on_cpu::set_schedule(schedule, 1 + unsigned(i));
     cases();
   }
+#endif
   std::printf(num_failures ? "%d failures\n" : "passed\n", num_failures);
   return num_failures != 0;
 }

@@ -22,6 +22,8 @@ ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
 CEILING = 64
 CEILINGS = {
     "bias_gelu_backward_kernel": 80,  # two packs of eight in flight, beside the bias and the sums of their columns
+    "lamb_moments_kernel": 72,  # 8 elements in flight of four arrays
+    "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
     "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
 }
 

@@ -1,0 +1,54 @@
+"""Does the main job reach its target, whatever the seed? Runs it once a seed and reports accuracy and time.
+
+    python bench/convergence.py [--seeds 1 2 3 4 5] [--save] [-- more options of the train command]
+
+A seed that misses the target makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import harness
+
+COMMAND = ["resnet50", "--amp"]
+FIGURES = ("best_accuracy", "time2train", "e2e_time", "epochs", "avg_ips")
+
+
+def run(seed: int, more: list[str]) -> dict:
+    """The summary of one run; raises CalledProcessError for a run that failed rather than missed its target."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "run"
+        command = [sys.executable, "-m", "airank_fast.train", *COMMAND, "--seed", str(seed), "--output", str(output)]
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 1):
+            print(done.stderr, file=sys.stderr)
+            done.check_returncode()
+        return json.loads((output / "summary.json").read_text())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--save", action="store_true", help="append to bench/results")
+    parser.add_argument("more", nargs="*", help="more options of the train command, after --")
+    arguments = parser.parse_args()
+    missed = 0
+    for seed in arguments.seeds:
+        summary = run(seed, arguments.more)
+        missed += summary["status"] != "success"
+        figures = {name: summary[name] for name in FIGURES}
+        print(f"seed {seed}: {summary['status']} ({summary['reason']})  {figures}", flush=True)
+        if arguments.save:
+            command = " ".join([*COMMAND, "--seed", str(seed), *arguments.more])
+            harness.append("convergence", case=command, target=summary["target"], status=summary["status"], **figures)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Every test_<op>.cpp here on a GPU, by itself and under compute-sanitizer.
+
+    python tests/cuda_on_cpu/on_device.py [--tools memcheck racecheck synccheck] [--ops sgd ...] [--build-only]
+
+nvcc compiles them for the GPU that is there, into build/on_device. The exit status is 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build/on_device"
+TOOLS = ["memcheck", "racecheck", "synccheck", "initcheck"]
+
+
+def tool(name: str) -> str:
+    """The path of a program of the CUDA toolkit."""
+    found = shutil.which(name) or f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin/{name}"
+    if not os.path.exists(found):
+        sys.exit(f"{name}: a CUDA toolkit is required, got none on PATH or in CUDA_HOME")
+    return found
+
+
+def build(op: str, architecture: str) -> tuple[Path, str]:
+    """The program of an op, and what the compiler said if it failed."""
+    program = BUILD / f"test_{op}"
+    options = ["-std=c++20", "-O2", "-lineinfo", f"-arch={architecture}", f"-I{ROOT}/csrc", f"-I{HERE}", "-x", "cu"]
+    sources = [str(HERE / f"test_{op}.cpp"), str(ROOT / f"csrc/cuda/{op}.cu")]
+    command = [tool("nvcc"), *options, *sources, "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return program, done.stdout + done.stderr if done.returncode else ""
+
+
+def passed(what: str, command: list[str], limit_s: float = 120) -> bool:
+    """Run a command; says how it went, and all that it printed if it failed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
+        ok, printed = done.returncode == 0, done.stdout + done.stderr
+    except subprocess.TimeoutExpired:
+        ok, printed = False, f"over {limit_s} s"
+    print(f"{what}: {'passed' if ok else 'FAILED'}", flush=True)
+    if not ok:
+        print(printed[-6000:], flush=True)
+    return ok
+
+
+def main() -> int:
+    ops = sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.cpp"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools", nargs="*", choices=TOOLS, default=TOOLS[:3])
+    parser.add_argument("--ops", nargs="+", choices=ops, default=ops)
+    parser.add_argument("--architecture", default="native")
+    parser.add_argument("--build-only", action="store_true")
+    arguments = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = list(pool.map(lambda op: build(op, arguments.architecture), arguments.ops))
+    num_failed = 0
+    for op, (program, errors) in zip(arguments.ops, built, strict=True):
+        if errors:
+            print(f"{op}, compilation: FAILED\n{errors}")
+            num_failed += 1
+        elif not arguments.build_only:
+            sanitizer = [tool("compute-sanitizer"), "--error-exitcode", "9", "--tool"] if arguments.tools else []
+            num_failed += not passed(op, [str(program)])
+            num_failed += sum(not passed(f"{op}, {t}", [*sanitizer, t, str(program)]) for t in arguments.tools)
+    print(f"{num_failed} failed" if num_failed else "all passed")
+    return int(num_failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
