@@ -7,10 +7,11 @@ device, the same name runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.dropout_add_layer_norm import dropout_add_layer_norm
 from airank_fast.ops.layer_norm import layer_norm
 from airank_fast.ops.sgd import sgd_
 
-__all__ = ["layer_norm", "sgd_"]
+__all__ = ["dropout_add_layer_norm", "layer_norm", "sgd_"]
 
 if importlib.util.find_spec("airank_fast._C") is not None:
     try:

@@ -14,10 +14,10 @@ namespace {
 template <typename X, typename Y>
 struct ForwardLoop {
   using T = math_t<X>;
-  using Signature = void(const X*, const T*, const T*, Y*, T*, T*, int64_t, int64_t, int64_t, T);
+  using Signature = void(const X*, const T*, const T*, Y*, T*, T*, int64_t, int64_t, int64_t, double);
 
   HOST_DEVICE static void run(const X* x, const T* weight, const T* bias, Y* y, T* mean, T* rstd, int64_t begin,
-                              int64_t end, int64_t columns, T eps) {
+                              int64_t end, int64_t columns, double eps) {
     for (int64_t i = begin; i < end; ++i) {
       const Moments<T> moments = moments_of(x + i * columns, columns, eps);
       normalize_row(x + i * columns, moments, weight, bias, columns, y + i * columns, x + (i + 1) * columns);
@@ -45,7 +45,7 @@ struct BackwardLoop {
     }
 #pragma GCC ivdep
     for (int64_t j = 0; j < columns; ++j) {
-      T weight_sum = weight_sums[j], bias_sum = bias_sums[j];
+      T weight_sum = 0, bias_sum = 0;
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const T dy = load(grad[r * columns + j]);
@@ -55,8 +55,8 @@ struct BackwardLoop {
         store(&grad_x[r * columns + j],
               layer_norm_grad(dy * weight[j], h, means[r].g, means[r].gh, moments[r].rstd));
       }
-      weight_sums[j] = weight_sum;
-      bias_sums[j] = bias_sum;
+      weight_sums[j] += weight_sum;
+      bias_sums[j] += bias_sum;
     }
   }
 
@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_cpu(Tensor x, OptionalTensor weigh
     const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(shape.columns, 1));
     torch::stable::parallel_for(0, shape.rows, grain, [&](int64_t begin, int64_t end) {
       loop(static_cast<const X*>(dense.data_ptr()), weights.data(), biases.data(), static_cast<Y*>(y.data_ptr()),
-           static_cast<T*>(mean.data_ptr()), static_cast<T*>(rstd.data_ptr()), begin, end, shape.columns, T(eps));
+           static_cast<T*>(mean.data_ptr()), static_cast<T*>(rstd.data_ptr()), begin, end, shape.columns, eps);
     });
   });
   return {y, mean, rstd};

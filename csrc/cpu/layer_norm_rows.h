@@ -29,27 +29,25 @@ HOST_DEVICE T sum_of(T (&lanes)[kLanes]) {
   else return sum_of<kHalf / 2>(lanes);
 }
 
-template <typename X, typename T>
-HOST_DEVICE Moments<T> moments_of(const X* __restrict row, int64_t columns, T eps) {
+template <typename X, typename T = math_t<X>>
+HOST_DEVICE Moments<T> moments_of(const X* __restrict row, int64_t columns, double eps) {
   T sums[kLanes] = {}, squares[kLanes] = {};
   const int64_t in_lanes = columns / kLanes * kLanes;
   for (int64_t j = 0; j < in_lanes; j += kLanes)
     for (int l = 0; l < kLanes; ++l) sums[l] += load(row[j + l]);
-  T sum = sum_of(sums);
-  for (int64_t j = in_lanes; j < columns; ++j) sum += load(row[j]);
-  const T mean = sum / T(columns);
+  for (int64_t j = in_lanes; j < columns; ++j) sums[j - in_lanes] += load(row[j]);
+  const T mean = sum_of(sums) / T(columns);
 
   for (int64_t j = 0; j < in_lanes; j += kLanes)
     for (int l = 0; l < kLanes; ++l) {
       const T centred = load(row[j + l]) - mean;
       squares[l] += centred * centred;
     }
-  sum = sum_of(squares);
   for (int64_t j = in_lanes; j < columns; ++j) {
     const T centred = load(row[j]) - mean;
-    sum += centred * centred;
+    squares[j - in_lanes] += centred * centred;
   }
-  return {mean, rstd_of(sum, T(columns), eps)};
+  return {mean, rstd_of(sum_of(squares), columns, eps)};
 }
 
 // Asks for the `count` elements from `at` on, which will be needed a row later: without this, memory rests while a row
@@ -61,9 +59,9 @@ HOST_DEVICE void prefetch(const X* at) {
 }
 
 // `next` is a row that will come soon, or any address at all.
-template <typename X, typename Y, typename T>
+template <typename X, typename Y, typename T, typename Next>
 HOST_DEVICE void normalize_row(const X* __restrict row, const Moments<T>& moments, const T* __restrict weight,
-                               const T* __restrict bias, int64_t columns, Y* __restrict y, const X* next) {
+                               const T* __restrict bias, int64_t columns, Y* __restrict y, const Next* next) {
   const int64_t in_lanes = columns / kLanes * kLanes;
   for (int64_t j = 0; j < in_lanes; j += kLanes) {
     prefetch<kLanes>(next + j);
@@ -93,13 +91,12 @@ HOST_DEVICE RowMeans<T> grad_means_of(const Y* __restrict grad, const X* __restr
       sums_g[l] += g;
       sums_gh[l] += g * normalized(T(load(row[j + l])), moments);
     }
-  T sum_g = sum_of(sums_g), sum_gh = sum_of(sums_gh);
   for (int64_t j = in_lanes; j < columns; ++j) {
     const T g = load(grad[j]) * weight[j];
-    sum_g += g;
-    sum_gh += g * normalized(T(load(row[j])), moments);
+    sums_g[j - in_lanes] += g;
+    sums_gh[j - in_lanes] += g * normalized(T(load(row[j])), moments);
   }
-  return {sum_g / T(columns), sum_gh / T(columns)};
+  return {sum_of(sums_g) / T(columns), sum_of(sums_gh) / T(columns)};
 }
 
 // Element type of a tensor by its scalar type; calls f.template operator()<Wide, Narrow>() for the pairs that an op
@@ -153,7 +150,7 @@ class ParamGrads {
  public:
   ParamGrads(int64_t rows, int64_t columns)
       : rows_(rows), columns_(columns),
-        rows_per_slot_(std::max({int64_t(16), ceil_div(rows, 128), ceil_div(1 << 16, std::max<int64_t>(columns, 1))})),
+        rows_per_slot_(std::max({int64_t(16), ceil_div(rows, 64), ceil_div(1 << 14, std::max<int64_t>(columns, 1))})),
         num_slots_(ceil_div(rows, rows_per_slot_)), sums_(2 * columns * std::max<int64_t>(num_slots_, 1)) {}
 
   // Calls walk(first row, end row, weight sums, bias sums) for every slot.
