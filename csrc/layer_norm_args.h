@@ -34,6 +34,10 @@ inline std::string text_of(const std::vector<int64_t>& shape) {
   return text.str();
 }
 
+inline OptionalTensor contiguous(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(torch::stable::contiguous(*tensor)) : std::nullopt;
+}
+
 inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   std::vector<int64_t> sizes;
   for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));

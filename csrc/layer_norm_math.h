@@ -11,8 +11,6 @@
 
 #ifndef __CUDACC_RTC__
 #include <math.h>
-
-#include <cstdint>
 #endif
 
 #include "host_device.h"
@@ -28,8 +26,8 @@ struct Moments {
 
 // In double, once per row: an error here would be in every element of the row, so it is rounded once, not four times.
 template <typename T>
-HOST_DEVICE T rstd_of(T sum_of_squares, int64_t num_elements, double eps) {
-  return T(1.0 / sqrt(double(sum_of_squares) / double(num_elements) + eps));
+HOST_DEVICE T rstd_of(T sum_of_squares, double num_elements, double eps) {
+  return T(1.0 / sqrt(double(sum_of_squares) / num_elements + eps));
 }
 
 template <typename T>

@@ -11,6 +11,12 @@
 
 #include "host_device.h"
 
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define UNROLL_ROUNDS _Pragma("unroll")
+#else
+#define UNROLL_ROUNDS _Pragma("GCC unroll 10")
+#endif
+
 namespace airank_fast {
 
 struct Philox {
@@ -26,8 +32,7 @@ struct Philox {
   HOST_DEVICE Words operator()(uint64_t counter) const {
     uint64_t c0 = counter, c1 = counter >> 32, c2 = stream, c3 = stream >> 32;
     uint32_t key0 = uint32_t(key), key1 = uint32_t(key >> 32);
-#pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+    UNROLL_ROUNDS for (int round = 0; round < 10; ++round) {
       const uint64_t product0 = uint64_t(uint32_t(c0)) * 0xD2511F53u;
       const uint64_t product1 = uint64_t(uint32_t(c2)) * 0xCD9E8D57u;
       c0 = (product1 >> 32) ^ c1 ^ key0;

@@ -47,7 +47,7 @@ HOST_DEVICE Moments<T> moments_of(const X* __restrict row, int64_t columns, doub
     const T centred = load(row[j]) - mean;
     squares[j - in_lanes] += centred * centred;
   }
-  return {mean, rstd_of(sum_of(squares), columns, eps)};
+  return {mean, rstd_of(sum_of(squares), double(columns), eps)};
 }
 
 // Asks for the `count` elements from `at` on, which will be needed a row later: without this, memory rests while a row

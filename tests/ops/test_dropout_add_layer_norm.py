@@ -21,7 +21,7 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 # (x, residual, parameters)
 DTYPES = [(F32, F32, F32), (F64, F64, F64), (BF16, BF16, BF16), (BF16, BF16, F32), (BF16, F32, F32), (BF16, F32, BF16),
           (F16, F16, F16), (F16, F32, F32)]  # fmt: skip
-SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (40, 1024), (300, 24), (12, 8200)]
+SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (40, 1024), (6, 8200)]
 op = torch.ops.airank_fast
 
 
@@ -69,7 +69,7 @@ def test_error_is_at_most_twice_torchs(device, dtypes):
         arguments = made(shape, dtypes, device)
         exact = with_gradients(plain, [t.double() if t.is_floating_point() else t for t in arguments])
         torchs, got = with_gradients(plain, arguments), with_gradients(ours, arguments)
-        for name, our, their, want in zip("y x residual weight bias".split(), got, torchs, exact, strict=True):
+        for name, our, their, want in zip(["y", "x", "residual", "weight", "bias"], got, torchs, exact, strict=True):
             assert (our.dtype, our.shape) == (their.dtype, their.shape)
             if dtypes[0] == F64:  # nothing more exact to compare with
                 torch.testing.assert_close(our, want, rtol=1e-12, atol=1e-12)
@@ -239,6 +239,7 @@ def test_nan_and_inf_propagate(device):
     assert torch.equal(y[3], torch.zeros(96, device=device))
 
 
+@pytest.mark.not_emulated
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((5000, 40))
     all_threads = with_gradients(ours, arguments)
@@ -307,15 +308,11 @@ WRONG_BACKWARD = {
 }
 
 
-@pytest.mark.parametrize("has_kernel", [True, False])
+@pytest.mark.parametrize("function", [op.dropout_add_layer_norm_backward, dropout_add_layer_norm_backward_reference])
 @pytest.mark.parametrize(("message", "changes"), WRONG_BACKWARD.items(), ids=range(len(WRONG_BACKWARD)))
-def test_wrong_arguments_of_the_backward_op(has_kernel, message, changes):
-    arguments = GOOD_BACKWARD | changes
+def test_wrong_arguments_of_the_backward_op(function, message, changes):
     with pytest.raises(RuntimeError) as caught:
-        if has_kernel:
-            op.dropout_add_layer_norm_backward(**arguments)
-        else:
-            dropout_add_layer_norm_backward_reference(*arguments.values())
+        function(*(GOOD_BACKWARD | changes).values())
     assert str(caught.value) == "dropout_add_layer_norm: " + message
 
 

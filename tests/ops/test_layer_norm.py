@@ -16,7 +16,7 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 DTYPES = [(F32, F32, F32), (F32, F32, BF16), (F32, F32, F16), (F64, F64, F64), (BF16, BF16, BF16), (BF16, F32, BF16),
           (F16, F16, F16), (F16, F32, F16)]  # fmt: skip
 # Rows enough that one lucky rounding of a row's statistics does not decide.
-SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (67, 64), (40, 1024), (20, 3000), (300, 24), (12, 8200)]
+SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (67, 64), (40, 1024), (300, 24), (6, 8200)]
 op = torch.ops.airank_fast
 
 
@@ -50,7 +50,7 @@ def in_float64(x, weight, bias, grad):
 
 
 def in_torch(x, weight, bias, grad):
-    """Plain torch in x's dtype, the result rounded to grad's; mixed parameters by promotion, as torch's autocast does."""
+    """Plain torch in x's dtype, the result rounded to grad's; beside mixed parameters in float32, as under autocast."""
 
     def plain(x, weight, bias):
         if weight is not None and weight.dtype != x.dtype:
@@ -70,7 +70,7 @@ def test_error_is_at_most_twice_torchs(device, dtypes, affine):
             continue
         exact, plain = in_float64(*arguments), in_torch(*arguments)
         ours = with_gradients(lambda x, w, b: layer_norm(x, x.shape[-1:], w, b, dtype=dtypes[2]), *arguments)
-        for name, got, torchs, want in zip("y x weight bias".split(), ours, plain, exact, strict=False):
+        for name, got, torchs, want in zip(["y", "x", "weight", "bias"], ours, plain, exact, strict=False):
             assert (got.dtype, got.shape) == (torchs.dtype, torchs.shape)
             if dtypes[0] == F64:  # nothing more exact to compare with
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
@@ -140,9 +140,8 @@ def test_any_strides(device, kind):
         assert got[0].is_contiguous()
         torch.testing.assert_close(got, (y, mean, rstd), rtol=1e-6, atol=0 if dtype == BF16 else 1e-6)
         expected = op.layer_norm_backward(grad, x, mean, rstd, weight, 1, True)
-        got = op.layer_norm_backward(
-            strided(kind, grad), strided(kind, x), strided(kind, mean), strided(kind, rstd), strided(kind, weight), 1, True
-        )
+        views = [strided(kind, t) for t in (grad, x, mean, rstd, weight)]
+        got = op.layer_norm_backward(*views, 1, True)
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=0 if dtype == BF16 else 1e-5)
     leaf = made((4, 97), device=device)[0].requires_grad_()
     layer_norm(leaf, 97).sum().backward()  # an expanded gradient
@@ -196,6 +195,7 @@ def test_the_same_bits_every_time(device):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.not_emulated
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((5000, 40))
     all_threads = with_gradients(lambda x, w, b: layer_norm(x, 40, w, b), *arguments)
@@ -310,7 +310,7 @@ def test_opcheck(device):
         x, weight = x.detach(), weight.detach()
         _, mean, rstd = op.layer_norm(x, weight, None, 1, 1e-5)
         torch.library.opcheck(op.layer_norm_backward.default, (grad, x, mean, rstd, weight, 1, True))
-    torch.library.opcheck(op.layer_norm.default, (x.T, None, None, 1, 1e-5))
+    torch.library.opcheck(op.layer_norm.default, (x.mT, None, None, 1, 1e-5))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -349,8 +349,9 @@ def test_captured_forward_and_backward_are_replayed():
         y, mean, rstd = op.layer_norm(x, weight, bias, 1, 1e-5)
         grads = op.layer_norm_backward(grad, x, mean, rstd, weight, 1, True)
     for seed in (1, 2):
-        for to, new in zip((x, weight, bias, grad), made((64, 1024), (BF16, F32, BF16), "cuda", seed=seed), strict=True):
-            to.copy_(new)
+        new = made((64, 1024), (BF16, F32, BF16), "cuda", seed=seed)
+        for old, value in zip((x, weight, bias, grad), new, strict=True):
+            old.copy_(value)
         graph.replay()
         expected = op.layer_norm(x, weight, bias, 1, 1e-5)
         torch.testing.assert_close((y, mean, rstd), expected, rtol=0, atol=0)
