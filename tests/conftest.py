@@ -1,7 +1,20 @@
-"""What all tests share: tests marked gpu are skipped, visibly, where there is no CUDA device."""
+"""What all tests share: tests marked gpu are skipped, visibly, where there is no CUDA device; --cuda-on-cpu."""
 
 import pytest
 import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cuda-on-cpu", nargs="?", const="each", metavar="SCHEDULE",
+                     help="test the CUDA kernels, run on the CPU, in place of the CPU kernels; "
+                     "see tests/cuda_on_cpu/plugin.py")  # fmt: skip
+
+
+def pytest_configure(config):
+    if config.getoption("--cuda-on-cpu"):
+        from cuda_on_cpu.plugin import CudaOnCpu
+
+        config.pluginmanager.register(CudaOnCpu(config.getoption("--cuda-on-cpu")))
 
 
 def pytest_collection_modifyitems(items):

@@ -1,0 +1,124 @@
+// For stand-alone tests of launchers, run plain and under sanitizers: arrays in heap blocks of exactly their size (so
+// that one element too far is seen), random numbers, comparison with doubles, and every case under every schedule.
+//
+// To add an op: test_<op>.cpp beside this file, with `void cases()` that calls the launcher of csrc/cuda/<op>.h on tiny
+// shapes (a few blocks of at most 256 threads: ThreadSanitizer takes microseconds per switch; odd sizes; every array
+// its own) and compares with a simple loop in double. test_sanitizers.py finds it. Keep it to types and launchers:
+// the program is linked with <op>.cu alone, and not with torch.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "cuda/arguments.h"
+#include "cuda/vec.cuh"
+
+namespace airank_fast {
+
+template <typename T> struct DtypeOf { static constexpr Dtype value = Dtype::kNone; };
+template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::kFloat32; };
+template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::kFloat64; };
+template <> struct DtypeOf<__nv_bfloat16> { static constexpr Dtype value = Dtype::kBFloat16; };
+template <> struct DtypeOf<__half> { static constexpr Dtype value = Dtype::kFloat16; };
+
+// A unit in the last place of 1; of float64 much more, because what it is compared with is no more exact.
+template <typename T> constexpr double kEpsilon = 1.2e-7;
+template <> inline constexpr double kEpsilon<double> = 1e-14;
+template <> inline constexpr double kEpsilon<__nv_bfloat16> = 7.9e-3;
+template <> inline constexpr double kEpsilon<__half> = 9.8e-4;
+
+// Between -1 and 1; the same sequence in every run.
+inline double next_random() {
+  static uint64_t state = 1;
+  state = state * 6364136223846793005ull + 1442695040888963407ull;
+  return double(int64_t(state) >> 11) / double(int64_t(1) << 52);
+}
+
+// Numbers in a heap block of their own, as it were in device memory.
+template <typename T>
+class Array {
+ public:
+  explicit Array(size_t size) : size_(size), data_(static_cast<T*>(std::malloc(size * sizeof(T)))) {}
+  Array(const Array& other) : Array(other.size_) { std::memcpy(data_, other.data_, size_ * sizeof(T)); }
+  Array& operator=(const Array&) = delete;
+  ~Array() { std::free(data_); }
+
+  static Array random(size_t size) {
+    Array array(size);
+    for (size_t i = 0; i < size; ++i) array.set(i, next_random());
+    return array;
+  }
+  static Array filled(size_t size, double value) {
+    Array array(size);
+    for (size_t i = 0; i < size; ++i) array.set(i, value);
+    return array;
+  }
+
+  T* data() { return data_; }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) { return data_[i]; }
+  void set(size_t i, double value) {
+    if constexpr (DtypeOf<T>::value == Dtype::kNone) data_[i] = T(value);
+    else store(&data_[i], math_t<T>(value));
+  }
+  double get(size_t i) const {
+    if constexpr (DtypeOf<T>::value == Dtype::kNone) return double(data_[i]);
+    else return double(load(data_[i]));
+  }
+  std::vector<double> doubles() const {
+    std::vector<double> values(size_);
+    for (size_t i = 0; i < size_; ++i) values[i] = get(i);
+    return values;
+  }
+
+ private:
+  size_t size_;
+  T* data_;
+};
+
+inline int num_failures = 0;
+inline const char* schedule_name = "";
+
+inline void failure_at(const char* what, size_t i, double got, double want) {
+  std::printf("%s: element %zu must be %.17g, got %.17g (schedule %s)\n", what, i, want, got, schedule_name);
+  ++num_failures;
+}
+
+// |got - want| <= tolerance * (1 + |want|); NaN equals NaN. Reports the first difference.
+template <typename T>
+void check_close(const char* what, const Array<T>& got, const std::vector<double>& want, double tolerance) {
+  if (got.size() != want.size()) return failure_at(what, want.size(), double(got.size()), double(want.size()));
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double g = got.get(i), w = want[i];
+    const bool same = g == w || (std::isnan(g) && std::isnan(w));
+    if (!same && !(std::fabs(g - w) <= tolerance * (1 + std::fabs(w)))) return failure_at(what, i, g, w);
+  }
+}
+
+inline void check_success(const char* what, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::printf("%s: %s (schedule %s)\n", what, cudaGetErrorString(error), schedule_name);
+  ++num_failures;
+}
+
+#ifdef __SANITIZE_THREAD__  // depends little on the schedule, and is slow
+constexpr int kMoreSeeds = 0;
+#else
+constexpr int kMoreSeeds = 2;
+#endif
+
+// Runs `cases` under every schedule, the random ones with two seeds; the exit status of main().
+inline int under_every_schedule(void (*cases)()) {
+  for (int i = 0; i < cuda_on_cpu::kNumSchedules + kMoreSeeds; ++i) {
+    const auto schedule = cuda_on_cpu::Schedule(i < cuda_on_cpu::kNumSchedules ? i : i - 2);
+    schedule_name = name_of(schedule);
+    cuda_on_cpu::set_schedule(schedule, 1 + unsigned(i));
+    cases();
+  }
+  std::printf(num_failures ? "%d failures\n" : "passed\n", num_failures);
+  return num_failures != 0;
+}
+
+}  // namespace airank_fast
