@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kBatchNormThreads)
 }
 
 // The sum of `value` over the lanes of a channel, for all of them. `scratch` has a number for each thread.
-HOST_DEVICE double sum_over_lanes(double value, double* scratch) {
+__device__ __forceinline__ double sum_over_lanes(double value, double* scratch) {
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
   scratch[thread] = value;
   __syncthreads();
