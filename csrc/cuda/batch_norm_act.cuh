@@ -7,8 +7,8 @@
 // stays in registers.
 //
 // Reductions have two stages and no atomics, so results are the same in every run: blocks write one row of partial
-// results each, and a second kernel adds these up in double. Moments are taken about a pivot, each thread's first row,
-// and combined by their means, so nothing cancels where |mean| >> std.
+// results each, and a second kernel adds these up in double. Moments are taken about a pivot, the mean of a block's first
+// rows, and combined by their means, so nothing cancels where |mean| >> std.
 //
 // Bytes per element of size e: forward 3 e + 1/8, backward 5 e + 1/4; with a residual e more each. The elementwise
 // kernels walk from the last row to the first: what the reduction before them read last is still in the L2.
@@ -22,6 +22,7 @@ namespace airank_fast {
 constexpr int kBatchNormThreads = 256;
 constexpr int kBatchNormGroup = 8;   // rows, the bits of a byte
 constexpr int kBatchNormUnroll = 4;  // rows in flight
+constexpr int kPivotRows = 4;        // whose mean is a block's pivot
 constexpr int kCombineChannels = 8, kCombineLanes = kBatchNormThreads / kCombineChannels;
 
 using Byte = unsigned char;
@@ -50,13 +51,25 @@ HOST_DEVICE void read_channels(const T* from, int64_t channel, T otherwise, T (&
 
 __global__ inline void batch_norm_count_kernel(int64_t* num_batches) { *num_batches += 1; }
 
-// Combines the moments of two sets into the first.
-template <typename T>
-HOST_DEVICE void merge_moments(T count, T* mean, T* deviations, T other_count, T other_mean, T other_deviations) {
-  if (other_count == 0) return;
-  const T distance = other_mean - *mean, share = other_count / (count + other_count);
-  *mean += distance * share;
-  *deviations += other_deviations + distance * distance * count * share;
+// Adds two numbers for each channel up over the threads of a column; the sums lie where its first thread's were,
+// interleaved. `scratch` has 2 kPack numbers for each thread.
+template <int kPack, typename T>
+__device__ __forceinline__ void sum_over_rows(const T (&first)[kPack], const T (&second)[kPack], T* scratch) {
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) {
+    scratch[2 * (thread * kPack + k)] = first[k];
+    scratch[2 * (thread * kPack + k) + 1] = second[k];
+  }
+  __syncthreads();
+  for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
+    if (threadIdx.y < half) {
+#pragma unroll
+      for (int k = 0; k < 2 * kPack; ++k)
+        scratch[2 * thread * kPack + k] += scratch[2 * (thread + int(half * blockDim.x)) * kPack + k];
+    }
+    __syncthreads();
+  }
 }
 
 // Row blockIdx.y of `parts` (mean[C], deviations[C], count) from every gridDim.y-th block of rows.
@@ -64,19 +77,19 @@ template <typename E, int kPack>
 __global__ void __launch_bounds__(kBatchNormThreads)
     batch_norm_moments_kernel(const E* x, BatchNormShape shape, math_t<E>* parts, int64_t* num_batches) {
   using T = math_t<E>;
-  SHARED(T, means, [kBatchNormThreads * kPack]);
-  SHARED(T, deviations, [kBatchNormThreads * kPack]);
-  SHARED(T, counts, [kBatchNormThreads]);
+  SHARED(T, scratch, [2 * kBatchNormThreads * kPack]);
   const int64_t channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
-  const int64_t first = int64_t(blockIdx.y) * blockDim.y + threadIdx.y, stride = int64_t(gridDim.y) * blockDim.y;
+  const int64_t block_row = int64_t(blockIdx.y) * blockDim.y, stride = int64_t(gridDim.y) * blockDim.y;
+  const int64_t first = block_row + threadIdx.y;
   const bool inside = channel < shape.channels;
   T pivot[kPack], sum[kPack], squares[kPack];
 #pragma unroll
   for (int k = 0; k < kPack; ++k) pivot[k] = sum[k] = squares[k] = 0;
-  if (inside && first < shape.rows) {
-    const Pack<E, kPack> pack = load_pack<kPack>(x + first * shape.channels + channel);
+  const int64_t num_first = shape.rows - block_row < kPivotRows ? shape.rows - block_row : kPivotRows;
+  for (int64_t r = 0; inside && r < num_first; ++r) {
+    const Pack<E, kPack> pack = load_pack<kPack>(x + (block_row + r) * shape.channels + channel);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) pivot[k] = load(pack.at[k]);
+    for (int k = 0; k < kPack; ++k) pivot[k] += T(load(pack.at[k])) / T(num_first);
   }
   for (int64_t row = first; inside && row < shape.rows; row += kBatchNormUnroll * stride) {
     Pack<E, kPack> packs[kBatchNormUnroll];
@@ -95,37 +108,18 @@ __global__ void __launch_bounds__(kBatchNormThreads)
     }
   }
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-  const T count = first < shape.rows ? T((shape.rows - first + stride - 1) / stride) : T(0);
-  if (threadIdx.x == 0) counts[threadIdx.y] = count;
-#pragma unroll
-  for (int k = 0; k < kPack; ++k) {
-    T mean = 0, squared = 0;
-    if (count > 0) moments_from_sums(count, pivot[k], sum[k], squares[k], &mean, &squared);
-    means[thread * kPack + k] = mean;
-    deviations[thread * kPack + k] = squared;
-  }
-  __syncthreads();
-  for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
-    if (threadIdx.y < half) {
-      const int other = thread + half * blockDim.x;
-#pragma unroll
-      for (int k = 0; k < kPack; ++k)
-        merge_moments(counts[threadIdx.y], &means[thread * kPack + k], &deviations[thread * kPack + k],
-                      counts[threadIdx.y + half], means[other * kPack + k], deviations[other * kPack + k]);
-    }
-    __syncthreads();
-    if (threadIdx.y < half && threadIdx.x == 0) counts[threadIdx.y] += counts[threadIdx.y + half];
-    __syncthreads();
-  }
-  T* part = parts + int64_t(blockIdx.y) * (2 * shape.channels + 1);
+  sum_over_rows<kPack>(sum, squares, scratch);
   if (threadIdx.y == 0 && inside) {
+    const int64_t rest = shape.rows % stride - block_row;
+    const T count =
+        T(shape.rows / stride * blockDim.y + (rest < 0 ? 0 : rest < int64_t(blockDim.y) ? rest : int64_t(blockDim.y)));
+    T* part = parts + int64_t(blockIdx.y) * (2 * shape.channels + 1);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) {
-      part[channel + k] = means[thread * kPack + k];
-      part[shape.channels + channel + k] = deviations[thread * kPack + k];
-    }
+    for (int k = 0; k < kPack; ++k)
+      moments_from_sums(count, pivot[k], scratch[2 * (thread * kPack + k)], scratch[2 * (thread * kPack + k) + 1],
+                        &part[channel + k], &part[shape.channels + channel + k]);
+    if (channel == 0) part[2 * shape.channels] = count;
   }
-  if (blockIdx.x == 0 && thread == 0) part[2 * shape.channels] = counts[0];
   if (num_batches != nullptr && blockIdx.x == 0 && blockIdx.y == 0 && thread == 0) *num_batches += 1;
 }
 
@@ -289,20 +283,7 @@ __global__ void __launch_bounds__(kBatchNormThreads)
     });
   }
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-#pragma unroll
-  for (int k = 0; k < kPack; ++k) {
-    scratch[2 * (thread * kPack + k)] = sum[k];
-    scratch[2 * (thread * kPack + k) + 1] = products[k];
-  }
-  __syncthreads();
-  for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
-    if (threadIdx.y < half) {
-#pragma unroll
-      for (int k = 0; k < 2 * kPack; ++k)
-        scratch[2 * thread * kPack + k] += scratch[2 * (thread + int(half * blockDim.x)) * kPack + k];
-    }
-    __syncthreads();
-  }
+  sum_over_rows<kPack>(sum, products, scratch);
   if (threadIdx.y != 0 || !inside) return;
   T* part = parts + int64_t(blockIdx.y) * 2 * channels + channel;
 #pragma unroll

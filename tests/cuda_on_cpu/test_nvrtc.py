@@ -22,6 +22,8 @@ ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
 CEILING = 64
 CEILINGS = {
     "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
+    # What belongs to 8 channels, and 4 rows of them in flight from up to two arrays.
+    **{f"batch_norm_{kernel}_kernel": 128 for kernel in ("moments", "act", "sums", "backward")},
 }
 
 OPS = [path.stem for path in build.launchers()]
