@@ -27,6 +27,8 @@ CEILINGS = {
     "layer_norm_backward_kernel": 128,  # 16 elements of two rows, their weights, and two sums for each
     "layer_norm_kernel": 80,  # 32 elements of a row stay in registers
     "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
+    # What belongs to 8 channels, and 4 rows of them in flight from up to two arrays.
+    **{f"batch_norm_{kernel}_kernel": 128 for kernel in ("moments", "act", "sums", "backward")},
 }
 
 OPS = [path.stem for path in build.launchers()]
