@@ -312,6 +312,7 @@ __global__ void __launch_bounds__(kBatchNormThreads)
     batch_norm_backward_kernel(const E* dy, const E* x, const Byte* mask, E* dx, E* dresidual, BatchNormShape shape,
                                const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* sums) {
   using T = math_t<E>;
+  constexpr int kUnroll = kPack == 8 ? 2 : kBatchNormUnroll;  // 4 rows of 8 channels would take 134 registers
   const int64_t channels = shape.channels, channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
   if (channel >= channels) return;
   T mean[kPack], scale[kPack], mean_dz[kPack], slope[kPack];
@@ -325,17 +326,17 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   }
   for_groups_from_the_last(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
     const Pack<Byte, kPack> bytes = load_mask<kPack>(mask, group * channels + channel);
-    for (int r = 0; r < num_rows; r += kBatchNormUnroll) {
-      Pack<E, kPack> dys[kBatchNormUnroll], xs[kBatchNormUnroll];
+    for (int r = 0; r < num_rows; r += kUnroll) {
+      Pack<E, kPack> dys[kUnroll], xs[kUnroll];
       const int64_t at = (row + r) * channels + channel;
 #pragma unroll
-      for (int u = 0; u < kBatchNormUnroll; ++u) {
+      for (int u = 0; u < kUnroll; ++u) {
         if (r + u >= num_rows) break;
         dys[u] = load_pack<kPack>(dy + at + u * channels);
         xs[u] = load_pack<kPack>(x + at + u * channels);
       }
 #pragma unroll
-      for (int u = 0; u < kBatchNormUnroll; ++u) {
+      for (int u = 0; u < kUnroll; ++u) {
         if (r + u >= num_rows) break;
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
