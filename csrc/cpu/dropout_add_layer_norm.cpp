@@ -46,7 +46,7 @@ struct ForwardLoop {
   using Signature = void(const X*, const R*, const T*, const T*, R*, X*, T*, T*, uint32_t*, int64_t, int64_t, int64_t,
                          double, Mask<T>);
 
-  HOST_DEVICE static void add_row(const X* __restrict x, const R* __restrict residual, const uint8_t* __restrict kept,
+  HOST_DEVICE static void sum_row(const X* __restrict x, const R* __restrict residual, const uint8_t* __restrict kept,
                                   T scale, int64_t columns, R* __restrict sum) {
 #pragma GCC ivdep
     for (int64_t j = 0; j < columns; ++j)
@@ -59,7 +59,7 @@ struct ForwardLoop {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i * columns;
       const uint8_t* kept = mask.row(first, columns, words);
-      add_row(x + first, residual + first, kept, mask.dropout.scale, columns, sum + first);
+      sum_row(x + first, residual + first, kept, mask.dropout.scale, columns, sum + first);
       const Moments<T> moments = moments_of(sum + first, columns, eps);
       normalize_row(sum + first, moments, weight, bias, columns, y + first, x + first + columns);
       mean[i] = moments.mean;
@@ -150,7 +150,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dropout_add_layer_norm_cpu(Tensor x, 
   for_dtypes(residual.scalar_type(), x.scalar_type(), [&]<typename R, typename X>() {
     using T = math_t<X>;
     const auto loop = choose<ForwardLoop<R, X>>();
-    const std::vector<T> weights = param_of<T>(weight, shape.columns, 1), biases = param_of<T>(bias, shape.columns, 0);
+    const std::vector<T> weights = params_of<R, X>(weight, shape.columns, T(1));
+    const std::vector<T> biases = params_of<R, X>(bias, shape.columns, T(0));
     const Mask<T> mask = mask_of<T>(seed, p);
     const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(shape.columns, 1));
     torch::stable::parallel_for(0, shape.rows, grain, [&](int64_t begin, int64_t end) {

@@ -89,7 +89,8 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_cpu(Tensor x, OptionalTensor weigh
   for_dtypes(x.scalar_type(), result, [&]<typename X, typename Y>() {
     using T = math_t<X>;
     const auto loop = choose<ForwardLoop<X, Y>>();
-    const std::vector<T> weights = param_of<T>(weight, shape.columns, 1), biases = param_of<T>(bias, shape.columns, 0);
+    const std::vector<T> weights = params_of<X, Y>(weight, shape.columns, T(1));
+    const std::vector<T> biases = params_of<X, Y>(bias, shape.columns, T(0));
     const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(shape.columns, 1));
     torch::stable::parallel_for(0, shape.rows, grain, [&](int64_t begin, int64_t end) {
       loop(static_cast<const X*>(dense.data_ptr()), weights.data(), biases.data(), static_cast<Y*>(y.data_ptr()),

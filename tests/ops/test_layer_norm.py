@@ -165,6 +165,14 @@ def test_nan_inf_and_constant_rows(device, dtype):
     assert leaf.grad[3:].isfinite().all()
     weight = torch.full_like(ones, nan)
     assert layer_norm(x[3:], 96, weight).isnan().all()
+    # A NaN with all bits set must not be rounded up into a number.
+    all_bits = torch.full((1,), -1, dtype=torch.int32, device=device).view(F32).expand(96)
+    for weight, bias in ((all_bits, None), (None, all_bits), (-all_bits, all_bits.abs())):
+        given = [p if p is None or dtype != F64 else p.double() for p in (weight, bias)]
+        assert layer_norm(x[3:], 96, *given).isnan().all()
+    if dtype in (BF16, F16):
+        row = torch.full((1, 96), -1, dtype=torch.int16, device=device).view(dtype)
+        assert layer_norm(row, 96).isnan().all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
