@@ -75,7 +75,6 @@ struct SumRows {
 template <typename X, typename R>
 struct SumGrads {
   using T = math_t<X>;
-  static constexpr bool kUsesPhilox = true;
   const R* grad_sum;  // what reached the sum by another way, or null
   X* grad_x;
   R* grad_residual;

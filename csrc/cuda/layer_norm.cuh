@@ -23,13 +23,7 @@ constexpr int kRowThreads = 256;
 // Blocks that a multiprocessor can hold: at 80 registers per thread forward; 128 backward, where a thread keeps two
 // rows' elements, the weights and two sums for 16 columns. Float64 is there for checking, not for speed.
 template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr bool kIs64BitProductLong = true;  // sm_70 builds Philox's products from more instructions and registers
-#else
-constexpr bool kIs64BitProductLong = false;
-#endif
-template <typename Out>
-constexpr int kBackwardBlocks = sizeof(typename Out::T) == 8 || (Out::kUsesPhilox && kIs64BitProductLong) ? 1 : 2;
+template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 // Packs per thread that stay in registers.
@@ -99,7 +93,6 @@ struct PlainRows {
 template <typename X>
 struct PlainGrads {
   using T = math_t<X>;
-  static constexpr bool kUsesPhilox = false;
   X* grad_x;
 
   template <int kVec>
@@ -187,7 +180,7 @@ __global__ void __launch_bounds__(kRowThreads, kForwardBlocks<typename In::T>)
 // G: type of the gradient that comes in, X: of the rows. `partials` has for every block a row of sums for weight and
 // bias each, [2][blocks][columns]; it is null where they are not needed.
 template <int kVec, typename Out, typename G, typename X, typename W>
-__global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<Out>)
+__global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
     layer_norm_backward_kernel(const G* grad, const X* x, const typename Out::T* mean, const typename Out::T* rstd,
                                const W* weight, Out out, typename Out::T* partials, int64_t rows, int columns,
                                int threads_per_row) {

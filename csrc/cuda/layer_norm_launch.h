@@ -7,7 +7,7 @@
 
 namespace airank_fast {
 
-static_assert(kResidentBackwardBlocks == kBackwardBlocks<PlainGrads<float>>);
+static_assert(kResidentBackwardBlocks == kBackwardBlocks<float>);
 
 // The smallest power of two from 32 on with which a row fits into the threads' registers, or the whole block.
 inline int threads_per_row(int64_t columns, int elements_per_thread) {
