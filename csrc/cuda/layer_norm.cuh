@@ -28,7 +28,7 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 
 // Packs per thread that stay in registers.
 template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
-template <int kVec> constexpr int kBackwardPacks = kVec == 8 ? 2 : 4;
+template <int kVec> constexpr int kBackwardPacks = kVec >= 4 ? 2 : 4;
 
 template <typename T>
 __device__ __forceinline__ T warp_sum(T value) {
