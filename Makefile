@@ -36,7 +36,7 @@ gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)
 
 clean: ## remove what was built; the environment stays
-	rm -rf build airank_fast.egg-info airank_fast/_C*.so
+	rm -rf build airank_fast.egg-info airank_fast/_C*.so airank_fast/_host*.so
 
 $(TORCH_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: 3.10 or later is required, got " + sys.version)'
@@ -58,7 +58,7 @@ fi
 endef
 
 $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
-	$(PIP) "setuptools>=77,<82" ninja numpy
+	$(PIP) "setuptools>=77,<82" ninja numpy pybind11
 	@$(CUDA_COMPILER)
 	dali=$$($(PY) -c 'import torch; print("dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali")'); \
 	$(PIP) --no-build-isolation --editable ".[test,$$dali]"
