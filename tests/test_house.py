@@ -24,10 +24,12 @@ ARROWS = {
     "optim": {"ops"},
     "models": {"nn"},
     "data": set(),
+    "sources": {"data"},
     "engine": {"record"},
     "recipes": {"models", "data", "optim", "nn", "record"},
     "commands": {"recipes", "engine", "record", "rules", "cli"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
+    "prepare": {"sources", "data", "cli"},  # a command that makes data sets
 }
 STANDARD_LIBRARY_ONLY = {"record", "rules"}
 LAZY = {"record/console.py": {"tqdm"}, "record/tensorboard.py": {"tensorboard"}}  # inside functions only
