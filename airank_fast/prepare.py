@@ -58,7 +58,8 @@ class WikiCorpus:
     min_characters: int = 100
     """Documents with less text are left out."""
     text_form: Literal["paragraphs", "sentences"] = "paragraphs"
-    """Text files: a document each, empty lines between paragraphs; or a sentence a line, empty lines between documents."""
+    """Text files: a document each, with empty lines between paragraphs; or a sentence a line, with empty lines
+    between documents."""
     part_mb: float = 16.0
     """Text of a shard, in MB; what a worker holds in memory is about 60 times as much."""
     form: Literal["variable", "padded"] = "variable"

@@ -8,7 +8,7 @@ _SPACED = ".!?…؟۔।॥։።፧។៕။"          # these end a sentence wh
 _UNSPACED = "。！？｡．"                  # and these anywhere
 ENDS = frozenset(_SPACED + _UNSPACED)
 _CLOSING = r"[\"'»”’)\]）」』〉》】]*"
-_BOUNDARY = re.compile(rf"[{_UNSPACED}]+{_CLOSING}(?:\s+|(?<=[{_UNSPACED}]))|[{re.escape(_SPACED)}]+{_CLOSING}\s+")
+_BOUNDARY = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\s*|[{re.escape(_SPACED)}]+{_CLOSING}\s+")
 _OPENING = "\"'«“‘([（「『¿¡"
 # Words, in lower case, whose full stop does not end a sentence, whatever follows.
 _ABBREVIATIONS = frozenset("""

@@ -83,9 +83,8 @@ def prepare(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path,
 
 def _open(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path) -> Manifest:
     listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in inputs)
-    options = {**vars(plan), "inputs": f"{len(inputs)} files of {sum(p.stat().st_size for p in inputs)} bytes (names and "
-               f"sizes: {hashlib.sha256(listing.encode()).hexdigest()[:16]})",
-               "vocab_sha256": checksum(vocabulary) if vocabulary else None}
+    named = f"{len(inputs)} files ({hashlib.sha256(listing.encode()).hexdigest()[:16]} by names and sizes)"
+    options = {**vars(plan), "inputs": named, "vocab_sha256": checksum(vocabulary) if vocabulary else None}
     manifest = Manifest.load(root)
     if manifest is None:
         manifest = Manifest("wikicorpus", options)

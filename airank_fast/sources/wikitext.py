@@ -22,7 +22,9 @@ _WORDS = {"lang": -1, "transl": -1, "transliteration": -1, "nowrap": 1, "nobr": 
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple)")
 _LANG = re.compile(r"lang-[a-z-]+")
 _VARIANT = re.compile(r"-\{(?:[^{}]*?[:|])?([^{}:;|]*?)(?:;[^{}]*)?\}-")        # -{zh-cn:A; zh-tw:B}- is A
-_LEFT_OVER = re.compile(r"'{2,}|__[^\W\d_]+__|\{\{|\}\}|\[\[|\]\]|</?\w+[^<>]*>")
+_LEFT_OVER = re.compile(r"'{2,}|__[^\W\d_]+__|\{\{|\}\}|\[\[|\]\]"
+                        r"|</?(?:ref|br|div|span|small|big|sub|sup|nowiki|center|[biusp]|table|t[rdh]|li|[uod]l|font|gallery|math"
+                        r"|code|blockquote|includeonly|noinclude|onlyinclude)\b[^<>]*>", re.IGNORECASE)
 _EMPTY_BRACKETS = re.compile(r"\s*(?:\(\s*(?:[,;:/،、]\s*)*\)|（\s*(?:[,;:/、，；]\s*)*）|\[\s*\])")
 _AFTER_BRACKET = re.compile(r"([(（])\s*(?:[,;:،、，；]\s*)+")
 _BEFORE_BRACKET = re.compile(r"\s*[,;:،、，；]\s*([)）])")
@@ -42,10 +44,9 @@ def paragraphs(markup: str, media: frozenset[str] | set[str]) -> list[str]:
         raise UserError("input: mwparserfromhell is required to read wiki markup and is not installed "
                         "(pip install 'airank-fast[wikicorpus]')") from None
     try:
-        code = mwparserfromhell.parse(markup)
-    except mwparserfromhell.parser.ParserError:     # a defect of the parser: the page is left out
+        text = _Renderer(mwparserfromhell.nodes, media).render(mwparserfromhell.parse(markup))
+    except (mwparserfromhell.parser.ParserError, RecursionError):       # nested hundreds of times: the page is left out
         return []
-    text = _Renderer(mwparserfromhell.nodes, media).render(code)
     return [line for line in map(_line, text.split("\n")) if line]
 
 
