@@ -78,12 +78,13 @@ def write_shard(path: Path, samples: Samples, *, form: str, max_seq_length: int,
 
 
 def _write_rows(file, h5py, name: str, values: np.ndarray, offsets: np.ndarray) -> None:
-    rows = np.empty(len(offsets) - 1, object)
+    dtype = h5py.vlen_dtype(values.dtype)
+    rows = np.empty(len(offsets) - 1, dtype)
     for i, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
         rows[i] = values[start:end]
-    dataset = file.create_dataset(name, (len(rows),), dtype=h5py.vlen_dtype(values.dtype))
-    if len(rows):
-        dataset[:] = rows
+    dataset = file.create_dataset(name, (len(rows),), dtype=dtype)
+    if len(rows):       # `dataset[:] = rows` takes rows of equal lengths for a matrix, and fails
+        dataset.id.write(h5py.h5s.ALL, h5py.h5s.ALL, rows)
 
 
 def open_shard(path: Path):

@@ -42,6 +42,9 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
     partial_set: other numbers of classes and pictures than ImageNet's are accepted.
     UserError: a tar that is none, breaks off, or does not go with the others.
     """
+    for option, path in (("--train", train), ("--val", val), ("--devkit", devkit)):
+        if not path.is_file():
+            raise UserError(f"{option}: a tar file is required, {path} is not there")
     classes, truth = read_devkit(devkit)
     inner = _class_tars(train)
     if not partial_set:
@@ -126,10 +129,8 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
 def _open_tar(path: Path, option: str) -> tarfile.TarFile:
     try:
         return tarfile.open(path)
-    except FileNotFoundError:
-        raise UserError(f"{option}: a tar file is required, {path} is not there") from None
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: a tar file is required, got {path} ({error})") from None
+        raise UserError(f"{option}: a tar file is required, got {path} ({str(error).splitlines()[0]})") from None
 
 
 def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.TarInfo]:
@@ -140,7 +141,7 @@ def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.
 
 
 def _class_tars(path: Path) -> list[_Inner]:
-    size, inner = path.stat().st_size if path.exists() else 0, []
+    size, inner = path.stat().st_size, []
     with _open_tar(path, "--train") as tar:
         for member in _members(tar, path, "--train"):
             name = PurePosixPath(member.name).name

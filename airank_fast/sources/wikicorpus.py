@@ -32,6 +32,7 @@ from airank_fast.sources import wordpiece
 from airank_fast.sources.workers import ordered_map
 
 _SHUFFLE = 4                    # Philox key word, beside those in `airank_fast.data`
+_MOST_UNKNOWN = 0.5             # of the tokens: the vocabulary is another language's
 _EVAL_BLOCK = 2**32             # its random numbers are no training part's
 
 
@@ -104,7 +105,10 @@ def _vocabulary(manifest: Manifest, root: Path, plan: Plan, given: list[str] | N
     tokens = given
     if tokens is None:
         names = [name for name in manifest.names("text") if name.startswith("text/train")]
-        lines = (line for name in names for document in read_text(root / name) for line in document)
+
+        def lines() -> Iterator[str]:
+            return (line for name in names for document in read_text(root / name) for line in document)
+
         tokens = wordpiece.train_vocabulary(lines, plan.train_vocab, lowercase=plan.lowercase)
     wordpiece.write_vocabulary(root / "vocab.txt", tokens)
     manifest.add(root, "vocab.txt", tokens=len(tokens))
@@ -180,8 +184,10 @@ def _build(block: _Block) -> dict:
     tokens = wordpiece.read_vocabulary(block.root / "vocab.txt")
     tokenizer = wordpiece.Tokenizer(tokens, lowercase=plan.lowercase)
     documents = _tokenise((document for name in block.texts for document in read_text(block.root / name)), tokenizer)
-    if not len(documents):
-        raise UserError(f"vocab: a vocabulary for this text is required, no word of {block.texts[0]} is in it")
+    unknown = int((documents.tokens == tokenizer.unknown).sum())
+    if unknown > _MOST_UNKNOWN * len(documents.tokens):
+        raise UserError(f"--vocab: a vocabulary for this text is required, of {len(documents.tokens):,} tokens of "
+                        f"{block.texts[0]} {unknown:,} are [UNK]")
     options = plan.pair_options(tokenizer.vocab_size, tokenizer.cls, tokenizer.sep, tokenizer.mask)
     options = replace(options, num_duplicates=1) if is_eval else options
     samples = build_samples(documents, options, block.number)
@@ -194,7 +200,7 @@ def _build(block: _Block) -> dict:
     write_shard(block.root / block.name, samples, form=plan.form, max_seq_length=plan.max_seq_length,
                 max_predictions=plan.max_predictions, vocab_size=tokenizer.vocab_size)
     return {**shard_counts(samples), "documents": len(documents), "text_tokens": len(documents.tokens),
-            "unknown_tokens": int((documents.tokens == tokenizer.unknown).sum())}
+            "unknown_tokens": unknown}
 
 
 def shard_counts(samples: Samples) -> dict:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from airank_fast.data.shards import whole_file
 from airank_fast.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_MAX_ALPHABET = 1000        # characters, the commonest
 
 
 def _tokenizers():
@@ -46,10 +48,22 @@ def write_vocabulary(path: Path, tokens: list[str]) -> None:
         partial.write_text("".join(token + "\n" for token in tokens), encoding="utf-8")
 
 
-def train_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool) -> list[str]:
-    """A vocabulary of `size` tokens from text; the same for the same text. UserError: the text has not enough."""
+def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lowercase: bool) -> list[str]:
+    """A vocabulary of `size` tokens from text; the same for the same text. UserError: the text has not enough.
+
+    lines: called twice. The library numbers the characters within words in the order of a hash table, and decides
+    between equally frequent pairs by these numbers; so that the vocabulary does not change from run to run, it is given
+    them beforehand, in the guise of special tokens.
+    """
     tokenizer = _tokenizers().BertWordPieceTokenizer(lowercase=lowercase)
-    tokenizer.train_from_iterator(lines, size, special_tokens=[*SPECIAL_TOKENS], show_progress=False)
+    counts: Counter[str] = Counter()
+    for line in lines():
+        counts.update(tokenizer.normalize(line))
+    commonest = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    alphabet = sorted(commonest[:min(_MAX_ALPHABET, size // 4)])
+    inside = [f"##{c}" for c in alphabet]
+    tokenizer.train_from_iterator(lines(), size, special_tokens=[*SPECIAL_TOKENS, *inside], initial_alphabet=alphabet,
+                                  limit_alphabet=len(alphabet), show_progress=False)
     ids = tokenizer.get_vocab()
     if len(ids) != size:
         raise UserError(f"--train-vocab: a size that the text has words for is required, got {size}; this text makes "

@@ -141,3 +141,10 @@ def test_a_file_is_whole_or_absent(tmp_path):
         assert path.read_text() == "before"
     assert path.read_text() == "after"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_rows_of_one_length(tmp_path, num):
+    """h5py takes a list of equally long rows for a matrix where it may."""
+    alike = make_samples(1).take([0] * num)
+    assert read(write(tmp_path / "a.hdf5", alike)).digests() == alike.digests()
