@@ -130,7 +130,12 @@ def _open_tar(path: Path, option: str) -> tarfile.TarFile:
     try:
         return tarfile.open(path)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: a tar file is required, got {path} ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{option}: a tar file is required, got {path} ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """tarfile's first line; others say what each kind of compression thought of the file."""
+    return str(error).partition("\n")[0].rstrip(":")
 
 
 def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.TarInfo]:
@@ -194,7 +199,7 @@ def _extract(inner: _Inner, root: Path) -> dict:
                         _write(tar, member, partial_folder, pictures, inner.path)
         except tarfile.TarError as error:
             raise UserError(f"--train: a whole tar of pictures is required, {inner.wnid}.tar in {inner.path} is none "
-                            f"({error})") from None
+                            f"({_reason(error)})") from None
     return _finish(partial_folder, folder, pictures)
 
 
