@@ -22,7 +22,7 @@ def find_toolkit():
 def extension():
     """The keywords of setup() for the extensions; the reason is printed where the ops cannot be built."""
     missing = None if shutil.which(os.environ.get("CXX", "c++").split()[0]) else "no C++ compiler was found"
-    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden"], "nvcc": ["-O3"]}
+    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno"], "nvcc": ["-O3"]}  # errno: vectorised sqrt
     host = [Extension("airank_fast._host", ["csrc/host/module.cpp"], [f"{found.submodule_search_locations[0]}/include"],
                       extra_compile_args=["-std=c++17", *flags["cxx"]], depends=glob("csrc/host/*"), optional=True)
             for found in [find_spec("pybind11")] if found and not missing]  # fmt: skip

@@ -109,9 +109,7 @@ class Trainer:
         precision.load_full_state(self.model, self.optimizer, weights)
         if state is None:
             torch.manual_seed(self.recipe.seed + 1 + self.world.rank)
-            for tensors in self.optimizer.state.values():
-                for name in tensors.keys() - {"master"}:
-                    tensors[name].zero_()
+            self.optimizer.reset_state()
             self.scaler.load_state_dict(self._fresh_scaler().state_dict())
             return
         self.progress = state["progress"]

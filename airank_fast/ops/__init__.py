@@ -7,9 +7,35 @@ device, the same name runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.batch_norm_act import (
+    batch_norm_act,
+    batch_norm_finish_,
+    batch_norm_moments,
+    batch_norm_statistics_,
+)
+from airank_fast.ops.bias_gelu import bias_gelu
+from airank_fast.ops.cross_entropy import cross_entropy
+from airank_fast.ops.dropout_add_layer_norm import dropout_add_layer_norm
+from airank_fast.ops.global_norm import global_norm
+from airank_fast.ops.lamb import lamb_
+from airank_fast.ops.lars import lars_
+from airank_fast.ops.layer_norm import layer_norm
 from airank_fast.ops.sgd import sgd_
 
-__all__ = ["sgd_"]
+__all__ = [
+    "batch_norm_act",
+    "batch_norm_finish_",
+    "batch_norm_moments",
+    "batch_norm_statistics_",
+    "bias_gelu",
+    "cross_entropy",
+    "dropout_add_layer_norm",
+    "global_norm",
+    "lamb_",
+    "lars_",
+    "layer_norm",
+    "sgd_",
+]
 
 if importlib.util.find_spec("airank_fast._C") is not None:
     try:

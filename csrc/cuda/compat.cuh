@@ -28,13 +28,14 @@
 using int64_t = long long;
 using uint16_t = unsigned short;
 using uint32_t = unsigned int;
+using uint64_t = unsigned long long;
 #else
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #endif
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 namespace airank_fast {
 
 // Returns the launch's own error; an error inside the kernel shows at the next synchronisation.
