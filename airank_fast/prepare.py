@@ -142,7 +142,11 @@ COMMANDS = {"wikicorpus": WikiCorpus, "imagenet": ImageNet, "verify": Verify}
 
 def main() -> int:
     """Run the chosen command."""
-    return parse(sys.argv[1:]).run()
+    command = parse(sys.argv[1:])
+    try:
+        return command.run()
+    except OSError as error:
+        raise UserError(f"files: room and permission to read and write are required, got {error}") from None
 
 
 def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:
@@ -166,7 +170,8 @@ def _verified(wanted: Verify) -> int:
 
 def _workers(asked: int | None) -> int:
     _require(asked is None or asked >= 1, "workers", "at least 1", asked)
-    return asked or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else asked or os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return asked or cores or 1
 
 
 def _require(condition: bool, option: str, wanted: str, got: object) -> None:

@@ -44,12 +44,12 @@ def check(ours: Samples, theirs: Samples) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/prepare.jsonl")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     if host is None:
         raise SystemExit("airank_fast._host is required, and not built (python setup.py build_ext --inplace)")
     torch.set_num_threads(1)
-    documents = made_up_documents(300)
+    documents = made_up_documents(2000)
     for length, predictions in ((512, 76), (128, 20)):
         options = PairOptions(length, predictions, VOCAB_SIZE, cls_id=101, sep_id=102, mask_id=103)
         samples = build_samples(documents, options)

@@ -34,7 +34,8 @@ class Shard:
     num_samples: int
 
 
-def _h5py():
+def import_h5py():
+    """h5py, which is optional. UserError where it is not installed."""
     try:
         import h5py
     except ImportError:
@@ -60,7 +61,7 @@ def write_shard(path: Path, samples: Samples, *, form: str, max_seq_length: int,
                 vocab_size: int) -> None:
     """Write a shard, whole or not at all; equal samples make equal files."""
     assert form in FORMS, form
-    h5py = _h5py()
+    h5py = import_h5py()
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         if form == "padded":
             for name, values in samples.padded(max_seq_length, max_predictions).items():
@@ -90,7 +91,7 @@ def _write_rows(file, h5py, name: str, values: np.ndarray, offsets: np.ndarray) 
 def open_shard(path: Path):
     """h5py.File for reading. UserError where it is none or is cut off."""
     try:
-        return _h5py().File(path, "r")
+        return import_h5py().File(path, "r")
     except FileNotFoundError:
         raise UserError(f"data: a shard is required at {path}, there is none") from None
     except OSError as error:
@@ -110,7 +111,7 @@ def inspect_shard(path: Path) -> Shard:
 
 
 def _inspect(file, path: Path) -> Shard:
-    h5py = _h5py()
+    h5py = import_h5py()
     missing = [name for name in FIELDS if name not in file]
     if missing:
         raise UserError(f"data: the fields {', '.join(FIELDS)} are required, {path} has no {', '.join(missing)}")

@@ -25,10 +25,11 @@ from airank_fast.data.manifest import Manifest, checksum
 from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import philox
 from airank_fast.data.sentence_pairs import Documents, PairOptions, build_samples
-from airank_fast.data.shards import write_shard
+from airank_fast.data.shards import import_h5py, write_shard
 from airank_fast.errors import UserError
 from airank_fast.sources import documents as text
 from airank_fast.sources import wordpiece
+from airank_fast.sources.wikitext import import_parser
 from airank_fast.sources.workers import ordered_map
 
 _SHUFFLE = 4                    # Philox key word, beside those in `airank_fast.data`
@@ -72,6 +73,10 @@ def prepare(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path,
     UserError: bad input, or a directory that holds a data set made from other inputs or with other options.
     """
     inputs = text.find_inputs(inputs)
+    import_h5py()               # what is missing is said now, not after hours
+    wordpiece.import_tokenizers()
+    if any(map(text.is_dump, inputs)):
+        import_parser()
     given = wordpiece.read_vocabulary(vocabulary) if vocabulary else None
     root.mkdir(parents=True, exist_ok=True)
     manifest = _open(plan, inputs, vocabulary, root)
@@ -185,7 +190,7 @@ def _build(block: _Block) -> dict:
     tokenizer = wordpiece.Tokenizer(tokens, lowercase=plan.lowercase)
     documents = _tokenise((document for name in block.texts for document in read_text(block.root / name)), tokenizer)
     unknown = int((documents.tokens == tokenizer.unknown).sum())
-    if unknown > _MOST_UNKNOWN * len(documents.tokens):
+    if not len(documents) or unknown > _MOST_UNKNOWN * len(documents.tokens):
         raise UserError(f"--vocab: a vocabulary for this text is required, of {len(documents.tokens):,} tokens of "
                         f"{block.texts[0]} {unknown:,} are [UNK]")
     options = plan.pair_options(tokenizer.vocab_size, tokenizer.cls, tokenizer.sep, tokenizer.mask)

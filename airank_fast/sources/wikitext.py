@@ -33,16 +33,22 @@ _CLOSING = "\"'»”’)]）」』"
 _LONG = 80              # characters of a line that is prose without ending as a sentence: not all scripts mark ends
 
 
-def paragraphs(markup: str, media: frozenset[str] | set[str]) -> list[str]:
-    """The prose of a page, a paragraph per item, spaces normalised.
-
-    media: names of namespaces, in lower case, whose links show no words (file, category, and the wiki's own names).
-    """
+def import_parser():
+    """mwparserfromhell, which is optional. UserError where it is not installed."""
     try:
         import mwparserfromhell
     except ImportError:
         raise UserError("input: mwparserfromhell is required to read wiki markup and is not installed "
                         "(pip install 'airank-fast[wikicorpus]')") from None
+    return mwparserfromhell
+
+
+def paragraphs(markup: str, media: frozenset[str] | set[str]) -> list[str]:
+    """The prose of a page, a paragraph per item, spaces normalised.
+
+    media: names of namespaces, in lower case, whose links show no words (file, category, and the wiki's own names).
+    """
+    mwparserfromhell = import_parser()
     try:
         text = _Renderer(mwparserfromhell.nodes, media).render(mwparserfromhell.parse(markup))
     except (mwparserfromhell.parser.ParserError, RecursionError):       # nested hundreds of times: the page is left out

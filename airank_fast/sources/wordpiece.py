@@ -13,7 +13,8 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MAX_ALPHABET = 1000        # characters, the commonest
 
 
-def _tokenizers():
+def import_tokenizers():
+    """The library, which is optional. UserError where it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -55,7 +56,7 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lowercase
     between equally frequent pairs by these numbers; so that the vocabulary does not change from run to run, it is given
     them beforehand, in the guise of special tokens.
     """
-    tokenizer = _tokenizers().BertWordPieceTokenizer(lowercase=lowercase)
+    tokenizer = import_tokenizers().BertWordPieceTokenizer(lowercase=lowercase)
     counts: Counter[str] = Counter()
     for line in lines():
         counts.update(tokenizer.normalize(line))
@@ -78,7 +79,7 @@ class Tokenizer:
         ids = {token: i for i, token in enumerate(tokens)}
         self.vocab_size, self.unknown = len(tokens), ids["[UNK]"]
         self.cls, self.sep, self.mask = (ids[token] for token in ("[CLS]", "[SEP]", "[MASK]"))
-        self._tokenizer = _tokenizers().BertWordPieceTokenizer(ids, lowercase=lowercase)
+        self._tokenizer = import_tokenizers().BertWordPieceTokenizer(ids, lowercase=lowercase)
 
     def encode(self, sentences: list[str]) -> Iterator[list[int]]:
         """The ids of each sentence; of one without a word, none."""

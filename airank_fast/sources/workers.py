@@ -8,7 +8,10 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from airank_fast.errors import UserError
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -16,7 +19,7 @@ T, R = TypeVar("T"), TypeVar("R")
 def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
     """function(item) for each item, in their order; one worker is the calling process.
 
-    `items` is read only a few items ahead of what is asked for.
+    `items` is read only a few items ahead of what is asked for. UserError: a worker was killed.
     """
     if num_workers == 1:
         yield from map(function, items)
@@ -32,6 +35,9 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError("--workers: memory for each is required, one was killed; take fewer of them, or a smaller "
+                        "--part-mb") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

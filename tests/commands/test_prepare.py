@@ -3,6 +3,7 @@
 import bz2
 import json
 import shutil
+import sys
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -277,3 +278,20 @@ def test_a_vocabulary_of_another_script(tmp_path, pydoc_text):
     message = refusal("wikicorpus", "--input", pydoc_text, "--output", root, "--vocab", tmp_path / "vocab.txt",
                       *PYDOC[2:])  # fmt: skip
     assert message.startswith("--vocab: a vocabulary for this text is required, of ")
+
+
+def test_an_output_that_cannot_be_written(tmp_path, dump, monkeypatch):
+    (tmp_path / "file").touch()
+    command = ["wikicorpus", "--input", str(dump), "--output", str(tmp_path / "file/out"), *FRAGMENT]
+    monkeypatch.setattr("sys.argv", ["prepare", *command])
+    with pytest.raises(UserError, match="files: room and permission to read and write are required"):
+        prepare.main()
+
+
+@pytest.mark.parametrize("library", ["h5py", "mwparserfromhell", "tokenizers"])
+def test_a_library_that_is_missing_is_said_before_any_work(tmp_path, dump, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    message = refusal("wikicorpus", "--input", dump, "--output", tmp_path / "out", *FRAGMENT)
+    assert f"{library} is required" in message
+    assert "pip install 'airank-fast[wikicorpus]'" in message
+    assert not (tmp_path / "out").exists()
