@@ -47,7 +47,7 @@ def contestants(case: str, rows: int, device: str, compiled: bool) -> dict[str, 
         _check_in_eval(module, case, device, x, residual, results)
         made[name] = _step(module, module, case, device, x, residual, grad)
         if name == "torch" and compiled:
-            made["torch compiled"] = _step(torch.compile(module), module, case, device, x, residual, grad)
+            made["torch.compile"] = _step(torch.compile(module), module, case, device, x, residual, grad)
     return made
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append to bench/results/dropout_add_layer_norm.jsonl")
     options = parser.parse_args()
     harness.keep_memory()

@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="also the foreach LAMB compiled; takes minutes")
     parser.add_argument("--whole", action="store_true", help="all of BERT-large also on the CPU (20 GB)")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/lamb.jsonl")
     options = parser.parse_args()

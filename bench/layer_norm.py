@@ -56,7 +56,7 @@ def contestants(
         run = _under_autocast(module, device) if case == "autocast" else module
         _add(name, run, module, x, grad, forward, backward)
         if name == "torch" and compiled:
-            _add("torch compiled", torch.compile(run), module, x, grad, forward, backward)
+            _add("torch.compile", torch.compile(run), module, x, grad, forward, backward)
     return forward, backward
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/layer_norm.jsonl")
     options = parser.parse_args()
     harness.keep_memory()
