@@ -27,22 +27,8 @@ inline void check_sgd(const SgdArgs& args, const Tensor& lr, double momentum,
   if (!args.copies.empty()) check_list(op, "copies", args.copies, args.params);
   if (args.params.empty()) return;
 
-  const ScalarType param = args.params[0].scalar_type();
-  const ScalarType grad = args.grads[0].scalar_type();
-  const auto is_16_bit = [](ScalarType t) { return t == ScalarType::BFloat16 || t == ScalarType::Half; };
-  CHECK_ARGUMENT(param == ScalarType::Float || param == ScalarType::Double || is_16_bit(param), op,
-                 ": params must be float32, float64, bfloat16 or float16, got ", name_of(param));
-  CHECK_ARGUMENT(grad == param || (param == ScalarType::Float && is_16_bit(grad)), op, ": grads must be ",
-                 name_of(param), param == ScalarType::Float ? ", bfloat16 or float16" : "", ", got ",
-                 name_of(grad));
-  CHECK_ARGUMENT(!with_momentum || args.buffers[0].scalar_type() == param, op, ": momentum_buffers must be ",
-                 name_of(param), ", got ", name_of(args.buffers[0].scalar_type()));
-  if (!args.copies.empty()) {
-    const ScalarType copy = args.copies[0].scalar_type();
-    CHECK_ARGUMENT(param == ScalarType::Float && is_16_bit(copy), op,
-                   ": copies must be bfloat16 or float16, of float32 params, got ", name_of(copy), " of ",
-                   name_of(param));
-  }
+  check_dtypes(op, args.params, args.grads, args.copies);
+  if (with_momentum) check_list_dtype(op, "momentum_buffers", args.buffers, args.params[0].scalar_type());
   check_scalar(op, "lr", lr, args.params[0]);
   if (grad_scale) check_scalar(op, "grad_scale", *grad_scale, args.params[0]);
   if (found_inf) check_scalar(op, "found_inf", *found_inf, args.params[0]);

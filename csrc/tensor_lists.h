@@ -34,6 +34,43 @@ inline void check_list(const char* op, const char* name, const TensorList& list,
   }
 }
 
+// What the optimizers ask of dtypes: parameters of any floating type, gradients of the same or 16-bit beside
+// float32 parameters, 16-bit copies of float32 parameters. The lists must not be empty, but `copies` may be.
+inline void check_dtypes(const char* op, const TensorList& params, const TensorList& grads, const TensorList& copies) {
+  const ScalarType param = params[0].scalar_type(), grad = grads[0].scalar_type();
+  const auto is_16_bit = [](ScalarType t) { return t == ScalarType::BFloat16 || t == ScalarType::Half; };
+  CHECK_ARGUMENT(param == ScalarType::Float || param == ScalarType::Double || is_16_bit(param), op,
+                 ": params must be float32, float64, bfloat16 or float16, got ", name_of(param));
+  CHECK_ARGUMENT(grad == param || (param == ScalarType::Float && is_16_bit(grad)), op, ": grads must be ",
+                 name_of(param), param == ScalarType::Float ? ", bfloat16 or float16" : "", ", got ",
+                 name_of(grad));
+  if (copies.empty()) return;
+  const ScalarType copy = copies[0].scalar_type();
+  CHECK_ARGUMENT(param == ScalarType::Float && is_16_bit(copy), op,
+                 ": copies must be bfloat16 or float16, of float32 params, got ", name_of(copy), " of ",
+                 name_of(param));
+}
+
+inline void check_list_dtype(const char* op, const char* name, const TensorList& list, ScalarType required) {
+  CHECK_ARGUMENT(list[0].scalar_type() == required, op, ": ", name, " must be ", name_of(required), ", got ",
+                 name_of(list[0].scalar_type()));
+}
+
+// A list of which one number is to be made: not empty, on one device, of any floating types.
+inline void check_tensors(const char* op, const TensorList& tensors) {
+  CHECK_ARGUMENT(!tensors.empty(), op, ": tensors must hold at least one tensor, got none");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    CHECK_ARGUMENT(same_device(tensors[i], tensors[0]), op, ": tensors[", i, "] must be on ", device_of(tensors[0]),
+                   ", got ", device_of(tensors[i]));
+    CHECK_ARGUMENT(tensors[i].layout() == torch::headeronly::Layout::Strided, op, ": tensors[", i,
+                   "] must be dense, got a sparse tensor");
+    const ScalarType dtype = tensors[i].scalar_type();
+    CHECK_ARGUMENT(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
+                       dtype == ScalarType::Half,
+                   op, ": tensors[", i, "] must be float32, float64, bfloat16 or float16, got ", name_of(dtype));
+  }
+}
+
 // A tensor of one element on the device of `like`, float32 or float64.
 inline void check_scalar(const char* op, const char* name, const Tensor& scalar, const Tensor& like) {
   const ScalarType dtype = scalar.scalar_type();

@@ -7,9 +7,12 @@ device, the same name runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.global_norm import global_norm
+from airank_fast.ops.lamb import lamb_
+from airank_fast.ops.lars import lars_
 from airank_fast.ops.sgd import sgd_
 
-__all__ = ["sgd_"]
+__all__ = ["global_norm", "lamb_", "lars_", "sgd_"]
 
 if importlib.util.find_spec("airank_fast._C") is not None:
     try:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, require, write
+
 _SCHEMA = """sgd_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, Tensor(c!)[] copies, Tensor lr, *,
     float momentum=0.0, float dampening=0.0, float weight_decay=0.0, bool nesterov=False, bool maximize=False,
@@ -18,9 +20,6 @@ _SCHEMA = """sgd_(
 ) -> ()"""
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-
-_16_BIT = (torch.bfloat16, torch.float16)
-_PARAM_DTYPES = (torch.float32, torch.float64, *_16_BIT)
 
 
 def sgd_(
@@ -98,12 +97,12 @@ def sgd_reference(
             g = g + weight_decay * old
         if momentum != 0:
             buffer = momentum * momentum_buffers[i].to(wide) + (1 - dampening) * g
-            _write(momentum_buffers[i], buffer, found_inf)
+            write(momentum_buffers[i], buffer, found_inf)
             g = g + momentum * buffer if nesterov else buffer
         new = old - lr.to(wide) * g
-        _write(param, new, found_inf)
+        write(param, new, found_inf)
         if copies:
-            _write(copies[i], new, found_inf)
+            write(copies[i], new, found_inf)
 
 
 @torch.library.register_fake("airank_fast::sgd_", lib=_library)
@@ -114,62 +113,20 @@ def _sgd_fake(
     _check(params, grads, momentum_buffers, copies, lr, momentum, grad_scale, found_inf)
 
 
-def _write(to: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
-    to.copy_(new if found_inf is None else torch.where(found_inf.reshape(()) == 0, new.to(to.dtype), to))
-
-
-def _require(condition: bool, required: str, got: object) -> None:
-    if not condition:
-        raise RuntimeError(f"sgd: {required}, got {got}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _check(params, grads, momentum_buffers, copies, lr, momentum, grad_scale, found_inf) -> None:
     """The checks of csrc/sgd_args.h, in the same order and words."""
-    _check_list("params", params, params)
-    _check_list("grads", grads, params)
+    check_list("sgd", "params", params, params)
+    check_list("sgd", "grads", grads, params)
     if momentum == 0:
         required = "momentum_buffers must be empty without momentum"
-        _require(not momentum_buffers, required, len(momentum_buffers))
+        require("sgd", not momentum_buffers, required, len(momentum_buffers))
     else:
-        _check_list("momentum_buffers", momentum_buffers, params)
+        check_list("sgd", "momentum_buffers", momentum_buffers, params)
     if copies:
-        _check_list("copies", copies, params)
+        check_list("sgd", "copies", copies, params)
     if not params:
         return
-
-    param, grad = params[0].dtype, grads[0].dtype
-    _require(param in _PARAM_DTYPES, "params must be float32, float64, bfloat16 or float16", _name(param))
-    narrow = param == torch.float32
-    required = f"grads must be {_name(param)}" + ", bfloat16 or float16" * narrow
-    _require(grad == param or (narrow and grad in _16_BIT), required, _name(grad))
+    check_dtypes("sgd", params, grads, copies)
     if momentum != 0:
-        dtype = momentum_buffers[0].dtype
-        _require(dtype == param, f"momentum_buffers must be {_name(param)}", _name(dtype))
-    if copies:
-        required, dtype = "copies must be bfloat16 or float16, of float32 params", copies[0].dtype
-        _require(narrow and dtype in _16_BIT, required, f"{_name(dtype)} of {_name(param)}")
-    for name, scalar in (("lr", lr), ("grad_scale", grad_scale), ("found_inf", found_inf)):
-        if scalar is not None:
-            _check_scalar(name, scalar, params[0].device)
-
-
-def _check_list(name: str, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
-    required = f"{name} must have as many tensors as params ({len(params)})"
-    _require(len(tensors) == len(params), required, len(tensors))
-    for i, (tensor, param) in enumerate(zip(tensors, params, strict=True)):
-        this, device, dtype = f"{name}[{i}]", params[0].device, tensors[0].dtype
-        _require(tensor.device == device, f"{this} must be on {device}", tensor.device)
-        _require(tensor.layout == torch.strided, f"{this} must be dense", "a sparse tensor")
-        _require(tensor.dtype == dtype, f"{this} must be {_name(dtype)} like the others", _name(tensor.dtype))
-        shape, got = list(param.shape), list(tensor.shape)
-        _require(shape == got, f"{this} must have shape {shape}", got)
-
-
-def _check_scalar(name: str, scalar: Tensor, device: torch.device) -> None:
-    good = scalar.numel() == 1 and scalar.dtype in (torch.float32, torch.float64) and scalar.device == device
-    got = f"{_name(scalar.dtype)} of shape {list(scalar.shape)} on {scalar.device}"
-    _require(good, f"{name} must be one float32 or float64 number on {device}", got)
+        check_list_dtype("sgd", "momentum_buffers", momentum_buffers, params[0].dtype)
+    check_scalars("sgd", params[0].device, lr=lr, grad_scale=grad_scale, found_inf=found_inf)

@@ -1,0 +1,143 @@
+"""airank_fast::lars_: one step of LARS with momentum over a whole list of parameters.
+
+Formula in csrc/lars_math.h (that of MLPerf's closed division and of apex.optimizers.FusedLARS). Nothing in it
+touches the host: learning rate, loss scale and found_inf are tensors on the parameters' device, so a step can be
+captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, require, write
+
+_SCHEMA = """lars_(
+    Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] velocities, Tensor(c!)[] copies, Tensor lr, *,
+    float momentum=0.0, float weight_decay=0.0, float trust_coefficient=0.001, float eps=0.0, bool nesterov=False,
+    bool adapt=True, Tensor? grad_scale=None, Tensor? found_inf=None
+) -> ()"""
+_library = torch.library.Library("airank_fast", "FRAGMENT")
+_library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def lars_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    copies: Sequence[Tensor],
+    lr: Tensor,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 0.001,
+    eps: float = 0.0,
+    nesterov: bool = False,
+    adapt: bool = True,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Update `params` in place by one step of LARS, as MLPerf's closed division has it.
+
+    Args:
+        params: float32, float64, bfloat16 or float16, all of one dtype and on one device.
+        grads: one per parameter, of its shape; of the parameters' dtype, or 16-bit beside float32 parameters. They
+            are not changed.
+        velocities: one per parameter, of its shape and dtype, updated; empty if momentum is 0. They start from zeros.
+            The learning rate is in them, and they point downhill: what is added to the parameter.
+        copies: bfloat16 or float16, one per (float32) parameter: the new parameters, rounded to nearest even, written
+            in the same pass; or empty.
+        lr: learning rate, one float32 or float64 number on the parameters' device.
+        adapt: scale each tensor's learning rate by its trust ratio; MLPerf leaves batch norm and bias out.
+        grad_scale: gradients are divided by it; one number on the device, like lr.
+        found_inf: nothing at all is written where it is not zero; one number on the device, like lr.
+
+    Any strides will do; where the tensors of one parameter have equal strides and no holes, memory is walked in order
+    and nothing is copied. Arithmetic is in float32 (float64 for float64 parameters), norms are summed in float64.
+
+    Raises:
+        RuntimeError: "lars: what is required, got what".
+    """
+    torch.ops.airank_fast.lars_(
+        params, grads, velocities, copies, lr, momentum=momentum, weight_decay=weight_decay,
+        trust_coefficient=trust_coefficient, eps=eps, nesterov=nesterov, adapt=adapt,
+        grad_scale=grad_scale, found_inf=found_inf,
+    )  # fmt: skip
+    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
+        # Lets autograd notice when something that it saved has been changed.
+        torch.autograd.graph.increment_version([*params, *velocities, *copies])
+
+
+@torch.library.impl(_library, "lars_", "CompositeExplicitAutograd")
+def lars_reference(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    copies: Sequence[Tensor],
+    lr: Tensor,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 0.001,
+    eps: float = 0.0,
+    nesterov: bool = False,
+    adapt: bool = True,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
+    for i, param in enumerate(params):
+        wide = torch.promote_types(param.dtype, torch.float32)
+        old = param.to(wide)
+        g = grads[i].to(wide)
+        if grad_scale is not None:
+            g = g * grad_scale.to(torch.float64).reciprocal().to(wide)
+        rate = lr.to(wide).reshape(())
+        if adapt:
+            rate = rate * _trust(old, g, weight_decay, trust_coefficient, eps)
+        if weight_decay != 0:
+            g = g + weight_decay * old
+        down = rate * g
+        change = -down
+        if momentum != 0:
+            velocity = momentum * velocities[i].to(wide) - down
+            write(velocities[i], velocity, found_inf)
+            change = momentum * velocity - down if nesterov else velocity
+        new = old + change
+        write(param, new, found_inf)
+        if copies:
+            write(copies[i], new, found_inf)
+
+
+@torch.library.register_fake("airank_fast::lars_", lib=_library)
+def _lars_fake(
+    params, grads, velocities, copies, lr, *, momentum=0.0, weight_decay=0.0, trust_coefficient=0.001, eps=0.0,
+    nesterov=False, adapt=True, grad_scale=None, found_inf=None,
+):  # fmt: skip
+    _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
+
+
+def _trust(param: Tensor, grad: Tensor, weight_decay: float, trust_coefficient: float, eps: float) -> Tensor:
+    w, g = torch.linalg.vector_norm(param), torch.linalg.vector_norm(grad)
+    return torch.where((w > 0) & (g > 0), trust_coefficient * w / (g + weight_decay * w + eps), torch.ones_like(w))
+
+
+def _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf) -> None:
+    """The checks of csrc/lars_args.h, in the same order and words."""
+    check_list("lars", "params", params, params)
+    check_list("lars", "grads", grads, params)
+    if momentum == 0:
+        require("lars", not velocities, "velocities must be empty without momentum", len(velocities))
+    else:
+        check_list("lars", "velocities", velocities, params)
+    if copies:
+        check_list("lars", "copies", copies, params)
+    if not params:
+        return
+    check_dtypes("lars", params, grads, copies)
+    if momentum != 0:
+        check_list_dtype("lars", "velocities", velocities, params[0].dtype)
+    check_scalars("lars", params[0].device, lr=lr, grad_scale=grad_scale, found_inf=found_inf)

@@ -1,0 +1,67 @@
+"""Lists of tensors as the optimizer ops take them: the checks of csrc/tensor_lists.h, in the same order and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IN_16_BITS = (torch.bfloat16, torch.float16)
+FLOATING = (torch.float32, torch.float64, *IN_16_BITS)
+
+
+def require(op: str, condition: bool, required: str, got: object) -> None:
+    """RuntimeError in one line, "op: what is required, got what", unless ``condition`` holds."""
+    if not condition:
+        raise RuntimeError(f"{op}: {required}, got {got}")
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """float32 rather than torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_list(op: str, name: str, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+    """``tensors`` must be parallel to ``params``, of one dtype and on the device of params[0]."""
+    required = f"{name} must have as many tensors as params ({len(params)})"
+    require(op, len(tensors) == len(params), required, len(tensors))
+    for i, (tensor, param) in enumerate(zip(tensors, params, strict=True)):
+        this, device, dtype = f"{name}[{i}]", params[0].device, tensors[0].dtype
+        require(op, tensor.device == device, f"{this} must be on {device}", tensor.device)
+        require(op, tensor.layout == torch.strided, f"{this} must be dense", "a sparse tensor")
+        require(op, tensor.dtype == dtype, f"{this} must be {name_of(dtype)} like the others", name_of(tensor.dtype))
+        shape, got = list(param.shape), list(tensor.shape)
+        require(op, shape == got, f"{this} must have shape {shape}", got)
+
+
+def check_dtypes(op: str, params: Sequence[Tensor], grads: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+    """Parameters of any floating type, gradients like them or 16-bit beside float32, 16-bit copies of float32."""
+    param, grad = params[0].dtype, grads[0].dtype
+    require(op, param in FLOATING, "params must be float32, float64, bfloat16 or float16", name_of(param))
+    narrow = param == torch.float32
+    required = f"grads must be {name_of(param)}" + ", bfloat16 or float16" * narrow
+    require(op, grad == param or (narrow and grad in IN_16_BITS), required, name_of(grad))
+    if copies:
+        required, dtype = "copies must be bfloat16 or float16, of float32 params", copies[0].dtype
+        require(op, narrow and dtype in IN_16_BITS, required, f"{name_of(dtype)} of {name_of(param)}")
+
+
+def check_list_dtype(op: str, name: str, tensors: Sequence[Tensor], required: torch.dtype) -> None:
+    """The list must be of that dtype."""
+    dtype = tensors[0].dtype
+    require(op, dtype == required, f"{name} must be {name_of(required)}", name_of(dtype))
+
+
+def check_scalars(op: str, device: torch.device, **scalars: Tensor | None) -> None:
+    """Each that is given must be one float32 or float64 number on ``device``."""
+    for name, scalar in scalars.items():
+        if scalar is not None:
+            good = scalar.numel() == 1 and scalar.dtype in (torch.float32, torch.float64) and scalar.device == device
+            got = f"{name_of(scalar.dtype)} of shape {list(scalar.shape)} on {scalar.device}"
+            require(op, good, f"{name} must be one float32 or float64 number on {device}", got)
+
+
+def write(to: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
+    """Round ``new`` into ``to`` unless ``found_inf`` is set."""
+    to.copy_(new if found_inf is None else torch.where(found_inf.reshape(()) == 0, new.to(to.dtype), to))

@@ -1,0 +1,190 @@
+"""What the fused optimizers share: scalars on the device, float32 masters, loading state without moving it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from airank_fast.errors import UserError
+
+IN_16_BITS = (torch.bfloat16, torch.float16)
+
+
+class FusedOptimizer(torch.optim.Optimizer):
+    """torch's Optimizer protocol around an op that takes whole lists of tensors and never waits for the device.
+
+    A subclass names its op and its state, and implements `check_options` and `update`. `set_grad_none` is what
+    `zero_grad` does unless it is told.
+
+    Learning rates: a float is passed to the device when it changes, which a captured CUDA graph does not see; a
+    tensor on the parameters' device is read there at each step. State: `state_names`, and "master" (float32) for
+    16-bit parameters where `master_weights` is set; all with the parameter's strides. `load_state_dict` writes into
+    existing state and lr tensors, so captured graphs stay valid; options that the saved groups lack keep the
+    optimizer's defaults.
+    """
+
+    op = ""
+    state_names: tuple[str, ...] = ()
+    _step_supports_amp_scaling = True  # GradScaler then sets self.grad_scale and self.found_inf around step()
+
+    def __init__(self, params, defaults: dict, *, master_weights: bool, set_grad_none: bool = True) -> None:
+        self.master_weights = master_weights
+        self.set_grad_none = set_grad_none
+        self._lr_on_device: dict[tuple, tuple[float, Tensor]] = {}
+        super().__init__(params, defaults)
+
+    def check_options(self, options: dict) -> None:
+        """Raise UserError for options of a group that cannot be."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Call the op for every list of parameters that have a gradient."""
+        raise NotImplementedError
+
+    def state_dtype(self, param: Tensor) -> torch.dtype:
+        """The dtype of the parameter's state other than "master"."""
+        return torch.float32 if self.has_master(param) else param.dtype
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group; its own options, where given, go before the optimizer's."""
+        self.check_options(self.defaults | param_group)
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("master_weights", True)
+        self.__dict__.setdefault("set_grad_none", True)
+        self.__dict__.setdefault("_lr_on_device", {})
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def __getstate__(self) -> dict:
+        # Base pickles defaults, state and groups only (copy.deepcopy, torch.save of the whole optimizer).
+        own = {"master_weights": self.master_weights, "set_grad_none": self.set_grad_none}
+        return super().__getstate__() | own
+
+    def zero_grad(self, set_to_none: bool | None = None) -> None:
+        """Forget the gradients, or fill them with zeros."""
+        super().zero_grad(self.set_grad_none if set_to_none is None else set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update the parameters that have a gradient; `closure`, if given, computes and returns the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.update()
+        return loss
+
+    def has_master(self, param: Tensor) -> bool:
+        """Whether the op updates a float32 master and writes the parameter as its rounded copy."""
+        return self.master_weights and param.dtype in IN_16_BITS
+
+    def lists(self, group: dict, names: tuple[str, ...], tag: Callable = lambda param: None) -> dict[tuple, tuple]:
+        """The group's tensors, sorted into lists that one call of the op can take.
+
+        (device, dtype of parameter and gradient, ``tag(param)``) -> (params, grads, one list per name, copies).
+        """
+        lists = defaultdict(lambda: tuple([] for _ in range(3 + len(names))))
+        for param in group["params"]:
+            grad = param.grad
+            if grad is None:
+                continue
+            params, grads, *states, copies = lists[param.device, param.dtype, grad.dtype, tag(param)]
+            state = self.state_of(param, names)
+            grads.append(grad)
+            for name, tensors in zip(names, states, strict=True):
+                tensors.append(state[name])
+            if self.has_master(param):
+                params.append(state["master"])
+                copies.append(param)
+            else:
+                params.append(param)
+        return lists
+
+    def state_of(self, param: Tensor, names: tuple[str, ...]) -> dict:
+        """The parameter's state, with "master" and zeros under ``names`` made where they are missing."""
+        state = self.state[param]
+        if self.has_master(param) and state.get("master") is None:
+            state["master"] = param.detach().to(torch.float32, memory_format=torch.preserve_format)
+        for name in names:
+            if state.get(name) is None:
+                dtype = self.state_dtype(param)
+                state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        return state
+
+    def scaling(self, device: torch.device) -> dict:
+        """The arguments that torch.amp.GradScaler has set, on the device."""
+        return {name: scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf")}
+
+    def lr_of(self, index: int, group: dict, device: torch.device) -> Tensor:
+        """The learning rate of group number ``index`` on the device, without waiting for it."""
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            return scalar_on(device, lr)
+        value, tensor = self._lr_on_device.get((index, device), (None, None))
+        if tensor is None:
+            tensor = torch.empty((), dtype=torch.float64, device=device)
+        if value != lr:
+            tensor.fill_(lr)  # the number travels as a kernel's argument, not by a copy from the host
+            self._lr_on_device[index, device] = (lr, tensor)
+        return tensor
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state of this optimizer or of the one it stands in for, into the dtypes and strides of `step`."""
+        old_state, old_groups = self.state, [dict(group) for group in self.param_groups]
+        super().load_state_dict(state_dict)  # checks the groups; but casts state to the parameter's dtype
+        for group, old in zip(self.param_groups, old_groups, strict=True):
+            if isinstance(old["lr"], Tensor):
+                group["lr"] = old["lr"].copy_(torch.as_tensor(group["lr"]))
+            self.load_group(group, old)
+        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            saved = state_dict["state"].get(saved_id, {})
+            self.state.pop(param, None)
+            for name in (*self.state_names, "master"):
+                if saved.get(name) is not None:
+                    self._restore(param, name, saved[name], old_state.get(param, {}))
+
+    def load_group(self, group: dict, old: dict) -> None:
+        """Put what ``group`` was loaded with into the tensors that ``old`` had."""
+
+    def _restore(self, param: Tensor, name: str, value: Tensor, old: dict) -> None:
+        if name == "master" and not self.has_master(param):
+            return
+        if value.shape != param.shape:
+            shape = list(param.shape)
+            raise UserError(f"{self.op}: saved {name} must have shape {shape}, got {list(value.shape)}")
+        tensor = old.get(name)
+        if tensor is None:
+            tensor = torch.empty_like(param, dtype=torch.float32 if name == "master" else self.state_dtype(param))
+        self.state[param][name] = tensor.copy_(value)
+
+
+def scalar_on(device: torch.device, scalar: Tensor | None) -> Tensor | None:
+    """The number on ``device``, copied there if need be, without waiting."""
+    return scalar if scalar is None or scalar.device == device else scalar.to(device, non_blocking=True)
+
+
+def check_lr(op: str, options: dict, *not_negative: str) -> None:
+    """UserError unless lr is one number, and it and the other options named are at least 0."""
+    lr = options["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise UserError(f"{op}: lr must be a number or a tensor of one element, got shape {list(lr.shape)}")
+    for name in ("lr", *not_negative):
+        if not options[name] >= 0:
+            raise UserError(f"{op}: {name} must be >= 0, got {float(options[name])}")
+
+
+def check_nesterov(op: str, options: dict) -> None:
+    """UserError for nesterov without momentum, or with dampening."""
+    if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
+        got = f"momentum {options['momentum']} and dampening {options['dampening']}"
+        raise UserError(f"{op}: nesterov requires momentum > 0 and dampening 0, got {got}")
