@@ -39,7 +39,8 @@ class LayerNorm(nn.LayerNorm):
     """Layer normalisation in the weights' dtype; the output has the input's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+        y = F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.to(x.dtype)
 
 
 class DropoutAddLayerNorm(LayerNorm):
@@ -202,7 +203,8 @@ class BertForPreTraining(nn.Module):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if hidden_size % num_attention_heads:
             raise UserError(
-                f"bert: hidden_size must be a multiple of num_attention_heads = {num_attention_heads}, got {hidden_size}"
+                f"bert: hidden_size must be a multiple of num_attention_heads = {num_attention_heads}, "
+                f"got {hidden_size}"
             )
         self.config = config
         self.bert = BertModel(config)
@@ -250,7 +252,8 @@ class BertForPreTraining(nn.Module):
             )
         real = _real_tokens(input_ids, attention_mask)  # here the shapes depend on values: the host must know them
         sequences = PackedSequences(real.sum(1).tolist(), input_ids.device)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None] if position_ids is None else position_ids
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         if labels is not None:
             if bool(((labels != IGNORED_LABEL) & ~real).any()):
@@ -259,7 +262,7 @@ class BertForPreTraining(nn.Module):
             masked_positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
             labels = labels[masked_positions]
         output = self._packed(
-            input_ids[real], types[real], positions.expand_as(input_ids)[real], sequences, masked_positions, labels,
+            input_ids[real], types[real], position_ids.expand_as(input_ids)[real], sequences, masked_positions, labels,
             next_sentence_label,
         )  # fmt: skip
         if labels is None:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import platform
 import shutil
-import sys
 import sysconfig
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from airank_fast.data.sampling import philox
 from airank_fast.errors import UserError
 
 NAME = "Python's language reference and docstrings"
@@ -30,6 +30,7 @@ _FORMAT = 1                 # another number for another text or vocabulary
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _SHORTEST = 40              # characters of a docstring worth reading
 _HOLD_OUT = 20              # one document in so many
+_MASKS = 3                  # Philox key word, beside sampling's and synthetic's
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Text:
     held_out: np.ndarray
     vocab: list[str]
     source: str
+
+    def checksum(self) -> str:
+        """SHA-256 of the tokens of both sides."""
+        return hashlib.sha256(self.train.tobytes() + self.held_out.tobytes()).hexdigest()
 
 
 def load(cache_dir: str | os.PathLike | None = None) -> Text:
@@ -133,7 +138,8 @@ def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np
     try:
         from tokenizers import BertWordPieceTokenizer
     except ImportError:
-        raise UserError("embedded text: the package tokenizers is required, got none (pip install tokenizers)") from None
+        raise UserError("embedded text: the package tokenizers is required, got none "
+                        "(pip install tokenizers)") from None
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(train, VOCAB_SIZE, special_tokens=SPECIAL_TOKENS, show_progress=False)
     ids = tokenizer.get_vocab()
@@ -145,6 +151,57 @@ def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np
     return sorted(ids, key=ids.get), tuple(sides)
 
 
-if __name__ == "__main__":
-    text = load(*sys.argv[1:])
-    print(text.source, len(text.train), len(text.held_out), len(text.vocab))
+class Blocks:
+    """A text as a source of samples (see airank_fast.data.tokens): [CLS], a stretch of it, [SEP]; masked at each use.
+
+    tokens: uint16 [n], a side of Text, cut into stretches of length - 2. mask_rate of each is to be guessed, at least
+    one: 80 % of that is [MASK], 10 % a random word, 10 % left as it is. Masks depend on (seed, position in the stream)
+    alone. There is no next sentence to judge.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, *, seed: int, mask_rate: float = 0.15):
+        width = length - 2
+        num_blocks = len(tokens) // width
+        if not num_blocks:
+            raise UserError(f"embedded text: a sequence length of at most {len(tokens) + 2} is required, got {length}")
+        self._blocks = tokens[:num_blocks * width].reshape(num_blocks, width).astype(np.int32)
+        self._seed, self._num_masked = seed, max(1, round(mask_rate * width))
+        self.lengths = np.full(num_blocks, length)
+
+    def take(self, indices: np.ndarray, positions: np.ndarray) -> MaskedBlocks:
+        """The blocks with these indices, masked by the draws of these positions of the stream."""
+        num, (_, width) = len(indices), self._blocks.shape
+        raw = np.stack([self._draws(position) for position in positions.tolist()])
+        chosen = np.sort(np.argsort(raw[:, :width], axis=1, kind="stable")[:, :self._num_masked], axis=1) + 1
+        kinds, words = np.split(raw[:, width:width + 2 * self._num_masked], 2, axis=1)
+        ids = np.full((num, width + 2), SPECIAL_TOKENS.index("[SEP]"), np.int32)
+        ids[:, 0] = SPECIAL_TOKENS.index("[CLS]")
+        ids[:, 1:-1] = self._blocks[indices]
+        rows = np.arange(num)[:, None]
+        original = ids[rows, chosen]
+        num_special = len(SPECIAL_TOKENS)
+        random_word = (words % np.uint64(VOCAB_SIZE - num_special)).astype(np.int32) + num_special
+        tenth = kinds % np.uint64(10)
+        masked = np.where(tenth == 8, random_word, SPECIAL_TOKENS.index("[MASK]"))
+        ids[rows, chosen] = np.where(tenth == 9, original, masked)
+        return MaskedBlocks(ids, chosen.astype(np.int32), original)
+
+    def _draws(self, position: int) -> np.ndarray:
+        num_words = self._blocks.shape[1] + 2 * self._num_masked
+        return philox(self._seed, _MASKS, (0, position)).random_raw(num_words)
+
+
+class MaskedBlocks:
+    """Masked samples of one length, under the names of airank_fast.data.samples.Samples.
+
+    ids [n, length], positions [n, m] within the sample, ascending, and what stood there [n, m].
+    """
+
+    next_sentence_labels = None
+
+    def __init__(self, ids: np.ndarray, positions: np.ndarray, originals: np.ndarray):
+        num, length = ids.shape
+        self.input_ids, self.segment_ids = ids.ravel(), np.zeros(ids.size, np.int8)
+        self.masked_lm_positions, self.masked_lm_ids = positions.ravel(), originals.ravel()
+        self.token_offsets = np.arange(num + 1) * length
+        self.masked_offsets = np.arange(num + 1) * positions.shape[1]

@@ -91,7 +91,7 @@ def test_forward_loss_and_gradients_are_hugging_faces_in_float64(vocab_size):
     wanted, mine = gradients(reference, expected.loss), gradients(model, got.loss)
     assert mine.keys() == wanted.keys()
     for name in wanted:
-        torch.testing.assert_close(mine[name], wanted[name], rtol=1e-9, atol=1e-13, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(mine[name], wanted[name], rtol=1e-9, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_float32_is_no_farther_from_float64_than_twice_hugging_face():
