@@ -1,6 +1,6 @@
 """FusedSGD's step on ResNet-50's parameter list (25.6 M in 161 tensors) against torch.optim.SGD.
 
-    python bench/sgd.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
+    python bench/sgd.py [--save] [--no-compile] [--rounds N] [--device cpu|cuda]
 
 Cases: float32 throughout; and 16-bit weights with float32 masters, where torch needs its fused SGD on the
 masters plus a copy of the gradients to float32 and of the masters back to 16 bits. Gradients and parameters
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/sgd.jsonl")
     options = parser.parse_args()
     cases = {dtype: contestants(options.device, dtype, options.compile) for dtype in DTYPES}

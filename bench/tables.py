@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def latest(name: str) -> list[dict]:
     """The last result of each case of a benchmark, in the order in which the cases first came."""
-    lines = (ROOT / "bench" / "results" / f"{name}.jsonl").read_text().splitlines()
+    lines = (RESULTS / f"{name}.jsonl").read_text().splitlines()
     return list({result["case"]: result for result in map(json.loads, lines)}.values())
 
 

@@ -35,6 +35,7 @@ inline std::string name_of(ScalarType dtype) {
     case ScalarType::Half: return "float16";
     case ScalarType::Int: return "int32";
     case ScalarType::Long: return "int64";
+    case ScalarType::Byte: return "uint8";
     case ScalarType::Bool: return "bool";
     case ScalarType::ComplexFloat: return "complex64";
     case ScalarType::ComplexDouble: return "complex128";

@@ -9,38 +9,60 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from airank_fast.nn import PointwiseConv2d
+from airank_fast.nn import BatchNormAct2d, PointwiseConv2d
 
 EXPANSION = 4
+
+
+class PlainBatchNormAct2d(nn.BatchNorm2d):
+    """What BatchNormAct2d does, in torch's own operators."""
+
+    def __init__(self, num_features: int, *, relu: bool = False) -> None:
+        super().__init__(num_features)
+        self.relu = relu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        x = super().forward(x)
+        if residual is not None:
+            x = x + residual
+        return F.relu(x, inplace=True) if self.relu else x
+
+
+def plain_pointwise_conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """What PointwiseConv2d is in torch."""
+    return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
 
 class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 expand, each with batch norm, around an identity or projected shortcut.
 
-    ``in_channels -> width -> width -> 4 * width``; ``stride`` applies to the 3x3 and to the projection.
+    ``in_channels -> width -> width -> 4 * width``; ``stride`` applies to the 3x3 and to the projection. Each batch
+    norm ends with a ReLU, the last one after it has added the shortcut; the projection's has none.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int = 1, *, fused: bool = True) -> None:
         super().__init__()
+        pointwise_conv = PointwiseConv2d if fused else plain_pointwise_conv
+        batch_norm_act = BatchNormAct2d if fused else PlainBatchNormAct2d
         out_channels = width * EXPANSION
-        self.conv1 = PointwiseConv2d(in_channels, width)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = pointwise_conv(in_channels, width)
+        self.bn1 = batch_norm_act(width, relu=True)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = PointwiseConv2d(width, out_channels)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn2 = batch_norm_act(width, relu=True)
+        self.conv3 = pointwise_conv(width, out_channels)
+        self.bn3 = batch_norm_act(out_channels, relu=True)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
-            projection = PointwiseConv2d(in_channels, out_channels, stride=stride)
-            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+            projection = pointwise_conv(in_channels, out_channels, stride=stride)
+            self.downsample = nn.Sequential(projection, batch_norm_act(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = self.bn1(self.conv1(x))
+        x = self.bn2(self.conv2(x))
+        return self.bn3(self.conv3(x), shortcut)
 
 
 class ResNet(nn.Module):
@@ -52,6 +74,7 @@ class ResNet(nn.Module):
         base_width: channels of the first stage, 64 for ResNet-50; smaller ones make small networks for tests.
         zero_init_last_bn: start the scale of each block's last batch norm at zero (Goyal et al., 2017),
             so that every block begins as its shortcut.
+        fused: use airank_fast.nn's operators; without, the same network in torch's own.
 
     Input: float ``[N, 3, H, W]``, best in channels_last; H and W at least 32 for the last stage to have a pixel.
     Output: logits ``[N, num_classes]`` in the dtype of the last layer's weight.
@@ -64,18 +87,19 @@ class ResNet(nn.Module):
         *,
         base_width: int = 64,
         zero_init_last_bn: bool = False,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, base_width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(base_width)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn1 = (BatchNormAct2d if fused else PlainBatchNormAct2d)(base_width, relu=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = base_width
         for stage, num_blocks in enumerate(blocks):
             width = base_width * 2**stage
             layer = []
             for index in range(num_blocks):
-                layer.append(Bottleneck(channels, width, stride=2 if stage > 0 and index == 0 else 1))
+                stride = 2 if stage > 0 and index == 0 else 1
+                layer.append(Bottleneck(channels, width, stride, fused=fused))
                 channels = width * EXPANSION
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -90,11 +114,11 @@ class ResNet(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-def resnet50(num_classes: int = 1000, *, zero_init_last_bn: bool = False) -> ResNet:
+def resnet50(num_classes: int = 1000, *, zero_init_last_bn: bool = False, fused: bool = True) -> ResNet:
     """ResNet-50 v1.5; 25,557,032 parameters at 1000 classes."""
-    return ResNet((3, 4, 6, 3), num_classes, zero_init_last_bn=zero_init_last_bn)
+    return ResNet((3, 4, 6, 3), num_classes, zero_init_last_bn=zero_init_last_bn, fused=fused)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from airank_fast.engine import checkpoint, precision
@@ -110,12 +110,7 @@ class Trainer:
         precision.load_full_state(self.model, self.optimizer, weights)
         if state is None:
             torch.manual_seed(self.recipe.seed + 1 + self.world.rank)
-            for tensors in self.optimizer.state.values():
-                for name in tensors.keys() - {"master"}:
-                    tensors[name].zero_()
-            for group in self.optimizer.param_groups:
-                if isinstance(group.get("step"), Tensor):
-                    group["step"].zero_()
+            self.optimizer.reset_state()
             self.scaler.load_state_dict(self._fresh_scaler().state_dict())
             return
         self.progress = state["progress"]

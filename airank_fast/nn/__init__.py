@@ -1,6 +1,17 @@
 """Drop-in modules: the same arguments, parameters and state-dict keys as torch's, with faster paths inside."""
 
+from airank_fast.nn.batch_norm_act import BatchNormAct2d
+from airank_fast.nn.bias_gelu import LinearGELU
+from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.packed_attention import PackedSequences, packed_attention
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 
-__all__ = ["PackedSequences", "PointwiseConv2d", "packed_attention"]
+__all__ = [
+    "BatchNormAct2d",
+    "CrossEntropyLoss",
+    "LinearGELU",
+    "PackedSequences",
+    "PointwiseConv2d",
+    "cross_entropy",
+    "packed_attention",
+]

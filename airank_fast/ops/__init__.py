@@ -7,12 +7,31 @@ device, the same name runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.batch_norm_act import (
+    batch_norm_act,
+    batch_norm_finish_,
+    batch_norm_moments,
+    batch_norm_statistics_,
+)
+from airank_fast.ops.bias_gelu import bias_gelu
+from airank_fast.ops.cross_entropy import cross_entropy
 from airank_fast.ops.global_norm import global_norm
 from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
 from airank_fast.ops.sgd import sgd_
 
-__all__ = ["global_norm", "lamb_", "lars_", "sgd_"]
+__all__ = [
+    "batch_norm_act",
+    "batch_norm_finish_",
+    "batch_norm_moments",
+    "batch_norm_statistics_",
+    "bias_gelu",
+    "cross_entropy",
+    "global_norm",
+    "lamb_",
+    "lars_",
+    "sgd_",
+]
 
 if importlib.util.find_spec("airank_fast._C") is not None:
     try:

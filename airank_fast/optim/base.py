@@ -118,6 +118,14 @@ class FusedOptimizer(torch.optim.Optimizer):
                 state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
+    @torch.no_grad()
+    def reset_state(self) -> None:
+        """Forget all steps: zeros in the state tensors that exist, in place."""
+        for state in self.state.values():
+            for name in self.state_names:
+                if name in state:
+                    state[name].zero_()
+
     def scaling(self, device: torch.device) -> dict:
         """The arguments that torch.amp.GradScaler has set, on the device."""
         return {name: scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf")}

@@ -127,6 +127,13 @@ class FusedLAMB(FusedOptimizer):
         found_inf = scalar_on(step.device, getattr(self, "found_inf", None))
         return step.add_(1 if found_inf is None else found_inf.reshape(()) == 0)
 
+    def reset_state(self) -> None:
+        """Forget all steps, their number included."""
+        super().reset_state()
+        for group in self.param_groups:
+            if isinstance(group.get("step"), Tensor):
+                group["step"].zero_()
+
     def state_dict(self) -> dict:
         """torch's, with each group's step count as a number."""
         state_dict = super().state_dict()

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from airank_fast import data as datasets
 from airank_fast.errors import UserError
 from airank_fast.models.resnet import resnet50
+from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedSGD
 from airank_fast.recipes.options import ByRecipe, RunOptions, check_options, require
 from airank_fast.recipes.schedule import polynomial_decay
@@ -61,6 +62,7 @@ class Recipe:
     min_area: float = 0.08
     seed: int = 1
     precision: Precision = "fp32"
+    fused: bool = True
     reader: str = "auto"
 
 
@@ -150,6 +152,8 @@ class Options(RunOptions):
     """Start from these settings; auto: digits without --data, else ImageNet for this number of ranks."""
     precision: Precision | None = None
     """Name the arithmetic outright instead of --amp."""
+    fused: bool = True
+    """Use the fused operators; --no-fused runs torch's own modules and loss, for comparison."""
     num_classes: ByRecipe[int] = None
     """Number of classes in the data set (ImageNet: 1000)."""
     image_size: ByRecipe[int] = None
@@ -253,7 +257,8 @@ class Job:
 
     def build_model(self) -> nn.Module:
         """The float32 network with freshly drawn weights, on the CPU."""
-        return resnet50(self.recipe.num_classes, zero_init_last_bn=self.recipe.zero_init_last_bn)
+        recipe = self.recipe
+        return resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD:
         """SGD with momentum; weight decay on weights only. The learning rate lives on the device."""
@@ -268,8 +273,10 @@ class Job:
 
     def loss(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
         """Mean cross entropy with label smoothing over the batch, float32 scalar."""
-        logits = model(batch.images).float()
-        return F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+        logits, smoothing = model(batch.images), self.recipe.label_smoothing
+        if self.recipe.fused:
+            return cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 
     def correct(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
         """Number of pictures of the batch whose largest logit is the label's, int64 scalar."""

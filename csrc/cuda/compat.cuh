@@ -34,7 +34,7 @@ using uint32_t = unsigned int;
 #include <cstdint>
 #endif
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 namespace airank_fast {
 
 // Returns the launch's own error; an error inside the kernel shows at the next synchronisation.

@@ -1,19 +1,23 @@
 // One launch over the chunks of many tensors.
 //
-// A TensorTable travels by value as a kernel argument (under 4 KB, the limit of every CUDA version), so there
-// is no copy to the device whose lifetime anyone must watch, and a launch can be captured in a CUDA graph. It
-// holds per tensor `kDepth` addresses, the size, and the number of the first block; a block finds its tensor
-// by bisection in that list. A tensor of any size is one entry, so ResNet-50's 161 take two launches.
+// A TensorTable travels by value as a kernel argument, so there is no copy to the device whose lifetime anyone must
+// watch, and a launch can be captured in a CUDA graph. It holds per tensor `kDepth` addresses, the size, and the number
+// of the first block; a block finds its tensor by bisection in that list. A tensor of any size is one entry. Arguments
+// of 4 KB are what every CUDA version takes, so ResNet-50's 161 tensors need two launches; from CUDA 12.1 on it is
+// 32,764 bytes for Volta and later, and a LargeTable holds all of BERT-large.
 #pragma once
 
+#include "../host_device.h"
 #include "compat.cuh"
 
 namespace airank_fast {
 
-template <int kDepth>
+constexpr int kMostArgumentBytes = 32764;
+
+template <int kDepth, int kBytes = 3840>
 struct TensorTable {
-  // What 3,840 bytes hold: kDepth pointers, a size and a block number each.
-  static constexpr int kCapacity = 3840 / (8 * kDepth + 8 + 4);
+  // What kBytes hold: kDepth pointers, a size and a block number each.
+  static constexpr int kCapacity = kBytes / (8 * kDepth + 8 + 4);
 
   void* data[kDepth][kCapacity];
   int64_t size[kCapacity];
@@ -22,6 +26,26 @@ struct TensorTable {
   unsigned num_blocks = 0;
 };
 
+template <int kDepth>
+using LargeTable = TensorTable<kDepth, 30000>;
+
+// A number in device memory, float32 or float64; no pointer means 1.
+struct DeviceScalar {
+  const void* pointer;
+  bool is_double;
+
+  template <typename T>
+  HOST_DEVICE T read() const {
+    if (pointer == nullptr) return T(1);
+    return is_double ? T(*static_cast<const double*>(pointer)) : T(*static_cast<const float*>(pointer));
+  }
+
+  // Given, and not zero: what found_inf says when a step is to be skipped.
+  HOST_DEVICE bool is_set() const { return pointer != nullptr && read<double>() != 0; }
+};
+
+struct NoCopy {};
+
 // The part of a tensor that one block works on: elements [begin, end).
 struct Chunk {
   int tensor;
@@ -29,8 +53,8 @@ struct Chunk {
   int64_t end;
 };
 
-template <int kDepth>
-HOST_DEVICE Chunk find_chunk(const TensorTable<kDepth>& table, unsigned block, int chunk_size) {
+template <int kDepth, int kBytes>
+HOST_DEVICE Chunk find_chunk(const TensorTable<kDepth, kBytes>& table, unsigned block, int chunk_size) {
   int low = 0;
   int high = table.num_tensors - 1;
   while (low < high) {
@@ -46,9 +70,9 @@ HOST_DEVICE Chunk find_chunk(const TensorTable<kDepth>& table, unsigned block, i
 #ifndef __CUDACC_RTC__
 // Host side: calls `flush(table)` whenever the table is full, and once more for the rest. `addresses(i, d)` is
 // the d-th address of tensor i. Empty tensors get no block. Stops at the first error.
-template <int kDepth, typename Sizes, typename Addresses, typename Flush>
+template <int kDepth, int kBytes = 3840, typename Sizes, typename Addresses, typename Flush>
 cudaError_t for_each_table(int64_t num_tensors, int chunk_size, Sizes sizes, Addresses addresses, Flush flush) {
-  TensorTable<kDepth> table;
+  TensorTable<kDepth, kBytes> table;
   for (int64_t i = 0; i < num_tensors; ++i) {
     const int64_t size = sizes(i);
     if (size == 0) continue;

@@ -20,20 +20,6 @@ constexpr int kSgdPack = 4;
 constexpr int kSgdUnroll = 4;
 constexpr int kSgdChunk = 2 * kSgdThreads * kSgdPack * kSgdUnroll;
 
-struct NoCopy {};
-
-// A number in device memory, float32 or float64; no pointer means 1.
-struct DeviceScalar {
-  const void* pointer;
-  bool is_double;
-
-  template <typename T>
-  HOST_DEVICE T read() const {
-    if (pointer == nullptr) return T(1);
-    return is_double ? T(*static_cast<const double*>(pointer)) : T(*static_cast<const float*>(pointer));
-  }
-};
-
 struct SgdSettings {
   DeviceScalar lr;
   DeviceScalar grad_scale;

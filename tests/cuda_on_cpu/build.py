@@ -27,10 +27,11 @@ COMPILER = os.environ.get("CXX", "g++").split()[0]
 FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas",
          "-DAIRANK_FAST_CUDA_ON_CPU", f"-I{ROOT}/csrc", f"-I{HERE}"]  # fmt: skip
 EMULATOR = ["cuda_on_cpu.cpp", "runtime.cpp"]
-# -O1 where compiling takes longer than running. -g1: lines, for reports.
+# -O1: compiling takes longer than running. -g1: lines, for reports. Left out of UBSan is what ASan finds as well and
+# takes long to compile.
 MODES = {
     "plain": ["-O1"],
-    "asan": ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize=vptr",
+    "asan": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize=vptr,null,object-size,pointer-overflow",
              "-fno-sanitize-recover=all"],
     "tsan": ["-O1", "-g1", "-fsanitize=thread"],
 }  # fmt: skip
@@ -85,7 +86,7 @@ def run(program: Path, *arguments: str) -> str:
     options = {
         "ASAN_OPTIONS": "detect_leaks=0",  # a launch that fails abandons its stacks
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "TSAN_OPTIONS": "report_bugs=1",
+        "TSAN_OPTIONS": "atexit_sleep_ms=0",  # there is no other thread that might still find something
     }
     command = [str(program), *arguments]
     for prefix in ([], ["setarch", "-R"]):
@@ -110,6 +111,11 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
     command = [COMPILER, *options, *(f"-D{macro}" for macro in macros), "-x", "c++", "-c", str(source)]
     with _locked(made):
         return _up_to_date(made, [*command, "-MMD", "-MF", f"{made}.d"], lambda: _read_depfile(Path(f"{made}.d")))
+
+
+def inputs_of(made: Path) -> list[Path]:
+    """What an object file was compiled from, without the system's headers."""
+    return [Path(path) for path in json.loads(Path(f"{made}.json").read_text())["inputs"]]
 
 
 def _link(name: str, sources: list[Path], mode: str, options: list[str], macros: tuple[str, ...] = ()) -> Path:

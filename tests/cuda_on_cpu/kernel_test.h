@@ -26,9 +26,9 @@ template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::kFloa
 template <> struct DtypeOf<__nv_bfloat16> { static constexpr Dtype value = Dtype::kBFloat16; };
 template <> struct DtypeOf<__half> { static constexpr Dtype value = Dtype::kFloat16; };
 
-// A unit in the last place of 1.
+// A unit in the last place of 1; of float64 much more, because what it is compared with is no more exact.
 template <typename T> constexpr double kEpsilon = 1.2e-7;
-template <> inline constexpr double kEpsilon<double> = 2.3e-16;
+template <> inline constexpr double kEpsilon<double> = 1e-14;
 template <> inline constexpr double kEpsilon<__nv_bfloat16> = 7.9e-3;
 template <> inline constexpr double kEpsilon<__half> = 9.8e-4;
 
@@ -97,7 +97,7 @@ inline int num_failures = 0;
 inline const char* schedule_name = "";
 
 inline void failure_at(const char* what, size_t i, double got, double want) {
-  std::printf("%s: element %zu must be %.9g, got %.9g (schedule %s)\n", what, i, want, got, schedule_name);
+  std::printf("%s: element %zu must be %.17g, got %.17g (schedule %s)\n", what, i, want, got, schedule_name);
   ++num_failures;
 }
 

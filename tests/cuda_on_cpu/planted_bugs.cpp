@@ -38,7 +38,7 @@ __global__ void row_kernel(const float* x, float* y, int num_columns) {
   SHARED(float, parts, [32]);
   const float* row = x + blockIdx.x * num_columns;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (kBug == kReturnBeforeBarrier && int(threadIdx.x) >= num_columns) return;
+  if (kBug == kReturnBeforeBarrier && 4 * int(threadIdx.x) >= num_columns) return;
   float sum = 0, largest = 0;
   const int in_packs = kBug == kTailPastTheEnd ? num_columns : num_columns / 4 * 4;
   if (kBug == kTailPastTheEnd || is_aligned<4>(row)) {

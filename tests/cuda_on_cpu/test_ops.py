@@ -3,6 +3,7 @@
 Each file runs in a process of its own with --cuda-on-cpu, which plugin.py describes.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,8 @@ def library():
 
 def run_tests(file: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", file, "--cuda-on-cpu", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # an emulated kernel has one, and files run side by side
+    done = subprocess.run(command, cwd=build.ROOT, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -100,4 +100,5 @@ def test_wrong_arguments_are_named_in_one_line(norm, message, tensors):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_opcheck(device):
-    torch.library.opcheck(torch.ops.airank_fast.global_norm.default, (made(torch.float32, device=device, sizes=[5, 3]),))
+    tensors = made(torch.float32, device=device, sizes=[5, 3])
+    torch.library.opcheck(torch.ops.airank_fast.global_norm.default, (tensors,))

@@ -1,0 +1,387 @@
+"""airank_fast::batch_norm_*: batch norm + residual + ReLU over NHWC memory, in parts that a process group can join.
+
+Formulas in csrc/batch_norm_act_math.h. Per-channel results travel in one vector of 2C + 1 numbers, float32 (float64
+for float64 inputs):
+
+    moments     mean[C], sum of squared deviations[C], count
+    statistics  mean[C], 1 / sqrt(var + eps)[C], count
+
+Training: statistics = batch_norm_statistics_(x, ...), then batch_norm_act. Over several processes:
+batch_norm_moments on each, gathered as rows, and batch_norm_finish_ on each. In evaluation the statistics are made of
+the running ones, and their count is infinite: that they do not depend on x is what an infinite batch means.
+airank_fast.nn.BatchNormAct2d puts them together. With a ReLU the op batch_norm_act also returns where something passed
+it, as uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in bit k of row i; the backward pass, in two ops between which
+a group adds up its sums, reads that instead of the output.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_library = torch.library.Library("airank_fast", "FRAGMENT")
+_RUNNING = """Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked,
+    float? momentum, float eps"""
+for _schema in (
+    "batch_norm_moments(Tensor x) -> Tensor",
+    f"batch_norm_finish_(Tensor moments, {_RUNNING}) -> Tensor",
+    f"batch_norm_statistics_(Tensor x, {_RUNNING}) -> Tensor",
+    """batch_norm_act(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool relu,
+        bool with_mask) -> (Tensor, Tensor)""",
+    "batch_norm_act_sums(Tensor dy, Tensor x, Tensor? mask, Tensor statistics) -> Tensor",
+    """batch_norm_act_backward(Tensor dy, Tensor x, Tensor? mask, Tensor? weight, Tensor statistics, Tensor sums,
+        bool with_residual) -> (Tensor, Tensor)""",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+_ops = torch.ops.airank_fast
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def batch_norm_moments(x: Tensor) -> Tensor:
+    """Mean, sum of squared deviations and count of each channel, as one vector of 2C + 1 numbers.
+
+    Args:
+        x: [N, C, H, W] in channels_last; float32, float64, bfloat16 or float16.
+
+    Not differentiable by itself: batch_norm_act's gradient includes the way through the statistics.
+    """
+    return _ops.batch_norm_moments.default(x)
+
+
+def batch_norm_finish_(
+    moments: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """Combine moments, one row for each process, to statistics; update the running ones as torch does.
+
+    Args:
+        moments: [rows, 2C + 1], each row from batch_norm_moments.
+        running_mean, running_var: [C], of the moments' dtype, or both None. The variance that goes into
+            running_var is the unbiased one.
+        num_batches_tracked: int64, counted up by one; or None.
+        momentum: weight of the new value; None for the mean over all batches, by num_batches_tracked.
+        eps: added to the (biased) variance.
+    """
+    running = (running_mean, running_var, num_batches_tracked, momentum, eps)
+    return _ops.batch_norm_finish_.default(moments, *running)
+
+
+def batch_norm_statistics_(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """batch_norm_moments and batch_norm_finish_ in one call, for statistics of this process alone."""
+    running = (running_mean, running_var, num_batches_tracked, momentum, eps)
+    return _ops.batch_norm_statistics_.default(x, *running)
+
+
+def batch_norm_act(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    *,
+    relu: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """(x - mean) * rstd * weight + bias + residual, through a ReLU if asked for; differentiable, once.
+
+    Args:
+        x: [N, C, H, W] in channels_last; float32, float64, bfloat16 or float16.
+        residual: of x's shape, dtype and layout, or None.
+        weight, bias: [C], float32 (float64 beside float64 x), or None for 1 and 0.
+        statistics: [2C + 1], see the top of this file. The gradient of x takes them as functions of x.
+        group: the processes that the statistics cover; their sums are added up in the backward pass. The gradients
+            of weight and bias are those of this process.
+
+    Returns:
+        The output, of x's dtype and layout. For the backward pass of the ReLU a bit is kept for each element.
+
+    Raises:
+        RuntimeError: "batch_norm_act: what is required, got what".
+    """
+    inputs = (x, residual, weight, bias)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
+        return _BatchNormAct.apply(*inputs, statistics, relu, group)
+    return _ops.batch_norm_act.default(*inputs, statistics, relu, False)[0]
+
+
+@torch.library.impl(_library, "batch_norm_moments", "CompositeExplicitAutograd")
+def moments_reference(x: Tensor) -> Tensor:
+    """batch_norm_moments in plain torch."""
+    _check_x("batch_norm_moments", x)
+    rows = _rows(x)
+    mean = rows.mean(0) if rows.numel() else rows.new_zeros(rows.shape[1])
+    return torch.cat([mean, (rows - mean).square().sum(0), rows.new_full((1,), rows.shape[0])])
+
+
+@torch.library.impl(_library, "batch_norm_finish_", "CompositeExplicitAutograd")
+def finish_reference(moments, running_mean, running_var, num_batches_tracked, momentum, eps) -> Tensor:
+    """batch_norm_finish_ in plain torch."""
+    _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum)
+    means, deviations, counts = _split(moments.double())
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count.clamp(min=1)
+    square = (deviations + counts * (means - mean).square()).sum(0)
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    if running_mean is not None:
+        factor = num_batches_tracked.double().reciprocal() if momentum is None else momentum
+        factor = factor * (count > 0)
+        running_mean.add_(factor * (mean - running_mean))
+        running_var.add_(factor * (square / (count - 1).clamp(min=1) - running_var))
+    rstd = (square / count.clamp(min=1) + eps).rsqrt()
+    return torch.cat([mean, rstd, count]).to(moments.dtype)
+
+
+@torch.library.impl(_library, "batch_norm_statistics_", "CompositeExplicitAutograd")
+def statistics_reference(x, running_mean, running_var, num_batches_tracked, momentum, eps) -> Tensor:
+    """batch_norm_statistics_ in plain torch."""
+    _check_x("batch_norm_statistics_", x)
+    _check_running("batch_norm_statistics_", x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
+    return finish_reference(
+        moments_reference(x)[None], running_mean, running_var, num_batches_tracked, momentum, eps
+    )
+
+
+@torch.library.impl(_library, "batch_norm_act", "CompositeExplicitAutograd")
+def act_reference(x, residual, weight, bias, statistics, relu, with_mask) -> tuple[Tensor, Tensor]:
+    """batch_norm_act in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    _check_act(x, residual, weight, bias, statistics, relu, with_mask)
+    mean, rstd, _ = _split(statistics)
+    z = (_rows(x) - mean) * (rstd if weight is None else rstd * weight)
+    if bias is not None:
+        z = z + bias
+    if residual is not None:
+        z = z + _rows(residual)
+    mask = _pack(~(z <= 0)) if with_mask else x.new_empty(0, dtype=torch.uint8)
+    return _like(z.relu() if relu else z, x), mask
+
+
+@torch.library.impl(_library, "batch_norm_act_sums", "CompositeExplicitAutograd")
+def sums_reference(dy, x, mask, statistics) -> Tensor:
+    """batch_norm_act_sums in plain torch."""
+    _check_sums("batch_norm_act_sums", dy, x, mask, statistics)
+    mean, rstd, _ = _split(statistics)
+    dz = _masked(dy, mask)
+    return torch.stack([dz.sum(0), (dz * (_rows(x) - mean)).sum(0) * rstd])
+
+
+@torch.library.impl(_library, "batch_norm_act_backward", "CompositeExplicitAutograd")
+def backward_reference(dy, x, mask, weight, statistics, sums, with_residual) -> tuple[Tensor, Tensor]:
+    """batch_norm_act_backward in plain torch."""
+    _check_backward(dy, x, mask, weight, statistics, sums)
+    mean, rstd, count = _split(statistics)
+    dz = _masked(dy, mask)
+    dx = dz - sums[0] / count - (_rows(x) - mean) * (sums[1] * rstd / count)
+    dx = dx * (rstd if weight is None else rstd * weight)
+    return _like(dx, x), _like(dz, x) if with_residual else x.new_empty(0)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x as [N * H * W, C], in the dtype of the arithmetic."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(_math(x))
+
+
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return torch.empty_like(x).copy_(rows.view(n, h, w, c).permute(0, 3, 1, 2))
+
+
+def _split(vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    num_channels = vector.shape[-1] // 2
+    return vector.split([num_channels, num_channels, 1], -1)
+
+
+def _pack(passed: Tensor) -> Tensor:
+    bits = torch.nn.functional.pad(passed.to(torch.uint8), (0, 0, 0, -passed.shape[0] % 8))
+    weights = torch.tensor([1 << k for k in range(8)], dtype=torch.uint8, device=passed.device)
+    return (bits.view(-1, 8, passed.shape[1]) * weights[:, None]).sum(1, dtype=torch.uint8)
+
+
+def _masked(dy: Tensor, mask: Tensor | None) -> Tensor:
+    dz = _rows(dy)
+    if mask is None:
+        return dz
+    shifts = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    passed = ((mask[:, None] >> shifts[:, None]) & 1).flatten(0, 1)[: dz.shape[0]]
+    return torch.where(passed != 0, dz, 0)
+
+
+def _mask_shape(x: Tensor) -> list[int]:
+    return [-(-x.shape[0] * x.shape[2] * x.shape[3] // 8), x.shape[1]]
+
+
+def _math(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+# The checks of csrc/batch_norm_act_args.h, in the same order and words.
+
+
+def _require(op: str, condition: bool, required: str, got: object) -> None:
+    if not condition:
+        raise RuntimeError(f"{op}: {required}, got {got}")
+
+
+def _what(tensor: Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    gaps = "" if tensor.is_contiguous() else f" with strides {list(tensor.stride())}"
+    return f"{dtype} of shape {list(tensor.shape)} on {tensor.device}{gaps}"
+
+
+def _is_nhwc(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) or x.numel() == 0
+
+
+def _check_x(op: str, x: Tensor) -> None:
+    _require(op, x.dim() == 4, "x must have the 4 dimensions [N, C, H, W]", f"shape {list(x.shape)}")
+    required = "x must be float32, float64, bfloat16 or float16"
+    _require(op, x.dtype in _DTYPES, required, str(x.dtype).removeprefix("torch."))
+    _require(op, _is_nhwc(x), "x must be channels_last without gaps", f"strides {list(x.stride())}")
+
+
+def _check_like_x(op: str, name: str, tensor: Tensor | None, x: Tensor) -> None:
+    if tensor is None:
+        return
+    dtype = str(x.dtype).removeprefix("torch.")
+    good = (tensor.dtype, tensor.shape, tensor.device) == (x.dtype, x.shape, x.device)
+    got = f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)} on {tensor.device}"
+    _require(op, good, f"{name} must be {dtype} of shape {list(x.shape)} on {x.device} like x", got)
+    required = f"{name} must be channels_last without gaps like x"
+    _require(op, _is_nhwc(tensor), required, f"strides {list(tensor.stride())}")
+
+
+def _check_vector(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype, shape: list, like: Tensor) -> None:
+    if tensor is None:
+        return
+    good = tensor.dtype == dtype and list(tensor.shape) == shape and tensor.device == like.device
+    name_of = str(dtype).removeprefix("torch.")
+    required = f"{name} must be contiguous {name_of} of shape {shape} on {like.device}"
+    _require(op, good and tensor.is_contiguous(), required, _what(tensor))
+
+
+def _check_running(op, like, dtype, running_mean, running_var, num_batches_tracked, momentum, channels=None) -> None:
+    channels = like.shape[1] if channels is None else channels
+    _check_vector(op, "running_mean", running_mean, dtype, [channels], like)
+    _check_vector(op, "running_var", running_var, dtype, [channels], like)
+    _check_vector(op, "num_batches_tracked", num_batches_tracked, torch.int64, [], like)
+    both = (running_mean is None) == (running_var is None)
+    _require(op, both, "running_mean and running_var must be given together", "one of them")
+    counted = running_mean is None or momentum is not None or num_batches_tracked is not None
+    _require(op, counted, "momentum must be given without num_batches_tracked", "neither")
+
+
+def _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum) -> None:
+    op = "batch_norm_finish_"
+    good = moments.dim() == 2 and moments.shape[1] % 2 == 1 and moments.dtype in (torch.float32, torch.float64)
+    required = "moments must be contiguous float32 or float64 of shape [rows, 2 channels + 1]"
+    _require(op, good and moments.is_contiguous(), required, _what(moments))
+    channels = moments.shape[1] // 2
+    _check_running(
+        op, moments, moments.dtype, running_mean, running_var, num_batches_tracked, momentum, channels
+    )
+
+
+def _check_act(x, residual, weight, bias, statistics, relu, with_mask) -> None:
+    op = "batch_norm_act"
+    _check_x(op, x)
+    _check_like_x(op, "residual", residual, x)
+    _check_vector(op, "weight", weight, _math(x), [x.shape[1]], x)
+    _check_vector(op, "bias", bias, _math(x), [x.shape[1]], x)
+    _check_vector(op, "statistics", statistics, _math(x), [2 * x.shape[1] + 1], x)
+    _require(op, relu or not with_mask, "with_mask must be false without relu", "true")
+
+
+def _check_sums(op, dy, x, mask, statistics) -> None:
+    _check_x(op, x)
+    _check_like_x(op, "dy", dy, x)
+    _check_vector(op, "mask", mask, torch.uint8, _mask_shape(x), x)
+    _check_vector(op, "statistics", statistics, _math(x), [2 * x.shape[1] + 1], x)
+
+
+def _check_backward(dy, x, mask, weight, statistics, sums) -> None:
+    op = "batch_norm_act_backward"
+    _check_sums(op, dy, x, mask, statistics)
+    _check_vector(op, "weight", weight, _math(x), [x.shape[1]], x)
+    _check_vector(op, "sums", sums, _math(x), [2, x.shape[1]], x)
+
+
+@torch.library.register_fake("airank_fast::batch_norm_moments", lib=_library)
+def _moments_fake(x):
+    _check_x("batch_norm_moments", x)
+    return x.new_empty(2 * x.shape[1] + 1, dtype=_math(x))
+
+
+@torch.library.register_fake("airank_fast::batch_norm_finish_", lib=_library)
+def _finish_fake(moments, running_mean, running_var, num_batches_tracked, momentum, eps):
+    _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum)
+    return moments.new_empty(moments.shape[1])
+
+
+@torch.library.register_fake("airank_fast::batch_norm_statistics_", lib=_library)
+def _statistics_fake(x, running_mean, running_var, num_batches_tracked, momentum, eps):
+    op = "batch_norm_statistics_"
+    _check_x(op, x)
+    _check_running(op, x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
+    return x.new_empty(2 * x.shape[1] + 1, dtype=_math(x))
+
+
+@torch.library.register_fake("airank_fast::batch_norm_act", lib=_library)
+def _act_fake(x, residual, weight, bias, statistics, relu, with_mask):
+    _check_act(x, residual, weight, bias, statistics, relu, with_mask)
+    return torch.empty_like(x), x.new_empty(_mask_shape(x) if with_mask else 0, dtype=torch.uint8)
+
+
+@torch.library.register_fake("airank_fast::batch_norm_act_sums", lib=_library)
+def _sums_fake(dy, x, mask, statistics):
+    _check_sums("batch_norm_act_sums", dy, x, mask, statistics)
+    return x.new_empty(2, x.shape[1], dtype=_math(x))
+
+
+@torch.library.register_fake("airank_fast::batch_norm_act_backward", lib=_library)
+def _backward_fake(dy, x, mask, weight, statistics, sums, with_residual):
+    _check_backward(dy, x, mask, weight, statistics, sums)
+    return torch.empty_like(x), torch.empty_like(x) if with_residual else x.new_empty(0)
+
+
+class _BatchNormAct(torch.autograd.Function):
+    """The op with its gradient; a Function of its own because the way through torch.library's costs twice the time."""
+
+    @staticmethod
+    def forward(ctx, x, residual, weight, bias, statistics, relu, group):
+        y, mask = _ops.batch_norm_act.default(x, residual, weight, bias, statistics, relu, relu)
+        ctx.save_for_backward(x, mask if relu else None, weight, statistics)
+        ctx.group = group
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, mask, weight, statistics = ctx.saved_tensors
+        need_x, need_residual, need_weight, need_bias = ctx.needs_input_grad[:4]
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics)
+        dbias, dweight = sums.unbind()
+        if ctx.group is not None:
+            sums = sums.clone()
+            dist.all_reduce(sums, group=ctx.group)
+        dx = dresidual = None
+        if need_x or need_residual:
+            masked = need_residual and mask is not None
+            dx, dresidual = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, masked)
+            dresidual = dresidual if masked else dy
+        return (
+            dx, dresidual if need_residual else None, dweight if need_weight else None, dbias if need_bias else None,
+            None, None, None,
+        )  # fmt: skip

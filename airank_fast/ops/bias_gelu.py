@@ -1,0 +1,121 @@
+"""airank_fast::bias_gelu: GELU of x + bias, and its backward, one pass each.
+
+Formula in csrc/bias_gelu_math.h (that of torch.nn.functional.gelu). Backward recomputes from x and bias, so nothing
+else is kept, and sums the bias's gradient in a fixed order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SCHEMAS = (
+    "bias_gelu(Tensor x, Tensor bias, str approximate) -> Tensor",
+    "bias_gelu_backward(Tensor grad, Tensor x, Tensor bias, str approximate) -> (Tensor, Tensor)",
+)
+_library = torch.library.Library("airank_fast", "FRAGMENT")
+for _schema in _SCHEMAS:
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+_16_BIT = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.float64, *_16_BIT)
+
+
+def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
+    """gelu(x + bias), as torch.nn.functional.gelu.
+
+    Args:
+        x: [..., features], float32, float64, bfloat16 or float16; copied where it is not contiguous.
+        bias: [features], of the dtype of x, or float32 beside a 16-bit x.
+        approximate: "none" for the normal distribution itself, "tanh" for its approximation.
+
+    Returns:
+        A contiguous tensor of the shape and dtype of x. Arithmetic, and the sum that is the bias's gradient, are in
+        float32 (float64 for float64): x + bias is not rounded to 16 bits.
+
+    Raises:
+        RuntimeError: "bias_gelu: what is required, got what".
+    """
+    return torch.ops.airank_fast.bias_gelu(x, bias, approximate)
+
+
+@torch.library.impl(_library, "bias_gelu", "CompositeExplicitAutograd")
+def bias_gelu_reference(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
+    """The same in plain torch."""
+    _check(x, bias, approximate)
+    return F.gelu(_sum(x, bias), approximate=approximate).to(x.dtype).contiguous()
+
+
+@torch.library.impl(_library, "bias_gelu_backward", "CompositeExplicitAutograd")
+def bias_gelu_backward_reference(grad: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
+    """Gradients of x and bias in plain torch."""
+    _check_backward(grad, x, bias, approximate)
+    u = _sum(x, bias)
+    dx = torch.ops.aten.gelu_backward(grad.to(u.dtype), u, approximate=approximate)
+    return dx.to(x.dtype).contiguous(), dx.reshape(-1, len(bias)).sum(0).to(bias.dtype)
+
+
+@torch.library.register_fake("airank_fast::bias_gelu", lib=_library)
+def _fake(x, bias, approximate):
+    _check(x, bias, approximate)
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("airank_fast::bias_gelu_backward", lib=_library)
+def _backward_fake(grad, x, bias, approximate):
+    _check_backward(grad, x, bias, approximate)
+    return x.new_empty(x.shape), bias.new_empty(bias.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    x, bias, ctx.approximate = inputs
+    ctx.save_for_backward(x, bias)
+
+
+def _backward(ctx, grad):
+    x, bias = ctx.saved_tensors
+    return *torch.ops.airank_fast.bias_gelu_backward(grad, x, bias, ctx.approximate), None
+
+
+torch.library.register_autograd("airank_fast::bias_gelu", _backward, setup_context=_setup_context, lib=_library)
+
+
+def _sum(x: Tensor, bias: Tensor) -> Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return x.to(wide) + bias.to(wide)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check(x: Tensor, bias: Tensor, approximate: str, op: str = "bias_gelu") -> None:
+    """The checks of csrc/bias_gelu_args.h, in the same order and words."""
+
+    def require(condition: bool, required: str, got: object) -> None:
+        if not condition:
+            raise RuntimeError(f"{op}: {required}, got {got}")
+
+    required = "x must be float32, float64, bfloat16 or float16"
+    require(x.dtype in _DTYPES, required, _name(x.dtype))
+    require(x.dim() >= 1, "x must have shape [..., features]", list(x.shape))
+    require(bias.device == x.device, f"bias must be on {x.device}", bias.device)
+    narrow = x.dtype in _16_BIT
+    required = f"bias must be {_name(x.dtype)}" + " or float32" * narrow
+    require(bias.dtype == x.dtype or (narrow and bias.dtype == torch.float32), required, _name(bias.dtype))
+    require(list(bias.shape) == [x.shape[-1]], f"bias must have shape [{x.shape[-1]}]", list(bias.shape))
+    require(approximate in ("none", "tanh"), "approximate must be none or tanh", approximate)
+
+
+def _check_backward(grad: Tensor, x: Tensor, bias: Tensor, approximate: str) -> None:
+    op = "bias_gelu_backward"
+    _check(x, bias, approximate, op)
+    for good, required, got in (
+        (grad.device == x.device, f"on {x.device}", grad.device),
+        (grad.dtype == x.dtype, _name(x.dtype), _name(grad.dtype)),
+        (grad.shape == x.shape, f"have shape {list(x.shape)}", list(grad.shape)),
+    ):
+        if not good:
+            verb = "" if required.startswith("have") else "be "
+            raise RuntimeError(f"{op}: grad must {verb}{required}, got {got}")

@@ -1,0 +1,227 @@
+"""airank_fast::cross_entropy: loss of logits against class indices, and its gradient, one read of the logits each.
+
+Formula in csrc/cross_entropy_math.h (that of torch.nn.functional.cross_entropy). Forward leaves two numbers per row
+behind, from which backward makes the gradient: no log-probabilities are stored. The gradient needs as much memory as
+the logits, or none at all: `inplace_backward` writes it over them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SCHEMAS = (
+    """cross_entropy(Tensor logits, Tensor target, float label_smoothing, int ignore_index, int reduction,
+                     bool inplace_backward) -> (Tensor loss, Tensor statistics, Tensor scale)""",
+    """cross_entropy_backward(Tensor grad, Tensor logits, Tensor target, Tensor statistics, Tensor scale,
+                              float label_smoothing, int ignore_index) -> Tensor""",
+    """cross_entropy_backward_(Tensor(a!) logits, Tensor grad, Tensor target, Tensor statistics, Tensor scale,
+                               float label_smoothing, int ignore_index) -> ()""",
+)
+_library = torch.library.Library("airank_fast", "FRAGMENT")
+for _schema in _SCHEMAS:
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    *,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    """Cross entropy between logits and class indices, as torch.nn.functional.cross_entropy.
+
+    Args:
+        logits: [classes], [rows, classes] or [rows, classes, ...], float32, float64, bfloat16 or float16. Rows
+            may lie apart in memory; where the elements of a row do, a copy is made.
+        target: class indices, int64, of the logits' shape without the dimension of classes. Outside of
+            [0, classes), and not `ignore_index`, is an error on the CPU; on a GPU, which is not waited for, that
+            row's loss and gradient are NaN.
+        label_smoothing: weight of the uniform distribution in the target, in [0, 1].
+        ignore_index: rows with this target count for nothing: neither loss nor number, and their gradient is
+            zero whatever their logits are, which are not looked at.
+        reduction: "mean" over the rows that count (NaN if there are none), "sum", or "none".
+        inplace_backward: let backward write the gradient into the memory of the logits, which are lost with
+            it. Nothing may look at them after that: where autograd saved them for another operator, or for a second
+            backward, it raises its error about an inplace operation. Under torch.compile it makes no difference.
+
+    Returns:
+        The loss: float32, or float64 of float64 logits; a scalar, or of the target's shape with "none".
+        Arithmetic is in that dtype, of 16-bit logits too.
+
+    Raises:
+        RuntimeError, ValueError: "cross_entropy: what is required, got what".
+    """
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"cross_entropy: reduction must be none, mean or sum, got {reduction!r}")
+    if inplace_backward and logits.is_leaf and logits.requires_grad:
+        raise ValueError("cross_entropy: inplace_backward requires logits that were computed, got a leaf")
+    shape = target.shape
+    if logits.dim() == 1:
+        logits, target = logits[None], target.reshape(1) if target.numel() == 1 else target
+    elif logits.dim() > 2:
+        _require(shape == logits.shape[:1] + logits.shape[2:],
+                 f"target must have shape {[logits.shape[0], *logits.shape[2:]]}", list(shape))  # fmt: skip
+        logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
+    in_place = inplace_backward and not torch.compiler.is_compiling()
+    loss, _, _ = torch.ops.airank_fast.cross_entropy(
+        logits, target, label_smoothing, ignore_index, _REDUCTIONS[reduction], in_place
+    )
+    return loss.reshape(shape) if reduction == "none" else loss
+
+
+@torch.library.impl(_library, "cross_entropy", "CompositeExplicitAutograd")
+def cross_entropy_reference(
+    logits: Tensor, target: Tensor, label_smoothing: float, ignore_index: int, reduction: int, inplace_backward: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, [max, sum of exp(x - max)] per row, and what each row's gradient is multiplied by, in plain torch."""
+    _check(logits, target, label_smoothing, reduction)
+    _check_targets(target, logits.shape[1], ignore_index)
+    x, at, counts, valid = _wide(logits, target, ignore_index)
+    log_p = x.log_softmax(1)
+    losses = -(1 - label_smoothing) * log_p.gather(1, at)[:, 0]
+    if label_smoothing != 0:
+        losses = losses - label_smoothing * log_p.mean(1)
+    losses = torch.where(counts, losses, 0).masked_fill(~valid, torch.nan)
+    maximum = x.amax(1)
+    below_it = (x - maximum[:, None]).exp().sum(1)
+    statistics = torch.where(counts[:, None], torch.stack([maximum, below_it], 1), 0)
+    scale = counts.sum().to(x.dtype).reciprocal() if reduction == 1 else x.new_ones(())
+    if reduction == 0:
+        return losses, statistics, scale
+    return (losses.sum() / counts.sum() if reduction == 1 else losses.sum()), statistics, scale
+
+
+@torch.library.impl(_library, "cross_entropy_backward", "CompositeExplicitAutograd")
+def cross_entropy_backward_reference(
+    grad: Tensor, logits: Tensor, target: Tensor, statistics: Tensor, scale: Tensor, label_smoothing: float,
+    ignore_index: int,
+) -> Tensor:  # fmt: skip
+    """The gradient of the logits in plain torch."""
+    _check_backward(grad, logits, target, statistics, scale, label_smoothing)
+    x, at, counts, valid = _wide(logits, target, ignore_index)
+    p = (x - statistics[:, :1]).exp() / statistics[:, 1:]
+    p = p - label_smoothing / logits.shape[1]
+    p = p.scatter_add(1, at, p.new_full(at.shape, label_smoothing - 1))
+    gradient = p * (grad * scale).expand(len(target))[:, None]
+    gradient = torch.where(counts[:, None], gradient, 0).masked_fill(~valid[:, None], torch.nan)
+    return gradient.to(logits.dtype)
+
+
+@torch.library.impl(_library, "cross_entropy_backward_", "CompositeExplicitAutograd")
+def cross_entropy_backward_reference_(
+    logits: Tensor, grad: Tensor, target: Tensor, statistics: Tensor, scale: Tensor, label_smoothing: float,
+    ignore_index: int,
+) -> None:  # fmt: skip
+    """The same, written over the logits."""
+    arguments = (grad, logits, target, statistics, scale, label_smoothing, ignore_index)
+    logits.copy_(cross_entropy_backward_reference(*arguments))
+
+
+@torch.library.register_fake("airank_fast::cross_entropy", lib=_library)
+def _cross_entropy_fake(logits, target, label_smoothing, ignore_index, reduction, inplace_backward):
+    _check(logits, target, label_smoothing, reduction)
+    wide, rows = torch.promote_types(logits.dtype, torch.float32), logits.shape[0]
+    loss = logits.new_empty((rows,) if reduction == 0 else (), dtype=wide)
+    return loss, logits.new_empty((rows, 2), dtype=wide), logits.new_empty((), dtype=wide)
+
+
+@torch.library.register_fake("airank_fast::cross_entropy_backward", lib=_library)
+def _backward_fake(grad, logits, target, statistics, scale, label_smoothing, ignore_index):
+    _check_backward(grad, logits, target, statistics, scale, label_smoothing)
+    return logits.new_empty(logits.shape)
+
+
+@torch.library.register_fake("airank_fast::cross_entropy_backward_", lib=_library)
+def _backward_fake_(logits, grad, target, statistics, scale, label_smoothing, ignore_index):
+    _check_backward(grad, logits, target, statistics, scale, label_smoothing)
+
+
+def _setup_context(ctx, inputs, output):
+    logits, target, ctx.label_smoothing, ctx.ignore_index, _, ctx.inplace_backward = inputs
+    _, statistics, scale = output
+    ctx.mark_non_differentiable(statistics, scale)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, statistics, scale)
+
+
+def _backward(ctx, grad, _statistics, _scale):
+    if grad is None or not ctx.needs_input_grad[0]:
+        return (None,) * 6
+    # Raises where the logits have been changed since, by another user or by an earlier backward in place.
+    logits, target, statistics, scale = ctx.saved_tensors
+    options = (ctx.label_smoothing, ctx.ignore_index)
+    # Rows that share memory (an expanded tensor) have no room for a gradient each; what autograd is to
+    # differentiate once more must not change under it.
+    if not ctx.inplace_backward or torch.is_grad_enabled() or 0 in logits.stride():
+        gradient = torch.ops.airank_fast.cross_entropy_backward(grad, logits, target, statistics, scale, *options)
+        return gradient, None, None, None, None, None
+    gradient = logits.detach()
+    torch.ops.airank_fast.cross_entropy_backward_(gradient, grad, target, statistics, scale, *options)
+    torch.autograd.graph.increment_version(logits)
+    return gradient, None, None, None, None, None
+
+
+torch.library.register_autograd(
+    "airank_fast::cross_entropy", _backward, setup_context=_setup_context, lib=_library
+)
+
+
+def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits in the dtype of the arithmetic, an index that can be gathered, which rows count, which are possible."""
+    counts = target != ignore_index
+    possible = (target >= 0) & (target < logits.shape[1])
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return x, torch.where(possible, target, 0)[:, None], counts, possible | ~counts
+
+
+def _require(condition: bool, required: str, got: object, op: str = "cross_entropy") -> None:
+    if not condition:
+        raise RuntimeError(f"{op}: {required}, got {got}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check(logits: Tensor, target: Tensor, label_smoothing: float, reduction: int) -> None:
+    """The checks of csrc/cross_entropy_args.h, in the same order and words."""
+    shape, got = [logits.shape[0]] if logits.dim() else [], list(target.shape)
+    required = "logits must have shape [rows, classes] with at least one class"
+    _require(logits.dim() == 2 and logits.shape[1] > 0, required, list(logits.shape))
+    required = "logits must be float32, float64, bfloat16 or float16"
+    _require(logits.dtype in _DTYPES, required, _name(logits.dtype))
+    _require(target.device == logits.device, f"target must be on {logits.device}", target.device)
+    _require(target.dtype == torch.int64, "target must be int64", _name(target.dtype))
+    _require(shape == got, f"target must have shape {shape}", got)
+    _require(0 <= label_smoothing <= 1, "label_smoothing must be in [0, 1]", label_smoothing)
+    _require(reduction in (0, 1, 2), "reduction must be 0 (none), 1 (mean) or 2 (sum)", reduction)
+
+
+def _check_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Only in the host's memory: on a GPU nothing waits for an answer, and the row's loss is NaN instead."""
+    if target.device.type != "cpu":
+        return
+    impossible = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    if impossible.any():
+        i = int(impossible.nonzero()[0, 0])
+        required = f"target[{i}] must be in [0, {num_classes}) or the ignore_index {ignore_index}"
+        _require(False, required, int(target[i]))
+
+
+def _check_backward(grad, logits, target, statistics, scale, label_smoothing) -> None:
+    op = "cross_entropy_backward"
+    _check(logits, target, label_smoothing, 0)
+    wide, rows = torch.promote_types(logits.dtype, torch.float32), logits.shape[0]
+    for name, tensor in (("grad", grad), ("statistics", statistics), ("scale", scale)):
+        _require(tensor.device == logits.device, f"{name} must be on {logits.device}", tensor.device, op)
+        _require(tensor.dtype == wide, f"{name} must be {_name(wide)}", _name(tensor.dtype), op)
+    _require(list(grad.shape) in ([], [rows]), f"grad must have shape [] or [{rows}]", list(grad.shape), op)
+    _require(list(statistics.shape) == [rows, 2], f"statistics must have shape [{rows}, 2]", list(statistics.shape), op)
+    _require(scale.dim() == 0, "scale must have shape []", list(scale.shape), op)

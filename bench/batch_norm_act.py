@@ -1,0 +1,190 @@
+"""BatchNormAct2d against torch's BatchNorm2d + ReLU (+ residual add), on ResNet-50's layers in channels_last.
+
+    python bench/batch_norm_act.py [--device cpu|cuda] [--sizes 32 224] [--shapes] [--rounds N] [--save]
+
+A case is the forward and backward passes of all 53 batch norms of the network at one picture size, each on tensors
+of its own; with --shapes also each distinct layer by itself. Peers: torch eager, torch.compile (one graph per layer
+shape), and apex's groupbn on a GPU where it can be imported. The floor counts what the op moves, the mask included.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import harness
+import torch
+from torch import Tensor, nn
+
+from airank_fast.models.resnet import EXPANSION
+from airank_fast.nn import BatchNormAct2d
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_BATCH_SIZES = {32: 64, 224: 8}
+CUDA_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One batch norm: its channels, the side of its pictures, and what follows it."""
+
+    channels: int
+    side: int
+    relu: bool = True
+    residual: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.channels} x {self.side} x {self.side}{' + add' * self.residual}{' + ReLU' * self.relu}"
+
+
+def layers(image_size: int) -> Iterator[Layer]:
+    """ResNet-50's batch norms in order."""
+    side = image_size // 2
+    yield Layer(64, side)
+    side //= 2
+    for stage, num_blocks in enumerate((3, 4, 6, 3)):
+        width = 64 * 2**stage
+        for block in range(num_blocks):
+            before, side = side, side // 2 if stage and not block else side
+            yield Layer(width, before)
+            yield Layer(width, side)
+            if block == 0:
+                yield Layer(width * EXPANSION, side, relu=False)
+            yield Layer(width * EXPANSION, side, residual=True)
+
+
+class Plain(nn.Module):
+    """Torch's modules in a row."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(layer.channels)
+        self.relu = nn.ReLU(inplace=True) if layer.relu else nn.Identity()
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = self.bn(x)
+        return self.relu(y if residual is None else y + residual)
+
+
+class Apex(nn.Module):
+    """apex's NHWC batch norm, which takes its tensors as contiguous [N, H, W, C]."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        from apex.contrib.groupbn import BatchNorm2d_NHWC
+
+        self.bn = BatchNorm2d_NHWC(layer.channels, fuse_relu=layer.relu)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        z = None if residual is None else residual.permute(0, 2, 3, 1)
+        return self.bn(x.permute(0, 2, 3, 1), z).permute(0, 3, 1, 2)
+
+
+def builders(device: str, dtype: torch.dtype) -> dict[str, Callable[[Layer], nn.Module]]:
+    made = {
+        "airank_fast": lambda layer: BatchNormAct2d(layer.channels, relu=layer.relu),
+        "torch": Plain,
+        "torch.compile": lambda layer: torch.compile(Plain(layer), dynamic=False),
+    }
+    if device == "cuda" and dtype == torch.float16:
+        try:
+            import apex.contrib.groupbn  # noqa: F401
+
+            made["apex groupbn"] = Apex
+        except ImportError:
+            print("apex cannot be imported: not among the peers")
+    return made
+
+
+def case(layer: Layer, batch_size: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    """x, residual and the gradient of the output, random."""
+    def random() -> Tensor:
+        made = torch.randn(batch_size, layer.channels, layer.side, layer.side, device=device)
+        return made.to(dtype, memory_format=torch.channels_last)
+
+    x, dy = random().requires_grad_(), random()
+    return x, random().requires_grad_() if layer.residual else None, dy
+
+
+def work(modules: list[nn.Module], tensors: list[tuple]) -> Callable[[], None]:
+    """All forward passes, then all backward passes, from the last layer to the first, as in training."""
+    leaves = [t for x, residual, _ in tensors for t in (x, residual) if t is not None]
+
+    def run() -> None:
+        outputs = [module(x, residual) for module, (x, residual, _) in zip(modules, tensors, strict=True)]
+        while outputs:
+            outputs.pop().backward(tensors[len(outputs)][2])
+        for leaf in leaves:
+            leaf.grad = None
+
+    return run
+
+
+def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy: Tensor) -> None:
+    """Every contestant gives the same output and gradient up to its dtype's rounding."""
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}[x.dtype]
+    expected = None
+    for module in modules.values():
+        y = module(x, residual)
+        y.backward(dy)
+        got, x.grad = (y.detach(), x.grad), None
+        expected = expected or got
+        for a, b in zip(got, expected, strict=True):
+            # An output next to zero may pass one ReLU and not the other.
+            assert ((a - b).abs() > tolerance * (1 + b.abs())).float().mean() < 1e-3
+
+
+def bytes_moved(layer: Layer, batch_size: int, dtype: torch.dtype) -> float:
+    """Forward reads x twice and writes y; backward reads dy and x twice and writes dx; one bit for the ReLU."""
+    per_element = (8 + 2 * layer.residual) * dtype.itemsize + 3 / 8 * layer.relu
+    return batch_size * layer.channels * layer.side**2 * per_element
+
+
+def measure(name: str, chosen: list[Layer], batch_size: int, dtype: torch.dtype, options, bandwidth: float) -> None:
+    tensors = [case(layer, batch_size, dtype, options.device) for layer in chosen]
+    contestants = {}
+    for who, build in builders(options.device, dtype).items():
+        contestants[who] = [build(layer).to(options.device) for layer in chosen]
+    for index in {layer: index for index, layer in enumerate(chosen)}.values():
+        check({who: modules[index] for who, modules in contestants.items()}, *tensors[index])
+    runs = {who: work(modules, tensors) for who, modules in contestants.items()}
+    times = harness.time_rounds(runs, num_rounds=options.rounds, device=options.device)
+    num_bytes = sum(bytes_moved(layer, batch_size, dtype) for layer in chosen)
+    rate = num_bytes / harness.timing(times["airank_fast"]).median_s
+    print(harness.as_text(name, times, "airank_fast"))
+    print(f"  {rate / 1e9:.1f} GB/s of the floor's bytes, {rate / bandwidth:.0%} of the copy bandwidth")
+    if options.save:
+        facts = {"floor_s": num_bytes / bandwidth, "bytes_moved": num_bytes}
+        harness.save("batch_norm_act", name, times, "airank_fast", share_of_copy=rate / bandwidth, **facts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224], help="pixels")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
+    parser.add_argument("--shapes", action="store_true", help="also every distinct layer by itself")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--save", action="store_true", help="append to bench/results/batch_norm_act.jsonl")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch._dynamo.config.cache_size_limit = 64  # one graph for each layer's shape
+    if options.save and not harness.wait_until_idle():
+        parser.exit(1, "the machine is busy: nothing was measured\n")
+    bandwidth = harness.bandwidth(options.device)
+    for size in options.sizes:
+        batch_size = CUDA_BATCH_SIZE if options.device == "cuda" else CPU_BATCH_SIZES.get(size, 8)
+        for dtype in options.dtypes:
+            end = f"{dtype}, forward + backward, {options.device}"
+            if options.shapes:
+                for layer, count in Counter(layers(size)).items():
+                    name = f"{batch_size} x {layer} ({count}), {end}"
+                    measure(name, [layer], batch_size, DTYPES[dtype], options, bandwidth)
+            name = f"all 53 batch norms of ResNet-50, {size} px, batch {batch_size}, {end}"
+            measure(name, list(layers(size)), batch_size, DTYPES[dtype], options, bandwidth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""ops.bias_gelu and nn.LinearGELU, forward and backward, against torch's, at the size of BERT-large's intermediate.
+
+    python bench/bias_gelu.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
+
+Peers: torch eager (F.gelu(x + bias); F.gelu(F.linear(x, weight, bias)) for the layer) and torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import harness
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airank_fast.nn import LinearGELU
+from airank_fast.ops import bias_gelu
+
+DTYPES = (torch.float32, torch.bfloat16)
+ROWS, HIDDEN, FEATURES = 4096, 1024, 4096
+LINEAR_ROWS = {"cpu": 512, "cuda": 4096}  # the products take all the time on a CPU
+
+
+def op_functions(approximate: str, compiled: bool) -> dict[str, Callable[..., Tensor]]:
+    """Name -> GELU of x + bias."""
+
+    def eager(x: Tensor, bias: Tensor) -> Tensor:
+        return F.gelu(x + bias, approximate=approximate)
+
+    found = {"bias_gelu": lambda x, bias: bias_gelu(x, bias, approximate), "torch eager": eager}
+    return found | ({"torch compiled": torch.compile(eager)} if compiled else {})
+
+
+def linear_functions(device: str, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
+    """Name -> linear layer with GELU; all have the same parameters."""
+    ours = LinearGELU(HIDDEN, FEATURES, device=device, dtype=dtype)
+    found = {"LinearGELU": ours}
+    for name in ("torch eager", "torch compiled")[: 1 + compiled]:
+        linear = nn.Linear(HIDDEN, FEATURES, device=device, dtype=dtype)
+        linear.load_state_dict(ours.state_dict())
+        module = nn.Sequential(linear, nn.GELU())
+        found[name] = torch.compile(module) if "compiled" in name else module
+    return found
+
+
+def step(function: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> Callable[[], list[Tensor]]:
+    """Forward and backward; gives the result and the gradients."""
+    parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
+
+    def run() -> list[Tensor]:
+        for leaf in (*leaves, *parameters):
+            leaf.grad = None
+        y = function(*leaves)
+        y.backward(grad)
+        return [y.detach(), *(leaf.grad for leaf in (*leaves, *parameters))]
+
+    return run
+
+
+def check(steps: dict[str, Callable]) -> None:
+    """Results and gradients must agree before anything is timed."""
+    results = [run() for run in steps.values()]
+    for other in results[1:]:
+        for got, want in zip(results[0], other, strict=True):
+            largest = want.float().abs().max()
+            tolerance = 2**-6 if got.dtype != torch.float32 else 1e-4
+            torch.testing.assert_close(got.float() / largest, want.float() / largest, rtol=0, atol=tolerance)
+
+
+def cases(device: str, compiled: bool):
+    """(case, ours, steps, bytes that must move, or None)."""
+    for dtype in DTYPES:
+        torch.manual_seed(0)
+        x, grad = (torch.randn(ROWS, FEATURES, device=device).to(dtype) for _ in range(2))
+        bias = torch.randn(FEATURES, device=device).to(dtype).requires_grad_()
+        name = str(dtype).removeprefix("torch.")
+        for approximate in ("none", "tanh"):
+            leaves = [x.requires_grad_(), bias]
+            steps = {who: step(f, leaves, grad) for who, f in op_functions(approximate, compiled).items()}
+            case = f"{ROWS} x {FEATURES} {name}, {approximate}, forward + backward, {device}"
+            yield case, "bias_gelu", steps, 5 * x.numel() * x.element_size()  # x, y; x, dy, dx
+        rows = LINEAR_ROWS[device]
+        x, grad = (torch.randn(rows, n, device=device).to(dtype) for n in (HIDDEN, FEATURES))
+        modules = linear_functions(device, dtype, compiled)
+        steps = {who: step(module, [x.requires_grad_()], grad) for who, module in modules.items()}
+        case = f"linear {rows} x {HIDDEN} to {FEATURES} {name}, forward + backward, {device}"
+        yield case, "LinearGELU", steps, None
+
+
+def main() -> None:
+    """Check, time, print; save if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--save", action="store_true", help="append the results to bench/results/bias_gelu.jsonl")
+    options = parser.parse_args()
+    if options.save and not harness.wait_until_idle():
+        parser.exit(1, "the machine is busy: nothing was measured\n")
+    bandwidth = harness.bandwidth(options.device)
+    for case, ours, steps, num_bytes in cases(options.device, options.compile):
+        check(steps)
+        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
+        print(harness.as_text(case, times, ours))
+        facts = {"floor_s": num_bytes / bandwidth, "bytes_moved": num_bytes} if num_bytes else {}
+        if facts:
+            share = facts["floor_s"] / harness.timing(times[ours]).median_s
+            print(f"  {'floor by bandwidth':24} {1e3 * facts['floor_s']:9.3f} ms   {ours} reaches {share:.0%} of it")
+        if options.save:
+            harness.save("bias_gelu", case, times, ours, **facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Runs the benches of all operators and says, case by case, whether the project's goals were met in that run.
+
+    python bench/compare.py [--device cpu|cuda] [--ops lamb layer_norm ...] [--saved]
+
+Every result is appended to bench/results; --saved runs nothing and judges the last results that are there. A goal is a
+ratio to a peer of the same run, or a share of the floor: the bytes that must be moved at the bandwidth that was
+measured. The exit status is 1 if a bench failed; a goal that was missed is only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import tables
+
+OPS = ("sgd", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu", "cross_entropy")
+FLOOR = "floor"
+# Device -> (bench, what the case's name must match, peer, how many times as fast). FLOOR: floor / time, at least.
+GOALS = {
+    "cpu": [
+        ("sgd", "", "torch fused", 1.0),
+        ("lamb", "BERT-large", "Python LAMB", 6.0),
+        ("lamb", "BERT-large", FLOOR, 1 / 1.5),
+        ("lamb", "tiny", "torch fused AdamW", 1 / 1.5),
+        ("layer_norm", "bfloat16, forward", "torch", 2.0),
+        ("layer_norm", "bfloat16, backward", "torch", 1.5),
+        ("layer_norm", "autocast", "torch", 2.0),
+        ("dropout_add_layer_norm", "", "torch", 2.0),
+        ("batch_norm_act", "fp32", "torch", 3.0),
+        ("batch_norm_act", "bf16", "torch", 1.5),
+        ("cross_entropy", "30528", "torch", 1.5),
+        ("cross_entropy", " 1000 ", "torch", 1.0),
+        ("bias_gelu", "^(?!linear)", "torch", 1.3),
+    ],
+    "cuda": [
+        ("sgd", "", "torch fused", 1.0),
+        ("lamb", "BERT-large", "apex", 1.6),
+        ("lamb", "BERT-large", FLOOR, 0.75),
+        ("layer_norm", "bfloat16", "torch", 1.3),
+        ("layer_norm", "bfloat16", "torch.compile", 1.0),
+        ("layer_norm", "autocast", "torch", 3.0),
+        ("dropout_add_layer_norm", "", "torch", 3.0),
+        ("dropout_add_layer_norm", "", "torch.compile", 1.0),
+        ("batch_norm_act", "", "torch", 1.6),
+        ("batch_norm_act", "", "torch.compile", 1.1),
+        ("cross_entropy", "30528", "torch", 2.0),
+        ("bias_gelu", "^(?!linear)", "torch", 1.5),
+    ],
+}
+
+
+def judged(result: dict, device: str) -> list[list[str]]:
+    """A row for each peer of a result: case, peer, how many times as fast, goal, and whether it was met."""
+    ours = result["times"][result["ours"]]["median_s"]
+    ratios = dict(result["speedup_over"])
+    if "floor_s" in result:
+        ratios[FLOOR] = result["floor_s"] / ours
+    rows = []
+    for peer, ratio in ratios.items():
+        goals = [
+            goal
+            for bench, case, of, goal in GOALS[device]
+            if bench == result["bench"] and of == peer and re.search(case, result["case"])
+        ]
+        verdict = "" if not goals else "met" if ratio >= goals[0] else "MISSED"
+        goal = f"{goals[0]:.2f}" if goals else ""
+        rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, f"{ratio:.2f}", goal, verdict])
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=list(GOALS))
+    parser.add_argument("--ops", nargs="+", default=OPS, choices=OPS)
+    parser.add_argument("--saved", action="store_true", help="judge what is in bench/results")
+    arguments = parser.parse_args()
+    failed = []
+    for op in () if arguments.saved else arguments.ops:
+        script = Path(__file__).with_name(f"{op}.py")
+        command = [sys.executable, str(script), "--device", arguments.device, "--save"]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(op)
+    rows = [["bench", "case", "ours, ms", "peer", "times as fast", "goal", ""], ["---"] * 7]
+    for op in arguments.ops:
+        if (tables.RESULTS / f"{op}.jsonl").exists():
+            of_device = (r for r in tables.latest(op) if re.search(rf"\b{arguments.device}$", r["case"]))
+            rows += [row for result in of_device for row in judged(result, arguments.device)]
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""ops.cross_entropy, forward and backward, against torch's: vocabulary-sized rows (BERT) and ImageNet's 1000 classes.
+
+    python bench/cross_entropy.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
+
+Peers: torch eager, the same after a conversion to float32 (which is what autocast does), torch.compile, and on a GPU
+Liger-Kernel's and apex's where they are importable. On a GPU the memory peak of a step, beyond the logits that it was
+given, is reported too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import harness
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from airank_fast.ops import cross_entropy
+
+OURS = "cross_entropy"
+SHAPES = {"cpu": [(512, 30_528), (256, 1000)], "cuda": [(4096, 30_528), (256, 1000), (8192, 1000)]}
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def losses(device: str, dtype: torch.dtype, compiled: bool) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Name -> loss of logits and target."""
+    found = {
+        OURS: cross_entropy,
+        OURS + ", in place": partial(cross_entropy, inplace_backward=True),
+        "torch eager": F.cross_entropy,
+    }
+    if dtype != torch.float32:
+        found["torch eager, float32"] = lambda logits, target: F.cross_entropy(logits.float(), target)
+    if compiled:
+        found["torch compiled"] = torch.compile(F.cross_entropy)
+    if device == "cuda":
+        found |= peers()
+    return found
+
+
+def peers() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Other fused kernels, where they are importable."""
+    found = {}
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy
+
+        found["Liger-Kernel"] = liger_cross_entropy  # writes its gradient over the logits in forward
+    except ImportError:
+        pass
+    try:
+        from apex.contrib.xentropy import SoftmaxCrossEntropyLoss
+
+        found["apex"] = lambda logits, target: SoftmaxCrossEntropyLoss.apply(logits, target, 0.0, -100, True).mean()
+    except ImportError:
+        pass
+    return found
+
+
+def step(loss: Callable, leaf: Tensor, target: Tensor) -> Callable[[], Tensor]:
+    """Forward and backward; the logits are a view, since a leaf may not be written over. What is written over them in
+    place is as good an input for the next round."""
+
+    def run() -> Tensor:
+        leaf.grad = None
+        value = loss(leaf.view_as(leaf), target)
+        value.backward()
+        return value
+
+    return run
+
+
+def check(steps: dict[str, Callable], leaves: dict[str, Tensor], target: Tensor) -> None:
+    """Losses and gradients must agree before anything is timed."""
+    wide = leaves[OURS].detach().float().requires_grad_()
+    want = F.cross_entropy(wide, target)
+    want.backward()
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if leaves[OURS].dtype != torch.float32 else {}
+    for name, run in steps.items():
+        torch.testing.assert_close(run().float(), want, **tolerance)
+        largest = wide.grad.abs().max()
+        torch.testing.assert_close(leaves[name].grad.float() / largest, wide.grad / largest, rtol=2e-2, atol=1e-4)
+
+
+def memory_peaks(steps: dict[str, Callable], leaves: dict[str, Tensor]) -> dict[str, int]:
+    """Bytes beyond the logits that a step holds at most."""
+    peaks = {}
+    for name, run in steps.items():
+        leaves[name].grad = None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        peaks[name] = torch.cuda.max_memory_allocated() - before
+        leaves[name].grad = None
+    return peaks
+
+
+def main() -> None:
+    """Check, time, print; save if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--save", action="store_true", help="append the results to bench/results/cross_entropy.jsonl")
+    options = parser.parse_args()
+    if options.save and not harness.wait_until_idle():
+        parser.exit(1, "the machine is busy: nothing was measured\n")
+    bandwidth = harness.bandwidth(options.device)
+    for rows, classes in SHAPES[options.device]:
+        for dtype in DTYPES:
+            torch.manual_seed(0)
+            logits = torch.randn(rows, classes, device=options.device).to(dtype)
+            target = torch.randint(classes, (rows,), device=options.device)
+            functions = losses(options.device, dtype, options.compile)
+            leaves = {name: logits.clone().requires_grad_() for name in functions}
+            steps = {name: step(loss, leaves[name], target) for name, loss in functions.items()}
+            check(steps, leaves, target)
+            facts = {"memory_peak_bytes": memory_peaks(steps, leaves)} if options.device == "cuda" else {}
+            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
+            num_bytes = 3 * logits.numel() * logits.element_size()  # read, read again, gradient written
+            case = f"{rows} x {classes} {str(dtype).removeprefix('torch.')}, forward + backward, {options.device}"
+            print(harness.as_text(case, times, OURS))
+            floor_s = num_bytes / bandwidth
+            share = floor_s / harness.timing(times[OURS]).median_s
+            print(f"  {'floor by bandwidth':24} {1e3 * floor_s:9.3f} ms   {OURS} reaches {share:.0%} of it")
+            for name, peak in facts.get("memory_peak_bytes", {}).items():
+                print(f"  {name:24} {peak / 2**20:9.1f} MiB at most beyond the logits")
+            if options.save:
+                harness.save("cross_entropy", case, times, OURS, floor_s=floor_s, bytes_moved=num_bytes, **facts)
+
+
+if __name__ == "__main__":
+    main()

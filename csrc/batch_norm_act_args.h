@@ -1,0 +1,138 @@
+// The arguments of airank_fast::batch_norm_*, checked the same way for every device.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <vector>
+
+#include "checks.h"
+
+namespace airank_fast {
+
+using OptionalTensor = std::optional<Tensor>;
+
+inline std::string list_of(const std::vector<int64_t>& numbers) {
+  std::ostringstream text;
+  text << '[';
+  for (size_t i = 0; i < numbers.size(); ++i) text << (i ? ", " : "") << numbers[i];
+  text << ']';
+  return text.str();
+}
+
+inline std::string strides_of(const Tensor& tensor) {
+  std::vector<int64_t> strides;
+  for (int64_t d = 0; d < tensor.dim(); ++d) strides.push_back(tensor.stride(d));
+  return list_of(strides);
+}
+
+// Channels first in memory, then width, height, batch. The strides of dimensions of size 1 say nothing.
+inline bool is_nhwc(const Tensor& x) {
+  if (x.numel() == 0) return true;
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+  }
+  return true;
+}
+
+inline ScalarType math_dtype(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline int64_t num_rows(const Tensor& x) { return x.size(0) * x.size(2) * x.size(3); }
+
+// A byte for 8 rows of a channel, bit k for row k of them: both writing and reading it is vertical work.
+inline std::vector<int64_t> mask_shape(const Tensor& x) { return {(num_rows(x) + 7) / 8, x.size(1)}; }
+
+inline void check_x(const char* op, const Tensor& x) {
+  CHECK_ARGUMENT(x.dim() == 4, op, ": x must have the 4 dimensions [N, C, H, W], got shape ", shape_of(x));
+  const ScalarType dtype = x.scalar_type();
+  CHECK_ARGUMENT(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
+                     dtype == ScalarType::Half,
+                 op, ": x must be float32, float64, bfloat16 or float16, got ", name_of(dtype));
+  CHECK_ARGUMENT(is_nhwc(x), op, ": x must be channels_last without gaps, got strides ", strides_of(x));
+}
+
+inline void check_like_x(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
+  CHECK_ARGUMENT(
+      tensor.scalar_type() == x.scalar_type() && same_shape(tensor, x) && same_device(tensor, x), op, ": ", name,
+      " must be ", name_of(x.scalar_type()), " of shape ", shape_of(x), " on ", device_of(x), " like x, got ",
+      name_of(tensor.scalar_type()), " of shape ", shape_of(tensor), " on ", device_of(tensor));
+  CHECK_ARGUMENT(is_nhwc(tensor), op, ": ", name, " must be channels_last without gaps like x, got strides ",
+                 strides_of(tensor));
+}
+
+inline void check_vector(const char* op, const char* name, const OptionalTensor& tensor, ScalarType dtype,
+                         const std::vector<int64_t>& shape, const Tensor& like) {
+  if (!tensor) return;
+  bool good = tensor->scalar_type() == dtype && tensor->dim() == int64_t(shape.size()) && same_device(*tensor, like);
+  for (size_t d = 0; good && d < shape.size(); ++d) good = tensor->size(d) == shape[d];
+  if (good && tensor->is_contiguous()) return;
+  throw_argument(op, ": ", name, " must be contiguous ", name_of(dtype), " of shape ", list_of(shape), " on ",
+                 device_of(like), ", got ", name_of(tensor->scalar_type()), " of shape ", shape_of(*tensor), " on ",
+                 device_of(*tensor), tensor->is_contiguous() ? "" : " with strides " + strides_of(*tensor));
+}
+
+// Running statistics of one channel vector, and how they are updated.
+struct BatchNormRunning {
+  OptionalTensor mean;
+  OptionalTensor var;
+  OptionalTensor num_batches;
+  std::optional<double> momentum;
+  double eps;
+};
+
+inline void check_running(const char* op, const Tensor& like, ScalarType dtype, int64_t num_channels,
+                          const BatchNormRunning& running) {
+  check_vector(op, "running_mean", running.mean, dtype, {num_channels}, like);
+  check_vector(op, "running_var", running.var, dtype, {num_channels}, like);
+  check_vector(op, "num_batches_tracked", running.num_batches, ScalarType::Long, {}, like);
+  CHECK_ARGUMENT(running.mean.has_value() == running.var.has_value(), op,
+                 ": running_mean and running_var must be given together, got one of them");
+  CHECK_ARGUMENT(!running.mean || running.momentum || running.num_batches, op,
+                 ": momentum must be given without num_batches_tracked, got neither");
+}
+
+inline void check_finish(const Tensor& moments, const BatchNormRunning& running) {
+  const char* op = "batch_norm_finish_";
+  const ScalarType dtype = moments.scalar_type();
+  const bool good = moments.dim() == 2 && moments.size(1) % 2 == 1 &&
+                    (dtype == ScalarType::Float || dtype == ScalarType::Double) && moments.is_contiguous();
+  CHECK_ARGUMENT(good, op, ": moments must be contiguous float32 or float64 of shape [rows, 2 channels + 1], got ",
+                 name_of(dtype), " of shape ", shape_of(moments), " on ", device_of(moments),
+                 moments.is_contiguous() ? "" : " with strides " + strides_of(moments));
+  check_running(op, moments, dtype, moments.size(1) / 2, running);
+}
+
+inline void check_batch_norm_act(const Tensor& x, const OptionalTensor& residual, const OptionalTensor& weight,
+                                 const OptionalTensor& bias, const Tensor& statistics, bool relu, bool with_mask) {
+  const char* op = "batch_norm_act";
+  check_x(op, x);
+  if (residual) check_like_x(op, "residual", *residual, x);
+  check_vector(op, "weight", weight, math_dtype(x), {x.size(1)}, x);
+  check_vector(op, "bias", bias, math_dtype(x), {x.size(1)}, x);
+  check_vector(op, "statistics", statistics, math_dtype(x), {2 * x.size(1) + 1}, x);
+  CHECK_ARGUMENT(relu || !with_mask, op, ": with_mask must be false without relu, got true");
+}
+
+inline void check_sums(const char* op, const Tensor& dy, const Tensor& x, const OptionalTensor& mask,
+                       const Tensor& statistics) {
+  check_x(op, x);
+  check_like_x(op, "dy", dy, x);
+  check_vector(op, "mask", mask, ScalarType::Byte, mask_shape(x), x);
+  check_vector(op, "statistics", statistics, math_dtype(x), {2 * x.size(1) + 1}, x);
+}
+
+inline void check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& mask,
+                           const OptionalTensor& weight, const Tensor& statistics, const Tensor& sums) {
+  const char* op = "batch_norm_act_backward";
+  check_sums(op, dy, x, mask, statistics);
+  check_vector(op, "weight", weight, math_dtype(x), {x.size(1)}, x);
+  check_vector(op, "sums", sums, math_dtype(x), {2, x.size(1)}, x);
+}
+
+inline void* address(const OptionalTensor& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
+
+}  // namespace airank_fast

@@ -1,0 +1,279 @@
+// Batch norm + residual + ReLU on the CPU; loops in batch_norm_act_loops.h, formulas in batch_norm_act_math.h.
+//
+// Moments and sums are taken over pieces of at most 128 rows x 512 channels in float, and the pieces are added in
+// double in their order: the result does not depend on the number of threads. Bytes per element of size e: forward
+// 3 e (statistics; normalise and store) + 1/8 for the mask, e more with a residual; backward 5 e + 1/4 (sums over
+// dy and x; dy, x and dx), e more with a residual. The second pass starts where the first one ended.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <memory>
+#include <tuple>
+
+#include "../batch_norm_act_args.h"
+#include "batch_norm_act_loops.h"
+
+namespace airank_fast {
+namespace {
+
+// A thread is not worth waking for fewer elements.
+constexpr int64_t kGrain = 1 << 14;
+// Elements of a range that is walked forward.
+constexpr int64_t kRange = 1 << 17;
+
+template <typename F>
+auto with_type(ScalarType dtype, F f) {
+  switch (dtype) {
+    case ScalarType::Double: return f(double());
+    case ScalarType::BFloat16: return f(bfloat16());
+    case ScalarType::Half: return f(float16());
+    default: return f(float());
+  }
+}
+
+template <typename F>
+void with_bools(bool a, bool b, F f) {
+  if (a) return b ? f(std::true_type(), std::true_type()) : f(std::true_type(), std::false_type());
+  return b ? f(std::false_type(), std::true_type()) : f(std::false_type(), std::false_type());
+}
+
+template <typename T>
+T* numbers(const OptionalTensor& tensor) {
+  return static_cast<T*>(address(tensor));
+}
+
+template <typename T>
+std::unique_ptr<T[]> buffer(int64_t size) {
+  return std::unique_ptr<T[]>(new T[size]);  // not zeroed
+}
+
+// Calls f(piece, first row, rows, first channel, channels) for every piece.
+template <typename F>
+void for_pieces(int64_t num_rows, int64_t num_channels, F f) {
+  const int64_t num_pieces = (num_rows + kPieceRows - 1) / kPieceRows, num_tiles = (num_channels + kTile - 1) / kTile;
+  const int64_t elements = std::min(kPieceRows, num_rows) * std::min(kTile, num_channels);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements));
+  torch::stable::parallel_for(0, num_pieces * num_tiles, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t piece = task / num_tiles, row = piece * kPieceRows, channel = task % num_tiles * kTile;
+      f(piece, row, std::min(kPieceRows, num_rows - row), channel, std::min(kTile, num_channels - channel));
+    }
+  });
+}
+
+// f(begin, end) for ranges of groups of rows. A thread takes its ranges from the last to the first, because the pass
+// before has left the last ones in a cache; within a range f goes forward, as prefetching likes it.
+template <typename F>
+void for_groups(int64_t num_rows, int64_t num_channels, F f) {
+  const int64_t elements = std::max<int64_t>(1, kGroup * num_channels);
+  const int64_t grain = std::max<int64_t>(1, kGrain / elements), range = std::max<int64_t>(1, kRange / elements);
+  torch::stable::parallel_for(0, (num_rows + kGroup - 1) / kGroup, grain, [&](int64_t begin, int64_t end) {
+    for (; end > begin; end -= range) f(std::max(begin, end - range), end);
+  });
+}
+
+// Moments of all pieces, a row of (mean[C], deviations[C], count) for each.
+template <typename E, typename T = math_t<E>>
+std::unique_ptr<T[]> moments_of_pieces(const Tensor& x, int64_t* num_pieces) {
+  const int64_t rows = num_rows(x), channels = x.size(1), stride = 2 * channels + 1;
+  *num_pieces = (rows + kPieceRows - 1) / kPieceRows;
+  auto parts = buffer<T>(*num_pieces * stride);
+  const E* data = static_cast<const E*>(x.data_ptr());
+  const auto loop = choose<MomentsLoop<E>>();
+  for_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
+    T* part = parts.get() + piece * stride;
+    loop(data + row * channels + channel, channels, height, width, part + channel, part + channels + channel);
+    if (channel == 0) part[2 * channels] = T(height);
+  });
+  return parts;
+}
+
+template <typename T>
+double count_of(const T* parts, int64_t num_parts, int64_t num_channels) {
+  double count = 0;
+  for (int64_t p = 0; p < num_parts; ++p) count += parts[p * (2 * num_channels + 1) + 2 * num_channels];
+  return count;
+}
+
+// f(channel, mean, sum of squared deviations) for every channel, from rows of moments.
+template <typename T, typename F>
+void combine(const T* parts, int64_t num_parts, int64_t num_channels, F f) {
+  const auto loop = choose<CombineMomentsLoop<T>>();
+  double mean[kTile], deviations[kTile];
+  for (int64_t first = 0; first < num_channels; first += kTile) {
+    const int64_t width = std::min(kTile, num_channels - first);
+    loop(parts, num_parts, num_channels, first, width, mean, deviations);
+    for (int64_t c = 0; c < width; ++c) f(first + c, mean[c], deviations[c]);
+  }
+}
+
+template <typename T>
+void finish(const T* parts, int64_t num_parts, int64_t num_channels, const BatchNormRunning& running, T* statistics) {
+  const double count = count_of(parts, num_parts, num_channels);
+  int64_t* num_batches = numbers<int64_t>(running.num_batches);
+  if (num_batches) ++*num_batches;
+  const double factor = running.momentum ? *running.momentum : num_batches ? 1.0 / double(*num_batches) : 0.0;
+  T* running_mean = count > 0 ? numbers<T>(running.mean) : nullptr;
+  T* running_var = numbers<T>(running.var);
+  const double inverse = 1 / std::max(count, 1.0);
+  combine(parts, num_parts, num_channels, [&](int64_t c, double mean, double deviations) {
+    statistics[c] = T(mean);
+    statistics[num_channels + c] = T(1 / std::sqrt(deviations * inverse + running.eps));
+    if (running_mean == nullptr) return;
+    running_mean[c] = running_average(running_mean[c], mean, factor);
+    running_var[c] = running_average(running_var[c], unbiased_variance(deviations, count), factor);
+  });
+  statistics[2 * num_channels] = T(count);
+}
+
+Tensor moments_cpu(Tensor x) {
+  check_x("batch_norm_moments", x);
+  const int64_t channels = x.size(1);
+  Tensor moments = torch::stable::new_empty(x, {2 * channels + 1}, math_dtype(x));
+  with_type(x.scalar_type(), [&](auto element) {
+    using T = math_t<decltype(element)>;
+    int64_t num_pieces;
+    const auto parts = moments_of_pieces<decltype(element)>(x, &num_pieces);
+    T* out = numbers<T>(moments);
+    combine(parts.get(), num_pieces, channels, [&](int64_t c, double mean, double deviations) {
+      out[c] = T(mean);
+      out[channels + c] = T(deviations);
+    });
+    out[2 * channels] = T(num_rows(x));
+  });
+  return moments;
+}
+
+Tensor finish_cpu(Tensor moments, OptionalTensor running_mean, OptionalTensor running_var,
+                  OptionalTensor num_batches_tracked, std::optional<double> momentum, double eps) {
+  const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
+  check_finish(moments, running);
+  Tensor statistics = torch::stable::new_empty(moments, {moments.size(1)});
+  with_type(moments.scalar_type(), [&](auto element) {
+    using T = math_t<decltype(element)>;
+    finish<T>(numbers<T>(moments), moments.size(0), moments.size(1) / 2, running, numbers<T>(statistics));
+  });
+  return statistics;
+}
+
+Tensor statistics_cpu(Tensor x, OptionalTensor running_mean, OptionalTensor running_var,
+                      OptionalTensor num_batches_tracked, std::optional<double> momentum, double eps) {
+  const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
+  check_x("batch_norm_statistics_", x);
+  check_running("batch_norm_statistics_", x, math_dtype(x), x.size(1), running);
+  Tensor statistics = torch::stable::new_empty(x, {2 * x.size(1) + 1}, math_dtype(x));
+  with_type(x.scalar_type(), [&](auto element) {
+    using T = math_t<decltype(element)>;
+    int64_t num_pieces;
+    const auto parts = moments_of_pieces<decltype(element)>(x, &num_pieces);
+    finish<T>(parts.get(), num_pieces, x.size(1), running, numbers<T>(statistics));
+  });
+  return statistics;
+}
+
+template <typename T>
+void fill_scale(const OptionalTensor& weight, const T* rstd, int64_t num_channels, T* scale) {
+  const T* w = numbers<T>(weight);
+  for (int64_t c = 0; c < num_channels; ++c) scale[c] = w ? rstd[c] * w[c] : rstd[c];
+}
+
+std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTensor weight, OptionalTensor bias,
+                                   Tensor statistics, bool relu, bool with_mask) {
+  check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
+  const int64_t rows = num_rows(x), channels = x.size(1);
+  Tensor y = torch::stable::empty_like(x);
+  Tensor mask = with_mask ? torch::stable::new_empty(x, mask_shape(x), ScalarType::Byte)
+                          : torch::stable::new_empty(x, {0}, ScalarType::Byte);
+  uint8_t* bits = with_mask ? numbers<uint8_t>(mask) : nullptr;
+  with_type(x.scalar_type(), [&](auto element) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    const T* mean = numbers<T>(statistics);
+    const auto constants = buffer<T>(2 * channels);
+    T *scale = constants.get(), *shift = scale + channels;
+    fill_scale(weight, mean + channels, channels, scale);
+    for (int64_t c = 0; c < channels; ++c) shift[c] = bias ? numbers<T>(bias)[c] : T(0);
+    with_bools(residual.has_value(), with_mask, [&](auto has_residual, auto has_mask) {
+      constexpr bool kResidual = has_residual.value, kMask = has_mask.value;
+      auto loop = choose<ActLoop<E, kResidual, true, kMask>>();
+      if (!relu) loop = choose<ActLoop<E, kResidual, false, false>>();
+      for_groups(rows, channels, [&](int64_t begin, int64_t end) {
+        loop(x.data_ptr(), address(residual), y.data_ptr(), bits, rows, channels, begin, end, mean, scale, shift);
+      });
+    });
+  });
+  return {y, mask};
+}
+
+Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
+  check_sums("batch_norm_act_sums", dy, x, mask, statistics);
+  const int64_t rows = num_rows(x), channels = x.size(1);
+  const int64_t num_pieces = (rows + kPieceRows - 1) / kPieceRows;
+  Tensor sums = torch::stable::new_empty(x, {2, channels}, math_dtype(x));
+  with_type(x.scalar_type(), [&](auto element) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    const T* mean = numbers<T>(statistics);
+    const uint8_t* bits = numbers<uint8_t>(mask);
+    const auto parts = buffer<T>(num_pieces * 2 * channels);
+    const auto loop = bits ? choose<SumsLoop<E, true>>() : choose<SumsLoop<E, false>>();
+    for_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
+      T* part = parts.get() + piece * 2 * channels + channel;
+      const int64_t at = row * channels + channel;
+      loop(static_cast<const E*>(dy.data_ptr()) + at, static_cast<const E*>(x.data_ptr()) + at,
+           bits ? bits + row / kGroup * channels + channel : nullptr, channels, height, width, mean + channel, part,
+           part + channels);
+    });
+    const auto totals = buffer<double>(2 * channels);
+    std::fill_n(totals.get(), 2 * channels, 0.0);
+    for (int64_t p = 0; p < num_pieces; ++p)
+      for (int64_t c = 0; c < 2 * channels; ++c) totals[c] += parts[p * 2 * channels + c];
+    T* out = numbers<T>(sums);
+    for (int64_t c = 0; c < channels; ++c) {
+      out[c] = T(totals[c]);
+      out[channels + c] = T(totals[channels + c] * mean[channels + c]);  // times rstd
+    }
+  });
+  return sums;
+}
+
+std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask, OptionalTensor weight,
+                                        Tensor statistics, Tensor sums, bool with_residual) {
+  check_backward(dy, x, mask, weight, statistics, sums);
+  const int64_t channels = x.size(1);
+  Tensor dx = torch::stable::empty_like(x);
+  Tensor dresidual = with_residual ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  with_type(x.scalar_type(), [&](auto element) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    const T *mean = numbers<T>(statistics), *rstd = mean + channels, *sum = numbers<T>(sums);
+    const T inverse = T(1) / mean[2 * channels];  // 0 where the count is infinite
+    const auto constants = buffer<T>(3 * channels);
+    T *scale = constants.get(), *mean_dz = scale + channels, *slope = mean_dz + channels;
+    fill_scale(weight, rstd, channels, scale);
+    for (int64_t c = 0; c < channels; ++c) {
+      mean_dz[c] = sum[c] * inverse;
+      slope[c] = sum[channels + c] * rstd[c] * inverse;
+    }
+    with_bools(with_residual, mask.has_value(), [&](auto has_residual, auto has_mask) {
+      const auto loop = choose<BackwardLoop<E, has_residual.value, has_mask.value>>();
+      for_groups(num_rows(x), channels, [&](int64_t begin, int64_t end) {
+        loop(dy.data_ptr(), x.data_ptr(), numbers<uint8_t>(mask), dx.data_ptr(), dresidual.data_ptr(), num_rows(x),
+             channels, begin, end, mean, scale, mean_dz, slope);
+      });
+    });
+  });
+  return {dx, dresidual};
+}
+
+}  // namespace
+}  // namespace airank_fast
+
+STABLE_TORCH_LIBRARY_IMPL(airank_fast, CPU, m) {
+  m.impl("batch_norm_moments", TORCH_BOX(&airank_fast::moments_cpu));
+  m.impl("batch_norm_finish_", TORCH_BOX(&airank_fast::finish_cpu));
+  m.impl("batch_norm_statistics_", TORCH_BOX(&airank_fast::statistics_cpu));
+  m.impl("batch_norm_act", TORCH_BOX(&airank_fast::act_cpu));
+  m.impl("batch_norm_act_sums", TORCH_BOX(&airank_fast::sums_cpu));
+  m.impl("batch_norm_act_backward", TORCH_BOX(&airank_fast::backward_cpu));
+}

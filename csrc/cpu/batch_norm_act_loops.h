@@ -1,0 +1,281 @@
+// The loops of batch norm on the CPU: over a piece of NHWC memory seen as [rows, channels], channels inside, so that
+// every statement is a vector of channels whatever the instruction set. Formulas in batch_norm_act_math.h.
+//
+// A piece has at most kPieceRows rows and kTile channels; what is kept per channel then lies in the first-level
+// cache, and a sum has at most kPieceRows terms in float before it is added to others in double.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "../batch_norm_act_math.h"
+#include "isa.h"
+#include "numbers.h"
+
+namespace airank_fast {
+
+constexpr int64_t kPieceRows = 128;  // a multiple of kGroup
+constexpr int64_t kTile = 512;
+// Rows that a loop takes at once: those of which a byte of the mask has the bits.
+constexpr int64_t kGroup = 8;
+
+// The type of bit patterns of T, in which a mask is all ones or all zeros.
+template <typename T>
+using bits_t = std::conditional_t<std::is_same_v<T, double>, uint64_t, uint32_t>;
+
+// x, or 0 where the mask is 0; of NaN too.
+template <typename T>
+HOST_DEVICE T keep(T x, bits_t<T> mask) {
+  return bits_as<T>(bits_as<bits_t<T>>(x) & mask);
+}
+
+// Asks for `bytes` of memory that will be needed soon. A group is walked column by column, which the processor's own
+// prefetching does not see through; asking for the next group line by line is worth 1.3-1.8x outside the caches.
+template <bool kWrite = false>
+HOST_DEVICE void prefetch(const void* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, kWrite, 2);
+}
+
+// Moments of a piece: distances from the mean of its first rows, which is near enough for nothing to cancel.
+template <typename E>
+struct MomentsLoop {
+  using T = math_t<E>;
+  using Signature = void(const void*, int64_t, int64_t, int64_t, T*, T*);
+  HOST_DEVICE static void run(const void* first, int64_t stride, int64_t num_rows, int64_t width, T* mean,
+                              T* deviations) {
+    const E* __restrict x = static_cast<const E*>(first);
+    T pivot[kTile], sum[kTile], squares[kTile];
+    for (int64_t c = 0; c < width; ++c) pivot[c] = sum[c] = squares[c] = 0;
+    const int64_t num_first = std::min(num_rows, kGroup);
+    for (int64_t r = 0; r < num_first; ++r)
+      for (int64_t c = 0; c < width; ++c) pivot[c] += load(x[r * stride + c]);
+    for (int64_t c = 0; c < width; ++c) pivot[c] *= T(1) / T(num_first);
+
+    int64_t r = 0;
+    for (; r + kGroup <= num_rows; r += kGroup) add<kGroup>(x + r * stride, stride, width, pivot, sum, squares);
+    for (; r < num_rows; ++r) add<1>(x + r * stride, stride, width, pivot, sum, squares);
+#pragma GCC ivdep
+    for (int64_t c = 0; c < width; ++c)
+      moments_from_sums(T(num_rows), pivot[c], sum[c], squares[c], &mean[c], &deviations[c]);
+  }
+
+  template <int64_t kRows>
+  HOST_DEVICE static void add(const E* __restrict x, int64_t stride, int64_t width, const T* __restrict pivot,
+                              T* __restrict sum, T* __restrict squares) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < width; ++c) {
+      T of_rows = 0, squares_of_rows = 0;
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kRows; ++k) {
+        const T distance = T(load(x[k * stride + c])) - pivot[c];
+        of_rows += distance;
+        squares_of_rows += distance * distance;
+      }
+      sum[c] += of_rows;
+      squares[c] += squares_of_rows;
+    }
+  }
+};
+
+// Combined moments of `width` channels from rows of (mean[C], deviations[C], count), in double.
+template <typename T>
+struct CombineMomentsLoop {
+  using Signature = void(const T*, int64_t, int64_t, int64_t, int64_t, double*, double*);
+
+  HOST_DEVICE static void run(const T* parts, int64_t num_parts, int64_t num_channels, int64_t channel,
+                              int64_t width, double* __restrict mean, double* __restrict deviations) {
+    const int64_t stride = 2 * num_channels + 1;
+    double count = 0;
+    for (int64_t p = 0; p < num_parts; ++p) count += parts[p * stride + 2 * num_channels];
+    const double inverse = 1 / std::max(count, 1.0);
+    for (int64_t c = 0; c < width; ++c) mean[c] = deviations[c] = 0;
+    for (int64_t p = 0; p < num_parts; ++p) {
+      const T* __restrict part = parts + p * stride + channel;
+      const double weight = parts[p * stride + 2 * num_channels] * inverse;
+#pragma GCC ivdep
+      for (int64_t c = 0; c < width; ++c) mean[c] += weight * double(part[c]);
+    }
+    for (int64_t p = 0; p < num_parts; ++p) {
+      const T* __restrict part = parts + p * stride + channel;
+      const double weight = parts[p * stride + 2 * num_channels];
+#pragma GCC ivdep
+      for (int64_t c = 0; c < width; ++c) {
+        const double distance = double(part[c]) - mean[c];
+        deviations[c] += double(part[num_channels + c]) + weight * (distance * distance);
+      }
+    }
+  }
+};
+
+// Groups [begin, end) of rows.
+template <typename E, bool kResidual, bool kRelu, bool kMask>
+struct ActLoop {
+  using T = math_t<E>;
+  using Signature = void(const void*, const void*, void*, uint8_t*, int64_t, int64_t, int64_t, int64_t, const T*,
+                         const T*, const T*);
+
+  HOST_DEVICE static void run(const void* xs, const void* residuals, void* ys, uint8_t* mask, int64_t num_rows,
+                              int64_t num_channels, int64_t begin, int64_t end, const T* mean, const T* scale,
+                              const T* bias) {
+    const E* x = static_cast<const E*>(xs);
+    const E* residual = static_cast<const E*>(residuals);
+    E* y = static_cast<E*>(ys);
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t row = group * kGroup, at = row * num_channels;
+      uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
+      if (group + 1 < end) {
+        const int64_t next = at + kGroup * num_channels, size = kGroup * num_channels * sizeof(E);
+        prefetch(x + next, size);
+        if constexpr (kResidual) prefetch(residual + next, size);
+        prefetch<true>(y + next, size);
+      }
+      if (row + kGroup <= num_rows) {
+        add<kGroup>(x + at, residual + (kResidual ? at : 0), y + at, bytes, 0, num_channels, mean, scale, bias);
+        continue;
+      }
+      if constexpr (kMask) std::memset(bytes, 0, num_channels);
+      for (int64_t k = 0; row + k < num_rows; ++k) {
+        const int64_t here = at + k * num_channels;
+        add<1>(x + here, residual + (kResidual ? here : 0), y + here, bytes, k, num_channels, mean, scale, bias);
+      }
+    }
+  }
+
+  // Rows whose bits in the mask are first_bit and those after it.
+  template <int64_t kRows>
+  HOST_DEVICE static void add(const E* __restrict x, const E* __restrict residual, E* __restrict y,
+                              uint8_t* __restrict mask, int64_t first_bit, int64_t width, const T* __restrict mean,
+                              const T* __restrict scale, const T* __restrict bias) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < width; ++c) {
+      bits_t<T> byte = 0;
+      if constexpr (kMask && kRows < kGroup) byte = mask[c];
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kRows; ++k) {
+        T z = normalise(T(load(x[k * width + c])), mean[c], scale[c], bias[c]);
+        if constexpr (kResidual) z += load(residual[k * width + c]);
+        if constexpr (kRelu) {
+          const bits_t<T> passes = -bits_t<T>(!(z <= 0));
+          if constexpr (kMask) byte |= passes & (bits_t<T>(1) << (first_bit + k));
+          z = keep(z, passes);
+        }
+        store(&y[k * width + c], z);
+      }
+      if constexpr (kMask) mask[c] = uint8_t(byte);
+    }
+  }
+};
+
+// The gradient that passed the ReLU of row `bit` of a group.
+template <bool kMask, typename T>
+HOST_DEVICE T passed(T dy, bits_t<T> byte, int64_t bit) {
+  if constexpr (!kMask) return dy;
+  return keep(dy, bits_t<T>(0) - ((byte >> bit) & 1));
+}
+
+// Sums of dz and of dz * (x - mean) over a piece.
+template <typename E, bool kMask>
+struct SumsLoop {
+  using T = math_t<E>;
+  using Signature = void(const void*, const void*, const uint8_t*, int64_t, int64_t, int64_t, const T*, T*, T*);
+
+  HOST_DEVICE static void run(const void* first_dy, const void* first_x, const uint8_t* mask, int64_t stride,
+                              int64_t num_rows, int64_t width, const T* mean, T* sum, T* products) {
+    const E* dy = static_cast<const E*>(first_dy);
+    const E* x = static_cast<const E*>(first_x);
+    for (int64_t c = 0; c < width; ++c) sum[c] = products[c] = 0;
+    int64_t r = 0;
+    for (; r + kGroup <= num_rows; r += kGroup) {
+      const int64_t at = r * stride;
+      for (int64_t k = kGroup; k < 2 * kGroup && r + k < num_rows; ++k) {
+        prefetch(dy + at + k * stride, width * sizeof(E));
+        prefetch(x + at + k * stride, width * sizeof(E));
+      }
+      add<kGroup>(dy + at, x + at, kMask ? mask + at / kGroup : nullptr, 0, stride, width, mean, sum, products);
+    }
+    const uint8_t* last = kMask ? mask + r / kGroup * stride : nullptr;
+    for (int64_t k = 0; r + k < num_rows; ++k) {
+      const int64_t at = (r + k) * stride;
+      add<1>(dy + at, x + at, last, k, stride, width, mean, sum, products);
+    }
+  }
+
+  template <int64_t kRows>
+  HOST_DEVICE static void add(const E* __restrict dy, const E* __restrict x, const uint8_t* __restrict mask,
+                              int64_t first_bit, int64_t stride, int64_t width, const T* __restrict mean,
+                              T* __restrict sum, T* __restrict products) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < width; ++c) {
+      bits_t<T> byte = 0;
+      if constexpr (kMask) byte = mask[c];
+      T of_rows = 0, products_of_rows = 0;
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kRows; ++k) {
+        const T dz = passed<kMask>(T(load(dy[k * stride + c])), byte, first_bit + k);
+        of_rows += dz;
+        products_of_rows += dz * (T(load(x[k * stride + c])) - mean[c]);
+      }
+      sum[c] += of_rows;
+      products[c] += products_of_rows;
+    }
+  }
+};
+
+// Gradients of groups [begin, end) of rows. Per channel: mean, scale, mean_dz, slope.
+template <typename E, bool kResidual, bool kMask>
+struct BackwardLoop {
+  using T = math_t<E>;
+  using Signature = void(const void*, const void*, const uint8_t*, void*, void*, int64_t, int64_t, int64_t, int64_t,
+                         const T*, const T*, const T*, const T*);
+
+  HOST_DEVICE static void run(const void* dys, const void* xs, const uint8_t* mask, void* dxs, void* dresiduals,
+                              int64_t num_rows, int64_t num_channels, int64_t begin, int64_t end, const T* mean,
+                              const T* scale, const T* mean_dz, const T* slope) {
+    const E* dy = static_cast<const E*>(dys);
+    const E* x = static_cast<const E*>(xs);
+    E* dx = static_cast<E*>(dxs);
+    E* dresidual = static_cast<E*>(dresiduals);
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t row = group * kGroup, at = row * num_channels;
+      const uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
+      if (group + 1 < end) {
+        const int64_t next = at + kGroup * num_channels, size = kGroup * num_channels * sizeof(E);
+        prefetch(dy + next, size);
+        prefetch(x + next, size);
+        prefetch<true>(dx + next, size);
+        if constexpr (kResidual) prefetch<true>(dresidual + next, size);
+      }
+      if (row + kGroup <= num_rows) {
+        add<kGroup>(dy + at, x + at, bytes, 0, dx + at, dresidual + (kResidual ? at : 0), num_channels, mean, scale,
+                    mean_dz, slope);
+        continue;
+      }
+      for (int64_t k = 0; row + k < num_rows; ++k) {
+        const int64_t here = at + k * num_channels;
+        add<1>(dy + here, x + here, bytes, k, dx + here, dresidual + (kResidual ? here : 0), num_channels, mean, scale,
+               mean_dz, slope);
+      }
+    }
+  }
+
+  template <int64_t kRows>
+  HOST_DEVICE static void add(const E* __restrict dy, const E* __restrict x, const uint8_t* __restrict mask,
+                              int64_t first_bit, E* __restrict dx, E* __restrict dresidual, int64_t width,
+                              const T* __restrict mean, const T* __restrict scale, const T* __restrict mean_dz,
+                              const T* __restrict slope) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < width; ++c) {
+      bits_t<T> byte = 0;
+      if constexpr (kMask) byte = mask[c];
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kRows; ++k) {
+        const int64_t i = k * width + c;
+        const T dz = passed<kMask>(T(load(dy[i])), byte, first_bit + k);
+        if constexpr (kResidual) store(&dresidual[i], dz);
+        store(&dx[i], input_gradient(dz, T(load(x[i])), mean[c], scale[c], mean_dz[c], slope[c]));
+      }
+    }
+  }
+};
+
+}  // namespace airank_fast

@@ -1,0 +1,170 @@
+// GELU of x + bias on the CPU: formula in bias_gelu_math.h, one pass over the rows of x.
+//
+// Forward moves 2e bytes per element. Backward recomputes everything from x, moves 3e bytes, and sums the bias's
+// gradient in float32 (float64 for float64): per chunk of rows and tile of columns in the first cache, then over the
+// chunks in order, in float64. Chunks and tiles do not depend on the number of threads, and so neither does the result.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "../bias_gelu_args.h"
+#include "../bias_gelu_math.h"
+#include "isa.h"
+#include "numbers.h"
+
+namespace airank_fast {
+namespace {
+
+constexpr int64_t kTile = 2048;
+constexpr int64_t kRowsPerChunk = 64;
+// A thread is not worth waking for fewer elements.
+constexpr int64_t kGrain = 1 << 13;
+
+template <bool kTanh, typename T>
+struct ForwardLoop {
+  using M = math_t<T>;
+  using Signature = void(const void*, const M*, void*, int64_t);
+
+  HOST_DEVICE static void run(const void* from, const M* __restrict bias, void* to, int64_t size) {
+    const T* __restrict x = static_cast<const T*>(from);
+    T* __restrict y = static_cast<T*>(to);
+    for (int64_t i = 0; i < size; ++i) store(&y[i], Gelu::value<kTanh>(load(x[i]) + bias[i]));
+  }
+};
+
+// `sums` has room for the tile; it is added to.
+template <bool kTanh, typename T>
+struct BackwardLoop {
+  using M = math_t<T>;
+  using Signature = void(const void*, const void*, const M*, void*, M*, int64_t);
+
+  HOST_DEVICE static void run(const void* grads, const void* from, const M* __restrict bias, void* to,
+                              M* __restrict sums, int64_t size) {
+    const T* __restrict grad = static_cast<const T*>(grads);
+    const T* __restrict x = static_cast<const T*>(from);
+    T* __restrict dx = static_cast<T*>(to);
+    for (int64_t i = 0; i < size; ++i) {
+      const M slope = load(grad[i]) * Gelu::slope<kTanh>(load(x[i]) + bias[i]);
+      sums[i] += slope;
+      store(&dx[i], slope);
+    }
+  }
+};
+
+// Calls run(T{}) with the element type.
+template <typename Run>
+void with_type_of(const Tensor& tensor, Run run) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return run(double{});
+    case ScalarType::BFloat16: return run(bfloat16{});
+    case ScalarType::Half: return run(float16{});
+    default: return run(float{});
+  }
+}
+
+template <typename M>
+std::vector<M> widened(const Tensor& bias) {
+  std::vector<M> wide(static_cast<size_t>(bias.numel()));
+  const Tensor dense = torch::stable::contiguous(bias);
+  with_type_of(bias, [&](auto element) {
+    const auto* from = static_cast<const decltype(element)*>(dense.data_ptr());
+    for (size_t i = 0; i < wide.size(); ++i) wide[i] = M(load(from[i]));
+  });
+  return wide;
+}
+
+template <bool kTanh, typename T>
+void forward(const Tensor& x, const Tensor& bias, const Tensor& y) {
+  const std::vector<math_t<T>> wide = widened<math_t<T>>(bias);
+  const auto loop = choose<ForwardLoop<kTanh, T>>();
+  const T* from = static_cast<const T*>(x.data_ptr());
+  T* to = static_cast<T*>(y.data_ptr());
+  const int64_t features = bias.size(0);
+  torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end;) {
+      const int64_t column = i % features, size = std::min(end - i, features - column);
+      loop(from + i, wide.data() + column, to + i, size);
+      i += size;
+    }
+  });
+}
+
+// `partial` is [chunks, features].
+template <bool kTanh, typename T>
+void backward(const Tensor& grad, const Tensor& x, const Tensor& bias, const Tensor& dx, int64_t rows,
+              int64_t rows_per_chunk, int64_t num_chunks, math_t<T>* partial) {
+  const std::vector<math_t<T>> wide = widened<math_t<T>>(bias);
+  const auto loop = choose<BackwardLoop<kTanh, T>>();
+  const T* grads = static_cast<const T*>(grad.data_ptr());
+  const T* from = static_cast<const T*>(x.data_ptr());
+  T* to = static_cast<T*>(dx.data_ptr());
+  const int64_t features = bias.size(0), num_tiles = (features + kTile - 1) / kTile;
+  torch::stable::parallel_for(0, num_chunks * num_tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t chunk = task / num_tiles, column = task % num_tiles * kTile;
+      const int64_t size = std::min(kTile, features - column);
+      math_t<T>* sums = partial + chunk * features + column;
+      std::fill_n(sums, size, math_t<T>(0));
+      for (int64_t row = chunk * rows_per_chunk; row < std::min(rows, (chunk + 1) * rows_per_chunk); ++row) {
+        const int64_t at = row * features + column;
+        loop(grads + at, from + at, wide.data() + column, to + at, sums, size);
+      }
+    }
+  });
+}
+
+// The chunks' sums, which are large beside what each of them was made of, are added in float64.
+template <typename M>
+void add_chunks(const M* partial, int64_t num_chunks, int64_t features, const Tensor& bias_gradient) {
+  std::vector<double> sums(partial, partial + features);
+  for (int64_t chunk = 1; chunk < num_chunks; ++chunk)
+    for (int64_t i = 0; i < features; ++i) sums[static_cast<size_t>(i)] += double(partial[chunk * features + i]);
+  with_type_of(bias_gradient, [&](auto element) {
+    using B = decltype(element);
+    B* to = static_cast<B*>(bias_gradient.data_ptr());
+    for (int64_t i = 0; i < features; ++i) store(&to[i], math_t<B>(sums[static_cast<size_t>(i)]));
+  });
+}
+
+Tensor bias_gelu_cpu(Tensor x, Tensor bias, std::string approximate) {
+  check_bias_gelu(x, bias, approximate);
+  x = torch::stable::contiguous(x);
+  Tensor y = torch::stable::new_empty(x, x.sizes());
+  if (x.numel() == 0) return y;
+  with_type_of(x, [&](auto element) {
+    using T = decltype(element);
+    return approximate == "tanh" ? forward<true, T>(x, bias, y) : forward<false, T>(x, bias, y);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> bias_gelu_backward_cpu(Tensor grad, Tensor x, Tensor bias, std::string approximate) {
+  check_bias_gelu_backward(grad, x, bias, approximate);
+  grad = torch::stable::contiguous(grad);
+  x = torch::stable::contiguous(x);
+  const int64_t features = bias.size(0);
+  if (x.numel() == 0) return {torch::stable::new_empty(x, x.sizes()), torch::stable::new_zeros(bias, {features})};
+  Tensor dx = torch::stable::new_empty(x, x.sizes());
+  Tensor bias_gradient = torch::stable::new_empty(bias, {features});
+  const int64_t rows = x.numel() / features;
+  const int64_t rows_per_chunk = std::max(kRowsPerChunk, (rows + 255) / 256);
+  const int64_t num_chunks = (rows + rows_per_chunk - 1) / rows_per_chunk;
+  with_type_of(x, [&](auto element) {
+    using T = decltype(element);
+    std::vector<math_t<T>> partial(static_cast<size_t>(num_chunks * features));
+    const auto run = approximate == "tanh" ? &backward<true, T> : &backward<false, T>;
+    run(grad, x, bias, dx, rows, rows_per_chunk, num_chunks, partial.data());
+    add_chunks(partial.data(), num_chunks, features, bias_gradient);
+  });
+  return {dx, bias_gradient};
+}
+
+}  // namespace
+}  // namespace airank_fast
+
+STABLE_TORCH_LIBRARY_IMPL(airank_fast, CPU, m) {
+  m.impl("bias_gelu", TORCH_BOX(&airank_fast::bias_gelu_cpu));
+  m.impl("bias_gelu_backward", TORCH_BOX(&airank_fast::bias_gelu_backward_cpu));
+}

@@ -1,0 +1,228 @@
+// Cross entropy on the GPU; formula in cross_entropy_math.h. This file has not run on a GPU yet.
+//
+// Mapping: a block takes one row. Its threads walk the row in packs of 16 bytes, several in flight each; what stands
+// before the first and after the last whole pack goes one by one. Forward: every thread keeps the maximum so far and
+// the sum of exponentials below it, which are merged over the warp by shuffles and over the block in shared memory;
+// one more block then adds up the rows in a fixed order. Backward writes the gradient pack by pack, into the memory
+// of the logits if asked to. Bytes per element: e forward, 2e backward. Rows that do not count are not read.
+//
+// A target outside of the classes makes the row's loss, and through its statistics its gradient, NaN.
+#pragma once
+
+#include "vec.cuh"
+
+#include "../cross_entropy_math.h"
+
+namespace airank_fast {
+
+constexpr int kCrossEntropyThreads = 256;
+// Packs in flight per thread; more of float64 would spill registers.
+template <typename T>
+constexpr int kCrossEntropyUnroll = sizeof(T) == 8 ? 1 : 4;
+
+// math_t<T> numbers behind the pointers to void; strides in elements.
+struct CrossEntropyRows {
+  const void* logits;
+  const int64_t* target;
+  void* statistics;  // [rows, 2]: maximum, sum of exponentials; written forward, read backward
+  int64_t logits_stride;
+  int64_t num_classes;
+  int64_t ignore_index;
+  double smoothing;
+  double smoothing_per_class;
+};
+
+template <typename M>
+HOST_DEVICE Smoothing<M> smoothing_of(const CrossEntropyRows& rows) {
+  return {M(rows.smoothing), M(rows.smoothing_per_class)};
+}
+
+template <typename M>
+HOST_DEVICE M not_a_number() {
+  return M(__builtin_nan(""));
+}
+
+// Elements of the row before the first one on a boundary of 16 bytes.
+template <typename T>
+HOST_DEVICE int64_t elements_to_boundary(const T* row) {
+  return int64_t((16 - reinterpret_cast<unsigned long long>(row) % 16) % 16 / sizeof(T));
+}
+
+template <int kPack, typename T>
+HOST_DEVICE void add_columns(RowPart<math_t<T>>& part, const Pack<T, kPack>& pack, math_t<T> reference) {
+  using M = math_t<T>;
+  M x[kPack];
+  M max = part.max;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) {
+    x[k] = load(pack.at[k]);
+    max = larger(max, x[k]);
+  }
+  part = rescaled(part, max);
+  const M to = finite_max(max);
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) {
+    part.sum += exp_nonpositive(x[k] - to);
+    part.above += x[k] - reference;
+  }
+}
+
+// What one thread knows after its share of the row.
+template <typename T>
+__device__ __forceinline__ RowPart<math_t<T>> part_of_row(const T* row, int64_t size, math_t<T> reference) {
+  constexpr int kPack = 16 / sizeof(T);
+  constexpr int kStride = kCrossEntropyThreads * kPack;
+  constexpr int kUnroll = kCrossEntropyUnroll<T>;
+  RowPart<math_t<T>> part = no_columns<math_t<T>>();
+  const int64_t boundary = elements_to_boundary(row);
+  const int64_t head = boundary < size ? boundary : size;
+  const int64_t in_packs = head + (size - head) / kPack * kPack;
+  if (threadIdx.x < head) add_columns<1>(part, load_pack<1>(row + threadIdx.x), reference);
+  for (int64_t i = head + int64_t(threadIdx.x) * kPack; i < in_packs; i += kStride * kUnroll) {
+    Pack<T, kPack> packs[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u)
+      if (i + u * kStride < in_packs) packs[u] = load_pack<kPack>(row + i + u * kStride);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u)
+      if (i + u * kStride < in_packs) add_columns<kPack>(part, packs[u], reference);
+  }
+  if (in_packs + threadIdx.x < size) add_columns<1>(part, load_pack<1>(row + in_packs + threadIdx.x), reference);
+  return part;
+}
+
+// The parts of all threads of the block, merged in a fixed order.
+template <typename M>
+__device__ __forceinline__ RowPart<M> merged_over_block(RowPart<M> part) {
+  constexpr int kWarps = kCrossEntropyThreads / 32;
+  SHARED(RowPart<M>, of_warp, [kWarps]);
+  M max = part.max;
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    max = larger(max, __shfl_xor_sync(0xffffffffu, max, distance));
+  part = rescaled(part, max);
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    part.sum += __shfl_xor_sync(0xffffffffu, part.sum, distance);
+    part.above += __shfl_xor_sync(0xffffffffu, part.above, distance);
+  }
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = part;
+  __syncthreads();
+  for (int warp = 0; warp < kWarps; ++warp) max = larger(max, of_warp[warp].max);
+  RowPart<M> all{max, M(0), M(0)};
+  for (int warp = 0; warp < kWarps; ++warp) {
+    all.sum += rescaled(of_warp[warp], max).sum;
+    all.above += of_warp[warp].above;
+  }
+  return all;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
+    cross_entropy_kernel(const CrossEntropyRows rows, math_t<T>* losses) {
+  using M = math_t<T>;
+  const int64_t i = blockIdx.x;
+  const int64_t target = rows.target[i];
+  M* statistics = static_cast<M*>(rows.statistics) + 2 * i;
+  if (target < 0 || target >= rows.num_classes || target == rows.ignore_index) {  // the whole block alike
+    if (threadIdx.x == 0)
+      losses[i] = statistics[0] = statistics[1] = target == rows.ignore_index ? M(0) : not_a_number<M>();
+    return;
+  }
+  const T* row = static_cast<const T*>(rows.logits) + i * rows.logits_stride;
+  const M at_target = load(row[target]);
+  const RowPart<M> all = merged_over_block(part_of_row(row, rows.num_classes, reference_of(at_target)));
+  if (threadIdx.x != 0) return;
+  losses[i] = row_loss(all, at_target, smoothing_of<M>(rows));
+  statistics[0] = all.max;
+  statistics[1] = all.sum;
+}
+
+// One block: `loss` becomes the sum of the losses, or their mean over the rows that count; `scale` what the gradient
+// of a row is multiplied by. A null `loss` means that the rows' losses themselves are the result.
+template <typename M>
+__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
+    cross_entropy_reduce_kernel(const M* losses, const int64_t* target, int64_t num_rows, int64_t ignore_index,
+                                bool mean, M* loss, M* scale) {
+  SHARED(double, sums, [kCrossEntropyThreads]);
+  SHARED(double, counts, [kCrossEntropyThreads]);
+  double sum = 0, count = 0;
+  if (loss != nullptr)
+    for (int64_t i = threadIdx.x; i < num_rows; i += kCrossEntropyThreads) {
+      sum += double(losses[i]);
+      count += target[i] != ignore_index ? 1.0 : 0.0;
+    }
+  sums[threadIdx.x] = sum;
+  counts[threadIdx.x] = count;
+  for (unsigned half = kCrossEntropyThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) {
+      sums[threadIdx.x] += sums[threadIdx.x + half];
+      counts[threadIdx.x] += counts[threadIdx.x + half];
+    }
+  }
+  if (threadIdx.x == 0) {
+    *scale = mean ? M(1.0 / counts[0]) : M(1);
+    if (loss != nullptr) *loss = M(mean ? sums[0] / counts[0] : sums[0]);
+  }
+}
+
+// kPack columns from `i` on.
+template <int kPack, typename T>
+HOST_DEVICE void write_columns(T* to, const Pack<T, kPack>& from, int64_t i, int64_t target,
+                               const RowGradient<math_t<T>>& formula) {
+  Pack<T, kPack> pack;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) {
+    const math_t<T> x = load(from.at[k]);
+    store(&pack.at[k], i + k == target ? formula.at_the_target(x) : formula.at(x));
+  }
+  store_pack<kPack>(to + i, pack);
+}
+
+template <typename T>
+__device__ __forceinline__ void write_row(const T* row, T* to, int64_t size, int64_t target,
+                                          const RowGradient<math_t<T>>& formula) {
+  constexpr int kPack = 16 / sizeof(T);
+  constexpr int kStride = kCrossEntropyThreads * kPack;
+  constexpr int kUnroll = kCrossEntropyUnroll<T>;
+  const int64_t boundary = elements_to_boundary(row);
+  const bool alike = boundary == elements_to_boundary(to);
+  const int64_t head = alike && boundary < size ? boundary : size;
+  const int64_t in_packs = head + (size - head) / kPack * kPack;
+  for (int64_t i = threadIdx.x; i < head; i += kCrossEntropyThreads)
+    write_columns<1>(to, load_pack<1>(row + i), i, target, formula);
+  for (int64_t i = head + int64_t(threadIdx.x) * kPack; i < in_packs; i += kStride * kUnroll) {
+    Pack<T, kPack> packs[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u)
+      if (i + u * kStride < in_packs) packs[u] = load_pack<kPack>(row + i + u * kStride);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u)
+      if (i + u * kStride < in_packs) write_columns<kPack>(to, packs[u], i + u * kStride, target, formula);
+  }
+  for (int64_t i = in_packs + threadIdx.x; i < size; i += kCrossEntropyThreads)
+    write_columns<1>(to, load_pack<1>(row + i), i, target, formula);
+}
+
+// `grad` is one number, or one per row, as grad_stride says.
+template <typename T>
+__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
+    cross_entropy_backward_kernel(const CrossEntropyRows rows, const math_t<T>* grad, int64_t grad_stride,
+                                  const math_t<T>* scale, void* gradient, int64_t gradient_stride) {
+  using M = math_t<T>;
+  const int64_t i = blockIdx.x;
+  const int64_t target = rows.target[i];
+  T* to = static_cast<T*>(gradient) + i * gradient_stride;
+  if (target == rows.ignore_index) {
+    T zero;
+    store(&zero, M(0));
+    for (int64_t c = threadIdx.x; c < rows.num_classes; c += kCrossEntropyThreads) to[c] = zero;
+    return;
+  }
+  const M* statistics = static_cast<const M*>(rows.statistics) + 2 * i;
+  write_row(static_cast<const T*>(rows.logits) + i * rows.logits_stride, to, rows.num_classes, target,
+            row_gradient(grad[i * grad_stride] * scale[0], statistics[0], statistics[1], smoothing_of<M>(rows)));
+}
+
+}  // namespace airank_fast

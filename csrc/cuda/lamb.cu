@@ -1,0 +1,76 @@
+// LAMB on the GPU: chooses the kernels for the dtypes and cuts the list into launches. Free of torch, so that tests
+// can compile it for the CPU. It has not run on a GPU yet.
+#include "lamb.h"
+
+#include "lamb.cuh"
+
+namespace airank_fast {
+namespace {
+
+// Where the workspace holds what, in numbers of 8 bytes.
+constexpr int64_t kScalarsAt = 0, kRatesAt = 16, kSumsAt = kRatesAt + LambTable::kCapacity;
+static_assert(sizeof(LambScalars<double>) <= 8 * kRatesAt && kSumsAt % 2 == 0);
+
+template <typename P, typename G, typename C>
+cudaError_t run(const LambLaunch& step, cudaStream_t stream) {
+  using T = math_t<P>;
+  const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
+  const LambDeviceScalars device{scalar(step.lr), scalar(step.step), scalar(step.grad_norm), scalar(step.grad_scale),
+                                 scalar(step.found_inf)};
+  LambScalars<T>* const scalars = reinterpret_cast<LambScalars<T>*>(step.workspace + kScalarsAt);
+  double* const rates = step.workspace + kRatesAt;
+  Sums* const sums = reinterpret_cast<Sums*>(step.workspace + kSumsAt);
+  const LambDecay decay = lamb_decay(step.options);
+  const cudaError_t error =
+      launch(lamb_scalars_kernel<T>, dim3(1), dim3(32), 0, stream, step.options, device, scalars);
+  if (error != cudaSuccess) return error;
+
+  void* const* lists[kLambDepth] = {step.params, step.grads, step.exp_avgs, step.exp_avg_sqs, step.copies};
+  return for_each_table<kLambDepth, 30000>(
+      step.num_tensors, kLambChunk, [&](int64_t i) { return step.sizes[i]; },
+      [&](int64_t i, int d) { return lists[d] ? lists[d][i] : nullptr; },
+      [&](const LambTable& table) {
+        const dim3 chunks(table.num_blocks), threads(kLambThreads);
+        cudaError_t error = launch(lamb_moments_kernel<P, G>, chunks, threads, 0, stream, table, decay,
+                                   device.found_inf, scalars, sums);
+        if (error != cudaSuccess) return error;
+        error = launch(lamb_rates_kernel<kLambRateThreads>, dim3(table.num_tensors), dim3(kLambRateThreads), 0, stream, table,
+                       lamb_scales_tensors(step.options), device.lr, sums, rates);
+        if (error != cudaSuccess) return error;
+        return launch(lamb_update_kernel<P, C>, chunks, threads, 0, stream, table, decay, device.found_inf, scalars,
+                      rates);
+      });
+}
+
+template <typename G>
+cudaError_t choose_copy(const LambLaunch& step, cudaStream_t stream) {
+  switch (step.copy_dtype) {
+    case Dtype::kNone: return run<float, G, NoCopy>(step, stream);
+    case Dtype::kBFloat16: return run<float, G, __nv_bfloat16>(step, stream);
+    case Dtype::kFloat16: return run<float, G, __half>(step, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+int64_t lamb_workspace(int64_t num_tensors, const int64_t* sizes) {
+  return kSumsAt + 2 * num_chunks(num_tensors, sizes, kLambChunk);
+}
+
+cudaError_t launch_lamb(const LambLaunch& step, cudaStream_t stream) {
+  switch (step.param_dtype) {
+    case Dtype::kFloat64: return run<double, double, NoCopy>(step, stream);
+    case Dtype::kBFloat16: return run<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
+    case Dtype::kFloat16: return run<__half, __half, NoCopy>(step, stream);
+    default: break;
+  }
+  switch (step.grad_dtype) {
+    case Dtype::kFloat32: return choose_copy<float>(step, stream);
+    case Dtype::kBFloat16: return choose_copy<__nv_bfloat16>(step, stream);
+    case Dtype::kFloat16: return choose_copy<__half>(step, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace airank_fast

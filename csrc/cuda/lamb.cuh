@@ -1,0 +1,170 @@
+// LAMB on the GPU, for a list of parameters; formula in lamb_math.h. This file has not run on a GPU yet.
+//
+// Four launches, whatever the number of tensors (up to LambTable::kCapacity of them):
+//   scalars   one thread: clip factor and bias corrections, in double, from numbers in device memory
+//   moments   a block takes one chunk of one tensor: new moments, sums of the squares of parameter and update
+//   rates     a block per tensor: adds up the sums of its chunks, takes the trust ratio
+//   update    chunks again, last first, so that what the moments left in L2 is met: the update is worked out anew from
+//             the moments rather than stored, parameter and 16-bit copy are written
+// Threads walk chunks in packs of 4, kLambUnroll packs in flight each: 4 makes every float32 access one of 16 bytes.
+// Tensors that are not aligned, and the last size % 4 elements, go one by one. Bytes per element with float32
+// gradients: 24 in moments, 16 in update, + 2 for the copy; the norm over all gradients (global_norm) is 4 more.
+//
+// found_inf is read from device memory; where it is set a block stops at once.
+#pragma once
+
+#include "../lamb_math.h"
+#include "tensor_sums.cuh"
+
+namespace airank_fast {
+
+constexpr int kLambThreads = 256;
+constexpr int kLambPack = 4;
+constexpr int kLambUnroll = 2;
+constexpr int kLambChunk = 4 * kLambThreads * kLambPack * kLambUnroll;
+constexpr int kLambRateThreads = 128;
+
+enum LambSlot { kLambParam, kLambGrad, kLambM, kLambV, kLambCopy, kLambDepth };
+using LambTable = LargeTable<kLambDepth>;
+
+struct LambDeviceScalars {
+  DeviceScalar lr, step, grad_norm, grad_scale, found_inf;
+};
+
+template <typename T>
+__global__ void lamb_scalars_kernel(const LambOptions options, const LambDeviceScalars device, LambScalars<T>* to) {
+  if (threadIdx.x != 0) return;
+  const double norm = device.grad_norm.pointer == nullptr ? 0.0 : device.grad_norm.read<double>();
+  *to = lamb_scalars<T>(options, device.step.read<double>(), device.grad_scale.read<double>(), norm);
+}
+
+// The moments of kPack * kUnroll elements from `i` on: all loads are issued before the first arithmetic needs one.
+template <int kPack, int kUnroll, typename P, typename G, typename T>
+HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, int64_t i, int64_t stride, int64_t end,
+                                   LambDecay decay, const LambScalars<T>& scalars, T& param_squares,
+                                   T& update_squares) {
+  Pack<P, kPack> params[kUnroll];
+  Pack<G, kPack> grads[kUnroll];
+  Pack<T, kPack> ms[kUnroll], vs[kUnroll];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int64_t at = i + u * stride;
+    if (at >= end) break;
+    grads[u] = load_pack<kPack>(grad + at);
+    params[u] = load_pack<kPack>(param + at);
+    ms[u] = load_pack<kPack>(m + at);
+    vs[u] = load_pack<kPack>(v + at);
+  }
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int64_t at = i + u * stride;
+    if (at >= end) break;
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const T w = load(params[u].at[k]);
+      lamb_moments(w, T(load(grads[u].at[k])), ms[u].at[k], vs[u].at[k], decay, scalars);
+      const T change = lamb_update(w, ms[u].at[k], vs[u].at[k], decay, scalars);
+      param_squares += w * w;
+      update_squares += change * change;
+    }
+    store_pack<kPack>(m + at, ms[u]);
+    store_pack<kPack>(v + at, vs[u]);
+  }
+}
+
+template <typename P, typename G>
+__global__ void __launch_bounds__(kLambThreads)
+    lamb_moments_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
+                        const LambScalars<math_t<P>>* scalars_at, Sums* sums) {
+  static_assert(sizeof(table) + 64 <= kMostArgumentBytes, "kernel arguments");
+  using T = math_t<P>;
+  if (found_inf.is_set()) return;
+  const LambScalars<T> scalars = *scalars_at;
+  const Chunk chunk = find_chunk(table, blockIdx.x, kLambChunk);
+  const int64_t size = chunk.end - chunk.begin;
+  const P* param = static_cast<const P*>(table.data[kLambParam][chunk.tensor]) + chunk.begin;
+  const G* grad = static_cast<const G*>(table.data[kLambGrad][chunk.tensor]) + chunk.begin;
+  T* m = static_cast<T*>(table.data[kLambM][chunk.tensor]) + chunk.begin;
+  T* v = static_cast<T*>(table.data[kLambV][chunk.tensor]) + chunk.begin;
+
+  const bool aligned = is_aligned<kLambPack>(param) && is_aligned<kLambPack>(grad) && is_aligned<kLambPack>(m) &&
+                       is_aligned<kLambPack>(v);
+  const int64_t in_packs = aligned ? size / kLambPack * kLambPack : 0;
+  constexpr int kStride = kLambThreads * kLambPack;
+  T of_params = 0, of_updates = 0;
+  for (int64_t i = int64_t(threadIdx.x) * kLambPack; i < in_packs; i += kStride * kLambUnroll)
+    lamb_moment_packs<kLambPack, kLambUnroll>(param, grad, m, v, i, kStride, in_packs, decay, scalars, of_params,
+                                              of_updates);
+  for (int64_t i = in_packs + threadIdx.x; i < size; i += kLambThreads)
+    lamb_moment_packs<1, 1>(param, grad, m, v, i, 0, size, decay, scalars, of_params, of_updates);
+  const Sums total = block_sums<kLambThreads>({double(of_params), double(of_updates)});
+  if (threadIdx.x == 0) sums[blockIdx.x] = total;
+}
+
+// Block number = tensor number.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
+    lamb_rates_kernel(const LambTable table, const bool scale_tensors, const DeviceScalar lr, const Sums* sums,
+                      double* rates) {
+  const Sums total = tensor_sums<kThreads>(table, blockIdx.x, sums);
+  if (threadIdx.x == 0)
+    rates[blockIdx.x] = lr.read<double>() * (scale_tensors ? lamb_trust(total.first, total.second) : 1.0);
+}
+
+template <int kPack, int kUnroll, typename P, typename C, typename T>
+HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, int64_t i, int64_t stride, int64_t end,
+                                   LambDecay decay, const LambScalars<T>& scalars, T rate) {
+  Pack<P, kPack> params[kUnroll];
+  Pack<T, kPack> ms[kUnroll], vs[kUnroll];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int64_t at = i + u * stride;
+    if (at >= end) break;
+    params[u] = load_pack<kPack>(param + at);
+    ms[u] = load_pack<kPack>(m + at);
+    vs[u] = load_pack<kPack>(v + at);
+  }
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int64_t at = i + u * stride;
+    if (at >= end) break;
+    Pack<C, kPack> copies;
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const T old = load(params[u].at[k]);
+      const T updated = old - rate * lamb_update(old, ms[u].at[k], vs[u].at[k], decay, scalars);
+      store(&params[u].at[k], updated);
+      if constexpr (sizeof(C) == 2) store(&copies.at[k], updated);
+    }
+    store_pack<kPack>(param + at, params[u]);
+    if constexpr (sizeof(C) == 2) store_pack<kPack>(copy + at, copies);
+  }
+}
+
+template <typename P, typename C>
+__global__ void __launch_bounds__(kLambThreads)
+    lamb_update_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
+                       const LambScalars<math_t<P>>* scalars_at, const double* rates) {
+  using T = math_t<P>;
+  if (found_inf.is_set()) return;
+  const LambScalars<T> scalars = *scalars_at;
+  const Chunk chunk = find_chunk(table, table.num_blocks - 1 - blockIdx.x, kLambChunk);
+  const T rate = T(rates[chunk.tensor]);
+  const int64_t size = chunk.end - chunk.begin;
+  P* param = static_cast<P*>(table.data[kLambParam][chunk.tensor]) + chunk.begin;
+  const T* m = static_cast<const T*>(table.data[kLambM][chunk.tensor]) + chunk.begin;
+  const T* v = static_cast<const T*>(table.data[kLambV][chunk.tensor]) + chunk.begin;
+  C* copy = nullptr;
+  if constexpr (sizeof(C) == 2) copy = static_cast<C*>(table.data[kLambCopy][chunk.tensor]) + chunk.begin;
+
+  const bool aligned = is_aligned<kLambPack>(param) && is_aligned<kLambPack>(m) && is_aligned<kLambPack>(v) &&
+                       is_aligned<kLambPack>(copy);
+  const int64_t in_packs = aligned ? size / kLambPack * kLambPack : 0;
+  constexpr int kStride = kLambThreads * kLambPack;
+  for (int64_t i = int64_t(threadIdx.x) * kLambPack; i < in_packs; i += kStride * kLambUnroll)
+    lamb_update_packs<kLambPack, kLambUnroll>(param, m, v, copy, i, kStride, in_packs, decay, scalars, rate);
+  for (int64_t i = in_packs + threadIdx.x; i < size; i += kLambThreads)
+    lamb_update_packs<1, 1>(param, m, v, copy, i, 0, size, decay, scalars, rate);
+}
+
+}  // namespace airank_fast

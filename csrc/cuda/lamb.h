@@ -1,0 +1,32 @@
+// The LAMB launcher as plain C++: what lamb.cu offers to the torch registration and to the tests.
+#pragma once
+
+#include "../lamb_math.h"
+#include "arguments.h"
+
+namespace airank_fast {
+
+struct LambLaunch {
+  int64_t num_tensors = 0;
+  const int64_t* sizes = nullptr;  // elements per tensor
+  // num_tensors addresses each; copies may be null.
+  void* const* params = nullptr;
+  void* const* grads = nullptr;
+  void* const* exp_avgs = nullptr;  // float32, or float64 of float64 parameters
+  void* const* exp_avg_sqs = nullptr;
+  void* const* copies = nullptr;
+  Dtype param_dtype = Dtype::kFloat32;
+  Dtype grad_dtype = Dtype::kFloat32;
+  Dtype copy_dtype = Dtype::kNone;
+  ScalarAddress lr, step, grad_norm, grad_scale, found_inf;
+  LambOptions options;
+  double* workspace = nullptr;  // lamb_workspace() numbers
+};
+
+// The size of the workspace in device memory, in numbers of 8 bytes.
+int64_t lamb_workspace(int64_t num_tensors, const int64_t* sizes);
+
+// Enqueues the step on `stream` of the current device; nothing is waited for.
+cudaError_t launch_lamb(const LambLaunch& step, cudaStream_t stream);
+
+}  // namespace airank_fast

@@ -1,0 +1,69 @@
+// LARS on the GPU: chooses the kernels for the dtypes and cuts the list into launches. Free of torch, so that tests
+// can compile it for the CPU. It has not run on a GPU yet.
+#include "lars.h"
+
+#include "lars.cuh"
+
+namespace airank_fast {
+namespace {
+
+// Where the workspace holds the sums, in numbers of 8 bytes; before them the rates.
+constexpr int64_t kSumsAt = (LarsTable::kCapacity + 1) / 2 * 2;
+
+template <typename P, typename G, typename C>
+cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
+  const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
+  const LarsSettings settings{scalar(step.lr),   scalar(step.grad_scale), scalar(step.found_inf), step.momentum,
+                              step.weight_decay, step.trust_coefficient,  step.eps,               step.nesterov};
+  double* const rates = step.adapt ? step.workspace : nullptr;
+  Sums* const sums = reinterpret_cast<Sums*>(step.workspace + kSumsAt);
+  void* const* lists[kLarsDepth] = {step.params, step.grads, step.velocities, step.copies};
+  return for_each_table<kLarsDepth, 30000>(
+      step.num_tensors, kLarsChunk, [&](int64_t i) { return step.sizes[i]; },
+      [&](int64_t i, int d) { return lists[d] ? lists[d][i] : nullptr; },
+      [&](const LarsTable& table) {
+        const dim3 chunks(table.num_blocks), threads(kLarsThreads);
+        if (rates) {
+          cudaError_t error =
+              launch(lars_norms_kernel<P, G>, chunks, threads, 0, stream, table, settings.found_inf, sums);
+          if (error != cudaSuccess) return error;
+          error = launch(lars_rates_kernel<kLarsRateThreads>, dim3(table.num_tensors), dim3(kLarsRateThreads), 0, stream, table,
+                         settings, sums, rates);
+          if (error != cudaSuccess) return error;
+        }
+        return launch(lars_update_kernel<P, G, C>, chunks, threads, 0, stream, table, settings, rates);
+      });
+}
+
+template <typename G>
+cudaError_t choose_copy(const LarsLaunch& step, cudaStream_t stream) {
+  switch (step.copy_dtype) {
+    case Dtype::kNone: return run<float, G, NoCopy>(step, stream);
+    case Dtype::kBFloat16: return run<float, G, __nv_bfloat16>(step, stream);
+    case Dtype::kFloat16: return run<float, G, __half>(step, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+int64_t lars_workspace(int64_t num_tensors, const int64_t* sizes) {
+  return kSumsAt + 2 * num_chunks(num_tensors, sizes, kLarsChunk);
+}
+
+cudaError_t launch_lars(const LarsLaunch& step, cudaStream_t stream) {
+  switch (step.param_dtype) {
+    case Dtype::kFloat64: return run<double, double, NoCopy>(step, stream);
+    case Dtype::kBFloat16: return run<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
+    case Dtype::kFloat16: return run<__half, __half, NoCopy>(step, stream);
+    default: break;
+  }
+  switch (step.grad_dtype) {
+    case Dtype::kFloat32: return choose_copy<float>(step, stream);
+    case Dtype::kBFloat16: return choose_copy<__nv_bfloat16>(step, stream);
+    case Dtype::kFloat16: return choose_copy<__half>(step, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace airank_fast

@@ -1,0 +1,35 @@
+// The LARS launcher as plain C++: what lars.cu offers to the torch registration and to the tests.
+#pragma once
+
+#include "arguments.h"
+
+namespace airank_fast {
+
+struct LarsLaunch {
+  int64_t num_tensors = 0;
+  const int64_t* sizes = nullptr;  // elements per tensor
+  // num_tensors addresses each; velocities and copies may be null.
+  void* const* params = nullptr;
+  void* const* grads = nullptr;
+  void* const* velocities = nullptr;
+  void* const* copies = nullptr;
+  Dtype param_dtype = Dtype::kFloat32;  // of the velocities too
+  Dtype grad_dtype = Dtype::kFloat32;
+  Dtype copy_dtype = Dtype::kNone;
+  ScalarAddress lr, grad_scale, found_inf;
+  double momentum = 0;
+  double weight_decay = 0;
+  double trust_coefficient = 0;
+  double eps = 0;
+  bool nesterov = false;
+  bool adapt = true;
+  double* workspace = nullptr;  // lars_workspace() numbers
+};
+
+// The size of the workspace in device memory, in numbers of 8 bytes.
+int64_t lars_workspace(int64_t num_tensors, const int64_t* sizes);
+
+// Enqueues the step on `stream` of the current device; nothing is waited for.
+cudaError_t launch_lars(const LarsLaunch& step, cudaStream_t stream);
+
+}  // namespace airank_fast

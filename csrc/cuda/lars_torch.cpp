@@ -1,0 +1,60 @@
+// airank_fast::lars_ for CUDA tensors: checks, addresses, the current stream; the work is in lars.cu.
+// It has not run on a GPU yet.
+#include <optional>
+#include <vector>
+
+#include "../lars_args.h"
+#include "binding.h"
+#include "lars.h"
+
+namespace airank_fast {
+namespace {
+
+void lars_cuda(TensorList params, TensorList grads, TensorList velocities, TensorList copies, Tensor lr,
+               double momentum, double weight_decay, double trust_coefficient, double eps, bool nesterov, bool adapt,
+               std::optional<Tensor> grad_scale, std::optional<Tensor> found_inf) {
+  LarsArgs args{std::move(params), std::move(grads), std::move(velocities), std::move(copies)};
+  check_lars(args, lr, momentum, grad_scale, found_inf);
+  if (args.params.empty()) return;
+  const OnDevice device(args.params[0]);
+  FlatViews views = flatten(args);
+
+  std::vector<int64_t> sizes;
+  sizes.reserve(args.params.size());
+  for (const Tensor& param : args.params) sizes.push_back(param.numel());
+  const std::vector<void*> param_addresses = addresses_of(args.params), grad_addresses = addresses_of(args.grads),
+                           velocity_addresses = addresses_of(args.velocities),
+                           copy_addresses = addresses_of(args.copies);
+  LarsLaunch launch;
+  launch.num_tensors = static_cast<int64_t>(sizes.size());
+  launch.sizes = sizes.data();
+  launch.params = param_addresses.data();
+  launch.grads = grad_addresses.data();
+  launch.velocities = args.velocities.empty() ? nullptr : velocity_addresses.data();
+  launch.copies = args.copies.empty() ? nullptr : copy_addresses.data();
+  launch.param_dtype = dtype_of(args.params);
+  launch.grad_dtype = dtype_of(args.grads);
+  launch.copy_dtype = dtype_of(args.copies);
+  launch.lr = address_of(lr);
+  launch.grad_scale = address_of(grad_scale);
+  launch.found_inf = address_of(found_inf);
+  launch.momentum = momentum;
+  launch.weight_decay = weight_decay;
+  launch.trust_coefficient = trust_coefficient;
+  launch.eps = eps;
+  launch.nesterov = nesterov;
+  launch.adapt = adapt;
+  Tensor workspace = torch::stable::new_empty(
+      args.params[0], {lars_workspace(launch.num_tensors, launch.sizes)}, ScalarType::Double);
+  launch.workspace = static_cast<double*>(workspace.data_ptr());
+
+  check_launch("lars", launch_lars(launch, device.stream()));
+  views.copy_back();
+}
+
+}  // namespace
+}  // namespace airank_fast
+
+CUDA_KERNELS(m) {
+  m.impl("lars_", TORCH_BOX(&airank_fast::lars_cuda));
+}

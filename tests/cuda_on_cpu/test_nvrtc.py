@@ -1,0 +1,127 @@
+"""NVRTC 12 compiles every kernel for sm_70 (which nvcc has dropped), sm_80 and sm_90: no spills, few registers.
+
+What is compiled is what the launchers launch: the instantiations are read from the symbols of csrc/cuda/<op>.cu
+compiled for the CPU, so none can be forgotten. Needs PyPI's nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12, but
+no driver and no GPU. That nvcc compiles the same sources is tested with CMake's build, in tests/test_build.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from cuda_on_cpu import build
+
+ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
+# Registers per thread. 64 let half of a multiprocessor's threads be resident; twice that for float64, which is there
+# for checking, not for speed. Kernels that may use more, with the reason:
+CEILING = 64
+CEILINGS = {
+    "bias_gelu_backward_kernel": 80,  # two packs of eight in flight, beside the bias and the sums of their columns
+    "lamb_moments_kernel": 72,  # 8 elements in flight of four arrays
+    "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
+    "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
+}
+
+OPS = [path.stem for path in build.launchers()]
+WHEELS = Path(sysconfig.get_path("purelib"), "nvidia")
+NVRTC = WHEELS / "cuda_nvrtc/lib/libnvrtc.so.12"
+HEADERS = WHEELS / "cuda_runtime/include"
+
+needs_host_compiler = pytest.mark.skipif(bool(build.missing()), reason=str(build.missing()))
+needs_nvrtc = pytest.mark.skipif(
+    not (NVRTC.exists() and HEADERS.exists()),
+    reason="no NVRTC 12: PyPI's nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12",
+)
+
+
+def kernel_names(op: str) -> set[str]:
+    """The names of the __global__ functions in all that <op>.cu includes."""
+    names = set()
+    for path in build.inputs_of(build.compiled(build.ROOT / f"csrc/cuda/{op}.cu")):
+        if path.is_relative_to(build.ROOT / "csrc"):
+            code = re.sub(r"//.*", "", path.read_text())
+            code = re.sub(r"__launch_bounds__\s*\([^()]*\)", "", code)
+            names |= set(re.findall(r"__global__\s+void\s+(\w+)\s*\(", code))
+    return names
+
+
+def instantiations(op: str) -> list[str]:
+    """What <op>.cu launches, as C++ expressions: "airank_fast::sgd_kernel<true, float, float, ...>"."""
+    symbols = subprocess.run(
+        ["nm", "-C", "--defined-only", str(build.compiled(build.ROOT / f"csrc/cuda/{op}.cu"))],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    functions = {without_parameters(line.split(maxsplit=2)[2]) for line in symbols if line.split()[1] in "TtWw"}
+    names = kernel_names(op)
+    return sorted(f for f in functions if f.split("<")[0].rpartition("::")[2] in names)
+
+
+def without_parameters(function: str) -> str:
+    function = function.replace("(anonymous namespace)::", "").removeprefix("void ")
+    depth = 0
+    for i, c in enumerate(function):
+        depth += (c == "<") - (c == ">")
+        if c == "(" and depth == 0:
+            return function[:i]
+    return function
+
+
+def compiled_by_nvrtc(op: str, architecture: str) -> tuple[dict[str, str], str]:
+    """For each instantiation its symbol in the object for `architecture`, and what the compilers said."""
+    nvrtc = ctypes.CDLL(str(NVRTC))
+    program = ctypes.c_void_p()
+    text = f'#include "cuda/{op}.cuh"\n'.encode()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, op.encode(), 0, None, None) == 0
+    names = instantiations(op)
+    for name in names:
+        assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
+    options = [f"--gpu-architecture={architecture}", "--std=c++20", "--ptxas-options=-v"]
+    options += [f"-I{folder}" for folder in (build.ROOT / "csrc", HEADERS)]
+    array = (ctypes.c_char_p * len(options))(*map(str.encode, options))
+    status = nvrtc.nvrtcCompileProgram(program, len(options), array)
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    assert status == 0, log.value.decode()
+    symbols = {}
+    for name in names:
+        lowered = ctypes.c_char_p()
+        assert nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)) == 0
+        symbols[name] = lowered.value.decode()
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return symbols, log.value.decode()
+
+
+@needs_host_compiler
+@pytest.mark.parametrize("op", OPS)
+def test_every_kernel_is_launched(op):
+    launched = {function.split("<")[0].rpartition("::")[2] for function in instantiations(op)}
+    assert launched == kernel_names(op)
+
+
+@needs_host_compiler
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("op", OPS)
+def test_no_spills_and_few_registers(op, architecture, in_background):
+    symbols, log = in_background(compiled_by_nvrtc, op=op, architecture=architecture)
+    assert symbols
+    for name, symbol in symbols.items():
+        said = log.partition(f"Compiling entry function '{symbol}'")[2].partition("Compiling entry function")[0]
+        spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+        assert [int(number) for number in spills.groups()[1:]] == [0, 0], f"{name}: {spills[0]}"
+        registers = int(re.search(r"Used (\d+) registers", said)[1])
+        kernel = name.split("<")[0].rpartition("::")[2]
+        ceiling = CEILINGS.get(kernel, CEILING) * (2 if "double" in name else 1)
+        assert registers <= ceiling, f"{name} uses {registers} registers of {ceiling} at most"
+
+
+@needs_host_compiler
+def test_no_ceiling_is_left_behind():
+    assert CEILINGS.keys() <= {name for op in OPS for name in kernel_names(op)}
