@@ -33,13 +33,13 @@ lint: $(INSTALLED) ## ruff
 	$(PY) -m ruff check .
 
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
-	for bench in sgd step data measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+	for bench in sgd step data prepare measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)
 
 clean: ## remove what was built; the environment stays
-	rm -rf build airank_fast.egg-info airank_fast/_C*.so
+	rm -rf build airank_fast.egg-info airank_fast/_C*.so airank_fast/_host*.so
 
 $(TORCH_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: 3.10 or later is required, got " + sys.version)'
@@ -61,7 +61,7 @@ fi
 endef
 
 $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
-	$(PIP) "setuptools>=77,<82" ninja numpy
+	$(PIP) "setuptools>=77,<82" ninja numpy pybind11
 	@$(CUDA_COMPILER)
 	dali=$$($(PY) -c 'import torch; print("dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali")'); \
 	$(PIP) --no-build-isolation --editable ".[test,$$dali]"

@@ -1,15 +1,14 @@
-"""Builds the one extension module, airank_fast._C; all else about the package is in pyproject.toml.
-
+"""Builds the extension modules, _C (the ops) and _host (pybind11, no torch); all else is in pyproject.toml.
 AIRANK_FAST_CUDA=0|1 decides whether the CUDA kernels are built; otherwise they are where torch has CUDA and a toolkit
-is found (CUDA_HOME, or PyPI's wheels, nvcc on PATH, /usr/local/cuda). TORCH_CUDA_ARCH_LIST names the architectures.
-"""
+is found (CUDA_HOME, or PyPI's wheels, nvcc on PATH, /usr/local/cuda). TORCH_CUDA_ARCH_LIST names the architectures."""
 
 import os
 import shutil
 import sysconfig
 from glob import glob
+from importlib.util import find_spec
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 
 def find_toolkit():
@@ -17,13 +16,16 @@ def find_toolkit():
     on_path = os.path.realpath(shutil.which("nvcc") or "/").removesuffix("/bin/nvcc")
     homes = [*glob(sysconfig.get_path("purelib") + "/nvidia/cu[0-9]*"), on_path, "/usr/local/cuda"]
     homes = [os.environ["CUDA_HOME"]] if os.environ.get("CUDA_HOME") else homes
-    whole = [home for home in homes if os.path.exists(f"{home}/bin/nvcc") and glob(f"{home}/include/cuda_runtime.h")]
-    return whole[0] if whole else None
+    return next((h for h in homes if os.path.exists(f"{h}/bin/nvcc") and glob(f"{h}/include/cuda_runtime.h")), None)
 
 
 def extension():
-    """The keywords of setup() for the extension; empty, with the reason printed, where it cannot be built."""
+    """The keywords of setup() for the extensions; the reason is printed where the ops cannot be built."""
     missing = None if shutil.which(os.environ.get("CXX", "c++").split()[0]) else "no C++ compiler was found"
+    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno"], "nvcc": ["-O3"]}  # errno: vectorised sqrt
+    host = [Extension("airank_fast._host", ["csrc/host/module.cpp"], [f"{found.submodule_search_locations[0]}/include"],
+                      extra_compile_args=["-std=c++17", *flags["cxx"]], depends=glob("csrc/host/*"), optional=True)
+            for found in [find_spec("pybind11")] if found and not missing]  # fmt: skip
     try:
         import torch
     except ImportError:
@@ -34,7 +36,7 @@ def extension():
         raise SystemExit("AIRANK_FAST_CUDA: 0, 1 or nothing is required, and for 1 torch with CUDA and a CUDA toolkit, "
                          f"got {wanted!r}, {missing or 'torch ' + torch.__version__}, toolkit {toolkit}")  # fmt: skip
     if missing:
-        return print("airank_fast: kernels NOT built, the reference ops will run:", missing) or {}
+        return print("airank_fast: kernels NOT built, the reference ops will run:", missing) or {"ext_modules": host}
     if cuda:
         os.environ["CUDA_HOME"] = toolkit  # read when cpp_extension is imported
         own = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}
@@ -46,14 +48,12 @@ def extension():
     macros = [("TORCH_TARGET_VERSION", "0x020b000000000000"), ("AIRANK_FAST_CUDA_ARCHS", f'"{archs}"'),
               ("AIRANK_FAST_CUDA_VERSION", f'"{cuda or "none"}"')]  # fmt: skip
     module = (build.CUDAExtension if cuda else build.CppExtension)(
-        "airank_fast._C", sorted(file for pattern in patterns for file in glob(pattern)), include_dirs=["csrc"],
-        depends=glob("csrc/**/*.*h", recursive=True), define_macros=macros, py_limited_api=True,
-        extra_compile_args={"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno"],  # errno: vectorised sqrt
-                            "nvcc": ["-O3"]})  # fmt: skip
+        "airank_fast._C", sorted(f for p in patterns for f in glob(p)), include_dirs=["csrc"], define_macros=macros,
+        depends=glob("csrc/**/*.*h", recursive=True), py_limited_api=True, extra_compile_args=flags)  # fmt: skip
     if cuda:  # PyPI's wheels have the library without the development link libcudart.so
         module.libraries.remove("cudart")
         module.extra_link_args.append(f"-l:libcudart.so.{cuda.split('.')[0]}")
-    return {"ext_modules": [module], "cmdclass": {"build_ext": build.BuildExtension}}
+    return {"ext_modules": [module, *host], "cmdclass": {"build_ext": build.BuildExtension}}
 
 
 setup(**extension())

@@ -30,7 +30,7 @@ _FORMAT = 1                 # another number for another text or vocabulary
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _SHORTEST = 40              # characters of a docstring worth reading
 _HOLD_OUT = 20              # one document in so many
-_MASKS = 3                  # Philox key word, beside sampling's and synthetic's
+_MASKS = 4                  # Philox key word, beside sampling's, synthetic's and wikicorpus'
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ class Blocks:
 
     tokens: uint16 [n], a side of Text, cut into stretches of length - 2. mask_rate of each is to be guessed, at least
     one: 80 % of that is [MASK], 10 % a random word, 10 % left as it is. Masks depend on (seed, position in the stream)
-    alone. There is no next sentence to judge.
+    alone. There is no next sentence to judge. limit: take the first so many.
     """
 
-    def __init__(self, tokens: np.ndarray, length: int, *, seed: int, mask_rate: float = 0.15):
+    def __init__(self, tokens: np.ndarray, length: int, *, seed: int, mask_rate: float = 0.15, limit: int = 10**9):
         width = length - 2
-        num_blocks = len(tokens) // width
+        num_blocks = min(limit, len(tokens) // width)
         if not num_blocks:
             raise UserError(f"embedded text: a sequence length of at most {len(tokens) + 2} is required, got {length}")
         self._blocks = tokens[:num_blocks * width].reshape(num_blocks, width).astype(np.int32)

@@ -72,13 +72,13 @@ class TrainStream:
     """
 
     def __init__(self, num_samples: int, seed: int, *, batch_size_local: int, global_batch_size: int,
-                 rank: int, world_size: int, unit: str = "images"):
+                 rank: int, world_size: int):
         per_pass = batch_size_local * world_size
         if batch_size_local < 1 or global_batch_size % per_pass:
             raise UserError(f"global batch size: a multiple of {world_size} ranks x {batch_size_local} "
-                            f"{unit} is required, got {global_batch_size}")
+                            f"samples is required, got {global_batch_size}")
         if global_batch_size > num_samples:
-            raise UserError(f"batch size: at most the {num_samples} training {unit} are required, "
+            raise UserError(f"batch size: at most the {num_samples} training samples are required, "
                             f"got a global batch of {global_batch_size}")
         self.num_samples, self.seed = num_samples, seed
         self.batch_size_local, self.global_batch_size = batch_size_local, global_batch_size

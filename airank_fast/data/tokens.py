@@ -1,19 +1,17 @@
 """Token sequences for training and evaluation, from any source by one interface, without padding.
 
-    reader = TokenReader(train, held_out, stream, parts=..., eval_batch_size=...)
-    for batch in reader.train(first_step=0, device): ...
+    for batch in prefetch(reader.train(first_step=0), device): ...
 
-A source has `lengths`, int [n], the tokens of each sample, and `take(indices, positions)`: the samples with these
-indices at these positions of the stream, as `airank_fast.data.samples.Samples` names its arrays. Which sample comes
-when is `sampling`'s business. The samples of a global batch are dealt over ranks and micro-batches so that each gets
-as many of them and nearly as many tokens.
+A reader has `train(first_step)`, endless; `evaluate()`, each sample once over all ranks; `close()`; `name`. Both yield
+`Samples` (or what has its arrays). Which sample comes when is `sampling`'s business.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -55,6 +53,9 @@ def collate(samples, device: torch.device | str) -> TokenBatch:
     """
     device = torch.device(device)
     lengths = np.diff(samples.token_offsets)
+    if (lengths[1:] < lengths[:-1]).any():
+        samples = samples.take(np.argsort(lengths, kind="stable"))
+        lengths = np.diff(samples.token_offsets)
     num_masked = np.diff(samples.masked_offsets)
     starts = np.repeat(samples.token_offsets[:-1], num_masked)
     arrays = {
@@ -89,16 +90,21 @@ def deal(lengths: np.ndarray, num_parts: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(rounds[:, part]) for part in range(num_parts)]
 
 
-class TokenReader:
-    """Batches for one rank. `stream` says which samples make which global batch; see `deal` for who gets which."""
+class BlockReader:
+    """Samples of one rank from a source in memory: a reader like `wikicorpus.WikiCorpusReader`.
 
-    name = "tokens"
+    A source has `lengths`, int [n], the tokens of each sample, and `take(indices, positions)`: the samples with these
+    indices at these positions of the stream. The samples of a global batch are dealt over ranks and micro-batches by
+    their lengths (see `deal`). eval_batch_size: samples of this rank in a batch of the evaluation.
+    """
+
+    name = "pydoc"
 
     def __init__(self, train, held_out, stream: TrainStream, *, rank: int, world_size: int, eval_batch_size: int):
         self._train, self._held_out, self._stream = train, held_out, stream
         self._rank, self._world_size, self._eval_batch_size = rank, world_size, eval_batch_size
 
-    def train(self, first_step: int, device: torch.device | str) -> Iterator[TokenBatch]:
+    def train(self, first_step: int = 0) -> Iterator:
         """Endless micro-batches of this rank, from global step `first_step` (0-based) on."""
         per_step, batch_size = self._stream.batches_per_step, self._stream.global_batch_size
         step = first_step
@@ -107,21 +113,37 @@ class TokenReader:
             indices = self._stream.indices(step * batch_size, batch_size)
             parts = deal(self._train.lengths[indices], self._world_size * per_step)
             for rows in parts[self._rank * per_step:(self._rank + 1) * per_step]:
-                yield _timed(self._train.take(indices[rows], positions[rows]), device)
+                yield self._train.take(indices[rows], positions[rows])
             step += 1
 
-    def evaluate(self, device: torch.device | str) -> Iterator[TokenBatch]:
+    def evaluate(self) -> Iterator:
         """This rank's part of the held-out samples, each once."""
         for indices in eval_batches(len(self._held_out.lengths), self._eval_batch_size, self._rank, self._world_size):
-            indices = indices[np.argsort(self._held_out.lengths[indices], kind="stable")]
-            yield _timed(self._held_out.take(indices, indices), device)
+            yield self._held_out.take(indices, indices)
 
     def close(self) -> None:
         """Nothing runs in the background."""
 
 
-def _timed(samples, device: torch.device | str) -> TokenBatch:
-    start = time.perf_counter()
-    batch = collate(samples, device)
-    batch._copy_s = time.perf_counter() - start
-    return batch
+def prefetch(batches: Iterable, device: torch.device | str, *, balance: int = 1) -> Iterator[TokenBatch]:
+    """Batches of samples on the device. Closing it closes `batches`; an error of the reader comes out as it is.
+
+    balance: deal so many batches in a row out anew by their lengths, so that the micro-batches of a step cost alike.
+    """
+    source = iter(batches)
+    try:
+        while group := list(islice(source, balance)):
+            for samples in group if len(group) == 1 else _dealt_anew(group):
+                start = time.perf_counter()
+                batch = collate(samples, device)
+                batch._copy_s = time.perf_counter() - start
+                yield batch
+    finally:
+        if hasattr(source, "close"):
+            source.close()
+
+
+def _dealt_anew(group: list) -> list:
+    """The samples of batches of one size in batches of that size and of nearly equal numbers of tokens."""
+    together = type(group[0]).concatenate(group)
+    return [together.take(rows) for rows in deal(together.lengths, len(group))]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from airank_fast.data import pydoc
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import TokenBatch, TokenReader
+from airank_fast.data.tokens import BlockReader, TokenBatch, prefetch
+from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.errors import UserError
 from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
@@ -284,7 +285,7 @@ class Job:
         self.options = options
         self.benchmark = f"bert_{recipe.size}"
         self.initial_accuracy = options.check_initial
-        self.reader: TokenReader | None = None
+        self.reader: BlockReader | WikiCorpusReader | None = None
 
     def build_model(self) -> nn.Module:
         """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""
@@ -329,27 +330,38 @@ class Job:
 
     def open_data(self, world, device: torch.device, dtype: torch.dtype) -> dict:
         """Read the index of the data set. Returns the fields of the run's `data` event."""
-        recipe = self.recipe
-        train, held_out, source, checksum = self._sources()
-        if world.rank == 0 and not self.options.data:
-            print(f"data: {source}", file=sys.stderr)
-        stream = TrainStream(
-            len(train.lengths),
-            recipe.seed,
-            batch_size_local=recipe.batch_size // world.size // recipe.gradient_accumulation_steps,
-            global_batch_size=recipe.batch_size,
-            rank=world.rank,
-            world_size=world.size,
-            unit="sequences",
-        )
+        recipe, data = self.recipe, self.options.data
+        shard = {
+            "batch_size_local": recipe.batch_size // world.size // recipe.gradient_accumulation_steps,
+            "global_batch_size": recipe.batch_size,
+            "rank": world.rank,
+            "world_size": world.size,
+        }
         eval_batch_size = max(1, recipe.eval_batch_size // world.size)
-        self.reader = TokenReader(
-            train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size
-        )
         self._device = device
+        if data is None:
+            text = pydoc.load()
+            source, checksum = f"the embedded text, {text.source}", text.checksum()
+            if world.rank == 0:
+                print(f"data: {source}", file=sys.stderr)
+            shape = {"length": recipe.sequence_length, "mask_rate": recipe.mask_rate}
+            train = pydoc.Blocks(text.train, seed=recipe.seed, **shape)
+            held_out = pydoc.Blocks(text.held_out, seed=HELD_OUT_SEED, limit=recipe.eval_samples, **shape)
+            num_train, num_eval = len(train.lengths), len(held_out.lengths)
+            stream = TrainStream(num_train, recipe.seed, **shard)
+            self.reader = BlockReader(
+                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size
+            )
+        else:
+            corpus = WikiCorpus(data, vocab_size=recipe.vocab_size, max_seq_length=recipe.sequence_length)
+            source, checksum = str(data), corpus.checksum()
+            num_train, num_eval = corpus.num_train, min(recipe.eval_samples, corpus.num_eval)
+            self.reader = WikiCorpusReader(
+                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval, **shard
+            )
         return {
-            "train_samples": len(train.lengths),
-            "eval_samples": len(held_out.lengths),
+            "train_samples": num_train,
+            "eval_samples": num_eval,
             "classes": recipe.vocab_size,
             "source": source,
             "checksum": checksum,
@@ -357,22 +369,14 @@ class Job:
             "corrupt_files": [],
         }
 
-    def _sources(self):
-        """(training samples, held-out samples, where they come from, checksum)."""
-        recipe = self.recipe
-        text = pydoc.load()
-        train = pydoc.Blocks(text.train, recipe.sequence_length, seed=recipe.seed, mask_rate=recipe.mask_rate)
-        held_out = pydoc.Blocks(text.held_out, recipe.sequence_length, seed=HELD_OUT_SEED, mask_rate=recipe.mask_rate)
-        held_out.lengths = held_out.lengths[: recipe.eval_samples]
-        return train, held_out, f"the embedded text, {text.source}", text.checksum()
-
     def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
-        return self.reader.train(first_step, self._device)
+        batches = self.reader.train(first_step)
+        return prefetch(batches, self._device, balance=self.recipe.gradient_accumulation_steps)
 
     def eval_batches(self) -> Iterator[TokenBatch]:
         """This rank's part of the held-out samples, each once."""
-        return self.reader.evaluate(self._device)
+        return prefetch(self.reader.evaluate(), self._device)
 
     def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> TokenBatch:
         """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""

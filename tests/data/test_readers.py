@@ -259,7 +259,7 @@ def test_a_file_that_vanishes_is_named(tmp_path, photos):
 
 @pytest.mark.parametrize("kind", FROM_FILES)
 def test_a_batch_larger_than_the_data_set_is_refused(photos, kind):
-    with pytest.raises(UserError, match="at most the 24 training images"):
+    with pytest.raises(UserError, match="at most the 24 training samples"):
         reader(kind, photos, batch=25)
 
 

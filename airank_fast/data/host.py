@@ -1,0 +1,10 @@
+"""The one place that imports `airank_fast._host` (csrc/host/): None where it was not built, and Python runs instead."""
+
+from __future__ import annotations
+
+try:
+    from airank_fast import _host as host
+except ImportError:
+    host = None
+
+__all__ = ["host"]

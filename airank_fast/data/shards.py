@@ -1,0 +1,223 @@
+"""HDF5 shards of BERT samples: the fields and forms of NVIDIA's scripts, written, and read with every check.
+
+Both forms have input_ids, segment_ids, masked_lm_positions, masked_lm_ids and next_sentence_labels.
+variable  MLPerf's: each row an integer array of its own length (vlen int16, int8, int16, int16; int8 [n])
+padded    DeepLearningExamples': [n, max_seq_length] and [n, max_predictions], zeros for padding, and input_mask
+
+h5py is imported when the first shard is opened, so that nothing else needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from airank_fast.data.samples import Samples
+from airank_fast.errors import UserError
+
+FIELDS = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels")
+FORMS = ("variable", "padded")
+_ROWS_AT_ONCE = 4096        # of a padded shard: what is held beside the samples
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the head of a shard says; nothing of it has been read yet."""
+
+    path: Path
+    form: str                   # one of FORMS
+    num_samples: int
+
+
+def _h5py():
+    try:
+        import h5py
+    except ImportError:
+        raise UserError("data: h5py is required to read and write HDF5 shards and is not installed "
+                        "(pip install 'airank-fast[wikicorpus]')") from None
+    return h5py
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the name `path` at the end; after an exception `path` is as it was."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, samples: Samples, *, form: str, max_seq_length: int, max_predictions: int,
+                vocab_size: int) -> None:
+    """Write a shard, whole or not at all; equal samples make equal files."""
+    assert form in FORMS, form
+    h5py = _h5py()
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        if form == "padded":
+            for name, values in samples.padded(max_seq_length, max_predictions).items():
+                chunks = (min(len(values), 1024), *values.shape[1:]) if len(values) else None
+                file.create_dataset(name, data=values, chunks=chunks, compression="gzip" if chunks else None,
+                                    compression_opts=4 if chunks else None)
+            return
+        ids = np.int16 if vocab_size <= 2**15 else np.int32
+        _write_rows(file, h5py, "input_ids", samples.input_ids.astype(ids), samples.token_offsets)
+        _write_rows(file, h5py, "segment_ids", samples.segment_ids, samples.token_offsets)
+        _write_rows(file, h5py, "masked_lm_positions", samples.masked_lm_positions.astype(np.int16),
+                    samples.masked_offsets)
+        _write_rows(file, h5py, "masked_lm_ids", samples.masked_lm_ids.astype(ids), samples.masked_offsets)
+        file.create_dataset("next_sentence_labels", data=samples.next_sentence_labels)
+
+
+def _write_rows(file, h5py, name: str, values: np.ndarray, offsets: np.ndarray) -> None:
+    rows = np.empty(len(offsets) - 1, object)
+    for i, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+        rows[i] = values[start:end]
+    dataset = file.create_dataset(name, (len(rows),), dtype=h5py.vlen_dtype(values.dtype))
+    if len(rows):
+        dataset[:] = rows
+
+
+def open_shard(path: Path):
+    """h5py.File for reading. UserError where it is none or is cut off."""
+    try:
+        return _h5py().File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"data: a shard is required at {path}, there is none") from None
+    except OSError as error:
+        raise UserError(f"data: a whole HDF5 file is required, got {path} ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """h5py's message: what is in its parentheses, where it has them."""
+    text = str(error)
+    return text[text.find("(") + 1:text.rfind(")")] if "(" in text and ")" in text else text
+
+
+def inspect_shard(path: Path) -> Shard:
+    """Check the head of a shard: fields, integer types, equal lengths. UserError says which is wrong."""
+    with open_shard(path) as file:
+        return _inspect(file, Path(path))
+
+
+def _inspect(file, path: Path) -> Shard:
+    h5py = _h5py()
+    missing = [name for name in FIELDS if name not in file]
+    if missing:
+        raise UserError(f"data: the fields {', '.join(FIELDS)} are required, {path} has no {', '.join(missing)}")
+    if "packed_input_len" in file:
+        raise UserError(f"data: one sample a row is required, got {path}, whose rows are packed from several "
+                        "(packed_input_len); give the shards from before packing")
+    kinds = {}
+    for name in FIELDS:
+        of_rows = h5py.check_vlen_dtype(file[name].dtype)
+        kinds[name] = "variable" if of_rows is not None else "padded"
+        dtype = np.dtype(of_rows) if of_rows is not None else file[name].dtype
+        if of_rows is str or of_rows is bytes or dtype.kind not in "iu":
+            what = "an object array" if dtype.kind in "OSU" else f"an array of {dtype}"
+            raise UserError(f"data: integer arrays are required, {name} of {path} is {what}")
+    num = {name: file[name].shape[0] if file[name].ndim else 0 for name in FIELDS}
+    if len(set(num.values())) > 1:
+        raise UserError(f"data: fields of one length are required in a shard, got {num} in {path}")
+    form = kinds["input_ids"]
+    wanted = {name: 1 if form == "variable" or name == FIELDS[-1] else 2 for name in FIELDS}
+    got = {name: file[name].ndim for name in FIELDS}
+    got[FIELDS[-1]] = 1 if file[FIELDS[-1]].size == num[FIELDS[-1]] else got[FIELDS[-1]]     # [n, 1] will do
+    if got != wanted or any(kinds[name] != form for name in FIELDS[:-1]) or kinds[FIELDS[-1]] != "padded":
+        raise UserError(f"data: a shard in variable or padded form is required, {path} mixes them")
+    if form == "padded" and "input_mask" not in file:
+        raise UserError(f"data: input_mask is required in a padded shard, {path} has none")
+    return Shard(path, form, num["input_ids"])
+
+
+def read_shard(path: Path, *, vocab_size: int, max_seq_length: int, rows: np.ndarray | None = None) -> Samples:
+    """All samples of a shard, or its rows `rows` (ascending), checked.
+
+    UserError: what `inspect_shard` refuses; ids outside the vocabulary; positions, segments or labels that cannot be;
+    samples longer than max_seq_length; a file that breaks off.
+    """
+    with open_shard(path) as file:
+        shard = _inspect(file, Path(path))
+        wanted = np.arange(shard.num_samples) if rows is None else np.asarray(rows)
+        parts = []
+        for start in range(0, shard.num_samples, _ROWS_AT_ONCE):
+            first, last = np.searchsorted(wanted, [start, start + _ROWS_AT_ONCE])
+            if first == last:
+                continue
+            here = slice(start, min(start + _ROWS_AT_ONCE, shard.num_samples))
+            try:
+                part = _variable(file, here) if shard.form == "variable" else _padded(file, here, path)
+            except OSError as error:
+                raise UserError(f"data: a whole HDF5 file is required, got {path} ({_reason(error)})") from None
+            _check(part, path, start, vocab_size, max_seq_length)
+            parts.append(part if last - first == len(part) else part.take(wanted[first:last] - start))
+    return Samples.concatenate(parts)
+
+
+def _variable(file, rows: slice) -> Samples:
+    def read(name: str, dtype) -> tuple[np.ndarray, np.ndarray]:
+        values = file[name][rows]
+        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        return _cast(np.concatenate(values), dtype), np.concatenate([[0], lengths.cumsum()])
+
+    ids, tokens = read("input_ids", np.int32)
+    segments, segment_offsets = read("segment_ids", np.int8)
+    positions, masked = read("masked_lm_positions", np.int32)
+    originals, original_offsets = read("masked_lm_ids", np.int32)
+    if not (np.array_equal(tokens, segment_offsets) and np.array_equal(masked, original_offsets)):
+        raise UserError(f"data: as many segment_ids as input_ids, and masked_lm_ids as masked_lm_positions, are "
+                        f"required in every row, {file.filename} has others in rows {rows.start} to {rows.stop - 1}")
+    labels = file["next_sentence_labels"][rows].reshape(-1)
+    return Samples(ids, segments, tokens, positions, originals, masked, _cast(labels, np.int8))
+
+
+def _cast(values: np.ndarray, dtype) -> np.ndarray:
+    """Without wrapping round, so that what is out of range stays so."""
+    limits = np.iinfo(dtype)
+    if np.iinfo(values.dtype).max > limits.max:
+        values = values.clip(max(limits.min, np.iinfo(values.dtype).min), limits.max)
+    return values.astype(dtype)
+
+
+def _padded(file, rows: slice, path: Path) -> Samples:
+    ids, segments, positions, originals, mask = (
+        file[name][rows] for name in ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "input_mask"))
+    real, masked = mask != 0, positions != 0        # position 0 is [CLS], which is never masked
+    for name, flags in (("input_mask", real), ("masked_lm_positions", masked)):
+        if (flags[:, 1:] & ~flags[:, :-1]).any():
+            raise UserError(f"data: {name} must be filled from the front, in {path} it is not")
+    offsets = [np.concatenate([[0], flags.sum(1).cumsum()]) for flags in (real, masked)]
+    labels = file["next_sentence_labels"][rows].reshape(-1)
+    return Samples(_cast(ids[real], np.int32), _cast(segments[real], np.int8), offsets[0],
+                   _cast(positions[masked], np.int32), _cast(originals[masked], np.int32), offsets[1],
+                   _cast(labels, np.int8))
+
+
+def _check(samples: Samples, path: Path, first_row: int, vocab_size: int, max_seq_length: int) -> None:
+    lengths, positions = samples.lengths, samples.masked_lm_positions
+    ends = np.repeat(lengths, samples.num_masked)
+
+    def refuse(bad: np.ndarray, offsets: np.ndarray | None, name: str, required: str, values: np.ndarray) -> None:
+        if bad.any():
+            at = int(bad.argmax())
+            row = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
+            raise UserError(f"data: {name} {required} are required, got {values[at]} in row {first_row + row} "
+                            f"of {path}")
+
+    tokens, masked, in_vocabulary = samples.token_offsets, samples.masked_offsets, f"of 0 ... {vocab_size - 1}"
+    refuse((lengths < 3) | (lengths > max_seq_length), None, "samples", f"of 3 ... {max_seq_length} tokens", lengths)
+    for name, values, offsets in (("input_ids", samples.input_ids, tokens),
+                                  ("masked_lm_ids", samples.masked_lm_ids, masked)):
+        refuse((values < 0) | (values >= vocab_size), offsets, name, in_vocabulary, values)
+    refuse((positions < 0) | (positions >= ends), masked, "masked_lm_positions", "within the sample", positions)
+    refuse((samples.segment_ids & ~1) != 0, tokens, "segment_ids", "0 or 1", samples.segment_ids)
+    refuse((samples.next_sentence_labels & ~1) != 0, None, "next_sentence_labels", "0 or 1",
+           samples.next_sentence_labels)

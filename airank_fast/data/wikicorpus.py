@@ -1,0 +1,214 @@
+"""Samples for BERT from shards: what `prepare wikicorpus` wrote, or NVIDIA's and MLPerf's scripts.
+
+    corpus = WikiCorpus(root, vocab_size=30522, max_seq_length=512)
+    reader = WikiCorpusReader(corpus, batch_size_local=56, global_batch_size=448, rank=rank, world_size=8, seed=1)
+    for samples in reader.train(first_step=0): ...          # endless; Samples, unpadded
+    for samples in reader.evaluate(): ...                   # each evaluation sample once over all ranks
+
+The order is a pure function of (seed, position in the stream), as in `sampling`: an epoch's shards are shuffled and
+taken a pool at a time, and the samples of a pool are shuffled. Step k takes positions [k*B, (k+1)*B), rank r of R
+the rows [r*B/R, (r+1)*B/R) of them. Where everything fits into one pool, the order is `sampling.permutation`'s.
+A rank holds its own rows of a pool, and those of the next, which is read meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from airank_fast.data.manifest import Manifest
+from airank_fast.data.samples import Samples
+from airank_fast.data.sampling import TrainStream, eval_batches, permutation, philox
+from airank_fast.data.shards import Shard, inspect_shard, read_shard
+from airank_fast.errors import UserError
+
+POOL_SAMPLES = 2**19        # about 1 kB each
+_ORDER, _SHARDS = 0, 3      # Philox key words, beside sampling's
+_WORDS_PER_COUNT = 4
+_FOLDERS = {"train": ("train", "training"), "eval": ("eval", "eval_varlength", "test")}
+_SUFFIXES = (".hdf5", ".h5")
+
+
+class WikiCorpus:
+    """The index of a data set: its shards and how many samples they have. Reads heads only.
+
+    root holds train/ and eval/ (or training/, and eval_varlength/ or test/), with *.hdf5 files in them at any depth.
+    Where a manifest is there, exactly its shards must be, and preparing must have been finished.
+    UserError: no shards, a shard too many or too few, a shard that is broken, another vocabulary.
+    """
+
+    def __init__(self, root: str | Path, *, vocab_size: int, max_seq_length: int):
+        self.root = Path(root).expanduser().absolute()
+        self.vocab_size, self.max_seq_length = vocab_size, max_seq_length
+        if not self.root.is_dir():
+            raise UserError(f"data: a directory with train/ and eval/ is required, got {self.root}, which is none")
+        manifest = Manifest.load(self.root)
+        if manifest is not None:
+            self._check_manifest(manifest)
+        self._check_vocabulary()
+        self.train, self.eval = (self._shards(split, manifest) for split in ("train", "eval"))
+        self.num_train, self.num_eval = (sum(shard.num_samples for shard in shards)
+                                         for shards in (self.train, self.eval))
+
+    def checksum(self) -> str:
+        """sha256 of the names and sample counts of all shards, in hex."""
+        lines = [f"{shard.path.relative_to(self.root)} {shard.num_samples}\n" for shard in (*self.train, *self.eval)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def read(self, shard: Shard, rows: np.ndarray | None = None) -> Samples:
+        """Samples of a shard, checked; see `read_shard`."""
+        return read_shard(shard.path, vocab_size=self.vocab_size, max_seq_length=self.max_seq_length, rows=rows)
+
+    def _check_manifest(self, manifest: Manifest) -> None:
+        if manifest.kind != "wikicorpus":
+            raise UserError(f"data: a wikicorpus data set is required, got {self.root}, which is {manifest.kind}")
+        if not manifest.stages.get("samples", {}).get("done"):
+            raise UserError(f"data: a finished data set is required, preparing {self.root} was interrupted "
+                            "(the same prepare command goes on with it)")
+        length = manifest.options["max_seq_length"]
+        if length > self.max_seq_length:
+            raise UserError(f"data: samples of at most {self.max_seq_length} tokens are required, got {length} in "
+                            f"{self.root}")
+
+    def _check_vocabulary(self) -> None:
+        path = self.root / "vocab.txt"
+        if path.exists():
+            with open(path, "rb") as file:
+                num = sum(1 for _ in file)
+            if num != self.vocab_size:
+                raise UserError(f"data: a vocabulary of {self.vocab_size} tokens is required, got {num} in {path}")
+
+    def _shards(self, split: str, manifest: Manifest | None) -> list[Shard]:
+        folders = [self.root / name for name in _FOLDERS[split] if (self.root / name).is_dir()]
+        if not folders:
+            raise UserError(f"data: {split}/ with HDF5 shards is required in {self.root}, there is none")
+        paths = sorted(path for path in folders[0].rglob("*") if path.suffix in _SUFFIXES)
+        if manifest is not None:
+            listed, found = set(manifest.names(split)), {str(path.relative_to(self.root)) for path in paths}
+            for names, what in ((listed - found, "is missing"), (found - listed, "is not in the manifest")):
+                if names:
+                    raise UserError(f"data: the shards of the manifest are required in {self.root}, {min(names)} {what}"
+                                    + f" ({len(names)} such)" * (len(names) > 1))
+        shards = [shard for shard in map(inspect_shard, paths) if shard.num_samples]
+        if not shards:
+            raise UserError(f"data: HDF5 shards with samples are required in {folders[0]}, there are none")
+        return shards
+
+
+class _Pool(NamedTuple):
+    epoch: int
+    first: int              # position of the pool's first sample in the epoch
+    shards: list[Shard]
+    num_samples: int
+
+
+class WikiCorpusReader:
+    """See the module. A batch is a `Samples`; UserError from an iterator names a broken shard.
+
+    batch_size_local: samples per yielded training batch; global_batch_size: per optimizer step over all ranks, a
+    multiple of batch_size_local * world_size. eval_batch_size: default batch_size_local. num_eval_samples: the first
+    so many of the evaluation samples; default all. pool_samples: how many are shuffled at once, over all ranks.
+    """
+
+    name = "wikicorpus"
+
+    def __init__(self, corpus: WikiCorpus, *, batch_size_local: int, global_batch_size: int, rank: int = 0,
+                 world_size: int = 1, seed: int = 0, eval_batch_size: int | None = None,
+                 num_eval_samples: int | None = None, pool_samples: int = POOL_SAMPLES):
+        self._corpus, self._rank, self._world_size, self._seed = corpus, rank, world_size, seed
+        self._stream = TrainStream(corpus.num_train, seed, batch_size_local=batch_size_local,
+                                   global_batch_size=global_batch_size, rank=rank, world_size=world_size)
+        self._pool_samples, self._eval_batch_size = pool_samples, eval_batch_size or batch_size_local
+        self.num_eval_samples = corpus.num_eval if num_eval_samples is None else num_eval_samples
+        if not 0 < self.num_eval_samples <= corpus.num_eval:
+            raise UserError(f"data: {self.num_eval_samples} evaluation samples are required, got {corpus.num_eval}")
+        self._training: Iterator[Samples] | None = None
+
+    def train(self, first_step: int = 0) -> Iterator[Samples]:
+        """Endless local batches from global step `first_step` (0-based) on."""
+        self.close()
+        self._training = self._batches(first_step)
+        return self._training
+
+    def evaluate(self) -> Iterator[Samples]:
+        """This rank's part of the evaluation samples, in order, the last batch smaller."""
+        starts = np.cumsum([0, *(shard.num_samples for shard in self._corpus.eval)])
+        held, last = None, -1
+        for indices in eval_batches(self.num_eval_samples, self._eval_batch_size, self._rank, self._world_size):
+            parts = []
+            for number in range(np.searchsorted(starts, indices[0], side="right") - 1,
+                                np.searchsorted(starts, indices[-1], side="right")):
+                if number != last:
+                    held, last = self._corpus.read(self._corpus.eval[number]), number
+                here = indices[(indices >= starts[number]) & (indices < starts[number + 1])]
+                parts.append(held.take(here - starts[number]))
+            yield Samples.concatenate(parts)
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        if self._training is not None:
+            self._training.close()
+
+    def _batches(self, first_step: int) -> Iterator[Samples]:
+        size, first = self._stream.batch_size_local, first_step * self._stream.global_batch_size
+        waiting: list[Samples] = []         # of the next batch, from the pool before
+        with ThreadPoolExecutor(1, thread_name_prefix="shards") as ahead:
+            pools = self._pools(first)
+            coming = ahead.submit(self._load, next(pools), first)
+            while True:
+                held = coming.result()
+                coming = ahead.submit(self._load, next(pools), first)
+                begin = 0
+                while begin < len(held):
+                    take = min(size - sum(map(len, waiting)), len(held) - begin)
+                    waiting.append(held.take(range(begin, begin + take)))
+                    begin += take
+                    if sum(map(len, waiting)) == size:
+                        yield Samples.concatenate(waiting)
+                        waiting = []
+
+    def _pools(self, first: int) -> Iterator[_Pool]:
+        """Endless, from the one with stream position `first` on."""
+        shards, num_samples = self._corpus.train, self._corpus.num_train
+        epoch, offset = divmod(first, num_samples)
+        while True:
+            keys = philox(self._seed, _SHARDS, (0, epoch)).random_raw(len(shards))
+            start, chosen = 0, []
+            for number, index in enumerate(np.argsort(keys, kind="stable").tolist()):
+                chosen.append(index)
+                num = sum(shards[i].num_samples for i in chosen)
+                full = number + 1 == len(shards) or num + shards[index].num_samples > self._pool_samples
+                if full:
+                    if start + num > offset:
+                        yield _Pool(epoch, start, [shards[i] for i in sorted(chosen)], num)
+                    start, chosen = start + num, []
+            epoch, offset = epoch + 1, 0
+
+    def _load(self, pool: _Pool, first: int) -> Samples:
+        """This rank's samples of a pool in the stream's order, from stream position `first` on."""
+        positions = pool.epoch * self._corpus.num_train + pool.first + np.arange(pool.num_samples)
+        batch = self._stream.global_batch_size
+        mine = (positions % batch // (batch // self._world_size) == self._rank) & (positions >= first)
+        order = _order(self._seed, pool)[mine]
+        ascending = np.sort(order)
+        starts = np.cumsum([0, *(shard.num_samples for shard in pool.shards)])
+        parts = []
+        for shard, start, end in zip(pool.shards, starts[:-1], starts[1:], strict=True):
+            rows = ascending[np.searchsorted(ascending, start):np.searchsorted(ascending, end)] - start
+            if len(rows):
+                parts.append(self._corpus.read(shard, rows))
+        return Samples.concatenate(parts).take(np.searchsorted(ascending, order))
+
+
+def _order(seed: int, pool: _Pool) -> np.ndarray:
+    """The pool's samples, numbered through its shards, in the order of the stream."""
+    if pool.first == 0:
+        return permutation(pool.num_samples, seed, pool.epoch)
+    skip = pool.first % _WORDS_PER_COUNT
+    words = philox(seed, _ORDER, (pool.first // _WORDS_PER_COUNT, pool.epoch)).random_raw(skip + pool.num_samples)
+    return np.argsort(words[skip:], kind="stable")

@@ -1,0 +1,177 @@
+"""Prepare a data set from what its publisher hands out, and verify one.
+
+python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xml.bz2 --output DIR --vocab vocab.txt
+python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
+python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
+python -m airank_fast.prepare --verify DIR
+
+A command that was interrupted goes on where it was when it is given again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from airank_fast.cli import run_command
+from airank_fast.data.host import host
+from airank_fast.errors import UserError
+from airank_fast.sources import imagenet, wikicorpus
+from airank_fast.sources.verify import verify
+
+_MAX_PREDICTIONS = {128: 20, 512: 76}       # what NVIDIA's and MLPerf's data sets have; else 15 % of the tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class WikiCorpus:
+    """MediaWiki dumps or text files to HDF5 shards of BERT samples, as NVIDIA's and MLPerf's scripts write them."""
+
+    input: list[Path]
+    """Dumps (*.xml, *.xml.bz2, *.xml.gz), text files, directories of text files."""
+    output: Path
+    """Directory of the data set."""
+    vocab: Path | None = None
+    """WordPiece vocabulary, a token a line."""
+    train_vocab: int | None = None
+    """Train a vocabulary of this size on the text instead."""
+    cased: bool = False
+    """Keep capitals and accents; must fit the vocabulary."""
+    max_seq_length: int = 512
+    """Tokens of the longest sample, [CLS] and two [SEP] included."""
+    max_predictions: int | None = None
+    """Masked tokens of a sample at most. Default: 76 at 512, 20 at 128, else 15 % of --max-seq-length."""
+    masked_lm_prob: float = 0.15
+    """Share of tokens that are masked."""
+    short_seq_prob: float = 0.1
+    """Share of documents whose samples are of a random, shorter length."""
+    duplicates: int = 10
+    """How often the text is made into samples, each time masked otherwise."""
+    eval_fraction: float = 0.01
+    """Share of documents that are held out for evaluation."""
+    eval_samples: int = 10000
+    """Evaluation samples, evenly chosen from those of the documents held out."""
+    min_characters: int = 100
+    """Documents with less text are left out."""
+    text_form: Literal["paragraphs", "sentences"] = "paragraphs"
+    """Text files: a document each, empty lines between paragraphs; or a sentence a line, empty lines between documents."""
+    part_mb: float = 16.0
+    """Text of a shard, in MB; what a worker holds in memory is about 60 times as much."""
+    form: Literal["variable", "padded"] = "variable"
+    """MLPerf's form with rows of their own length, or DeepLearningExamples' with padding."""
+    seed: int = 0
+    """All random numbers come from it."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        if (self.vocab is None) == (self.train_vocab is None):
+            raise UserError("--vocab or --train-vocab: one of them is required, got "
+                            + ("both" if self.vocab else "neither"))
+        _require(self.train_vocab is None or self.train_vocab >= 100, "train-vocab", "at least 100", self.train_vocab)
+        _require(0 < self.eval_fraction <= 0.5, "eval-fraction", "above 0, at most 0.5", self.eval_fraction)
+        _require(self.eval_samples >= 1, "eval-samples", "at least 1", self.eval_samples)
+        _require(self.part_mb > 0, "part-mb", "above 0", self.part_mb)
+        predictions = self.max_predictions
+        if predictions is None:
+            predictions = _MAX_PREDICTIONS.get(self.max_seq_length, max(1, int(self.max_seq_length * 0.15)))
+        plan = wikicorpus.Plan(
+            train_vocab=self.train_vocab, lowercase=not self.cased, max_seq_length=self.max_seq_length,
+            max_predictions=predictions, masked_lm_prob=self.masked_lm_prob, short_seq_prob=self.short_seq_prob,
+            num_duplicates=self.duplicates, eval_fraction=self.eval_fraction, num_eval_samples=self.eval_samples,
+            min_characters=self.min_characters, text_form=self.text_form, part_bytes=int(self.part_mb * 1e6),
+            form=self.form, seed=self.seed)  # fmt: skip
+        plan.check()
+        if host is None:
+            print("note: airank_fast._host is not built; samples are built in Python, some 90 times slower",
+                  file=sys.stderr)
+        wikicorpus.prepare(plan, self.input, self.vocab, self.output, _workers(self.workers))
+        return _verified(Verify(self.output, workers=self.workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet:
+    """ILSVRC 2012's tars to train/<class>/ and val/<class>/."""
+
+    train: Path
+    """ILSVRC2012_img_train.tar."""
+    val: Path
+    """ILSVRC2012_img_val.tar."""
+    devkit: Path
+    """ILSVRC2012_devkit_t12.tar.gz, which says of which class each validation picture is."""
+    output: Path
+    """Directory of the data set."""
+    partial: bool = False
+    """Accept other numbers of classes and pictures than ImageNet's."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        imagenet.prepare(self.train, self.val, self.devkit, self.output, partial_set=self.partial,
+                         num_workers=_workers(self.workers))
+        return _verified(Verify(self.output, workers=self.workers))
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read all of a prepared data set and compare it with its manifest. Exit status 1: it is not sound."""
+
+    directory: tyro.conf.Positional[Path]
+    """Directory of the data set."""
+    vocab_size: int | None = None
+    """Of shards without a manifest, from other scripts: tokens in the vocabulary."""
+    max_seq_length: int = 512
+    """Of shards without a manifest: tokens of the longest sample."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Verify; exit status 0 or 1."""
+        return _verified(self)
+
+
+COMMANDS = {"wikicorpus": WikiCorpus, "imagenet": ImageNet, "verify": Verify}
+
+
+def main() -> int:
+    """Run the chosen command."""
+    return parse(sys.argv[1:]).run()
+
+
+def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:
+    """The command and its options. `--verify DIR` is `verify DIR`."""
+    if arguments[:1] == ["--verify"]:
+        arguments = ["verify", *arguments[1:]]
+    return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="python -m airank_fast.prepare",
+                                                description=__doc__)  # fmt: skip
+
+
+def _verified(wanted: Verify) -> int:
+    report = verify(wanted.directory, vocab_size=wanted.vocab_size, max_seq_length=wanted.max_seq_length,
+                    num_workers=_workers(wanted.workers))
+    for line in report.lines:
+        print(line)
+    for problem in report.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{wanted.directory}: " + (f"{len(report.problems)} problems" if report.problems else "sound"))
+    return 1 if report.problems else 0
+
+
+def _workers(asked: int | None) -> int:
+    _require(asked is None or asked >= 1, "workers", "at least 1", asked)
+    return asked or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else asked or os.cpu_count() or 1
+
+
+def _require(condition: bool, option: str, wanted: str, got: object) -> None:
+    if not condition:
+        raise UserError(f"--{option}: must be {wanted}, got {got}")
+
+
+if __name__ == "__main__":
+    run_command(main)

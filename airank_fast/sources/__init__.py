@@ -1,0 +1,6 @@
+"""Raw data as they are published, and the way from there to what `airank_fast.data` reads; see `airank_fast.prepare`.
+
+mediawiki   XML export -> pages            wikitext    page -> paragraphs        sentences   paragraph -> sentences
+documents   inputs -> text parts           wordpiece   vocabulary, tokens        wikicorpus  the stages, to shards
+imagenet    tars -> folders of pictures    verify      a prepared data set against its manifest
+"""

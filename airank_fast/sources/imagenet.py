@@ -1,0 +1,301 @@
+"""ImageNet's tars, as they are handed out, to the folders train/<class>/*.JPEG and val/<class>/*.JPEG.
+
+ILSVRC2012_img_train.tar holds a tar per class, ILSVRC2012_img_val.tar the pictures alone; which class each of those is
+of, the user's own ILSVRC2012_devkit_t12.tar.gz says (a number per picture, and in meta.mat the number of each class).
+The tars are read in place: no inner tar is ever written. A class's folder is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from airank_fast.data.manifest import Manifest
+from airank_fast.errors import UserError
+from airank_fast.sources.workers import ordered_map
+
+NUM_CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
+_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+
+
+class _Inner(NamedTuple):
+    """A class's tar inside the training tar."""
+
+    wnid: str
+    path: Path                  # the outer tar
+    offset: int
+    size: int
+
+
+def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bool, num_workers: int) -> Manifest:
+    """Unpack what is not unpacked yet; the finished manifest.
+
+    partial_set: other numbers of classes and pictures than ImageNet's are accepted.
+    UserError: a tar that is none, breaks off, or does not go with the others.
+    """
+    classes, truth = read_devkit(devkit)
+    inner = _class_tars(train)
+    if not partial_set:
+        _require("--train", "classes", NUM_CLASSES, len(inner))
+        _require("--devkit", "labels", NUM_VAL, len(truth))
+    unknown = {part.wnid for part in inner} ^ set(classes.values())
+    if unknown:
+        raise UserError(f"--devkit: the classes of the training pictures are required, {min(unknown)} is in one only")
+    root.mkdir(parents=True, exist_ok=True)
+    manifest = _open(root, {"train": train.stat().st_size, "val": val.stat().st_size, "partial": partial_set})
+    left = [part for part in inner if not _has(manifest, root, f"train/{part.wnid}")]
+    with tqdm(total=len(left) + 1, unit="class", desc="pictures", disable=None) as bar:
+        for part, entry in zip(left, ordered_map(partial(_extract, root=root), left, num_workers), strict=True):
+            manifest.files[f"train/{part.wnid}"] = entry
+            manifest.save(root)
+            bar.update()
+        if any(not _has(manifest, root, f"val/{wnid}") for wnid in classes.values()):
+            for wnid, entry in _extract_val(val, root, [classes[number] for number in truth]).items():
+                manifest.files[f"val/{wnid}"] = entry
+        bar.update()
+    counts = _counts(manifest)
+    manifest.stages["pictures"] = {"done": True, "classes": len(classes), **counts}
+    manifest.save(root)
+    if not partial_set:
+        _require("--train", "pictures", NUM_TRAIN, counts["train"])
+    return manifest
+
+
+def _require(option: str, what: str, wanted: int, got: int) -> None:
+    if wanted != got:
+        raise UserError(f"{option}: {wanted:,} {what} are required, got {got:,} (--partial accepts what is there)")
+
+
+def _counts(manifest: Manifest) -> dict[str, int]:
+    return {side: sum(manifest.files[name]["pictures"] for name in manifest.names(side)) for side in ("train", "val")}
+
+
+def _open(root: Path, options: dict) -> Manifest:
+    manifest = Manifest.load(root)
+    if manifest is None:
+        manifest = Manifest("imagenet", options)
+        manifest.save(root)
+    if manifest.kind != "imagenet" or manifest.options != options:
+        raise UserError(f"--output: a directory for these tars is required, got {root}, which holds {manifest.kind} "
+                        f"made with {manifest.options}")
+    return manifest
+
+
+def _has(manifest: Manifest, root: Path, name: str) -> bool:
+    return name in manifest.files and (root / name).is_dir()
+
+
+def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
+    """(number -> WordNet id of each class; number of the class of each validation picture, in their order)."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise UserError("--devkit: scipy is required to read meta.mat and is not installed "
+                        "(pip install 'airank-fast[imagenet]')") from None
+    found: dict[str, bytes] = {}
+    with _open_tar(path, "--devkit") as tar:
+        for member in _members(tar, path, "--devkit"):
+            name = PurePosixPath(member.name).name
+            if member.isfile() and name in (_TRUTH, _META):
+                found[name] = tar.extractfile(member).read()
+    for name in (_TRUTH, _META):
+        if name not in found:
+            raise UserError(f"--devkit: ILSVRC2012_devkit_t12.tar.gz is required, {path} has no {name}")
+    try:
+        synsets = loadmat(io.BytesIO(found[_META]), squeeze_me=True, struct_as_record=False)["synsets"]
+        # Children are 0 of the classes proper; the others are their parents in WordNet.
+        classes = {int(one.ILSVRC2012_ID): str(one.WNID) for one in synsets if int(one.num_children) == 0}
+        truth = [int(line) for line in found[_TRUTH].split()]
+    except Exception as error:      # loadmat: many kinds
+        raise UserError(f"--devkit: readable data are required, got {path} ({type(error).__name__}: {error})") from None
+    strange = set(truth) - set(classes)
+    if strange:
+        raise UserError(f"--devkit: labels of {len(classes)} classes are required, got {min(strange)} in {path}")
+    return classes, truth
+
+
+def _open_tar(path: Path, option: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path)
+    except FileNotFoundError:
+        raise UserError(f"{option}: a tar file is required, {path} is not there") from None
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{option}: a tar file is required, got {path} ({error})") from None
+
+
+def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.TarInfo]:
+    try:
+        yield from tar
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{option}: a whole tar file is required, {path} breaks off ({error})") from None
+
+
+def _class_tars(path: Path) -> list[_Inner]:
+    size, inner = path.stat().st_size if path.exists() else 0, []
+    with _open_tar(path, "--train") as tar:
+        for member in _members(tar, path, "--train"):
+            name = PurePosixPath(member.name).name
+            if member.isfile() and name.endswith(".tar"):
+                if member.offset_data + member.size > size:
+                    raise UserError(f"--train: a whole tar file is required, {path} breaks off in {member.name}")
+                inner.append(_Inner(name.removesuffix(".tar"), path, member.offset_data, member.size))
+    if not inner:
+        raise UserError(f"--train: a tar with one tar per class is required, {path} has none in it")
+    return sorted(inner)
+
+
+class _Section(io.RawIOBase):
+    """A part of a file as a file."""
+
+    def __init__(self, path: Path, offset: int, size: int):
+        self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0      # noqa: SIM115
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        self._file.seek(self._offset + self._at)
+        num = self._file.readinto(memoryview(buffer)[:max(0, self._size - self._at)])
+        self._at += num
+        return num
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _extract(inner: _Inner, root: Path) -> dict:
+    """In a worker: a class's pictures to its folder; its entry in the manifest."""
+    folder = root / "train" / inner.wnid
+    pictures: dict[str, str] = {}
+    partial_folder = _fresh(folder)
+    with io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20) as section:
+        try:
+            with tarfile.open(fileobj=section) as tar:
+                for member in tar:
+                    if member.isfile():
+                        _write(tar, member, partial_folder, pictures, inner.path)
+        except tarfile.TarError as error:
+            raise UserError(f"--train: a whole tar of pictures is required, {inner.wnid}.tar in {inner.path} is none "
+                            f"({error})") from None
+    return _finish(partial_folder, folder, pictures)
+
+
+def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
+    """All validation pictures to their classes' folders; entries by class. The picture's number is in its name."""
+    folder = root / "val"
+    partial_folder = _fresh(folder)
+    pictures: dict[str, dict[str, str]] = {wnid: {} for wnid in wnids}
+    with _open_tar(path, "--val") as tar:
+        for member in _members(tar, path, "--val"):
+            if not member.isfile():
+                continue
+            stem = PurePosixPath(member.name).stem
+            number = int(stem.rpartition("_")[2]) if stem.rpartition("_")[2].isdigit() else 0
+            if not 1 <= number <= len(wnids):
+                raise UserError(f"--val: pictures ILSVRC2012_val_00000001 to {len(wnids):08d} are required, got "
+                                f"{member.name}")
+            wnid = wnids[number - 1]
+            (partial_folder / wnid).mkdir(exist_ok=True)
+            _write(tar, member, partial_folder / wnid, pictures[wnid], path)
+    num = sum(map(len, pictures.values()))
+    if num != len(wnids):
+        raise UserError(f"--val: {len(wnids):,} pictures, as the devkit has labels, are required, got {num:,} in "
+                        f"{path}")
+    if folder.exists():
+        shutil.rmtree(folder)
+    entries = {wnid: _entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
+    os.replace(partial_folder, folder)
+    return entries
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder beside `folder`, for what will take its name."""
+    partial_folder = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
+    return partial_folder
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures: dict[str, str], path: Path) -> None:
+    name = PurePosixPath(member.name).name          # never a path of the archive's choosing
+    try:
+        content = tar.extractfile(member).read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"input: a whole tar file is required, {path} breaks off in {member.name} ({error})") from None
+    if not content or len(content) != member.size:
+        raise UserError(f"input: pictures with content are required, {member.name} in {path} has {len(content)} bytes")
+    if name in pictures:
+        raise UserError(f"input: different names are required, {path} has {name} twice")
+    (folder / name).write_bytes(content)
+    pictures[name] = hashlib.sha256(content).hexdigest()
+
+
+def _entry(folder: Path, pictures: dict[str, str]) -> dict:
+    """Counts, and one checksum over names and contents."""
+    lines = "".join(f"{pictures[name]}  {name}\n" for name in sorted(pictures))
+    return {"pictures": len(pictures), "bytes": sum((folder / name).stat().st_size for name in pictures),
+            "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dict:
+    if not pictures:
+        raise UserError(f"--train: pictures in every class are required, {folder.name}.tar has none")
+    entry = _entry(partial_folder, pictures)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial_folder, folder)
+    return entry
+
+
+def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
+    """(what is there, what is wrong): every picture of every class is read again."""
+    names = [*manifest.names("train"), *manifest.names("val")]
+    problems = [] if manifest.stages.get("pictures", {}).get("done") else ["pictures: not finished (the same prepare "
+                                                                           "command goes on with it)"]
+    found = ordered_map(partial(_found, root=root), names, num_workers)
+    found = tqdm(found, total=len(names), unit="class", desc="verify", disable=None)
+    for name, entry in zip(names, found, strict=True):
+        wanted = manifest.files[name]
+        if entry is None:
+            problems.append(f"{name}: missing")
+        elif entry["pictures"] != wanted["pictures"]:
+            problems.append(f"{name}: {wanted['pictures']} pictures are required, got {entry['pictures']}")
+        elif entry != wanted:
+            problems.append(f"{name}: sha256 {wanted['sha256']} is required, got another: a picture was changed")
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(manifest.files[name]["sha256"], name)) != name:
+            problems.append(f"{name}: the same pictures as in {other}")
+    there = {f"{side}/{path.name}" for side in ("train", "val") for path in (root / side).glob("*")}
+    problems += [f"{name}: not in the manifest" for name in sorted(there - set(names))]
+    counts = _counts(manifest)
+    if not manifest.options["partial"]:
+        for side, wanted in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+            if counts[side] != wanted:
+                problems.append(f"{side}: {wanted:,} pictures are required, got {counts[side]:,}")
+    lines = [f"{side:<6} {counts[side]:>10,} pictures in {len(manifest.names(side)):,} classes" for side in counts]
+    return lines, problems
+
+
+def _found(name: str, root: Path) -> dict | None:
+    folder = root / name
+    if not folder.is_dir():
+        return None
+    pictures = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return _entry(folder, pictures)

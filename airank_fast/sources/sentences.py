@@ -1,0 +1,43 @@
+"""Where sentences end, by rules, in any script: a full stop ends one unless it marks an abbreviation or an initial."""
+
+from __future__ import annotations
+
+import re
+
+_SPACED = ".!?…؟۔।॥։።፧។៕။"          # these end a sentence where white space follows
+_UNSPACED = "。！？｡．"                  # and these anywhere
+ENDS = frozenset(_SPACED + _UNSPACED)
+_CLOSING = r"[\"'»”’)\]）」』〉》】]*"
+_BOUNDARY = re.compile(rf"[{_UNSPACED}]+{_CLOSING}(?:\s+|(?<=[{_UNSPACED}]))|[{re.escape(_SPACED)}]+{_CLOSING}\s+")
+_OPENING = "\"'«“‘([（「『¿¡"
+# Words, in lower case, whose full stop does not end a sentence, whatever follows.
+_ABBREVIATIONS = frozenset("""
+    adm al approx arch art ave bros ca capt cf ch chap co col comdr corp dept dr ed eds e.g eq esp est etc fig figs fl
+    fr gen gov hon i.e inc jr lit lt ltd maj messrs mr mrs ms mt no nos op orig p pl pp prof pt pub rep rev sen sec ser
+    sgt sr st trans univ v vol vols vs viz a.k.a d.h z.b bzw vgl usw geb gest nr св г гг др им т.е т.к т.д
+""".split())  # noqa: SIM905
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """The sentences of a paragraph, in order; together they are the paragraph, but for white space between them."""
+    sentences, start = [], 0
+    for match in _BOUNDARY.finditer(paragraph):
+        end = match.end()
+        if end < len(paragraph) and _ends_here(paragraph[start:match.start()], match.group(), paragraph[end:end + 8]):
+            sentences.append(paragraph[start:end].strip())
+            start = end
+    sentences.append(paragraph[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+def _ends_here(before: str, mark: str, after: str) -> bool:
+    first = after.lstrip(_OPENING)[:1]
+    if first.islower():                                     # Latin, Greek, Cyrillic ... begin a sentence in capitals
+        return mark[0] in _UNSPACED
+    if mark[0] != "." or mark.startswith(".."):
+        return True
+    word = before.rsplit(None, 1)[-1].lstrip(_OPENING) if before.strip() else ""
+    if word.lower() in _ABBREVIATIONS:
+        return False
+    is_initial = (len(word) == 1 and word.isalpha()) or re.fullmatch(r"(?:\w\.)+\w", word) is not None
+    return not (is_initial and word[-1:].isupper())         # J. R. R. Tolkien, the U.S. Army

@@ -1,0 +1,142 @@
+"""A prepared data set against its manifest: every file whole, every count right, nothing twice, nothing unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from airank_fast.data.manifest import Manifest, checksum
+from airank_fast.data.shards import read_shard
+from airank_fast.data.wikicorpus import WikiCorpus
+from airank_fast.errors import UserError
+from airank_fast.sources import imagenet
+from airank_fast.sources.wikicorpus import shard_counts
+from airank_fast.sources.workers import ordered_map
+
+
+class Report(NamedTuple):
+    """What was found."""
+
+    lines: list[str]            # what is there, for a person
+    problems: list[str]         # what is wrong, one line each; none: the data set is sound
+
+
+def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_workers: int) -> Report:
+    """Read all of a data set. vocab_size, max_seq_length: of one without a manifest, from other scripts.
+
+    UserError: nothing there that could be verified.
+    """
+    if not root.is_dir():
+        raise UserError(f"--verify: a directory is required, got {root}, which is none")
+    manifest = Manifest.load(root)
+    if manifest is None:
+        return _foreign(root, vocab_size, max_seq_length, num_workers)
+    if manifest.kind == "imagenet":
+        return Report(*imagenet.verify(manifest, root, num_workers))
+    problems = [f"{stage}: not finished (the same prepare command goes on with it)"
+                for stage in ("documents", "vocabulary", "samples") if not manifest.stages.get(stage, {}).get("done")]
+    names = list(manifest.files)
+    texts = manifest.names("text")
+    if texts and not any((root / name).exists() for name in texts):     # taken away to save room: nobody misses them
+        names = [name for name in names if name not in texts]
+    with tqdm(total=len(names), unit="file", desc="verify", disable=None) as bar:
+        check = partial(_check_file, root=root, manifest=manifest)
+        for problem in ordered_map(check, names, num_workers):
+            problems += problem
+            bar.update()
+    problems += _strangers(root, manifest) + _twice(manifest) + _empty(manifest)
+    return Report(_summary(manifest), problems)
+
+
+def _check_file(name: str, root: Path, manifest: Manifest) -> list[str]:
+    path, entry = root / name, manifest.files[name]
+    if not path.is_file():
+        return [f"{name}: missing"]
+    if path.stat().st_size != entry["bytes"]:
+        return [f"{name}: {entry['bytes']} bytes are required, got {path.stat().st_size}"]
+    if checksum(path) != entry["sha256"]:
+        return [f"{name}: sha256 {entry['sha256']} is required, got another: the file was changed"]
+    if not name.endswith(".hdf5"):
+        return []
+    vocab_size = manifest.stages["vocabulary"]["tokens"]
+    try:
+        found = shard_counts(read_shard(path, vocab_size=vocab_size, max_seq_length=manifest.options["max_seq_length"]))
+    except UserError as error:
+        return [f"{name}: {error}"]
+    return [f"{name}: {key} {entry[key]} is required, got {value}" for key, value in found.items()
+            if entry[key] != value]
+
+
+def _strangers(root: Path, manifest: Manifest) -> list[str]:
+    shards = (str(path.relative_to(root)) for folder in ("train", "eval") for path in (root / folder).glob("*"))
+    return [f"{name}: not in the manifest" for name in sorted(shards) if name not in manifest.files]
+
+
+def _twice(manifest: Manifest) -> list[str]:
+    """Shards of the same samples, in whatever order; training on copies does not converge."""
+    first: dict[str, str] = {}
+    problems = []
+    for name in (*manifest.names("train"), *manifest.names("eval")):
+        other = first.setdefault(manifest.files[name]["content"], name)
+        if other != name:
+            problems.append(f"{name}: the same samples as in {other}")
+    return problems
+
+
+def _empty(manifest: Manifest) -> list[str]:
+    problems = [f"{name}: no samples" for folder in ("train", "eval") for name in manifest.names(folder)
+                if not manifest.files[name]["samples"]]
+    return problems + [f"{folder}: no shards" for folder in ("train", "eval") if not manifest.names(folder)]
+
+
+def _summary(manifest: Manifest) -> list[str]:
+    read, samples = manifest.stages.get("documents", {}), manifest.stages.get("samples", {})
+    lines = [f"documents  {read.get('documents', 0):>13,}   ({read.get('eval_documents', 0):,} held out, "
+             f"{read.get('read', 0):,} read)",
+             f"sentences  {read.get('sentences', 0):>13,}",
+             f"vocabulary {manifest.stages.get('vocabulary', {}).get('tokens', 0):>13,}"]
+    for folder in ("train", "eval"):
+        counts = samples.get(folder)
+        if counts and counts["samples"]:
+            unknown = counts["unknown_tokens"] / counts["text_tokens"]
+            lines.append(f"{folder:<10} {counts['samples']:>13,} samples in {len(manifest.names(folder)):,} shards, "
+                         f"{counts['tokens'] / counts['samples']:.1f} tokens each, "
+                         f"{counts['masked'] / counts['samples']:.1f} masked, {unknown:.2%} of the text unknown")
+    return lines
+
+
+def _foreign(root: Path, vocab_size: int | None, max_seq_length: int, num_workers: int) -> Report:
+    """Shards without a manifest: what can be said of them alone."""
+    if vocab_size is None:
+        raise UserError(f"--verify: a manifest is required, {root} has none; for shards from other scripts give "
+                        "--vocab-size")
+    corpus = WikiCorpus(root, vocab_size=vocab_size, max_seq_length=max_seq_length)
+    contents: dict[str, str] = {}
+    problems: list[str] = []
+    shards = [*corpus.train, *corpus.eval]
+    read = partial(_foreign_counts, vocab_size=vocab_size, max_seq_length=max_seq_length)
+    paths = [shard.path for shard in shards]
+    for path, counts in zip(paths, _progress(ordered_map(read, paths, num_workers), len(paths)), strict=True):
+        name = str(path.relative_to(root))
+        if isinstance(counts, str):
+            problems.append(f"{name}: {counts}")
+        elif (other := contents.setdefault(counts["content"], name)) != name:
+            problems.append(f"{name}: the same samples as in {other}")
+    return Report([f"train      {corpus.num_train:>13,} samples in {len(corpus.train):,} shards",
+                   f"eval       {corpus.num_eval:>13,} samples in {len(corpus.eval):,} shards",
+                   "no manifest: checksums could not be compared"], problems)
+
+
+def _progress(items: Iterator, total: int) -> Iterator:
+    return tqdm(items, total=total, unit="file", desc="verify", disable=None)
+
+
+def _foreign_counts(path: Path, vocab_size: int, max_seq_length: int) -> dict | str:
+    try:
+        return shard_counts(read_shard(path, vocab_size=vocab_size, max_seq_length=max_seq_length))
+    except UserError as error:
+        return str(error)

@@ -1,0 +1,71 @@
+"""WordPiece: a vocabulary read or trained, and sentences to token ids, by Hugging Face's tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from airank_fast.data.shards import whole_file
+from airank_fast.errors import UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def _tokenizers():
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("vocab: tokenizers is required and is not installed (pip install 'airank-fast[wikicorpus]')"
+                        ) from None
+    return tokenizers
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """The tokens of a vocab.txt, by their ids. UserError: not readable, tokens twice, a special token missing."""
+    try:
+        tokens = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--vocab: a readable vocab.txt is required, got {path} ({error})") from None
+    tokens = [token.rstrip("\r") for token in (tokens if tokens[-1] else tokens[:-1])]
+    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
+    if missing:
+        raise UserError(f"--vocab: a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)} is required, "
+                        f"{path} has no {', '.join(missing)}")
+    if tokens[0] != "[PAD]":
+        raise UserError(f"--vocab: [PAD] as the first token is required (shards are padded with 0), {path} begins with "
+                        f"{tokens[0]!r}")
+    if len(set(tokens)) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        raise UserError(f"--vocab: different tokens are required, {path} has {twice!r} twice")
+    return tokens
+
+
+def write_vocabulary(path: Path, tokens: list[str]) -> None:
+    """Write a vocab.txt, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text("".join(token + "\n" for token in tokens), encoding="utf-8")
+
+
+def train_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool) -> list[str]:
+    """A vocabulary of `size` tokens from text; the same for the same text. UserError: the text has not enough."""
+    tokenizer = _tokenizers().BertWordPieceTokenizer(lowercase=lowercase)
+    tokenizer.train_from_iterator(lines, size, special_tokens=[*SPECIAL_TOKENS], show_progress=False)
+    ids = tokenizer.get_vocab()
+    if len(ids) != size:
+        raise UserError(f"--train-vocab: a size that the text has words for is required, got {size}; this text makes "
+                        f"{len(ids)} tokens")
+    return sorted(ids, key=ids.get)
+
+
+class Tokenizer:
+    """Sentences to ids, without [CLS] and [SEP]."""
+
+    def __init__(self, tokens: list[str], *, lowercase: bool):
+        ids = {token: i for i, token in enumerate(tokens)}
+        self.vocab_size, self.unknown = len(tokens), ids["[UNK]"]
+        self.cls, self.sep, self.mask = (ids[token] for token in ("[CLS]", "[SEP]", "[MASK]"))
+        self._tokenizer = _tokenizers().BertWordPieceTokenizer(ids, lowercase=lowercase)
+
+    def encode(self, sentences: list[str]) -> Iterator[list[int]]:
+        """The ids of each sentence; of one without a word, none."""
+        return (one.ids for one in self._tokenizer.encode_batch(sentences, add_special_tokens=False))

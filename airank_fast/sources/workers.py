@@ -1,0 +1,41 @@
+"""Work shared among processes, its results in order, with never more of it in memory than the workers need."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
+    """function(item) for each item, in their order; one worker is the calling process.
+
+    `items` is read only a few items ahead of what is asked for.
+    """
+    if num_workers == 1:
+        yield from map(function, items)
+        return
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)    # a spawned one imports torch anew
+    pool = ProcessPoolExecutor(num_workers, context, _begin)
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's business
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"      # its threads do not survive a fork, and there are workers

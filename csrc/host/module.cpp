@@ -1,0 +1,88 @@
+// The extension module airank_fast._host: what runs on the host and is too slow in Python. pybind11 and NumPy, no torch.
+// Arguments are checked where they come from, in airank_fast/data/sentence_pairs.py and samples.py.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "samples.h"
+
+namespace py = pybind11;
+
+namespace airank_fast::host {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// A NumPy array over the vector's memory, which it keeps.
+template <typename T>
+py::array as_array(std::vector<T>&& values) {
+  auto kept = std::make_unique<std::vector<T>>(std::move(values));
+  kept->shrink_to_fit();
+  auto* raw = kept.get();
+  py::capsule owner(kept.release(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
+  return py::array_t<T>(raw->size(), raw->data(), owner);
+}
+
+py::tuple build(const Array<int32_t>& tokens, const Array<int64_t>& sentences, const Array<int64_t>& documents,
+                const Array<int32_t>& num_masked, int32_t cls, int32_t sep, int32_t mask, int32_t vocab_size,
+                uint64_t short_threshold, uint64_t seed, uint64_t block, int64_t num_duplicates) {
+  const Documents from{tokens.data(), sentences.data(), documents.data(), documents.size() - 1};
+  const Options options{num_masked.size() - 1, num_masked.data(), cls,   sep,           mask, vocab_size,
+                        short_threshold,       seed,              block, num_duplicates};
+  Samples out;
+  {
+    py::gil_scoped_release others_may_run;
+    out = Builder(from, options).build();
+  }
+  return py::make_tuple(as_array(std::move(out.input_ids)), as_array(std::move(out.segment_ids)),
+                        as_array(std::move(out.token_offsets)), as_array(std::move(out.masked_lm_positions)),
+                        as_array(std::move(out.masked_lm_ids)), as_array(std::move(out.masked_offsets)),
+                        as_array(std::move(out.next_sentence_labels)));
+}
+
+// Rows `indices` of a ragged array, end to end in a new one of `size` elements.
+template <typename T>
+Array<T> take_rows(const Array<T>& values, const Array<int64_t>& offsets, const Array<int64_t>& indices,
+                   int64_t size) {
+  Array<T> out(size);
+  const T* from = values.data();
+  T* to = out.mutable_data();
+  const int64_t *offset = offsets.data(), *index = indices.data();
+  const int64_t num = indices.size();
+  py::gil_scoped_release others_may_run;
+  for (int64_t i = 0; i < num; ++i) to = std::copy(from + offset[index[i]], from + offset[index[i] + 1], to);
+  return out;
+}
+
+// A ragged array as rows of `width` elements, zeros after the end of each; no row may be longer.
+template <typename T>
+Array<T> pad_rows(const Array<T>& values, const Array<int64_t>& offsets, int64_t width) {
+  const int64_t num = offsets.size() - 1;
+  Array<T> out({num, width});
+  const T* from = values.data();
+  const int64_t* offset = offsets.data();
+  T* to = out.mutable_data();
+  py::gil_scoped_release others_may_run;
+  for (int64_t i = 0; i < num; ++i, to += width)
+    std::fill(std::copy(from + offset[i], from + offset[i + 1], to), to + width, T(0));
+  return out;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, module) {
+  module.doc() = "What runs on the host and is too slow in Python; see airank_fast.data.";
+  module.def("build", &build);
+  // Without conversion, so that a caller's mistake is an error and never a copy of everything.
+  const auto as_is = [](const char* name) { return py::arg(name).noconvert(); };
+  module.def("take_rows", &take_rows<int32_t>, as_is("values"), as_is("offsets"), as_is("indices"), py::arg("size"));
+  module.def("take_rows", &take_rows<int8_t>, as_is("values"), as_is("offsets"), as_is("indices"), py::arg("size"));
+  module.def("pad_rows", &pad_rows<int32_t>, as_is("values"), as_is("offsets"), py::arg("width"));
+  module.def("pad_rows", &pad_rows<int8_t>, as_is("values"), as_is("offsets"), py::arg("width"));
+}
+
+}  // namespace airank_fast::host
