@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.errors import UserError
-from airank_fast.nn import PackedSequences, packed_attention
+from airank_fast.nn import LinearGELU, PackedSequences, cross_entropy, packed_attention
 
 IGNORED_LABEL = -100
 SIZES = {  # Google's: layers, width (heads of 64, intermediate four times the width)
@@ -54,11 +54,15 @@ class DropoutAddLayerNorm(LayerNorm):
         return super().forward(F.dropout(x, self.p, self.training) + residual)
 
 
-class LinearGELU(nn.Linear):
-    """A linear layer and the exact GELU."""
+class PlainLinearGELU(nn.Linear):
+    """A linear layer and the exact GELU, in torch's own operators."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(super().forward(x))
+
+
+def _linear_gelu(config: dict, in_features: int, out_features: int) -> nn.Linear:
+    return (LinearGELU if config["fused"] else PlainLinearGELU)(in_features, out_features)
 
 
 class Embeddings(nn.Module):
@@ -113,7 +117,7 @@ class Layer(nn.Module):
         super().__init__()
         width, inner = config["hidden_size"], config["intermediate_size"]
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Output(config, width)})
-        self.intermediate = nn.ModuleDict({"dense": LinearGELU(width, inner)})
+        self.intermediate = nn.ModuleDict({"dense": _linear_gelu(config, width, inner)})
         self.output = Output(config, inner)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
@@ -155,7 +159,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: dict) -> None:
         super().__init__()
         width = config["hidden_size"]
-        dense, norm = LinearGELU(width, width), LayerNorm(width, eps=config["layer_norm_eps"])
+        dense, norm = _linear_gelu(config, width, width), LayerNorm(width, eps=config["layer_norm_eps"])
         self.transform = nn.ModuleDict({"dense": dense, "LayerNorm": norm})
         self.bias = nn.Parameter(torch.zeros(config["vocab_size"]))
 
@@ -179,6 +183,8 @@ class BertForPreTrainingOutput:
 class BertForPreTraining(nn.Module):
     """BERT with both pre-training heads; arguments and their defaults are those of transformers.BertConfig.
 
+    fused: use airank_fast.nn's operators; without, the same network in torch's own.
+
     336,226,108 parameters with ``**size("large")`` and the default vocabulary of 30522. `load_state_dict` takes a
     state dict of transformers, old or new, as it is; ours loads there, the tied decoder being left out as in its files.
     """
@@ -198,6 +204,7 @@ class BertForPreTraining(nn.Module):
         initializer_range: float = 0.02,
         layer_norm_eps: float = 1e-12,
         pad_token_id: int = 0,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -280,11 +287,18 @@ class BertForPreTraining(nn.Module):
         logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
         losses = []
         if labels is not None:
-            losses.append(F.cross_entropy(_at_least_float32(logits), labels))
+            losses.append(self._cross_entropy(logits, labels))
         if next_sentence_label is not None:
-            losses.append(F.cross_entropy(_at_least_float32(is_next), next_sentence_label))
+            losses.append(self._cross_entropy(is_next, next_sentence_label))
         loss = sum(losses) if losses else None
         return BertForPreTrainingOutput(loss, logits[:, : self.config["vocab_size"]], is_next)
+
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the rows, float32 or float64."""
+        if self.config["fused"]:
+            return cross_entropy(logits, labels)
+        return F.cross_entropy(_at_least_float32(logits), labels)
 
 
 def _from_hugging_face(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:

@@ -71,6 +71,7 @@ class Recipe:
     max_position_embeddings: int = 512
     mask_rate: float = 0.15
     init_checkpoint: str | None = None
+    fused: bool = True
     seed: int = 1
     precision: Precision = "fp32"
 
@@ -201,6 +202,8 @@ class Options(RunOptions):
     """Held-out samples to evaluate on, at most."""
     eval_batch_size: ByRecipe[int] = None
     """Global batch of the evaluation."""
+    fused: bool = True
+    """Use the fused operators; --no-fused runs torch's own, for comparison."""
     stop_at_target: bool = True
     """Stop when the target is reached; --no-stop-at-target goes on to the best accuracy, as AI-Rank asks."""
 
@@ -295,6 +298,7 @@ class Job:
             max_position_embeddings=recipe.max_position_embeddings,
             hidden_dropout_prob=recipe.dropout,
             attention_probs_dropout_prob=recipe.dropout,
+            fused=recipe.fused,
             **bert.size(recipe.size),
         )
         if recipe.init_checkpoint:
