@@ -228,6 +228,17 @@ class BertForPreTraining(nn.Module):
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx].detach())
 
+    @torch.no_grad()
+    def start_positions_as_sinusoids(self, rms: float) -> None:
+        """Begin with the position embeddings of the Transformer (Vaswani et al., 2017), of this root mean square.
+
+        From random ones a short run cannot learn who stands next to whom: each position must find that out for itself.
+        """
+        table = self.bert.embeddings.position_embeddings.weight
+        num, width = table.shape
+        angles = torch.arange(num)[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2))
+        table.copy_(torch.cat([angles.sin(), angles.cos()], 1) * (rms * 2**0.5))
+
     def forward(
         self,
         input_ids: Tensor,

@@ -70,6 +70,7 @@ class Recipe:
     stop_at_target: bool
     max_position_embeddings: int = 512
     mask_rate: float = 0.15
+    sinusoid_rms: float = 0.0
     init_checkpoint: str | None = None
     fused: bool = True
     seed: int = 1
@@ -113,6 +114,7 @@ RECIPES = {
             sequence_length=128,
             max_position_embeddings=128,
             dropout=0.0,
+            sinusoid_rms=0.05,
             steps=1500,
             warmup_steps=150,
             batch_size=16,
@@ -184,6 +186,8 @@ class Options(RunOptions):
     """Words in the vocabulary (Google's: 30522)."""
     sequence_length: ByRecipe[int] = None
     """Most tokens in a sequence."""
+    sinusoid_rms: ByRecipe[float] = None
+    """Begin with sinusoids of this size as position embeddings; 0: with random ones."""
     dropout: ByRecipe[float] = None
     """Share of hidden values and attention probabilities that is dropped."""
     learning_rate: ByRecipe[float] = None
@@ -259,6 +263,7 @@ def _check(recipe: Recipe, options: Options, world_size: int) -> None:
     require(recipe.batch_size % micro_batches == 0, "batch_size", wanted, recipe.batch_size)
     require(recipe.target is None or 0 < recipe.target <= 1, "target", "a fraction in (0, 1]", recipe.target)
     require(0 <= recipe.dropout < 1, "dropout", "in [0, 1)", recipe.dropout)
+    require(recipe.sinusoid_rms >= 0, "sinusoid_rms", "at least 0", recipe.sinusoid_rms)
     require(recipe.learning_rate >= 0, "learning_rate", "at least 0", recipe.learning_rate)
     require(0 <= recipe.warmup_steps <= recipe.steps, "warmup_steps", f"in [0, {recipe.steps}]", recipe.warmup_steps)
     most = recipe.max_position_embeddings
@@ -301,6 +306,8 @@ class Job:
             fused=recipe.fused,
             **bert.size(recipe.size),
         )
+        if recipe.sinusoid_rms:
+            model.start_positions_as_sinusoids(recipe.sinusoid_rms)
         if recipe.init_checkpoint:
             load_into(model, Path(recipe.init_checkpoint))
         return model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from commands.runs import kinds_of, start, train, wait_until
@@ -16,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from airank_fast import train as command
 from airank_fast.cli import run_command
 from airank_fast.data import pydoc
+from airank_fast.data.samples import Samples
+from airank_fast.data.shards import write_shard
 from airank_fast.models import bert as network
 from airank_fast.recipes import bert
 from airank_fast.record.events import effective, read_events
@@ -156,6 +160,42 @@ def refused(args, capsys, *fragments: str) -> None:
 )
 def test_bad_input_gets_one_line(more, fragments, tmp_path, capsys):
     refused(arguments(tmp_path / "out", *more), capsys, *fragments)
+
+
+def shards(root, vocab_size: int = 100):
+    """Sentence pairs of 5 to 40 tokens in two training shards and one to evaluate on."""
+    rng = np.random.default_rng(0)
+    for name, num in (("train/a", 40), ("train/b", 24), ("eval/c", 12)):
+        lengths, ones = rng.integers(5, 41, num), np.ones(num, np.int64)
+        ids = rng.integers(5, vocab_size, lengths.sum()).astype(np.int32)
+        offsets = [np.concatenate([[0], counts.cumsum()]) for counts in (lengths, 2 * ones)]
+        positions = np.tile([1, 3], num).astype(np.int32)
+        made = Samples(ids, (ids % 2).astype(np.int8), offsets[0], positions, ids[: 2 * num], offsets[1],
+                       rng.integers(0, 2, num).astype(np.int8))  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        path = root / f"{name}.hdf5"
+        write_shard(path, made, form="padded", max_seq_length=128, max_predictions=20, vocab_size=vocab_size)
+    return root
+
+
+def test_training_on_shards(tmp_path, capsys):
+    root = shards(tmp_path / "shards")
+    more = ["--data", str(root), "--vocab-size", "100", "--sequence-length", "64", "--dropout", "0"]
+    one, parts = tmp_path / "one", tmp_path / "parts"
+    assert here(arguments(one, *more)) == 1
+    assert here(arguments(parts, *more, "--gradient-accumulation-steps", "2")) == 1
+    events = read_events(one / "events.jsonl")
+    data = next(e for e in events if e["kind"] == "data")
+    assert (data["train_samples"], data["eval_samples"], data["reader"]) == (64, 12, "wikicorpus")
+    assert {e["counted"] for e in events if e["kind"] == "eval_stop"} == {24}
+    # as many guesses in every sample: the mean over micro-batches is that over the batch
+    assert losses(parts) == pytest.approx(losses(one), rel=1e-5)
+    assert losses(one)[0] > math.log(100)  # two losses
+    capsys.readouterr()
+    refused(arguments(tmp_path / "a", *more, "--vocab-size", "50"), capsys, "input_ids of 0 ... 49", ".hdf5")
+    path = root / "train" / "b.hdf5"
+    path.write_bytes(path.read_bytes()[:3000])
+    refused(arguments(tmp_path / "b", *more), capsys, "whole HDF5 file", "b.hdf5")
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path, capsys):
