@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from functools import partial
 
 import harness
@@ -72,7 +73,7 @@ def made_up(lengths: list[int], device: torch.device) -> tuple[TokenBatch, dict]
 
 
 def recipe_of(size: str, layers: int | None, dropout: float) -> tuple[bert.Job, dict]:
-    recipe = bert.replace(bert.MLPERF, size=size, dropout=dropout, precision="bf16")
+    recipe = replace(bert.MLPERF, size=size, dropout=dropout, precision="bf16")
     config = network.size(size) | ({"num_hidden_layers": layers} if layers else {})
     config |= {"vocab_size": VOCAB_SIZE, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return bert.Job(recipe, bert.COMMANDS["bert-large"]()), config

@@ -22,6 +22,7 @@ from airank_fast.data.samples import Samples
 from airank_fast.data.shards import write_shard
 from airank_fast.models import bert as network
 from airank_fast.recipes import bert
+from airank_fast.recipes.bert_options import mlperf_evaluation_samples
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
@@ -216,7 +217,7 @@ def test_recipes_on_real_data_follow_their_rule_books():
     recipe = bert.resolve(options, 8, "bf16")
     assert (recipe.name, recipe.size, recipe.batch_size, recipe.target) == ("mlperf", "large", 448, 0.72)
     assert recipe.eval_every_samples == 150_000
-    assert (bert.mlperf_evaluation_samples(3072), bert.mlperf_evaluation_samples(256)) == (175_000, 150_000)
+    assert (mlperf_evaluation_samples(3072), mlperf_evaluation_samples(256)) == (175_000, 150_000)
     for rules, target in (("airank", 0.712), ("flagperf", 0.71)):
         assert bert.resolve(bert.COMMANDS["bert-large"](data="somewhere", rules=rules), 8, "bf16").target == target
     first = bert.resolve(bert.COMMANDS["bert-base"](data="somewhere", phase="1"), 8, "bf16")
