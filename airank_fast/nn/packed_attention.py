@@ -56,12 +56,13 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences
     What runs was chosen by measuring (``bench/bert.py --attention``). A batch of one length is one call of torch's
     SDPA. Of several lengths: on CUDA, SDPA over jagged tensors, which is the variable-length flash kernel and knows
     dropout (`torch.nn.attention.varlen` does not; this has not run on a GPU yet). On a CPU one call for each run of
-    equal lengths: padding costs more than the calls do, and jagged tensors ten times as much. SDPA's CPU kernel has
-    no dropout, and what torch does instead is slower than the two matrix products written out.
+    equal lengths: padding costs twice to six times as much, jagged tensors ten times. There the two products written
+    out are twice as fast as SDPA in 16 bits; with dropout, which SDPA's CPU kernel has not, in float32 too.
     """
     if q.device.type == "cuda" and len(sequences.runs) > 1:
         return _jagged(q, k, v, sequences, dropout_p)
-    attend = _written_out if dropout_p > 0 and q.device.type == "cpu" else F.scaled_dot_product_attention
+    write_out = q.device.type == "cpu" and (dropout_p > 0 or q.dtype in (torch.bfloat16, torch.float16))
+    attend = _written_out if write_out else F.scaled_dot_product_attention
     sizes = [length * count for length, count in sequences.runs]
     # split and cat, not slices: their backward passes are one copy, a slice's is a sum over all tokens for each run
     parts = zip(*(tensor.split(sizes) for tensor in (q, k, v)), sequences.runs, strict=True)
