@@ -96,14 +96,15 @@ RECIPES = {
             name="pydoc",
             size="mini",
             vocab_size=pydoc.VOCAB_SIZE,
-            sequence_length=128,
-            max_position_embeddings=128,
+            sequence_length=64,
+            max_position_embeddings=64,
+            mask_rate=0.3,
             dropout=0.0,
             sinusoid_rms=0.05,
-            steps=1500,
-            warmup_steps=150,
+            steps=2500,
+            warmup_steps=250,
             batch_size=16,
-            learning_rate=0.01,
+            learning_rate=0.005,
             eval_every_samples=4000,
             eval_samples=1_000_000,  # all there are
             eval_batch_size=64,
@@ -171,6 +172,8 @@ class Options(RunOptions):
     """Words in the vocabulary (Google's: 30522)."""
     sequence_length: ByRecipe[int] = None
     """Most tokens in a sequence."""
+    mask_rate: ByRecipe[float] = None
+    """Share of the embedded text to guess in training (0.15 when it is evaluated); shards have their own."""
     sinusoid_rms: ByRecipe[float] = None
     """Begin with sinusoids of this size as position embeddings; 0: with random ones."""
     dropout: ByRecipe[float] = None
@@ -248,6 +251,7 @@ def _check(recipe: Recipe, options: Options, world_size: int) -> None:
     require(recipe.batch_size % micro_batches == 0, "batch_size", wanted, recipe.batch_size)
     require(recipe.target is None or 0 < recipe.target <= 1, "target", "a fraction in (0, 1]", recipe.target)
     require(0 <= recipe.dropout < 1, "dropout", "in [0, 1)", recipe.dropout)
+    require(0 < recipe.mask_rate <= 0.9, "mask_rate", "in (0, 0.9]", recipe.mask_rate)
     require(recipe.sinusoid_rms >= 0, "sinusoid_rms", "at least 0", recipe.sinusoid_rms)
     require(recipe.learning_rate >= 0, "learning_rate", "at least 0", recipe.learning_rate)
     require(0 <= recipe.warmup_steps <= recipe.steps, "warmup_steps", f"in [0, {recipe.steps}]", recipe.warmup_steps)

@@ -200,7 +200,7 @@ def test_training_on_shards(tmp_path, capsys):
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path, capsys):
-    model = network.BertForPreTraining(pydoc.VOCAB_SIZE, max_position_embeddings=128, **network.size("tiny"))
+    model = network.BertForPreTraining(pydoc.VOCAB_SIZE, max_position_embeddings=64, **network.size("tiny"))
     state = model.state_dict()
     path = tmp_path / "weights.safetensors"
     save_file(state | {"cls.predictions.bias": torch.zeros(7)}, path)
