@@ -1,6 +1,7 @@
 """Train a benchmark to its quality target, and leave logs and metrics behind.
 
 python -m airank_fast.train resnet50 --amp
+python -m airank_fast.train bert-mini --amp
 torchrun --nproc-per-node 8 -m airank_fast.train resnet50 --amp --data /data/imagenet
 """
 
@@ -18,17 +19,17 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.engine import distributed, loop, precision, system
 from airank_fast.errors import UserError
-from airank_fast.recipes import resnet50
+from airank_fast.recipes import bert, resnet50
 from airank_fast.record.console import Console, final_table
 from airank_fast.record.events import EventLog, effective, process_start_time, read_events
 from airank_fast.record.logs import Logs, attach_logs
 
-BENCHMARKS = {"resnet50": resnet50}
+COMMANDS = {"resnet50": resnet50.Options, **bert.COMMANDS}
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    recipes = next(module for module in BENCHMARKS.values() if isinstance(options, module.Options))
+    recipes = next(module for module in (resnet50, bert) if isinstance(options, module.Options))
     world = distributed.join(options.device)
     try:
         recipe = recipes.resolve(options, world.size, precision.amp_precision(world.device))
@@ -40,9 +41,8 @@ def main() -> int:
 
 def parse(arguments: list[str]):
     """The options that the command line names: an instance of one benchmark's Options."""
-    commands = {name: module.Options for name, module in BENCHMARKS.items()}
     return tyro.extras.subcommand_cli_from_dict(
-        commands, args=arguments, prog="python -m airank_fast.train", description=__doc__
+        COMMANDS, args=arguments, prog="python -m airank_fast.train", description=__doc__
     )
 
 

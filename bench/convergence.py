@@ -1,6 +1,6 @@
 """Does the main job reach its target, whatever the seed? Runs it once a seed and reports accuracy and time.
 
-    python bench/convergence.py [--seeds 1 2 3 4 5] [--save] [-- more options of the train command]
+    python bench/convergence.py [--benchmark bert-mini] [--seeds 1 2 3 4 5] [--save] [-- more options of the command]
 
 A seed that misses the target makes the exit status 1.
 """
@@ -16,16 +16,15 @@ from pathlib import Path
 
 import harness
 
-COMMAND = ["resnet50", "--amp"]
 FIGURES = ("best_accuracy", "time2train", "e2e_time", "epochs", "avg_ips")
 
 
-def run(seed: int, more: list[str]) -> dict:
+def run(command: list[str]) -> dict:
     """The summary of one run; raises CalledProcessError for a run that failed rather than missed its target."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "run"
-        command = [sys.executable, "-m", "airank_fast.train", *COMMAND, "--seed", str(seed), "--output", str(output)]
-        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        whole = [sys.executable, "-m", "airank_fast.train", *command, "--output", str(output)]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):
             print(done.stderr, file=sys.stderr)
             done.check_returncode()
@@ -34,19 +33,21 @@ def run(seed: int, more: list[str]) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", default="resnet50")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--save", action="store_true", help="append to bench/results")
     parser.add_argument("more", nargs="*", help="more options of the train command, after --")
     arguments = parser.parse_args()
     missed = 0
     for seed in arguments.seeds:
-        summary = run(seed, arguments.more)
+        command = [arguments.benchmark, "--amp", "--seed", str(seed), *arguments.more]
+        summary = run(command)
         missed += summary["status"] != "success"
         figures = {name: summary[name] for name in FIGURES}
         print(f"seed {seed}: {summary['status']} ({summary['reason']})  {figures}", flush=True)
         if arguments.save:
-            command = " ".join([*COMMAND, "--seed", str(seed), *arguments.more])
-            harness.append("convergence", case=command, target=summary["target"], status=summary["status"], **figures)
+            facts = {"target": summary["target"], "status": summary["status"], **figures}
+            harness.append("convergence", case=" ".join(command), **facts)
     return int(missed > 0)
 
 

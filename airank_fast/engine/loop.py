@@ -18,7 +18,7 @@ from airank_fast.engine import checkpoint, precision
 from airank_fast.engine.clock import Clock, NanLoss
 from airank_fast.engine.distributed import World, is_lost_rank
 from airank_fast.engine.memory import peak_memory
-from airank_fast.engine.plan import Plan
+from airank_fast.engine.plan import Plan, SamplePlan, make_plan
 from airank_fast.engine.shutdown import Shutdown, Terminated
 from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
@@ -26,6 +26,7 @@ from airank_fast.errors import UserError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_REACHED, EXIT_NOT_REACHED, EXIT_SIGTERM = 0, 1, 143
 NUM_WARMUP_STEPS = 2
+INITIAL_ACCURACY_TOLERANCE = 0.01
 
 
 class Trainer:
@@ -46,7 +47,7 @@ class Trainer:
         self.dtype = precision.DTYPES[self.recipe.precision]
         self.checkpoints = directory / "checkpoints"
         self.progress = {"step": 0, "evaluated_step": 0, "reached": False}
-        self.plan: Plan | None = None
+        self.plan: Plan | SamplePlan | None = None
         self.clock: Clock | None = None
 
     def emit(self, kind: str, **fields) -> None:
@@ -119,12 +120,31 @@ class Trainer:
         if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
+    def check_initial(self, shutdown: Shutdown) -> None:
+        """Where the job expects an accuracy of its initial weights: evaluate them, and refuse others.
+
+        This reads the evaluation set before the clock runs, to keep a run from starting that cannot reach its target.
+        """
+        expected = self.job.initial_accuracy
+        if expected is None or self.progress["step"]:
+            return
+        self.shutdown = shutdown
+        self.open_data()
+        correct, counted = self._count()
+        accuracy = correct / counted
+        if abs(accuracy - expected) > INITIAL_ACCURACY_TOLERANCE:
+            raise UserError(
+                f"--check-initial: weights with an accuracy within {INITIAL_ACCURACY_TOLERANCE} of {expected} are "
+                f"required, got {accuracy:.5f} ({correct} of {counted})"
+            )
+
     # -- under the clock ----------------------------------------------------------------------------------------
 
     def train(self, shutdown: Shutdown) -> str:
         """Train to the target or through all epochs; returns the reason of the end, "target" or "epochs"."""
         self.shutdown = shutdown
-        self.open_data()
+        if self.plan is None:
+            self.open_data()
         recipe = self.recipe
         batches = self.job.train_batches(self.progress["step"])
         due = [e for e in self.plan.evaluations() if e[1] > self.progress["evaluated_step"]]
@@ -139,15 +159,12 @@ class Trainer:
 
     def open_data(self) -> None:
         """Touch the data set for the first time; from here on the steps of the run are known."""
-        recipe = self.recipe
+        batch_size = self.recipe.batch_size
         data = self.job.open_data(self.world, self.device, self.dtype)
-        samples = data["train_samples"]
-        self.plan = Plan(
-            samples, recipe.batch_size, recipe.epochs, recipe.eval_every, recipe.eval_offset, self.world.size
-        )
+        self.plan = make_plan(data["train_samples"], batch_size, self.world.size, **self.job.schedule())
         self._check_same_data(data)
         self.emit_once("data", **data, total_steps=self.plan.total_steps, reported=self.job.reported(self.plan))
-        self.clock = Clock(self.emit, self.device, recipe.batch_size)
+        self.clock = Clock(self.emit, self.device, batch_size)
 
     def _check_same_data(self, data: dict) -> None:
         before = next((e for e in self.log.history if e["kind"] == "data"), data) if self.log is not None else data
@@ -161,14 +178,8 @@ class Trainer:
         """Train up to step ``stop``, where ``epoch`` ends, and report where the time went."""
         if self.progress["step"] == stop:  # resumed between the block and its evaluation
             return
-        first_epoch = self.samples // self.plan.samples_per_epoch + 1
-        self.emit(
-            "block_start",
-            first_epoch=first_epoch,
-            epoch_count=epoch - first_epoch + 1,
-            step=self.progress["step"],
-            samples=self.samples,
-        )
+        block = self.plan.block(self.samples, epoch)
+        self.emit("block_start", **block, step=self.progress["step"], samples=self.samples)
         self.model.train()
         for step in range(self.progress["step"], stop):
             learning_rate = self.job.learning_rate(step, self.plan)
@@ -204,18 +215,10 @@ class Trainer:
             raise Terminated
 
     def _evaluate(self, epoch: int) -> None:
-        """Count what is right on the whole evaluation set, each sample once over all ranks."""
+        """Report what is right of the evaluation set, and whether that is the target."""
         step = self.progress["step"]
         self.emit("eval_start", epoch=epoch, step=step, samples=self.samples)
-        self.world.average_buffers(self.model)
-        self.model.eval()
-        counts = torch.zeros(2, dtype=torch.int64, device=self.device)
-        with torch.inference_mode():
-            for batch in self.job.eval_batches():
-                counts[0] += self.job.correct(self.model, batch)
-                counts[1] += len(batch.labels)
-                self._leave_if_asked()
-        correct, counted = self.world.sum(counts).tolist()
+        correct, counted = self._count()
         accuracy = correct / counted
         self.progress["evaluated_step"] = step
         if self.recipe.target is not None and accuracy >= self.recipe.target:
@@ -229,6 +232,18 @@ class Trainer:
             counted=counted,
             accuracy=accuracy,
         )
+
+    def _count(self) -> tuple[int, int]:
+        """(right, counted) labels of the whole evaluation set, each sample once over all ranks."""
+        self.world.average_buffers(self.model)
+        self.model.eval()
+        counts = torch.zeros(2, dtype=torch.int64, device=self.device)
+        with torch.inference_mode():
+            for batch in self.job.eval_batches():
+                counts[0] += self.job.correct(self.model, batch)
+                counts[1] += len(batch.labels)
+                self._leave_if_asked()
+        return tuple(self.world.sum(counts).tolist())
 
     def save(self, average: bool = True) -> None:
         """Write a checkpoint from rank 0. ``average=False`` leaves out the one collective (other ranks may be gone)."""
@@ -301,8 +316,9 @@ def _run(trainer: Trainer, shutdown: Shutdown, finish) -> int:
     trainer.prepare()
     trainer.emit_once("init_stop")
     trainer.world.wait_for_all()
-    trainer.emit_once("run_start")
     try:
+        trainer.check_initial(shutdown)
+        trainer.emit_once("run_start")
         reason = trainer.train(shutdown)
     except Terminated:
         trainer.clock.finish_block()

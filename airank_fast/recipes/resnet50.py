@@ -258,6 +258,7 @@ class Job:
 
     benchmark = "resnet50"
     unit = "images"
+    initial_accuracy = None
 
     def __init__(self, recipe: Recipe, options: Options) -> None:
         self.recipe = recipe
@@ -353,6 +354,11 @@ class Job:
         images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         labels = torch.randint(self.recipe.num_classes, (num_images,), device=device)
         return datasets.Batch(images, labels)
+
+    def schedule(self) -> dict:
+        """How the run is planned: in epochs."""
+        recipe = self.recipe
+        return {"epochs": recipe.epochs, "eval_every": recipe.eval_every, "eval_offset": recipe.eval_offset}
 
     def learning_rate(self, step: int, plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""

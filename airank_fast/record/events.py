@@ -12,14 +12,15 @@ start of the run, over all ranks; steps are numbered from 1):
     system         the fields of system_information.json, versions, kernels
     cache_clear    value
     init_start, init_stop, run_start
-    block_start    first_epoch, epoch_count, step, samples       (a block: the training between evaluations)
+    block_start    step, samples, and first_epoch, epoch_count of a run planned in epochs (a block: the training
+                   between evaluations)
     block_stop     step, samples, core_s, wait_s, h2d_s, measure_s: one number a rank, sums since the process
                    began
     epoch_stop     epoch, step, samples
     steps          first_step, num_steps, samples (in these steps), loss, lr, core_s, wait_s, h2d_s: rank 0's,
                    one number a step; written before the block_stop, epoch_stop, checkpoint they lead to
     eval_start     epoch, step, samples
-    eval_stop      epoch, step, samples, correct, counted, accuracy
+    eval_stop      epoch, step, samples, correct, counted (images; of BERT masked tokens), accuracy
     checkpoint     step, path, duration_s
     data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum,
                    reported (what of it follows from the data set)

@@ -13,7 +13,7 @@ from airank_fast.engine.distributed import World
 from airank_fast.engine.loop import Trainer
 from airank_fast.engine.precision import DTYPES, full_state
 from airank_fast.models.resnet import ResNet
-from airank_fast.recipes import resnet50
+from airank_fast.recipes import bert, resnet50
 
 
 class SmallJob(resnet50.Job):
@@ -81,3 +81,18 @@ def test_no_step_waits_for_the_device(tmp_path, precision):
         torch.cuda.set_sync_debug_mode("default")
     clock.finish_block()
     assert len(clock.losses) == 32
+
+
+def test_warm_up_leaves_no_trace_on_lamb_which_counts_its_steps(tmp_path, monkeypatch):
+    recipe = replace(bert.RECIPES["pydoc"], size="tiny", batch_size=4, sequence_length=16)
+    losses = []
+    for num_steps in (1, 4):
+        monkeypatch.setattr(loop, "NUM_WARMUP_STEPS", num_steps)
+        job = bert.Job(recipe, bert.COMMANDS["bert-tiny"]())
+        trainer = Trainer(job, job.options, World(0, 1, 0, 1, torch.device("cpu")), None, tmp_path)
+        trainer.prepare()
+        torch.manual_seed(3)
+        batch = job.made_up_batch(trainer.world, trainer.device, trainer.dtype)
+        losses.append([trainer.step([batch], learning_rate=0.01).item() for _ in range(3)])
+    assert losses[0] == losses[1]
+    assert losses[0][2] < losses[0][0]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from airank_fast.engine.plan import Plan
+from airank_fast.engine.plan import Plan, SamplePlan, make_plan
 from airank_fast.recipes.schedule import polynomial_decay
 
 
@@ -49,3 +49,22 @@ def test_learning_rate_warms_up_linearly_and_decays_to_the_end_value():
 
 def test_learning_rate_without_warm_up_starts_at_the_base():
     assert polynomial_decay(0, base=1.0, end=0.0, power=2, warmup_steps=0, decay_steps=5) == 1.0
+
+
+def test_a_run_planned_in_samples():
+    plan = make_plan(samples_per_epoch=1000, batch_size=32, world_size=1, total_steps=100, eval_every_samples=1000)
+    assert plan == SamplePlan(1000, 32, 100, 1000, 1)
+    assert plan.evaluations() == [(1, 32), (2, 63), (3, 94), (3, 100)]
+    assert [step for step in range(1, 101) if plan.epochs_ending_at(step)] == [32, 63, 94]
+    assert plan.block(64, 2) == {}
+
+
+def test_evaluations_more_often_than_steps_come_once_a_step():
+    plan = SamplePlan(1000, 32, total_steps=3, eval_every_samples=10, world_size=1)
+    assert plan.evaluations() == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_the_schedule_of_a_job_says_which_plan():
+    plan = make_plan(samples_per_epoch=100, batch_size=10, world_size=2, epochs=3, eval_every=1, eval_offset=0)
+    assert plan == Plan(100, 10, 3, 1, 0, 2)
+    assert plan.block(100, 3) == {"first_epoch": 2, "epoch_count": 2}

@@ -16,7 +16,8 @@ from airank_fast.record.events import Event
 _TOKEN = ":::MLLOG "
 _FILE = "airank_fast/record/formats/mlperf.py"
 _POINT, _START, _END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
-_BENCHMARKS = {"resnet50": "resnet", "bert_large": "bert"}
+_BENCHMARKS = {"resnet50": "resnet", **dict.fromkeys(("bert_tiny", "bert_mini", "bert_base", "bert_large"), "bert")}
+_EPOCHS_ARE_SAMPLES = {"bert"}  # benchmarks whose epoch_num is the number of samples trained
 _SUBMISSION = ("org", "platform", "division", "status")
 _SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 
@@ -33,6 +34,7 @@ class MLPerfLog:
         self._evaluated: set[float] = set()
         self._sizes: Event | None = None  # the run_config, until the data set is known as well
         self._block: dict | None = None  # metadata of the open block
+        self._epoch = "epoch"  # the field of an evaluation that its epoch_num is
         self._skips_evaluation = False
         self._last_t = 0.0
 
@@ -60,6 +62,7 @@ class MLPerfLog:
         self._seen.add("run_config")
         benchmark = event.get("benchmark")
         values = {"submission_benchmark": _BENCHMARKS.get(benchmark, benchmark)}
+        self._epoch = "samples" if values["submission_benchmark"] in _EPOCHS_ARE_SAMPLES else "epoch"
         submission = event.get("submission") or {}
         values |= {f"submission_{name}": submission[name] for name in _SUBMISSION if name in submission}
         values |= {"seed": event["seed"]} if event.get("seed") is not None else {}
@@ -118,13 +121,13 @@ class MLPerfLog:
         self._skips_evaluation = event["step"] in self._evaluated  # done again after a resume
         if self._skips_evaluation:
             return []
-        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": event["epoch"]})]
+        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": event[self._epoch]})]
 
     def _on_eval_stop(self, event) -> list[str]:
         if self._skips_evaluation:
             return []
         self._evaluated.add(event["step"])
-        metadata = {"epoch_num": event["epoch"]}
+        metadata = {"epoch_num": event[self._epoch]}
         return [
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),

@@ -1,0 +1,207 @@
+"""The text that comes with Python: the language reference and the docstrings of the standard library, as tokens.
+
+Real English of about a million words that every CPython carries: `pydoc_data.topics` and what `ast` finds in the
+library's own files. It is tokenised once with a WordPiece vocabulary trained on it, and written under the user's cache
+directory, under a name that says of which Python and which text. About one document in twenty is held out.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import platform
+import shutil
+import sysconfig
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from airank_fast.data.sampling import philox
+from airank_fast.errors import UserError
+
+NAME = "Python's language reference and docstrings"
+VOCAB_SIZE = 2048
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
+_FORMAT = 1                 # another number for another text or vocabulary
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+_SHORTEST = 40              # characters of a docstring worth reading
+_HOLD_OUT = 20              # one document in so many
+_MASKS = 4                  # Philox key word, beside sampling's, synthetic's and wikicorpus'
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens of all documents, a [SEP] behind each. train, held_out: uint16 [n]; vocab: the words by their ids."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+    vocab: list[str]
+    source: str
+
+    def checksum(self) -> str:
+        """SHA-256 of the tokens of both sides."""
+        return hashlib.sha256(self.train.tobytes() + self.held_out.tobytes()).hexdigest()
+
+
+def load(cache_dir: str | os.PathLike | None = None) -> Text:
+    """The text of this Python, gathered and tokenised at the first call.
+
+    cache_dir: default `~/.cache/airank_fast`. Files are written beside their final name and renamed, so many processes
+    may do this at the same time. UserError: not writable, no tokenizers, or a Python without its sources.
+    """
+    cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "airank_fast"
+    target = cache / f"pydoc-v{_FORMAT}-{VOCAB_SIZE}-python{platform.python_version()}"
+    if not target.is_dir():
+        try:
+            _write_once(target)
+        except OSError as error:
+            raise UserError(f"embedded text: a writable {cache} is required, got {error}; "
+                            "or pass --data with a directory of shards") from error
+    vocab = (target / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    sides = [np.load(target / f"{side}.npy") for side in ("train", "held_out")]
+    return Text(*sides, vocab, f"{NAME}, {platform.python_version()}")
+
+
+def _write_once(target: Path) -> None:
+    train, held_out = split(documents())
+    vocab, sides = tokenise(train, held_out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half_done = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        folder = half_done / "text"
+        folder.mkdir()
+        (folder / "vocab.txt").write_text("".join(word + "\n" for word in vocab), encoding="utf-8")
+        for name, tokens in zip(("train", "held_out"), sides, strict=True):
+            np.save(folder / f"{name}.npy", tokens)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.is_dir():         # else another process was first, with the same text
+                raise
+    finally:
+        shutil.rmtree(half_done, ignore_errors=True)
+
+
+def documents() -> list[str]:
+    """Topics of the language reference, and one document per module of the library with all its docstrings.
+
+    Each distinct text once, white space reduced to single spaces.
+    """
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    found = [_distinct([text], seen) for _, text in sorted(topics.items())]
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(library.rglob("*.py")):
+        if not _LEFT_OUT.intersection(path.relative_to(library).parts) and path.name != "topics.py":
+            found.append(_distinct(_docstrings(path), seen))
+    found = [text for text in found if text]
+    if len(found) < 100:
+        raise UserError(f"embedded text: the standard library's sources are required in {library}, "
+                        f"got {len(found)} documents; or pass --data with a directory of shards")
+    return found
+
+
+def _docstrings(path: Path) -> list[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return []
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    return [text for text in texts if text and len(text) >= _SHORTEST]
+
+
+def _distinct(texts: list[str], seen: set[str]) -> str:
+    fresh = [text for text in (" ".join(text.split()) for text in texts) if text not in seen]
+    seen.update(fresh)
+    return "\n".join(dict.fromkeys(fresh))
+
+
+def split(texts: list[str]) -> tuple[list[str], list[str]]:
+    """(train, held out): whole documents, by their content, so that a file more or less moves no other."""
+    sides: tuple[list[str], list[str]] = ([], [])
+    for text in texts:
+        digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+        sides[int.from_bytes(digest[:4], "little") % _HOLD_OUT == 0].append(text)
+    return sides
+
+
+def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+    """A WordPiece vocabulary of VOCAB_SIZE from the training text, and both texts as uint16 tokens."""
+    try:
+        from tokenizers import BertWordPieceTokenizer
+    except ImportError:
+        raise UserError("embedded text: the package tokenizers is required, got none "
+                        "(pip install 'airank-fast[wikicorpus]')") from None
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(train, VOCAB_SIZE, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    ids = tokenizer.get_vocab()
+    separator = [ids["[SEP]"]]
+    sides = []
+    for texts in (train, held_out):
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        sides.append(np.array([token for one in encoded for token in one.ids + separator], np.uint16))
+    return sorted(ids, key=ids.get), tuple(sides)
+
+
+class Blocks:
+    """A text as a source of samples (see airank_fast.data.tokens): [CLS], a stretch of it, [SEP]; masked at each use.
+
+    tokens: uint16 [n], a side of Text, cut into stretches of length - 2. mask_rate of each is to be guessed, at least
+    one: 80 % of that is [MASK], 10 % a random word, 10 % left as it is. Masks depend on (seed, position in the stream)
+    alone. There is no next sentence to judge. limit: take the first so many.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, *, seed: int, mask_rate: float = 0.15, limit: int = 10**9):
+        width = length - 2
+        num_blocks = min(limit, len(tokens) // width)
+        if not num_blocks:
+            raise UserError(f"embedded text: a sequence length of at most {len(tokens) + 2} is required, got {length}")
+        self._blocks = tokens[:num_blocks * width].reshape(num_blocks, width).astype(np.int32)
+        self._seed, self._num_masked = seed, max(1, round(mask_rate * width))
+        self.lengths = np.full(num_blocks, length)
+
+    def take(self, indices: np.ndarray, positions: np.ndarray) -> MaskedBlocks:
+        """The blocks with these indices, masked by the draws of these positions of the stream."""
+        num, (_, width) = len(indices), self._blocks.shape
+        raw = np.stack([self._draws(position) for position in positions.tolist()])
+        chosen = np.sort(np.argsort(raw[:, :width], axis=1, kind="stable")[:, :self._num_masked], axis=1) + 1
+        kinds, words = np.split(raw[:, width:width + 2 * self._num_masked], 2, axis=1)
+        ids = np.full((num, width + 2), SPECIAL_TOKENS.index("[SEP]"), np.int32)
+        ids[:, 0] = SPECIAL_TOKENS.index("[CLS]")
+        ids[:, 1:-1] = self._blocks[indices]
+        rows = np.arange(num)[:, None]
+        original = ids[rows, chosen]
+        num_special = len(SPECIAL_TOKENS)
+        random_word = (words % np.uint64(VOCAB_SIZE - num_special)).astype(np.int32) + num_special
+        tenth = kinds % np.uint64(10)
+        masked = np.where(tenth == 8, random_word, SPECIAL_TOKENS.index("[MASK]"))
+        ids[rows, chosen] = np.where(tenth == 9, original, masked)
+        return MaskedBlocks(ids, chosen.astype(np.int32), original)
+
+    def _draws(self, position: int) -> np.ndarray:
+        num_words = self._blocks.shape[1] + 2 * self._num_masked
+        return philox(self._seed, _MASKS, (0, position)).random_raw(num_words)
+
+
+class MaskedBlocks:
+    """Masked samples of one length, under the names of airank_fast.data.samples.Samples.
+
+    ids [n, length], positions [n, m] within the sample, ascending, and what stood there [n, m].
+    """
+
+    next_sentence_labels = None
+
+    def __init__(self, ids: np.ndarray, positions: np.ndarray, originals: np.ndarray):
+        num, length = ids.shape
+        self.input_ids, self.segment_ids = ids.ravel(), np.zeros(ids.size, np.int8)
+        self.masked_lm_positions, self.masked_lm_ids = positions.ravel(), originals.ravel()
+        self.token_offsets = np.arange(num + 1) * length
+        self.masked_offsets = np.arange(num + 1) * positions.shape[1]

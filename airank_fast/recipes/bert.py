@@ -1,0 +1,209 @@
+"""BERT pre-training: on Wikipedia and books (MLPerf, AI-Rank, FlagPerf) and on the text that Python carries.
+
+The pydoc recipe reaches its target on two CPU cores. Settings and options stand in bert_options.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from airank_fast.data import pydoc
+from airank_fast.data.sampling import TrainStream
+from airank_fast.data.tokens import BlockReader, TokenBatch, prefetch
+from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
+from airank_fast.models import bert
+from airank_fast.nn import PackedSequences
+from airank_fast.optim import FusedLAMB
+from airank_fast.recipes.bert_options import COMMANDS, MLPERF, RECIPES, Options, Recipe, resolve
+from airank_fast.recipes.checkpoints import load_into
+from airank_fast.recipes.schedule import polynomial_decay
+
+__all__ = ["COMMANDS", "MLPERF", "RECIPES", "Job", "Options", "Recipe", "resolve"]
+
+# The held-out masks of the embedded text are the same for every run, and BERT's.
+HELD_OUT_SEED, HELD_OUT_MASK_RATE = 0, 0.15
+
+
+class Job:
+    """BERT pre-training as the engine runs it: model, loss, batches and counts for one resolved recipe.
+
+    ``open_data`` must come before the batches and the schedule are asked for; nothing before it reads the data set.
+    What is counted in an evaluation are masked tokens.
+    """
+
+    unit = "samples"
+
+    def __init__(self, recipe: Recipe, options: Options) -> None:
+        self.recipe = recipe
+        self.options = options
+        self.benchmark = f"bert_{recipe.size}"
+        self.initial_accuracy = options.check_initial
+        self.reader: BlockReader | WikiCorpusReader | None = None
+
+    def build_model(self) -> nn.Module:
+        """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""
+        recipe = self.recipe
+        model = bert.BertForPreTraining(
+            vocab_size=recipe.vocab_size,
+            max_position_embeddings=recipe.max_position_embeddings,
+            hidden_dropout_prob=recipe.dropout,
+            attention_probs_dropout_prob=recipe.dropout,
+            fused=recipe.fused,
+            **bert.size(recipe.size),
+        )
+        if recipe.sinusoid_rms:
+            model.start_positions_as_sinusoids(recipe.sinusoid_rms)
+        if recipe.init_checkpoint:
+            load_into(model, Path(recipe.init_checkpoint))
+        return model
+
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedLAMB:
+        """LAMB; weight decay on matrices only. The learning rate lives on the device."""
+        recipe = self.recipe
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return FusedLAMB(
+            groups,
+            lr=torch.zeros((), dtype=torch.float32, device=device),
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon,
+            max_grad_norm=recipe.max_grad_norm,
+            use_nvlamb=recipe.nvlamb,
+        )
+
+    def loss(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """Mean cross entropy over the masked tokens, plus that over next sentences where there are any; float32."""
+        output = _call(model, batch, batch.labels, batch.next_sentence_label)
+        if batch.next_sentence_label is None:  # DistributedDataParallel wants a gradient, if only 0, of every parameter
+            return output.loss + 0 * output.seq_relationship_logits.float().sum()
+        return output.loss
+
+    def correct(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """Number of masked tokens of the batch whose largest logit is the label's, int64 scalar."""
+        return (_call(model, batch).prediction_logits.argmax(1) == batch.labels).sum()
+
+    def open_data(self, world, device: torch.device, dtype: torch.dtype) -> dict:
+        """Read the index of the data set. Returns the fields of the run's `data` event."""
+        recipe, data = self.recipe, self.options.data
+        shard = {
+            "batch_size_local": recipe.batch_size // world.size // recipe.gradient_accumulation_steps,
+            "global_batch_size": recipe.batch_size,
+            "rank": world.rank,
+            "world_size": world.size,
+        }
+        eval_batch_size = max(1, recipe.eval_batch_size // world.size)
+        self._device = device
+        if data is None:
+            text = pydoc.load()
+            source, checksum = f"the embedded text, {text.source}", text.checksum()
+            if world.rank == 0:
+                print(f"data: {source}", file=sys.stderr)
+            length = recipe.sequence_length
+            train = pydoc.Blocks(text.train, length, seed=recipe.seed, mask_rate=recipe.mask_rate)
+            fixed = {"seed": HELD_OUT_SEED, "mask_rate": HELD_OUT_MASK_RATE, "limit": recipe.eval_samples}
+            held_out = pydoc.Blocks(text.held_out, length, **fixed)
+            num_train, num_eval = len(train.lengths), len(held_out.lengths)
+            stream = TrainStream(num_train, recipe.seed, **shard)
+            self.reader = BlockReader(
+                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size
+            )
+        else:
+            corpus = WikiCorpus(data, vocab_size=recipe.vocab_size, max_seq_length=recipe.sequence_length)
+            source, checksum = str(data), corpus.checksum()
+            num_train, num_eval = corpus.num_train, min(recipe.eval_samples, corpus.num_eval)
+            self.reader = WikiCorpusReader(
+                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval, **shard
+            )
+        return {
+            "train_samples": num_train,
+            "eval_samples": num_eval,
+            "classes": recipe.vocab_size,
+            "source": source,
+            "checksum": checksum,
+            "reader": self.reader.name,
+            "corrupt_files": [],
+        }
+
+    def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
+        """This rank's part of every global batch from ``first_step`` on, without end."""
+        batches = self.reader.train(first_step)
+        return prefetch(batches, self._device, balance=self.recipe.gradient_accumulation_steps)
+
+    def eval_batches(self) -> Iterator[TokenBatch]:
+        """This rank's part of the held-out samples, each once."""
+        return prefetch(self.reader.evaluate(), self._device)
+
+    def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> TokenBatch:
+        """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""
+        recipe = self.recipe
+        num, length = recipe.batch_size // world.size // recipe.gradient_accumulation_steps, recipe.sequence_length
+        num_masked = max(1, round(recipe.mask_rate * num * length))
+        ids = torch.randint(recipe.vocab_size, (num * length,), device=device)
+        return TokenBatch(
+            input_ids=ids,
+            token_type_ids=torch.zeros_like(ids),
+            position_ids=torch.arange(length, device=device).repeat(num),
+            masked_positions=torch.randperm(num * length, device=device)[:num_masked],
+            labels=torch.randint(recipe.vocab_size, (num_masked,), device=device),
+            next_sentence_label=torch.randint(2, (num,), device=device),
+            lengths=[length] * num,
+        )
+
+    def schedule(self) -> dict:
+        """How the run is planned: in samples."""
+        return {"total_steps": self.recipe.steps, "eval_every_samples": self.recipe.eval_every_samples}
+
+    def learning_rate(self, step: int, plan) -> float:
+        """Learning rate of 0-based ``step`` under the engine's ``plan``."""
+        recipe = self.recipe
+        return polynomial_decay(
+            step,
+            base=recipe.learning_rate,
+            end=recipe.end_learning_rate,
+            power=recipe.decay_power,
+            warmup_steps=recipe.warmup_steps,
+            decay_steps=max(1, plan.total_steps - recipe.warmup_steps),
+        )
+
+    def reported(self, plan) -> dict:
+        """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, bert)."""
+        recipe = self.recipe
+        return {
+            "opt_base_learning_rate": recipe.learning_rate,
+            "opt_lamb_epsilon": recipe.epsilon,  # the compliance checker's name
+            "opt_epsilon": recipe.epsilon,  # the rules' and the reference convergence points'
+            "opt_learning_rate_training_steps": plan.total_steps,
+            "opt_learning_rate_warmup_steps": recipe.warmup_steps,
+            "num_warmup_steps": recipe.warmup_steps,
+            "start_warmup_step": 0,
+            "opt_lamb_beta_1": recipe.beta1,
+            "opt_lamb_beta_2": recipe.beta2,
+            "opt_lamb_weight_decay_rate": recipe.weight_decay,
+        }
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+
+    def description(self) -> dict:
+        return asdict(self.recipe)
+
+
+def _call(model: nn.Module, batch: TokenBatch, labels: Tensor | None = None, next_sentence_label: Tensor | None = None):
+    return model(
+        batch.input_ids,
+        token_type_ids=batch.token_type_ids,
+        position_ids=batch.position_ids,
+        labels=labels,
+        next_sentence_label=next_sentence_label,
+        sequences=PackedSequences(batch.lengths, batch.input_ids.device),
+        masked_positions=batch.masked_positions,
+    )

@@ -1,0 +1,342 @@
+"""BERT for pre-training: masked language model and next-sentence heads (Devlin et al., 2018), without padding.
+
+Parameter names and the call are those of Hugging Face's ``BertForPreTraining``. Inside, the network runs on the real
+tokens of a batch, one sequence behind the other, and the decoder on the masked positions only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airank_fast.errors import UserError
+from airank_fast.nn import LinearGELU, PackedSequences, cross_entropy, packed_attention
+
+IGNORED_LABEL = -100
+SIZES = {  # Google's: layers, width (heads of 64, intermediate four times the width)
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+
+
+def size(name: str) -> dict[str, int]:
+    """The arguments that make one of Google's sizes: tiny, mini, base or large."""
+    layers, width = SIZES[name]
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+    }
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in the weights' dtype; the output has the input's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.to(x.dtype)
+
+
+class DropoutAddLayerNorm(LayerNorm):
+    """``LayerNorm(dropout(x) + residual)``."""
+
+    def __init__(self, width: int, p: float, eps: float) -> None:
+        super().__init__(width, eps=eps)
+        self.p = p
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, self.p, self.training) + residual)
+
+
+class PlainLinearGELU(nn.Linear):
+    """A linear layer and the exact GELU, in torch's own operators."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(super().forward(x))
+
+
+def _linear_gelu(config: dict, in_features: int, out_features: int) -> nn.Linear:
+    return (LinearGELU if config["fused"] else PlainLinearGELU)(in_features, out_features)
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and segment embeddings, normalised."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.word_embeddings = nn.Embedding(config["vocab_size"], width, padding_idx=config["pad_token_id"])
+        self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
+        self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
+        self.LayerNorm = LayerNorm(width, eps=config["layer_norm_eps"])
+        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+        x = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(x + self.position_embeddings(position_ids)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention inside each sequence, tokens [T, width]."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.num_heads = config["num_attention_heads"]
+        self.p = config["attention_probs_dropout_prob"]
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        q, k, v = (layer(x).unflatten(1, (self.num_heads, -1)) for layer in (self.query, self.key, self.value))
+        return packed_attention(q, k, v, sequences, self.p if self.training else 0.0).flatten(1)
+
+
+class Output(nn.Module):
+    """The end of each half of a layer: linear, dropout, residual, LayerNorm."""
+
+    def __init__(self, config: dict, in_features: int) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.dense = nn.Linear(in_features, width)
+        self.LayerNorm = DropoutAddLayerNorm(width, p=config["hidden_dropout_prob"], eps=config["layer_norm_eps"])
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dense(x), residual)
+
+
+class Layer(nn.Module):
+    """One encoder layer (post-LN)."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width, inner = config["hidden_size"], config["intermediate_size"]
+        self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Output(config, width)})
+        self.intermediate = nn.ModuleDict({"dense": _linear_gelu(config, width, inner)})
+        self.output = Output(config, inner)
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        x = self.attention["output"](self.attention["self"](x, sequences), x)
+        return self.output(self.intermediate["dense"](x), x)
+
+
+class BertModel(nn.Module):
+    """Embeddings, encoder and pooler: tokens [T] to hidden states [T, width]."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        layers = nn.ModuleList(Layer(config) for _ in range(config["num_hidden_layers"]))
+        self.encoder = nn.ModuleDict({"layer": layers})
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(config["hidden_size"], config["hidden_size"])})
+
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, sequences: PackedSequences
+    ) -> Tensor:
+        x = self.embeddings(input_ids, token_type_ids, position_ids)
+        x = x.to(self.pooler["dense"].weight.dtype)  # mixed precision begins behind the embeddings
+        for layer in self.encoder["layer"]:
+            x = layer(x, sequences)
+        return x
+
+    def pooled(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        """tanh of a linear layer over the first token of each sequence: [sequences, width]."""
+        return torch.tanh(self.pooler["dense"](x[sequences.offsets[:-1]]))
+
+
+class MaskedLMHead(nn.Module):
+    """From hidden states to logits over the vocabulary; its matrix is that of the word embeddings.
+
+    The product is over the vocabulary rounded up to a multiple of 8, as matrix units want it. The rows added have
+    a bias of -inf: they get no probability and no gradient, and change no result.
+    """
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        dense, norm = _linear_gelu(config, width, width), LayerNorm(width, eps=config["layer_norm_eps"])
+        self.transform = nn.ModuleDict({"dense": dense, "LayerNorm": norm})
+        self.bias = nn.Parameter(torch.zeros(config["vocab_size"]))
+
+    def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        x = self.transform["LayerNorm"](self.transform["dense"](x))
+        missing = -len(embeddings) % 8
+        weight = F.pad(embeddings.to(x.dtype), (0, 0, 0, missing)) if missing else embeddings.to(x.dtype)
+        bias = F.pad(self.bias, (0, missing), value=float("-inf")).to(x.dtype)
+        return F.linear(x, weight, bias)
+
+
+@dataclass
+class BertForPreTrainingOutput:
+    """What a call gives; prediction_logits are [number of masked positions, vocabulary] where labels are given."""
+
+    loss: Tensor | None
+    prediction_logits: Tensor
+    seq_relationship_logits: Tensor
+
+
+class BertForPreTraining(nn.Module):
+    """BERT with both pre-training heads; arguments and their defaults are those of transformers.BertConfig.
+
+    fused: use airank_fast.nn's operators; without, the same network in torch's own.
+
+    336,226,108 parameters with ``**size("large")`` and the default vocabulary of 30522. `load_state_dict` takes a
+    state dict of transformers, old or new, as it is; ours loads there, the tied decoder being left out as in its files.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        *,
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        initializer_range: float = 0.02,
+        layer_norm_eps: float = 1e-12,
+        pad_token_id: int = 0,
+        fused: bool = True,
+    ) -> None:
+        super().__init__()
+        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if hidden_size % num_attention_heads:
+            raise UserError(
+                f"bert: hidden_size must be a multiple of num_attention_heads = {num_attention_heads}, "
+                f"got {hidden_size}"
+            )
+        self.config = config
+        self.bert = BertModel(config)
+        heads = {"predictions": MaskedLMHead(config), "seq_relationship": nn.Linear(hidden_size, 2)}
+        self.cls = nn.ModuleDict(heads)
+        self.apply(self._initialise)
+        self.register_load_state_dict_pre_hook(_from_hugging_face)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config["initializer_range"])
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx].detach())
+
+    @torch.no_grad()
+    def start_positions_as_sinusoids(self, rms: float) -> None:
+        """Begin with the position embeddings of the Transformer (Vaswani et al., 2017), of this root mean square.
+
+        From random ones a short run cannot learn who stands next to whom: each position must find that out for itself.
+        """
+        table = self.bert.embeddings.position_embeddings.weight
+        num, width = table.shape
+        angles = torch.arange(num)[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2))
+        table.copy_(torch.cat([angles.sin(), angles.cos()], 1) * (rms * 2**0.5))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        *,
+        sequences: PackedSequences | None = None,
+        masked_positions: Tensor | None = None,
+    ) -> BertForPreTrainingOutput:
+        """Hugging Face's call, or the same batch without padding.
+
+        Padded: input_ids, attention_mask (1 at real tokens), token_type_ids, position_ids and labels are [B, L],
+        next_sentence_label [B]; labels are -100 where nothing is predicted. Without labels prediction_logits are
+        [B, L, vocabulary], 0 at padding.
+
+        Unpadded, with ``sequences``: input_ids, token_type_ids and position_ids are [T], the tokens of all sequences;
+        masked_positions [M] are the places in them to predict and labels [M] what stands there (without them: logits
+        of all T). Nothing here waits for the device.
+
+        The loss is the mean cross entropy over the labels, float32 or float64, plus that over next_sentence_label;
+        either may be left out.
+        """
+        if sequences is not None:
+            return self._packed(
+                input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label
+            )
+        real = _real_tokens(input_ids, attention_mask)  # here the shapes depend on values: the host must know them
+        sequences = PackedSequences(real.sum(1).tolist(), input_ids.device)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        if labels is not None:
+            if bool(((labels != IGNORED_LABEL) & ~real).any()):
+                raise UserError(f"bert: labels must be {IGNORED_LABEL} where attention_mask is 0, got others")
+            labels = labels[real]
+            masked_positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
+            labels = labels[masked_positions]
+        output = self._packed(
+            input_ids[real], types[real], position_ids.expand_as(input_ids)[real], sequences, masked_positions, labels,
+            next_sentence_label,
+        )  # fmt: skip
+        if labels is None:
+            logits = output.prediction_logits
+            padded = logits.new_zeros(*input_ids.shape, logits.shape[-1])
+            output.prediction_logits = padded.masked_scatter(real[..., None], logits)
+        return output
+
+    def _packed(
+        self, input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label
+    ) -> BertForPreTrainingOutput:
+        x = self.bert(input_ids, token_type_ids, position_ids, sequences)
+        is_next = self.cls["seq_relationship"](self.bert.pooled(x, sequences))
+        at_masked = x if masked_positions is None else x[masked_positions]
+        logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
+        losses = []
+        if labels is not None:
+            losses.append(self._cross_entropy(logits, labels))
+        if next_sentence_label is not None:
+            losses.append(self._cross_entropy(is_next, next_sentence_label))
+        loss = sum(losses) if losses else None
+        return BertForPreTrainingOutput(loss, logits[:, : self.config["vocab_size"]], is_next)
+
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the rows, float32 or float64."""
+        if self.config["fused"]:
+            return cross_entropy(logits, labels)
+        return F.cross_entropy(_at_least_float32(logits), labels)
+
+
+def _from_hugging_face(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+    """Drop what a state dict of transformers says twice or derives, and rename what old ones call otherwise."""
+    decoder_bias = f"{prefix}cls.predictions.decoder.bias"
+    if decoder_bias in state_dict:
+        state_dict.setdefault(f"{prefix}cls.predictions.bias", state_dict[decoder_bias])
+    for name in list(state_dict):
+        if not name.startswith(prefix):
+            continue
+        if name.endswith(("predictions.decoder.weight", "predictions.decoder.bias", "embeddings.position_ids")):
+            del state_dict[name]
+        elif name.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
+            new = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            state_dict[new] = state_dict.pop(name)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    if attention_mask.shape != input_ids.shape:
+        raise UserError(
+            f"bert: attention_mask must have the shape of input_ids, {list(input_ids.shape)}, "
+            f"got {list(attention_mask.shape)}"
+        )
+    return attention_mask.bool()

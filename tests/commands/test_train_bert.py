@@ -1,0 +1,224 @@
+"""BERT as a user trains it, on the text that comes with Python: the same manners as ResNet-50, small."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from commands.runs import kinds_of, start, train, wait_until
+from commands.test_train_digits import checker_passes
+from safetensors.torch import load_file, save_file
+
+from airank_fast import train as command
+from airank_fast.cli import run_command
+from airank_fast.data import pydoc
+from airank_fast.data.samples import Samples
+from airank_fast.data.shards import write_shard
+from airank_fast.models import bert as network
+from airank_fast.recipes import bert
+from airank_fast.recipes.bert_options import mlperf_evaluation_samples
+from airank_fast.record.events import effective, read_events
+from airank_fast.record.metrics import summarize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def text():
+    """Gathered before a command is timed or killed."""
+    return pydoc.load()
+
+
+def arguments(output, *more: str) -> list[str]:
+    """A run of a second or two: 8 steps, an evaluation after every 2, out of reach of its target."""
+    return [
+        "bert-tiny", "--output", str(output), "--sequence-length", "32", "--batch-size", "8", "--steps", "8",
+        "--warmup-steps", "2", "--eval-every-samples", "16", "--eval-samples", "20", "--eval-batch-size", "8",
+        "--target", "0.9", "--learning-rate", "0.01", *more,
+    ]  # fmt: skip
+
+
+def here(args: list[str]) -> int:
+    """Run the command in this process; returns its exit status."""
+    with mock.patch.object(sys, "argv", ["train", *args]):
+        return command.main()
+
+
+def losses(output) -> list[float]:
+    events = effective(read_events(output / "events.jsonl"))
+    whole = [loss for e in events if e["kind"] == "block_stop" for loss in e.get("loss", [])]
+    return whole or [loss for e in events if e["kind"] == "steps" for loss in e["loss"]]
+
+
+def weights(output) -> dict[str, torch.Tensor]:
+    return load_file(max((output / "checkpoints").iterdir()) / "model.safetensors")
+
+
+CHECKPOINTS = ("--amp", "--checkpoint-steps", "3")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    output = tmp_path_factory.mktemp("bert") / "out"
+    process = train(arguments(output, *CHECKPOINTS))
+    assert process.returncode == 1, process.stderr  # 0.9 is out of reach
+    return output
+
+
+def test_a_run_counts_in_samples(uninterrupted):
+    events = read_events(uninterrupted / "events.jsonl")
+    evaluations = [e for e in events if e["kind"] == "eval_stop"]
+    assert [(e["step"], e["samples"]) for e in evaluations] == [(2, 16), (4, 32), (6, 48), (8, 64)]
+    assert {e["counted"] for e in evaluations} == {20 * round(0.15 * 30)}
+    lines = (uninterrupted / "airank.log").read_text().splitlines()
+    assert lines[-1].endswith("samples/sec")
+    keys = [json.loads(line.removeprefix(":::MLLOG ")) for line in (uninterrupted / "mlperf.log").open()]
+    assert [k["metadata"]["epoch_num"] for k in keys if k["key"] == "eval_accuracy"] == [16, 32, 48, 64]
+    assert [k["metadata"]["samples_count"] for k in keys if k["key"] == "block_start"] == [0, 16, 32, 48]
+    values = {k["key"]: k["value"] for k in keys}
+    assert values["submission_benchmark"] == "bert"
+    assert values["opt_lamb_epsilon"] == values["opt_epsilon"] == 1e-6
+    assert values["eval_samples"] == 20
+
+
+def test_killed_and_resumed_is_the_same_run_bit_for_bit(uninterrupted, tmp_path):
+    output = tmp_path / "out"
+    process = start(arguments(output, *CHECKPOINTS))
+    wait_until(lambda: kinds_of(output).count("checkpoint") == 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert train(arguments(output, *CHECKPOINTS, "--resume")).returncode == 1
+    assert losses(output) == losses(uninterrupted)
+    assert all(torch.equal(weights(output)[name], tensor) for name, tensor in weights(uninterrupted).items())
+
+
+def test_two_ranks_train_as_one_with_the_same_global_batch(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert here(arguments(one)) == 1
+    process = train(arguments(two), ranks=2)
+    assert (two / "summary.json").exists(), process.stderr
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    right = [[e["correct"] for e in read_events(o / "events.jsonl") if e["kind"] == "eval_stop"] for o in (one, two)]
+    assert right[0] == right[1]
+    assert losses(one)[-1] < losses(one)[0]
+
+
+MLPERF = {"global_batch_size": 448, "train_samples": 156_725_653, "eval_samples": 10_000}
+
+
+def test_the_log_passes_the_official_checker(tmp_path):
+    """A rehearsal: the sizes of the real data, and three guesses of four taken to be right."""
+    output = tmp_path / "out"
+    own = bert.Job.reported
+    with (
+        mock.patch.object(bert.Job, "reported", lambda self, plan: own(self, plan) | MLPERF),
+        mock.patch.object(bert.Job, "correct", lambda self, model, batch: torch.tensor(len(batch.labels) * 3 // 4)),
+    ):
+        assert here(arguments(output, "--target", "0.72")) == 0
+    summary = summarize(read_events(output / "events.jsonl"))
+    assert (summary["status"], summary["reason"], summary["steps"]) == ("success", "target", 2)
+    assert checker_passes(output / "mlperf.log", tmp_path)
+
+
+def test_training_goes_on_from_a_checkpoint_of_the_right_accuracy(uninterrupted, tmp_path, capsys):
+    final = [e for e in read_events(uninterrupted / "events.jsonl") if e["kind"] == "eval_stop"][-1]["accuracy"]
+    checkpoint = max((uninterrupted / "checkpoints").iterdir())
+    more = ["--amp", "--init-checkpoint", str(checkpoint), "--check-initial"]
+    assert here(arguments(tmp_path / "right", *more, str(final))) == 1
+    events = read_events(tmp_path / "right" / "events.jsonl")
+    assert [e["kind"] for e in events if e["kind"] in ("data", "run_start")] == ["data", "run_start"]
+    assert next(e for e in events if e["kind"] == "steps")["loss"][0] < losses(uninterrupted)[0] - 0.2
+    refused(arguments(tmp_path / "wrong", *more, "0.34085"), capsys, "--check-initial", "within 0.01 of 0.34085")
+    assert "run_start" not in kinds_of(tmp_path / "wrong")
+
+
+def refused(args, capsys, *fragments: str) -> None:
+    """The command ends with status 2 and one line on stderr that holds every fragment."""
+    with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
+        run_command(command.main)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "fragments"),
+    [
+        (["--phase", "1"], ["--phase 1", "--data", "required"]),
+        (["--vocab-size", "30522"], ["--vocab-size: must be 2048 without --data, got 30522"]),
+        (["--batch-size", "9", "--gradient-accumulation-steps", "2"], ["--batch-size", "a multiple of", "got 9"]),
+        (["--dropout", "1"], ["--dropout: must be in [0, 1), got 1"]),
+        (["--data", "nowhere"], ["nowhere", "directory"]),
+        (["--init-checkpoint", "nowhere.bin"], ["--init-checkpoint nowhere.bin", "readable file of weights"]),
+        (["--precision", "fp16", "--amp"], ["--amp means bf16"]),
+    ],
+)
+def test_bad_input_gets_one_line(more, fragments, tmp_path, capsys):
+    refused(arguments(tmp_path / "out", *more), capsys, *fragments)
+
+
+def shards(root, vocab_size: int = 100):
+    """Sentence pairs of 5 to 40 tokens in two training shards and one to evaluate on."""
+    rng = np.random.default_rng(0)
+    for name, num in (("train/a", 40), ("train/b", 24), ("eval/c", 12)):
+        lengths, ones = rng.integers(5, 41, num), np.ones(num, np.int64)
+        ids = rng.integers(5, vocab_size, lengths.sum()).astype(np.int32)
+        offsets = [np.concatenate([[0], counts.cumsum()]) for counts in (lengths, 2 * ones)]
+        positions = np.tile([1, 3], num).astype(np.int32)
+        made = Samples(ids, (ids % 2).astype(np.int8), offsets[0], positions, ids[: 2 * num], offsets[1],
+                       rng.integers(0, 2, num).astype(np.int8))  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        path = root / f"{name}.hdf5"
+        write_shard(path, made, form="padded", max_seq_length=128, max_predictions=20, vocab_size=vocab_size)
+    return root
+
+
+def test_training_on_shards(tmp_path, capsys):
+    root = shards(tmp_path / "shards")
+    more = ["--data", str(root), "--vocab-size", "100", "--sequence-length", "64", "--dropout", "0"]
+    one, parts = tmp_path / "one", tmp_path / "parts"
+    assert here(arguments(one, *more)) == 1
+    assert here(arguments(parts, *more, "--gradient-accumulation-steps", "2")) == 1
+    events = read_events(one / "events.jsonl")
+    data = next(e for e in events if e["kind"] == "data")
+    assert (data["train_samples"], data["eval_samples"], data["reader"]) == (64, 12, "wikicorpus")
+    assert {e["counted"] for e in events if e["kind"] == "eval_stop"} == {24}
+    # as many guesses in every sample: the mean over micro-batches is that over the batch
+    assert losses(parts) == pytest.approx(losses(one), rel=1e-5)
+    assert losses(one)[0] > math.log(100)  # two losses
+    capsys.readouterr()
+    refused(arguments(tmp_path / "a", *more, "--vocab-size", "50"), capsys, "input_ids of 0 ... 49", ".hdf5")
+    path = root / "train" / "b.hdf5"
+    path.write_bytes(path.read_bytes()[:3000])
+    refused(arguments(tmp_path / "b", *more), capsys, "whole HDF5 file", "b.hdf5")
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path, capsys):
+    model = network.BertForPreTraining(pydoc.VOCAB_SIZE, max_position_embeddings=64, **network.size("tiny"))
+    state = model.state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file(state | {"cls.predictions.bias": torch.zeros(7)}, path)
+    refused(arguments(tmp_path / "a", "--init-checkpoint", str(path)), capsys,
+            "cls.predictions.bias must have shape [2048], got [7]")  # fmt: skip
+    del state["bert.pooler.dense.bias"]
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "weights.pt")
+    refused(arguments(tmp_path / "b", "--init-checkpoint", str(tmp_path / "weights.pt")), capsys,
+            "bert.pooler.dense.bias is missing")  # fmt: skip
+
+
+def test_recipes_on_real_data_follow_their_rule_books():
+    options = bert.COMMANDS["bert-large"](data="somewhere")
+    recipe = bert.resolve(options, 8, "bf16")
+    assert (recipe.name, recipe.size, recipe.batch_size, recipe.target) == ("mlperf", "large", 448, 0.72)
+    assert recipe.eval_every_samples == 150_000
+    assert (mlperf_evaluation_samples(3072), mlperf_evaluation_samples(256)) == (175_000, 150_000)
+    for rules, target in (("airank", 0.712), ("flagperf", 0.71)):
+        assert bert.resolve(bert.COMMANDS["bert-large"](data="somewhere", rules=rules), 8, "bf16").target == target
+    first = bert.resolve(bert.COMMANDS["bert-base"](data="somewhere", phase="1"), 8, "bf16")
+    assert (first.name, first.size, first.sequence_length, first.target) == ("phase1", "base", 128, None)

@@ -1,0 +1,105 @@
+"""Batches of tokens without padding: how they are laid out, dealt over ranks and micro-batches, and masked."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from airank_fast.data import pydoc
+from airank_fast.data.samples import Samples
+from airank_fast.data.sampling import TrainStream
+from airank_fast.data.tokens import BlockReader, collate, deal, prefetch
+from airank_fast.errors import UserError
+
+
+def samples(*lengths: int) -> Samples:
+    """Sample i has tokens 100 i, 100 i + 1, ...; its last token is masked."""
+    lengths = np.array(lengths)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    ids = np.concatenate([100 * i + np.arange(length) for i, length in enumerate(lengths)]).astype(np.int32)
+    ones = np.arange(len(lengths) + 1)
+    return Samples(ids, (ids % 2).astype(np.int8), offsets, (lengths - 1).astype(np.int32), ids[offsets[1:] - 1],
+                   ones, (np.arange(len(lengths)) % 2).astype(np.int8))  # fmt: skip
+
+
+def test_a_batch_is_the_samples_one_behind_the_other_short_ones_first():
+    batch = collate(samples(4, 2, 3), "cpu")
+    assert batch.lengths == [2, 3, 4]
+    assert batch.input_ids.tolist() == [100, 101, 200, 201, 202, 0, 1, 2, 3]
+    assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 0, 1, 2, 3]
+    assert batch.token_type_ids.tolist() == [i % 2 for i in batch.input_ids.tolist()]
+    assert batch.labels.tolist() == batch.input_ids[batch.masked_positions].tolist() == [101, 202, 3]
+    assert batch.next_sentence_label.tolist() == [1, 0, 0]
+    assert {tensor.dtype for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)} == {torch.int64}
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 8])
+def test_parts_get_as_many_samples_and_nearly_as_many_tokens(num_parts):
+    lengths = np.random.default_rng(0).integers(5, 513, 64)
+    parts = deal(lengths, num_parts)
+    assert sorted(np.concatenate(parts)) == list(range(64))
+    assert {len(part) for part in parts} == {64 // num_parts}
+    tokens = [lengths[part].sum() for part in parts]
+    assert max(tokens) - min(tokens) <= lengths.max()
+    assert all((np.diff(lengths[part]) >= 0).all() for part in parts)
+
+
+def test_micro_batches_are_dealt_anew_among_themselves():
+    groups = [samples(10, 12), samples(2, 3), samples(7, 7)]
+    batches = list(prefetch(iter(groups), "cpu", balance=2))
+    assert [batch.lengths for batch in batches] == [[2, 12], [3, 10], [7, 7]]
+
+
+def reader(rank=0, world_size=1, micro_batches=1, seed=1, **blocks) -> BlockReader:
+    tokens = (5 + np.arange(2000) % 600).astype(np.uint16)
+    train, held_out = (pydoc.Blocks(part, 22, seed=seed, **blocks) for part in (tokens[:1500], tokens[1500:]))
+    stream = TrainStream(len(train.lengths), seed, batch_size_local=8 // world_size // micro_batches,
+                         global_batch_size=8, rank=rank, world_size=world_size)  # fmt: skip
+    return BlockReader(train, held_out, stream, rank=rank, world_size=world_size, eval_batch_size=4)
+
+
+def rows(batches) -> list[tuple]:
+    """Each sample of some batches as (tokens, positions, originals)."""
+    found = []
+    for batch in batches:
+        ids, positions, originals = (array.reshape(len(batch.token_offsets) - 1, -1) for array in (
+            batch.input_ids, batch.masked_lm_positions, batch.masked_lm_ids))
+        found += [tuple(map(tuple, sample)) for sample in zip(ids, positions, originals, strict=True)]
+    return found
+
+
+def test_ranks_and_micro_batches_change_no_sample():
+    whole = rows(islice(reader().train(), 12))
+    shared = [rows(islice(reader(rank, 2, 2).train(), 24)) for rank in (0, 1)]
+    assert sorted(shared[0] + shared[1]) == sorted(whole)
+    assert rows(islice(reader().train(3), 9)) == whole[24:]
+    assert rows(islice(reader(seed=2).train(), 12)) != whole
+    held_out = rows(reader().evaluate())
+    assert rows(reader(0, 2).evaluate()) + rows(reader(1, 2).evaluate()) == held_out
+    assert len(held_out) == 25
+
+
+def test_masks_are_berts():
+    source = pydoc.Blocks(np.full(20 * 400, 700, np.uint16), 22, seed=0, mask_rate=0.15)
+    taken = source.take(np.zeros(4000, np.int64), np.arange(4000))
+    shown = taken.input_ids.reshape(4000, 22)
+    assert (shown[:, 0] == 2).all()
+    assert (shown[:, -1] == 3).all()
+    positions = taken.masked_lm_positions.reshape(4000, 3)
+    assert (np.diff(positions) > 0).all()
+    assert positions.min() == 1
+    assert positions.max() == 20
+    assert (taken.masked_lm_ids == 700).all()
+    seen = shown[np.arange(4000)[:, None], positions]
+    assert np.mean(seen == 4) == pytest.approx(0.8, abs=0.02)
+    assert np.mean(seen == 700) == pytest.approx(0.1, abs=0.02)
+    assert seen.min() >= 4
+    assert len(np.unique(seen)) > 500
+
+
+def test_too_short_a_text():
+    with pytest.raises(UserError, match="a sequence length of at most 12 is required, got 22"):
+        pydoc.Blocks(np.zeros(10, np.uint16), 22, seed=0)

@@ -1,0 +1,188 @@
+"""BERT against Hugging Face's: names, results, gradients, checkpoints both ways; and padded against unpadded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from airank_fast.errors import UserError
+from airank_fast.models import bert
+from airank_fast.nn import PackedSequences
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {
+    "vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 20, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+LENGTHS = (7, 16, 1, 16, 12)
+
+
+def theirs(dtype=torch.float64, **changes) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SMALL | changes, attn_implementation="eager")
+    model = transformers.BertForPreTraining(config).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():  # freshly drawn, biases are 0 and LayerNorm's weights 1
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def ours(model: torch.nn.Module, **changes) -> bert.BertForPreTraining:
+    made = bert.BertForPreTraining(**SMALL | changes).to(next(model.parameters()).dtype)
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def padded_batch(seed: int = 1) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(LENGTHS), max(LENGTHS))
+    mask = (torch.arange(shape[1]) < torch.tensor(LENGTHS)[:, None]).long()
+    input_ids = torch.randint(1, SMALL["vocab_size"], shape, generator=generator) * mask
+    chosen = (torch.rand(shape, generator=generator) < 0.3) & mask.bool()
+    chosen[:, 0] = True
+    return {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "token_type_ids": torch.randint(0, 2, shape, generator=generator) * mask,
+        "labels": torch.where(chosen, torch.randint(1, SMALL["vocab_size"], shape, generator=generator), -100),
+        "next_sentence_label": torch.randint(0, 2, shape[:1], generator=generator),
+    }
+
+
+def unpadded(batch: dict[str, torch.Tensor]) -> dict:
+    """The same batch as the recipe gives it: only real tokens."""
+    real = batch["attention_mask"].bool()
+    labels = batch["labels"][real]
+    masked = (labels != -100).nonzero()[:, 0]
+    return {
+        "input_ids": batch["input_ids"][real],
+        "token_type_ids": batch["token_type_ids"][real],
+        "position_ids": torch.cat([torch.arange(length) for length in LENGTHS]),
+        "sequences": PackedSequences(LENGTHS),
+        "masked_positions": masked,
+        "labels": labels[masked],
+        "next_sentence_label": batch["next_sentence_label"],
+    }
+
+
+def gradients(model, loss) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_number_of_parameters_of_bert_large():
+    with torch.device("meta"):
+        model = bert.BertForPreTraining(**bert.size("large"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 336_226_108
+
+
+@pytest.mark.parametrize("vocab_size", [101, 104])
+def test_forward_loss_and_gradients_are_hugging_faces_in_float64(vocab_size):
+    reference = theirs(vocab_size=vocab_size)
+    model, batch = ours(reference, vocab_size=vocab_size), padded_batch()
+    expected, got = reference(**batch), model(**batch)
+    torch.testing.assert_close(got.loss, expected.loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(got.seq_relationship_logits, expected.seq_relationship_logits, rtol=1e-11, atol=1e-12)
+    at_masked = expected.prediction_logits[batch["labels"] != -100]
+    torch.testing.assert_close(got.prediction_logits, at_masked, rtol=1e-11, atol=1e-12)
+    wanted, mine = gradients(reference, expected.loss), gradients(model, got.loss)
+    assert mine.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(mine[name], wanted[name], rtol=1e-9, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_float32_is_no_farther_from_float64_than_twice_hugging_face():
+    exact, reference = theirs(), theirs(torch.float32)
+    exact.load_state_dict(reference.state_dict())  # float32 values
+    model, batch = ours(reference), padded_batch()
+    outputs = {"exact": exact(**batch), "theirs": reference(**batch), "ours": model(**batch)}
+    assert outputs["ours"].loss.dtype == torch.float32
+    masked = batch["labels"] != -100
+    logits = {name: output.prediction_logits for name, output in outputs.items()}
+    logits |= {name: logits[name][masked] for name in ("exact", "theirs")}
+    error = {name: (logits[name] - logits["exact"]).abs().max().item() for name in ("theirs", "ours")}
+    assert error["ours"] <= 2 * error["theirs"]
+    eps = torch.finfo(torch.float32).eps
+    assert outputs["ours"].loss.item() == pytest.approx(outputs["exact"].loss.item(), rel=8 * eps)
+    found = {name: gradients(module, outputs[name].loss)
+             for name, module in (("exact", exact), ("theirs", reference), ("ours", model))}  # fmt: skip
+    largest = max(wanted.norm().item() for wanted in found["exact"].values())  # a key's bias has a gradient of 0
+    for name, wanted in found["exact"].items():
+        error = {who: (found[who][name] - wanted).norm().item() for who in ("theirs", "ours")}
+        assert error["ours"] <= 2 * error["theirs"] + eps * largest, name
+
+
+def test_without_labels_logits_are_padded_again():
+    reference = theirs()
+    batch = {name: tensor for name, tensor in padded_batch().items() if name in ("input_ids", "attention_mask")}
+    expected, got = reference(**batch), ours(reference)(**batch)
+    real = batch["attention_mask"].bool()
+    assert got.loss is None
+    assert got.prediction_logits.shape == expected.prediction_logits.shape
+    torch.testing.assert_close(got.prediction_logits[real], expected.prediction_logits[real], rtol=1e-11, atol=1e-12)
+    assert not got.prediction_logits[~real].any()
+    whole = {"input_ids": batch["input_ids"]}  # no mask: the padding token is a token like any other
+    torch.testing.assert_close(
+        ours(reference)(**whole).prediction_logits, reference(**whole).prediction_logits, rtol=1e-11, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padded_and_unpadded_give_the_same_loss_and_gradients(dtype):
+    model, batch = ours(theirs(dtype)), padded_batch()
+    padded, packed = model(**batch), model(**unpadded(batch))
+    assert torch.equal(padded.loss, packed.loss)
+    wanted, got = gradients(model, padded.loss), gradients(model, model(**unpadded(batch)).loss)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    order = torch.tensor([3, 0, 4, 1, 2])  # other neighbours, other runs of equal length
+    moved = model(**{name: tensor[order] for name, tensor in batch.items()})
+    torch.testing.assert_close(moved.loss, padded.loss, rtol=8 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_dropout_drops_about_its_share_and_only_in_training():
+    model = bert.BertForPreTraining(**SMALL | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1})
+    batch = unpadded(padded_batch())
+    assert not torch.equal(model(**batch).loss, model(**batch).loss)
+    model.eval()
+    assert torch.equal(model(**batch).loss, model(**batch).loss)
+
+
+def test_a_checkpoint_of_hugging_face_goes_in_and_comes_out_equal(tmp_path):
+    reference = theirs(torch.float32)
+    reference.save_pretrained(tmp_path / "theirs")
+    model = bert.BertForPreTraining(**SMALL)
+    model.load_state_dict(load_file(tmp_path / "theirs" / "model.safetensors"))
+    reference.config.save_pretrained(tmp_path / "ours")
+    save_file(model.state_dict(), tmp_path / "ours" / "model.safetensors", metadata={"format": "pt"})
+    back, report = transformers.BertForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    for name, tensor in reference.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name
+
+
+def test_names_of_old_checkpoints_are_understood():
+    reference = theirs(torch.float32)
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in reference.state_dict().items()
+    }
+    old["bert.embeddings.position_ids"] = torch.arange(20)[None]
+    model = bert.BertForPreTraining(**SMALL)
+    model.load_state_dict(old)
+    assert torch.equal(model.bert.embeddings.LayerNorm.bias, reference.bert.embeddings.LayerNorm.bias)
+
+
+def test_wrong_input_is_named():
+    model, batch = bert.BertForPreTraining(**SMALL), padded_batch()
+    with pytest.raises(UserError, match=r"attention_mask must have the shape of input_ids, \[5, 16\], got \[5, 15\]"):
+        model(batch["input_ids"], batch["attention_mask"][:, 1:])
+    with pytest.raises(UserError, match="labels must be -100 where attention_mask is 0"):
+        model(**batch | {"labels": torch.ones_like(batch["labels"])})
+    with pytest.raises(UserError, match="lengths of at least 1 are required"):
+        model(**batch | {"attention_mask": batch["attention_mask"] * 0, "labels": None})
+    with pytest.raises(UserError, match="hidden_size must be a multiple of num_attention_heads = 5, got 32"):
+        bert.BertForPreTraining(**SMALL | {"num_attention_heads": 5})
