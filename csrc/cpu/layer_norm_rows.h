@@ -200,13 +200,14 @@ class ParamGrads {
  public:
   ParamGrads(int64_t rows, int64_t columns)
       : rows_(rows), columns_(columns),
-        rows_per_slot_(std::max({int64_t(16), ceil_div(rows, 64), ceil_div(1 << 14, std::max<int64_t>(columns, 1))})),
+        rows_per_slot_(std::max<int64_t>(16, ceil_div(rows, 64))),
         num_slots_(ceil_div(rows, rows_per_slot_)), sums_(2 * columns * std::max<int64_t>(num_slots_, 1)) {}
 
   // Calls walk(first row, end row, weight sums, bias sums) for every slot.
   template <typename Walk>
   void for_each_slot(Walk walk) {
-    torch::stable::parallel_for(0, num_slots_, 1, [&](int64_t begin, int64_t end) {
+    const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, rows_per_slot_ * columns_));
+    torch::stable::parallel_for(0, num_slots_, grain, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
         T* sums = sums_.data() + 2 * columns_ * slot;
         walk(slot * rows_per_slot_, std::min(rows_, (slot + 1) * rows_per_slot_), sums, sums + columns_);

@@ -13,7 +13,7 @@ cudaError_t launch_dropout_add_layer_norm(const LayerNormRows& r, const DropoutA
     constexpr int kVec = 16 / sizeof(R);
     using In = SumRows<X, R>;
     const In in{static_cast<const X*>(add.x), static_cast<const R*>(add.residual), static_cast<R*>(add.sum),
-                {dropout_of<math_t<X>>(add.p), add.seed, {}}};
+                {dropout_of<math_t<X>>(add.p), add.seed}};
     X* y = static_cast<X*>(add.y);
     const bool packs = fits_packs<kVec>(r.columns, in.x, in.residual, in.sum, y, static_cast<const W*>(r.weight),
                                         static_cast<const W*>(r.bias));
@@ -27,7 +27,7 @@ cudaError_t launch_dropout_add_layer_norm_backward(const LayerNormRows& r, const
     constexpr int kVec = 16 / sizeof(R);
     using Out = SumGrads<X, R>;
     const Out out{static_cast<const R*>(add.grad_sum), static_cast<X*>(g.grad_x), static_cast<R*>(add.grad_residual),
-                  {dropout_of<math_t<X>>(add.p), add.seed, {}}};
+                  {dropout_of<math_t<X>>(add.p), add.seed}};
     const bool packs = fits_packs<kVec>(r.columns, static_cast<const R*>(r.x), static_cast<const X*>(g.grad),
                                         out.grad_sum, out.grad_x, out.grad_residual, static_cast<const W*>(r.weight),
                                         static_cast<const math_t<X>*>(g.partials));

@@ -5,7 +5,7 @@
 //
 // Mapping: threads_per_row threads (a power of two from 32 on) take a row in packs of kVec elements, 16 bytes of the
 // wider type; a block has as many rows at a time as it has room for. A row is kept in registers between the mean, the
-// variance and the result; what does not fit there (over 8192 16-bit columns forward, 4096 backward) is read again.
+// variance and the result; what does not fit there (over 8192 16-bit columns forward, 2048 backward) is read again.
 // Tensors that are not aligned, and rows that are no whole number of packs, go in packs of one.
 //
 // Bytes per 16-bit element: forward 4, backward 6. The gradients of weight and bias: every thread sums its columns over
@@ -20,15 +20,15 @@
 namespace airank_fast {
 
 constexpr int kRowThreads = 256;
-// Blocks that a multiprocessor can hold: at 80 registers per thread forward; 128 backward, where a thread keeps two
-// rows' elements, the weights and two sums for 16 columns. Float64 is there for checking, not for speed.
+// Blocks that a multiprocessor can hold: at 80 registers per thread forward, for 32 elements; up to 128 backward, for the
+// elements of two rows, the weights and two sums for 8 columns. Float64 is there for checking, not for speed.
 template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
 template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 // Packs per thread that stay in registers.
 template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
-template <int kVec> constexpr int kBackwardPacks = kVec >= 4 ? 2 : 4;
+template <int kVec> constexpr int kBackwardPacks = kVec == 8 ? 1 : kVec == 4 ? 2 : 4;
 
 template <typename T>
 __device__ __forceinline__ T warp_sum(T value) {
@@ -86,7 +86,6 @@ struct PlainRows {
   HOST_DEVICE void fetch(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(x + at, to); }
   template <int kVec>
   HOST_DEVICE void again(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(x + at, to); }
-  HOST_DEVICE void begin() {}
 };
 
 // Where the gradient of a row goes: a tensor.
@@ -97,7 +96,6 @@ struct PlainGrads {
 
   template <int kVec>
   HOST_DEVICE void put(int64_t at, T (&grad)[kVec]) const { store_narrow<kVec>(grad_x + at, grad); }
-  HOST_DEVICE void begin() {}
 };
 
 // W: type of the parameters, Y: of the result.
@@ -114,7 +112,6 @@ __global__ void __launch_bounds__(kRowThreads, kForwardBlocks<typename In::T>)
   const int64_t first = row * columns;
   const int end = row < rows ? columns : 0;  // threads without a row go along to the barriers
   const int step = threads_per_row * kVec;
-  in.begin();
 
   T kept[kPacks][kVec];
   T sum = 0;
@@ -192,7 +189,6 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
   const int step = threads_per_row * kVec;
   T* weight_partials = partials == nullptr ? nullptr : partials + int64_t(blockIdx.x) * columns;
   T* bias_partials = partials == nullptr ? nullptr : weight_partials + int64_t(gridDim.x) * columns;
-  out.begin();
 
   T weight_sums[kPacks][kVec] = {}, bias_sums[kPacks][kVec] = {};
   int parity = 0;  // the slots alternate, so that one barrier per row is enough

@@ -71,10 +71,14 @@ def test_error_is_at_most_twice_torchs(device, dtypes):
         torchs, got = with_gradients(plain, arguments), with_gradients(ours, arguments)
         for name, our, their, want in zip(["y", "x", "residual", "weight", "bias"], got, torchs, exact, strict=True):
             assert (our.dtype, our.shape) == (their.dtype, their.shape)
-            if dtypes[0] == F64:  # nothing more exact to compare with
+            if shape[-1] == 1 and name in ("weight", "bias"):  # a single sum, which torch may have exact
+                torch.testing.assert_close(our, want.to(our.dtype))
+            elif dtypes[0] == F64:  # nothing more exact to compare with
                 torch.testing.assert_close(our, want, rtol=1e-12, atol=1e-12)
             else:
-                assert worst_error(our, want) <= 2 * worst_error(their, want), (name, shape)
+                # Torch's sums depend on its threads and may be exact by luck: a unit in the last place is free.
+                unit = torch.finfo(our.dtype).eps * want.abs().max().item()
+                assert worst_error(our, want) <= max(2 * worst_error(their, want), unit), (name, shape)
 
 
 @pytest.mark.parametrize("device", DEVICES)

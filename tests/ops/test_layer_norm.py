@@ -72,10 +72,14 @@ def test_error_is_at_most_twice_torchs(device, dtypes, affine):
         ours = with_gradients(lambda x, w, b: layer_norm(x, x.shape[-1:], w, b, dtype=dtypes[2]), *arguments)
         for name, got, torchs, want in zip(["y", "x", "weight", "bias"], ours, plain, exact, strict=False):
             assert (got.dtype, got.shape) == (torchs.dtype, torchs.shape)
-            if dtypes[0] == F64:  # nothing more exact to compare with
+            if shape[-1] == 1 and name in ("weight", "bias"):  # a single sum, which torch may have exact
+                torch.testing.assert_close(got, want.to(got.dtype))
+            elif dtypes[0] == F64:  # nothing more exact to compare with
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
             else:
-                assert worst_error(got, want) <= 2 * worst_error(torchs, want), (name, shape)
+                # Torch's sums depend on its threads and may be exact by luck: a unit in the last place is free.
+                unit = torch.finfo(got.dtype).eps * want.abs().max().item()
+                assert worst_error(got, want) <= max(2 * worst_error(torchs, want), unit), (name, shape)
 
 
 @pytest.mark.parametrize("device", DEVICES)
