@@ -27,7 +27,7 @@ from airank_fast.data.sampling import TrainStream, eval_batches, permutation, ph
 from airank_fast.data.shards import Shard, inspect_shard, read_shard
 from airank_fast.errors import UserError
 
-POOL_SAMPLES = 2**19        # about 1 kB each
+POOL_SAMPLES = 2**18        # about 2 kB each at 512 tokens; three times that while a pool is being read
 _ORDER, _SHARDS = 0, 3      # Philox key words, beside sampling's
 _WORDS_PER_COUNT = 4
 _FOLDERS = {"train": ("train", "training"), "eval": ("eval", "eval_varlength", "test")}
