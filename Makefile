@@ -33,7 +33,8 @@ lint: $(INSTALLED) ## ruff
 	$(PY) -m ruff check .
 
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
-	for bench in sgd step data prepare measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+	$(PY) bench/compare.py
+	for bench in step data prepare bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)

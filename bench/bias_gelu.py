@@ -29,19 +29,19 @@ def op_functions(approximate: str, compiled: bool) -> dict[str, Callable[..., Te
     def eager(x: Tensor, bias: Tensor) -> Tensor:
         return F.gelu(x + bias, approximate=approximate)
 
-    found = {"bias_gelu": lambda x, bias: bias_gelu(x, bias, approximate), "torch eager": eager}
-    return found | ({"torch compiled": torch.compile(eager)} if compiled else {})
+    found = {"bias_gelu": lambda x, bias: bias_gelu(x, bias, approximate), "torch": eager}
+    return found | ({"torch.compile": torch.compile(eager)} if compiled else {})
 
 
 def linear_functions(device: str, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
     """Name -> linear layer with GELU; all have the same parameters."""
     ours = LinearGELU(HIDDEN, FEATURES, device=device, dtype=dtype)
     found = {"LinearGELU": ours}
-    for name in ("torch eager", "torch compiled")[: 1 + compiled]:
+    for name in ("torch", "torch.compile")[: 1 + compiled]:
         linear = nn.Linear(HIDDEN, FEATURES, device=device, dtype=dtype)
         linear.load_state_dict(ours.state_dict())
         module = nn.Sequential(linear, nn.GELU())
-        found[name] = torch.compile(module) if "compiled" in name else module
+        found[name] = torch.compile(module) if "compile" in name else module
     return found
 
 
@@ -94,9 +94,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/bias_gelu.jsonl")
     options = parser.parse_args()
+    harness.keep_memory()
     if options.save and not harness.wait_until_idle():
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)

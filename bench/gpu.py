@@ -19,11 +19,12 @@ import sys
 import time
 from pathlib import Path
 
+from compare import OPS
+
 ROOT = Path(__file__).resolve().parents[1]
 SAVED = ROOT / "bench" / "results"
 PART_LIMIT_S = 180
 LIMIT_S = 530  # of all parts together; what comes after it is left out and said to be
-OPS = ("sgd",)
 
 
 def parts() -> dict[str, list[str]]:

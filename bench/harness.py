@@ -7,6 +7,7 @@ steadier than the quotient of two medians. Check first, then time: callers compa
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -80,6 +81,18 @@ def timing(times: list[float]) -> Timing:
 def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> float:
     """How many times faster `ours` is than `theirs`: median over rounds."""
     return statistics.median(b / a for a, b in zip(times[ours], times[theirs], strict=True))
+
+
+def keep_memory() -> None:
+    """Have glibc's malloc keep freed memory, however large, as a training loop's allocator does; elsewhere nothing.
+
+    Otherwise each result above 32 MB is fresh from the system and its pages are cleared while they are written,
+    which takes several times as long as a kernel that is bound by memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def bandwidth(device: str = "cpu", num_bytes: int = 2**28) -> float:

@@ -59,12 +59,12 @@ def contestants(device: str, dtype: torch.dtype, compiled: bool) -> dict[str, tu
         "torch foreach": lambda p: torch_sgd(p, foreach=True),
     }
     if compiled:
-        builders["torch compiled"] = builders["torch foreach"]
+        builders["torch.compile"] = builders["torch foreach"]
     made = {}
     for name, build in builders.items():
         params = parameters(device, dtype)
         optimizer = build(params)
-        step = torch.compile(optimizer.step) if name == "torch compiled" else optimizer.step
+        step = torch.compile(optimizer.step) if name == "torch.compile" else optimizer.step
         made[name] = (params, step)
     return made
 

@@ -84,9 +84,10 @@ class BatchNormAct2d(nn.BatchNorm2d):
             statistics = batch_norm_statistics_(x, *running, count, self.momentum, self.eps)
         else:
             moments = batch_norm_moments(x)
-            everyone = moments.new_empty(dist.get_world_size(self.group), moments.numel())
+            size = moments.numel()
+            everyone = moments.new_empty(dist.get_world_size(self.group) * size)
             dist.all_gather_into_tensor(everyone, moments, group=self.group)
-            statistics = batch_norm_finish_(everyone, *running, count, self.momentum, self.eps)
+            statistics = batch_norm_finish_(everyone.view(-1, size), *running, count, self.momentum, self.eps)
         if narrow:
             mean.copy_(running[0])
             var.copy_(running[1])

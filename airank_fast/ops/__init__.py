@@ -15,9 +15,11 @@ from airank_fast.ops.batch_norm_act import (
 )
 from airank_fast.ops.bias_gelu import bias_gelu
 from airank_fast.ops.cross_entropy import cross_entropy
+from airank_fast.ops.dropout_add_layer_norm import dropout_add_layer_norm
 from airank_fast.ops.global_norm import global_norm
 from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
+from airank_fast.ops.layer_norm import layer_norm
 from airank_fast.ops.sgd import sgd_
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "batch_norm_statistics_",
     "bias_gelu",
     "cross_entropy",
+    "dropout_add_layer_norm",
     "global_norm",
     "lamb_",
     "lars_",
+    "layer_norm",
     "sgd_",
 ]
 

@@ -184,7 +184,8 @@ def backward_reference(dy, x, mask, weight, statistics, sums, with_residual) -> 
     _check_backward(dy, x, mask, weight, statistics, sums)
     mean, rstd, count = _split(statistics)
     dz = _masked(dy, mask)
-    dx = dz - sums[0] / count - (_rows(x) - mean) * (sums[1] * rstd / count)
+    mean_dz, slope = torch.where(count.isinf(), 0, torch.stack([sums[0], sums[1] * rstd]) / count)
+    dx = dz - mean_dz - (_rows(x) - mean) * slope
     dx = dx * (rstd if weight is None else rstd * weight)
     return _like(dx, x), _like(dz, x) if with_residual else x.new_empty(0)
 

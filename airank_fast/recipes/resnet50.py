@@ -3,11 +3,13 @@
 The digits recipe reaches its target on two CPU cores. The ImageNet recipes follow MLPerf's closed division for
 SGD (base learning rate 0.001 x global batch, end 1e-4, power 2, weight decay 1e-4 x 2^N, label smoothing 0.1,
 none on batch norm and bias) at the global batches of its reference convergence points, 1632 and 3264, for 8
-and 32 GPUs. No ImageNet run has been made with them yet.
+and 32 GPUs. With LARS the base learning rate goes through those points instead (7.4 and 10.5, which is a square-root
+rule; momentum 0.9, trust coefficient 0.001, epsilon 0). No ImageNet run has been made with them yet.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +24,7 @@ from airank_fast import data as datasets
 from airank_fast.errors import UserError
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
-from airank_fast.optim import FusedSGD
+from airank_fast.optim import FusedLARS, FusedSGD
 from airank_fast.recipes.options import ByRecipe, RunOptions, check_options, require
 from airank_fast.recipes.schedule import polynomial_decay
 
@@ -30,6 +32,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SYNTHETIC_STEPS = 100  # of an epoch with the synthetic reader
+LARS_EPSILON = 0.0  # both as MLPerf's closed division fixes them
+LARS_TRUST_COEFFICIENT = 0.001
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -64,6 +68,7 @@ class Recipe:
     precision: Precision = "fp32"
     fused: bool = True
     reader: str = "auto"
+    optimizer: Literal["sgd", "lars"] = "sgd"
 
 
 IMAGENET_1_GPU = Recipe(
@@ -158,12 +163,14 @@ class Options(RunOptions):
     """Number of classes in the data set (ImageNet: 1000)."""
     image_size: ByRecipe[int] = None
     """Side of a training picture in pixels; evaluation keeps the recipe's ratio of resize to crop."""
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    """sgd with momentum, or lars, whose default learning rate is that of MLPerf's reference runs."""
     learning_rate: ByRecipe[float] = None
     """Base learning rate (after warm-up), for the whole global batch."""
     warmup_epochs: ByRecipe[float] = None
     """Epochs of linear warm-up."""
     momentum: ByRecipe[float] = None
-    """SGD momentum."""
+    """Momentum of the optimizer."""
     weight_decay: ByRecipe[float] = None
     """L2 term on weights; batch norm and bias have none."""
     label_smoothing: ByRecipe[float] = None
@@ -200,7 +207,10 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
     recipe = replace(base, **{key: value for key, value in chosen.items() if value is not None})
     if recipe.image_size != base.image_size:
         recipe = replace(recipe, eval_resize=round(base.eval_resize * recipe.image_size / base.image_size))
-    if options.learning_rate is None and base.name != "digits":
+    if options.learning_rate is None and recipe.optimizer == "lars":
+        # 7.4 and 10.5 at 1632 and 3264: mlperf-logging's rcps_resnet.json, 4.0.0
+        recipe = replace(recipe, learning_rate=7.4 * math.sqrt(recipe.batch_size / 1632))
+    elif options.learning_rate is None and base.name != "digits":
         recipe = replace(recipe, learning_rate=0.001 * recipe.batch_size)
     if recipe.reader == "synthetic" and options.target is None:
         recipe = replace(recipe, target=None)  # nothing can be learnt from noise
@@ -260,8 +270,8 @@ class Job:
         recipe = self.recipe
         return resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
 
-    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD:
-        """SGD with momentum; weight decay on weights only. The learning rate lives on the device."""
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedLARS:
+        """Weight decay, and LARS's trust ratio, on weights only. The learning rate lives on the device."""
         decayed = [p for p in model.parameters() if p.ndim > 1]
         rest = [p for p in model.parameters() if p.ndim <= 1]
         groups = [
@@ -269,6 +279,10 @@ class Job:
             {"params": rest, "weight_decay": 0.0},
         ]
         lr = torch.zeros((), dtype=torch.float32, device=device)
+        if self.recipe.optimizer == "lars":
+            groups[1]["is_skipped"] = True
+            lars = {"trust_coefficient": LARS_TRUST_COEFFICIENT, "eps": LARS_EPSILON}
+            return FusedLARS(groups, lr=lr, momentum=self.recipe.momentum, **lars)
         return FusedSGD(groups, lr=lr, momentum=self.recipe.momentum)
 
     def loss(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
@@ -359,19 +373,22 @@ class Job:
         )
 
     def reported(self, plan) -> dict:
-        """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, resnet, sgd)."""
-        recipe = self.recipe
-        return {
-            "opt_name": "sgd",
-            "sgd_opt_base_learning_rate": recipe.learning_rate,
-            "sgd_opt_end_learning_rate": recipe.end_learning_rate,
-            "sgd_opt_learning_rate_decay_poly_power": recipe.decay_power,
-            "sgd_opt_learning_rate_decay_steps": plan.total_steps - plan.step_after(recipe.warmup_epochs),
-            "sgd_opt_weight_decay": recipe.weight_decay,
-            "sgd_opt_momentum": recipe.momentum,
-            "opt_learning_rate_warmup_epochs": recipe.warmup_epochs,
-            "model_bn_span": recipe.batch_size // recipe.gradient_accumulation_steps // plan.world_size,
+        """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, resnet, sgd or lars)."""
+        recipe, name = self.recipe, self.recipe.optimizer
+        shared = {
+            "base_learning_rate": recipe.learning_rate,
+            "end_learning_rate": recipe.end_learning_rate,
+            "learning_rate_decay_poly_power": recipe.decay_power,
+            "learning_rate_decay_steps": plan.total_steps - plan.step_after(recipe.warmup_epochs),
+            "weight_decay": recipe.weight_decay,
+            "momentum": recipe.momentum,
         }
+        if name == "lars":
+            own = {"lars_epsilon": LARS_EPSILON, "lars_opt_learning_rate_warmup_epochs": recipe.warmup_epochs}
+        else:
+            span = recipe.batch_size // recipe.gradient_accumulation_steps // plan.world_size
+            own = {"opt_learning_rate_warmup_epochs": recipe.warmup_epochs, "model_bn_span": span}
+        return {"opt_name": name, **{f"{name}_opt_{key}": value for key, value in shared.items()}, **own}
 
     def close(self) -> None:
         if self.reader is not None:

@@ -247,13 +247,14 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask
     using E = decltype(element);
     using T = math_t<E>;
     const T *mean = numbers<T>(statistics), *rstd = mean + channels, *sum = numbers<T>(sums);
-    const T inverse = T(1) / mean[2 * channels];  // 0 where the count is infinite
+    const T inverse = T(1) / mean[2 * channels];
+    const bool fixed = inverse == 0;  // statistics that do not depend on x
     const auto constants = buffer<T>(3 * channels);
     T *scale = constants.get(), *mean_dz = scale + channels, *slope = mean_dz + channels;
     fill_scale(weight, rstd, channels, scale);
     for (int64_t c = 0; c < channels; ++c) {
-      mean_dz[c] = sum[c] * inverse;
-      slope[c] = sum[channels + c] * rstd[c] * inverse;
+      mean_dz[c] = fixed ? T(0) : sum[c] * inverse;
+      slope[c] = fixed ? T(0) : sum[channels + c] * rstd[c] * inverse;
     }
     with_bools(with_residual, mask.has_value(), [&](auto has_residual, auto has_mask) {
       const auto loop = choose<BackwardLoop<E, has_residual.value, has_mask.value>>();

@@ -50,12 +50,16 @@ HOST_DEVICE float load(float16 x) {
 HOST_DEVICE void store(float* to, float x) { *to = x; }
 HOST_DEVICE void store(double* to, double x) { *to = x; }
 
-HOST_DEVICE void store(bfloat16* to, float x) {
+// The upper 16 bits are x as bfloat16; the lower are of no meaning. The choice is made on 32 bits, to be narrowed once:
+// half as many instructions as choosing between 16-bit halves.
+HOST_DEVICE uint32_t bfloat16_above(float x) {
   const uint32_t bits = bits_as<uint32_t>(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
-  to->bits = uint16_t(select((bits & 0x7fffffffu) > 0x7f800000u, quiet_nan, rounded));
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  // `?:` between integers is a blend. With select(), or keeping the NaN's own bits, loops run a fifth slower.
+  return x != x ? 0x7fc00000u : rounded;
 }
+
+HOST_DEVICE void store(bfloat16* to, float x) { to->bits = uint16_t(bfloat16_above(x) >> 16); }
 
 HOST_DEVICE void store(float16* to, float x) {
   constexpr uint32_t kRebias = (127 - 15) << 23;

@@ -28,6 +28,7 @@
 using int64_t = long long;
 using uint16_t = unsigned short;
 using uint32_t = unsigned int;
+using uint64_t = unsigned long long;
 #else
 #include <cuda_runtime.h>
 

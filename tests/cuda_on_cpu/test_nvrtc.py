@@ -22,9 +22,14 @@ ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
 CEILING = 64
 CEILINGS = {
     "bias_gelu_backward_kernel": 80,  # two packs of eight in flight, beside the bias and the sums of their columns
-    "lamb_moments_kernel": 72,  # 8 elements in flight of four arrays
+    "lamb_moments_kernel": 88,  # 8 elements in flight of four arrays
+    "lamb_update_kernel": 80,  # 8 elements in flight of three arrays
     "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
+    "layer_norm_backward_kernel": 128,  # 16 elements of two rows, their weights, and two sums for each
+    "layer_norm_kernel": 80,  # 32 elements of a row stay in registers
     "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
+    # What belongs to 8 channels, and 4 rows of them in flight from up to two arrays.
+    **{f"batch_norm_{kernel}_kernel": 128 for kernel in ("moments", "act", "sums", "backward")},
 }
 
 OPS = [path.stem for path in build.launchers()]

@@ -1,0 +1,46 @@
+"""LayerNorm, which stands in for torch.nn.LayerNorm and apex.normalization.FusedLayerNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from airank_fast.errors import UserError
+from airank_fast.ops import layer_norm
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation over the last dimensions; arguments, parameters and state dict of torch.nn.LayerNorm.
+
+    Shapes: input and output ``[..., *normalized_shape]``. The parameters may be float32 beside a 16-bit input, which
+    stays 16-bit. Under autocast to a 16-bit dtype the output is always 16-bit, also that of a float32 input (as with
+    apex, but the input is not rounded first); torch's is float32 there. Outside autocast it has the input's dtype.
+
+    `memory_efficient` is apex's. There it saves the output in place of the input, from which the backward pass cannot
+    recover the input where a weight is near zero; here it must be left False.
+
+    Raises:
+        UserError: memory_efficient=True.
+        RuntimeError: from `forward`, "layer_norm: what is required, got what".
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        memory_efficient: bool = False,
+    ) -> None:
+        if memory_efficient:
+            raise UserError(f"LayerNorm: memory_efficient must be False, got {memory_efficient}")
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x."""
+        return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)

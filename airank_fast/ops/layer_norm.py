@@ -1,0 +1,246 @@
+"""airank_fast::layer_norm: layer normalisation over the last dimensions, forward and backward.
+
+Formula in csrc/layer_norm_math.h (that of torch.nn.LayerNorm). Statistics are float32 (float64 of float64) and are
+saved for the backward pass, which recomputes the normalised rows from x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("airank_fast", "FRAGMENT")
+_library.define(
+    "layer_norm(Tensor x, Tensor? weight, Tensor? bias, int num_dims, float eps, ScalarType? dtype=None)"
+    " -> (Tensor y, Tensor mean, Tensor rstd)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "layer_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, int num_dims,"
+    " bool need_params) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+_16_BIT = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.float64, *_16_BIT)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Normalise x over its last dimensions, as torch.nn.functional.layer_norm does.
+
+    Args:
+        x: ``[..., *normalized_shape]``, float32, float64, bfloat16 or float16; any strides.
+        normalized_shape: the shape of a row, at least one dimension.
+        weight, bias: of that shape, or None; both of x's dtype, or float32 beside a 16-bit x.
+        eps: added to the variance.
+        dtype: of the result; a float32 x may be written as bfloat16 or float16. Default: x's dtype, but under
+            autocast to a 16-bit dtype a float32 x gives that dtype: what follows would round it anyway. A 16-bit x
+            is never made float32, where torch's layer_norm under autocast is.
+
+    Returns:
+        A contiguous tensor of x's shape. Arithmetic and statistics are float32 (float64 of float64). Gradients are
+        those of the inputs' dtypes, the parameters' summed in an order that does not change from run to run; it
+        can be differentiated once.
+
+    Raises:
+        RuntimeError: "layer_norm: what is required, got what".
+    """
+    shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    check_normalized_shape("layer_norm", x, shape)
+    dtype = dtype or autocast_dtype(x)
+    return torch.ops.airank_fast.layer_norm(x, weight, bias, len(shape), eps, dtype)[0]
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that autocast wants of a result of x: its 16-bit dtype for a float32 x, otherwise x's own."""
+    kind = x.device.type
+    if x.dtype != torch.float32 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    wanted = torch.get_autocast_dtype(kind)
+    return wanted if wanted in _16_BIT else x.dtype
+
+
+def layer_norm_reference(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_dims: int,
+    eps: float,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, rstd) in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    _check_forward(x, weight, bias, num_dims, dtype)
+    dims = tuple(range(-num_dims, 0))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = wide.mean(dims, keepdim=True)
+    centred = wide - mean
+    rstd = 1 / (centred.square().mean(dims, keepdim=True) + eps).sqrt()
+    y = centred * rstd
+    if weight is not None:
+        y = y * weight.to(y.dtype)
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    leading = x.shape[: x.dim() - num_dims]
+    return y.to(dtype or x.dtype).contiguous(), mean.reshape(leading), rstd.reshape(leading)
+
+
+def layer_norm_backward_reference(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, num_dims: int, need_params: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(grad_x, grad_weight, grad_bias) in plain torch; the last two are empty unless need_params."""
+    _check_backward(grad, x, mean, rstd, weight, num_dims)
+    dims, leading = tuple(range(-num_dims, 0)), tuple(range(x.dim() - num_dims))
+    wide = mean.dtype
+    mean, rstd = (s.reshape(*s.shape, *[1] * num_dims) for s in (mean, rstd))
+    h, dy = (x.to(wide) - mean) * rstd, grad.to(wide)
+    g = dy if weight is None else dy * weight.to(wide)
+    grad_x = rstd * (g - g.mean(dims, keepdim=True) - h * (g * h).mean(dims, keepdim=True))
+    grad_x = grad_x.to(x.dtype).contiguous()
+    param_dtype = wide if weight is None else weight.dtype
+    if not need_params:
+        return grad_x, x.new_empty(0, dtype=param_dtype), x.new_empty(0, dtype=param_dtype)
+    # sum(()) would sum over all dimensions
+    sums = [(part.sum(leading) if leading else part.clone()).to(param_dtype) for part in (dy * h, dy)]
+    return grad_x, *(part.contiguous() for part in sums)
+
+
+_library.impl("layer_norm", layer_norm_reference, "CompositeExplicitAutograd")
+_library.impl("layer_norm_backward", layer_norm_backward_reference, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("airank_fast::layer_norm", lib=_library)
+def _layer_norm_fake(x, weight, bias, num_dims, eps, dtype=None):
+    _check_forward(x, weight, bias, num_dims, dtype)
+    leading = x.shape[: x.dim() - num_dims]
+    statistics = [x.new_empty(leading, dtype=torch.promote_types(x.dtype, torch.float32)) for _ in range(2)]
+    return x.new_empty(x.shape, dtype=dtype or x.dtype), *statistics
+
+
+@torch.library.register_fake("airank_fast::layer_norm_backward", lib=_library)
+def _layer_norm_backward_fake(grad, x, mean, rstd, weight, num_dims, need_params):
+    _check_backward(grad, x, mean, rstd, weight, num_dims)
+    shape = x.shape[x.dim() - num_dims :] if need_params else (0,)
+    dtype = mean.dtype if weight is None else weight.dtype
+    return x.new_empty(x.shape), x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, ctx.num_dims, _, _ = inputs
+    _, mean, rstd = output
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, mean, rstd, weight)
+
+
+def _backward(ctx, grad, _grad_mean, _grad_rstd):
+    if grad is None:
+        return (None,) * 6
+    x, mean, rstd, weight = ctx.saved_tensors
+    _, need_weight, need_bias = ctx.needs_input_grad[:3]
+    grad_x, grad_weight, grad_bias = torch.ops.airank_fast.layer_norm_backward(
+        grad, x, mean, rstd, weight, ctx.num_dims, need_weight or need_bias
+    )
+    grad_bias = grad_bias.to(ctx.bias_dtype) if need_bias else None
+    return grad_x, grad_weight if need_weight else None, grad_bias, None, None, None
+
+
+def only_once(op: str):
+    """The autograd formula of a backward op, which has none: an error instead of silently wrong gradients."""
+
+    def backward(_ctx, *_grads):
+        raise RuntimeError(f"{op}: must be differentiated once, got a second derivative")
+
+    return backward
+
+
+torch.library.register_autograd("airank_fast::layer_norm", _backward, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("airank_fast::layer_norm_backward", only_once("layer_norm"), lib=_library)
+
+
+def require(op: str, condition: bool, required: str, got: object) -> None:
+    """Raise "op: required, got got" unless the condition holds."""
+    if not condition:
+        raise RuntimeError(f"{op}: {required}, got {got}")
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The dtype without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
+# The checks of csrc/layer_norm_args.h, in the same order and words.
+
+
+def check_normalized_shape(op: str, x: Tensor, shape: list[int]) -> None:
+    """x must end in these dimensions, at least one."""
+    require(op, len(shape) > 0, "normalized_shape must have at least one dimension", shape)
+    required = f"x must have shape [..., {', '.join(map(str, shape))}]"
+    require(op, list(x.shape[-len(shape) :]) == shape, required, list(x.shape))
+
+
+def check_rows(op: str, x: Tensor, num_dims: int) -> None:
+    """x must be a dense floating-point tensor of at least num_dims dimensions."""
+    require(op, x.layout == torch.strided, "x must be dense", "a sparse tensor")
+    require(op, x.dtype in _DTYPES, "x must be float32, float64, bfloat16 or float16", name_of(x.dtype))
+    required = f"num_dims must be from 1 to the {x.dim()} dimensions of x"
+    require(op, 1 <= num_dims <= x.dim(), required, num_dims)
+
+
+def check_beside(
+    op: str, name: str, tensor: Tensor, x: Tensor, dtypes: Sequence[torch.dtype], shape: Sequence[int]
+) -> None:
+    """The tensor must be dense, on x's device, of one of the dtypes and of the shape."""
+    require(op, tensor.device == x.device, f"{name} must be on {x.device}", tensor.device)
+    require(op, tensor.layout == torch.strided, f"{name} must be dense", "a sparse tensor")
+    required = f"{name} must be " + " or ".join(map(name_of, dtypes))
+    require(op, tensor.dtype in dtypes, required, name_of(tensor.dtype))
+    shape, got = list(shape), list(tensor.shape)
+    require(op, shape == got, f"{name} must have shape {shape}", got)
+
+
+def param_dtypes(x: torch.dtype) -> tuple[torch.dtype, ...]:
+    """What parameters may be beside x."""
+    return (x, torch.float32) if x in _16_BIT else (x,)
+
+
+def check_params(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, num_dims: int) -> None:
+    """Weight and bias, where given, must fit x and one another."""
+    shape = x.shape[x.dim() - num_dims :]
+    if weight is not None:
+        check_beside(op, "weight", weight, x, param_dtypes(x.dtype), shape)
+    if bias is not None:
+        dtypes = param_dtypes(x.dtype) if weight is None else (weight.dtype,)
+        check_beside(op, "bias", bias, x, dtypes, shape)
+
+
+def _result_dtypes(x: torch.dtype) -> tuple[torch.dtype, ...]:
+    return (x, *_16_BIT) if x == torch.float32 else (x,)
+
+
+def _check_forward(x, weight, bias, num_dims, dtype) -> None:
+    check_rows("layer_norm", x, num_dims)
+    check_params("layer_norm", x, weight, bias, num_dims)
+    dtypes = _result_dtypes(x.dtype)
+    required = "dtype must be " + " or ".join(map(name_of, dtypes))
+    require("layer_norm", dtype is None or dtype in dtypes, required, dtype and name_of(dtype))
+
+
+def _check_backward(grad, x, mean, rstd, weight, num_dims) -> None:
+    op = "layer_norm"
+    check_rows(op, x, num_dims)
+    check_params(op, x, weight, None, num_dims)
+    check_beside(op, "grad", grad, x, _result_dtypes(x.dtype), x.shape)
+    statistics = (torch.promote_types(x.dtype, torch.float32),)
+    for name, tensor in (("mean", mean), ("rstd", rstd)):
+        check_beside(op, name, tensor, x, statistics, x.shape[: x.dim() - num_dims])

@@ -1,0 +1,96 @@
+"""nn.DropoutAddLayerNorm against dropout, addition and layer norm of torch, forward and backward, at width 1024.
+
+    python bench/dropout_add_layer_norm.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
+
+Cases: bfloat16 throughout; and under autocast, bfloat16 activations with float32 parameters, whose result a linear
+layer takes in bfloat16. Peers: torch eager, torch.compile. Masks differ from one to the other, so what is checked
+before timing is the result without dropout. On the CPU malloc is told to keep its memory, for all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import harness
+import torch
+from torch import nn
+
+from airank_fast.nn import DropoutAddLayerNorm
+
+WIDTH, P = 1024, 0.1
+ROWS = {"cpu": (4096, 16384), "cuda": (4096, 16384, 65536)}
+
+
+class InTorch(nn.Module):
+    """The same in three operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.norm = nn.Dropout(P), nn.LayerNorm(WIDTH)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Drop, add, normalise."""
+        return self.norm(self.dropout(x) + residual)
+
+
+def contestants(case: str, rows: int, device: str, compiled: bool) -> dict[str, Callable[[], list[torch.Tensor]]]:
+    """Name -> forward and backward, of a module that was checked in eval mode."""
+    torch.manual_seed(0)
+    x, residual, grad = (torch.randn(rows, WIDTH, device=device, dtype=torch.bfloat16) for _ in range(3))
+    x.requires_grad_()
+    residual.requires_grad_()
+    made, results = {}, []
+    modules = {"airank_fast": DropoutAddLayerNorm(WIDTH, P), "torch": InTorch()}
+    for name, module in modules.items():
+        module.to(device, torch.float32 if case == "autocast" else torch.bfloat16)
+        _check_in_eval(module, case, device, x, residual, results)
+        made[name] = _step(module, module, case, device, x, residual, grad)
+        if name == "torch" and compiled:
+            made["torch.compile"] = _step(torch.compile(module), module, case, device, x, residual, grad)
+    return made
+
+
+def _forward(run, case, device, x, residual) -> torch.Tensor:
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=case == "autocast"):
+        return run(x, residual).to(torch.bfloat16)
+
+
+def _step(run, module, case, device, x, residual, grad) -> Callable[[], list[torch.Tensor]]:
+    leaves = [x, residual, *module.parameters()]
+    return lambda: torch.autograd.grad(_forward(run, case, device, x, residual), leaves, grad)
+
+
+def _check_in_eval(module, case, device, x, residual, results) -> None:
+    results.append(_forward(module.eval(), case, device, x, residual))
+    torch.testing.assert_close(results[-1], results[0], rtol=2**-6, atol=2**-5)
+    module.train()
+
+
+def main() -> None:
+    """Check, time, print; save if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
+    parser.add_argument("--save", action="store_true", help="append to bench/results/dropout_add_layer_norm.jsonl")
+    options = parser.parse_args()
+    harness.keep_memory()
+    if options.save and not harness.wait_until_idle():
+        parser.exit(1, "the machine is busy: nothing was measured\n")
+    bandwidth = harness.bandwidth(options.device)
+    for case in ("bfloat16", "autocast"):
+        for rows in ROWS[options.device]:
+            steps = contestants(case, rows, options.device, options.compile)
+            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
+            num_bytes = 16 * rows * WIDTH
+            title = f"forward + backward {rows} x {WIDTH} {case}, {options.device}"
+            print(harness.as_text(title, times, "airank_fast"))
+            print(f"  {'floor by bandwidth':24} {1e3 * num_bytes / bandwidth:9.3f} ms")
+            if options.save:
+                floor = {"floor_s": num_bytes / bandwidth, "bytes_moved": num_bytes}
+                harness.save("dropout_add_layer_norm", title, times, "airank_fast", **floor)
+
+
+if __name__ == "__main__":
+    main()

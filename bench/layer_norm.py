@@ -1,0 +1,116 @@
+"""nn.LayerNorm against torch.nn.LayerNorm at BERT-large's width, 1024, forward and backward.
+
+    python bench/layer_norm.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
+
+Cases: bfloat16 throughout; float32 throughout; and under autocast, a bfloat16 input with float32 parameters whose
+result a linear layer takes in bfloat16: there torch casts the input to float32, normalises it and has the result cast
+back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. On the CPU malloc is
+told to keep its memory, for all alike: otherwise every large result pays for fresh pages, as no training loop does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+
+import harness
+import torch
+
+from airank_fast.nn import LayerNorm
+
+WIDTH = 1024
+ROWS = {"cpu": (4096, 16384), "cuda": (4096, 16384, 65536)}
+CASES = ("bfloat16", "float32", "autocast")
+
+
+def others(device: str) -> dict[str, type]:
+    """LayerNorms of other packages that are here and run on the device."""
+    found = {}
+    if device == "cuda":
+        for name, module, attribute in (
+            ("apex", "apex.normalization", "FusedLayerNorm"),
+            ("Liger", "liger_kernel.transformers.layer_norm", "LigerLayerNorm"),
+        ):
+            try:
+                found[name] = getattr(importlib.import_module(module), attribute)
+            except ImportError:
+                print(f"no {name} here")
+    return found
+
+
+def contestants(
+    case: str, rows: int, device: str, compiled: bool
+) -> tuple[dict[str, Callable[[], torch.Tensor]], dict[str, Callable[[], list[torch.Tensor]]]]:
+    """(forward, backward) of each, on the same inputs; the backward pass reuses one forward pass."""
+    dtype = torch.float32 if case == "float32" else torch.bfloat16
+    torch.manual_seed(0)
+    x = torch.randn(rows, WIDTH, device=device, dtype=dtype, requires_grad=True)
+    grad = torch.randn(rows, WIDTH, device=device, dtype=dtype)
+    builders = {"airank_fast": LayerNorm, "torch": torch.nn.LayerNorm, **others(device)}
+    forward, backward = {}, {}
+    for name, build in builders.items():
+        module = build(WIDTH).to(device, torch.float32 if case == "autocast" else dtype)
+        torch.manual_seed(1)
+        torch.nn.init.normal_(module.weight)
+        run = _under_autocast(module, device) if case == "autocast" else module
+        _add(name, run, module, x, grad, forward, backward)
+        if name == "torch" and compiled:
+            _add("torch.compile", torch.compile(run), module, x, grad, forward, backward)
+    return forward, backward
+
+
+def _under_autocast(module: torch.nn.Module, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return module(x).to(torch.bfloat16)  # the next layer's cast; nothing where it is bfloat16 already
+
+    return run
+
+
+def _add(name, run, module, x, grad, forward, backward) -> None:
+    y = run(x)
+    leaves = [x, *module.parameters()]
+    forward[name] = lambda: run(x)
+    backward[name] = lambda: torch.autograd.grad(y, leaves, grad, retain_graph=True)
+
+
+def check(forward: dict, backward: dict, dtype: torch.dtype) -> None:
+    """All must agree before anything is timed."""
+    tolerance = {"rtol": 2**-6, "atol": 2**-6} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    y, grads = forward["airank_fast"](), backward["airank_fast"]()
+    for name in forward:
+        torch.testing.assert_close(forward[name](), y, **tolerance)
+        torch.testing.assert_close(backward[name]()[0], grads[0], **tolerance)
+
+
+def main() -> None:
+    """Check, time, print; save if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
+    parser.add_argument("--save", action="store_true", help="append the results to bench/results/layer_norm.jsonl")
+    options = parser.parse_args()
+    harness.keep_memory()
+    if options.save and not harness.wait_until_idle():
+        parser.exit(1, "the machine is busy: nothing was measured\n")
+    bandwidth = harness.bandwidth(options.device)
+    for case in CASES:
+        for rows in ROWS[options.device]:
+            forward, backward = contestants(case, rows, options.device, options.compile)
+            size = 4 if case == "float32" else 2
+            check(forward, backward, torch.float32 if size == 4 else torch.bfloat16)
+            for phase, functions, passes in (("forward", forward, 2), ("backward", backward, 3)):
+                times = harness.time_rounds(functions, num_rounds=options.rounds, device=options.device)
+                num_bytes = passes * size * rows * WIDTH
+                title = f"{phase} {rows} x {WIDTH} {case}, {options.device}"
+                print(harness.as_text(title, times, "airank_fast"))
+                print(f"  {'floor by bandwidth':24} {1e3 * num_bytes / bandwidth:9.3f} ms")
+                if options.save:
+                    floor = {"floor_s": num_bytes / bandwidth, "bytes_moved": num_bytes}
+                    harness.save("layer_norm", title, times, "airank_fast", **floor)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+// What the ops that end in a layer normalisation share on the CPU: one row, and the walk over rows.
+//
+// A row is read from memory once and then twice more from L1. Sums run in kLanes partial sums each, written out as
+// an array because the compiler may not reorder a floating-point sum by itself; it makes them one register. Weight
+// and bias come as arrays of the arithmetic's type whatever the tensors are, ones and zeros where there are none.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "../layer_norm_args.h"
+#include "../layer_norm_math.h"
+#include "isa.h"
+#include "numbers.h"
+
+namespace airank_fast {
+
+constexpr int kLanes = 64;
+// A thread is not worth waking for fewer elements.
+constexpr int64_t kGrainElements = 1 << 14;
+
+// Adds the upper half to the lower until one is left.
+template <int kHalf = kLanes / 2, typename T>
+HOST_DEVICE T sum_of(T (&lanes)[kLanes]) {
+  for (int l = 0; l < kHalf; ++l) lanes[l] += lanes[l + kHalf];
+  if constexpr (kHalf == 1) return lanes[0];
+  else return sum_of<kHalf / 2>(lanes);
+}
+
+// Two bfloat16 in one word: the first becomes a float by a shift, the second by a mask, with no instruction to widen or
+// to pack. Rows of them are taken so, and weight and bias then lie in memory with the even columns first.
+typedef uint32_t __attribute__((may_alias, aligned(2))) PairWord;
+static_assert(std::endian::native == std::endian::little);
+
+HOST_DEVICE float first_of(uint32_t pair) { return bits_as<float>(pair << 16); }
+HOST_DEVICE float second_of(uint32_t pair) { return bits_as<float>(pair & 0xffff0000u); }
+
+// As bfloat16_above(), in half the instructions, for results whose NaNs have 16 zeros at the end: those of arithmetic on
+// bfloat16 numbers and canonical NaNs have (see params_of). One more in front of them would not carry into the sign.
+HOST_DEVICE uint32_t result_above(float x) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
+template <typename X, typename Y>
+constexpr bool kInPairs = std::is_same_v<X, bfloat16> && std::is_same_v<Y, bfloat16>;
+
+// Adds f(element) of each element to the lanes.
+template <typename X, typename T, typename F>
+HOST_DEVICE void add_row(const X* __restrict row, int64_t columns, T (&lanes)[kLanes], F f) {
+  const int64_t in_lanes = columns / kLanes * kLanes;
+  for (int64_t j = 0; j < in_lanes; j += kLanes) {
+    if constexpr (kInPairs<X, X>) {
+      const PairWord* pairs = reinterpret_cast<const PairWord*>(row + j);
+      for (int l = 0; l < kLanes / 2; ++l) lanes[l] += f(first_of(pairs[l]));
+      for (int l = 0; l < kLanes / 2; ++l) lanes[kLanes / 2 + l] += f(second_of(pairs[l]));
+    } else {
+      for (int l = 0; l < kLanes; ++l) lanes[l] += f(T(load(row[j + l])));
+    }
+  }
+  for (int64_t j = in_lanes; j < columns; ++j) lanes[j - in_lanes] += f(T(load(row[j])));
+}
+
+template <typename X, typename T = math_t<X>>
+HOST_DEVICE Moments<T> moments_of(const X* row, int64_t columns, double eps) {
+  T sums[kLanes] = {}, squares[kLanes] = {};
+  add_row(row, columns, sums, [](T x) __attribute__((always_inline)) { return x; });
+  const T mean = sum_of(sums) / T(columns);
+  add_row(row, columns, squares, [mean](T x) __attribute__((always_inline)) { return (x - mean) * (x - mean); });
+  return {mean, rstd_of(sum_of(squares), double(columns), eps)};
+}
+
+// Asks for the `count` elements from `at` on, which will be needed a row later: without this, memory rests while a row
+// that is in L1 already is worked on.
+template <int kCount, typename X>
+HOST_DEVICE void prefetch(const X* at) {
+  for (int byte = 0; byte < int(kCount * sizeof(X)); byte += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + byte);
+}
+
+// `next` is a row that will come soon, or any address at all. Weight and bias are params_of<X, Y>().
+template <typename X, typename Y, typename T, typename Next>
+HOST_DEVICE void normalize_row(const X* __restrict row, const Moments<T>& moments, const T* __restrict weight,
+                               const T* __restrict bias, int64_t columns, Y* __restrict y, const Next* next) {
+  const int64_t in_lanes = columns / kLanes * kLanes;
+  const int64_t odd = (columns + 1) / 2;  // where the odd columns of weight and bias begin, in pairs
+  for (int64_t j = 0; j < in_lanes; j += kLanes) {
+    prefetch<kLanes>(next + j);
+    if constexpr (kInPairs<X, Y>) {
+      const PairWord* pairs = reinterpret_cast<const PairWord*>(row);
+      PairWord* results = reinterpret_cast<PairWord*>(y);
+#pragma GCC ivdep
+      for (int64_t l = j / 2; l < j / 2 + kLanes / 2; ++l) {
+        const float first = normalized(first_of(pairs[l]), moments) * weight[l] + bias[l];
+        const float second = normalized(second_of(pairs[l]), moments) * weight[odd + l] + bias[odd + l];
+        results[l] = (result_above(first) >> 16) | (result_above(second) & 0xffff0000u);
+      }
+    } else {
+#pragma GCC ivdep
+      for (int64_t l = j; l < j + kLanes; ++l)
+        store(&y[l], normalized(T(load(row[l])), moments) * weight[l] + bias[l]);
+    }
+  }
+  for (int64_t j = in_lanes; j < columns; ++j) {
+    const int64_t at = kInPairs<X, Y> ? j / 2 + (j % 2) * odd : j;
+    store(&y[j], normalized(T(load(row[j])), moments) * weight[at] + bias[at]);
+  }
+}
+
+template <typename T>
+struct RowMeans {
+  T g;
+  T gh;
+};
+
+template <typename Y, typename X, typename T>
+HOST_DEVICE RowMeans<T> grad_means_of(const Y* __restrict grad, const X* __restrict row, const Moments<T>& moments,
+                                      const T* __restrict weight, int64_t columns) {
+  T sums_g[kLanes] = {}, sums_gh[kLanes] = {};
+  const int64_t in_lanes = columns / kLanes * kLanes;
+  for (int64_t j = 0; j < in_lanes; j += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const T g = load(grad[j + l]) * weight[j + l];
+      sums_g[l] += g;
+      sums_gh[l] += g * normalized(T(load(row[j + l])), moments);
+    }
+  for (int64_t j = in_lanes; j < columns; ++j) {
+    const T g = load(grad[j]) * weight[j];
+    sums_g[j - in_lanes] += g;
+    sums_gh[j - in_lanes] += g * normalized(T(load(row[j])), moments);
+  }
+  return {sum_of(sums_g) / T(columns), sum_of(sums_gh) / T(columns)};
+}
+
+// Element type of a tensor by its scalar type; calls f.template operator()<Wide, Narrow>() for the pairs that an op
+// has: both alike, or float32 beside 16 bits.
+template <typename F>
+void for_dtypes(ScalarType wide, ScalarType narrow, F f) {
+  switch (wide) {
+    case ScalarType::Double: return f.template operator()<double, double>();
+    case ScalarType::BFloat16: return f.template operator()<bfloat16, bfloat16>();
+    case ScalarType::Half: return f.template operator()<float16, float16>();
+    default: break;
+  }
+  switch (narrow) {
+    case ScalarType::BFloat16: return f.template operator()<float, bfloat16>();
+    case ScalarType::Half: return f.template operator()<float, float16>();
+    default: return f.template operator()<float, float>();
+  }
+}
+
+template <typename P, typename T>
+void widen(const Tensor& from, std::vector<T>& to) {
+  const P* values = static_cast<const P*>(from.data_ptr());
+  for (size_t j = 0; j < to.size(); ++j) to[j] = T(load(values[j]));
+}
+
+// Weight or bias in the arithmetic's type.
+template <typename T>
+std::vector<T> param_of(const OptionalTensor& param, int64_t columns, T otherwise) {
+  std::vector<T> values(columns, otherwise);
+  if (!param || columns == 0) return values;
+  const Tensor dense = torch::stable::contiguous(*param);
+  switch (dense.scalar_type()) {
+    case ScalarType::Double: widen<double>(dense, values); break;
+    case ScalarType::BFloat16: widen<bfloat16>(dense, values); break;
+    case ScalarType::Half: widen<float16>(dense, values); break;
+    default: widen<float>(dense, values); break;
+  }
+  return values;
+}
+
+// The same, as normalize_row<X, Y>() wants it: in pairs the even columns first, and every NaN canonical.
+template <typename X, typename Y, typename T = math_t<X>>
+std::vector<T> params_of(const OptionalTensor& param, int64_t columns, T otherwise) {
+  std::vector<T> values = param_of(param, columns, otherwise);
+  if (!kInPairs<X, Y>) return values;
+  std::vector<T> evens_first(columns);
+  for (int64_t j = 0; j < columns; ++j)
+    evens_first[j / 2 + (j % 2) * ((columns + 1) / 2)] =
+        values[j] == values[j] ? values[j] : std::numeric_limits<T>::quiet_NaN();
+  return evens_first;
+}
+
+template <typename P, typename T>
+void narrow(const T* from, const Tensor& to) {
+  P* values = static_cast<P*>(to.data_ptr());
+  for (int64_t j = 0; j < to.numel(); ++j) store(&values[j], from[j]);
+}
+
+// The reduction of the parameters' gradients: rows are cut into slots, each with partial sums of its own, which are
+// then added in order. How they are cut depends on the shape alone, so the result does not depend on the threads.
+template <typename T>
+class ParamGrads {
+ public:
+  ParamGrads(int64_t rows, int64_t columns)
+      : rows_(rows), columns_(columns),
+        rows_per_slot_(std::max({int64_t(16), ceil_div(rows, 64), ceil_div(1 << 14, std::max<int64_t>(columns, 1))})),
+        num_slots_(ceil_div(rows, rows_per_slot_)), sums_(2 * columns * std::max<int64_t>(num_slots_, 1)) {}
+
+  // Calls walk(first row, end row, weight sums, bias sums) for every slot.
+  template <typename Walk>
+  void for_each_slot(Walk walk) {
+    torch::stable::parallel_for(0, num_slots_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = begin; slot < end; ++slot) {
+        T* sums = sums_.data() + 2 * columns_ * slot;
+        walk(slot * rows_per_slot_, std::min(rows_, (slot + 1) * rows_per_slot_), sums, sums + columns_);
+      }
+    });
+  }
+
+  void write(const Tensor& grad_weight, const Tensor& grad_bias) {
+    if (columns_ == 0) return;
+    const int64_t width = 2 * columns_;
+    torch::stable::parallel_for(0, width, kGrainElements, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = 1; slot < num_slots_; ++slot)
+        for (int64_t j = begin; j < end; ++j) sums_[j] += sums_[slot * width + j];
+    });
+    write_as_dtype(sums_.data(), grad_weight);
+    write_as_dtype(sums_.data() + columns_, grad_bias);
+  }
+
+ private:
+  static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  static void write_as_dtype(const T* from, const Tensor& to) {
+    switch (to.scalar_type()) {
+      case ScalarType::Double: return narrow<double>(from, to);
+      case ScalarType::BFloat16: return narrow<bfloat16>(from, to);
+      case ScalarType::Half: return narrow<float16>(from, to);
+      default: return narrow<float>(from, to);
+    }
+  }
+
+  int64_t rows_, columns_, rows_per_slot_, num_slots_;
+  std::vector<T> sums_;
+};
+
+}  // namespace airank_fast

@@ -1,0 +1,184 @@
+// Batch norm on the GPU: chooses the kernels for dtype and alignment, and the grids. Free of torch, so that tests can
+// compile it for the CPU. It has not run on a GPU yet.
+#include "batch_norm_act.h"
+
+#include <algorithm>
+
+#include "batch_norm_act.cuh"
+
+namespace airank_fast {
+namespace {
+
+int num_multiprocessors() {
+  int device = 0, number = 1;
+  if (cudaGetDevice(&device) == cudaSuccess)
+    cudaDeviceGetAttribute(&number, cudaDevAttrMultiProcessorCount, device);
+  return std::max(number, 1);
+}
+
+// A block is `columns` packs of channels wide, and as many rows high as its threads allow.
+struct Grid {
+  dim3 blocks, threads;
+};
+
+int columns_of(int64_t packs) {
+  int columns = 1;
+  while (columns < 32 && columns < packs) columns *= 2;
+  return columns;
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+Grid grid_of(const BatchNormInput& input, int pack, int64_t num_parts) {
+  const int64_t packs = divide_up(input.channels, pack);
+  const int columns = columns_of(packs);
+  return {dim3(unsigned(divide_up(packs, columns)), unsigned(num_parts)), dim3(columns, kBatchNormThreads / columns)};
+}
+
+int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
+
+// Elementwise kernels: a thread has one group of rows at least; a few waves of blocks even out their ends.
+int64_t num_block_rows(const BatchNormInput& input, int pack, int blocks_per_multiprocessor) {
+  const int64_t packs = divide_up(input.channels, pack), columns = columns_of(packs);
+  const int64_t most = divide_up(input.rows, kBatchNormGroup * (kBatchNormThreads / columns));
+  const int64_t wanted = int64_t(num_multiprocessors()) * blocks_per_multiprocessor / divide_up(packs, columns);
+  return std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(most, 1, 65535));
+}
+
+// f(element, pack) with the widest pack that channels and addresses allow.
+template <typename F>
+cudaError_t with_pack(const BatchNormInput& input, std::initializer_list<const void*> addresses, F f) {
+  const auto of_type = [&](auto element) {
+    using E = decltype(element);
+    constexpr int kPack = 16 / sizeof(E);
+    bool aligned = input.channels % kPack == 0;
+    for (const void* address : addresses) aligned = aligned && is_aligned<kPack>(static_cast<const E*>(address));
+    if (aligned) return f(element, std::integral_constant<int, kPack>());
+    return f(element, std::integral_constant<int, 1>());
+  };
+  switch (input.dtype) {
+    case Dtype::kFloat32: return of_type(float());
+    case Dtype::kFloat64: return of_type(double());
+    case Dtype::kBFloat16: return of_type(__nv_bfloat16());
+    case Dtype::kFloat16: return of_type(__half());
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+template <typename T>
+cudaError_t combine(const void* parts, int64_t num_parts, int64_t channels, void* out, const BatchNormFinish& finish,
+                    cudaStream_t stream) {
+  const int64_t blocks = std::max<int64_t>(1, divide_up(channels, kCombineChannels));
+  return launch(batch_norm_combine_kernel<T>, dim3(unsigned(blocks)), dim3(kCombineChannels, kCombineLanes), 0,
+                stream, static_cast<const T*>(parts), num_parts, channels, static_cast<T*>(out), finish);
+}
+
+BatchNormFinish finish_of(const BatchNormRunningAddresses& running) {
+  return {true,           running.mean,     running.var, running.num_batches, running.cumulative,
+          running.momentum, running.eps};
+}
+
+}  // namespace
+
+int64_t batch_norm_num_parts(const BatchNormInput& input) {
+  if (input.rows == 0 || input.channels == 0) return 0;
+  return num_block_rows(input, int(16 / size_of(input.dtype)), 4);
+}
+
+cudaError_t launch_batch_norm_moments(const BatchNormInput& input, void* parts, void* out,
+                                      const BatchNormRunningAddresses* running, cudaStream_t stream) {
+  const int64_t num_parts = batch_norm_num_parts(input);
+  int64_t* num_batches = running ? running->num_batches : nullptr;
+  if (num_parts == 0 && num_batches) {
+    const cudaError_t error = launch(batch_norm_count_kernel, dim3(1), dim3(1), 0, stream, num_batches);
+    if (error != cudaSuccess) return error;
+  }
+  return with_pack(input, {input.x}, [&](auto element, auto pack) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    constexpr int kPack = pack.value;
+    if (num_parts > 0) {
+      const Grid grid = grid_of(input, kPack, num_parts);
+      const cudaError_t error =
+          launch(batch_norm_moments_kernel<E, kPack>, grid.blocks, grid.threads, 0, stream,
+                 static_cast<const E*>(input.x), BatchNormShape{input.rows, input.channels}, static_cast<T*>(parts),
+                 num_batches);
+      if (error != cudaSuccess) return error;
+    }
+    const BatchNormFinish finish = running ? finish_of(*running) : BatchNormFinish{};
+    return combine<T>(parts, num_parts, input.channels, out, finish, stream);
+  });
+}
+
+cudaError_t launch_batch_norm_finish(const void* moments, int64_t num_parts, int64_t channels, Dtype dtype,
+                                     void* statistics, const BatchNormRunningAddresses& running,
+                                     cudaStream_t stream) {
+  if (running.num_batches) {
+    const cudaError_t error = launch(batch_norm_count_kernel, dim3(1), dim3(1), 0, stream, running.num_batches);
+    if (error != cudaSuccess) return error;
+  }
+  const BatchNormFinish finish = finish_of(running);
+  if (dtype == Dtype::kFloat64) return combine<double>(moments, num_parts, channels, statistics, finish, stream);
+  return combine<float>(moments, num_parts, channels, statistics, finish, stream);
+}
+
+cudaError_t launch_batch_norm_act(const BatchNormInput& input, const void* residual, const void* weight,
+                                  const void* bias, const void* statistics, bool relu, void* y, void* mask,
+                                  cudaStream_t stream) {
+  if (input.rows == 0 || input.channels == 0) return cudaSuccess;
+  return with_pack(input, {input.x, residual, y}, [&](auto element, auto pack) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    constexpr int kPack = pack.value;
+    const Grid grid = grid_of(input, kPack, num_block_rows(input, kPack, 16));
+    const auto kernel = residual ? batch_norm_act_kernel<E, kPack, true> : batch_norm_act_kernel<E, kPack, false>;
+    return launch(kernel, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(input.x),
+                  static_cast<const E*>(residual), static_cast<E*>(y), static_cast<Byte*>(mask),
+                  BatchNormShape{input.rows, input.channels}, static_cast<const T*>(statistics),
+                  static_cast<const T*>(weight), static_cast<const T*>(bias), relu);
+  });
+}
+
+cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, const void* mask,
+                                   const void* statistics, void* parts, void* sums, cudaStream_t stream) {
+  if (input.channels == 0) return cudaSuccess;
+  const int64_t num_parts = batch_norm_num_parts(input);
+  return with_pack(input, {input.x, dy}, [&](auto element, auto pack) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    constexpr int kPack = pack.value;
+    if (num_parts > 0) {
+      const Grid grid = grid_of(input, kPack, num_parts);
+      const cudaError_t error =
+          launch(batch_norm_sums_kernel<E, kPack>, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(dy),
+                 static_cast<const E*>(input.x), static_cast<const Byte*>(mask),
+                 BatchNormShape{input.rows, input.channels}, static_cast<const T*>(statistics),
+                 static_cast<T*>(parts));
+      if (error != cudaSuccess) return error;
+    }
+    const int64_t blocks = divide_up(2 * input.channels, kCombineChannels);
+    return launch(batch_norm_add_kernel<T>, dim3(unsigned(blocks)), dim3(kCombineChannels, kCombineLanes), 0, stream,
+                  static_cast<const T*>(parts), num_parts, input.channels, static_cast<const T*>(statistics),
+                  static_cast<T*>(sums));
+  });
+}
+
+cudaError_t launch_batch_norm_backward(const BatchNormInput& input, const void* dy, const void* mask,
+                                       const void* weight, const void* statistics, const void* sums, void* dx,
+                                       void* dresidual, cudaStream_t stream) {
+  if (input.rows == 0 || input.channels == 0) return cudaSuccess;
+  return with_pack(input, {input.x, dy, dx, dresidual}, [&](auto element, auto pack) {
+    using E = decltype(element);
+    using T = math_t<E>;
+    constexpr int kPack = pack.value;
+    const Grid grid = grid_of(input, kPack, num_block_rows(input, kPack, 16));
+    const auto kernel =
+        dresidual ? batch_norm_backward_kernel<E, kPack, true> : batch_norm_backward_kernel<E, kPack, false>;
+    return launch(kernel, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(dy),
+                  static_cast<const E*>(input.x), static_cast<const Byte*>(mask), static_cast<E*>(dx),
+                  static_cast<E*>(dresidual), BatchNormShape{input.rows, input.channels},
+                  static_cast<const T*>(statistics), static_cast<const T*>(weight), static_cast<const T*>(sums));
+  });
+}
+
+}  // namespace airank_fast

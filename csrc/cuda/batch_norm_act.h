@@ -1,0 +1,51 @@
+// The batch norm launchers as plain C++: what batch_norm_act.cu offers to the torch registration and to the tests.
+// Every function enqueues on `stream` of the current device; nothing is waited for.
+#pragma once
+
+#include "arguments.h"
+
+namespace airank_fast {
+
+struct BatchNormInput {
+  const void* x = nullptr;  // [rows, channels]
+  int64_t rows = 0;
+  int64_t channels = 0;
+  Dtype dtype = Dtype::kFloat32;  // of x; what belongs to channels is float32, or float64 beside float64
+};
+
+struct BatchNormRunningAddresses {
+  void* mean = nullptr;
+  void* var = nullptr;
+  int64_t* num_batches = nullptr;
+  bool cumulative = false;
+  double momentum = 0;
+  double eps = 0;
+};
+
+// How many rows of partial results the reductions of this input write; at most 65535.
+int64_t batch_norm_num_parts(const BatchNormInput& input);
+
+// parts [num_parts, 2 channels + 1] -> out [2 channels + 1]: moments, or with `running` statistics.
+cudaError_t launch_batch_norm_moments(const BatchNormInput& input, void* parts, void* out,
+                                      const BatchNormRunningAddresses* running, cudaStream_t stream);
+
+// moments [num_parts, 2 channels + 1] of one dtype -> statistics.
+cudaError_t launch_batch_norm_finish(const void* moments, int64_t num_parts, int64_t channels, Dtype dtype,
+                                     void* statistics, const BatchNormRunningAddresses& running,
+                                     cudaStream_t stream);
+
+// residual, weight, bias and mask may be null.
+cudaError_t launch_batch_norm_act(const BatchNormInput& input, const void* residual, const void* weight,
+                                  const void* bias, const void* statistics, bool relu, void* y, void* mask,
+                                  cudaStream_t stream);
+
+// parts [num_parts, 2, channels] -> sums [2, channels]; mask may be null.
+cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, const void* mask,
+                                   const void* statistics, void* parts, void* sums, cudaStream_t stream);
+
+// mask, weight and dresidual may be null.
+cudaError_t launch_batch_norm_backward(const BatchNormInput& input, const void* dy, const void* mask,
+                                       const void* weight, const void* statistics, const void* sums, void* dx,
+                                       void* dresidual, cudaStream_t stream);
+
+}  // namespace airank_fast

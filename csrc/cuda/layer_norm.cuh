@@ -1,0 +1,330 @@
+// Layer normalisation on the GPU; formula in layer_norm_math.h. This file has not run on a GPU yet.
+//
+// The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end in
+// a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
+//
+// Mapping: threads_per_row threads (a power of two from 32 on) take a row in packs of kVec elements, 16 bytes of the
+// wider type; a block has as many rows at a time as it has room for. A row is kept in registers between the mean, the
+// variance and the result; what does not fit there (over 8192 16-bit columns forward, 4096 backward) is read again.
+// Tensors that are not aligned, and rows that are no whole number of packs, go in packs of one.
+//
+// Bytes per 16-bit element: forward 4, backward 6. The gradients of weight and bias: every thread sums its columns over
+// the rows that its block walks, a block writes one row of partial sums, and a second kernel adds those in order: no
+// atomics, the same bits every time on the same device.
+#pragma once
+
+#include "vec.cuh"
+
+#include "../layer_norm_math.h"
+
+namespace airank_fast {
+
+constexpr int kRowThreads = 256;
+// Blocks that a multiprocessor can hold: at 80 registers per thread forward; 128 backward, where a thread keeps two
+// rows' elements, the weights and two sums for 16 columns. Float64 is there for checking, not for speed.
+template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
+template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// Packs per thread that stay in registers.
+template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
+template <int kVec> constexpr int kBackwardPacks = kVec >= 4 ? 2 : 4;
+
+template <typename T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  return value;
+}
+
+// The sum over the threads of a row, for all of them. `slots` has one element per warp of the block; all threads of
+// the block must come here, and `slots` must not be used again before another barrier.
+template <typename T>
+__device__ __forceinline__ T row_sum(T value, int threads_per_row, T* slots) {
+  value = warp_sum(value);
+  if (threads_per_row == 32) return value;
+  const int warp = int(threadIdx.x) / 32, warps_per_row = threads_per_row / 32;
+  if (threadIdx.x % 32 == 0) slots[warp] = value;
+  __syncthreads();
+  const int first = warp / warps_per_row * warps_per_row;
+  value = slots[first];
+#pragma unroll 1
+  for (int w = 1; w < warps_per_row; ++w) value += slots[first + w];
+  return value;
+}
+
+template <int kVec, typename T, typename X>
+HOST_DEVICE void load_wide(const X* from, T (&to)[kVec]) {
+  const Pack<X, kVec> pack = load_pack<kVec>(from);
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) to[k] = T(load(pack.at[k]));
+}
+
+template <int kVec, typename T, typename X>
+HOST_DEVICE void store_narrow(X* to, const T (&from)[kVec]) {
+  Pack<X, kVec> pack;
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) store(&pack.at[k], from[k]);
+  store_pack<kVec>(to, pack);
+}
+
+// Weight or bias, or what stands for one that is not there.
+template <int kVec, typename T, typename W>
+HOST_DEVICE void load_param(const W* param, int column, T otherwise, T (&to)[kVec]) {
+  if (param != nullptr) return load_wide<kVec>(param + column, to);
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) to[k] = otherwise;
+}
+
+// Where rows come from: a tensor. fetch() is called once for every element, again() for those that did not stay.
+template <typename X>
+struct PlainRows {
+  using T = math_t<X>;
+  const X* x;
+
+  template <int kVec>
+  HOST_DEVICE void fetch(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(x + at, to); }
+  template <int kVec>
+  HOST_DEVICE void again(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(x + at, to); }
+  HOST_DEVICE void begin() {}
+};
+
+// Where the gradient of a row goes: a tensor.
+template <typename X>
+struct PlainGrads {
+  using T = math_t<X>;
+  X* grad_x;
+
+  template <int kVec>
+  HOST_DEVICE void put(int64_t at, T (&grad)[kVec]) const { store_narrow<kVec>(grad_x + at, grad); }
+  HOST_DEVICE void begin() {}
+};
+
+// W: type of the parameters, Y: of the result.
+template <int kVec, typename In, typename W, typename Y>
+__global__ void __launch_bounds__(kRowThreads, kForwardBlocks<typename In::T>)
+    layer_norm_kernel(In in, const W* weight, const W* bias, Y* y, typename In::T* mean, typename In::T* rstd,
+                      int64_t rows, int columns, double eps, int threads_per_row) {
+  using T = typename In::T;
+  constexpr int kPacks = kForwardPacks<kVec>;
+  SHARED(T, mean_slots, [kRowThreads / 32]);
+  SHARED(T, square_slots, [kRowThreads / 32]);
+  const int thread = int(threadIdx.x) % threads_per_row;
+  const int64_t row = int64_t(blockIdx.x) * (int(blockDim.x) / threads_per_row) + int(threadIdx.x) / threads_per_row;
+  const int64_t first = row * columns;
+  const int end = row < rows ? columns : 0;  // threads without a row go along to the barriers
+  const int step = threads_per_row * kVec;
+  in.begin();
+
+  T kept[kPacks][kVec];
+  T sum = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int j = thread * kVec + p * step;
+    if (j >= end) continue;
+    in.template fetch<kVec>(first + j, kept[p]);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) sum += kept[p][k];
+  }
+#pragma unroll 1
+  for (int j = thread * kVec + kPacks * step; j < end; j += step) {
+    T more[kVec];
+    in.template fetch<kVec>(first + j, more);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) sum += more[k];
+  }
+  Moments<T> moments;
+  moments.mean = row_sum(sum, threads_per_row, mean_slots) / T(columns);
+
+  const auto square = [&](const T(&values)[kVec]) {
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) sum += (values[k] - moments.mean) * (values[k] - moments.mean);
+  };
+  sum = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p)
+    if (thread * kVec + p * step < end) square(kept[p]);
+#pragma unroll 1
+  for (int j = thread * kVec + kPacks * step; j < end; j += step) {
+    T more[kVec];
+    in.template again<kVec>(first + j, more);
+    square(more);
+  }
+  moments.rstd = rstd_of(row_sum(sum, threads_per_row, square_slots), double(columns), eps);
+  if (thread == 0 && row < rows) {
+    mean[row] = moments.mean;
+    rstd[row] = moments.rstd;
+  }
+
+  const auto write = [&](int j, T(&values)[kVec]) {
+    T weights[kVec], biases[kVec];
+    load_param<kVec>(weight, j, T(1), weights);
+    load_param<kVec>(bias, j, T(0), biases);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) values[k] = normalized(values[k], moments) * weights[k] + biases[k];
+    store_narrow<kVec>(y + first + j, values);
+  };
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int j = thread * kVec + p * step;
+    if (j < end) write(j, kept[p]);
+  }
+#pragma unroll 1
+  for (int j = thread * kVec + kPacks * step; j < end; j += step) {
+    T more[kVec];
+    in.template again<kVec>(first + j, more);
+    write(j, more);
+  }
+}
+
+// G: type of the gradient that comes in, X: of the rows. `partials` has for every block a row of sums for weight and
+// bias each, [2][blocks][columns]; it is null where they are not needed.
+template <int kVec, typename Out, typename G, typename X, typename W>
+__global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
+    layer_norm_backward_kernel(const G* grad, const X* x, const typename Out::T* mean, const typename Out::T* rstd,
+                               const W* weight, Out out, typename Out::T* partials, int64_t rows, int columns,
+                               int threads_per_row) {
+  using T = typename Out::T;
+  constexpr int kPacks = kBackwardPacks<kVec>;
+  SHARED(T, slots, [2][2][kRowThreads / 32]);
+  const int rows_per_block = int(blockDim.x) / threads_per_row;
+  const int group = int(threadIdx.x) / threads_per_row, thread = int(threadIdx.x) % threads_per_row;
+  const int step = threads_per_row * kVec;
+  T* weight_partials = partials == nullptr ? nullptr : partials + int64_t(blockIdx.x) * columns;
+  T* bias_partials = partials == nullptr ? nullptr : weight_partials + int64_t(gridDim.x) * columns;
+  out.begin();
+
+  T weight_sums[kPacks][kVec] = {}, bias_sums[kPacks][kVec] = {};
+  int parity = 0;  // the slots alternate, so that one barrier per row is enough
+  for (int64_t row0 = int64_t(blockIdx.x) * rows_per_block; row0 < rows; row0 += int64_t(gridDim.x) * rows_per_block) {
+    const int64_t row = row0 + group, first = row * columns;
+    const int end = row < rows ? columns : 0;
+    const Moments<T> moments = {row < rows ? mean[row] : T(0), row < rows ? rstd[row] : T(0)};
+    Pack<G, kVec> grads[kPacks];
+    Pack<X, kVec> values[kPacks];
+    T sum_g = 0, sum_gh = 0;
+    const auto add = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value) {
+      T weights[kVec];
+      load_param<kVec>(weight, j, T(1), weights);
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        const T g = load(dy.at[k]) * weights[k];
+        sum_g += g;
+        sum_gh += g * normalized(T(load(value.at[k])), moments);
+      }
+    };
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = thread * kVec + p * step;
+      if (j >= end) continue;
+      grads[p] = load_pack<kVec>(grad + first + j);
+      values[p] = load_pack<kVec>(x + first + j);
+    }
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = thread * kVec + p * step;
+      if (j < end) add(j, grads[p], values[p]);
+    }
+#pragma unroll 1
+    for (int j = thread * kVec + kPacks * step; j < end; j += step)
+      add(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j));
+    // Between the two sums no barrier is needed: they have slots of their own.
+    const T mean_g = row_sum(sum_g, threads_per_row, slots[parity][0]) / T(columns);
+    const T mean_gh = row_sum(sum_gh, threads_per_row, slots[parity][1]) / T(columns);
+    parity ^= 1;
+
+    const auto finish = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value, T(&for_weight)[kVec],
+                            T(&for_bias)[kVec]) {
+      T result[kVec];
+      load_param<kVec>(weight, j, T(1), result);
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        const T h = normalized(T(load(value.at[k])), moments), d = load(dy.at[k]);
+        for_weight[k] += d * h;
+        for_bias[k] += d;
+        result[k] = layer_norm_grad(d * result[k], h, mean_g, mean_gh, moments.rstd);
+      }
+      out.template put<kVec>(first + j, result);
+    };
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = thread * kVec + p * step;
+      if (j < end) finish(j, grads[p], values[p], weight_sums[p], bias_sums[p]);
+    }
+    // Beyond the registers the partial sums are kept in memory. A row this long has the block for itself.
+#pragma unroll 1
+    for (int j = thread * kVec + kPacks * step; j < end; j += step) {
+      T for_weight[kVec] = {}, for_bias[kVec] = {};
+      if (partials != nullptr && row0 >= int64_t(gridDim.x)) {
+        load_wide<kVec>(weight_partials + j, for_weight);
+        load_wide<kVec>(bias_partials + j, for_bias);
+      }
+      finish(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), for_weight, for_bias);
+      if (partials != nullptr) {
+        store_narrow<kVec>(weight_partials + j, for_weight);
+        store_narrow<kVec>(bias_partials + j, for_bias);
+      }
+    }
+  }
+  if (partials == nullptr) return;
+
+  // The block's groups of threads hand their sums to the first group, one after the other.
+  DYN_SMEM(T, handed);  // [2][columns], where there is more than one group
+#pragma unroll 1
+  for (int other = 1; other < rows_per_block; ++other) {
+    __syncthreads();
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = thread * kVec + p * step;
+      if (group != other || j >= columns) continue;
+      store_narrow<kVec>(handed + j, weight_sums[p]);
+      store_narrow<kVec>(handed + columns + j, bias_sums[p]);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = thread * kVec + p * step;
+      if (group != 0 || j >= columns) continue;
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        weight_sums[p][k] += handed[j + k];
+        bias_sums[p][k] += handed[columns + j + k];
+      }
+    }
+  }
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int j = thread * kVec + p * step;
+    if (group != 0 || j >= columns) continue;
+    store_narrow<kVec>(weight_partials + j, weight_sums[p]);
+    store_narrow<kVec>(bias_partials + j, bias_sums[p]);
+  }
+}
+
+constexpr int kSumColumns = 8;  // of float: a sector of 32 bytes
+
+// The second stage: a block adds the partial sums of 8 columns, 32 threads each; blockIdx.y is 0 for the weight, 1 for
+// the bias.
+template <typename T, typename W>
+__global__ void __launch_bounds__(kRowThreads)
+    sum_partials_kernel(const T* partials, int num_partials, int columns, W* grad_weight, W* grad_bias) {
+  SHARED(T, sums, [kRowThreads / 32][kSumColumns]);
+  const int of = int(threadIdx.x) % kSumColumns, column = int(blockIdx.x) * kSumColumns + of;
+  partials += int64_t(blockIdx.y) * num_partials * columns;
+  T sum = 0;
+  if (column < columns) {
+#pragma unroll 4
+    for (int i = int(threadIdx.x) / kSumColumns; i < num_partials; i += kRowThreads / kSumColumns)
+      sum += partials[int64_t(i) * columns + column];
+  }
+#pragma unroll
+  for (int offset = kSumColumns; offset < 32; offset *= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
+  if (threadIdx.x % 32 < kSumColumns) sums[threadIdx.x / 32][of] = sum;
+  __syncthreads();
+  if (threadIdx.x >= kSumColumns || column >= columns) return;
+  sum = 0;
+  for (int warp = 0; warp < kRowThreads / 32; ++warp) sum += sums[warp][of];
+  store((blockIdx.y == 0 ? grad_weight : grad_bias) + column, sum);
+}
+
+}  // namespace airank_fast

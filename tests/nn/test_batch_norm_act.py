@@ -1,0 +1,146 @@
+"""nn.BatchNormAct2d as torch's BatchNorm2d with what follows it: values, layouts, modes, state, groups of processes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional as F
+
+from airank_fast.nn import BatchNormAct2d
+
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+def pair(channels=6, relu=True, **options):
+    """Ours and torch's with the same random parameters and statistics."""
+    torch.manual_seed(0)
+    ours, torchs = BatchNormAct2d(channels, relu=relu, **options), nn.BatchNorm2d(channels, **options)
+    with torch.no_grad():
+        for tensor in (*ours.parameters(), *(b for b in ours.buffers() if b.is_floating_point())):
+            tensor.uniform_(0.5, 1.5)
+    torchs.load_state_dict(ours.state_dict())
+    return ours, torchs
+
+
+def run(module, x, residual, relu):
+    """Output and the gradients of everything, of ours or of torch's."""
+    x, residual = (t if t is None else t.clone().requires_grad_() for t in (x, residual))
+    if isinstance(module, BatchNormAct2d):
+        y = module(x, residual)
+    else:
+        y = module(x) if residual is None else module(x) + residual
+        y = F.relu(y) if relu else y
+    y.backward(torch.sin(torch.arange(y.numel()).view(y.shape)).to(y.dtype))
+    leaves = [x, residual, *module.parameters()]
+    return [y, *(leaf.grad for leaf in leaves if leaf is not None), *module.buffers()]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("relu", [True, False], ids=["relu", ""])
+@pytest.mark.parametrize("with_residual", [True, False], ids=["residual", ""])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"eps": 0.1, "momentum": 1.0}],
+    ids=str,
+)
+def test_it_is_batch_norm_and_what_follows_it(layout, training, relu, with_residual, options):
+    ours, torchs = (module.train(training) for module in pair(relu=relu, **options))
+    x, residual = (torch.randn(4, 6, 5, 3).contiguous(memory_format=layout) for _ in range(2))
+    got, expected = (run(m, x, residual if with_residual else None, relu) for m in (ours, torchs))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert got[0].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 1, 1), (1, 6, 1, 7), (0, 6, 3, 3), (3, 6, 4, 4)], ids=str)
+def test_shapes_with_ambiguous_strides_and_slices(shape):
+    ours, torchs = pair()
+    x = torch.randn(*shape[:3], 2 * shape[3])[..., ::2]
+    torch.testing.assert_close(run(ours, x, x, True), run(torchs, x, x, True), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("training", [True, False])
+def test_parameters_of_xs_dtype(dtype, training):
+    ours, torchs = (module.to(dtype).train(training) for module in pair(relu=False))
+    x = torch.randn(16, 6, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    tolerance = {torch.float64: 1e-12, torch.float16: 5e-3}.get(dtype, 4e-2)
+    got, expected = run(ours, x, None, False), run(torchs, x, None, False)
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_state_is_exchanged_with_torch_both_ways():
+    ours, torchs = pair()
+    assert list(ours.state_dict()) == list(torchs.state_dict())
+    ours(torch.randn(4, 6, 2, 2))
+    torchs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(torchs.running_var, ours.running_var)
+    assert torchs.num_batches_tracked == ours.num_batches_tracked == 1
+    copied = copy.deepcopy(ours)
+    assert isinstance(copied, nn.BatchNorm2d)
+    assert copied.relu
+
+
+def test_frozen_parameters_have_no_gradient_and_x_has_torchs():
+    ours, torchs = (module.eval().requires_grad_(False) for module in pair())
+    x = torch.randn(4, 6, 3, 3)
+    torch.testing.assert_close(run(ours, x, None, True)[1], run(torchs, x, None, True)[1])
+    assert ours.weight.grad is None
+
+
+def test_what_cannot_be_normalised():
+    with pytest.raises(ValueError, match=r"more than one value per channel is required.* got shape \[1, 6, 1, 1\]"):
+        BatchNormAct2d(6)(torch.randn(1, 6, 1, 1))
+    with pytest.raises(ValueError, match=r"4 dimensions \[N, C, H, W\], got shape \[3, 6\]"):
+        BatchNormAct2d(6)(torch.randn(3, 6))
+    with pytest.raises(RuntimeError, match=r"running_mean must be contiguous float32 of shape \[3\] on cpu, got"):
+        BatchNormAct2d(6)(torch.randn(2, 3, 4, 4))
+
+
+def test_compiles_without_graph_breaks():
+    ours, _ = pair()
+    compiled = torch.compile(copy.deepcopy(ours), fullgraph=True, backend="aot_eager")
+    x = torch.randn(4, 6, 3, 3).contiguous(memory_format=torch.channels_last)
+    for a, b in zip(run(ours, x, x, True)[:2], [*_step(compiled, x)], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def _step(module, x):
+    leaf, residual = x.clone().requires_grad_(), x.clone()
+    y = module(leaf, residual)
+    y.backward(torch.sin(torch.arange(y.numel()).view(y.shape)).to(y.dtype))
+    return y, leaf.grad
+
+
+def _part_of_a_group(rank, x, residual, state, file, results):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    module = BatchNormAct2d(6, relu=True, group=dist.group.WORLD)
+    module.load_state_dict(state)
+    bounds = (0, 1) if rank == 0 else (1, 5)  # batches of different sizes
+    torch.save([t.detach() for t in run(module, x[slice(*bounds)], residual[slice(*bounds)], True)], results[rank])
+    dist.destroy_process_group()
+
+
+def test_a_group_of_two_processes_is_one_with_the_whole_batch(tmp_path):
+    ours, _ = pair()
+    x, residual = (torch.randn(5, 6, 2, 2).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    results = [str(tmp_path / f"{rank}.pt") for rank in range(2)]
+    # The same gradient of the output as run() makes for each part.
+    part_gradient = [torch.sin(torch.arange(n * 24).view(n, 6, 2, 2)) for n in (1, 4)]
+    mp.start_processes(_part_of_a_group, (x, residual, ours.state_dict(), tmp_path / "meet", results), nprocs=2,
+                       start_method="fork")  # fmt: skip
+    leaf, leaf_residual = x.clone().requires_grad_(), residual.clone().requires_grad_()
+    y = ours(leaf, leaf_residual)
+    y.backward(torch.cat(part_gradient))
+    parts = [torch.load(file) for file in results]
+    for index, whole in ((0, y.detach()), (1, leaf.grad), (2, leaf_residual.grad)):
+        torch.testing.assert_close(torch.cat([part[index] for part in parts]), whole, rtol=1e-4, atol=1e-5)
+    for index, parameter in ((3, ours.weight), (4, ours.bias)):
+        torch.testing.assert_close(sum(part[index] for part in parts), parameter.grad, rtol=1e-4, atol=1e-5)
+    for part in parts:
+        torch.testing.assert_close(part[5:], list(ours.buffers()), rtol=1e-5, atol=1e-6)
