@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.errors import UserError
-from airank_fast.nn import LinearGELU, PackedSequences, cross_entropy, packed_attention
+from airank_fast.nn import (
+    DropoutAddLayerNorm,
+    LayerNorm,
+    LinearGELU,
+    PackedSequences,
+    cross_entropy,
+    packed_attention,
+)
 
 IGNORED_LABEL = -100
 SIZES = {  # Google's: layers, width (heads of 64, intermediate four times the width)
@@ -35,15 +42,15 @@ def size(name: str) -> dict[str, int]:
     }
 
 
-class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in the weights' dtype; the output has the input's."""
+class PlainLayerNorm(nn.LayerNorm):
+    """Layer normalisation in the weights' dtype; the output has the input's. In torch's own operators, as all Plain."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype)
 
 
-class DropoutAddLayerNorm(LayerNorm):
+class PlainDropoutAddLayerNorm(PlainLayerNorm):
     """``LayerNorm(dropout(x) + residual)``."""
 
     def __init__(self, width: int, p: float, eps: float) -> None:
@@ -55,10 +62,14 @@ class DropoutAddLayerNorm(LayerNorm):
 
 
 class PlainLinearGELU(nn.Linear):
-    """A linear layer and the exact GELU, in torch's own operators."""
+    """A linear layer and the exact GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(super().forward(x))
+
+
+def _layer_norm(config: dict) -> nn.LayerNorm:
+    return (LayerNorm if config["fused"] else PlainLayerNorm)(config["hidden_size"], eps=config["layer_norm_eps"])
 
 
 def _linear_gelu(config: dict, in_features: int, out_features: int) -> nn.Linear:
@@ -74,7 +85,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config["vocab_size"], width, padding_idx=config["pad_token_id"])
         self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
         self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
-        self.LayerNorm = LayerNorm(width, eps=config["layer_norm_eps"])
+        self.LayerNorm = _layer_norm(config)
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -104,7 +115,8 @@ class Output(nn.Module):
         super().__init__()
         width = config["hidden_size"]
         self.dense = nn.Linear(in_features, width)
-        self.LayerNorm = DropoutAddLayerNorm(width, p=config["hidden_dropout_prob"], eps=config["layer_norm_eps"])
+        norm = DropoutAddLayerNorm if config["fused"] else PlainDropoutAddLayerNorm
+        self.LayerNorm = norm(width, p=config["hidden_dropout_prob"], eps=config["layer_norm_eps"])
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dense(x), residual)
@@ -159,7 +171,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: dict) -> None:
         super().__init__()
         width = config["hidden_size"]
-        dense, norm = _linear_gelu(config, width, width), LayerNorm(width, eps=config["layer_norm_eps"])
+        dense, norm = _linear_gelu(config, width, width), _layer_norm(config)
         self.transform = nn.ModuleDict({"dense": dense, "LayerNorm": norm})
         self.bias = nn.Parameter(torch.zeros(config["vocab_size"]))
 

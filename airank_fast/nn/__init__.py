@@ -6,15 +6,11 @@ from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.dropout_add_layer_norm import DropoutAddLayerNorm
 from airank_fast.nn.layer_norm import LayerNorm
 from airank_fast.nn.packed_attention import PackedSequences, packed_attention
-
-__all__ = []
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 
 __all__ = [
     "BatchNormAct2d",
     "CrossEntropyLoss",
-
-__all__ = [
     "DropoutAddLayerNorm",
     "LayerNorm",
     "LinearGELU",
@@ -22,5 +18,4 @@ __all__ = [
     "PointwiseConv2d",
     "cross_entropy",
     "packed_attention",
-]
 ]

@@ -79,10 +79,10 @@ def test_number_of_parameters_of_bert_large():
     assert sum(parameter.numel() for parameter in model.parameters()) == 336_226_108
 
 
-@pytest.mark.parametrize("vocab_size", [101, 104])
-def test_forward_loss_and_gradients_are_hugging_faces_in_float64(vocab_size):
+@pytest.mark.parametrize(("vocab_size", "fused"), [(101, True), (104, True), (101, False)])
+def test_forward_loss_and_gradients_are_hugging_faces_in_float64(vocab_size, fused):
     reference = theirs(vocab_size=vocab_size)
-    model, batch = ours(reference, vocab_size=vocab_size), padded_batch()
+    model, batch = ours(reference, vocab_size=vocab_size, fused=fused), padded_batch()
     expected, got = reference(**batch), model(**batch)
     torch.testing.assert_close(got.loss, expected.loss, rtol=1e-12, atol=0)
     torch.testing.assert_close(got.seq_relationship_logits, expected.seq_relationship_logits, rtol=1e-11, atol=1e-12)
