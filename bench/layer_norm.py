@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import harness
 import torch
+import torch._functorch.config
 
 from airank_fast.nn import LayerNorm
 
@@ -56,6 +57,7 @@ def contestants(
         run = _under_autocast(module, device) if case == "autocast" else module
         _add(name, run, module, x, grad, forward, backward)
         if name == "torch" and compiled:
+            torch._functorch.config.donated_buffer = False  # the backward pass is run again and again
             _add("torch.compile", torch.compile(run), module, x, grad, forward, backward)
     return forward, backward
 
