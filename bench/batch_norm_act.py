@@ -125,6 +125,7 @@ def work(modules: list[nn.Module], tensors: list[tuple]) -> Callable[[], None]:
 def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy: Tensor) -> None:
     """Every contestant gives the same output and gradient up to its dtype's rounding."""
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}[x.dtype]
+    may_differ = 1e-3 if x.dtype == torch.float32 else 1e-2
     expected = None
     for module in modules.values():
         y = module(x, residual)
@@ -133,7 +134,7 @@ def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy:
         expected = expected or got
         for a, b in zip(got, expected, strict=True):
             # An output next to zero may pass one ReLU and not the other.
-            assert ((a - b).abs() > tolerance * (1 + b.abs())).float().mean() < 1e-3
+            assert ((a - b).abs() > tolerance * (1 + b.abs())).float().mean() < may_differ
 
 
 def bytes_moved(layer: Layer, batch_size: int, dtype: torch.dtype) -> float:
