@@ -22,7 +22,11 @@ namespace airank_fast {
 constexpr int kRowThreads = 256;
 // Blocks that a multiprocessor can hold: at 80 registers per thread forward, for 32 elements; up to 128 backward, for the
 // elements of two rows, the weights and two sums for 8 columns. Float64 is there for checking, not for speed.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 2;  // needs a few registers more there
+#else
 template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
+#endif
 template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
