@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.errors import UserError
-
-IN_16_BITS = (torch.bfloat16, torch.float16)
+from airank_fast.ops.tensor_lists import IN_16_BITS
 
 
 class FusedOptimizer(torch.optim.Optimizer):

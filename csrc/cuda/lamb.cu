@@ -3,6 +3,7 @@
 #include "lamb.h"
 
 #include "lamb.cuh"
+#include "optimizer_dtypes.h"
 
 namespace airank_fast {
 namespace {
@@ -34,22 +35,13 @@ cudaError_t run(const LambLaunch& step, cudaStream_t stream) {
         cudaError_t error = launch(lamb_moments_kernel<P, G>, chunks, threads, 0, stream, table, decay,
                                    device.found_inf, scalars, sums);
         if (error != cudaSuccess) return error;
-        error = launch(lamb_rates_kernel<kLambRateThreads>, dim3(table.num_tensors), dim3(kLambRateThreads), 0, stream, table,
+        error = launch(lamb_rates_kernel<kLambRateThreads>, dim3(table.num_tensors), dim3(kLambRateThreads), 0,
+                       stream, table,
                        lamb_scales_tensors(step.options), device.lr, sums, rates);
         if (error != cudaSuccess) return error;
         return launch(lamb_update_kernel<P, C>, chunks, threads, 0, stream, table, decay, device.found_inf, scalars,
                       rates);
       });
-}
-
-template <typename G>
-cudaError_t choose_copy(const LambLaunch& step, cudaStream_t stream) {
-  switch (step.copy_dtype) {
-    case Dtype::kNone: return run<float, G, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return run<float, G, __nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return run<float, G, __half>(step, stream);
-    default: return cudaErrorInvalidValue;
-  }
 }
 
 }  // namespace
@@ -59,18 +51,8 @@ int64_t lamb_workspace(int64_t num_tensors, const int64_t* sizes) {
 }
 
 cudaError_t launch_lamb(const LambLaunch& step, cudaStream_t stream) {
-  switch (step.param_dtype) {
-    case Dtype::kFloat64: return run<double, double, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return run<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
-    case Dtype::kFloat16: return run<__half, __half, NoCopy>(step, stream);
-    default: break;
-  }
-  switch (step.grad_dtype) {
-    case Dtype::kFloat32: return choose_copy<float>(step, stream);
-    case Dtype::kBFloat16: return choose_copy<__nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return choose_copy<__half>(step, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_optimizer_types(step.param_dtype, step.grad_dtype, step.copy_dtype,
+                              [&]<typename P, typename G, typename C>() { return run<P, G, C>(step, stream); });
 }
 
 }  // namespace airank_fast

@@ -3,6 +3,7 @@
 #include "lars.h"
 
 #include "lars.cuh"
+#include "optimizer_dtypes.h"
 
 namespace airank_fast {
 namespace {
@@ -27,22 +28,13 @@ cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
           cudaError_t error =
               launch(lars_norms_kernel<P, G>, chunks, threads, 0, stream, table, settings.found_inf, sums);
           if (error != cudaSuccess) return error;
-          error = launch(lars_rates_kernel<kLarsRateThreads>, dim3(table.num_tensors), dim3(kLarsRateThreads), 0, stream, table,
+          error = launch(lars_rates_kernel<kLarsRateThreads>, dim3(table.num_tensors), dim3(kLarsRateThreads), 0,
+                         stream, table,
                          settings, sums, rates);
           if (error != cudaSuccess) return error;
         }
         return launch(lars_update_kernel<P, G, C>, chunks, threads, 0, stream, table, settings, rates);
       });
-}
-
-template <typename G>
-cudaError_t choose_copy(const LarsLaunch& step, cudaStream_t stream) {
-  switch (step.copy_dtype) {
-    case Dtype::kNone: return run<float, G, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return run<float, G, __nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return run<float, G, __half>(step, stream);
-    default: return cudaErrorInvalidValue;
-  }
 }
 
 }  // namespace
@@ -52,18 +44,8 @@ int64_t lars_workspace(int64_t num_tensors, const int64_t* sizes) {
 }
 
 cudaError_t launch_lars(const LarsLaunch& step, cudaStream_t stream) {
-  switch (step.param_dtype) {
-    case Dtype::kFloat64: return run<double, double, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return run<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
-    case Dtype::kFloat16: return run<__half, __half, NoCopy>(step, stream);
-    default: break;
-  }
-  switch (step.grad_dtype) {
-    case Dtype::kFloat32: return choose_copy<float>(step, stream);
-    case Dtype::kBFloat16: return choose_copy<__nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return choose_copy<__half>(step, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_optimizer_types(step.param_dtype, step.grad_dtype, step.copy_dtype,
+                              [&]<typename P, typename G, typename C>() { return run<P, G, C>(step, stream); });
 }
 
 }  // namespace airank_fast

@@ -2,6 +2,7 @@
 // tests can compile it for the CPU. It has not run on a GPU yet.
 #include "sgd.h"
 
+#include "optimizer_dtypes.h"
 #include "sgd.cuh"
 
 namespace airank_fast {
@@ -28,31 +29,11 @@ cudaError_t choose_momentum(const SgdLaunch& step, cudaStream_t stream) {
   return step.buffers ? run<true, P, G, C>(step, stream) : run<false, P, G, C>(step, stream);
 }
 
-template <typename G>
-cudaError_t choose_copy(const SgdLaunch& step, cudaStream_t stream) {
-  switch (step.copy_dtype) {
-    case Dtype::kNone: return choose_momentum<float, G, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return choose_momentum<float, G, __nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return choose_momentum<float, G, __half>(step, stream);
-    default: return cudaErrorInvalidValue;
-  }
-}
-
 }  // namespace
 
 cudaError_t launch_sgd(const SgdLaunch& step, cudaStream_t stream) {
-  switch (step.param_dtype) {
-    case Dtype::kFloat64: return choose_momentum<double, double, NoCopy>(step, stream);
-    case Dtype::kBFloat16: return choose_momentum<__nv_bfloat16, __nv_bfloat16, NoCopy>(step, stream);
-    case Dtype::kFloat16: return choose_momentum<__half, __half, NoCopy>(step, stream);
-    default: break;
-  }
-  switch (step.grad_dtype) {
-    case Dtype::kFloat32: return choose_copy<float>(step, stream);
-    case Dtype::kBFloat16: return choose_copy<__nv_bfloat16>(step, stream);
-    case Dtype::kFloat16: return choose_copy<__half>(step, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  const auto launch_with = [&]<typename P, typename G, typename C>() { return choose_momentum<P, G, C>(step, stream); };
+  return with_optimizer_types(step.param_dtype, step.grad_dtype, step.copy_dtype, launch_with);
 }
 
 }  // namespace airank_fast

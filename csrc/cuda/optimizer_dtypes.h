@@ -1,0 +1,36 @@
+// Which types an optimizer's launcher runs with: those that tensor_lists.h lets pass, one list for all optimizers.
+#pragma once
+
+#include "arguments.h"
+#include "multi_tensor.cuh"
+
+namespace airank_fast {
+
+// Calls `run.operator()<P, G, C>()` with the types of parameters, gradients and 16-bit copies (NoCopy for none).
+template <typename G, typename Run>
+cudaError_t with_copy_type(Dtype copy, Run run) {
+  switch (copy) {
+    case Dtype::kNone: return run.template operator()<float, G, NoCopy>();
+    case Dtype::kBFloat16: return run.template operator()<float, G, __nv_bfloat16>();
+    case Dtype::kFloat16: return run.template operator()<float, G, __half>();
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+template <typename Run>
+cudaError_t with_optimizer_types(Dtype param, Dtype grad, Dtype copy, Run run) {
+  switch (param) {
+    case Dtype::kFloat64: return run.template operator()<double, double, NoCopy>();
+    case Dtype::kBFloat16: return run.template operator()<__nv_bfloat16, __nv_bfloat16, NoCopy>();
+    case Dtype::kFloat16: return run.template operator()<__half, __half, NoCopy>();
+    default: break;
+  }
+  switch (grad) {
+    case Dtype::kFloat32: return with_copy_type<float>(copy, run);
+    case Dtype::kBFloat16: return with_copy_type<__nv_bfloat16>(copy, run);
+    case Dtype::kFloat16: return with_copy_type<__half>(copy, run);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace airank_fast
