@@ -7,16 +7,14 @@ NVIDIA trains it. No run has been made with those yet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from airank_fast.data import pydoc
 from airank_fast.errors import UserError
 from airank_fast.models import bert
-from airank_fast.recipes.options import ByRecipe, RunOptions, check_options, require
-
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+from airank_fast.recipes.options import ByRecipe, Precision, RunOptions, check_options, chosen, require
 
 TARGETS = {"mlperf": 0.720, "airank": 0.712, "flagperf": 0.710}
 """Masked-LM accuracy that each benchmark asks of BERT-large on Wikipedia."""
@@ -223,17 +221,14 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
         raise UserError(f"--phase {options.phase}: --data with a directory of shards is required with it, got none")
     phase = options.phase or "mlperf"
     base = RECIPES["pydoc" if options.data is None else phase if phase == "mlperf" else f"phase{phase}"]
-    if options.amp and options.precision not in (None, amp_precision):
-        raise UserError(f"--amp means {amp_precision} on this device, got --precision {options.precision} with it")
-    chosen = {f.name: getattr(options, f.name) for f in fields(Recipe) if hasattr(options, f.name)}
-    chosen["precision"] = options.precision or (amp_precision if options.amp else "fp32")
+    named = chosen(options, Recipe, amp_precision)
     if base.name == "mlperf":
         base = replace(base, target=TARGETS[options.rules])
         if options.batch_size is not None and options.batch_size >= 1:
             base = replace(base, eval_every_samples=mlperf_evaluation_samples(options.batch_size))
     if options.init_checkpoint is not None:
-        chosen["init_checkpoint"] = str(options.init_checkpoint)
-    recipe = replace(base, **{key: value for key, value in chosen.items() if value is not None})
+        named["init_checkpoint"] = str(options.init_checkpoint)
+    recipe = replace(base, **named)
     if base.name == "pydoc" and recipe.sequence_length > base.max_position_embeddings:
         recipe = replace(recipe, max_position_embeddings=recipe.sequence_length)
     check_options(options)

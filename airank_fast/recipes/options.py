@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -11,6 +11,7 @@ import tyro
 from airank_fast.errors import UserError
 
 T = TypeVar("T")
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 ByRecipe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: the recipe's)")]
 """An option that replaces a value of the recipe where it is given."""
 
@@ -63,6 +64,18 @@ def require(condition: bool, option: str, wanted: str, got: object) -> None:
     """UserError naming ``option`` (a field's name) unless ``condition`` holds."""
     if not condition:
         raise UserError(f"--{option.replace('_', '-')}: must be {wanted}, got {got}")
+
+
+def chosen(options: RunOptions, recipe: type, amp_precision: Precision) -> dict:
+    """The fields of ``recipe`` that ``options`` name, their precision among them.
+
+    ``amp_precision`` is what --amp means on this device. UserError where --precision says something else.
+    """
+    if options.amp and options.precision not in (None, amp_precision):
+        raise UserError(f"--amp means {amp_precision} on this device, got --precision {options.precision} with it")
+    named = {f.name: getattr(options, f.name) for f in fields(recipe) if hasattr(options, f.name)}
+    named["precision"] = options.precision or (amp_precision if options.amp else "fp32")
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def check_options(options: RunOptions) -> None:

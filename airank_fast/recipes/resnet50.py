@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast import data as datasets
-from airank_fast.errors import UserError
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedLARS, FusedSGD
-from airank_fast.recipes.options import ByRecipe, RunOptions, check_options, require
+from airank_fast.recipes.options import ByRecipe, Precision, RunOptions, check_options, chosen, require
 from airank_fast.recipes.schedule import polynomial_decay
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,8 +33,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SYNTHETIC_STEPS = 100  # of an epoch with the synthetic reader
 LARS_EPSILON = 0.0  # both as MLPerf's closed division fixes them
 LARS_TRUST_COEFFICIENT = 0.001
-
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -200,11 +197,7 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
         if name != "digits" and world_size >= 8:
             name = "imagenet-32gpu" if world_size >= 32 else "imagenet-8gpu"
     base = RECIPES[name]
-    if options.amp and options.precision not in (None, amp_precision):
-        raise UserError(f"--amp means {amp_precision} on this device, got --precision {options.precision} with it")
-    chosen = {f.name: getattr(options, f.name) for f in fields(Recipe) if hasattr(options, f.name)}
-    chosen["precision"] = options.precision or (amp_precision if options.amp else "fp32")
-    recipe = replace(base, **{key: value for key, value in chosen.items() if value is not None})
+    recipe = replace(base, **chosen(options, Recipe, amp_precision))
     if recipe.image_size != base.image_size:
         recipe = replace(recipe, eval_resize=round(base.eval_resize * recipe.image_size / base.image_size))
     if options.learning_rate is None and recipe.optimizer == "lars":
