@@ -151,8 +151,8 @@ def measure(name: str, chosen: list[Layer], batch_size: int, dtype: torch.dtype,
     for index in {layer: index for index, layer in enumerate(chosen)}.values():
         check({who: modules[index] for who, modules in contestants.items()}, *tensors[index])
     runs = {who: work(modules, tensors) for who, modules in contestants.items()}
-    times = harness.time_rounds(runs, num_rounds=options.rounds, device=options.device)
     num_bytes = sum(bytes_moved(layer, batch_size, dtype) for layer in chosen)
+    times = harness.time_rounds(runs, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
     rate = num_bytes / harness.timing(times["airank_fast"]).median_s
     print(harness.as_text(name, times, "airank_fast"))
     print(f"  {rate / 1e9:.1f} GB/s of the floor's bytes, {rate / bandwidth:.0%} of the copy bandwidth")

@@ -103,7 +103,7 @@ def main() -> None:
     bandwidth = harness.bandwidth(options.device)
     for case, ours, steps, num_bytes in cases(options.device, options.compile):
         check(steps)
-        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
+        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
         print(harness.as_text(case, times, ours))
         facts = {"floor_s": num_bytes / bandwidth, "bytes_moved": num_bytes} if num_bytes else {}
         if facts:

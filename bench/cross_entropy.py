@@ -122,8 +122,8 @@ def main() -> None:
             steps = {name: step(loss, leaves[name], target) for name, loss in functions.items()}
             check(steps, leaves, target)
             facts = {"memory_peak_bytes": memory_peaks(steps, leaves)} if options.device == "cuda" else {}
-            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
             num_bytes = 3 * logits.numel() * logits.element_size()  # read, read again, gradient written
+            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
             case = f"{rows} x {classes} {str(dtype).removeprefix('torch.')}, forward + backward, {options.device}"
             print(harness.as_text(case, times, OURS))
             floor_s = num_bytes / bandwidth

@@ -82,8 +82,8 @@ def main() -> None:
     for case in ("bfloat16", "autocast"):
         for rows in ROWS[options.device]:
             steps = contestants(case, rows, options.device, options.compile)
-            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
             num_bytes = 16 * rows * WIDTH
+            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
             title = f"forward + backward {rows} x {WIDTH} {case}, {options.device}"
             print(harness.as_text(title, times, "airank_fast"))
             print(f"  {'floor by bandwidth':24} {1e3 * num_bytes / bandwidth:9.3f} ms")

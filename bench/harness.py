@@ -8,6 +8,7 @@ steadier than the quotient of two medians. Check first, then time: callers compa
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -25,7 +26,8 @@ import torch
 from airank_fast.engine import system
 
 RESULTS = Path(__file__).parent / "results"
-_FLUSH_BYTES = 256 * 2**20  # larger than any L2
+_FLUSH_BYTES = 256 * 2**20  # larger than a GPU's L2 and what a CPU's cores share
+_CACHE_BYTES = 32 * 2**20  # where the system does not say
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,25 @@ class Timing:
 
 
 def time_rounds(
-    contestants: dict[str, Callable[[], object]], *, num_rounds: int = 31, device: str = "cpu", num_warm_up: int = 3
+    contestants: dict[str, Callable[[], object]],
+    *,
+    num_rounds: int = 31,
+    device: str = "cpu",
+    num_warm_up: int = 3,
+    num_bytes: int | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, per contestant, one per round. On CUDA by events, with L2 flushed before each call."""
+    """Seconds of each call, per contestant, one per round. On CUDA by events, with L2 flushed before each call.
+
+    On a CPU `num_bytes`, what a call touches at least, says how its caches are before each call: where they can hold
+    that, as the same contestant leaves them, by a call that is not timed; else full of other data. Otherwise a
+    contestant pays for writing back what another has written, or finds what it has left.
+    """
     for function in contestants.values():
         for _ in range(num_warm_up):
             function()
     timer = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    if timer is _cpu_seconds and num_bytes is not None:
+        timer = _cold_seconds if num_bytes > _cache_bytes() else _warm_seconds
     names, order = list(contestants), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(num_rounds):
@@ -140,6 +154,31 @@ def as_text(case: str, times: dict[str, list[float]], ours: str) -> str:
             f"  {name:24} {1e3 * t.median_s:9.3f} ms  ({1e3 * t.p20_s:.3f} .. {1e3 * t.p80_s:.3f}){against}"
         )
     return "\n".join(lines)
+
+
+@functools.cache
+def _flush_buffer() -> torch.Tensor:
+    return torch.ones(_FLUSH_BYTES // 8, dtype=torch.float64)
+
+
+@functools.cache
+def _cache_bytes() -> int:
+    """Size of the last level of the caches."""
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text()
+        return int(size.strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return _CACHE_BYTES
+
+
+def _cold_seconds(function: Callable[[], object]) -> float:
+    _flush_buffer().sum()  # only read, so that nothing is left to be written back
+    return _cpu_seconds(function)
+
+
+def _warm_seconds(function: Callable[[], object]) -> float:
+    function()
+    return _cpu_seconds(function)
 
 
 def _cpu_seconds(function: Callable[[], object]) -> float:

@@ -177,9 +177,9 @@ def main() -> None:
     for name, shapes, dtype in cases:
         made = contestants(shapes, device, dtype, options.compile)
         check(made)
-        times = harness.time_rounds({who: step for who, (_, step) in made.items()}, num_rounds=options.rounds,
-                                    device=device)  # fmt: skip
         num_bytes = bytes_moved(made["FusedLAMB"][0])
+        times = harness.time_rounds({who: step for who, (_, step) in made.items()}, num_rounds=options.rounds,
+                                    device=device, num_bytes=num_bytes)  # fmt: skip
         case = f"{name} ({len(shapes)} tensors), {str(dtype).removeprefix('torch.')}, {device}"
         print(harness.as_text(case, times, "FusedLAMB"))
         seconds, floor = harness.timing(times["FusedLAMB"]).median_s, num_bytes / bandwidth

@@ -104,8 +104,10 @@ def main() -> None:
             size = 4 if case == "float32" else 2
             check(forward, backward, torch.float32 if size == 4 else torch.bfloat16)
             for phase, functions, passes in (("forward", forward, 2), ("backward", backward, 3)):
-                times = harness.time_rounds(functions, num_rounds=options.rounds, device=options.device)
                 num_bytes = passes * size * rows * WIDTH
+                times = harness.time_rounds(
+                    functions, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes
+                )
                 title = f"{phase} {rows} x {WIDTH} {case}, {options.device}"
                 print(harness.as_text(title, times, "airank_fast"))
                 print(f"  {'floor by bandwidth':24} {1e3 * num_bytes / bandwidth:9.3f} ms")

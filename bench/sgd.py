@@ -103,8 +103,8 @@ def main() -> None:
     bandwidth = harness.bandwidth(options.device)
     for dtype, made in cases.items():
         steps = {who: step for who, (_, step) in made.items()}
-        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device)
         num_bytes = bytes_moved(made["FusedSGD"][0])
+        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
         case = f"resnet50 {str(dtype).removeprefix('torch.')} weights, {options.device}"
         print(harness.as_text(case, times, "FusedSGD"))
         print(f"  {'floor by bandwidth':24} {1e3 * num_bytes / bandwidth:9.3f} ms")

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../batch_norm_act_math.h"
+#include "batch_norm_act_pairs.h"
 #include "isa.h"
 #include "numbers.h"
 
@@ -130,7 +131,16 @@ struct ActLoop {
         prefetch<true>(y + next, size);
       }
       if (row + kGroup <= num_rows) {
-        add<kGroup>(x + at, residual + (kResidual ? at : 0), y + at, bytes, 0, num_channels, mean, scale, bias);
+        const E* added = residual + (kResidual ? at : 0);
+#ifdef AIRANK_FAST_X86_VARIANTS
+        if constexpr (std::is_same_v<E, bfloat16>) {
+          if (num_channels % kPairsWidth == 0 && rounds_pairs()) {
+            act_pairs<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, mean, scale, bias);
+            continue;
+          }
+        }
+#endif
+        add<kGroup>(x + at, added, y + at, bytes, 0, num_channels, mean, scale, bias);
         continue;
       }
       if constexpr (kMask) std::memset(bytes, 0, num_channels);
@@ -191,7 +201,16 @@ struct SumsLoop {
         prefetch(dy + at + k * stride, width * sizeof(E));
         prefetch(x + at + k * stride, width * sizeof(E));
       }
-      add<kGroup>(dy + at, x + at, kMask ? mask + at / kGroup : nullptr, 0, stride, width, mean, sum, products);
+      const uint8_t* bytes = kMask ? mask + at / kGroup : nullptr;
+#ifdef AIRANK_FAST_X86_VARIANTS
+      if constexpr (std::is_same_v<E, bfloat16>) {
+        if (width % kPairsWidth == 0 && rounds_pairs()) {
+          sums_pairs<kMask>(dy + at, x + at, bytes, stride, width, mean, sum, products);
+          continue;
+        }
+      }
+#endif
+      add<kGroup>(dy + at, x + at, bytes, 0, stride, width, mean, sum, products);
     }
     const uint8_t* last = kMask ? mask + r / kGroup * stride : nullptr;
     for (int64_t k = 0; r + k < num_rows; ++k) {
@@ -246,6 +265,15 @@ struct BackwardLoop {
         if constexpr (kResidual) prefetch<true>(dresidual + next, size);
       }
       if (row + kGroup <= num_rows) {
+#ifdef AIRANK_FAST_X86_VARIANTS
+        if constexpr (std::is_same_v<E, bfloat16>) {
+          if (num_channels % kPairsWidth == 0 && rounds_pairs()) {
+            backward_pairs<kResidual, kMask>(dy + at, x + at, bytes, dx + at, dresidual + (kResidual ? at : 0),
+                                             num_channels, mean, scale, mean_dz, slope);
+            continue;
+          }
+        }
+#endif
         add<kGroup>(dy + at, x + at, bytes, 0, dx + at, dresidual + (kResidual ? at : 0), num_channels, mean, scale,
                     mean_dz, slope);
         continue;

@@ -11,26 +11,142 @@
 namespace airank_fast {
 namespace {
 
+#ifdef AIRANK_FAST_X86_VARIANTS
+// ForwardLoop::run() of kRows rows of bfloat16 in whole groups of kLanes, on a processor that rounds pairs. Several rows
+// at a time, so that one's last additions, root and division run while another's elements are read.
+template <int kRows>
+TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, const float* bias, bfloat16* y,
+                                      float* mean, float* rstd, int64_t columns, double eps, bool past_cache) {
+  const int64_t odd = columns / 2;
+  __m512 means[kRows], rstds[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    __m512 sums[4] = {};
+    for (int64_t j = 0; j < columns; j += 64) {
+      const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
+      sums[0] = _mm512_add_ps(sums[0], evens_of(low));
+      sums[1] = _mm512_add_ps(sums[1], odds_of(low));
+      sums[2] = _mm512_add_ps(sums[2], evens_of(high));
+      sums[3] = _mm512_add_ps(sums[3], odds_of(high));
+    }
+    mean[r] = sum_of(sums) / float(columns);
+    means[r] = _mm512_set1_ps(mean[r]);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    __m512 sums[4] = {};
+    for (int64_t j = 0; j < columns; j += 64) {
+      const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
+      const __m512 centred[4] = {_mm512_sub_ps(evens_of(low), means[r]), _mm512_sub_ps(odds_of(low), means[r]),
+                                 _mm512_sub_ps(evens_of(high), means[r]), _mm512_sub_ps(odds_of(high), means[r])};
+      for (int k = 0; k < 4; ++k) sums[k] = _mm512_fmadd_ps(centred[k], centred[k], sums[k]);
+    }
+    rstd[r] = rstd_of(sum_of(sums), double(columns), eps);
+    rstds[r] = _mm512_set1_ps(rstd[r]);
+  }
+  for (int64_t l = 0; l < odd; l += 16) {
+    const __m512 even_weight = _mm512_loadu_ps(weight + l), odd_weight = _mm512_loadu_ps(weight + odd + l);
+    const __m512 even_bias = _mm512_loadu_ps(bias + l), odd_bias = _mm512_loadu_ps(bias + odd + l);
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = r * columns + 2 * l;
+      prefetch<32>(x + at + kRows * columns);
+      const __m512i row = _mm512_loadu_si512(x + at);
+      const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
+      const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
+      store_pairs(y + at, round_pairs(_mm512_fmadd_ps(even_h, even_weight, even_bias),
+                                      _mm512_fmadd_ps(odd_h, odd_weight, odd_bias)), past_cache);
+    }
+  }
+}
+#endif
+
 template <typename X, typename Y>
 struct ForwardLoop {
   using T = math_t<X>;
-  using Signature = void(const X*, const T*, const T*, Y*, T*, T*, int64_t, int64_t, int64_t, double);
+  using Signature = void(const X*, const T*, const T*, Y*, Y*, T*, T*, int64_t, int64_t, int64_t, double);
 
-  HOST_DEVICE static void run(const X* x, const T* weight, const T* bias, Y* y, T* mean, T* rstd, int64_t begin,
-                              int64_t end, int64_t columns, double eps) {
-    for (int64_t i = begin; i < end; ++i) {
+  // With a row's worth of `scratch`, results are stored past the cache.
+  HOST_DEVICE static void run(const X* x, const T* weight, const T* bias, Y* y, Y* scratch, T* mean, T* rstd,
+                              int64_t begin, int64_t end, int64_t columns, double eps) {
+    int64_t i = begin;
+#ifdef AIRANK_FAST_X86_VARIANTS
+    if constexpr (kInPairs<X, Y>) {
+      constexpr int kRows = 4;
+      if (walks_pairs<X, Y>(columns))
+        for (; i + kRows <= end; i += kRows)
+          forward_pairs<kRows>(x + i * columns, weight, bias, y + i * columns, mean + i, rstd + i, columns, eps,
+                               scratch != nullptr);
+    }
+#endif
+    for (; i < end; ++i) {
       const Moments<T> moments = moments_of(x + i * columns, columns, eps);
-      normalize_row(x + i * columns, moments, weight, bias, columns, y + i * columns, x + (i + 1) * columns);
+      normalize_row(x + i * columns, moments, weight, bias, columns, y + i * columns, x + (i + 1) * columns, scratch);
       mean[i] = moments.mean;
       rstd[i] = moments.rstd;
     }
+    if (scratch) stream_end();
   }
 };
+
+#ifdef AIRANK_FAST_X86_VARIANTS
+// BackwardLoop::rows() of bfloat16 on a processor that rounds pairs: kRows rows of whole groups of kLanes columns.
+// Weight and the sums over rows have the even columns first.
+template <int kRows>
+TARGET_AVX512_BF16 void backward_pairs(const bfloat16* grad, const bfloat16* x, const float* mean, const float* rstd,
+                                       const float* weight, bfloat16* grad_x, float* weight_sums, float* bias_sums,
+                                       int64_t columns, bool past_cache) {
+  const int64_t odd = columns / 2;
+  __m512 means[kRows], rstds[kRows], means_g[kRows], means_gh[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    means[r] = _mm512_set1_ps(mean[r]);
+    rstds[r] = _mm512_set1_ps(rstd[r]);
+    __m512 sums_g[2] = {}, sums_gh[2] = {};
+    for (int64_t l = 0; l < odd; l += 16) {
+      const __m512i dy = _mm512_loadu_si512(grad + r * columns + 2 * l);
+      const __m512i row = _mm512_loadu_si512(x + r * columns + 2 * l);
+      const __m512 even_g = _mm512_mul_ps(evens_of(dy), _mm512_loadu_ps(weight + l));
+      const __m512 odd_g = _mm512_mul_ps(odds_of(dy), _mm512_loadu_ps(weight + odd + l));
+      sums_g[0] = _mm512_add_ps(sums_g[0], even_g);
+      sums_g[1] = _mm512_add_ps(sums_g[1], odd_g);
+      const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
+      const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
+      sums_gh[0] = _mm512_fmadd_ps(even_g, even_h, sums_gh[0]);
+      sums_gh[1] = _mm512_fmadd_ps(odd_g, odd_h, sums_gh[1]);
+    }
+    means_g[r] = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sums_g[0], sums_g[1])) / float(columns));
+    means_gh[r] = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sums_gh[0], sums_gh[1])) / float(columns));
+  }
+  for (int64_t l = 0; l < odd; l += 16) {
+    const __m512 even_weight = _mm512_loadu_ps(weight + l), odd_weight = _mm512_loadu_ps(weight + odd + l);
+    __m512 even_weight_sum = _mm512_loadu_ps(weight_sums + l), odd_weight_sum = _mm512_loadu_ps(weight_sums + odd + l);
+    __m512 even_bias_sum = _mm512_loadu_ps(bias_sums + l), odd_bias_sum = _mm512_loadu_ps(bias_sums + odd + l);
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = r * columns + 2 * l;
+      prefetch<32>(grad + at + kRows * columns);
+      prefetch<32>(x + at + kRows * columns);
+      const __m512i dy = _mm512_loadu_si512(grad + at), row = _mm512_loadu_si512(x + at);
+      const __m512 even_dy = evens_of(dy), odd_dy = odds_of(dy);
+      const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
+      const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
+      even_weight_sum = _mm512_fmadd_ps(even_dy, even_h, even_weight_sum);
+      odd_weight_sum = _mm512_fmadd_ps(odd_dy, odd_h, odd_weight_sum);
+      even_bias_sum = _mm512_add_ps(even_dy, even_bias_sum);
+      odd_bias_sum = _mm512_add_ps(odd_dy, odd_bias_sum);
+      const __m512 even_g = _mm512_fnmadd_ps(even_h, means_gh[r], _mm512_fmsub_ps(even_dy, even_weight, means_g[r]));
+      const __m512 odd_g = _mm512_fnmadd_ps(odd_h, means_gh[r], _mm512_fmsub_ps(odd_dy, odd_weight, means_g[r]));
+      store_pairs(grad_x + at, round_pairs(_mm512_mul_ps(even_g, rstds[r]), _mm512_mul_ps(odd_g, rstds[r])), past_cache);
+    }
+    _mm512_storeu_ps(weight_sums + l, even_weight_sum);
+    _mm512_storeu_ps(weight_sums + odd + l, odd_weight_sum);
+    _mm512_storeu_ps(bias_sums + l, even_bias_sum);
+    _mm512_storeu_ps(bias_sums + odd + l, odd_bias_sum);
+  }
+}
+#endif
 
 template <typename X, typename Y>
 struct BackwardLoop {
   using T = math_t<X>;
-  using Signature = void(const Y*, const X*, const T*, const T*, const T*, X*, T*, T*, int64_t, int64_t, int64_t);
+  using Signature = void(const Y*, const X*, const T*, const T*, const T*, X*, T*, T*, int64_t, int64_t, int64_t,
+                         bool);
 
   // kRows rows at a time, so that the sums over rows are loaded and stored once for all of them.
   template <int kRows>
@@ -61,7 +177,23 @@ struct BackwardLoop {
   }
 
   HOST_DEVICE static void run(const Y* grad, const X* x, const T* mean, const T* rstd, const T* weight, X* grad_x,
-                              T* weight_sums, T* bias_sums, int64_t begin, int64_t end, int64_t columns) {
+                              T* weight_sums, T* bias_sums, int64_t begin, int64_t end, int64_t columns,
+                              bool past_cache) {
+#ifdef AIRANK_FAST_X86_VARIANTS
+    if constexpr (kInPairs<X, Y>) {
+      if (walks_pairs<X, Y>(columns)) {
+        const auto walk = [&]<int kRows>(int64_t i) {
+          backward_pairs<kRows>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns,
+                                weight_sums, bias_sums, columns, past_cache);
+        };
+        int64_t i = begin;
+        for (; i + 4 <= end; i += 4) walk.template operator()<4>(i);
+        for (; i < end; ++i) walk.template operator()<1>(i);
+        if (past_cache) stream_end();
+        return;
+      }
+    }
+#endif
     // Rows of 1024 floats lie 4 KB apart, in the same sets of L1: more of them would push one another out.
     constexpr int kRows = sizeof(X) == 2 ? 4 : 2;
     int64_t i = begin;
@@ -92,9 +224,11 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_cpu(Tensor x, OptionalTensor weigh
     const std::vector<T> weights = params_of<X, Y>(weight, shape.columns, T(1));
     const std::vector<T> biases = params_of<X, Y>(bias, shape.columns, T(0));
     const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(shape.columns, 1));
+    const bool past_cache = streams(y.data_ptr(), shape.rows, shape.columns * sizeof(Y));
     torch::stable::parallel_for(0, shape.rows, grain, [&](int64_t begin, int64_t end) {
+      Scratch<Y> scratch(past_cache ? shape.columns : 0);
       loop(static_cast<const X*>(dense.data_ptr()), weights.data(), biases.data(), static_cast<Y*>(y.data_ptr()),
-           static_cast<T*>(mean.data_ptr()), static_cast<T*>(rstd.data_ptr()), begin, end, shape.columns, eps);
+           scratch.data(), static_cast<T*>(mean.data_ptr()), static_cast<T*>(rstd.data_ptr()), begin, end, shape.columns, eps);
     });
   });
   return {y, mean, rstd};
@@ -111,12 +245,15 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward_cpu(Tensor grad, Tensor x
   for_dtypes(x.scalar_type(), grad.scalar_type(), [&]<typename X, typename Y>() {
     using T = math_t<X>;
     const auto loop = choose<BackwardLoop<X, Y>>();
-    const std::vector<T> weights = param_of<T>(weight, shape.columns, 1);
-    ParamGrads<T> sums(shape.rows, shape.columns);
+    const bool evens_first = walks_pairs<X, Y>(shape.columns);
+    const std::vector<T> weights =
+        evens_first ? params_of<X, Y>(weight, shape.columns, T(1)) : param_of<T>(weight, shape.columns, 1);
+    const bool past_cache = streams(grad_x.data_ptr(), shape.rows, shape.columns * sizeof(X));
+    ParamGrads<T> sums(shape.rows, shape.columns, evens_first);
     sums.for_each_slot([&](int64_t begin, int64_t end, T* weight_sums, T* bias_sums) {
       loop(static_cast<const Y*>(dense_grad.data_ptr()), static_cast<const X*>(dense.data_ptr()),
            static_cast<const T*>(means.data_ptr()), static_cast<const T*>(rstds.data_ptr()), weights.data(),
-           static_cast<X*>(grad_x.data_ptr()), weight_sums, bias_sums, begin, end, shape.columns);
+           static_cast<X*>(grad_x.data_ptr()), weight_sums, bias_sums, begin, end, shape.columns, past_cache);
     });
     if (need_params) sums.write(grad_weight, grad_bias);
   });

@@ -17,6 +17,8 @@
 #include "../layer_norm_math.h"
 #include "isa.h"
 #include "numbers.h"
+#include "round_pairs.h"
+#include "streaming.h"
 
 namespace airank_fast {
 
@@ -49,6 +51,16 @@ HOST_DEVICE uint32_t result_above(float x) {
 
 template <typename X, typename Y>
 constexpr bool kInPairs = std::is_same_v<X, bfloat16> && std::is_same_v<Y, bfloat16>;
+
+// Whether whole rows are taken in pairs that the processor rounds.
+template <typename X, typename Y>
+bool walks_pairs(int64_t columns) {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  return kInPairs<X, Y> && rounds_pairs() && columns % kLanes == 0;
+#else
+  return false;
+#endif
+}
 
 // Adds f(element) of each element to the lanes.
 template <typename X, typename T, typename F>
@@ -83,13 +95,52 @@ HOST_DEVICE void prefetch(const X* at) {
     __builtin_prefetch(reinterpret_cast<const char*>(at) + byte);
 }
 
-// `next` is a row that will come soon, or any address at all. Weight and bias are params_of<X, Y>().
+#ifdef AIRANK_FAST_X86_VARIANTS
+TARGET_AVX512_BF16 inline __attribute__((always_inline)) void store_pairs(bfloat16* to, __m512i pairs, bool past_cache) {
+  if (past_cache) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
+  else _mm512_storeu_si512(to, pairs);
+}
+
+// normalize_row() of the whole groups of kLanes bfloat16 in a row, on a processor that rounds pairs.
+template <typename Next>
+TARGET_AVX512_BF16 void normalize_pairs(const bfloat16* row, const Moments<float>& moments, const float* weight,
+                                        const float* bias, int64_t columns, bfloat16* y, const Next* next,
+                                        bool past_cache) {
+  const int64_t odd = (columns + 1) / 2;
+  const __m512 mean = _mm512_set1_ps(moments.mean), rstd = _mm512_set1_ps(moments.rstd);
+  for (int64_t l = 0; l < columns / kLanes * (kLanes / 2); l += 16) {
+    prefetch<32>(next + 2 * l);
+    const __m512i pairs = _mm512_loadu_si512(row + 2 * l);
+    const __m512 evens = _mm512_mul_ps(_mm512_sub_ps(evens_of(pairs), mean), rstd);
+    const __m512 odds = _mm512_mul_ps(_mm512_sub_ps(odds_of(pairs), mean), rstd);
+    const __m512i results =
+        round_pairs(_mm512_fmadd_ps(evens, _mm512_loadu_ps(weight + l), _mm512_loadu_ps(bias + l)),
+                    _mm512_fmadd_ps(odds, _mm512_loadu_ps(weight + odd + l), _mm512_loadu_ps(bias + odd + l)));
+    store_pairs(y + 2 * l, results, past_cache);
+  }
+}
+#endif
+
+// `next` is a row that will come soon, or any address at all. Weight and bias are params_of<X, Y>(). With `scratch` for
+// a row, y is stored past the cache (see streaming.h).
 template <typename X, typename Y, typename T, typename Next>
 HOST_DEVICE void normalize_row(const X* __restrict row, const Moments<T>& moments, const T* __restrict weight,
-                               const T* __restrict bias, int64_t columns, Y* __restrict y, const Next* next) {
+                               const T* __restrict bias, int64_t columns, Y* result, const Next* next,
+                               Y* scratch = nullptr) {
+  Y* __restrict y = scratch ? scratch : result;
   const int64_t in_lanes = columns / kLanes * kLanes;
   const int64_t odd = (columns + 1) / 2;  // where the odd columns of weight and bias begin, in pairs
-  for (int64_t j = 0; j < in_lanes; j += kLanes) {
+  int64_t begin = 0;
+#ifdef AIRANK_FAST_X86_VARIANTS
+  if constexpr (kInPairs<X, Y>) {
+    if (rounds_pairs()) {
+      normalize_pairs(row, moments, weight, bias, columns, result, next, scratch != nullptr);
+      begin = in_lanes;
+      y = result;
+    }
+  }
+#endif
+  for (int64_t j = begin; j < in_lanes; j += kLanes) {
     prefetch<kLanes>(next + j);
     if constexpr (kInPairs<X, Y>) {
       const PairWord* pairs = reinterpret_cast<const PairWord*>(row);
@@ -110,6 +161,7 @@ HOST_DEVICE void normalize_row(const X* __restrict row, const Moments<T>& moment
     const int64_t at = kInPairs<X, Y> ? j / 2 + (j % 2) * odd : j;
     store(&y[j], normalized(T(load(row[j])), moments) * weight[at] + bias[at]);
   }
+  if (y != result) stream(result, y, columns * sizeof(Y));
 }
 
 template <typename T>
@@ -198,8 +250,9 @@ void narrow(const T* from, const Tensor& to) {
 template <typename T>
 class ParamGrads {
  public:
-  ParamGrads(int64_t rows, int64_t columns)
-      : rows_(rows), columns_(columns),
+  // With evens_first the sums come with the even columns first.
+  ParamGrads(int64_t rows, int64_t columns, bool evens_first = false)
+      : rows_(rows), columns_(columns), evens_first_(evens_first),
         rows_per_slot_(std::max<int64_t>(16, ceil_div(rows, 64))),
         num_slots_(ceil_div(rows, rows_per_slot_)), sums_(2 * columns * std::max<int64_t>(num_slots_, 1)) {}
 
@@ -222,12 +275,19 @@ class ParamGrads {
       for (int64_t slot = 1; slot < num_slots_; ++slot)
         for (int64_t j = begin; j < end; ++j) sums_[j] += sums_[slot * width + j];
     });
-    write_as_dtype(sums_.data(), grad_weight);
-    write_as_dtype(sums_.data() + columns_, grad_bias);
+    write_as_dtype(in_order(sums_.data()), grad_weight);
+    write_as_dtype(in_order(sums_.data() + columns_), grad_bias);
   }
 
  private:
   static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  T* in_order(T* sums) const {
+    if (!evens_first_) return sums;
+    const std::vector<T> mixed(sums, sums + columns_);
+    for (int64_t j = 0; j < columns_; ++j) sums[j] = mixed[j / 2 + (j % 2) * ((columns_ + 1) / 2)];
+    return sums;
+  }
 
   static void write_as_dtype(const T* from, const Tensor& to) {
     switch (to.scalar_type()) {
@@ -238,7 +298,9 @@ class ParamGrads {
     }
   }
 
-  int64_t rows_, columns_, rows_per_slot_, num_slots_;
+  int64_t rows_, columns_;
+  bool evens_first_;
+  int64_t rows_per_slot_, num_slots_;
   std::vector<T> sums_;
 };
 
