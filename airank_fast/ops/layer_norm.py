@@ -58,7 +58,11 @@ def layer_norm(
     shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
     check_normalized_shape("layer_norm", x, shape)
     dtype = dtype or autocast_dtype(x)
-    return torch.ops.airank_fast.layer_norm(x, weight, bias, len(shape), eps, dtype)[0]
+    inputs = (x, weight, bias, len(shape), eps, dtype)
+    needs_grad = any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias))
+    if needs_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _LayerNorm.apply(*inputs)
+    return torch.ops.airank_fast.layer_norm.default(*inputs)[0]
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
@@ -153,6 +157,20 @@ def _backward(ctx, grad, _grad_mean, _grad_rstd):
     )
     grad_bias = grad_bias.to(ctx.bias_dtype) if need_bias else None
     return grad_x, grad_weight if need_weight else None, grad_bias, None, None, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    """The op with its gradient, in half the time that the way through torch.library's takes."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = torch.ops.airank_fast.layer_norm.default(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _backward(ctx, grad, None, None)
 
 
 def only_once(op: str):
