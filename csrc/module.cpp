@@ -1,5 +1,6 @@
 // The extension module airank_fast._C: importing it registers the kernels of the other sources with torch's
-// dispatcher. Its own contents are one function, build_info(), for `python -m airank_fast.info`.
+// dispatcher. Its own contents are build_info(), for `python -m airank_fast.info`, and limit_cpu_instructions(), for
+// tests.
 //
 // Python's limited API (3.10) and LibTorch's stable ABI only, so one build serves later versions of both.
 
@@ -9,6 +10,8 @@
 #include <Python.h>
 
 #include <torch/headeronly/version.h>
+
+#include <iterator>
 
 #include "cpu/isa.h"
 
@@ -22,31 +25,32 @@
 
 namespace {
 
-// Asks the same question as the CPU kernels do: which variant of a loop does choose() give on this processor?
-struct NoLoop {
-  using Signature = void();
-  static void run() {}
-};
-
-const char* cpu_instructions() {
-#ifdef AIRANK_FAST_X86_VARIANTS
-  using Variants = airank_fast::Variants<NoLoop, void()>;
-  const auto chosen = airank_fast::choose<NoLoop>();
-  if (chosen == &Variants::avx512) return "AVX-512";
-  if (chosen == &Variants::avx2) return "AVX2";
-#endif
-  return "baseline";
-}
-
 // Deliberately without date or path: the same sources and tools give the same module.
 PyObject* build_info(PyObject*, PyObject*) {
   return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s}", "compiler", AIRANK_FAST_COMPILER, "torch", TORCH_VERSION, "cuda",
                        AIRANK_FAST_CUDA_VERSION, "cuda_architectures", AIRANK_FAST_CUDA_ARCHS, "cpu_instructions",
-                       cpu_instructions());
+                       airank_fast::kIsaNames[int(airank_fast::isa())]);
+}
+
+PyObject* limit_cpu_instructions(PyObject*, PyObject* name) {
+  for (int i = 0; i < int(std::size(airank_fast::kIsaNames)); ++i) {
+    PyObject* known = PyUnicode_FromString(airank_fast::kIsaNames[i]);
+    const int differs = known == nullptr ? -1 : PyUnicode_Compare(name, known);
+    Py_XDECREF(known);
+    if (PyErr_Occurred()) return nullptr;
+    if (differs == 0) {
+      airank_fast::isa_limit = airank_fast::Isa(i);
+      Py_RETURN_NONE;
+    }
+  }
+  return PyErr_Format(PyExc_ValueError,
+                      "limit_cpu_instructions: baseline, AVX2, AVX-512 or AVX-512 BF16 is required, got %R", name);
 }
 
 PyMethodDef methods[] = {
     {"build_info", build_info, METH_NOARGS, "What this module was built with: a dict of strings."},
+    {"limit_cpu_instructions", limit_cpu_instructions, METH_O,
+     "Have CPU kernels use no later instruction set than the named one: for tests."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -8,9 +8,15 @@ def pytest_addoption(parser):
     parser.addoption("--cuda-on-cpu", nargs="?", const="each", metavar="SCHEDULE",
                      help="test the CUDA kernels, run on the CPU, in place of the CPU kernels; "
                      "see tests/cuda_on_cpu/plugin.py")  # fmt: skip
+    parser.addoption("--cpu-instructions", metavar="NAME",
+                     help="CPU kernels use no later ones: baseline, AVX2, AVX-512")  # fmt: skip
 
 
 def pytest_configure(config):
+    if config.getoption("--cpu-instructions"):
+        from airank_fast import _C, ops  # noqa: F401  (torch's libraries first)
+
+        _C.limit_cpu_instructions(config.getoption("--cpu-instructions"))
     if config.getoption("--cuda-on-cpu"):
         from cuda_on_cpu.plugin import CudaOnCpu
 

@@ -1,9 +1,12 @@
 // One binary for every x86-64: a loop is compiled for AVX-512, for AVX2 and for the baseline, and the best
-// that the processor has is chosen at run time. On other processors there is the baseline alone, which is
+// that the processor has is chosen at run time (AVX512_BF16: see round_pairs.h). On other processors there is the baseline alone, which is
 // what the compiler was told to build for.
 //
 // A loop is a struct with a static, always inlined `run`; choose<Loop>() returns a plain function pointer.
 #pragma once
+
+#include <algorithm>
+#include <atomic>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define AIRANK_FAST_X86_VARIANTS 1
@@ -26,15 +29,36 @@ struct Variants<Loop, void(Args...)> {
 #endif
 };
 
+// Each has what those before it have.
+enum class Isa { baseline, avx2, avx512, avx512_bf16 };
+constexpr const char* kIsaNames[] = {"baseline", "AVX2", "AVX-512", "AVX-512 BF16"};
+
+inline Isa processor_isa() {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) return Isa::avx512_bf16;
+  if (avx512) return Isa::avx512;
+  if (avx2) return Isa::avx2;
+#endif
+  return Isa::baseline;
+}
+
+// For tests, which thus see on one processor what runs on others.
+inline std::atomic<Isa> isa_limit{Isa::avx512_bf16};
+
+inline Isa isa() {
+  static const Isa has = processor_isa();
+  return std::min(has, isa_limit.load(std::memory_order_relaxed));
+}
+
 template <typename Loop>
 auto choose() {
   using All = Variants<Loop, typename Loop::Signature>;
 #ifdef AIRANK_FAST_X86_VARIANTS
-  static const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_avx512) return &All::avx512;
-  if (has_avx2) return &All::avx2;
+  if (isa() >= Isa::avx512) return &All::avx512;
+  if (isa() >= Isa::avx2) return &All::avx2;
 #endif
   return &All::baseline;
 }

@@ -15,12 +15,7 @@
 
 namespace airank_fast {
 
-inline bool rounds_pairs() {
-  static const bool does = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") &&
-                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512vl");
-  return does;
-}
+inline bool rounds_pairs() { return isa() >= Isa::avx512_bf16; }
 
 // 32 bfloat16 in order, from the 16 of even and the 16 of odd number as floats.
 TARGET_AVX512_BF16 inline __attribute__((always_inline)) __m512i round_pairs(__m512 evens, __m512 odds) {
