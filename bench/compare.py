@@ -4,7 +4,8 @@
 
 Every result is appended to bench/results; --saved runs nothing and judges the last results that are there. A goal is a
 ratio to a peer of the same run, or a share of the floor: the bytes that must be moved at the bandwidth that was
-measured. The exit status is 1 if a bench failed; a goal that was missed is only reported.
+measured. A goal that the floor itself would miss is called out of reach. The exit status is 1 if a bench failed; a goal
+that was missed is only reported.
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ GOALS = {
 
 
 def judged(result: dict, device: str) -> list[list[str]]:
-    """A row for each peer of a result: case, peer, how many times as fast, goal, and whether it was met."""
+    """A row for each peer of a result: how many times as fast, what the floor would be, goal, whether it was met."""
     ours = result["times"][result["ours"]]["median_s"]
     ratios = dict(result["speedup_over"])
-    if "floor_s" in result:
-        ratios[FLOOR] = result["floor_s"] / ours
+    share = result["floor_s"] / ours if "floor_s" in result else None
+    if share is not None:
+        ratios[FLOOR] = share
     rows = []
     for peer, ratio in ratios.items():
         goals = [
@@ -66,9 +68,14 @@ def judged(result: dict, device: str) -> list[list[str]]:
             for bench, case, of, goal in GOALS[device]
             if bench == result["bench"] and of == peer and re.search(case, result["case"])
         ]
-        verdict = "" if not goals else "met" if ratio >= goals[0] else "MISSED"
-        goal = f"{goals[0]:.2f}" if goals else ""
-        rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, f"{ratio:.2f}", goal, verdict])
+        at_floor = ratio / share if share is not None else None
+        verdict, goal = "", ""
+        if goals:
+            goal = f"{goals[0]:.2f}"
+            out_of_reach = at_floor is not None and at_floor < goals[0]
+            verdict = "met" if ratio >= goals[0] else "out of reach" if out_of_reach else "MISSED"
+        columns = [f"{ratio:.2f}", "" if at_floor is None else f"{at_floor:.2f}", goal, verdict]
+        rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, *columns])
     return rows
 
 
@@ -84,7 +91,7 @@ def main() -> int:
         command = [sys.executable, str(script), "--device", arguments.device, "--save"]
         if subprocess.run(command, check=False).returncode:
             failed.append(op)
-    rows = [["bench", "case", "ours, ms", "peer", "times as fast", "goal", ""], ["---"] * 7]
+    rows = [["bench", "case", "ours, ms", "peer", "times as fast", "the floor would be", "goal", ""], ["---"] * 8]
     for op in arguments.ops:
         if (tables.RESULTS / f"{op}.jsonl").exists():
             of_device = (r for r in tables.latest(op) if re.search(rf"\b{arguments.device}$", r["case"]))
