@@ -37,6 +37,11 @@ void with_bools(bool a, bool b, F f) {
   return b ? f(std::false_type(), std::true_type()) : f(std::false_type(), std::false_type());
 }
 
+template <typename E>
+bool streams_pairs(const void* result, int64_t rows, int64_t channels) {
+  return std::is_same_v<E, bfloat16> && isa() >= Isa::avx512_bf16 && streams(result, rows, channels * sizeof(E));
+}
+
 template <typename T>
 T* numbers(const OptionalTensor& tensor) {
   return static_cast<T*>(address(tensor));
@@ -188,6 +193,7 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
   with_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
+    const bool past_cache = streams_pairs<E>(y.data_ptr(), rows, channels);
     const T* mean = numbers<T>(statistics);
     const auto constants = buffer<T>(2 * channels);
     T *scale = constants.get(), *shift = scale + channels;
@@ -198,7 +204,8 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
       auto loop = choose<ActLoop<E, kResidual, true, kMask>>();
       if (!relu) loop = choose<ActLoop<E, kResidual, false, false>>();
       for_groups(rows, channels, [&](int64_t begin, int64_t end) {
-        loop(x.data_ptr(), address(residual), y.data_ptr(), bits, rows, channels, begin, end, mean, scale, shift);
+        loop(x.data_ptr(), address(residual), y.data_ptr(), bits, rows, channels, begin, end, mean, scale, shift,
+             past_cache);
       });
     });
   });
@@ -247,6 +254,7 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask
     using E = decltype(element);
     using T = math_t<E>;
     const T *mean = numbers<T>(statistics), *rstd = mean + channels, *sum = numbers<T>(sums);
+    const bool past_cache = streams_pairs<E>(dx.data_ptr(), num_rows(x), channels);
     const T inverse = T(1) / mean[2 * channels];
     const bool fixed = inverse == 0;  // statistics that do not depend on x
     const auto constants = buffer<T>(3 * channels);
@@ -260,7 +268,7 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask
       const auto loop = choose<BackwardLoop<E, has_residual.value, has_mask.value>>();
       for_groups(num_rows(x), channels, [&](int64_t begin, int64_t end) {
         loop(dy.data_ptr(), x.data_ptr(), numbers<uint8_t>(mask), dx.data_ptr(), dresidual.data_ptr(), num_rows(x),
-             channels, begin, end, mean, scale, mean_dz, slope);
+             channels, begin, end, mean, scale, mean_dz, slope, past_cache);
       });
     });
   });

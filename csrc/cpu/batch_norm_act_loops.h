@@ -12,6 +12,7 @@
 #include "batch_norm_act_pairs.h"
 #include "isa.h"
 #include "numbers.h"
+#include "streaming.h"
 
 namespace airank_fast {
 
@@ -113,11 +114,11 @@ template <typename E, bool kResidual, bool kRelu, bool kMask>
 struct ActLoop {
   using T = math_t<E>;
   using Signature = void(const void*, const void*, void*, uint8_t*, int64_t, int64_t, int64_t, int64_t, const T*,
-                         const T*, const T*);
+                         const T*, const T*, bool);
 
   HOST_DEVICE static void run(const void* xs, const void* residuals, void* ys, uint8_t* mask, int64_t num_rows,
                               int64_t num_channels, int64_t begin, int64_t end, const T* mean, const T* scale,
-                              const T* bias) {
+                              const T* bias, bool past_cache) {
     const E* x = static_cast<const E*>(xs);
     const E* residual = static_cast<const E*>(residuals);
     E* y = static_cast<E*>(ys);
@@ -128,14 +129,15 @@ struct ActLoop {
         const int64_t next = at + kGroup * num_channels, size = kGroup * num_channels * sizeof(E);
         prefetch(x + next, size);
         if constexpr (kResidual) prefetch(residual + next, size);
-        prefetch<true>(y + next, size);
+        if (!past_cache) prefetch<true>(y + next, size);
       }
       if (row + kGroup <= num_rows) {
         const E* added = residual + (kResidual ? at : 0);
 #ifdef AIRANK_FAST_X86_VARIANTS
         if constexpr (std::is_same_v<E, bfloat16>) {
           if (num_channels % kPairsWidth == 0 && rounds_pairs()) {
-            act_pairs<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, mean, scale, bias);
+            act_pairs<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, mean, scale, bias,
+                                               past_cache);
             continue;
           }
         }
@@ -149,6 +151,7 @@ struct ActLoop {
         add<1>(x + here, residual + (kResidual ? here : 0), y + here, bytes, k, num_channels, mean, scale, bias);
       }
     }
+    if (past_cache) stream_end();
   }
 
   // Rows whose bits in the mask are first_bit and those after it.
@@ -245,11 +248,11 @@ template <typename E, bool kResidual, bool kMask>
 struct BackwardLoop {
   using T = math_t<E>;
   using Signature = void(const void*, const void*, const uint8_t*, void*, void*, int64_t, int64_t, int64_t, int64_t,
-                         const T*, const T*, const T*, const T*);
+                         const T*, const T*, const T*, const T*, bool);
 
   HOST_DEVICE static void run(const void* dys, const void* xs, const uint8_t* mask, void* dxs, void* dresiduals,
                               int64_t num_rows, int64_t num_channels, int64_t begin, int64_t end, const T* mean,
-                              const T* scale, const T* mean_dz, const T* slope) {
+                              const T* scale, const T* mean_dz, const T* slope, bool past_cache) {
     const E* dy = static_cast<const E*>(dys);
     const E* x = static_cast<const E*>(xs);
     E* dx = static_cast<E*>(dxs);
@@ -261,15 +264,15 @@ struct BackwardLoop {
         const int64_t next = at + kGroup * num_channels, size = kGroup * num_channels * sizeof(E);
         prefetch(dy + next, size);
         prefetch(x + next, size);
-        prefetch<true>(dx + next, size);
-        if constexpr (kResidual) prefetch<true>(dresidual + next, size);
+        if (!past_cache) prefetch<true>(dx + next, size);
+        if (kResidual && !past_cache) prefetch<true>(dresidual + next, size);
       }
       if (row + kGroup <= num_rows) {
 #ifdef AIRANK_FAST_X86_VARIANTS
         if constexpr (std::is_same_v<E, bfloat16>) {
           if (num_channels % kPairsWidth == 0 && rounds_pairs()) {
             backward_pairs<kResidual, kMask>(dy + at, x + at, bytes, dx + at, dresidual + (kResidual ? at : 0),
-                                             num_channels, mean, scale, mean_dz, slope);
+                                             num_channels, mean, scale, mean_dz, slope, past_cache);
             continue;
           }
         }
@@ -284,6 +287,7 @@ struct BackwardLoop {
                mean_dz, slope);
       }
     }
+    if (past_cache) stream_end();
   }
 
   template <int64_t kRows>

@@ -59,7 +59,7 @@ TARGET_AVX512_BF16 inline __attribute__((always_inline)) __m256i mask_at(const u
 template <bool kResidual, bool kRelu, bool kMask>
 TARGET_AVX512_BF16 void act_pairs(const bfloat16* __restrict x, const bfloat16* __restrict residual,
                                   bfloat16* __restrict y, uint8_t* __restrict mask, int64_t width, const float* mean,
-                                  const float* scale, const float* bias) {
+                                  const float* scale, const float* bias, bool past_cache) {
   for (int64_t c = 0; c < width; c += kPairsWidth) {
     const Channels means = channels_at(mean + c), scales = channels_at(scale + c), biases = channels_at(bias + c);
     __m256i bytes = _mm256_setzero_si256();
@@ -78,7 +78,7 @@ TARGET_AVX512_BF16 void act_pairs(const bfloat16* __restrict x, const bfloat16* 
         const __mmask32 passes = _mm512_test_epi16_mask(pairs, _mm512_set1_epi16(0x7fff));
         bytes = _mm256_or_si256(bytes, _mm256_maskz_set1_epi8(passes, char(1 << k)));
       }
-      _mm512_storeu_si512(y + k * width + c, pairs);
+      store_pairs(y + k * width + c, pairs, past_cache);
     }
     if constexpr (kMask) _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask + c), bytes);
   }
@@ -109,7 +109,8 @@ template <bool kResidual, bool kMask>
 TARGET_AVX512_BF16 void backward_pairs(const bfloat16* __restrict dy, const bfloat16* __restrict x,
                                        const uint8_t* __restrict mask, bfloat16* __restrict dx,
                                        bfloat16* __restrict dresidual, int64_t width, const float* mean,
-                                       const float* scale, const float* mean_dz, const float* slope) {
+                                       const float* scale, const float* mean_dz, const float* slope,
+                                       bool past_cache) {
   for (int64_t c = 0; c < width; c += kPairsWidth) {
     const Channels means = channels_at(mean + c), scales = channels_at(scale + c), slopes = channels_at(slope + c);
     const Channels mean_dzs = channels_at(mean_dz + c);
@@ -117,13 +118,13 @@ TARGET_AVX512_BF16 void backward_pairs(const bfloat16* __restrict dy, const bflo
     for (int k = 0; k < kPairsRows; ++k) {
       const int64_t at = k * width + c;
       const __m512i pairs = passed_pairs<kMask>(dy + at, bytes, k);
-      if constexpr (kResidual) _mm512_storeu_si512(dresidual + at, pairs);
+      if constexpr (kResidual) store_pairs(dresidual + at, pairs, past_cache);
       const Channels dz = wide(pairs), row = wide(_mm512_loadu_si512(x + at));
       const __m512 evens = _mm512_fnmadd_ps(_mm512_sub_ps(row.evens, means.evens), slopes.evens,
                                             _mm512_sub_ps(dz.evens, mean_dzs.evens));
       const __m512 odds = _mm512_fnmadd_ps(_mm512_sub_ps(row.odds, means.odds), slopes.odds,
                                            _mm512_sub_ps(dz.odds, mean_dzs.odds));
-      _mm512_storeu_si512(dx + at, round_pairs(_mm512_mul_ps(evens, scales.evens), _mm512_mul_ps(odds, scales.odds)));
+      store_pairs(dx + at, round_pairs(_mm512_mul_ps(evens, scales.evens), _mm512_mul_ps(odds, scales.odds)), past_cache);
     }
   }
 }

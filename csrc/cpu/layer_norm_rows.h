@@ -96,11 +96,6 @@ HOST_DEVICE void prefetch(const X* at) {
 }
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-TARGET_AVX512_BF16 inline __attribute__((always_inline)) void store_pairs(bfloat16* to, __m512i pairs, bool past_cache) {
-  if (past_cache) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
-  else _mm512_storeu_si512(to, pairs);
-}
-
 // normalize_row() of the whole groups of kLanes bfloat16 in a row, on a processor that rounds pairs.
 template <typename Next>
 TARGET_AVX512_BF16 void normalize_pairs(const bfloat16* row, const Moments<float>& moments, const float* weight,

@@ -6,9 +6,15 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "numbers.h"
 
 #ifdef AIRANK_FAST_X86_VARIANTS
+// GCC 12 takes the operands that these intrinsics leave open for oversights (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #define TARGET_AVX512_BF16 \
   __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")))
@@ -30,6 +36,12 @@ TARGET_AVX512_BF16 inline __attribute__((always_inline)) __m512 evens_of(__m512i
 
 TARGET_AVX512_BF16 inline __attribute__((always_inline)) __m512 odds_of(__m512i pairs) {
   return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int32_t(0xffff0000))));
+}
+
+// Past the cache (see streaming.h) or not.
+TARGET_AVX512_BF16 inline __attribute__((always_inline)) void store_pairs(bfloat16* to, __m512i pairs, bool past_cache) {
+  if (past_cache) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
+  else _mm512_storeu_si512(to, pairs);
 }
 
 TARGET_AVX512_BF16 inline __attribute__((always_inline)) float sum_of(const __m512 (&parts)[4]) {

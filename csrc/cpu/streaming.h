@@ -15,8 +15,8 @@
 namespace airank_fast {
 
 constexpr int64_t kLineBytes = 64;
-// Results from this size on go past the cache: less may well be there still when the next op reads it.
-constexpr int64_t kStreamedBytes = 16 << 20;
+// Results from this size on go past the cache: of less, much may be there still when the next op reads it.
+constexpr int64_t kStreamedBytes = 4 << 20;
 
 // Whether a result of rows of row_bytes each is stored past the cache: it is large, and its rows are whole lines.
 inline bool streams(const void* result, int64_t rows, int64_t row_bytes) {
