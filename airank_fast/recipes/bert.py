@@ -45,6 +45,7 @@ class Job:
         self.benchmark = f"bert_{recipe.size}"
         self.initial_accuracy = options.check_initial
         self.reader: BlockReader | WikiCorpusReader | None = None
+        self._training: Iterator[TokenBatch] | None = None
 
     def build_model(self) -> nn.Module:
         """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""
@@ -80,8 +81,15 @@ class Job:
         )
 
     def loss(self, model: nn.Module, batch: TokenBatch) -> Tensor:
-        """Mean cross entropy over the masked tokens, plus that over next sentences where there are any; float32."""
-        output = _call(model, batch, batch.labels, batch.next_sentence_label)
+        """Mean cross entropy over the masked tokens, plus that over next sentences where there are any; float32.
+
+        The former is weighted by the batch's share of the step's masked tokens, so that the mean of the losses and
+        gradients over micro-batches and ranks is that over the global batch, whoever got which samples.
+        """
+        output = _call(
+            model, batch, labels=batch.labels, next_sentence_label=batch.next_sentence_label,
+            masked_lm_weight=batch.masked_weight,
+        )  # fmt: skip
         if batch.next_sentence_label is None:  # DistributedDataParallel wants a gradient, if only 0, of every parameter
             return output.loss + 0 * output.seq_relationship_logits.float().sum()
         return output.loss
@@ -113,15 +121,17 @@ class Job:
             num_train, num_eval = len(train.lengths), len(held_out.lengths)
             stream = TrainStream(num_train, recipe.seed, **shard)
             self.reader = BlockReader(
-                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size
-            )
+                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size,
+                balance=recipe.balance_tokens,
+            )  # fmt: skip
         else:
             corpus = WikiCorpus(data, vocab_size=recipe.vocab_size, max_seq_length=recipe.sequence_length)
             source, checksum = str(data), corpus.checksum()
             num_train, num_eval = corpus.num_train, min(recipe.eval_samples, corpus.num_eval)
             self.reader = WikiCorpusReader(
-                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval, **shard
-            )
+                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval,
+                balance=recipe.balance_tokens, **shard,
+            )  # fmt: skip
         return {
             "train_samples": num_train,
             "eval_samples": num_eval,
@@ -134,8 +144,8 @@ class Job:
 
     def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
-        batches = self.reader.train(first_step)
-        return prefetch(batches, self._device, balance=self.recipe.gradient_accumulation_steps)
+        self._training = prefetch(self.reader.train(first_step), self._device)
+        return self._training
 
     def eval_batches(self) -> Iterator[TokenBatch]:
         """This rank's part of the held-out samples, each once."""
@@ -190,6 +200,8 @@ class Job:
         }
 
     def close(self) -> None:
+        if self._training is not None:
+            self._training.close()
         if self.reader is not None:
             self.reader.close()
 
@@ -197,13 +209,12 @@ class Job:
         return asdict(self.recipe)
 
 
-def _call(model: nn.Module, batch: TokenBatch, labels: Tensor | None = None, next_sentence_label: Tensor | None = None):
+def _call(model: nn.Module, batch: TokenBatch, **labels):
     return model(
         batch.input_ids,
         token_type_ids=batch.token_type_ids,
         position_ids=batch.position_ids,
-        labels=labels,
-        next_sentence_label=next_sentence_label,
+        **labels,
         sequences=PackedSequences(batch.lengths, batch.input_ids.device),
         masked_positions=batch.masked_positions,
     )

@@ -55,6 +55,7 @@ class Recipe:
     mask_rate: float = 0.15
     sinusoid_rms: float = 0.0
     init_checkpoint: str | None = None
+    balance_tokens: bool = True
     fused: bool = True
     seed: int = 1
     precision: Precision = "fp32"
@@ -186,6 +187,9 @@ class Options(RunOptions):
     """Scale tensors without weight decay by their trust ratio too (NVLAMB)."""
     gradient_accumulation_steps: ByRecipe[int] = None
     """Micro-batches per optimizer step on each rank."""
+    balance_tokens: bool = True
+    """Deal each global batch by length, so that all ranks and micro-batches get nearly as many tokens;
+    --no-balance-tokens: in the order of the stream. What is learnt is the same."""
     eval_every_samples: ByRecipe[int] = None
     """Evaluate after every N samples. Default with --data: MLPerf's rule for the global batch."""
     eval_samples: ByRecipe[int] = None
