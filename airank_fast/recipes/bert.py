@@ -22,7 +22,7 @@ from airank_fast.nn import PackedSequences
 from airank_fast.optim import FusedLAMB
 from airank_fast.recipes.bert_options import COMMANDS, MLPERF, RECIPES, Options, Recipe, resolve
 from airank_fast.recipes.checkpoints import load_into
-from airank_fast.recipes.schedule import polynomial_decay
+from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
 
 __all__ = ["COMMANDS", "MLPERF", "RECIPES", "Job", "Options", "Recipe", "resolve"]
 
@@ -174,14 +174,14 @@ class Job:
     def learning_rate(self, step: int, plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
         recipe = self.recipe
-        return polynomial_decay(
-            step,
-            base=recipe.learning_rate,
-            end=recipe.end_learning_rate,
-            power=recipe.decay_power,
-            warmup_steps=recipe.warmup_steps,
-            decay_steps=max(1, plan.total_steps - recipe.warmup_steps),
-        )
+        shape = {
+            "base": recipe.learning_rate, "end": recipe.end_learning_rate, "power": recipe.decay_power,
+            "warmup_steps": recipe.warmup_steps,
+        }  # fmt: skip
+        if recipe.decay_after_warmup:
+            return polynomial_decay(step, **shape, decay_steps=max(1, plan.total_steps - recipe.warmup_steps))
+        total = {"total_steps": plan.total_steps, "start_warmup_step": recipe.start_warmup_step}
+        return decay_under_warmup(step, **shape, **total)
 
     def reported(self, plan) -> dict:
         """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, bert)."""
@@ -193,7 +193,7 @@ class Job:
             "opt_learning_rate_training_steps": plan.total_steps,
             "opt_learning_rate_warmup_steps": recipe.warmup_steps,
             "num_warmup_steps": recipe.warmup_steps,
-            "start_warmup_step": 0,
+            "start_warmup_step": recipe.start_warmup_step,
             "opt_lamb_beta_1": recipe.beta1,
             "opt_lamb_beta_2": recipe.beta2,
             "opt_lamb_weight_decay_rate": recipe.weight_decay,
