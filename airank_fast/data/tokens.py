@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from airank_fast.data.sampling import TrainStream, eval_batches
 
+IGNORED_LABEL = -100
 AHEAD = 2       # batches that are laid out before they are asked for
 
 
@@ -40,9 +42,11 @@ class TokenBatch:
     """b sequences on the device, T tokens in all, one sequence behind the other, short ones first; M are to be guessed.
 
     input_ids, token_type_ids, position_ids: int64 [T]; masked_positions: int64 [M], into T; labels: int64 [M], what
-    stands there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host. masked_weight: how many times
-    as much the mean over these M counts as that of an average micro-batch of the step; with it the mean over all
-    micro-batches and ranks is the mean over all masked tokens, however they are spread.
+    stands there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host; offsets: int64 [b + 1], where
+    each sequence begins, and T. masked_weight, float32: how many times as much the mean over these M counts as that of
+    an average micro-batch of the step; with it the mean over all micro-batches and ranks is the mean over all masked
+    tokens, however they are spread. longest: of a batch that was filled up (see `Fill`), the most tokens that any of
+    its sequences may have.
     """
 
     input_ids: Tensor
@@ -52,9 +56,15 @@ class TokenBatch:
     labels: Tensor
     next_sentence_label: Tensor | None
     lengths: list[int]
-    masked_weight: float = 1.0
+    offsets: Tensor | None = None
+    masked_weight: Tensor | float = 1.0
+    longest: int | None = None
     _copy_s: float = 0.0
     _copy_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def shape_key(self) -> object:
+        """What decides beside the tensors' shapes which kernels a step over this batch runs."""
+        return tuple(self.lengths) if self.longest is None else self.longest
 
     def h2d_s(self) -> float:
         """Seconds it took to move the batch to the device; on a CPU to lay it out, which is done ahead of the step."""
@@ -64,9 +74,20 @@ class TokenBatch:
         return start.elapsed_time(stop) / 1e3
 
 
-def collate(samples, device: torch.device | str) -> TokenBatch:
+class Fill(NamedTuple):
+    """Batches of a few shapes only, for a step that is captured: T and M are filled up to multiples of these.
+
+    tokens: as many as the longest sequence may have. What fills up is a sequence of its own, of 1 to so many tokens,
+    of which nothing is to be guessed; and labels of -100, which count for nothing.
+    """
+
+    tokens: int
+    masked: int
+
+
+def collate(samples, device: torch.device | str, fill: Fill | None = None) -> TokenBatch:
     """The batch of `samples` (arrays by the names of airank_fast.data.samples.Samples, in any order of length)."""
-    return _move(_lay_out(samples), torch.device(device))
+    return _move(_lay_out(samples, fill), torch.device(device))
 
 
 class _LaidOut(NamedTuple):
@@ -75,11 +96,11 @@ class _LaidOut(NamedTuple):
     joined: Tensor              # int64
     sizes: dict[str, int]       # of the fields of TokenBatch in it
     lengths: list[int]
-    masked_weight: float
+    longest: int | None
     seconds: float
 
 
-def _lay_out(item) -> _LaidOut:
+def _lay_out(item, fill: Fill | None = None) -> _LaidOut:
     start = time.perf_counter()
     samples, num_masked_mean = item if isinstance(item, MicroBatch) else (item, None)
     lengths = np.diff(samples.token_offsets)
@@ -93,13 +114,32 @@ def _lay_out(item) -> _LaidOut:
         "position_ids": np.arange(len(samples.input_ids)) - np.repeat(samples.token_offsets[:-1], lengths),
         "masked_positions": samples.masked_lm_positions + starts,
         "labels": samples.masked_lm_ids,
+        "offsets": samples.token_offsets,
     }
     if samples.next_sentence_labels is not None:
         arrays["next_sentence_label"] = samples.next_sentence_labels
+    weight = 1.0 if num_masked_mean is None else len(samples.masked_lm_ids) / num_masked_mean
+    lengths = lengths.tolist()
+    if fill is not None:
+        lengths.append(_fill_up(arrays, fill))
+    arrays["masked_weight"] = np.array([weight]).view(np.int64)     # its bits
     sizes = {name: len(array) for name, array in arrays.items()}
     joined = torch.from_numpy(np.concatenate(list(arrays.values()), dtype=np.int64))
-    weight = 1.0 if num_masked_mean is None else sizes["labels"] / num_masked_mean
-    return _LaidOut(joined, sizes, lengths.tolist(), weight, time.perf_counter() - start)
+    return _LaidOut(joined, sizes, lengths, fill and fill.tokens, time.perf_counter() - start)
+
+
+def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
+    """Fill up the arrays of a batch, in place; the length of the sequence that was added."""
+    num_tokens, num_masked = len(arrays["input_ids"]), len(arrays["labels"])
+    extra, extra_masked = fill.tokens - num_tokens % fill.tokens, -num_masked % fill.masked
+    ends = {
+        "input_ids": np.zeros(extra), "token_type_ids": np.zeros(extra), "position_ids": np.arange(extra),
+        "masked_positions": np.zeros(extra_masked), "labels": np.full(extra_masked, IGNORED_LABEL),
+        "next_sentence_label": [IGNORED_LABEL], "offsets": [num_tokens + extra],
+    }  # fmt: skip
+    for name, array in arrays.items():
+        arrays[name] = np.concatenate([array, ends[name]], dtype=np.int64, casting="unsafe")
+    return extra
 
 
 def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
@@ -112,7 +152,8 @@ def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
         events[1].record()
     parts = dict(zip(batch.sizes, joined.split(list(batch.sizes.values())), strict=True))
     parts.setdefault("next_sentence_label", None)
-    return TokenBatch(**parts, lengths=batch.lengths, masked_weight=batch.masked_weight, _copy_s=batch.seconds,
+    parts["masked_weight"] = parts["masked_weight"].view(torch.float64)[0].float()
+    return TokenBatch(**parts, lengths=batch.lengths, longest=batch.longest, _copy_s=batch.seconds,
                       _copy_events=events)
 
 
@@ -169,14 +210,14 @@ class BlockReader:
         """Nothing runs in the background."""
 
 
-def prefetch(batches: Iterable, device: torch.device | str) -> Iterator[TokenBatch]:
+def prefetch(batches: Iterable, device: torch.device | str, fill: Fill | None = None) -> Iterator[TokenBatch]:
     """Batches of samples on the device, read and laid out AHEAD of need by a thread.
 
     batches: of MicroBatch or of samples. Closing the iterator closes `batches`; an error of the reader comes out as it
-    is, when its batch would have.
+    is, when its batch would have. fill: to which shapes they are filled up.
     """
     device, source = torch.device(device), iter(batches)
-    laid_out = map(_lay_out, source)
+    laid_out = map(partial(_lay_out, fill=fill), source)
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
     waiting = deque(thread.submit(next, laid_out, None) for _ in range(AHEAD))
     try:

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from airank_fast.engine import checkpoint, precision
 from airank_fast.engine.clock import Clock, NanLoss
 from airank_fast.engine.distributed import World, is_lost_rank
+from airank_fast.engine.graph import CapturedStep
 from airank_fast.engine.memory import peak_memory
 from airank_fast.engine.plan import Plan, SamplePlan, make_plan
 from airank_fast.engine.shutdown import Shutdown, Terminated
@@ -79,6 +80,9 @@ class Trainer:
 
     def prepare(self) -> None:
         """Build model and optimizer, load the last checkpoint if there is one, select kernels."""
+        if self.options.cuda_graphs and (self.device.type != "cuda" or self.world.size > 1):
+            got = f"{self.world.size} of type {self.device.type}"
+            raise UserError(f"--cuda-graphs: one CUDA device is required, got {got}")
         torch.manual_seed(self.recipe.seed)
         model = self.job.build_model()
         initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -86,6 +90,8 @@ class Trainer:
         self.optimizer = self.job.build_optimizer(self.model, self.device)
         self.scaler = self._fresh_scaler()
         self.step = TrainingStep(self.job, self._parallel(self.model), self.optimizer, self.scaler)
+        if self.options.cuda_graphs:
+            self.step = CapturedStep(self.step)
         self._warm_up()
         self._load(initial, None)
         if self.options.resume and (found := checkpoint.newest(self.checkpoints)):

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from airank_fast.data import pydoc
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import BlockReader, TokenBatch, prefetch
+from airank_fast.data.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
 from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
@@ -144,8 +145,13 @@ class Job:
 
     def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
-        self._training = prefetch(self.reader.train(first_step), self._device)
+        self._training = prefetch(self.reader.train(first_step), self._device, self._fill())
         return self._training
+
+    def _fill(self) -> Fill | None:
+        """For the few shapes of a captured step; the embedded text has only one."""
+        length = self.recipe.sequence_length
+        return Fill(length, max(8, length // 4)) if self.options.cuda_graphs and self.options.data else None
 
     def eval_batches(self) -> Iterator[TokenBatch]:
         """This rank's part of the held-out samples, each once."""
@@ -153,19 +159,15 @@ class Job:
 
     def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> TokenBatch:
         """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""
-        recipe = self.recipe
+        recipe, rng = self.recipe, np.random.default_rng(0)
         num, length = recipe.batch_size // world.size // recipe.gradient_accumulation_steps, recipe.sequence_length
-        num_masked = max(1, round(recipe.mask_rate * num * length))
-        ids = torch.randint(recipe.vocab_size, (num * length,), device=device)
-        return TokenBatch(
-            input_ids=ids,
-            token_type_ids=torch.zeros_like(ids),
-            position_ids=torch.arange(length, device=device).repeat(num),
-            masked_positions=torch.randperm(num * length, device=device)[:num_masked],
-            labels=torch.randint(recipe.vocab_size, (num_masked,), device=device),
-            next_sentence_label=torch.randint(2, (num,), device=device),
-            lengths=[length] * num,
-        )
+        num_masked = max(1, round(recipe.mask_rate * (length - 2)))
+        ids = rng.integers(recipe.vocab_size, size=(num, length))
+        positions = np.tile(np.arange(1, num_masked + 1), (num, 1))
+        noise = pydoc.MaskedBlocks(ids, positions, np.take_along_axis(ids, positions, 1))
+        if self.options.data is not None:
+            noise.next_sentence_labels = rng.integers(2, size=num)
+        return collate(noise, device, self._fill())
 
     def schedule(self) -> dict:
         """How the run is planned: in samples."""
@@ -215,6 +217,6 @@ def _call(model: nn.Module, batch: TokenBatch, **labels):
         token_type_ids=batch.token_type_ids,
         position_ids=batch.position_ids,
         **labels,
-        sequences=PackedSequences(batch.lengths, batch.input_ids.device),
+        sequences=PackedSequences(batch.lengths, batch.input_ids.device, batch.offsets, batch.longest),
         masked_positions=batch.masked_positions,
     )

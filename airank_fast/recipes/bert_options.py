@@ -263,5 +263,7 @@ def _check(recipe: Recipe, options: Options, world_size: int) -> None:
     else:
         least = len(pydoc.SPECIAL_TOKENS) + 1
         require(recipe.vocab_size >= least, "vocab_size", f"at least {least}", recipe.vocab_size)
+    wide = options.cuda_graphs and options.data is not None and recipe.precision not in ("bf16", "fp16")
+    require(not wide, "precision", "bf16 or fp16 with --cuda-graphs and --data", recipe.precision)
     expected = options.check_initial
     require(expected is None or 0 <= expected <= 1, "check_initial", "a fraction in [0, 1]", expected)

@@ -13,7 +13,7 @@ import torch
 from airank_fast.data import pydoc
 from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import BlockReader, MicroBatch, collate, deal, prefetch, shares
+from airank_fast.data.tokens import BlockReader, Fill, MicroBatch, collate, deal, prefetch, shares
 from airank_fast.errors import UserError
 
 
@@ -35,7 +35,10 @@ def test_a_batch_is_the_samples_one_behind_the_other_short_ones_first():
     assert batch.token_type_ids.tolist() == [i % 2 for i in batch.input_ids.tolist()]
     assert batch.labels.tolist() == batch.input_ids[batch.masked_positions].tolist() == [101, 202, 3]
     assert batch.next_sentence_label.tolist() == [1, 0, 0]
-    assert {tensor.dtype for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)} == {torch.int64}
+    assert batch.offsets.tolist() == [0, 2, 5, 9]
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert tensors.pop("masked_weight").dtype == torch.float32
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.int64}
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 8])
@@ -72,8 +75,26 @@ def test_no_rank_has_much_more_to_do_than_the_others():
 def test_a_micro_batch_weighs_what_its_masked_tokens_are_of_the_steps():
     parts = [MicroBatch(samples(10, 12, 3), 2.0), MicroBatch(samples(2), 2.0)]
     batches = list(prefetch(iter(parts), "cpu"))
-    assert [(batch.lengths, batch.masked_weight) for batch in batches] == [([3, 10, 12], 1.5), ([2], 0.5)]
+    assert [(batch.lengths, batch.masked_weight.item()) for batch in batches] == [([3, 10, 12], 1.5), ([2], 0.5)]
     assert collate(samples(4, 2), "cpu").masked_weight == 1
+
+
+def test_batches_are_filled_up_to_a_few_shapes():
+    fill = Fill(tokens=16, masked=4)
+    for lengths in ((4, 2, 9), (16, 12, 3, 1), (16, 16)):
+        plain, full = collate(samples(*lengths), "cpu"), collate(samples(*lengths), "cpu", fill)
+        num, extra = len(lengths), len(full.input_ids) - sum(lengths)
+        assert 1 <= extra <= 16
+        assert full.lengths == [*plain.lengths, extra]
+        assert full.offsets.tolist() == [0, *np.cumsum(full.lengths)]
+        assert (len(full.input_ids) % 16, len(full.labels) % 4, full.longest) == (0, 0, 16)
+        assert full.labels[num:].tolist() == [-100] * (len(full.labels) - num)
+        assert full.next_sentence_label.tolist() == [*plain.next_sentence_label.tolist(), -100]
+        assert full.position_ids.max() < 16
+        for name in ("input_ids", "token_type_ids", "position_ids", "masked_positions", "labels"):
+            assert torch.equal(getattr(full, name)[: len(getattr(plain, name))], getattr(plain, name))
+    shapes = {collate(samples(*lengths), "cpu", fill).shape_key() for lengths in ((4, 2, 9), (5, 1, 9))}
+    assert len(shapes) == 1
 
 
 def test_batches_are_laid_out_before_they_are_asked_for():
