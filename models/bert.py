@@ -262,6 +262,7 @@ class BertForPreTraining(nn.Module):
         *,
         sequences: PackedSequences | None = None,
         masked_positions: Tensor | None = None,
+        masked_lm_weight: float = 1.0,
     ) -> BertForPreTrainingOutput:
         """Hugging Face's call, or the same batch without padding.
 
@@ -273,13 +274,14 @@ class BertForPreTraining(nn.Module):
         masked_positions [M] are the places in them to predict and labels [M] what stands there (without them: logits
         of all T). Nothing here waits for the device.
 
-        The loss is the mean cross entropy over the labels, float32 or float64, plus that over next_sentence_label;
-        either may be left out.
+        The loss is the mean cross entropy over the labels, float32 or float64, times masked_lm_weight, plus that over
+        next_sentence_label; either may be left out.
         """
         if sequences is not None:
             return self._packed(
-                input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label
-            )
+                input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label,
+                masked_lm_weight,
+            )  # fmt: skip
         real = _real_tokens(input_ids, attention_mask)  # here the shapes depend on values: the host must know them
         sequences = PackedSequences(real.sum(1).tolist(), input_ids.device)
         if position_ids is None:
@@ -293,7 +295,7 @@ class BertForPreTraining(nn.Module):
             labels = labels[masked_positions]
         output = self._packed(
             input_ids[real], types[real], position_ids.expand_as(input_ids)[real], sequences, masked_positions, labels,
-            next_sentence_label,
+            next_sentence_label, masked_lm_weight,
         )  # fmt: skip
         if labels is None:
             logits = output.prediction_logits
@@ -302,7 +304,8 @@ class BertForPreTraining(nn.Module):
         return output
 
     def _packed(
-        self, input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label
+        self, input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label,
+        masked_lm_weight,
     ) -> BertForPreTrainingOutput:
         x = self.bert(input_ids, token_type_ids, position_ids, sequences)
         is_next = self.cls["seq_relationship"](self.bert.pooled(x, sequences))
@@ -310,12 +313,11 @@ class BertForPreTraining(nn.Module):
         logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
         losses = []
         if labels is not None:
-            losses.append(self._cross_entropy(logits, labels))
+            losses.append(self._cross_entropy(logits, labels) * masked_lm_weight)
         if next_sentence_label is not None:
             losses.append(self._cross_entropy(is_next, next_sentence_label))
         loss = sum(losses) if losses else None
         return BertForPreTrainingOutput(loss, logits[:, : self.config["vocab_size"]], is_next)
-
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over the rows, float32 or float64."""

@@ -19,6 +19,8 @@ ARROWS = {
     "cli": set(),
     "record": set(),
     "rules": {"record"},
+    "reports": {"record", "rules"},
+    "submission": {"record", "rules"},
     "ops": set(),
     "nn": {"ops"},
     "optim": {"ops"},
@@ -30,8 +32,10 @@ ARROWS = {
     "commands": {"recipes", "engine", "record", "rules", "cli"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
     "prepare": {"sources", "data", "cli"},  # a command that makes data sets
+    "report": {"reports", "record", "rules", "cli"},
+    "package": {"submission", "reports", "record", "rules", "optim", "cli"},
 }
-STANDARD_LIBRARY_ONLY = {"record", "rules"}
+STANDARD_LIBRARY_ONLY = {"record", "rules", "submission"}
 LAZY = {"record/console.py": {"tqdm"}, "record/tensorboard.py": {"tensorboard"}}  # inside functions only
 
 

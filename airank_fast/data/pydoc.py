@@ -165,15 +165,15 @@ class Blocks:
         if not num_blocks:
             raise UserError(f"embedded text: a sequence length of at most {len(tokens) + 2} is required, got {length}")
         self._blocks = tokens[:num_blocks * width].reshape(num_blocks, width).astype(np.int32)
-        self._seed, self._num_masked = seed, max(1, round(mask_rate * width))
+        self._seed, self.num_masked = seed, max(1, round(mask_rate * width))
         self.lengths = np.full(num_blocks, length)
 
     def take(self, indices: np.ndarray, positions: np.ndarray) -> MaskedBlocks:
         """The blocks with these indices, masked by the draws of these positions of the stream."""
         num, (_, width) = len(indices), self._blocks.shape
         raw = np.stack([self._draws(position) for position in positions.tolist()])
-        chosen = np.sort(np.argsort(raw[:, :width], axis=1, kind="stable")[:, :self._num_masked], axis=1) + 1
-        kinds, words = np.split(raw[:, width:width + 2 * self._num_masked], 2, axis=1)
+        chosen = np.sort(np.argsort(raw[:, :width], axis=1, kind="stable")[:, :self.num_masked], axis=1) + 1
+        kinds, words = np.split(raw[:, width:width + 2 * self.num_masked], 2, axis=1)
         ids = np.full((num, width + 2), SPECIAL_TOKENS.index("[SEP]"), np.int32)
         ids[:, 0] = SPECIAL_TOKENS.index("[CLS]")
         ids[:, 1:-1] = self._blocks[indices]
@@ -187,7 +187,7 @@ class Blocks:
         return MaskedBlocks(ids, chosen.astype(np.int32), original)
 
     def _draws(self, position: int) -> np.ndarray:
-        num_words = self._blocks.shape[1] + 2 * self._num_masked
+        num_words = self._blocks.shape[1] + 2 * self.num_masked
         return philox(self._seed, _MASKS, (0, position)).random_raw(num_words)
 
 

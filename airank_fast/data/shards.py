@@ -164,6 +164,27 @@ def read_shard(path: Path, *, vocab_size: int, max_seq_length: int, rows: np.nda
     return Samples.concatenate(parts)
 
 
+def read_counts(path: Path) -> np.ndarray:
+    """Tokens and masked tokens of every sample of a shard: int64 [n, 2]. Reads the smallest fields that tell.
+
+    UserError: what `inspect_shard` refuses; a file that breaks off.
+    """
+    with open_shard(path) as file:
+        shard = _inspect(file, Path(path))
+        names = ("segment_ids" if shard.form == "variable" else "input_mask", "masked_lm_positions")
+        counts = np.empty((shard.num_samples, len(names)), np.int64)
+        for start in range(0, shard.num_samples, _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            try:
+                for column, name in enumerate(names):
+                    values = file[name][rows]
+                    padded = shard.form == "padded"
+                    counts[rows, column] = (values != 0).sum(1) if padded else [len(row) for row in values]
+            except OSError as error:
+                raise UserError(f"data: a whole HDF5 file is required, got {path} ({_reason(error)})") from None
+    return counts
+
+
 def _variable(file, rows: slice) -> Samples:
     def read(name: str, dtype) -> tuple[np.ndarray, np.ndarray]:
         values = file[name][rows]

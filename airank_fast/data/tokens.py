@@ -2,16 +2,20 @@
 
     for batch in prefetch(reader.train(first_step=0), device): ...
 
-A reader has `train(first_step)`, endless; `evaluate()`, each sample once over all ranks; `close()`; `name`. Both yield
-`Samples` (or what has its arrays). Which sample comes when is `sampling`'s business.
+A reader has `train(first_step)`, endless `MicroBatch`es; `evaluate()`, `Samples` (or what has its arrays), each once
+over all ranks; `close()`; `name`. Which sample comes in which step is `sampling`'s business; which rank and micro-batch
+of the step it goes to is decided here, by lengths that every rank knows.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +23,30 @@ from torch import Tensor
 
 from airank_fast.data.sampling import TrainStream, eval_batches
 
+IGNORED_LABEL = -100
+AHEAD = 2       # batches that are laid out before they are asked for
+
+
+class MicroBatch(NamedTuple):
+    """One rank's samples of one micro-batch of a step.
+
+    num_masked_mean: masked tokens of the whole step, over all ranks, divided by its micro-batches on all ranks.
+    """
+
+    samples: object             # airank_fast.data.samples.Samples, or what has its arrays
+    num_masked_mean: float
+
 
 @dataclass
 class TokenBatch:
     """b sequences on the device, T tokens in all, one sequence behind the other, short ones first; M are to be guessed.
 
     input_ids, token_type_ids, position_ids: int64 [T]; masked_positions: int64 [M], into T; labels: int64 [M], what
-    stands there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host.
+    stands there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host; offsets: int64 [b + 1], where
+    each sequence begins, and T. masked_weight, float32: how many times as much the mean over these M counts as that of
+    an average micro-batch of the step; with it the mean over all micro-batches and ranks is the mean over all masked
+    tokens, however they are spread. longest: of a batch that was filled up (see `Fill`), the most tokens that any of
+    its sequences may have.
     """
 
     input_ids: Tensor
@@ -35,85 +56,149 @@ class TokenBatch:
     labels: Tensor
     next_sentence_label: Tensor | None
     lengths: list[int]
+    offsets: Tensor | None = None
+    masked_weight: Tensor | float = 1.0
+    longest: int | None = None
     _copy_s: float = 0.0
     _copy_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
+    def shape_key(self) -> object:
+        """What decides beside the tensors' shapes which kernels a step over this batch runs."""
+        return tuple(self.lengths) if self.longest is None else self.longest
+
     def h2d_s(self) -> float:
-        """Seconds it took to lay the batch out and move it to the device."""
+        """Seconds it took to move the batch to the device; on a CPU to lay it out, which is done ahead of the step."""
         if self._copy_events is None:
             return self._copy_s
         start, stop = self._copy_events
         return start.elapsed_time(stop) / 1e3
 
 
-def collate(samples, device: torch.device | str) -> TokenBatch:
-    """The batch of `samples` (arrays by the names of airank_fast.data.samples.Samples, in any order of length).
+class Fill(NamedTuple):
+    """Batches of a few shapes only, for a step that is captured: T and M are filled up to multiples of these.
 
-    On CUDA all arrays travel in one copy from pinned memory, which nobody waits for.
+    tokens: as many as the longest sequence may have. What fills up is a sequence of its own, of 1 to so many tokens,
+    of which nothing is to be guessed; and labels of -100, which count for nothing.
     """
-    device = torch.device(device)
+
+    tokens: int
+    masked: int
+
+
+def collate(samples, device: torch.device | str, fill: Fill | None = None) -> TokenBatch:
+    """The batch of `samples` (arrays by the names of airank_fast.data.samples.Samples, in any order of length)."""
+    return _move(_lay_out(samples, fill), torch.device(device))
+
+
+class _LaidOut(NamedTuple):
+    """A batch on the host: its arrays end to end in one tensor, so that they travel in one copy."""
+
+    joined: Tensor              # int64
+    sizes: dict[str, int]       # of the fields of TokenBatch in it
+    lengths: list[int]
+    longest: int | None
+    seconds: float
+
+
+def _lay_out(item, fill: Fill | None = None) -> _LaidOut:
+    start = time.perf_counter()
+    samples, num_masked_mean = item if isinstance(item, MicroBatch) else (item, None)
     lengths = np.diff(samples.token_offsets)
     if (lengths[1:] < lengths[:-1]).any():
         samples = samples.take(np.argsort(lengths, kind="stable"))
         lengths = np.diff(samples.token_offsets)
-    num_masked = np.diff(samples.masked_offsets)
-    starts = np.repeat(samples.token_offsets[:-1], num_masked)
+    starts = np.repeat(samples.token_offsets[:-1], np.diff(samples.masked_offsets))
     arrays = {
         "input_ids": samples.input_ids,
         "token_type_ids": samples.segment_ids,
         "position_ids": np.arange(len(samples.input_ids)) - np.repeat(samples.token_offsets[:-1], lengths),
         "masked_positions": samples.masked_lm_positions + starts,
         "labels": samples.masked_lm_ids,
+        "offsets": samples.token_offsets,
     }
     if samples.next_sentence_labels is not None:
         arrays["next_sentence_label"] = samples.next_sentence_labels
-    joined = torch.from_numpy(np.concatenate([array.astype(np.int64) for array in arrays.values()]))
-    events = None
+    weight = 1.0 if num_masked_mean is None else len(samples.masked_lm_ids) / num_masked_mean
+    lengths = lengths.tolist()
+    if fill is not None:
+        lengths.append(_fill_up(arrays, fill))
+    arrays["masked_weight"] = np.array([weight]).view(np.int64)     # its bits
+    sizes = {name: len(array) for name, array in arrays.items()}
+    joined = torch.from_numpy(np.concatenate(list(arrays.values()), dtype=np.int64))
+    return _LaidOut(joined, sizes, lengths, fill and fill.tokens, time.perf_counter() - start)
+
+
+def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
+    """Fill up the arrays of a batch, in place; the length of the sequence that was added."""
+    num_tokens, num_masked = len(arrays["input_ids"]), len(arrays["labels"])
+    extra, extra_masked = fill.tokens - num_tokens % fill.tokens, -num_masked % fill.masked
+    ends = {
+        "input_ids": np.zeros(extra), "token_type_ids": np.zeros(extra), "position_ids": np.arange(extra),
+        "masked_positions": np.zeros(extra_masked), "labels": np.full(extra_masked, IGNORED_LABEL),
+        "next_sentence_label": [IGNORED_LABEL], "offsets": [num_tokens + extra],
+    }  # fmt: skip
+    for name, array in arrays.items():
+        arrays[name] = np.concatenate([array, ends[name]], dtype=np.int64, casting="unsafe")
+    return extra
+
+
+def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
+    """To the device; on CUDA in one copy from pinned memory, which nobody waits for."""
+    joined, events = batch.joined, None
     if device.type == "cuda":
         events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
         events[0].record()
         joined = joined.pin_memory().to(device, non_blocking=True)
         events[1].record()
-    parts = dict(zip(arrays, joined.split([len(array) for array in arrays.values()]), strict=True))
+    parts = dict(zip(batch.sizes, joined.split(list(batch.sizes.values())), strict=True))
     parts.setdefault("next_sentence_label", None)
-    return TokenBatch(**parts, lengths=lengths.tolist(), _copy_events=events)
+    parts["masked_weight"] = parts["masked_weight"].view(torch.float64)[0].float()
+    return TokenBatch(**parts, lengths=batch.lengths, longest=batch.longest, _copy_s=batch.seconds,
+                      _copy_events=events)
 
 
 def deal(lengths: np.ndarray, num_parts: int) -> list[np.ndarray]:
     """Rows of a global batch for each part: as many for each, nearly as many tokens, shortest first.
 
     lengths: int [n], n a multiple of num_parts. Rows sorted by length are dealt out to and fro, as in a schoolyard, so
-    that no two parts differ by more than the longest row. A pure function: every rank deals alike.
+    that no two parts differ by more than the longest row. A pure function of the lengths: every rank deals alike, and
+    a resumed run as the one before.
     """
     rounds = np.argsort(lengths, kind="stable").reshape(-1, num_parts)
     rounds[1::2] = rounds[1::2, ::-1]
     return [np.ascontiguousarray(rounds[:, part]) for part in range(num_parts)]
 
 
+def shares(lengths: np.ndarray, num_parts: int, *, balance: bool) -> list[np.ndarray]:
+    """Rows of a global batch for each micro-batch of each rank: dealt by length, or as they come in the stream."""
+    return deal(lengths, num_parts) if balance else list(np.arange(len(lengths)).reshape(num_parts, -1))
+
+
 class BlockReader:
     """Samples of one rank from a source in memory: a reader like `wikicorpus.WikiCorpusReader`.
 
-    A source has `lengths`, int [n], the tokens of each sample, and `take(indices, positions)`: the samples with these
-    indices at these positions of the stream. The samples of a global batch are dealt over ranks and micro-batches by
-    their lengths (see `deal`). eval_batch_size: samples of this rank in a batch of the evaluation.
+    A source has `lengths`, int [n], the tokens of each sample; `num_masked`, masked tokens of any; and
+    `take(indices, positions)`: the samples with these indices at these positions of the stream. balance: see `shares`.
+    eval_batch_size: samples of this rank in a batch of the evaluation.
     """
 
     name = "pydoc"
 
-    def __init__(self, train, held_out, stream: TrainStream, *, rank: int, world_size: int, eval_batch_size: int):
-        self._train, self._held_out, self._stream = train, held_out, stream
+    def __init__(self, train, held_out, stream: TrainStream, *, rank: int, world_size: int, eval_batch_size: int,
+                 balance: bool = True):
+        self._train, self._held_out, self._stream, self._balance = train, held_out, stream, balance
         self._rank, self._world_size, self._eval_batch_size = rank, world_size, eval_batch_size
 
-    def train(self, first_step: int = 0) -> Iterator:
+    def train(self, first_step: int = 0) -> Iterator[MicroBatch]:
         """Endless micro-batches of this rank, from global step `first_step` (0-based) on."""
         per_step, batch_size = self._stream.batches_per_step, self._stream.global_batch_size
         step = first_step
         while True:
             positions = step * batch_size + np.arange(batch_size)
             indices = self._stream.indices(step * batch_size, batch_size)
-            parts = deal(self._train.lengths[indices], self._world_size * per_step)
+            parts = shares(self._train.lengths[indices], self._world_size * per_step, balance=self._balance)
             for rows in parts[self._rank * per_step:(self._rank + 1) * per_step]:
-                yield self._train.take(indices[rows], positions[rows])
+                yield MicroBatch(self._train.take(indices[rows], positions[rows]), len(rows) * self._train.num_masked)
             step += 1
 
     def evaluate(self) -> Iterator:
@@ -125,25 +210,21 @@ class BlockReader:
         """Nothing runs in the background."""
 
 
-def prefetch(batches: Iterable, device: torch.device | str, *, balance: int = 1) -> Iterator[TokenBatch]:
-    """Batches of samples on the device. Closing it closes `batches`; an error of the reader comes out as it is.
+def prefetch(batches: Iterable, device: torch.device | str, fill: Fill | None = None) -> Iterator[TokenBatch]:
+    """Batches of samples on the device, read and laid out AHEAD of need by a thread.
 
-    balance: deal so many batches in a row out anew by their lengths, so that the micro-batches of a step cost alike.
+    batches: of MicroBatch or of samples. Closing the iterator closes `batches`; an error of the reader comes out as it
+    is, when its batch would have. fill: to which shapes they are filled up.
     """
-    source = iter(batches)
+    device, source = torch.device(device), iter(batches)
+    laid_out = map(partial(_lay_out, fill=fill), source)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    waiting = deque(thread.submit(next, laid_out, None) for _ in range(AHEAD))
     try:
-        while group := list(islice(source, balance)):
-            for samples in group if len(group) == 1 else _dealt_anew(group):
-                start = time.perf_counter()
-                batch = collate(samples, device)
-                batch._copy_s = time.perf_counter() - start
-                yield batch
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, laid_out, None))
+            yield _move(batch, device)
     finally:
+        thread.shutdown(cancel_futures=True)
         if hasattr(source, "close"):
             source.close()
-
-
-def _dealt_anew(group: list) -> list:
-    """The samples of batches of one size in batches of that size and of nearly equal numbers of tokens."""
-    together = type(group[0]).concatenate(group)
-    return [together.take(rows) for rows in deal(together.lengths, len(group))]

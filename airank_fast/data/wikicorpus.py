@@ -2,13 +2,14 @@
 
     corpus = WikiCorpus(root, vocab_size=30522, max_seq_length=512)
     reader = WikiCorpusReader(corpus, batch_size_local=56, global_batch_size=448, rank=rank, world_size=8, seed=1)
-    for samples in reader.train(first_step=0): ...          # endless; Samples, unpadded
+    for samples, _ in reader.train(first_step=0): ...       # endless; tokens.MicroBatch of Samples, unpadded
     for samples in reader.evaluate(): ...                   # each evaluation sample once over all ranks
 
 The order is a pure function of (seed, position in the stream), as in `sampling`: an epoch's shards are shuffled and
-taken a pool at a time, and the samples of a pool are shuffled. Step k takes positions [k*B, (k+1)*B), rank r of R
-the rows [r*B/R, (r+1)*B/R) of them. Where everything fits into one pool, the order is `sampling.permutation`'s.
-A rank holds its own rows of a pool, and those of the next, which is read meanwhile.
+taken a pool at a time, and the samples of a pool are shuffled. Where everything fits into one pool, the order is
+`sampling.permutation`'s. Step k takes positions [k*B, (k+1)*B), which are dealt to ranks and micro-batches by their
+lengths (`tokens.shares`): every rank reads how long all samples of a pool are.
+A rank holds its own samples of a pool, and those of the next, which is read meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import numpy as np
 from airank_fast.data.manifest import Manifest
 from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import TrainStream, eval_batches, permutation, philox
-from airank_fast.data.shards import Shard, inspect_shard, read_shard
+from airank_fast.data.shards import Shard, inspect_shard, read_counts, read_shard
+from airank_fast.data.tokens import MicroBatch, shares
 from airank_fast.errors import UserError
 
 POOL_SAMPLES = 2**18        # about 2 kB each at 512 tokens; three times that while a pool is being read
@@ -108,28 +110,30 @@ class _Pool(NamedTuple):
 
 
 class WikiCorpusReader:
-    """See the module. A batch is a `Samples`; UserError from an iterator names a broken shard.
+    """See the module. UserError from an iterator names a broken shard.
 
     batch_size_local: samples per yielded training batch; global_batch_size: per optimizer step over all ranks, a
     multiple of batch_size_local * world_size. eval_batch_size: default batch_size_local. num_eval_samples: the first
     so many of the evaluation samples; default all. pool_samples: how many are shuffled at once, over all ranks.
+    balance: deal the samples of a step by length, rather than as they come; see `tokens.shares`.
     """
 
     name = "wikicorpus"
 
     def __init__(self, corpus: WikiCorpus, *, batch_size_local: int, global_batch_size: int, rank: int = 0,
                  world_size: int = 1, seed: int = 0, eval_batch_size: int | None = None,
-                 num_eval_samples: int | None = None, pool_samples: int = POOL_SAMPLES):
+                 num_eval_samples: int | None = None, pool_samples: int = POOL_SAMPLES, balance: bool = True):
         self._corpus, self._rank, self._world_size, self._seed = corpus, rank, world_size, seed
+        self._balance = balance
         self._stream = TrainStream(corpus.num_train, seed, batch_size_local=batch_size_local,
                                    global_batch_size=global_batch_size, rank=rank, world_size=world_size)
         self._pool_samples, self._eval_batch_size = pool_samples, eval_batch_size or batch_size_local
         self.num_eval_samples = corpus.num_eval if num_eval_samples is None else num_eval_samples
         if not 0 < self.num_eval_samples <= corpus.num_eval:
             raise UserError(f"data: {self.num_eval_samples} evaluation samples are required, got {corpus.num_eval}")
-        self._training: Iterator[Samples] | None = None
+        self._training: Iterator[MicroBatch] | None = None
 
-    def train(self, first_step: int = 0) -> Iterator[Samples]:
+    def train(self, first_step: int = 0) -> Iterator[MicroBatch]:
         """Endless local batches from global step `first_step` (0-based) on."""
         self.close()
         self._training = self._batches(first_step)
@@ -154,23 +158,17 @@ class WikiCorpusReader:
         if self._training is not None:
             self._training.close()
 
-    def _batches(self, first_step: int) -> Iterator[Samples]:
-        size, first = self._stream.batch_size_local, first_step * self._stream.global_batch_size
-        waiting: list[Samples] = []         # of the next batch, from the pool before
+    def _batches(self, first_step: int) -> Iterator[MicroBatch]:
+        size, parts = self._stream.batch_size_local, self._stream.batches_per_step * self._world_size
+        pools = self._loaded(first_step * self._stream.global_batch_size)
         with ThreadPoolExecutor(1, thread_name_prefix="shards") as ahead:
-            pools = self._pools(first)
-            coming = ahead.submit(self._load, next(pools), first)
+            coming = ahead.submit(next, pools)
             while True:
-                held = coming.result()
-                coming = ahead.submit(self._load, next(pools), first)
-                begin = 0
-                while begin < len(held):
-                    take = min(size - sum(map(len, waiting)), len(held) - begin)
-                    waiting.append(held.take(range(begin, begin + take)))
-                    begin += take
-                    if sum(map(len, waiting)) == size:
-                        yield Samples.concatenate(waiting)
-                        waiting = []
+                held, masked_of_step = coming.result()
+                coming = ahead.submit(next, pools)
+                for begin in range(0, len(held), size):
+                    masked = masked_of_step[begin // (size * self._stream.batches_per_step)]
+                    yield MicroBatch(held.take(range(begin, begin + size)), masked / parts)
 
     def _pools(self, first: int) -> Iterator[_Pool]:
         """Endless, from the one with stream position `first` on."""
@@ -189,20 +187,43 @@ class WikiCorpusReader:
                     start, chosen = start + num, []
             epoch, offset = epoch + 1, 0
 
-    def _load(self, pool: _Pool, first: int) -> Samples:
-        """This rank's samples of a pool in the stream's order, from stream position `first` on."""
-        positions = pool.epoch * self._corpus.num_train + pool.first + np.arange(pool.num_samples)
-        batch = self._stream.global_batch_size
-        mine = (positions % batch // (batch // self._world_size) == self._rank) & (positions >= first)
-        order = _order(self._seed, pool)[mine]
-        ascending = np.sort(order)
+    def _loaded(self, first: int) -> Iterator[tuple[Samples, np.ndarray]]:
+        """Pool by pool from stream position `first` on: this rank's samples of the steps that end in it, micro-batch by
+        micro-batch, and how many tokens of each step are masked, over all ranks.
+
+        The step that only begins in a pool is kept, with the samples of all ranks, until its other lengths are known.
+        """
+        batch, per_step = self._stream.global_batch_size, self._stream.batches_per_step
+        begun = Samples.concatenate([])
+        for pool in self._pools(first):
+            before = max(0, first - (pool.epoch * self._corpus.num_train + pool.first))
+            order = _order(self._seed, pool)[before:]
+            counts = np.concatenate([read_counts(shard.path) for shard in pool.shards])[order]
+            lengths, masked = np.concatenate([np.stack([begun.lengths, begun.num_masked], 1), counts]).T
+            num_steps = len(lengths) // batch
+            mine = []
+            for start in range(0, num_steps * batch, batch):
+                parts = shares(lengths[start:start + batch], self._world_size * per_step, balance=self._balance)
+                mine += [start + rows for rows in parts[self._rank * per_step:(self._rank + 1) * per_step]]
+            rest = np.arange(num_steps * batch, len(lengths))
+            wanted = np.concatenate([*mine, rest])      # numbered through `begun` and the pool's order
+            is_new = wanted >= len(begun)
+            numbers = order[wanted[is_new] - len(begun)]
+            ascending = np.sort(numbers)
+            wanted[is_new] = len(begun) + np.searchsorted(ascending, numbers)
+            held = Samples.concatenate([begun, self._read(pool, ascending)])
+            begun = held.take(wanted[len(wanted) - len(rest):])
+            yield held.take(wanted[:len(wanted) - len(rest)]), masked[:num_steps * batch].reshape(-1, batch).sum(1)
+
+    def _read(self, pool: _Pool, numbers: np.ndarray) -> Samples:
+        """The samples of a pool with these numbers, ascending, counted through its shards."""
         starts = np.cumsum([0, *(shard.num_samples for shard in pool.shards)])
         parts = []
         for shard, start, end in zip(pool.shards, starts[:-1], starts[1:], strict=True):
-            rows = ascending[np.searchsorted(ascending, start):np.searchsorted(ascending, end)] - start
+            rows = numbers[np.searchsorted(numbers, start):np.searchsorted(numbers, end)] - start
             if len(rows):
                 parts.append(self._corpus.read(shard, rows))
-        return Samples.concatenate(parts).take(np.searchsorted(ascending, order))
+        return Samples.concatenate(parts)
 
 
 def _order(seed: int, pool: _Pool) -> np.ndarray:

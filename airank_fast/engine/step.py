@@ -29,8 +29,16 @@ class TrainingStep:
 
     def __call__(self, batches: list, learning_rate: float) -> Tensor:
         """Train on micro-batches of equal size; returns their mean loss, a float32 scalar on the device."""
+        self.set_learning_rate(learning_rate)
+        return self.run(batches)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """For the next `run`: from the host to where the optimizer reads it."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(learning_rate)
+
+    def run(self, batches: list) -> Tensor:
+        """The step itself: nothing in it depends on a value on the host, so that it can be captured."""
         total = torch.zeros((), device=batches[0].labels.device)
         for index, batch in enumerate(batches):
             with self._without_reduction(index < len(batches) - 1):

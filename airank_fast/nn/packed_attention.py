@@ -22,24 +22,28 @@ class PackedSequences:
         lengths: tokens of each sequence, in order, each at least 1; numbers on the host, so that nobody waits for the
             device to learn a shape. Sequences of equal length cost least side by side.
         device: where the tokens are.
+        offsets: int64 [number of sequences + 1] on the device, where each begins, and T; made from ``lengths`` if it
+            is not there already.
+        longest: for a step that is captured on CUDA and replayed with other lengths: no sequence will be longer.
 
-    ``offsets`` (int64 [number of sequences + 1], on the device) is where each begins, and T.
     ``runs`` is ``[(length, how many of it in a row), ...]``.
     """
 
     lengths: Sequence[int]
     device: torch.device | str = "cpu"
-    offsets: Tensor = field(init=False, repr=False)
+    offsets: Tensor | None = field(default=None, repr=False)
+    longest: int | None = None
     runs: list[tuple[int, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.lengths) == 0 or min(self.lengths) < 1:
             raise UserError(f"sequences: lengths of at least 1 are required, got {list(self.lengths)}")
-        lengths = torch.tensor(self.lengths, dtype=torch.int64)
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        if torch.device(self.device).type == "cuda":
-            offsets = offsets.pin_memory().to(self.device, non_blocking=True)
-        self.offsets = offsets
+        if self.offsets is None:
+            lengths = torch.tensor(self.lengths, dtype=torch.int64)
+            offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+            if torch.device(self.device).type == "cuda":
+                offsets = offsets.pin_memory().to(self.device, non_blocking=True)
+            self.offsets = offsets
         self.runs = [(length, len(list(group))) for length, group in groupby(self.lengths)]
 
     @property
@@ -59,7 +63,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences
     equal lengths: padding costs twice to six times as much, jagged tensors ten times. There the two products written
     out are twice as fast as SDPA in 16 bits; with dropout, which SDPA's CPU kernel has not, in float32 too.
     """
-    if q.device.type == "cuda" and len(sequences.runs) > 1:
+    if q.device.type == "cuda" and (len(sequences.runs) > 1 or sequences.longest is not None):
         return _jagged(q, k, v, sequences, dropout_p)
     write_out = q.device.type == "cpu" and (dropout_p > 0 or q.dtype in (torch.bfloat16, torch.float16))
     attend = _written_out if write_out else F.scaled_dot_product_attention
@@ -80,7 +84,10 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
 
 
 def _jagged(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences, dropout_p: float) -> Tensor:
-    limits = {"min_seqlen": min(sequences.lengths), "max_seqlen": max(sequences.lengths)}  # else torch asks the device
+    # without these torch asks the device
+    limits = {"min_seqlen": min(sequences.lengths), "max_seqlen": max(sequences.lengths)}
+    if sequences.longest is not None:
+        limits = {"min_seqlen": 1, "max_seqlen": sequences.longest}
     by_head = (
         torch.nested.nested_tensor_from_jagged(tensor, sequences.offsets, **limits).transpose(1, 2)
         for tensor in (q, k, v)

@@ -10,19 +10,20 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from airank_fast.data import pydoc
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import BlockReader, TokenBatch, prefetch
+from airank_fast.data.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
 from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
 from airank_fast.optim import FusedLAMB
 from airank_fast.recipes.bert_options import COMMANDS, MLPERF, RECIPES, Options, Recipe, resolve
 from airank_fast.recipes.checkpoints import load_into
-from airank_fast.recipes.schedule import polynomial_decay
+from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
 
 __all__ = ["COMMANDS", "MLPERF", "RECIPES", "Job", "Options", "Recipe", "resolve"]
 
@@ -45,6 +46,7 @@ class Job:
         self.benchmark = f"bert_{recipe.size}"
         self.initial_accuracy = options.check_initial
         self.reader: BlockReader | WikiCorpusReader | None = None
+        self._training: Iterator[TokenBatch] | None = None
 
     def build_model(self) -> nn.Module:
         """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""
@@ -80,8 +82,15 @@ class Job:
         )
 
     def loss(self, model: nn.Module, batch: TokenBatch) -> Tensor:
-        """Mean cross entropy over the masked tokens, plus that over next sentences where there are any; float32."""
-        output = _call(model, batch, batch.labels, batch.next_sentence_label)
+        """Mean cross entropy over the masked tokens, plus that over next sentences where there are any; float32.
+
+        The former is weighted by the batch's share of the step's masked tokens, so that the mean of the losses and
+        gradients over micro-batches and ranks is that over the global batch, whoever got which samples.
+        """
+        output = _call(
+            model, batch, labels=batch.labels, next_sentence_label=batch.next_sentence_label,
+            masked_lm_weight=batch.masked_weight,
+        )  # fmt: skip
         if batch.next_sentence_label is None:  # DistributedDataParallel wants a gradient, if only 0, of every parameter
             return output.loss + 0 * output.seq_relationship_logits.float().sum()
         return output.loss
@@ -113,15 +122,17 @@ class Job:
             num_train, num_eval = len(train.lengths), len(held_out.lengths)
             stream = TrainStream(num_train, recipe.seed, **shard)
             self.reader = BlockReader(
-                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size
-            )
+                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size,
+                balance=recipe.balance_tokens,
+            )  # fmt: skip
         else:
             corpus = WikiCorpus(data, vocab_size=recipe.vocab_size, max_seq_length=recipe.sequence_length)
             source, checksum = str(data), corpus.checksum()
             num_train, num_eval = corpus.num_train, min(recipe.eval_samples, corpus.num_eval)
             self.reader = WikiCorpusReader(
-                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval, **shard
-            )
+                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval,
+                balance=recipe.balance_tokens, **shard,
+            )  # fmt: skip
         return {
             "train_samples": num_train,
             "eval_samples": num_eval,
@@ -134,8 +145,13 @@ class Job:
 
     def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
-        batches = self.reader.train(first_step)
-        return prefetch(batches, self._device, balance=self.recipe.gradient_accumulation_steps)
+        self._training = prefetch(self.reader.train(first_step), self._device, self._fill())
+        return self._training
+
+    def _fill(self) -> Fill | None:
+        """For the few shapes of a captured step; the embedded text has only one."""
+        length = self.recipe.sequence_length
+        return Fill(length, max(8, length // 4)) if self.options.cuda_graphs and self.options.data else None
 
     def eval_batches(self) -> Iterator[TokenBatch]:
         """This rank's part of the held-out samples, each once."""
@@ -143,19 +159,15 @@ class Job:
 
     def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> TokenBatch:
         """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""
-        recipe = self.recipe
+        recipe, rng = self.recipe, np.random.default_rng(0)
         num, length = recipe.batch_size // world.size // recipe.gradient_accumulation_steps, recipe.sequence_length
-        num_masked = max(1, round(recipe.mask_rate * num * length))
-        ids = torch.randint(recipe.vocab_size, (num * length,), device=device)
-        return TokenBatch(
-            input_ids=ids,
-            token_type_ids=torch.zeros_like(ids),
-            position_ids=torch.arange(length, device=device).repeat(num),
-            masked_positions=torch.randperm(num * length, device=device)[:num_masked],
-            labels=torch.randint(recipe.vocab_size, (num_masked,), device=device),
-            next_sentence_label=torch.randint(2, (num,), device=device),
-            lengths=[length] * num,
-        )
+        num_masked = max(1, round(recipe.mask_rate * (length - 2)))
+        ids = rng.integers(recipe.vocab_size, size=(num, length))
+        positions = np.tile(np.arange(1, num_masked + 1), (num, 1))
+        noise = pydoc.MaskedBlocks(ids, positions, np.take_along_axis(ids, positions, 1))
+        if self.options.data is not None:
+            noise.next_sentence_labels = rng.integers(2, size=num)
+        return collate(noise, device, self._fill())
 
     def schedule(self) -> dict:
         """How the run is planned: in samples."""
@@ -164,14 +176,14 @@ class Job:
     def learning_rate(self, step: int, plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
         recipe = self.recipe
-        return polynomial_decay(
-            step,
-            base=recipe.learning_rate,
-            end=recipe.end_learning_rate,
-            power=recipe.decay_power,
-            warmup_steps=recipe.warmup_steps,
-            decay_steps=max(1, plan.total_steps - recipe.warmup_steps),
-        )
+        shape = {
+            "base": recipe.learning_rate, "end": recipe.end_learning_rate, "power": recipe.decay_power,
+            "warmup_steps": recipe.warmup_steps,
+        }  # fmt: skip
+        if recipe.decay_after_warmup:
+            return polynomial_decay(step, **shape, decay_steps=max(1, plan.total_steps - recipe.warmup_steps))
+        total = {"total_steps": plan.total_steps, "start_warmup_step": recipe.start_warmup_step}
+        return decay_under_warmup(step, **shape, **total)
 
     def reported(self, plan) -> dict:
         """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, bert)."""
@@ -183,13 +195,15 @@ class Job:
             "opt_learning_rate_training_steps": plan.total_steps,
             "opt_learning_rate_warmup_steps": recipe.warmup_steps,
             "num_warmup_steps": recipe.warmup_steps,
-            "start_warmup_step": 0,
+            "start_warmup_step": recipe.start_warmup_step,
             "opt_lamb_beta_1": recipe.beta1,
             "opt_lamb_beta_2": recipe.beta2,
             "opt_lamb_weight_decay_rate": recipe.weight_decay,
         }
 
     def close(self) -> None:
+        if self._training is not None:
+            self._training.close()
         if self.reader is not None:
             self.reader.close()
 
@@ -197,13 +211,12 @@ class Job:
         return asdict(self.recipe)
 
 
-def _call(model: nn.Module, batch: TokenBatch, labels: Tensor | None = None, next_sentence_label: Tensor | None = None):
+def _call(model: nn.Module, batch: TokenBatch, **labels):
     return model(
         batch.input_ids,
         token_type_ids=batch.token_type_ids,
         position_ids=batch.position_ids,
-        labels=labels,
-        next_sentence_label=next_sentence_label,
-        sequences=PackedSequences(batch.lengths, batch.input_ids.device),
+        **labels,
+        sequences=PackedSequences(batch.lengths, batch.input_ids.device, batch.offsets, batch.longest),
         masked_positions=batch.masked_positions,
     )

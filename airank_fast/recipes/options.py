@@ -48,6 +48,8 @@ class RunOptions:
     """Save at every N-th evaluation (and at the end, and on SIGTERM)."""
     checkpoint_steps: int | None = None
     """Save every N steps as well."""
+    cuda_graphs: bool = False
+    """Capture the training step and replay it, which saves the host's work; on one GPU. Has not run on a GPU yet."""
     tensorboard: bool = False
     """Write TensorBoard event files to OUTPUT/tensorboard."""
     airank_profile: Literal["2020-12", "2021-05"] = "2020-12"

@@ -24,3 +24,28 @@ def polynomial_decay(
         return base * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / decay_steps)
     return end + (base - end) * (1.0 - progress) ** power
+
+
+def decay_under_warmup(
+    step: int,
+    *,
+    base: float,
+    end: float,
+    power: float,
+    warmup_steps: int,
+    total_steps: int,
+    start_warmup_step: int = 0,
+) -> float:
+    """Learning rate of 0-based ``step``: polynomial decay over all steps, its beginning replaced by linear warm-up.
+
+    lr = base * (step + 1 - start_warmup_step) / warmup_steps   while step - start_warmup_step < warmup_steps
+    lr = end + (base - end) * (1 - step / total_steps)^power    after them
+
+    So the rate steps down where the warm-up ends. A start_warmup_step below 0 begins in the middle of the warm-up.
+    As MLPerf's BERT reference (mlcommons/training, language_model/tensorflow/bert/optimization.py, whose warm-up is a
+    step behind) and NVIDIA's (DeepLearningExamples, PyTorch/LanguageModeling/BERT/schedulers.py, PolyWarmUpScheduler).
+    """
+    warmed_up = step - start_warmup_step
+    if warmed_up < warmup_steps:
+        return base * (warmed_up + 1) / warmup_steps
+    return end + (base - end) * (1.0 - min(1.0, step / total_steps)) ** power

@@ -95,7 +95,7 @@ def test_the_fragment(fragment):
     corpus = WikiCorpus(fragment, vocab_size=300, max_seq_length=64)
     assert corpus.num_train == manifest["stages"]["samples"]["train"]["samples"]
     tokens = wordpiece.read_vocabulary(fragment / "vocab.txt")
-    batch = next(WikiCorpusReader(corpus, batch_size_local=16, global_batch_size=16).train())
+    batch, _ = next(WikiCorpusReader(corpus, batch_size_local=16, global_batch_size=16).train())
     sample = batch[0]
     words = [tokens[i] for i in sample["input_ids"]]
     assert words[0] == "[CLS]"
@@ -137,7 +137,7 @@ def test_neither_workers_nor_an_interruption_change_a_byte(pydoc_text, pydoc, tm
 def test_pydoc_trains_by_the_reader(pydoc):
     corpus = WikiCorpus(pydoc, vocab_size=1000, max_seq_length=128)
     reader = WikiCorpusReader(corpus, batch_size_local=32, global_batch_size=32, seed=1)
-    seen = [digest for batch in islice(reader.train(), corpus.num_train // 32) for digest in batch.digests()]
+    seen = [digest for batch, _ in islice(reader.train(), corpus.num_train // 32) for digest in batch.digests()]
     assert len(set(seen)) == len(seen)
     assert sum(map(len, reader.evaluate())) == corpus.num_eval
     reader.close()

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -20,9 +21,9 @@ from airank_fast.cli import run_command
 from airank_fast.data import pydoc
 from airank_fast.data.samples import Samples
 from airank_fast.data.shards import write_shard
+from airank_fast.engine.plan import make_plan
 from airank_fast.models import bert as network
-from airank_fast.recipes import bert
-from airank_fast.recipes.bert_options import mlperf_evaluation_samples
+from airank_fast.recipes import bert, bert_mlperf
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
@@ -96,15 +97,33 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(uninterrupted, tmp_path)
     assert all(torch.equal(weights(output)[name], tensor) for name, tensor in weights(uninterrupted).items())
 
 
+def shards(root, vocab_size: int = 100):
+    """Sentence pairs of 8 to 40 tokens, 1 to 6 of them masked, in two training shards and one to evaluate on."""
+    rng = np.random.default_rng(0)
+    for name, num in (("train/a", 40), ("train/b", 24), ("eval/c", 12)):
+        lengths, masked = rng.integers(8, 41, num), rng.integers(1, 7, num)
+        ids = rng.integers(5, vocab_size, lengths.sum()).astype(np.int32)
+        offsets = [np.concatenate([[0], counts.cumsum()]) for counts in (lengths, masked)]
+        positions = np.concatenate([np.arange(1, number + 1) for number in masked]).astype(np.int32)
+        made = Samples(ids, (ids % 2).astype(np.int8), offsets[0], positions, ids[: masked.sum()], offsets[1],
+                       rng.integers(0, 2, num).astype(np.int8))  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        path = root / f"{name}.hdf5"
+        write_shard(path, made, form="padded", max_seq_length=128, max_predictions=20, vocab_size=vocab_size)
+    return root
+
+
 def test_two_ranks_train_as_one_with_the_same_global_batch(tmp_path):
+    """With other lengths and another number of masked tokens on each rank, too."""
     one, two = tmp_path / "one", tmp_path / "two"
-    assert here(arguments(one)) == 1
-    process = train(arguments(two), ranks=2)
+    more = ["--data", str(shards(tmp_path / "shards")), "--vocab-size", "100", "--sequence-length", "64",
+            "--dropout", "0"]  # fmt: skip
+    assert here(arguments(one, *more)) == 1
+    process = train(arguments(two, *more), ranks=2)
     assert (two / "summary.json").exists(), process.stderr
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     right = [[e["correct"] for e in read_events(o / "events.jsonl") if e["kind"] == "eval_stop"] for o in (one, two)]
     assert right[0] == right[1]
-    assert losses(one)[-1] < losses(one)[0]
 
 
 MLPERF = {"global_batch_size": 448, "train_samples": 156_725_653, "eval_samples": 10_000}
@@ -130,7 +149,9 @@ def test_training_goes_on_from_a_checkpoint_of_the_right_accuracy(uninterrupted,
     more = ["--amp", "--init-checkpoint", str(checkpoint), "--check-initial"]
     assert here(arguments(tmp_path / "right", *more, str(final))) == 1
     events = read_events(tmp_path / "right" / "events.jsonl")
-    assert [e["kind"] for e in events if e["kind"] in ("data", "run_start")] == ["data", "run_start"]
+    kinds = [e["kind"] for e in events if e["kind"] in ("warning", "data", "run_start")]
+    assert kinds == ["warning", "run_start", "data"]
+    assert "--check-initial reads the evaluation set before run_start" in capsys.readouterr().err
     assert next(e for e in events if e["kind"] == "steps")["loss"][0] < losses(uninterrupted)[0] - 0.2
     refused(arguments(tmp_path / "wrong", *more, "0.34085"), capsys, "--check-initial", "within 0.01 of 0.34085")
     assert "run_start" not in kinds_of(tmp_path / "wrong")
@@ -163,22 +184,6 @@ def test_bad_input_gets_one_line(more, fragments, tmp_path, capsys):
     refused(arguments(tmp_path / "out", *more), capsys, *fragments)
 
 
-def shards(root, vocab_size: int = 100):
-    """Sentence pairs of 5 to 40 tokens in two training shards and one to evaluate on."""
-    rng = np.random.default_rng(0)
-    for name, num in (("train/a", 40), ("train/b", 24), ("eval/c", 12)):
-        lengths, ones = rng.integers(5, 41, num), np.ones(num, np.int64)
-        ids = rng.integers(5, vocab_size, lengths.sum()).astype(np.int32)
-        offsets = [np.concatenate([[0], counts.cumsum()]) for counts in (lengths, 2 * ones)]
-        positions = np.tile([1, 3], num).astype(np.int32)
-        made = Samples(ids, (ids % 2).astype(np.int8), offsets[0], positions, ids[: 2 * num], offsets[1],
-                       rng.integers(0, 2, num).astype(np.int8))  # fmt: skip
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        path = root / f"{name}.hdf5"
-        write_shard(path, made, form="padded", max_seq_length=128, max_predictions=20, vocab_size=vocab_size)
-    return root
-
-
 def test_training_on_shards(tmp_path, capsys):
     root = shards(tmp_path / "shards")
     more = ["--data", str(root), "--vocab-size", "100", "--sequence-length", "64", "--dropout", "0"]
@@ -188,9 +193,11 @@ def test_training_on_shards(tmp_path, capsys):
     events = read_events(one / "events.jsonl")
     data = next(e for e in events if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"], data["reader"]) == (64, 12, "wikicorpus")
-    assert {e["counted"] for e in events if e["kind"] == "eval_stop"} == {24}
-    # as many guesses in every sample: the mean over micro-batches is that over the batch
+    assert len({e["counted"] for e in events if e["kind"] == "eval_stop"}) == 1
+    # however many guesses each micro-batch has: what counts is the mean over all of the batch
     assert losses(parts) == pytest.approx(losses(one), rel=1e-5)
+    assert here(arguments(tmp_path / "stream", *more, "--gradient-accumulation-steps", "4", "--no-balance-tokens")) == 1
+    assert losses(tmp_path / "stream") == pytest.approx(losses(one), rel=1e-5)
     assert losses(one)[0] > math.log(100)  # two losses
     capsys.readouterr()
     refused(arguments(tmp_path / "a", *more, "--vocab-size", "50"), capsys, "input_ids of 0 ... 49", ".hdf5")
@@ -217,8 +224,34 @@ def test_recipes_on_real_data_follow_their_rule_books():
     recipe = bert.resolve(options, 8, "bf16")
     assert (recipe.name, recipe.size, recipe.batch_size, recipe.target) == ("mlperf", "large", 448, 0.72)
     assert recipe.eval_every_samples == 150_000
-    assert (mlperf_evaluation_samples(3072), mlperf_evaluation_samples(256)) == (175_000, 150_000)
+    assert (bert_mlperf.evaluation_samples(3072), bert_mlperf.evaluation_samples(256)) == (175_000, 150_000)
     for rules, target in (("airank", 0.712), ("flagperf", 0.71)):
         assert bert.resolve(bert.COMMANDS["bert-large"](data="somewhere", rules=rules), 8, "bf16").target == target
     first = bert.resolve(bert.COMMANDS["bert-base"](data="somewhere", phase="1"), 8, "bf16")
     assert (first.name, first.size, first.sequence_length, first.target) == ("phase1", "base", 128, None)
+    second = bert.resolve(bert.COMMANDS["bert-large"](data="somewhere", phase="2", rules="airank"), 8, "bf16")
+    assert (second.steps, second.batch_size, second.target) == (1563, 32768, 0.712)
+    for recipe, proportion, lowest in ((first, 0.2843, 5.0e-3), (second, 0.128, 3.7e-3)):
+        assert recipe.warmup_steps == round(proportion * recipe.steps)
+        job = bert.Job(recipe, bert.COMMANDS["bert-large"]())
+        plan = make_plan(samples_per_epoch=10**8, batch_size=recipe.batch_size, world_size=8, **job.schedule())
+        rates = [job.learning_rate(step, plan) for step in range(recipe.warmup_steps + 1)]
+        assert max(rates) == rates[-2] == recipe.learning_rate
+        assert lowest < rates[-1] < recipe.learning_rate * (1 - proportion) ** 0.5 * 1.001  # the decay has gone on
+
+
+def test_hyper_parameters_of_a_global_batch_are_those_of_the_reference_convergence_points():
+    checker = pytest.importorskip("mlperf_logging.rcp_checker.rcp_checker")
+    text = (Path(checker.__file__).parent / "training_4.0.0/rcps_bert.json").read_text()
+    points = {point["BS"]: point["Hyperparams"] for point in json.loads(text).values()}
+    assert set(points) == set(bert_mlperf.REFERENCES)
+    for batch_size, point in points.items():
+        options = bert.COMMANDS["bert-large"](data="somewhere", batch_size=batch_size)
+        recipe = bert.resolve(options, 1, "bf16")
+        job = bert.Job(recipe, options)
+        plan = make_plan(samples_per_epoch=10**8, batch_size=batch_size, world_size=1, **job.schedule())
+        reported = job.reported(plan)
+        assert {key: reported.get(key) for key in point} == point | {"gradient_accumulation_steps": None}
+    between = bert_mlperf.hyper_parameters(1024)
+    assert (between.beta1, between.steps) == (0.66, 3381)
+    assert between.learning_rate == pytest.approx(2e-3 * (1024 / 1536) ** 0.5)

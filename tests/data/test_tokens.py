@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from itertools import islice
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from airank_fast.data import pydoc
 from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import BlockReader, collate, deal, prefetch
+from airank_fast.data.tokens import BlockReader, Fill, MicroBatch, collate, deal, prefetch, shares
 from airank_fast.errors import UserError
 
 
@@ -33,7 +35,10 @@ def test_a_batch_is_the_samples_one_behind_the_other_short_ones_first():
     assert batch.token_type_ids.tolist() == [i % 2 for i in batch.input_ids.tolist()]
     assert batch.labels.tolist() == batch.input_ids[batch.masked_positions].tolist() == [101, 202, 3]
     assert batch.next_sentence_label.tolist() == [1, 0, 0]
-    assert {tensor.dtype for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)} == {torch.int64}
+    assert batch.offsets.tolist() == [0, 2, 5, 9]
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert tensors.pop("masked_weight").dtype == torch.float32
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.int64}
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 8])
@@ -47,10 +52,76 @@ def test_parts_get_as_many_samples_and_nearly_as_many_tokens(num_parts):
     assert all((np.diff(lengths[part]) >= 0).all() for part in parts)
 
 
-def test_micro_batches_are_dealt_anew_among_themselves():
-    groups = [samples(10, 12), samples(2, 3), samples(7, 7)]
-    batches = list(prefetch(iter(groups), "cpu", balance=2))
-    assert [batch.lengths for batch in batches] == [[2, 12], [3, 10], [7, 7]]
+def wikipedia_lengths(num: int, seed: int) -> np.ndarray:
+    """As bench/bert.py draws them: a tenth is full, the others are uniform from 5 to 511."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(num) < 0.1, 512, rng.integers(5, 512, num))
+
+
+def test_no_rank_has_much_more_to_do_than_the_others():
+    """Tokens of the busiest of 8 ranks over the mean, 56 samples each: what the step waits for."""
+    def busiest(balance: bool) -> float:
+        excess = []
+        for seed in range(50):
+            lengths = wikipedia_lengths(448, seed)
+            tokens = np.array([lengths[rows].sum() for rows in shares(lengths, 8, balance=balance)])
+            excess.append(tokens.max() / tokens.mean())
+        return float(np.mean(excess))
+
+    assert 1.08 < busiest(balance=False) < 1.13
+    assert busiest(balance=True) < 1.005
+
+
+def test_a_micro_batch_weighs_what_its_masked_tokens_are_of_the_steps():
+    parts = [MicroBatch(samples(10, 12, 3), 2.0), MicroBatch(samples(2), 2.0)]
+    batches = list(prefetch(iter(parts), "cpu"))
+    assert [(batch.lengths, batch.masked_weight.item()) for batch in batches] == [([3, 10, 12], 1.5), ([2], 0.5)]
+    assert collate(samples(4, 2), "cpu").masked_weight == 1
+
+
+def test_batches_are_filled_up_to_a_few_shapes():
+    fill = Fill(tokens=16, masked=4)
+    for lengths in ((4, 2, 9), (16, 12, 3, 1), (16, 16)):
+        plain, full = collate(samples(*lengths), "cpu"), collate(samples(*lengths), "cpu", fill)
+        num, extra = len(lengths), len(full.input_ids) - sum(lengths)
+        assert 1 <= extra <= 16
+        assert full.lengths == [*plain.lengths, extra]
+        assert full.offsets.tolist() == [0, *np.cumsum(full.lengths)]
+        assert (len(full.input_ids) % 16, len(full.labels) % 4, full.longest) == (0, 0, 16)
+        assert full.labels[num:].tolist() == [-100] * (len(full.labels) - num)
+        assert full.next_sentence_label.tolist() == [*plain.next_sentence_label.tolist(), -100]
+        assert full.position_ids.max() < 16
+        for name in ("input_ids", "token_type_ids", "position_ids", "masked_positions", "labels"):
+            assert torch.equal(getattr(full, name)[: len(getattr(plain, name))], getattr(plain, name))
+    shapes = {collate(samples(*lengths), "cpu", fill).shape_key() for lengths in ((4, 2, 9), (5, 1, 9))}
+    assert len(shapes) == 1
+
+
+def test_batches_are_laid_out_before_they_are_asked_for():
+    made, closed = [], []
+
+    def source():
+        try:
+            for number in range(6):
+                made.append(number)
+                yield samples(number + 2)
+            raise UserError("data: broken")
+        finally:
+            closed.append(threading.current_thread() is threading.main_thread())
+
+    batches = prefetch(source(), "cpu")
+    assert not made
+    assert next(batches).lengths == [2]
+    deadline = time.monotonic() + 10
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == [0, 1, 2]
+    batches.close()
+    assert closed
+    batches = prefetch(source(), "cpu")
+    assert [batch.lengths for batch in islice(batches, 6)] == [[number + 2] for number in range(6)]
+    with pytest.raises(UserError, match="data: broken"):
+        next(batches)
 
 
 def reader(rank=0, world_size=1, micro_batches=1, seed=1, **blocks) -> BlockReader:
@@ -64,7 +135,8 @@ def reader(rank=0, world_size=1, micro_batches=1, seed=1, **blocks) -> BlockRead
 def rows(batches) -> list[tuple]:
     """Each sample of some batches as (tokens, positions, originals)."""
     found = []
-    for batch in batches:
+    for item in batches:
+        batch = item.samples if isinstance(item, MicroBatch) else item
         ids, positions, originals = (array.reshape(len(batch.token_offsets) - 1, -1) for array in (
             batch.input_ids, batch.masked_lm_positions, batch.masked_lm_ids))
         found += [tuple(map(tuple, sample)) for sample in zip(ids, positions, originals, strict=True)]

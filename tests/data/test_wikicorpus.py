@@ -38,12 +38,14 @@ def open_corpus(root) -> WikiCorpus:
 
 
 def reader(root, **options) -> WikiCorpusReader:
-    return WikiCorpusReader(open_corpus(root), **{"batch_size_local": 8, "global_batch_size": 8, "seed": 5, **options})
+    """Batches of 8, each in the order of the stream."""
+    shape = {"batch_size_local": 8, "global_batch_size": 8, "seed": 5, "balance": False}
+    return WikiCorpusReader(open_corpus(root), **{**shape, **options})
 
 
 def stream(number_of, one: WikiCorpusReader, num_batches: int, first_step: int = 0) -> list[list[int]]:
-    batches = [[number_of[digest] for digest in batch.digests()]
-               for batch in islice(one.train(first_step), num_batches)]
+    batches = [[number_of[digest] for digest in samples.digests()]
+               for samples, _ in islice(one.train(first_step), num_batches)]
     one.close()
     return batches
 
@@ -81,6 +83,26 @@ def test_ranks_share_the_stream_and_a_run_goes_on_where_it_was(root, number_of, 
             for step in range(5):
                 together = [n for batches in per_rank for batch in batches[step * num:(step + 1) * num] for n in batch]
                 assert together == alone[first_step + step]
+
+
+@pytest.mark.parametrize("pool_samples", [1, 50, 10**6])
+def test_a_step_has_the_same_samples_however_it_is_dealt(root, number_of, pool_samples):
+    """Balanced over ranks and micro-batches, across the bounds of pools, from any step on."""
+    shape = {"batch_size_local": 3, "global_batch_size": 12, "world_size": 2, "pool_samples": pool_samples}
+    ranks = [reader(root, **shape, rank=rank, balance=True) for rank in range(2)]
+    alone = reader(root, batch_size_local=12, global_batch_size=12, pool_samples=pool_samples)
+    expected = list(islice(alone.train(), 30))
+    for first_step in (0, 7):
+        dealt = [list(islice(one.train(first_step), 2 * 20)) for one in ranks]
+        for step in range(20):
+            samples, num_masked = expected[first_step + step]
+            parts = [part for batches in dealt for part in batches[2 * step:2 * step + 2]]
+            assert sorted(d for part, _ in parts for d in part.digests()) == sorted(samples.digests())
+            assert {mean for _, mean in parts} == {num_masked / 4} == {samples.num_masked.sum() / 4}
+            tokens = [len(part.input_ids) for part, _ in parts]
+            assert max(tokens) - min(tokens) <= samples.lengths.max()
+    for one in (*ranks, alone):
+        one.close()
 
 
 def test_evaluation_is_every_sample_once_over_the_ranks(root):

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from airank_fast.engine.plan import Plan, SamplePlan, make_plan
-from airank_fast.recipes.schedule import polynomial_decay
+from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
 
 
 def plan(n=1281167, batch=1632, epochs=40, every=4, offset=0):
@@ -49,6 +49,17 @@ def test_learning_rate_warms_up_linearly_and_decays_to_the_end_value():
 
 def test_learning_rate_without_warm_up_starts_at_the_base():
     assert polynomial_decay(0, base=1.0, end=0.0, power=2, warmup_steps=0, decay_steps=5) == 1.0
+
+
+def test_decay_goes_on_under_the_warm_up():
+    kwargs = {"base": 2.0, "end": 0.0, "power": 0.5, "warmup_steps": 25, "total_steps": 100}
+    rates = [decay_under_warmup(step, **kwargs) for step in range(101)]
+    assert rates[:25] == pytest.approx([2.0 * (step + 1) / 25 for step in range(25)])
+    assert rates[25:] == pytest.approx([2.0 * (1 - step / 100) ** 0.5 for step in range(25, 101)])
+    begun = [decay_under_warmup(step, **kwargs, start_warmup_step=-20) for step in range(6)]
+    assert begun[:5] == pytest.approx(rates[20:25])
+    assert begun[5] == pytest.approx(2.0 * 0.95**0.5)
+    assert decay_under_warmup(0, **kwargs, start_warmup_step=-700) == 2.0
 
 
 def test_a_run_planned_in_samples():

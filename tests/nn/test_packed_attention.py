@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from airank_fast.errors import UserError
 from airank_fast.nn import PackedSequences, packed_attention
+from airank_fast.nn.packed_attention import _jagged
 
 HEADS, WIDTH = 3, 8
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -40,6 +41,18 @@ def test_each_sequence_sees_only_itself(lengths, device):
         torch.testing.assert_close(ours, theirs, **tolerance)
     assert sequences.num_tokens == sum(lengths)
     assert sequences.offsets.tolist() == [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_runs_on_cuda_reads_the_lengths_on_the_device_where_a_longest_is_given():
+    """As a captured step must, which is replayed with other lengths than those that the host saw."""
+    q, k, v = made(18)
+    sequences = PackedSequences([9, 9], offsets=torch.tensor([0, 5, 18]), longest=16)
+    got, expected = _jagged(q, k, v, sequences, 0.0), one_by_one(q, k, v, [5, 13])
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-13)
+    grad = torch.randn_like(got)
+    for ours, theirs in zip(*(torch.autograd.grad(y, (q, k, v), grad) for y in (got, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,0 +1,82 @@
+"""The training step as CUDA graphs, one for each shape of its batches: one launch where the host made thousands.
+
+Everything that the step reads lies where it lay at the capture: weights, optimizer state, learning rate and loss scale
+by themselves, the batches because they are copied there. This has not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from airank_fast.engine.step import TrainingStep
+
+
+class CapturedStep:
+    """A TrainingStep of one rank that is captured when a shape comes for the second time, and replayed from then on.
+
+    The first time it runs as it is, which selects kernels. Graphs share their memory, as only one runs at a time.
+    Batches are objects with tensors, and with a `shape_key()` where more than their tensors' shapes decides which
+    kernels run. capture: see `capture_on_device`.
+    """
+
+    def __init__(self, step: TrainingStep, capture: Callable | None = None) -> None:
+        self.step = step
+        self._capture = capture or capture_on_device()
+        self._seen: set[tuple] = set()
+        self._captured: dict[tuple, tuple[list, Callable[[], Tensor]]] = {}
+
+    def __call__(self, batches: list, learning_rate: float) -> Tensor:
+        """As TrainingStep's; the loss that is returned holds until the next step."""
+        self.step.set_learning_rate(learning_rate)
+        key = tuple(map(_shape, batches))
+        if key not in self._seen:
+            self._seen.add(key)
+            return self.step.run(batches)
+        if key not in self._captured:
+            inputs = [_copy(batch) for batch in batches]
+            self._captured[key] = inputs, self._capture(lambda: self.step.run(inputs))
+        inputs, replay = self._captured[key]
+        for batch, place in zip(batches, inputs, strict=True):
+            for name, tensor in _tensors(batch).items():
+                getattr(place, name).copy_(tensor, non_blocking=True)
+        return replay()
+
+
+def capture_on_device() -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
+    """A function that captures another one, without running it, and returns what replays it; for one CUDA device."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Readers have threads that allocate on the device meanwhile, which is nothing to this thread's capture.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            result = function()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
+
+    return capture
+
+
+def _tensors(batch) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+
+
+def _shape(batch) -> tuple:
+    shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(batch).items())
+    return (*shapes, batch.shape_key()) if hasattr(batch, "shape_key") else shapes
+
+
+def _copy(batch):
+    """The batch with its tensors at addresses of their own."""
+    copied = copy.copy(batch)
+    for name, tensor in _tensors(batch).items():
+        setattr(copied, name, tensor.clone())
+    return copied

@@ -1,0 +1,73 @@
+"""Which log formats a file holds, by what stands in it, never by its name."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from itertools import islice
+
+from airank_fast.errors import UserError
+from airank_fast.record.lines import Lines
+
+FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
+
+_MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": "[PerfLog]"}
+_HEAD_LINES = 50
+
+
+def detect(path: str | os.PathLike) -> list[str]:
+    """The formats of a file, several where a program's output holds several kinds of line; [] if none is known.
+
+    events          our events.jsonl
+    airank          AI-Rank training log, either profile
+    mlperf          :::MLLOG lines
+    flagperf        a JSON object with FlagPerf's figures (flagperf.json)
+    flagperf_table  a Markdown table with FlagPerf's columns
+    perflog         FlagPerf's [PerfLog] lines
+    dllogger        NVIDIA DLLogger, text (`DLL 2020-...`) or JSON lines (`DLLL {...}`)
+
+    Searches the whole file for marks without reading it into memory. UserError if it cannot be read.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return []
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                found = [name for name, mark in _MARKS.items() if _holds(content, mark)]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: a file that can be read is required, got {reason}") from None
+    head = [line for line in islice(Lines(path), _HEAD_LINES) if line.strip()]
+    if not found and (name := _of_head(head)):
+        found.append(name)
+    return found
+
+
+def _holds(content: mmap.mmap, mark: str) -> bool:
+    return any(content.find(mark.encode(encoding)) >= 0 for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+
+
+def _of_head(head: list[str]) -> str | None:
+    for line in head:
+        if line.startswith(("DLL ", "DLLL ")):
+            return "dllogger"
+        if "p_whole" in line and line.count("|") > 2:
+            return "flagperf_table"
+    if not head or not head[0].lstrip().startswith("{"):
+        return None
+    first = _json_object(head[0])
+    if "t" in first and "kind" in first:
+        return "events"
+    if {"datetime", "elapsedtime"} <= first.keys() or {"type", "step", "data"} <= first.keys():
+        return "dllogger"
+    return "flagperf" if any('"p_whole"' in line for line in head) else None
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
