@@ -8,10 +8,11 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record.detect import FORMATS, detect
+from airank_fast.rules import mlperf
 from airank_fast.rules.findings import Finding
 
 # Format of a file (see record/detect.py) -> its book: check(path) yields findings.
-BOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {}
+BOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {"mlperf": mlperf.check}
 
 
 def verify(path: str | os.PathLike) -> Iterator[Finding]:
