@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airank_fast.rules import mlperf_rules as rules
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
-from airank_fast.rules.mlperf_rules import Benchmark, Wanted, is_number, is_whole
+from airank_fast.rules.mlperf_rules import Benchmark, Wanted, is_number, is_whole, short
 
 if TYPE_CHECKING:
     from airank_fast.rules.mlperf import Log
@@ -34,13 +34,20 @@ def judge_values(log: Log, find: Find) -> None:
     _judge_submission(log, find)
     benchmark = log.benchmark
     if log.value("submission_division") == "open":
-        find(rules.DIVISION, log.values["submission_division"][1], "division open",
-             "no more than the common rules: this book is for the closed division")  # fmt: skip
+        find(
+            rules.DIVISION,
+            log.values["submission_division"][1],
+            "division open",
+            "no more than the common rules: this book is for the closed division",
+        )
     elif benchmark is None:
         if log.value("submission_benchmark") in rules.WORDS["submission_benchmark"]:
-            find(rules.DIVISION, log.values["submission_benchmark"][1],
-                 f"benchmark {log.value('submission_benchmark')}",
-                 "no more than the common rules: this book is for resnet and bert")  # fmt: skip
+            find(
+                rules.DIVISION,
+                log.values["submission_benchmark"][1],
+                f"benchmark {log.value('submission_benchmark')}",
+                "no more than the common rules: this book is for resnet and bert",
+            )
     else:
         _judge_sizes(log, benchmark, find)
         _judge_hyper_parameters(log, benchmark, find)
@@ -54,7 +61,7 @@ def _judge_submission(log: Log, find: Find) -> None:
         value, line = log.values[key]
         words = rules.WORDS.get(key)
         if not isinstance(value, str) or not value.strip() or (words and value not in words):
-            find(rules.SUBMISSION, line, f"{key} {_short(value)}", " or ".join(words) if words else "a name")
+            find(rules.SUBMISSION, line, f"{key} {short(value)}", " or ".join(words) if words else "a name")
 
 
 def _judge(log: Log, key: str, wanted: Wanted, find: Find, rule=rules.HYPERPARAMETER, severity=None) -> None:
@@ -62,7 +69,7 @@ def _judge(log: Log, key: str, wanted: Wanted, find: Find, rule=rules.HYPERPARAM
     if key not in log.values:
         find(rules.REQUIRED, None, f"no line {key}", wanted.text, severity)
     elif not wanted.holds(log.value(key)):
-        find(rule, log.values[key][1], f"{key} {_short(log.value(key))}", wanted.text, severity)
+        find(rule, log.values[key][1], f"{key} {short(log.value(key))}", wanted.text, severity)
 
 
 def _judge_sizes(log: Log, benchmark: Benchmark, find: Find) -> None:
@@ -73,12 +80,15 @@ def _judge_sizes(log: Log, benchmark: Benchmark, find: Find) -> None:
             continue  # said already
         value, line = log.values[key]
         if not is_whole(value) or value <= 0 or (size is not None and value != size):
-            find(rules.SIZES, line, f"{key} {_short(value)}", f"{size}" if size else "a whole number above 0")
+            find(rules.SIZES, line, f"{key} {short(value)}", f"{size}" if size else "a whole number above 0")
     samples, trained = log.value("train_samples"), log.converged_at
     if benchmark.counts_samples and is_whole(samples) and trained is not None and 0 < samples < trained:
-        find(rules.SIZES, log.values["train_samples"][1],
-             f"train_samples {samples:.0f} of a run that trained {trained:.0f}",
-             "the size of the data set, or the samples that it took to converge")  # fmt: skip
+        find(
+            rules.SIZES,
+            log.values["train_samples"][1],
+            f"train_samples {samples:.0f} of a run that trained {trained:.0f}",
+            "the size of the data set, or the samples that it took to converge",
+        )
 
 
 def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
@@ -89,7 +99,7 @@ def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
             find(rules.REQUIRED, None, "no line opt_name", " or ".join(benchmark.optimizers))
     elif not isinstance(name, str) or name not in benchmark.optimizers:
         line = log.values["opt_name"][1]
-        find(rules.HYPERPARAMETER, line, f"opt_name {_short(name)}", " or ".join(benchmark.optimizers))
+        find(rules.HYPERPARAMETER, line, f"opt_name {short(name)}", " or ".join(benchmark.optimizers))
         name = None
     keys = benchmark.optimizers.get(name, {})
     for key, wanted in keys.items():
@@ -99,24 +109,37 @@ def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
             _judge(log, key, likely, find, severity=WARNING)
     batch, momentum = log.value("global_batch_size"), log.value("lars_opt_momentum")
     if name == "lars" and is_number(batch) and batch < rules.LARGE_BATCH and is_number(momentum) and momentum != 0.9:
-        find(rules.HYPERPARAMETER, log.values["lars_opt_momentum"][1],
-             f"lars_opt_momentum {momentum:g} at a batch of {batch:g}", "0.9 below a batch of 32k")  # fmt: skip
+        find(
+            rules.HYPERPARAMETER,
+            log.values["lars_opt_momentum"][1],
+            f"lars_opt_momentum {momentum:g} at a batch of {batch:g}",
+            "0.9 below a batch of 32k",
+        )
     for key, other in rules.SAME[benchmark.name]:
         _judge_same(log, key, other, find)
     others = tuple(f"{other}_" for other in benchmark.optimizers if other != name)
     found = sorted(key for key in log.values if others and key.startswith(others))
     if name and found:
-        find(rules.OTHER_OPTIMIZER, min(log.values[key][1] for key in found), ", ".join(found),
-             f"the lines of {name} alone")  # fmt: skip
+        find(
+            rules.OTHER_OPTIMIZER,
+            min(log.values[key][1] for key in found),
+            ", ".join(found),
+            f"the lines of {name} alone",
+        )
 
 
 def _judge_same(log: Log, key: str, other: str, find: Find) -> None:
     if key in log.values and other not in log.values:
         if key == "opt_lamb_epsilon":  # the other keys are needed themselves
             find(rules.HYPERPARAMETER, None, f"no line {other}", f"{key} under the name that the rules use", WARNING)
-    elif key in log.values and log.value(key) != log.value(other):
-        find(rules.HYPERPARAMETER, log.values[other][1], f"{other} {_short(log.value(other))}",
-             f"{_short(log.value(key))} as {key}: two names for one thing", WARNING)  # fmt: skip
+    elif key in log.values and short(log.value(key)) != short(log.value(other)):
+        find(
+            rules.HYPERPARAMETER,
+            log.values[other][1],
+            f"{other} {short(log.value(other))}",
+            f"{short(log.value(key))} as {key}: two names for one thing",
+            WARNING,
+        )
 
 
 def _judge_seeds(log: Log, find: Find) -> None:
@@ -125,10 +148,10 @@ def _judge_seeds(log: Log, find: Find) -> None:
     for value, metadata, line in log.seeds:
         if type(value) is not int:
             severity = WARNING if _is_integer_text(value) else ERROR
-            find(rules.SEED, line, f"seed {_short(value)}", "an integer", severity)
+            find(rules.SEED, line, f"seed {short(value)}", "an integer", severity)
         if not {"file", "lineno"} <= metadata.keys():
             find(rules.SEED, line, "a seed without metadata file and lineno", "both: the seed checker reads them")
-    if len({repr(value) for value, _, _ in log.seeds}) > 1:
+    if len({short(value) for value, _, _ in log.seeds}) > 1:
         find(rules.SEED, log.seeds[1][2], f"{len(log.seeds)} seeds", "one: the seed checker warns", WARNING)
 
 
@@ -141,19 +164,24 @@ def _is_integer_text(value: object) -> bool:
 
 def judge_evaluations(log: Log, find: Find) -> None:
     """Accuracies, whether the target was reached, and the cadence."""
-    benchmark = log.benchmark
+    benchmark = log.closed
     for evaluation in log.evaluations:
         _judge_accuracy(evaluation, find)
         _judge_epoch(evaluation, benchmark, find)
-    if benchmark is None or not log.evaluations or log.value("submission_division") == "open":
+    if benchmark is None or not log.evaluations:
         return
     reached = next((e for e in log.evaluations if e.reaches(benchmark.target)), None)
     if reached is None:
         best = max((e.accuracy for e in log.evaluations if is_number(e.accuracy)), default="none")
         find(rules.TARGET, log.evaluations[-1].line, f"best accuracy {best}", f"{benchmark.target:.3f} to pass")
     elif reached is not log.evaluations[-1]:
-        find(rules.EVALUATION, log.evaluations[-1].line, f"an evaluation after the target was reached in line {reached.line}",
-             "run_stop may come as soon as it is; the RCP checker counts up to the last evaluation", NOTE)  # fmt: skip
+        find(
+            rules.EVALUATION,
+            log.evaluations[-1].line,
+            f"an evaluation after the target was reached in line {reached.line}",
+            "run_stop may come as soon as it is; the RCP checker counts up to the last evaluation",
+            NOTE,
+        )
     points = [e for e in log.evaluations if is_number(e.epoch)]
     if benchmark.counts_samples:
         _judge_start(points, find)
@@ -165,7 +193,7 @@ def judge_evaluations(log: Log, find: Find) -> None:
 def _judge_accuracy(evaluation: Evaluation, find: Find) -> None:
     accuracy = evaluation.accuracy
     if not is_number(accuracy):
-        find(rules.ACCURACY, evaluation.line, f"eval_accuracy {_short(accuracy)}", "a number")
+        find(rules.ACCURACY, evaluation.line, f"eval_accuracy {short(accuracy)}", "a number")
     elif not 0 <= accuracy < 1:
         hint = "a fraction from 0, below 1" + (", not per cent" if 1 < accuracy <= 100 else "")
         find(rules.ACCURACY, evaluation.line, f"eval_accuracy {accuracy:g}", hint)
@@ -177,7 +205,7 @@ def _judge_epoch(evaluation: Evaluation, benchmark: Benchmark | None, find: Find
         if benchmark is not None or evaluation.samples_count is None:
             find(rules.ACCURACY, evaluation.line, "eval_accuracy without metadata.epoch_num", "epoch_num")
     elif not is_number(epoch):
-        find(rules.EPOCHS, evaluation.line, f"epoch_num {_short(epoch)}", "a number")
+        find(rules.EPOCHS, evaluation.line, f"epoch_num {short(epoch)}", "a number")
     elif benchmark is not None and benchmark.counts_samples:
         if not is_whole(epoch) or epoch < 0:
             find(rules.EPOCHS, evaluation.line, f"epoch_num {epoch:g}", "a whole number of samples")
@@ -191,8 +219,13 @@ def _distinct(points: list[Evaluation], find: Find) -> Iterator[Evaluation]:
     for point in points:
         if last is not None and point.epoch == last.epoch:
             same = point.accuracy == last.accuracy
-            find(rules.ONCE, point.line, f"a second eval_accuracy of epoch_num {point.epoch:g}", "one",
-                 WARNING if same else ERROR)  # fmt: skip
+            find(
+                rules.ONCE,
+                point.line,
+                f"a second eval_accuracy of epoch_num {point.epoch:g}",
+                "one",
+                WARNING if same else ERROR,
+            )
             continue
         last = point
         yield point
@@ -204,7 +237,12 @@ def _judge_epoch_cadence(points: list[Evaluation], find: Find) -> None:
         if last is None and not (point.epoch <= 4 and is_whole(point.epoch)):
             find(rules.CADENCE, point.line, f"first evaluation after epoch {point.epoch:g}", "epoch 1, 2, 3 or 4")
         elif last is not None and point.epoch != last + 4:
-            find(rules.CADENCE, point.line, f"evaluations after epochs {last:g} and {point.epoch:g}", f"every 4: {last + 4:g}")
+            find(
+                rules.CADENCE,
+                point.line,
+                f"evaluations after epochs {last:g} and {point.epoch:g}",
+                f"every 4: {last + 4:g}",
+            )
         last = point.epoch
 
 
@@ -223,8 +261,13 @@ def _judge_sample_cadence(log: Log, points: list[Evaluation], find: Find) -> Non
         gap, last = point.epoch - last, point.epoch
         if abs(gap - interval) >= 2 * batch:
             severity = ERROR if abs(gap - interval) >= max(3 * batch, 0.02 * interval) else WARNING
-            find(rules.CADENCE, point.line, f"an evaluation after {gap:g} samples, {(gap - interval) / batch:+.1f} batches "
-                 "off", f"every {interval} samples at a batch of {batch:g}", severity)  # fmt: skip
+            find(
+                rules.CADENCE,
+                point.line,
+                f"an evaluation after {gap:g} samples, {(gap - interval) / batch:+.1f} batches off",
+                f"every {interval} samples at a batch of {batch:g}",
+                severity,
+            )
 
 
 def _judge_start(points: list[Evaluation], find: Find) -> None:
@@ -236,9 +279,9 @@ def _judge_start(points: list[Evaluation], find: Find) -> None:
     if first.epoch == 0 and abs(first.accuracy - start) > 0.01:
         find(rules.STARTING_POINT, first.line, f"accuracy {first.accuracy:g} before training", f"about {start}")
     elif first.accuracy < start - 0.01:
-        find(rules.STARTING_POINT, first.line, f"first accuracy {first.accuracy:g}",
-             f"above {start}, which the reference's checkpoint starts from")  # fmt: skip
-
-
-def _short(value: object) -> str:
-    return repr(value)[:80]
+        find(
+            rules.STARTING_POINT,
+            first.line,
+            f"first accuracy {first.accuracy:g}",
+            f"above {start}, which the reference's checkpoint starts from",
+        )

@@ -72,14 +72,15 @@ WORDS = {
 SUBMISSION_KEYS = ("submission_benchmark", "submission_org", "submission_platform", "submission_division",
                    "submission_status")  # fmt: skip
 CLOCK_KEYS = ("init_stop", "run_start", "run_stop")
-ONCE_KEYS = (*SUBMISSION_KEYS, *CLOCK_KEYS, "train_samples", "eval_samples")
+KEYS_IN_ORDER = ("submission_division", "cache_clear", "init_start", *CLOCK_KEYS, "seed", "eval_accuracy")
+INTERVALS_OF = ("block", "epoch", "eval")  # each has a _start and a _stop
 # One of each must be there.
 NEEDED = [
-    *((key,) for key in (*ONCE_KEYS, "init_start", "cache_clear", "eval_accuracy")),
+    *((key,) for key in (*SUBMISSION_KEYS, "cache_clear", "init_start", *CLOCK_KEYS)),
+    *((key,) for key in ("train_samples", "eval_samples", "eval_accuracy")),
     ("block_start", "epoch_start"),
     ("block_stop", "epoch_stop"),
 ]
-INTERVAL_KEYS = ("block", "epoch", "eval")
 # Keys that say nothing which a rule is about, of mllog and of common trainers.
 HARMLESS_KEYS = {"weights_initialization", "tracked_stats", "opt_gradient_clip_norm", "max_sequence_length",
                  "eval_max_prediction_symbols", "submission_entry", "submission_poc_name", "submission_poc_email",
@@ -92,6 +93,13 @@ class Wanted(NamedTuple):
     text: str
     holds: Callable[[object], bool]
     source: str = HYPERPARAMETERS
+
+
+def short(value: object) -> str:
+    """A value for a message, however large it is."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(value)[:80]
 
 
 def is_number(value: object) -> bool:
@@ -208,6 +216,8 @@ BENCHMARKS = {
     "resnet": Benchmark("resnet", 5, 0.759, 50_000, 1_281_167, {"lars": _LARS, "sgd": _SGD}),
     "bert": Benchmark("bert", 10, 0.720, 10_000, None, {"lamb": _LAMB}, "lamb", counts_samples=True),
 }
+KEYS_ONCE = {*SUBMISSION_KEYS, *CLOCK_KEYS, *SIZE_KEYS, "train_samples", "eval_samples", "opt_name", "opt_epsilon"}
+KEYS_ONCE |= {key for each in BENCHMARKS.values() for keys in each.optimizers.values() for key in keys}
 BERT_STARTING_ACCURACY = 0.34085  # masked-LM accuracy of the checkpoint that training starts from
 
 
@@ -216,3 +226,20 @@ def evaluation_interval(benchmark: str, global_batch_size: int) -> int:
     if benchmark == "resnet":
         return 4
     return (23_023 * global_batch_size + 300_000_000) // 50_000_000 * 25_000
+
+
+def lacks(key: str, metadata: dict) -> str | None:
+    """What the metadata of block_start, epoch_stop and the like must hold besides; None if all is there."""
+    samples = metadata.get("samples_count")
+    if not key.startswith("block"):
+        told = "epoch_num" in metadata or ("samples_count" in metadata and key.startswith("eval"))
+        return None if told else "metadata.epoch_num"
+    if "samples_count" in metadata and not (is_number(samples) and samples >= 0):
+        return "metadata.samples_count from 0"
+    if key == "block_stop":
+        return None if {"first_epoch_num", "samples_count"} & metadata.keys() else "metadata.first_epoch_num"
+    count = metadata.get("epoch_count")
+    if "epoch_count" in metadata:
+        whole = "first_epoch_num" in metadata and is_number(count) and count > 0
+        return None if whole else "metadata.first_epoch_num, and epoch_count above 0"
+    return None if "samples_count" in metadata else "metadata.first_epoch_num and epoch_count, or samples_count"

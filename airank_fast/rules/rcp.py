@@ -1,7 +1,7 @@
 """Reference convergence points (RCP): how soon a set of MLPerf runs may reach the target, and by what it is scaled.
 
-The reference implementations' epochs to converge (BERT: samples) at several batch sizes ship with mlperf-logging. As its
-RCP checker has it for ruleset 4.0.0 (training rules, Reference Convergence Points):
+The reference implementations' epochs to converge (BERT: samples) at several batch sizes ship with mlperf-logging. As
+its RCP checker has it for ruleset 4.0.0 (training rules, Reference Convergence Points):
 
     mean      of a reference's runs without the fastest and the slowest
     minimum   mean - t s sqrt(1 / (runs of the reference - 2) + 1 / (runs of a submission - 2)), with s the standard
@@ -153,7 +153,8 @@ def compare(benchmark: str, batch_size: int, epochs: Sequence[float | None]) -> 
     mean = olympic_mean(math.inf if epoch is None else epoch for epoch in epochs)
     against = point(benchmark, batch_size)
     if against is None:
-        return Verdict(False, mean, None, 1.0, f"no reference at a batch of {batch_size} or above: it must be handed in")
+        reason = f"no reference at a batch of {batch_size} or above: one must be handed in"
+        return Verdict(False, mean, None, 1.0, reason)
     accepted, scaling = mean >= against.minimum, against.scaling(mean)
     where = f"the {'interpolated ' if against.interpolated else ''}reference at a batch of {against.batch_size}"
     if not accepted:
@@ -176,7 +177,7 @@ def student_quantile(degrees: int, probability: float = 0.95) -> float:
 
 
 def student_probability(t: float, degrees: int) -> float:
-    """P(T <= t) of Student's distribution with a whole number of degrees of freedom (Abramowitz and Stegun 26.7.3-4)."""
+    """P(T <= t) of Student's distribution with whole degrees of freedom (Abramowitz and Stegun 26.7.3-4)."""
     angle = math.atan2(t, math.sqrt(degrees))
     cos2 = math.cos(angle) ** 2
     odd = degrees % 2

@@ -163,7 +163,8 @@ def test_a_value_that_no_event_can_hold_is_named(key, value, metadata):
 
 def test_records_are_read_amid_other_output():
     line = ':::MLLOG {"key": "seed", "time_ms": 1, "value": 1}'
-    odd = ["x", f"rank 3: {line}", f"{line}  ", f"{line}\rstep 5", line.replace("OG ", "OG   "), line.replace(" {", "{")]
+    odd = ["x", f"rank 3: {line}", f"{line}  ", f"{line}\rstep 5"]
+    odd += [line.replace("OG ", "OG   "), line.replace(" {", "{")]
     read = list(records(odd))
     assert [(number, trouble is None) for number, _, trouble in read] == [
         (2, True), (3, True), (4, True), (5, True), (6, False)]  # fmt: skip
