@@ -306,11 +306,11 @@ class _Book(_Findings):
             self.find(rules.EPOCHS, number, f"{key} of epoch {short(epoch)}", "a number")
         elif not self._counts_samples:
             if epoch < 1:
-                self.find(rules.EPOCHS, number, f"{key} of epoch {epoch:g}", "epochs are numbered from 1")
+                self.find(rules.EPOCHS, number, f"{key} of epoch {epoch:.10g}", "epochs are numbered from 1")
             elif key == "epoch_start":
                 if epoch != self._last_epoch + 1:
-                    required = f"epoch {self._last_epoch + 1:g}"
-                    self.find(rules.EPOCHS, number, f"epoch_start of epoch {epoch:g}", required, WARNING)
+                    required = f"epoch {self._last_epoch + 1:.10g}"
+                    self.find(rules.EPOCHS, number, f"epoch_start of epoch {epoch:.10g}", required, WARNING)
                 self._last_epoch = epoch
 
     def _forbid_after(self, number: int, key: str, *earlier: str) -> None:
@@ -330,7 +330,7 @@ class _Book(_Findings):
     def _demand_same(self, number: int, name: str, metadata: dict, started: tuple[dict, int]) -> None:
         got, wanted = metadata.get(name), started[0].get(name)
         if is_number(got) and is_number(wanted) and got != wanted:
-            self.find(rules.INTERVALS, number, f"{name} {got:g}", f"{wanted:g} as in line {started[1]}")
+            self.find(rules.INTERVALS, number, f"{name} {got:.10g}", f"{wanted:.10g} as in line {started[1]}")
 
     def end(self, oddities: dict[str, int]) -> None:
         """Judge the log as a whole."""

@@ -112,7 +112,7 @@ def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
         find(
             rules.HYPERPARAMETER,
             log.values["lars_opt_momentum"][1],
-            f"lars_opt_momentum {momentum:g} at a batch of {batch:g}",
+            f"lars_opt_momentum {momentum:g} at a batch of {batch:.10g}",
             "0.9 below a batch of 32k",
         )
     for key, other in rules.SAME[benchmark.name]:
@@ -208,9 +208,9 @@ def _judge_epoch(evaluation: Evaluation, benchmark: Benchmark | None, find: Find
         find(rules.EPOCHS, evaluation.line, f"epoch_num {short(epoch)}", "a number")
     elif benchmark is not None and benchmark.counts_samples:
         if not is_whole(epoch) or epoch < 0:
-            find(rules.EPOCHS, evaluation.line, f"epoch_num {epoch:g}", "a whole number of samples")
+            find(rules.EPOCHS, evaluation.line, f"epoch_num {epoch:.10g}", "a whole number of samples")
     elif benchmark is not None and epoch < 1:
-        find(rules.EPOCHS, evaluation.line, f"eval_accuracy of epoch {epoch:g}", "epochs are numbered from 1")
+        find(rules.EPOCHS, evaluation.line, f"eval_accuracy of epoch {epoch:.10g}", "epochs are numbered from 1")
 
 
 def _distinct(points: list[Evaluation], find: Find) -> Iterator[Evaluation]:
@@ -222,7 +222,7 @@ def _distinct(points: list[Evaluation], find: Find) -> Iterator[Evaluation]:
             find(
                 rules.ONCE,
                 point.line,
-                f"a second eval_accuracy of epoch_num {point.epoch:g}",
+                f"a second eval_accuracy of epoch_num {point.epoch:.10g}",
                 "one",
                 WARNING if same else ERROR,
             )
@@ -235,13 +235,13 @@ def _judge_epoch_cadence(points: list[Evaluation], find: Find) -> None:
     last = None
     for point in _distinct(points, find):
         if last is None and not (point.epoch <= 4 and is_whole(point.epoch)):
-            find(rules.CADENCE, point.line, f"first evaluation after epoch {point.epoch:g}", "epoch 1, 2, 3 or 4")
+            find(rules.CADENCE, point.line, f"first evaluation after epoch {point.epoch:.10g}", "epoch 1, 2, 3 or 4")
         elif last is not None and point.epoch != last + 4:
             find(
                 rules.CADENCE,
                 point.line,
-                f"evaluations after epochs {last:g} and {point.epoch:g}",
-                f"every 4: {last + 4:g}",
+                f"evaluations after epochs {last:.10g} and {point.epoch:.10g}",
+                f"every 4: {last + 4:.10g}",
             )
         last = point.epoch
 
@@ -264,8 +264,8 @@ def _judge_sample_cadence(log: Log, points: list[Evaluation], find: Find) -> Non
             find(
                 rules.CADENCE,
                 point.line,
-                f"an evaluation after {gap:g} samples, {(gap - interval) / batch:+.1f} batches off",
-                f"every {interval} samples at a batch of {batch:g}",
+                f"an evaluation after {gap:.10g} samples, {(gap - interval) / batch:+.1f} batches off",
+                f"every {interval} samples at a batch of {batch:.10g}",
                 severity,
             )
 
