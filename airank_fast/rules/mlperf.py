@@ -82,7 +82,7 @@ def read(path: str | os.PathLike) -> Log:
             continue
         time_ms = record["time_ms"]
         if time_ms < last_ms:
-            book.clock_runs_back(number, last_ms - time_ms)
+            book.clock_runs_back(number, record["key"], last_ms - time_ms)
         last_ms = time_ms
         feed(number, record)
     book.end(lines.oddities)
@@ -137,10 +137,14 @@ class _Book(_Findings):
     def _counts_samples(self) -> bool:
         return self.log.benchmark is not None and self.log.benchmark.counts_samples
 
-    def clock_runs_back(self, line: int, by_ms: float) -> None:
+    def clock_runs_back(self, line: int, key: str, by_ms: float) -> None:
         """A line is older than the one before it."""
-        severity = ERROR if by_ms > rules.TIME_SLACK_MS else WARNING
-        self.find(rules.TIME_ORDER, line, f"the clock runs back by {by_ms:.0f} ms", "time goes on", severity)
+        severity, required = ERROR, "time goes on"
+        if by_ms <= rules.TIME_SLACK_MS:
+            severity = WARNING
+        elif self._counts_samples and key in rules.KEYS_OF_CHECKPOINTS:
+            severity, required = WARNING, "time goes on, but for checkpoints that were evaluated later"
+        self.find(rules.TIME_ORDER, line, f"the clock runs back by {by_ms:.0f} ms at {key[:60]}", required, severity)
 
     def feed(self, number: int, record: dict) -> None:
         """Judge one record by what came before it."""

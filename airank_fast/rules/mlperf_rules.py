@@ -57,6 +57,17 @@ NOT_A_NUMBER = _rule("not_a_number", WARNING, MLLOG)
 SEED = _rule("seed", ERROR, "package_checker/seed_checker.py")
 UNKNOWN_KEYS = _rule("unknown_keys", NOTE, MLLOG)
 OTHER_OPTIMIZER = _rule("other_optimizer", NOTE, HYPERPARAMETERS)
+# Of the logs of a result together.
+_PACKAGE = "package_checker/package_checker.py"
+NUM_RUNS = _rule("num_runs", ERROR, f"training rules, Benchmark Results; {_PACKAGE}")
+CONVERGED = _rule("converged", ERROR, "training rules, Benchmark Results")
+SAME_SYSTEM = _rule("same_system", ERROR, "training rules, System and framework must be consistent")
+SAME_HYPERPARAMETERS = _rule(
+    "same_hyperparameters", ERROR, "training rules, Scoring: independent runs of one submission"
+)
+SEEDS_DIFFER = _rule("seeds_differ", ERROR, "package_checker/seed_checker.py")
+RCP = _rule("rcp", ERROR, "training rules, Reference Convergence Points; rcp_checker training_4.0.0")
+RCP_MISSING = _rule("rcp_missing", NOTE, "rcp_checker training_4.0.0")
 
 POINT, START, END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 MAX_INITIALIZATION_MS = {"closed": 30 * 60_000, "open": 240 * 60_000}
@@ -73,6 +84,8 @@ SUBMISSION_KEYS = ("submission_benchmark", "submission_org", "submission_platfor
                    "submission_status")  # fmt: skip
 CLOCK_KEYS = ("init_stop", "run_start", "run_stop")
 KEYS_IN_ORDER = ("submission_division", "cache_clear", "init_start", *CLOCK_KEYS, "seed", "eval_accuracy")
+# BERT's checkpoints may be evaluated when the clock has stopped, with the time at which they were written.
+KEYS_OF_CHECKPOINTS = ("eval_start", "eval_accuracy", "eval_stop", "run_stop")
 INTERVALS_OF = ("block", "epoch", "eval")  # each has a _start and a _stop
 # One of each must be there.
 NEEDED = [

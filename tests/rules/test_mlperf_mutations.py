@@ -8,7 +8,10 @@ from rules.mutations import ALL, MUTATIONS
 from airank_fast.rules import mlperf, mlperf_rules
 from airank_fast.rules.findings import ERROR, Rule, worst
 
-OF_FILES_AND_SETS = {"mlperf.encoding"}
+OF_FILES_AND_SETS = {
+    f"mlperf.{name}"
+    for name in ("encoding", "num_runs", "converged", "same_system", "same_hyperparameters", "seeds_differ", "rcp")
+}
 CASES = [(name, mutation) for name in ALL for mutation in MUTATIONS if name in mutation.on]
 
 
