@@ -67,14 +67,15 @@ class Log:
         return round(last, 3) if self.status == "success" and is_number(last) else None
 
 
-def check(path: str | os.PathLike) -> Iterator[Finding]:
-    """The findings about one log, in the order of its lines."""
-    yield from read(path).findings
+def check(lines: Lines, known: object = None) -> Iterator[Finding]:
+    """The findings about one log, in the order of its lines; nothing need be known besides."""
+    yield from read(lines).findings
 
 
-def read(path: str | os.PathLike) -> Log:
+def read(lines: Lines | str | os.PathLike) -> Log:
     """Read a log of any size and state, and judge it."""
-    book, lines = _Book(os.fspath(path)), Lines(path)
+    lines = lines if isinstance(lines, Lines) else Lines(lines)
+    book = _Book(lines.path)
     feed, last_ms = book.feed, -math.inf
     for number, record, trouble in records(lines):
         if record is None:
@@ -85,7 +86,7 @@ def read(path: str | os.PathLike) -> Log:
             book.clock_runs_back(number, record["key"], last_ms - time_ms)
         last_ms = time_ms
         feed(number, record)
-    book.end(lines.oddities)
+    book.end(utf16=lines.oddities.get("utf16"))
     return book.log
 
 
@@ -111,7 +112,7 @@ class _Findings:
             more = self._counts[rule] - _MAX_ALIKE - 1
             found = f"{first.found}, and {more} more like it" if more else first.found
             self.log.findings.append(rule.broken(first.path, first.line, found, first.required, first.severity))
-        self.log.findings.sort(key=lambda finding: finding.line or 0)
+        self.log.findings.sort(key=lambda finding: (finding.line is None, finding.line or 0))
 
 
 class _Book(_Findings):
@@ -336,11 +337,10 @@ class _Book(_Findings):
         if is_number(got) and is_number(wanted) and got != wanted:
             self.find(rules.INTERVALS, number, f"{name} {got:.10g}", f"{wanted:.10g} as in line {started[1]}")
 
-    def end(self, oddities: dict[str, int]) -> None:
+    def end(self, utf16: int | None) -> None:
         """Judge the log as a whole."""
-        for name, line in oddities.items():
-            severity, found, required = _ODDITIES[name]
-            self.find(rules.ENCODING, line, found, required, severity)
+        if utf16:
+            self.find(rules.ENCODING, utf16, "UTF-16", "UTF-8: the official parser finds no line")
         for keys in rules.NEEDED:
             if not any(self._seen[key] for key in keys):
                 self.find(rules.REQUIRED, None, f"no line {' or '.join(keys)}", "at least one")
@@ -353,14 +353,3 @@ class _Book(_Findings):
             names = ", ".join(key[:60] for key in list(unknown)[:10]) + (", ..." if len(unknown) > 10 else "")
             self.find(rules.UNKNOWN_KEYS, min(unknown.values()), f"keys that no rule is about: {names}", "no harm done")
         self.finish()
-
-
-_ODDITIES = {
-    "bom": (NOTE, "a byte order mark", "UTF-8 without one"),
-    "utf16": (ERROR, "UTF-16", "UTF-8: the official parser finds no line"),
-    "crlf": (NOTE, "lines that end with CRLF", "LF"),
-    "not_utf8": (NOTE, "bytes that are no UTF-8", "UTF-8"),
-    "nul": (WARNING, "NUL bytes", "text: a crash may have cost lines"),
-    "long": (WARNING, "a line of more than 1 MiB, the rest of which was not read", "shorter lines"),
-    "cut_off": (NOTE, "a last line without an end", "a newline"),
-}

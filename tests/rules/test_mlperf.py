@@ -12,13 +12,13 @@ from airank_fast.errors import UserError
 from airank_fast.record.formats.mlperf import parse
 from airank_fast.record.lines import Lines
 from airank_fast.rules import mlperf, mlperf_rules
-from airank_fast.rules.findings import ERROR, NOTE, SEVERITIES, WARNING
+from airank_fast.rules.findings import ERROR, NOTE, SEVERITIES
 from airank_fast.rules.verifying import verify
 
 
 def check(path, lines):
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return list(mlperf.check(path))
+    return list(mlperf.check(Lines(path)))
 
 
 @pytest.mark.parametrize("key", ["global_batch_size", "eval_samples", "cache_clear", "lars_opt_momentum", "seed"])
@@ -35,8 +35,8 @@ def test_findings_come_in_the_order_of_lines(tmp_path):
     lines = [line for line in compliant("bert") if key_of(line) != "seed"]
     lines = edit("eval_accuracy", lambda record: record.update(value=7), nth=1)(value("eval_samples", 1)(lines))
     findings = check(tmp_path / "log", lines)
-    assert [finding.line is None for finding in findings] == [True, False, False]
-    assert findings[1].line < findings[2].line
+    assert [finding.line is None for finding in findings] == [False, False, True]
+    assert findings[0].line < findings[1].line
 
 
 def test_many_alike_are_counted(tmp_path):
@@ -46,24 +46,24 @@ def test_many_alike_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "severity", "found"),
+    ("change", "rules"),
     [
-        (lambda text: text.encode("utf-16"), ERROR, "UTF-16"),
-        (lambda text: text.encode("utf-8-sig"), NOTE, "a byte order mark"),
-        (lambda text: text.replace("\n", "\r\n").encode(), NOTE, "lines that end with CRLF"),
-        (lambda text: b"\xff\xfe\xfa \n" + text.encode("latin-1"), ERROR, "UTF-16"),
-        (lambda text: b"\xe4\n" + text.encode(), NOTE, "bytes that are no UTF-8"),
-        (lambda text: b"\0" * 4096 + b"\n" + text.encode(), WARNING, "NUL bytes"),
-        (lambda text: text.encode() + b"x" * (3 << 20), WARNING, "a line of more than 1 MiB"),
-        (lambda text: text.encode()[:-1], NOTE, "a last line without an end"),
-        (lambda text: text.encode()[:-30], NOTE, "a last line without an end"),
+        (lambda text: text.encode("utf-16"), {"mlperf.encoding"}),
+        (lambda text: text.encode("utf-8-sig"), set()),
+        (lambda text: text.replace("\n", "\r\n").encode(), set()),
+        (lambda text: b"\xe4\n" + text.encode(), set()),
+        (lambda text: b"\0" * 4096 + b"\n" + text.encode(), set()),
+        (lambda text: text.encode() + b"x" * (3 << 20), set()),
+        (lambda text: text.encode()[:-1], set()),
+        (lambda text: text.encode()[:-30], {"mlperf.record", "mlperf.required"}),
+        (lambda text: text.encode()[1:], set()),
+        (lambda text: text.encode()[9:], {"mlperf.required"}),
     ],
 )
-def test_files_in_any_state(tmp_path, change, severity, found):
+def test_files_in_any_state(tmp_path, change, rules):
     path = tmp_path / "log"
-    path.write_bytes(change("".join(line + "\n" for line in compliant("resnet-sgd"))))
-    about = [finding for finding in mlperf.check(path) if finding.rule == "mlperf.encoding"]
-    assert (severity, True) in [(finding.severity, finding.found.startswith(found)) for finding in about]
+    path.write_bytes(change("".join(line + "\n" for line in ["", *compliant("resnet-sgd")])))
+    assert {finding.rule for finding in mlperf.check(Lines(path))} == rules
 
 
 def test_the_open_division_is_judged_by_the_common_rules(tmp_path):
@@ -145,7 +145,7 @@ def test_nothing_makes_it_fail(tmp_path_factory, name, edits, junk, at):
     path = tmp_path_factory.getbasetemp() / "fuzzed.txt"
     text = "\n".join(apply(compliant(name), edits)).encode()
     path.write_bytes(text[:at] + junk + text[at:])
-    for finding in mlperf.check(path):
+    for finding in mlperf.check(Lines(path)):
         assert finding.severity in SEVERITIES
         assert len(str(finding)) < 1000
         json.dumps(finding.to_json())
