@@ -149,7 +149,7 @@ def counts(judged: list[dict]) -> list[dict]:
 
 
 def write_table(judged: list[dict], commit: str) -> None:
-    """docs/verify-mlperf.md, between its marks."""
+    """How many are caught, and each of them, in docs/verify-mlperf.md."""
     lines = ["| log | forbidden | caught by airank_fast | by the official checker (of these, by a crash) | allowed | "
              "accepted by airank_fast | by the official checker |", "| --- " * 7 + "|"]  # fmt: skip
     for row in counts(judged):
@@ -167,10 +167,7 @@ def write_table(judged: list[dict], commit: str) -> None:
         logs = "all" if len(names) == len(mutations.ALL) else ", ".join(names)
         lines.append(f"| {mutation} | {forbid} | {logs} | {rules} | {official} | {why} |")
     lines += ["", f"mlperf-logging {version('mlperf-logging')}; `bench/verify.py --mutations --save`, commit {commit}."]
-    text = DOCS.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- mutations -->\n")
-    after = rest.partition("<!-- end -->")[2]
-    DOCS.write_text(before + "<!-- mutations -->\n" + "\n".join(lines) + "\n<!-- end -->" + after, encoding="utf-8")
+    replace_in_docs("mutations", lines)
 
 
 def save_mutations(judged: list[dict]) -> None:
@@ -199,15 +196,37 @@ def main() -> None:
         return
     names = ["verify", "json loop"]
     sizes = {options.size_mb: names, max(1, options.size_mb // 100): [*names, "official"]}
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
-        for size_mb, names in sizes.items():
-            case = f"{size_mb} MB"
-            print(case)
-            facts = compare(names, size_mb * 10**6, options.rounds if size_mb == options.size_mb else 3, Path(folder))
-            if options.save:
-                import harness
+        for size_mb, those in sizes.items():
+            print(f"{size_mb} MB")
+            rounds = options.rounds if size_mb == options.size_mb else 3
+            measured[f"{size_mb} MB"] = compare(those, size_mb * 10**6, rounds, Path(folder))
+    if options.save:
+        save_speed(measured)
 
-                harness.append("verify", case, **facts)
+
+def save_speed(measured: dict[str, dict]) -> None:
+    """Append to bench/results/verify.jsonl, and the table of docs/verify-mlperf.md."""
+    import harness  # not before: a process that is started counts the memory of the one that starts it
+
+    lines = ["| log | | time | of the json loop | memory |", "| --- " * 5 + "|"]
+    for case, facts in measured.items():
+        line = harness.append("verify", case, **facts)
+        for name in (name for name in COMMANDS if name in facts):
+            cells = [f"{facts['size_mb']:.0f} MB, {facts['num_lines']} lines", name, f"{facts[name]['s']:.2f} s"]
+            cells += [f"{facts[name]['times_the_json_loop']:.2f}", f"{facts[name]['peak_mb']:.0f} MB"]
+            lines.append(f"| {' | '.join(cells)} |")
+    where = f"{line['machine']['devices'][-1]}; Python {sys.version.split()[0]}"
+    lines += ["", f"{where}; `bench/verify.py --save`, commit {line['commit']}."]
+    replace_in_docs("speed", lines)
+
+
+def replace_in_docs(name: str, lines: list[str]) -> None:
+    """Put lines between the marks of docs/verify-mlperf.md."""
+    before, mark, rest = DOCS.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    DOCS.write_text(before + mark + "\n".join(lines) + "\n<!-- end -->" + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ class _Book(_Findings):
         self._seen: Counter[str] = Counter()  # lines of each key that a rule is about
         self._unknown: dict[str, int] = {}  # other keys, and the first line of each
         self._namespaces: set[str] = set()
+        self._mistyped: set[str] = set()  # keys whose event_type was found wrong: each is said once
         self._moments: dict[str, tuple[float, int]] = {}  # of init_start, init_stop, run_start, run_stop: time, line
         self._open: dict[str, tuple[dict, int]] = {}  # intervals that were started: metadata, line
         self._last_epoch = 0.0
@@ -187,7 +188,8 @@ class _Book(_Findings):
 
     def _judge_event_type(self, number: int, key: str, event_type: object) -> None:
         wanted = {"start": rules.START, "stop": rules.END}.get(key.rpartition("_")[2], rules.POINT)
-        if event_type != wanted:
+        if event_type != wanted and key not in self._mistyped:
+            self._mistyped.add(key)
             self.find(rules.EVENT_TYPE, number, f"{key} has event_type {short(event_type)}", wanted)
 
     def _remember(self, number: int, key: str, value: object) -> None:
@@ -341,9 +343,9 @@ class _Book(_Findings):
         """Judge the log as a whole."""
         if utf16:
             self.find(rules.ENCODING, utf16, "UTF-16", "UTF-8: the official parser finds no line")
-        for keys in rules.NEEDED:
-            if not any(self._seen[key] for key in keys):
-                self.find(rules.REQUIRED, None, f"no line {' or '.join(keys)}", "at least one")
+        missing = [" or ".join(keys) for keys in rules.NEEDED if not any(self._seen[key] for key in keys)]
+        if missing:
+            self.find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
         contents.judge_values(self.log, self.find)
         contents.judge_evaluations(self.log, self.find)
         if self._seen["eval_accuracy"] and not self._seen["eval_start"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from airank_fast.rules import mlperf_rules as rules
-from airank_fast.rules.findings import ERROR, NOTE, WARNING
+from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
 from airank_fast.rules.mlperf_rules import Benchmark, Wanted, is_number, is_whole, short
 
 if TYPE_CHECKING:
@@ -64,17 +64,18 @@ def _judge_submission(log: Log, find: Find) -> None:
             find(rules.SUBMISSION, line, f"{key} {short(value)}", " or ".join(words) if words else "a name")
 
 
-def _judge(log: Log, key: str, wanted: Wanted, find: Find, rule=rules.HYPERPARAMETER, severity=None) -> None:
-    """A value that must be there and hold."""
-    if key not in log.values:
-        find(rules.REQUIRED, None, f"no line {key}", wanted.text, severity)
-    elif not wanted.holds(log.value(key)):
-        find(rule, log.values[key][1], f"{key} {short(log.value(key))}", wanted.text, severity)
+def _judge(log: Log, wanted: dict[str, Wanted], find: Find, rule: Rule) -> None:
+    """Values that must be there and hold."""
+    missing = [f"{key} ({each.text})" for key, each in wanted.items() if key not in log.values]
+    if missing:
+        find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
+    for key, each in wanted.items():
+        if key in log.values and not each.holds(log.value(key)):
+            find(rule, log.values[key][1], f"{key} {short(log.value(key))}", each.text)
 
 
 def _judge_sizes(log: Log, benchmark: Benchmark, find: Find) -> None:
-    for key, wanted in rules.SIZE_KEYS.items():
-        _judge(log, key, wanted, find, rules.SIZES)
+    _judge(log, rules.SIZE_KEYS, find, rules.SIZES)
     for key, size in (("train_samples", benchmark.train_samples), ("eval_samples", benchmark.eval_samples)):
         if key not in log.values:
             continue  # said already
@@ -102,11 +103,11 @@ def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
         find(rules.HYPERPARAMETER, line, f"opt_name {short(name)}", " or ".join(benchmark.optimizers))
         name = None
     keys = benchmark.optimizers.get(name, {})
-    for key, wanted in keys.items():
-        _judge(log, key, wanted, find)
-        likely = rules.PLAUSIBLE.get(key)
-        if likely and is_number(log.value(key)) and not likely.holds(log.value(key)):
-            _judge(log, key, likely, find, severity=WARNING)
+    _judge(log, keys, find, rules.HYPERPARAMETER)
+    for key, likely in rules.PLAUSIBLE.items():
+        if key in keys and is_number(log.value(key)) and not likely.holds(log.value(key)):
+            line = log.values[key][1]
+            find(rules.HYPERPARAMETER, line, f"{key} {short(log.value(key))}", likely.text, WARNING)
     batch, momentum = log.value("global_batch_size"), log.value("lars_opt_momentum")
     if name == "lars" and is_number(batch) and batch < rules.LARGE_BATCH and is_number(momentum) and momentum != 0.9:
         find(

@@ -1,6 +1,9 @@
 """Logs changed one thing at a time: ours refuses what the rules forbid and nothing else, and all that the official
 compliance checker refuses."""
 
+import json
+from pathlib import Path
+
 import pytest
 from rules.mlperf_logs import compliant, official
 from rules.mutations import ALL, MUTATIONS
@@ -44,3 +47,10 @@ def test_mutation(name, mutation, tmp_path):
     assert refuses == mutation.forbidden, [str(finding) for finding in findings]
     if official(path) != "passes":
         assert mutation.forbidden
+
+
+def test_the_published_table_is_of_these():
+    lines = (Path(__file__).parents[2] / "bench" / "results" / "verify_mutations.jsonl").read_text().splitlines()
+    judged = [each for line in lines for each in json.loads(line)["judged"]]
+    told = {(each["log"], each["mutation"]): (each["forbidden"], bool(each["rules"])) for each in judged}
+    assert told == {(name, mutation.name): (mutation.forbidden,) * 2 for name, mutation in CASES}
