@@ -6,7 +6,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from airank_fast.record.detect import detect
 from airank_fast.rules import mlperf, rcp
 from airank_fast.rules import mlperf_rules as rules
 from airank_fast.rules.findings import ERROR, WARNING, Finding
@@ -19,18 +21,23 @@ _MAY_DIFFER = {"init_stop", "run_start", "run_stop", "train_samples"}  # BERT's 
 _OF_THE_SYSTEM = (*rules.SUBMISSION_KEYS, "eval_samples")
 
 
+def is_result(path: Path) -> bool:
+    """Whether a directory holds the logs of a result, by the names that the package checker wants."""
+    first = next(iter(sorted(path.glob("result_*.txt"))), None) if path.is_dir() else None
+    return first is not None and "mlperf" in detect(first)
+
+
+def check_result(path: Path, known: object = None) -> Iterator[Finding]:
+    """What concerns the logs of a directory together, where each is judged by itself besides."""
+    yield from judge_set([mlperf.read(each) for each in sorted(path.glob("result_*.txt"))], os.fspath(path))
+
+
 def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") -> Iterator[Finding]:
     """The findings about each log of a result, then those about all of them at `path` (the directory that holds them).
 
-    The runs must be as many as the benchmark wants, of one system with the same hyper-parameters, with seeds of their
-    own, and converge no faster than the reference. One may fail to converge.
+    A run that did not converge is a warning if there is no other.
     """
     logs = [mlperf.read(each) for each in paths]
-    yield from judge(logs, os.fspath(path) or os.path.dirname(logs[0].path if logs else "") or ".")
-
-
-def judge(logs: Sequence[Log], path: str) -> Iterator[Finding]:
-    """`check_set` of logs that were read already."""
     failed = [log for log in logs if log.converged_at is None]
     for log in logs:
         for finding in log.findings:
@@ -39,13 +46,23 @@ def judge(logs: Sequence[Log], path: str) -> Iterator[Finding]:
                     finding, severity=WARNING, required=f"{finding.required}; it counts as the slowest run"
                 )
             yield finding
-    yield from _judge_number(logs, failed, path)
+    yield from judge_set(logs, os.fspath(path) or os.path.dirname(logs[0].path if logs else "") or ".")
+
+
+def judge_set(logs: Sequence[Log], path: str) -> Iterator[Finding]:
+    """What concerns logs together.
+
+    The runs must be as many as the benchmark wants, of one system with the same hyper-parameters, with seeds of their
+    own, and converge no faster than the reference. One may fail to converge.
+    """
+    yield from _judge_number(logs, path)
     yield from _judge_equality(logs)
     yield from _judge_seeds(logs)
     yield from _judge_convergence(logs, path)
 
 
-def _judge_number(logs: Sequence[Log], failed: Sequence[Log], path: str) -> Iterator[Finding]:
+def _judge_number(logs: Sequence[Log], path: str) -> Iterator[Finding]:
+    failed = [log for log in logs if log.converged_at is None]
     benchmark = next((log.benchmark for log in logs if log.benchmark), None)
     if benchmark and len(logs) != benchmark.num_runs:
         yield rules.NUM_RUNS.broken(

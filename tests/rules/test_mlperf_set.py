@@ -10,7 +10,7 @@ from rules.mutations import value
 
 from airank_fast.rules import rcp
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
-from airank_fast.rules.mlperf_set import check_set
+from airank_fast.rules.mlperf_set import check_result, check_set, is_result
 
 SET_RULES = ("num_runs", "converged", "same_system", "same_hyperparameters", "seeds_differ", "rcp", "rcp_missing")
 
@@ -41,6 +41,14 @@ def test_a_set_needs_its_number_of_runs(tmp_path, name, num):
     finding = about_the_set(check_set(write_set(tmp_path, name, num)))["num_runs"]
     assert (finding.severity, finding.path, finding.line) == (ERROR, str(tmp_path), None)
     assert finding.found.startswith(f"{num} runs")
+
+
+def test_a_directory_of_results(tmp_path):
+    assert not is_result(tmp_path)
+    write_set(tmp_path, "resnet-lars", 4, not_converged([0, 1]))
+    assert is_result(tmp_path)
+    assert not is_result(tmp_path / "result_0.txt")
+    assert [finding.rule for finding in check_result(tmp_path)] == ["mlperf.num_runs", "mlperf.converged"]
 
 
 def changed(at, key, new):
