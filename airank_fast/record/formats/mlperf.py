@@ -116,10 +116,9 @@ class MLPerfLog:
     def _on_block_start(self, event) -> list[str]:
         if self._block is not None:
             return []
-        if "first_epoch" in event:
-            self._block = {"first_epoch_num": event["first_epoch"], "epoch_count": event["epoch_count"]}
-        else:
-            self._block = {"samples_count": event["samples"]}
+        names = ("first_epoch", "epoch_count") if "first_epoch" in event else ("samples",)
+        told = {"first_epoch": "first_epoch_num", "epoch_count": "epoch_count", "samples": "samples_count"}
+        self._block = {told[name]: event[name] for name in names if name in event}  # another program may tell less
         return [*self._late_sizes(event), _line(event["t"], _START, "block_start", None, self._block)]
 
     def _on_block_stop(self, event) -> list[str]:
@@ -127,21 +126,24 @@ class MLPerfLog:
             return []
         metadata, self._block = self._block, None
         if "samples_count" in metadata:
-            metadata = {"samples_count": event["samples"]}
+            metadata = {"samples_count": event.get("samples", metadata["samples_count"])}
         return [_line(event["t"], _END, "block_stop", None, metadata)]
 
+    def _point(self, event) -> float | None:
+        return event.get(self._epoch, event.get("epoch"))
+
     def _on_eval_start(self, event) -> list[str]:
-        done = event.get("step", event[self._epoch])
+        done = event.get("step", self._point(event))
         self._skips_evaluation = done in self._evaluated  # done again after a resume
         if self._skips_evaluation:
             return []
-        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": event[self._epoch]})]
+        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": self._point(event)})]
 
     def _on_eval_stop(self, event) -> list[str]:
         if self._skips_evaluation:
             return []
-        self._evaluated.add(event.get("step", event[self._epoch]))
-        metadata = {"epoch_num": event[self._epoch]}
+        self._evaluated.add(event.get("step", self._point(event)))
+        metadata = {"epoch_num": self._point(event)}
         return [
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),
