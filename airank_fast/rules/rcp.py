@@ -46,7 +46,7 @@ class Point:
 
     def scaling(self, submission_mean: float) -> float:
         """What a submission's minutes are multiplied by."""
-        return max(1.0, self.mean / submission_mean)
+        return max(1.0, self.mean / submission_mean) if submission_mean > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ def read_points(path: str | os.PathLike, benchmark: str) -> list[Point]:
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8")).values()
         points = [_point(benchmark, entry) for entry in entries if entry["Benchmark"] == benchmark]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: reference convergence points are required, got {error!r}") from None
     return sorted(points, key=lambda point: point.batch_size)
 
 
 def _point(benchmark: str, entry: dict) -> Point:
-    epochs = next(entry[unit] for unit in _UNITS if unit in entry)
+    epochs = entry[next((unit for unit in _UNITS if unit in entry), _UNITS[0])]
     mean, stdev = olympic_mean(epochs), statistics.pstdev(epochs)
     minimum = mean - _margin(benchmark, stdev, len(epochs) - 2)
     return Point(benchmark, entry["BS"], mean, stdev, minimum)

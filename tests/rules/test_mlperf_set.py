@@ -8,6 +8,7 @@ import pytest
 from rules.mlperf_logs import bert_points, compliant, resnet_points
 from rules.mutations import value
 
+from airank_fast.errors import UserError
 from airank_fast.rules import rcp
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
 from airank_fast.rules.mlperf_set import check_result, check_set, is_result
@@ -182,3 +183,17 @@ def test_without_mlperf_logging_a_note_says_so(tmp_path, monkeypatch):
     findings = list(check_set(paths))
     rcp.points.cache_clear()
     assert [(finding.rule, finding.severity) for finding in findings] == [("mlperf.rcp_missing", NOTE)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}x", '{"a": {"Benchmark": "bert"}}', '{"a": {"Benchmark": "bert", "BS": 1}}']
+)
+def test_references_that_cannot_be_read(tmp_path, text):
+    path = tmp_path / "rcps_bert.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="reference convergence points are required"):
+        rcp.read_points(path, "bert")
+
+
+def test_runs_that_converged_at_once_are_refused():
+    assert not rcp.compare("resnet", 3264, [0] * 5).accepted
