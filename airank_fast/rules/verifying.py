@@ -8,10 +8,12 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record.detect import FORMATS, detect
+from airank_fast.record.lines import Lines
+from airank_fast.rules import mlperf
 from airank_fast.rules.findings import Finding
 
-# Format of a file (see record/detect.py) -> its book: check(path) yields findings.
-BOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {}
+# Format of a file (see record/detect.py) -> its book: check(lines) yields findings.
+BOOKS: dict[str, Callable[[Lines], Iterator[Finding]]] = {"mlperf": mlperf.check}
 
 
 def verify(path: str | os.PathLike) -> Iterator[Finding]:
@@ -27,4 +29,4 @@ def verify(path: str | os.PathLike) -> Iterator[Finding]:
         raise UserError(f"{path}: a file in one of the formats {', '.join(FORMATS)} is required, got none of them")
     for name in formats:
         if name in BOOKS:
-            yield from BOOKS[name](path)
+            yield from BOOKS[name](Lines(path))

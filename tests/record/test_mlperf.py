@@ -1,6 +1,8 @@
 """The MLPerf log, judged by the official compliance checker (mlperf-logging, training, ruleset 4.0.0)."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import effective
-from airank_fast.record.formats.mlperf import MLPerfLog, parse
+from airank_fast.record.formats.mlperf import MLPerfLog, parse, records
 
 # The made-up run is tiny; `reported` is how a trial run puts the real sizes into its log.
 SIZES = {"global_batch_size": 3264, "train_samples": 1281167, "eval_samples": 50000}
@@ -121,10 +123,75 @@ def test_parse_gives_back_the_events_that_the_log_carries(tell):
     assert (config["train_samples"], config["eval_samples"]) == (1000, 200)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"key": "run_start"}', '{"key": 3, "time_ms": 1, "value": 1}'])
-def test_a_broken_line_is_named(text):
-    with pytest.raises(UserError, match="line 1: JSON with time_ms, key and value is required"):
-        list(parse([":::MLLOG " + text]))
+@pytest.mark.parametrize(
+    ("text", "trouble"),
+    [
+        ("{", "JSON is required, got '{'"),
+        ("", "JSON is required, got ''"),
+        ("[" * 100_000, "JSON is required, got"),
+        ("[]", "an object is required, got"),
+        ('{"key": "run_start"}', "time_ms in milliseconds is required, got"),
+        ('{"key": "run_start", "time_ms": NaN, "value": 1}', "time_ms in milliseconds is required, got"),
+        ('{"key": "run_start", "time_ms": "1", "value": 1}', "time_ms in milliseconds is required, got"),
+        ('{"key": 3, "time_ms": 1, "value": 1}', "a string key and a value are required, got"),
+        ('{"key": "seed", "time_ms": 1}', "a string key and a value are required, got"),
+        ('{"key": "seed", "time_ms": 1, "value": 1, "metadata": 5}', "metadata must be an object, got"),
+        ('{"key": "seed", "time_ms": 1, "value": 1} :::MLLOG {}', "a line for each record is required, got several"),
+    ],
+)
+def test_a_broken_line_is_named(text, trouble):
+    with pytest.raises(UserError, match=f"line 2: {re.escape(trouble)}"):
+        list(parse(["", ":::MLLOG " + text]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "metadata"),
+    [
+        ("submission_benchmark", ["resnet"], {}),
+        ("global_batch_size", "256", {}),
+        ("train_samples", math.nan, {}),
+        ("eval_accuracy", "high", {"epoch_num": 1}),
+        ("eval_accuracy", 0.5, {"epoch_num": [1]}),
+        ("run_stop", None, {"status": 3}),
+    ],
+)
+def test_a_value_that_no_event_can_hold_is_named(key, value, metadata):
+    line = json.dumps({"key": key, "time_ms": 1, "value": value, "metadata": metadata})
+    with pytest.raises(UserError, match=r"line 1: .* is required, got"):
+        list(parse([":::MLLOG " + line]))
+
+
+def test_records_are_read_amid_other_output():
+    line = ':::MLLOG {"key": "seed", "time_ms": 1, "value": 1}'
+    odd = ["x", f"rank 3: {line}", f"{line}  ", f"{line}\rstep 5"]
+    odd += [line.replace("OG ", "OG   "), line.replace(" {", "{")]
+    read = list(records(odd))
+    assert [(number, trouble is None) for number, _, trouble in read] == [
+        (2, True), (3, True), (4, True), (5, True), (6, False)]  # fmt: skip
+    assert all(fields == {"key": "seed", "time_ms": 1, "value": 1} for _, fields, trouble in read if not trouble)
+
+
+def told(lines):
+    """The lines without the place in the source that wrote them."""
+    for line in (records := fields(lines)):
+        del line["metadata"]["lineno"]
+    return records
+
+
+def test_a_log_survives_being_read_and_written(random_run):
+    """parse(write(events)) holds all that a log carries: written again it is the same log."""
+    for seed in range(150):
+        lines = write(effective(random_run(seed)))
+        assert told(write(parse(lines))) == told(lines), seed
+
+
+def test_a_log_of_bert_counts_samples(tell):
+    events = tell("target", benchmark="bert_mini").events
+    lines = write(events)
+    stops = [event for event in events if event["kind"] == "eval_stop"]
+    told_of = [(e["samples"], e["accuracy"]) for e in parse(lines) if e["kind"] == "eval_stop"]
+    assert told_of == [(stop["samples"], stop["accuracy"]) for stop in stops]
+    assert told(write(parse(lines))) == told(lines)
 
 
 def test_a_resumed_run_passes_as_one(story, tmp_path):

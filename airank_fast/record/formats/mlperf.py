@@ -7,30 +7,35 @@ run).
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 
-_TOKEN = ":::MLLOG "
+_MARK, _TOKEN = ":::MLLOG", ":::MLLOG "
 _FILE = "airank_fast/record/formats/mlperf.py"
 _POINT, _START, _END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 _BENCHMARKS = {"resnet50": "resnet", **dict.fromkeys(("bert_tiny", "bert_mini", "bert_base", "bert_large"), "bert")}
 _EPOCHS_ARE_SAMPLES = {"bert"}  # benchmarks whose epoch_num is the number of samples trained
 _SUBMISSION = ("org", "platform", "division", "status")
 _SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
+_LARGEST_TIME_MS = 1 << 53  # beyond it milliseconds are no longer exact as a float
+_decode = json.JSONDecoder().raw_decode
 
 
 class MLPerfLog:
     """Events to lines of the log, as they happen.
 
     What may appear once (the configuration, init_start to run_start) is taken from the first process of a
-    resumed run; a block or an evaluation that a resumed process opens again is not written twice.
+    resumed run; a block or an evaluation that a resumed process opens again is not written twice. A later
+    run_config adds what none before it said: another program's log tells its configuration in pieces.
     """
 
     def __init__(self):
         self._seen: set[str] = set()
+        self._told: set[str] = set()  # keys of the configuration that were written
         self._evaluated: set[float] = set()
         self._sizes: Event | None = None  # the run_config, until the data set is known as well
         self._block: dict | None = None  # metadata of the open block
@@ -57,27 +62,35 @@ class MLPerfLog:
         return [_line(event["t"], event_type, event["kind"], value, metadata)]
 
     def _on_run_config(self, event) -> list[str]:
-        if "run_config" in self._seen:
-            return []
+        first = "run_config" not in self._seen
         self._seen.add("run_config")
-        benchmark = event.get("benchmark")
-        values = {"submission_benchmark": _BENCHMARKS.get(benchmark, benchmark)}
-        self._epoch = "samples" if values["submission_benchmark"] in _EPOCHS_ARE_SAMPLES else "epoch"
+        values = {}
+        if event.get("benchmark") is not None:
+            values["submission_benchmark"] = _BENCHMARKS.get(event["benchmark"], event["benchmark"])
+            self._epoch = "samples" if values["submission_benchmark"] in _EPOCHS_ARE_SAMPLES else self._epoch
         submission = event.get("submission") or {}
         values |= {f"submission_{name}": submission[name] for name in _SUBMISSION if name in submission}
         values |= {"seed": event["seed"]} if event.get("seed") is not None else {}
-        self._sizes = event
-        return _points(event["t"], values)
+        lines = self._points(event["t"], values)
+        if first:
+            self._sizes = event
+        elif self._sizes is None:
+            lines += self._points(event["t"], _hyper_parameters(event))
+        else:
+            lines += self._on_data(event)
+        return lines
 
     def _on_data(self, event) -> list[str]:
         """Sizes and hyper-parameters, once: some follow from the data set, which is first touched late."""
         if self._sizes is None:
             return []
         sources, self._sizes = (self._sizes, event), None
-        values = {name: source[name] for source in sources for name in _SIZES if source.get(name) is not None}
-        for source in sources:  # `reported` goes before what was
-            values |= source.get("reported") or {}
-        return _points(event["t"], values)
+        return self._points(event["t"], _hyper_parameters(*sources))
+
+    def _points(self, t: float, values: dict) -> list[str]:
+        new = {key: value for key, value in values.items() if key not in self._told}
+        self._told.update(new)
+        return [_line(t, _POINT, key, value, {}) for key, value in new.items()]
 
     def _on_cache_clear(self, event) -> list[str]:
         return self._once(event, _POINT, event.get("value", True))
@@ -103,10 +116,9 @@ class MLPerfLog:
     def _on_block_start(self, event) -> list[str]:
         if self._block is not None:
             return []
-        if "first_epoch" in event:
-            self._block = {"first_epoch_num": event["first_epoch"], "epoch_count": event["epoch_count"]}
-        else:
-            self._block = {"samples_count": event["samples"]}
+        names = ("first_epoch", "epoch_count") if "first_epoch" in event else ("samples",)
+        told = {"first_epoch": "first_epoch_num", "epoch_count": "epoch_count", "samples": "samples_count"}
+        self._block = {told[name]: event[name] for name in names if name in event}  # another program may tell less
         return [*self._late_sizes(event), _line(event["t"], _START, "block_start", None, self._block)]
 
     def _on_block_stop(self, event) -> list[str]:
@@ -114,28 +126,36 @@ class MLPerfLog:
             return []
         metadata, self._block = self._block, None
         if "samples_count" in metadata:
-            metadata = {"samples_count": event["samples"]}
+            metadata = {"samples_count": event.get("samples", metadata["samples_count"])}
         return [_line(event["t"], _END, "block_stop", None, metadata)]
 
+    def _point(self, event) -> float | None:
+        return event.get(self._epoch, event.get("epoch"))
+
     def _on_eval_start(self, event) -> list[str]:
-        self._skips_evaluation = event["step"] in self._evaluated  # done again after a resume
+        done = event.get("step", self._point(event))
+        self._skips_evaluation = done in self._evaluated  # done again after a resume
         if self._skips_evaluation:
             return []
-        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": event[self._epoch]})]
+        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": self._point(event)})]
 
     def _on_eval_stop(self, event) -> list[str]:
         if self._skips_evaluation:
             return []
-        self._evaluated.add(event["step"])
-        metadata = {"epoch_num": event[self._epoch]}
+        self._evaluated.add(event.get("step", self._point(event)))
+        metadata = {"epoch_num": self._point(event)}
         return [
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),
         ]
 
 
-def _points(t: float, values: dict) -> list[str]:
-    return [_line(t, _POINT, key, value, {}) for key, value in values.items()]
+def _hyper_parameters(*sources: Event) -> dict:
+    """Sizes, and what is `reported`, which goes before the sizes of any source."""
+    values = {name: source[name] for source in sources for name in _SIZES if source.get(name) is not None}
+    for source in sources:
+        values |= source.get("reported") or {}
+    return values
 
 
 def _line(t: float, event_type: str, key: str, value, metadata: dict) -> str:
@@ -151,73 +171,135 @@ def _line(t: float, event_type: str, key: str, value, metadata: dict) -> str:
     return _TOKEN + json.dumps(fields)
 
 
+def records(lines: Iterable[str]) -> Iterator[tuple[int, dict | None, str | None]]:
+    """Each :::MLLOG record of a log, whatever state it is in: its line number, and what it holds or what is wrong.
+
+    A record is an object with a number time_ms, a string key, a value, and metadata that is an object or missing.
+    What is before the last :::MLLOG of a line is other output, as the official parser has it.
+    """
+    for number, line in enumerate(lines, 1):
+        if _MARK not in line:
+            continue
+        at = line.rfind(_TOKEN)
+        if at < 0:
+            yield number, None, f"{_TOKEN!r} and JSON are required, got {_short(line[line.find(_MARK) :])}"
+            continue
+        if line.find(_TOKEN) != at:
+            yield number, None, "a line for each record is required, got several, of which only the last is read"
+        start = at + len(_TOKEN)
+        try:
+            fields, end = _decode(line, start)
+            if end != len(line) and line[end] != "\r" and line[end:].strip():
+                raise ValueError
+        except (ValueError, RecursionError):
+            try:
+                fields = json.loads(line[start:].partition("\r")[0])
+            except (ValueError, RecursionError):
+                yield number, None, f"JSON is required, got {_short(line[start:])}"
+                continue
+        trouble = _shape(fields)
+        yield (number, None, f"{trouble} {_short(line[start:])}") if trouble else (number, fields, None)
+
+
+def _shape(fields: object) -> str | None:
+    """What a record lacks to be one."""
+    if type(fields) is not dict:
+        return "an object is required, got"
+    time_ms = fields.get("time_ms")
+    if type(time_ms) not in (int, float) or not -_LARGEST_TIME_MS < time_ms < _LARGEST_TIME_MS:  # nan is neither
+        return "time_ms in milliseconds is required, got"
+    if type(fields.get("key")) is not str or "value" not in fields:
+        return "a string key and a value are required, got"
+    metadata = fields.get("metadata")
+    if metadata is not None and type(metadata) is not dict:
+        return "metadata must be an object, got"
+    return None
+
+
+def _short(text: str) -> str:
+    return repr(text.strip()[:60])
+
+
 def parse(lines: Iterable[str]) -> Iterator[Event]:
     """Lines of a log, ours or another program's, back to events; other lines are passed over.
 
     Configuration lines in a row become one run_config, with the hyper-parameters in `reported`.
-    An evaluation becomes eval_start and eval_stop {epoch, accuracy}, the latter where its accuracy stands.
-    Keys that no event carries are left out. A line with the prefix that is not JSON with time_ms, key and
-    value: UserError with its number.
+    An evaluation becomes eval_start and eval_stop {epoch, accuracy}, the latter where its accuracy stands; of
+    BERT, whose epoch_num counts samples, {epoch, samples, accuracy}. Keys that no event carries are left out.
+    A record that is not one (see `records`), or whose value cannot be used: UserError with its number.
     """
     config: Event | None = None
-    for number, line in enumerate(lines, 1):
-        _, token, text = line.partition(_TOKEN)
-        if not token:
-            continue
-        fields = _fields(text, number)
-        t, key, value, metadata = fields["time_ms"] / 1000, fields["key"], fields["value"], fields["metadata"]
-        if fields["event_type"] == _POINT and key not in ("cache_clear", "eval_accuracy"):
+    counts_samples = False
+    for number, fields, trouble in records(lines):
+        if trouble:
+            raise UserError(f"line {number}: {trouble}")
+        t, key, value, metadata = fields["time_ms"] / 1000, fields["key"], fields["value"], fields.get("metadata") or {}
+        if fields.get("event_type", _POINT) == _POINT and key not in _EVENTS:
             config = config or {"t": t, "kind": "run_config", "submission": {}, "reported": {}}
-            _configure(config, key, value)
+            _configure(config, key, value, number)
+            counts_samples = counts_samples or (key == "submission_benchmark" and value in _EPOCHS_ARE_SAMPLES)
             continue
         if config is not None:
             yield config
             config = None
-        event = _event(t, key, value, metadata)
+        event = _event(t, key, value, metadata, number)
         if event is not None:
+            if counts_samples and event["kind"] in ("eval_start", "eval_stop"):
+                event["samples"] = event["epoch"]
             yield event
     if config is not None:
         yield config
 
 
-def _fields(text: str, number: int) -> dict:
-    try:
-        fields = json.loads(text)
-        t, key, _ = fields["time_ms"], fields["key"], fields["value"]
-    except (ValueError, KeyError, TypeError):
-        t = key = None
-    if not isinstance(t, (int, float)) or not isinstance(key, str):
-        raise UserError(f"line {number}: JSON with time_ms, key and value is required, got {text[:60]!r}")
-    return {"event_type": _POINT, **fields, "metadata": fields.get("metadata") or {}}
-
-
-def _configure(config: Event, key: str, value) -> None:
+def _configure(config: Event, key: str, value, number: int) -> None:
+    if key.startswith("submission_"):
+        _require(isinstance(value, str), number, f"{key}: a string", value)
     if key == "submission_benchmark":
         names = {short: name for name, short in _BENCHMARKS.items()}
         config["benchmark"] = names.get(value, value)
     elif key.startswith("submission_"):
         config["submission"][key.removeprefix("submission_")] = value
-    elif key == "seed" or key in _SIZES:
+    elif key in _SIZES:
+        _require(_is_number(value), number, f"{key}: a number", value)
+        config[key] = value
+    elif key == "seed":
         config[key] = value
     else:
         config["reported"][key] = value
 
 
-def _event(t: float, key: str, value, metadata: dict) -> Event | None:
+_INTERVALS = {"block_start", "block_stop", "epoch_stop", "eval_start"}
+_MOMENTS = {"init_start", "init_stop", "run_start"}
+_EVENTS = {"cache_clear", "eval_accuracy", "run_stop", *_INTERVALS, *_MOMENTS, "epoch_start", "eval_stop"}
+_METADATA = {"first_epoch_num": "first_epoch", "epoch_count": "epoch_count", "samples_count": "samples"}
+
+
+def _event(t: float, key: str, value, metadata: dict, number: int) -> Event | None:
     event = {"t": t, "kind": key}
-    if key in ("init_start", "init_stop", "run_start"):
+    if key in _MOMENTS:
         return event
     if key == "cache_clear":
         return event | {"value": value}
     if key == "run_stop":
-        return event | {"status": metadata.get("status")}
+        status = metadata.get("status")
+        _require(status is None or isinstance(status, str), number, "run_stop's status: a string", status)
+        return event | {"status": status}
+    names = [name for name in (*_METADATA, "epoch_num") if name in metadata]
+    for name in names:
+        _require(_is_number(metadata[name]), number, f"{key}'s {name}: a number", metadata[name])
     if key in ("block_start", "block_stop"):
-        names = {"first_epoch_num": "first_epoch", "epoch_count": "epoch_count", "samples_count": "samples"}
-        return event | {new: metadata[old] for old, new in names.items() if old in metadata}
-    if key == "eval_start":
-        return event | {"epoch": metadata.get("epoch_num")}
+        return event | {_METADATA[name]: metadata[name] for name in names if name in _METADATA}
+    epoch = metadata.get("epoch_num", metadata.get("samples_count"))
     if key == "eval_accuracy":
-        return event | {"kind": "eval_stop", "epoch": metadata.get("epoch_num"), "accuracy": value}
-    if key == "epoch_stop":
-        return event | {"epoch": metadata.get("epoch_num")}
-    return None
+        _require(type(value) in (int, float), number, "eval_accuracy: a number", value)
+        return event | {"kind": "eval_stop", "epoch": epoch, "accuracy": value}
+    return event | {"epoch": epoch} if key in _INTERVALS else None
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < _LARGEST_TIME_MS and math.isfinite(value)
+
+
+def _require(condition: bool, number: int, wanted: str, got) -> None:
+    if not condition:
+        raise UserError(f"line {number}: {wanted} is required, got {_short(repr(got))}")

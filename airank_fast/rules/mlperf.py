@@ -1,0 +1,357 @@
+"""The rule book of a `:::MLLOG` training log: MLPerf training 4.0.0, closed division, ResNet-50 and BERT.
+
+All that the official compliance checker demands, and what it lets through although the training rules forbid it: the
+order of time and of events, how the run ended, the evaluation cadence, sizes, and hyper-parameters that it only wants
+to be there. mlperf_rules.py holds the rules as data, mlperf_contents.py judges what was said, this file when it was
+said; mlperf_set.py judges the logs of a result together. docs/verify-mlperf.md shows it beside the official checker.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from airank_fast.record.formats.mlperf import records
+from airank_fast.record.lines import Lines
+from airank_fast.rules import mlperf_contents as contents
+from airank_fast.rules import mlperf_rules as rules
+from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
+from airank_fast.rules.mlperf_rules import BENCHMARKS, Benchmark, is_number, short
+
+_MAX_ALIKE = 10  # findings of one rule that are told one by one
+_MAX_NAMES = 50  # unknown keys, namespaces and seeds that are remembered
+
+
+@dataclass
+class Log:
+    """What the book read of a log, for those who judge several together."""
+
+    path: str
+    findings: list[Finding] = field(default_factory=list, repr=False)
+    values: dict[str, tuple[object, int]] = field(default_factory=dict)  # of what appears once: first value, line
+    seeds: list[tuple[object, dict, int]] = field(default_factory=list)  # value, metadata, line
+    evaluations: list[contents.Evaluation] = field(default_factory=list, repr=False)
+    run_start_ms: float | None = None
+    run_stop_ms: float | None = None
+    status: str | None = None  # of the run_stop
+
+    def value(self, key: str) -> object:
+        """The first value of a key; None if the log has none."""
+        return self.values.get(key, (None, 0))[0]
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """What rules it falls under; None for a benchmark that this book does not know."""
+        name = self.value("submission_benchmark")
+        return BENCHMARKS.get(name) if isinstance(name, str) else None
+
+    @property
+    def closed(self) -> Benchmark | None:
+        """The same, unless it is of the open division, which may do otherwise."""
+        return None if self.value("submission_division") == "open" else self.benchmark
+
+    @property
+    def minutes(self) -> float | None:
+        """The result of the run: from run_start to run_stop."""
+        if self.run_start_ms is None or self.run_stop_ms is None:
+            return None
+        return (self.run_stop_ms - self.run_start_ms) / 60_000
+
+    @property
+    def converged_at(self) -> float | None:
+        """Epochs (BERT: samples) at the last evaluation of a run that ended in success, as the RCP checker reads it."""
+        last = self.evaluations[-1].epoch if self.evaluations else None
+        return round(last, 3) if self.status == "success" and is_number(last) else None
+
+
+def check(lines: Lines, known: object = None) -> Iterator[Finding]:
+    """The findings about one log, in the order of its lines; nothing need be known besides."""
+    yield from read(lines).findings
+
+
+def read(lines: Lines | str | os.PathLike) -> Log:
+    """Read a log of any size and state, and judge it."""
+    lines = lines if isinstance(lines, Lines) else Lines(lines)
+    book = _Book(lines.path)
+    feed, last_ms = book.feed, -math.inf
+    for number, record, trouble in records(lines):
+        if record is None:
+            book.find(rules.RECORD, number, trouble, "the official parser refuses or loses the line")
+            continue
+        time_ms = record["time_ms"]
+        if time_ms < last_ms:
+            book.clock_runs_back(number, record["key"], last_ms - time_ms)
+        last_ms = time_ms
+        feed(number, record)
+    book.end(utf16=lines.oddities.get("utf16"))
+    return book.log
+
+
+class _Findings:
+    """Collects findings; of many that break one rule only the first."""
+
+    def __init__(self, path: str):
+        self.log = Log(path)
+        self._counts: Counter[Rule] = Counter()
+        self._untold: dict[Rule, Finding] = {}  # the first that was left out
+
+    def find(self, rule: Rule, line: int | None, found: str, required: str, severity: str | None = None) -> None:
+        """Note that a rule is broken."""
+        self._counts[rule] += 1
+        if self._counts[rule] <= _MAX_ALIKE:
+            self.log.findings.append(rule.broken(self.log.path, line, found, required, severity))
+        elif rule not in self._untold:
+            self._untold[rule] = rule.broken(self.log.path, line, found, required, severity)
+
+    def finish(self) -> None:
+        """Say how many were left out, and put all in the order of their lines."""
+        for rule, first in self._untold.items():
+            more = self._counts[rule] - _MAX_ALIKE - 1
+            found = f"{first.found}, and {more} more like it" if more else first.found
+            self.log.findings.append(rule.broken(first.path, first.line, found, first.required, first.severity))
+        self.log.findings.sort(key=lambda finding: (finding.line is None, finding.line or 0))
+
+
+class _Book(_Findings):
+    """Reads records one after the other, and remembers what later ones depend on."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._seen: Counter[str] = Counter()  # lines of each key that a rule is about
+        self._unknown: dict[str, int] = {}  # other keys, and the first line of each
+        self._namespaces: set[str] = set()
+        self._mistyped: set[str] = set()  # keys whose event_type was found wrong: each is said once
+        self._moments: dict[str, tuple[float, int]] = {}  # of init_start, init_stop, run_start, run_stop: time, line
+        self._open: dict[str, tuple[dict, int]] = {}  # intervals that were started: metadata, line
+        self._last_epoch = 0.0
+        self._initialized_in_time = True
+        self._handlers = {
+            **{key: getattr(self, f"_on_{key}") for key in rules.KEYS_IN_ORDER},
+            **{f"{name}_start": self._on_interval_start for name in rules.INTERVALS_OF},
+            **{f"{name}_stop": self._on_interval_stop for name in rules.INTERVALS_OF},
+        }
+        self._of_interest = rules.KEYS_ONCE | self._handlers.keys()
+
+    @property
+    def _counts_samples(self) -> bool:
+        return self.log.benchmark is not None and self.log.benchmark.counts_samples
+
+    def clock_runs_back(self, line: int, key: str, by_ms: float) -> None:
+        """A line is older than the one before it."""
+        severity, required = ERROR, "time goes on"
+        if by_ms <= rules.TIME_SLACK_MS:
+            severity = WARNING
+        elif self._counts_samples and key in rules.KEYS_OF_CHECKPOINTS:
+            severity, required = WARNING, "time goes on, but for checkpoints that were evaluated later"
+        self.find(rules.TIME_ORDER, line, f"the clock runs back by {by_ms:.0f} ms at {key[:60]}", required, severity)
+
+    def feed(self, number: int, record: dict) -> None:
+        """Judge one record by what came before it."""
+        key, time_ms, metadata = record["key"], record["time_ms"], record.get("metadata")
+        if record.get("namespace") != "":
+            self._judge_namespace(number, record)
+        if type(time_ms) is not int or not rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
+            self._judge_time(number, time_ms)
+        if metadata is None:
+            self.find(rules.METADATA, number, f"{key[:60]} without metadata", "an object: the official parser needs it")
+            metadata = {}
+        if key not in self._of_interest:
+            value = record["value"]
+            if value != value:
+                self.find(rules.NOT_A_NUMBER, number, f"{key[:60]} is NaN", "a number")
+            if key not in self._unknown and len(self._unknown) < _MAX_NAMES:
+                self._unknown[key] = number
+            return
+        self._seen[key] += 1
+        self._judge_event_type(number, key, record.get("event_type"))
+        if key in rules.KEYS_ONCE:
+            self._remember(number, key, record["value"])
+        handler = self._handlers.get(key)
+        if handler is not None:
+            handler(number, record, metadata)
+
+    def _judge_namespace(self, number: int, record: dict) -> None:
+        name = short(record.get("namespace"))
+        if name not in self._namespaces and len(self._namespaces) < _MAX_NAMES:
+            self._namespaces.add(name)
+            found = f"namespace {name}" if "namespace" in record else "no namespace"
+            self.find(rules.NAMESPACE, number, found, "an empty one in a submission")
+
+    def _judge_time(self, number: int, time_ms: float) -> None:
+        if rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
+            self.find(rules.TIME_UNIT, number, f"time_ms {time_ms!r}", "a whole number of milliseconds", WARNING)
+        else:
+            self.find(rules.TIME_UNIT, number, f"time_ms {time_ms:g}", "milliseconds since 1970, about 1.7e12")
+
+    def _judge_event_type(self, number: int, key: str, event_type: object) -> None:
+        wanted = {"start": rules.START, "stop": rules.END}.get(key.rpartition("_")[2], rules.POINT)
+        if event_type != wanted and key not in self._mistyped:
+            self._mistyped.add(key)
+            self.find(rules.EVENT_TYPE, number, f"{key} has event_type {short(event_type)}", wanted)
+
+    def _remember(self, number: int, key: str, value: object) -> None:
+        if key not in self.log.values:
+            self.log.values[key] = value, number
+            return
+        first, line = self.log.values[key]
+        if key in rules.CLOCK_KEYS:
+            self.find(rules.ONCE, number, f"{key} again, after line {line}", "one: the clock may not be paused")
+        elif short(first) == short(value) and not isinstance(first, (dict, list)):
+            self.find(rules.ONCE, number, f"{key} again, as in line {line}", "one line", WARNING)
+        else:
+            self.find(rules.ONCE, number, f"{key} {short(value)}, in line {line} {short(first)}", "one line")
+
+    # one method for each key whose place in the log matters
+
+    def _on_submission_division(self, number: int, record: dict, metadata: dict) -> None:
+        if "init_stop" in self._moments:
+            required = "before init_stop: the checker takes the limit of the initialization from it"
+            self.find(rules.EVENT_ORDER, number, "submission_division after init_stop", required)
+
+    def _on_cache_clear(self, number: int, record: dict, metadata: dict) -> None:
+        if record["value"] is not True:
+            self.find(rules.CACHE, number, f"cache_clear is {short(record['value'])}", "true: caches are flushed")
+        if "run_start" in self._moments:
+            self.find(rules.CACHE, number, "cache_clear after run_start", "before the run")
+
+    def _on_init_start(self, number: int, record: dict, metadata: dict) -> None:
+        self._forbid_after(number, "init_start", "init_stop", "run_start")
+        first, line = self._moments.get("init_start", (math.inf, number))
+        self._moments["init_start"] = min(first, record["time_ms"]), line
+
+    def _on_init_stop(self, number: int, record: dict, metadata: dict) -> None:
+        self._forbid_after(number, "init_stop", "run_start")
+        self._demand_before(number, "init_stop", "init_start")
+        self._judge_initialization(number, "init_stop", record["time_ms"])
+        self._moments.setdefault("init_stop", (record["time_ms"], number))
+
+    def _on_run_start(self, number: int, record: dict, metadata: dict) -> None:
+        self._forbid_after(number, "run_start", "run_stop")
+        self._demand_before(number, "run_start", "init_stop")
+        self._judge_initialization(number, "run_start", record["time_ms"])
+        self._moments.setdefault("run_start", (record["time_ms"], number))
+        self.log.run_start_ms = self._moments["run_start"][0]
+
+    def _judge_initialization(self, number: int, key: str, time_ms: float) -> None:
+        division = self.log.value("submission_division")
+        limit_ms = rules.MAX_INITIALIZATION_MS["open" if division == "open" else "closed"]
+        passed_ms = time_ms - self._moments.get("init_start", (math.inf, 0))[0]
+        if passed_ms >= limit_ms and self._initialized_in_time:
+            self._initialized_in_time = False
+            required = f"less than {limit_ms // 60_000} min; after that the clock must run"
+            self.find(rules.INITIALIZATION, number, f"{key} {passed_ms / 60_000:.1f} min after init_start", required)
+
+    def _on_run_stop(self, number: int, record: dict, metadata: dict) -> None:
+        self._demand_before(number, "run_stop", "run_start")
+        start_ms, line = self._moments.get("run_start", (-math.inf, 0))
+        if record["time_ms"] <= start_ms:
+            found = f"run_stop {start_ms - record['time_ms']:.0f} ms before run_start"
+            self.find(rules.CLOCK, number, found, f"a time after that of line {line}")
+        if "run_stop" in self._moments:
+            return
+        self._moments["run_stop"] = record["time_ms"], number
+        self.log.run_stop_ms = record["time_ms"]
+        status = metadata.get("status")
+        self.log.status = status if isinstance(status, str) else None
+        if status == "aborted":
+            self.find(rules.STATUS, number, "the run was aborted", "success; a set may hold one run without it")
+        elif status != "success":
+            self.find(rules.STATUS, number, f"status {short(status)}", "run_stop's metadata.status success or aborted")
+        elif (benchmark := self.log.closed) and not any(e.reaches(benchmark.target) for e in self.log.evaluations):
+            self.find(rules.STATUS, number, "success before an evaluation reached the target", "aborted")
+
+    def _on_seed(self, number: int, record: dict, metadata: dict) -> None:
+        if len(self.log.seeds) < _MAX_NAMES:
+            self.log.seeds.append((record["value"], metadata, number))
+
+    def _on_eval_accuracy(self, number: int, record: dict, metadata: dict) -> None:
+        self._demand_running(number, "eval_accuracy")
+        epoch = metadata.get("epoch_num")
+        evaluation = contents.Evaluation(number, record["value"], epoch, metadata.get("samples_count"))
+        if "eval" in self._open:
+            self._demand_same(number, "epoch_num", metadata, self._open["eval"])
+        if len(self.log.evaluations) < contents.MAX_EVALUATIONS:
+            self.log.evaluations.append(evaluation)
+        else:
+            self.find(rules.CADENCE, number, f"more than {contents.MAX_EVALUATIONS} evaluations", "fewer")
+
+    def _on_interval_start(self, number: int, record: dict, metadata: dict) -> None:
+        key = record["key"]
+        name = key.removesuffix("_start")
+        self._demand_running(number, key)
+        if name in self._open:
+            self.find(rules.INTERVALS, number, key, f"{name}_stop before it, for line {self._open[name][1]}")
+        self._open[name] = metadata, number
+        self._judge_interval(number, key, metadata)
+
+    def _on_interval_stop(self, number: int, record: dict, metadata: dict) -> None:
+        key = record["key"]
+        name = key.removesuffix("_stop")
+        self._demand_running(number, key)
+        started = self._open.pop(name, None)
+        if started is None:
+            self.find(rules.INTERVALS, number, key, f"{name}_start before it")
+        else:
+            self._demand_same(number, "first_epoch_num", metadata, started)
+            if not self._counts_samples:  # else where it started and where it stopped
+                self._demand_same(number, "epoch_num", metadata, started)
+        self._judge_interval(number, key, metadata)
+
+    def _judge_interval(self, number: int, key: str, metadata: dict) -> None:
+        """What the metadata of a block, an epoch, an evaluation must hold."""
+        trouble = rules.lacks(key, metadata)
+        if trouble:
+            told = {name: value for name, value in metadata.items() if name not in ("file", "lineno")}
+            self.find(rules.INTERVALS, number, f"{key} with {', '.join(told)[:80] or 'nothing'}", trouble, ERROR)
+        epoch = metadata.get("first_epoch_num" if key.startswith("block") else "epoch_num")
+        if epoch is None:
+            return
+        if not is_number(epoch):
+            self.find(rules.EPOCHS, number, f"{key} of epoch {short(epoch)}", "a number")
+        elif not self._counts_samples:
+            if epoch < 1:
+                self.find(rules.EPOCHS, number, f"{key} of epoch {epoch:.10g}", "epochs are numbered from 1")
+            elif key == "epoch_start":
+                if epoch != self._last_epoch + 1:
+                    required = f"epoch {self._last_epoch + 1:.10g}"
+                    self.find(rules.EPOCHS, number, f"epoch_start of epoch {epoch:.10g}", required, WARNING)
+                self._last_epoch = epoch
+
+    def _forbid_after(self, number: int, key: str, *earlier: str) -> None:
+        for other in earlier:
+            if other in self._moments:
+                self.find(rules.EVENT_ORDER, number, f"{key} after {other}", f"before line {self._moments[other][1]}")
+
+    def _demand_before(self, number: int, key: str, other: str) -> None:
+        if other not in self._moments:
+            self.find(rules.EVENT_ORDER, number, f"{key} without {other} before it", f"{other} first")
+
+    def _demand_running(self, number: int, key: str) -> None:
+        if "run_start" not in self._moments or "run_stop" in self._moments:
+            when = "after run_stop" if "run_stop" in self._moments else "before run_start"
+            self.find(rules.EVENT_ORDER, number, f"{key} {when}", "while the clock runs")
+
+    def _demand_same(self, number: int, name: str, metadata: dict, started: tuple[dict, int]) -> None:
+        got, wanted = metadata.get(name), started[0].get(name)
+        if is_number(got) and is_number(wanted) and got != wanted:
+            self.find(rules.INTERVALS, number, f"{name} {got:.10g}", f"{wanted:.10g} as in line {started[1]}")
+
+    def end(self, utf16: int | None) -> None:
+        """Judge the log as a whole."""
+        if utf16:
+            self.find(rules.ENCODING, utf16, "UTF-16", "UTF-8: the official parser finds no line")
+        missing = [" or ".join(keys) for keys in rules.NEEDED if not any(self._seen[key] for key in keys)]
+        if missing:
+            self.find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
+        contents.judge_values(self.log, self.find)
+        contents.judge_evaluations(self.log, self.find)
+        if self._seen["eval_accuracy"] and not self._seen["eval_start"]:
+            self.find(rules.INTERVALS, None, "no eval_start", "one before each evaluation", NOTE)
+        unknown = {key: line for key, line in self._unknown.items() if key not in rules.HARMLESS_KEYS}
+        if unknown:
+            names = ", ".join(key[:60] for key in list(unknown)[:10]) + (", ..." if len(unknown) > 10 else "")
+            self.find(rules.UNKNOWN_KEYS, min(unknown.values()), f"keys that no rule is about: {names}", "no harm done")
+        self.finish()

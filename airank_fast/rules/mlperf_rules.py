@@ -1,0 +1,258 @@
+"""MLPerf's training rules of the 4.0 round, closed division, as data: the rules by name, and what each benchmark's log
+must say.
+
+Sources: mlcommons/training_policies, training_rules.adoc at 6e66845 (the text that GP2BM pins), here "training rules,
+<section>"; and mlperf-logging's checkers for ruleset 4.0.0, here by their files. Where the two differ, the training
+rules call the checker the source of truth; what the checker leaves open, the text decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
+
+COMMON_YAML = "compliance_checker training_4.0.0/common.yaml"
+CLOSED_YAML = "compliance_checker training_4.0.0/closed_common.yaml"
+PARSER = "compliance_checker mlp_parser/ruleset_400.py"
+MLLOG = "mlperf_logging.mllog"
+HYPERPARAMETERS = "training rules, Hyperparameters"
+QUALITY = "training rules, Quality measure"
+RUN_RESULTS = "training rules, Run Results"
+
+
+def _rule(name: str, severity: str, source: str) -> Rule:
+    return Rule(name=f"mlperf.{name}", severity=severity, source=source)
+
+
+RECORD = _rule("record", ERROR, PARSER)
+ENCODING = _rule("encoding", ERROR, PARSER)
+METADATA = _rule("metadata", ERROR, PARSER)
+EVENT_TYPE = _rule("event_type", WARNING, MLLOG)
+NAMESPACE = _rule("namespace", NOTE, MLLOG)
+TIME_UNIT = _rule("time_unit", ERROR, MLLOG)
+TIME_ORDER = _rule("time_order", ERROR, RUN_RESULTS)
+EVENT_ORDER = _rule("event_order", ERROR, COMMON_YAML)
+REQUIRED = _rule("required", ERROR, COMMON_YAML)
+ONCE = _rule("once", ERROR, COMMON_YAML)
+SUBMISSION = _rule("submission", ERROR, COMMON_YAML)
+DIVISION = _rule("division", NOTE, "training rules, Divisions")
+CACHE = _rule("cache_clear", ERROR, "training rules, Data State at Start of Run")
+INITIALIZATION = _rule("initialization", ERROR, RUN_RESULTS)
+CLOCK = _rule("clock", ERROR, RUN_RESULTS)
+STATUS = _rule("status", ERROR, RUN_RESULTS)
+TARGET = _rule("target", ERROR, QUALITY)
+ACCURACY = _rule("accuracy", ERROR, QUALITY)
+CADENCE = _rule("evaluation_cadence", ERROR, QUALITY)
+EVALUATION = _rule("evaluation", WARNING, QUALITY)
+STARTING_POINT = _rule("starting_point", WARNING, "training rules, Pre-training is not allowed")
+EPOCHS = _rule("epoch_numbering", ERROR, "training rules, Epoch numbering")
+INTERVALS = _rule("intervals", WARNING, COMMON_YAML)
+SIZES = _rule("sizes", ERROR, QUALITY)
+HYPERPARAMETER = _rule("hyperparameter", ERROR, HYPERPARAMETERS)
+NOT_A_NUMBER = _rule("not_a_number", WARNING, MLLOG)
+SEED = _rule("seed", ERROR, "package_checker/seed_checker.py")
+UNKNOWN_KEYS = _rule("unknown_keys", NOTE, MLLOG)
+OTHER_OPTIMIZER = _rule("other_optimizer", NOTE, HYPERPARAMETERS)
+# Of the logs of a result together.
+_PACKAGE = "package_checker/package_checker.py"
+NUM_RUNS = _rule("num_runs", ERROR, f"training rules, Benchmark Results; {_PACKAGE}")
+CONVERGED = _rule("converged", ERROR, "training rules, Benchmark Results")
+SAME_SYSTEM = _rule("same_system", ERROR, "training rules, System and framework must be consistent")
+SAME_HYPERPARAMETERS = _rule(
+    "same_hyperparameters", ERROR, "training rules, Scoring: independent runs of one submission"
+)
+SEEDS_DIFFER = _rule("seeds_differ", ERROR, "package_checker/seed_checker.py")
+RCP = _rule("rcp", ERROR, "training rules, Reference Convergence Points; rcp_checker training_4.0.0")
+RCP_MISSING = _rule("rcp_missing", NOTE, "rcp_checker training_4.0.0")
+
+POINT, START, END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
+MAX_INITIALIZATION_MS = {"closed": 30 * 60_000, "open": 240 * 60_000}
+TIME_SLACK_MS = 1000  # lines of several processes pass each other by some milliseconds
+EARLIEST_TIME_MS, LATEST_TIME_MS = 10**12, 10**13  # 2001 to 2286: seconds and microseconds lie far outside
+LARGE_BATCH = 32 * 1024  # "32k": from here on LARS's momentum is free
+WORDS = {
+    "submission_benchmark": ("resnet", "ssd", "stable_diffusion", "maskrcnn", "gpt3", "dlrm_dcnv2", "bert", "rnnt",
+                             "unet3d", "gnn", "llama2_70b_lora"),
+    "submission_division": ("closed", "open"),
+    "submission_status": ("cloud", "onprem", "preview", "research"),
+}  # fmt: skip
+SUBMISSION_KEYS = ("submission_benchmark", "submission_org", "submission_platform", "submission_division",
+                   "submission_status")  # fmt: skip
+CLOCK_KEYS = ("init_stop", "run_start", "run_stop")
+KEYS_IN_ORDER = ("submission_division", "cache_clear", "init_start", *CLOCK_KEYS, "seed", "eval_accuracy")
+# BERT's checkpoints may be evaluated when the clock has stopped, with the time at which they were written.
+KEYS_OF_CHECKPOINTS = ("eval_start", "eval_accuracy", "eval_stop", "run_stop")
+INTERVALS_OF = ("block", "epoch", "eval")  # each has a _start and a _stop
+# One of each must be there.
+NEEDED = [
+    *((key,) for key in (*SUBMISSION_KEYS, "cache_clear", "init_start", *CLOCK_KEYS)),
+    *((key,) for key in ("train_samples", "eval_samples", "eval_accuracy")),
+    ("block_start", "epoch_start"),
+    ("block_stop", "epoch_stop"),
+]
+# Keys that say nothing which a rule is about, of mllog and of common trainers.
+HARMLESS_KEYS = {"weights_initialization", "tracked_stats", "opt_gradient_clip_norm", "max_sequence_length",
+                 "eval_max_prediction_symbols", "submission_entry", "submission_poc_name", "submission_poc_email",
+                 "trained_samples", "init_checkpoint_step"}  # fmt: skip
+
+
+class Wanted(NamedTuple):
+    """What a value must be: in words, and as a test."""
+
+    text: str
+    holds: Callable[[object], bool]
+    source: str = HYPERPARAMETERS
+
+
+def short(value: object) -> str:
+    """A value for a message, however large it is."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(value)[:80]
+
+
+def is_number(value: object) -> bool:
+    """A finite number; True and False are none."""
+    return type(value) in (int, float) and abs(value) < 1e18 and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """A whole number, also as a float."""
+    return is_number(value) and value == math.floor(value)
+
+
+def _positive(value: object) -> bool:
+    return is_number(value) and value > 0
+
+
+def _whole_count(value: object) -> bool:
+    return is_whole(value) and value > 0
+
+
+def _whole_or_zero(value: object) -> bool:
+    return is_whole(value) and value >= 0
+
+
+def _is_near_whole(value: float) -> bool:
+    return abs(round(value) - value) < 1e-5  # as near as the checker wants it
+
+
+def _thousandths(value: object) -> bool:
+    return is_number(value) and _is_near_whole(value / 0.001)
+
+
+def _weight_decay(value: object) -> bool:
+    return _positive(value) and _is_near_whole(math.log2(value / 0.0001))
+
+
+def _exactly(number: float) -> Wanted:
+    return Wanted(f"{number:g}", lambda value: is_number(value) and value == number)
+
+
+_NUMBER = Wanted("a number", is_number)
+_POSITIVE = Wanted("a number above 0", _positive)
+_WEIGHT_DECAY = Wanted("0.0001 x 2^N with a whole N", _weight_decay)
+SIZE_KEYS = {
+    "global_batch_size": Wanted("a whole number above 0", _whole_count, CLOSED_YAML),
+    "gradient_accumulation_steps": Wanted("a whole number above 0", _whole_count, CLOSED_YAML),
+}
+_LARS = {
+    "lars_opt_base_learning_rate": _NUMBER,
+    "lars_opt_end_learning_rate": _exactly(0.0001),
+    "lars_opt_learning_rate_decay_poly_power": _exactly(2),
+    "lars_opt_learning_rate_decay_steps": _NUMBER,
+    "lars_epsilon": _exactly(0),
+    "lars_opt_learning_rate_warmup_epochs": _NUMBER,
+    "lars_opt_momentum": _NUMBER,  # 0.9 below a batch of 32k
+    "lars_opt_weight_decay": _WEIGHT_DECAY,
+}
+_SGD = {
+    "sgd_opt_base_learning_rate": Wanted("0.001 k with a whole k", _thousandths),
+    "sgd_opt_end_learning_rate": _exactly(0.0001),
+    "sgd_opt_learning_rate_decay_poly_power": _exactly(2),
+    "sgd_opt_learning_rate_decay_steps": Wanted("a whole number from 0", _whole_or_zero),
+    "sgd_opt_weight_decay": _WEIGHT_DECAY,
+    "sgd_opt_momentum": _exactly(0.9),
+    "model_bn_span": _NUMBER,
+    "opt_learning_rate_warmup_epochs": Wanted("a whole number from 0", _whole_or_zero),
+}
+_LAMB = {
+    "opt_base_learning_rate": _NUMBER,
+    "opt_lamb_epsilon": _NUMBER,
+    "opt_learning_rate_training_steps": _NUMBER,
+    "opt_learning_rate_warmup_steps": _NUMBER,
+    "num_warmup_steps": _NUMBER,
+    "start_warmup_step": _NUMBER,
+    "opt_lamb_beta_1": _NUMBER,
+    "opt_lamb_beta_2": _NUMBER,
+    "opt_lamb_weight_decay_rate": _NUMBER,
+}
+_SHARE = Wanted("from 0, below 1", lambda value: is_number(value) and 0 <= value < 1)
+# What the rules leave open, but no optimizer trains with: a reviewer will ask.
+PLAUSIBLE = {
+    **dict.fromkeys(("lars_opt_base_learning_rate", "sgd_opt_base_learning_rate", "opt_base_learning_rate"), _POSITIVE),
+    **dict.fromkeys(("lars_opt_learning_rate_decay_steps", "opt_learning_rate_training_steps"), _POSITIVE),
+    **dict.fromkeys(("opt_lamb_epsilon", "opt_epsilon", "model_bn_span"), _POSITIVE),
+    **dict.fromkeys(("opt_lamb_beta_1", "opt_lamb_beta_2", "opt_lamb_weight_decay_rate", "lars_opt_momentum"), _SHARE),
+}
+# Two names for one thing: (what the checker wants, what the rules and the RCP files also call it).
+SAME = {
+    "resnet": (),
+    "bert": (("opt_lamb_epsilon", "opt_epsilon"), ("num_warmup_steps", "opt_learning_rate_warmup_steps")),
+}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a log of one benchmark must say. `optimizers` are the lines that each optimizer needs by its name."""
+
+    name: str
+    num_runs: int
+    target: float
+    eval_samples: int
+    train_samples: int | None  # None: any; BERT's may also be the samples that it took to converge
+    optimizers: dict[str, dict[str, Wanted]] = field(repr=False)
+    default_optimizer: str | None = None  # where the log need not name it
+    counts_samples: bool = False  # its epoch_num is the number of samples trained
+
+    @property
+    def yaml(self) -> str:
+        """The checker's file."""
+        return f"compliance_checker training_4.0.0/closed_{self.name}.yaml"
+
+
+BENCHMARKS = {
+    "resnet": Benchmark("resnet", 5, 0.759, 50_000, 1_281_167, {"lars": _LARS, "sgd": _SGD}),
+    "bert": Benchmark("bert", 10, 0.720, 10_000, None, {"lamb": _LAMB}, "lamb", counts_samples=True),
+}
+KEYS_ONCE = {*SUBMISSION_KEYS, *CLOCK_KEYS, *SIZE_KEYS, "train_samples", "eval_samples", "opt_name", "opt_epsilon"}
+KEYS_ONCE |= {key for each in BENCHMARKS.values() for keys in each.optimizers.values() for key in keys}
+BERT_STARTING_ACCURACY = 0.34085  # masked-LM accuracy of the checkpoint that training starts from
+
+
+def evaluation_interval(benchmark: str, global_batch_size: int) -> int:
+    """Between evaluations: epochs of resnet; samples of bert, floor(0.05 (230.23 GBS + 3,000,000)) to 25,000."""
+    if benchmark == "resnet":
+        return 4
+    return (23_023 * global_batch_size + 300_000_000) // 50_000_000 * 25_000
+
+
+def lacks(key: str, metadata: dict) -> str | None:
+    """What the metadata of block_start, epoch_stop and the like must hold besides; None if all is there."""
+    samples = metadata.get("samples_count")
+    if not key.startswith("block"):
+        told = "epoch_num" in metadata or ("samples_count" in metadata and key.startswith("eval"))
+        return None if told else "metadata.epoch_num"
+    if "samples_count" in metadata and not (is_number(samples) and samples >= 0):
+        return "metadata.samples_count from 0"
+    if key == "block_stop":
+        return None if {"first_epoch_num", "samples_count"} & metadata.keys() else "metadata.first_epoch_num"
+    count = metadata.get("epoch_count")
+    if "epoch_count" in metadata:
+        whole = "first_epoch_num" in metadata and is_number(count) and count > 0
+        return None if whole else "metadata.first_epoch_num, and epoch_count above 0"
+    return None if "samples_count" in metadata else "metadata.first_epoch_num and epoch_count, or samples_count"

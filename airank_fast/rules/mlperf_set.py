@@ -1,0 +1,126 @@
+"""The logs of an MLPerf result together: 5 of ResNet-50, 10 of BERT, of the 4.0 round's closed division."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from airank_fast.record.detect import detect
+from airank_fast.rules import mlperf, rcp
+from airank_fast.rules import mlperf_rules as rules
+from airank_fast.rules.findings import ERROR, WARNING, Finding
+from airank_fast.rules.mlperf import Log
+from airank_fast.rules.mlperf_rules import is_number, short
+
+# Of a run that did not converge, of which a set may hold one.
+_NOT_CONVERGED = {rules.STATUS.name, rules.TARGET.name}
+_MAY_DIFFER = {"init_stop", "run_start", "run_stop", "train_samples"}  # BERT's train_samples: those to converge
+_OF_THE_SYSTEM = (*rules.SUBMISSION_KEYS, "eval_samples")
+
+
+def is_result(path: Path) -> bool:
+    """Whether a directory holds the logs of a result, by the names that the package checker wants."""
+    first = next(iter(sorted(path.glob("result_*.txt"))), None) if path.is_dir() else None
+    return first is not None and "mlperf" in detect(first)
+
+
+def check_result(path: Path, known: object = None) -> Iterator[Finding]:
+    """What concerns the logs of a directory together, where each is judged by itself besides."""
+    yield from judge_set([mlperf.read(each) for each in sorted(path.glob("result_*.txt"))], os.fspath(path))
+
+
+def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") -> Iterator[Finding]:
+    """The findings about each log of a result, then those about all of them at `path` (the directory that holds them).
+
+    A run that did not converge is a warning if there is no other.
+    """
+    logs = [mlperf.read(each) for each in paths]
+    failed = [log for log in logs if log.converged_at is None]
+    for log in logs:
+        for finding in log.findings:
+            if finding.rule in _NOT_CONVERGED and finding.severity == ERROR and failed == [log]:
+                finding = replace(
+                    finding, severity=WARNING, required=f"{finding.required}; it counts as the slowest run"
+                )
+            yield finding
+    yield from judge_set(logs, os.fspath(path) or os.path.dirname(logs[0].path if logs else "") or ".")
+
+
+def judge_set(logs: Sequence[Log], path: str) -> Iterator[Finding]:
+    """What concerns logs together.
+
+    The runs must be as many as the benchmark wants, of one system with the same hyper-parameters, with seeds of their
+    own, and converge no faster than the reference. One may fail to converge.
+    """
+    yield from _judge_number(logs, path)
+    yield from _judge_equality(logs)
+    yield from _judge_seeds(logs)
+    yield from _judge_convergence(logs, path)
+
+
+def _judge_number(logs: Sequence[Log], path: str) -> Iterator[Finding]:
+    failed = [log for log in logs if log.converged_at is None]
+    benchmark = next((log.benchmark for log in logs if log.benchmark), None)
+    if benchmark and len(logs) != benchmark.num_runs:
+        yield rules.NUM_RUNS.broken(
+            path, None, f"{len(logs)} runs of {benchmark.name}", f"exactly {benchmark.num_runs}"
+        )
+    if len(failed) > 1:
+        names = ", ".join(os.path.basename(log.path) for log in failed)
+        yield rules.CONVERGED.broken(path, None, f"{len(failed)} runs did not converge: {names}", "one at most")
+
+
+def _judge_equality(logs: Sequence[Log]) -> Iterator[Finding]:
+    """Each value that all must share, against that of most logs."""
+    for key in dict.fromkeys(key for log in logs for key in log.values if key not in _MAY_DIFFER):
+        texts = [short(log.value(key)) if key in log.values else None for log in logs]
+        usual = max(texts, key=lambda text: (text is not None, texts.count(text)))
+        rule = rules.SAME_SYSTEM if key in _OF_THE_SYSTEM else rules.SAME_HYPERPARAMETERS
+        for log, text in zip(logs, texts, strict=True):
+            if text is not None and text != usual:  # a line that is missing was said already
+                yield rule.broken(log.path, log.values[key][1], f"{key} {text}", f"{usual} as in the other runs")
+
+
+def _judge_seeds(logs: Sequence[Log]) -> Iterator[Finding]:
+    """A seed may come again in one run, but not from the same place of the source in another."""
+    taken: dict[tuple, Log] = {}
+    for log in logs:
+        mine = {}
+        for seed, metadata, line in log.seeds:
+            mine.setdefault((short(seed), short(metadata.get("file")), short(metadata.get("lineno"))), line)
+        for place, line in mine.items():
+            if place in taken:
+                found = f"seed {place[0]} as in {os.path.basename(taken[place].path)}"
+                yield rules.SEEDS_DIFFER.broken(log.path, line, found, "a seed of its own")
+            taken.setdefault(place, log)
+
+
+def _judge_convergence(logs: Sequence[Log], path: str) -> Iterator[Finding]:
+    """Against the reference convergence points that mlperf-logging ships, where it is installed."""
+    sizes = defaultdict(list)
+    for log in logs:
+        if log.closed and is_number(log.value("global_batch_size")):
+            sizes[log.closed.name, log.value("global_batch_size")].append(log)
+    if len(sizes) != 1 or len(logs) < 3:
+        return  # no batch size, or several: said already
+    (name, batch_size), of_one = next(iter(sizes.items()))
+    verdict = rcp.compare(name, batch_size, [log.converged_at for log in of_one])
+    if verdict is None:
+        yield rules.RCP_MISSING.broken(
+            path, None, "mlperf-logging is not installed", "its reference convergence points"
+        )
+        return
+    if verdict.mean == float("inf"):
+        return  # too few runs converged: said already
+    unit = "samples" if rules.BENCHMARKS[name].counts_samples else "epochs"
+    found = f"{verdict.mean:.10g} {unit} to converge at a batch of {batch_size}: {verdict.reason}"
+    if not verdict.accepted:
+        least = verdict.point.minimum if verdict.point else None
+        required = f"at least {least:.10g} {unit}" if least else "a reference of that batch size"
+        yield rules.RCP.broken(path, None, found, required)
+    elif verdict.scaling > 1:
+        required = f"{verdict.point.mean:.10g} {unit}; minutes are multiplied by {verdict.scaling:.4f}"
+        yield rules.RCP.broken(path, None, found, required, WARNING)
