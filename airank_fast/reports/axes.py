@@ -87,8 +87,8 @@ def _log_ticks(low: float, high: float) -> Iterable[tuple[float, str]]:
 def _label(value: float, step: float, percent: bool = False) -> str:
     if percent:
         return f"{value * 100:.{_decimals(step * 100)}f}%"
-    if step >= 1000 or (value and step < 1e-3):
-        return compact(value)
+    if step >= 1000 or step < 1e-4:
+        return compact(value or 0.0)  # not -0
     return f"{value:.{_decimals(step)}f}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +26,13 @@ class Curve:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def outside(self, first: float, last: float) -> list[Curve]:
+        """The parts of the line before `first` and after `last`, each with the point next to it."""
+        before, after = bisect_right(self.x, first), bisect_left(self.x, last)
+        places = [slice(0, before + 1) if before else slice(0), slice(max(after - 1, 0), None)]
+        parts = [Curve(self.x[p], self.y[p], self.y[p], self.y[p]) for p in places]
+        return [part for part in parts if len(part) > 1]
 
 
 def thin(x: Sequence[float], y: Sequence[float], max_points: int = MAX_POINTS) -> Curve:

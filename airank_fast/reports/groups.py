@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from airank_fast.record.metrics import percentile
 from airank_fast.reports.reading import ReportedRun
 
 AMP = ("bf16", "fp16")
@@ -60,7 +59,7 @@ class Row:
 
     group: Group
     counted: list[ReportedRun]
-    num_reached: int
+    num_missed: int
     time2train: Figure
     throughput: Figure
     accuracy: Figure
@@ -158,11 +157,11 @@ def _distinguish(groups: list[Group]) -> None:
 def _row(group: Group) -> Row:
     counted = [run for run in group.runs if run.counts]
     times = [run.figure("time2train", "target_quality_time") for run in counted]
-    reached = [time for time in times if time[0] is not None]
+    with_target = [value for run, (value, _) in zip(counted, times, strict=True) if run.summary["target"] is not None]
     return Row(
         group=group,
         counted=counted,
-        num_reached=len(reached),
+        num_missed=with_target.count(None),
         time2train=_figure(times, never=math.inf),
         throughput=_figure([run.figure("avg_ips", "avg_ips") for run in counted]),
         accuracy=_figure([(run.summary["best_accuracy"], False) for run in counted]),
@@ -174,7 +173,7 @@ def _figure(values: list[tuple[float | None, bool]], never: float | None = None)
     filled = sorted(never if value is None else value for value, _ in values if value is not None or never is not None)
     finite = [value for value in filled if math.isfinite(value)]
     middle = filled[(len(filled) - 1) // 2 : len(filled) // 2 + 1]
-    value = percentile(filled, 50) if middle and all(map(math.isfinite, middle)) else None
+    value = sum(middle) / len(middle) if middle and all(map(math.isfinite, middle)) else None
     stated = any(is_stated for _, is_stated in values)
     return Figure(value, min(finite, default=None), max(finite, default=None), stated)
 

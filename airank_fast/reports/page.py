@@ -25,9 +25,12 @@ _TASKS = {"zh": {"resnet50": "图像分类", "bert": "语义表示"},
 class Report:
     """What a report on `runs` shows, in one language; the templates read its attributes."""
 
-    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", leave_out: Path | None = None):
+    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", known: dict | None = None,
+                 leave_out: Path | None = None):  # fmt: skip
         _name_apart(runs)
         self.runs, self.language, self.mark = runs, language, clean(mark)
+        self.options = ["--lang", language, *(["--mark", mark] if mark else [])]
+        self.options += [word for name, value in (known or {}).items() for word in ("--set", f"{name}={value}")]
         self.t = Texts(language)
         self.version = __version__
         self.models = [Model(groups, number, self.t) for number, groups in enumerate(grouped(runs))]
@@ -51,7 +54,12 @@ class Report:
     @property
     def alerts(self) -> list[tuple[str, str]]:
         """(run, what a reader must know of it)."""
-        return [(run.name, state) for run in self.runs for state, is_grave in states(run, self.t) if is_grave]
+        found = []
+        for run in self.runs:
+            grave = [state for state, is_grave in states(run, self.t) if is_grave]
+            grave += [self.t("not_counted")] if grave and not run.counts else []
+            found += [(run.name, self.t("and").join(grave))] if grave else []
+        return found
 
     @property
     def has_stated(self) -> bool:
@@ -60,7 +68,9 @@ class Report:
 
     @cached_property
     def system(self) -> Columns:
-        return Columns(self.runs, [{k: v for k, v in run.system.items() if k not in ("t", "kind", "versions", "kernels")}
+        hidden = {"t", "kind", "versions", "kernels"}
+        return Columns(self.runs, [{self.t.field(key): value for key, value in run.system.items() if key not in
+                                    hidden | ({"software_stack"} if run.system.get("versions") else set())}
                                    for run in self.runs], self.t)  # fmt: skip
 
     @cached_property
@@ -99,8 +109,12 @@ class Report:
         return [(run.name, training_command(run)) for run in self.runs]
 
     @property
+    def has_commands(self) -> bool:
+        return any(command is not None for _, command in self.commands)
+
+    @property
     def check_commands(self) -> str:
-        return "\n".join(check_commands(self.runs, self.language))
+        return "\n".join(clean(line, 20_000) for line in check_commands(self.runs, self.options))
 
     @property
     def notes(self) -> list[tuple[str, list[str]]]:
@@ -126,6 +140,8 @@ class Model:
         self.rows = summary_rows(groups)
         self.pictures = plots.pictures(groups, self.key, self.labels, t)
         self.drawn = {picture.name: pictures.inline(picture) for picture in self.pictures if picture.height}
+        empty = [picture.title for picture in self.pictures if not picture.height]
+        self.not_drawn = t("not_drawn", names=t("and").join(empty)) if empty else ""
         self.unit = t.unit(self.runs[0][1].summary["unit"])
 
     @property
@@ -149,8 +165,9 @@ class Model:
 
     @property
     def figures(self) -> list[list[str]]:
-        """The cells of FlagPerf's table, a row a run."""
-        return [flagperf.row(_printable(run))[2:-2].split(" | ") for _, run in self.runs]
+        """The cells of FlagPerf's table, a row a run that says on how many cards it ran."""
+        runs = [run for group, run in self.runs if group.cards is not None]
+        return [flagperf.row(_printable(run))[2:-2].split(" | ") for run in runs]
 
     @property
     def indicators(self) -> list[tuple[str, str, str]]:
@@ -164,7 +181,8 @@ class Model:
                  ("whole", "p_whole"), ("train", "p_train"), ("core", "p_core"), ("acc", "acc"))  # fmt: skip
         seen = [(t(f"fp_{key}"), t("fp_see", name=name), t(f"fp_{key}_remark")) for key, name in names]
         known = [(t("fp_task"), task, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
-        return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:]]
+        return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:],
+                (t("fp_extra"), t("unknown"), "")]  # fmt: skip
 
 
 class Columns:
@@ -186,7 +204,7 @@ class Columns:
 def states(run: ReportedRun, t: Texts) -> list[tuple[str, bool]]:
     """(how the run ended, whether a reader must be warned of it)."""
     summary, reason = run.summary, run.summary["reason"]
-    reached = run.figure("time2train", "target_quality_time")[0] is not None
+    time2train, is_stated = run.figure("time2train", "target_quality_time")
     found = [(t("state_resumed", count=summary["num_resumes"]), True)] if not summary["comparable"] else []
     if not run.ended:
         return [*found, (t("state_unfinished"), True)]
@@ -194,7 +212,10 @@ def states(run: ReportedRun, t: Texts) -> list[tuple[str, bool]]:
         return [*found, (t("state_epochs"), True)]
     if summary["status"] not in ("success", None):
         return [*found, (t("state_aborted", reason=reason or summary["status"]), True)]
-    key = "state_reached" if reached else "state_success" if summary["status"] else "state_ended"
+    if time2train is not None:
+        key = "state_stated" if is_stated else "state_reached"
+    else:
+        key = "state_success" if summary["status"] else "state_ended"
     return [*found, (t(key), False)]
 
 

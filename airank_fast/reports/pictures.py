@@ -7,7 +7,7 @@ and on a desk. Colours are CSS variables of style.css, which has them for light 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -29,6 +29,7 @@ class Series:
     middle: Curve
     lines: Sequence[tuple[str, Curve]] = ()  # (name, a run's own line)
     dots: bool = False
+    band_only: bool = False  # no median over the band
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Picture:
     name: str  # of its file
     title: str
     caption: str = ""
-    body: Markup = Markup("")
-    height: int = 0  # px; 0: there is nothing to draw, `caption` says why
-    legend: tuple[tuple[str, str], ...] = field(default=())  # (CSS class, label)
+    body: str = ""  # Markup
+    height: int = 0  # px; 0: there is nothing to draw
+    legend: tuple[tuple[str, str], ...] = ()  # (CSS class, label)
     description: str = ""  # for those who hear it
 
 
@@ -55,17 +56,21 @@ def line_plot(x: Axis, y: Axis, series: Sequence[Series], x_label: str,
     inside = [_grid(x, y)]
     inside += [_band(item, x, y) for item in series]
     inside += [_line(curve, x, y, f"run {colour(item.number)}", name) for item in series for name, curve in item.lines]
-    inside += [_line(item.middle, x, y, f"line {colour(item.number)}", item.label) for item in series]
+    inside += [_line(item.middle, x, y, f"line {colour(item.number)}", item.label) for item in series
+               if not item.band_only]
     inside += [_dots(curve, x, y, item) for item in series if item.dots
                for _, curve in item.lines or [(item.label, item.middle)]]  # fmt: skip
     parts = []
     if target is not None:
         height = _GRID * (1 - y.at(target[0]))
         inside.append(Markup('<path class="target" d="M0 {0:.1f}H{1}"/>').format(height, _GRID))
-        parts.append(Markup('<text class="target-label" x="{:.2f}%" y="{:.1f}" text-anchor="end">{}</text>').format(
-            LEFT + WIDTH - 0.5, TOP + HEIGHT * height / _GRID - 5, target[1]))  # fmt: skip
-    plot = Markup('<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 {g} {g}" preserveAspectRatio="none">'
-                  "{}</svg>").format(LEFT, TOP, WIDTH, HEIGHT, Markup("").join(inside), g=_GRID)  # fmt: skip
+        # Accuracy begins low, so the label covers nothing at the left end.
+        parts.append(Markup('<text class="target-label" x="{:.2f}%" y="{:.1f}">{}</text>').format(
+            LEFT + 0.7, TOP + HEIGHT * height / _GRID - 5, target[1]))  # fmt: skip
+    plot = Markup(
+        '<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 {g} {g}" preserveAspectRatio="none" '
+        'overflow="visible">{}</svg>'
+    ).format(LEFT, TOP, WIDTH, HEIGHT, Markup("").join(inside), g=_GRID)
     return Markup("").join([plot, *_labels(x, y, x_label), *parts]), TOP + HEIGHT + BELOW
 
 
@@ -74,7 +79,9 @@ def bar_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, float, str]]]]) 
     parts, top = [], 4
     for name, figure, pieces in rows:
         parts.append(Markup('<text class="name" x="0" y="{}">{}</text>').format(top + 13, shorten(name, 40)))
-        parts.append(Markup('<text class="figure" x="100%" y="{}" text-anchor="end">{}</text>').format(top + 13, figure))
+        parts.append(
+            Markup('<text class="figure" x="100%" y="{}" text-anchor="end">{}</text>').format(top + 13, figure)
+        )
         parts.append(Markup('<rect class="track" x="0" y="{}" width="100%" height="16" rx="2"/>').format(top + 20))
         begin = 0.0
         for css, share, tooltip in pieces:
@@ -127,7 +134,7 @@ def _grid(x: Axis, y: Axis) -> Markup:
 
 def _points(curve: Curve, values: Sequence[float], x: Axis, y: Axis) -> list[str]:
     pairs = zip(curve.x, values, strict=True)
-    return [f"{_GRID * x.at(a):.1f} {min(max(_GRID * (1 - y.at(b)), -_GRID), 2 * _GRID):.1f}" for a, b in pairs]
+    return [f"{_GRID * x.at(a):.1f} {min(max(_GRID * (1 - y.at(b)), 0), _GRID):.1f}" for a, b in pairs]
 
 
 def _line(curve: Curve, x: Axis, y: Axis, css: str, name: str) -> Markup:

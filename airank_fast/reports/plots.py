@@ -61,14 +61,14 @@ class _Plots:
 
     def over_samples(self, name: str, of: Callable[[ReportedRun], Curve]) -> Picture:
         series = self._series(of)
-        values = [value for item in series for value in item.middle.y]
+        values = [value for item in series for _, curve in item.lines for value in curve.y]
         if not values:
             return self._nothing(name)
         epochs = {run.data.get("train_samples") or run.config.get("samples_per_epoch") for run in self.runs}
         epoch = epochs.pop() if len(epochs) == 1 else None
         by_epoch = isinstance(epoch, (int, float)) and epoch > 0
         series = [_scaled(item, epoch if by_epoch else 1) for item in series]
-        x = axes.span([value for item in series for value in item.middle.x])
+        x = axes.span([value for item in series for _, curve in item.lines for value in curve.x])
         y = axes.linear(values, zero=True)
         left_out = sum(of(run).num_left_out for run in self.runs)
         said = self.texts("range_said", low=axes.compact(min(values)), high=axes.compact(max(values)))
@@ -93,7 +93,8 @@ class _Plots:
         return Picture(f"{self.name}-seconds", title, self.texts("seconds_note"), body, height, legend, said)
 
     def memory(self) -> Picture:
-        runs = [(group, run) for group in self.groups for run in group.runs if run.summary["mem_total_gib"]]
+        runs = [(group, run) for group in self.groups for run in group.runs
+                if run.summary["mem_used_gib"] and run.summary["mem_total_gib"]]  # fmt: skip
         if not runs:
             return self._nothing("memory")
         rows = []
@@ -107,12 +108,13 @@ class _Plots:
         return Picture(f"{self.name}-memory", title, self.texts("memory_note"), body, height, self._legend(), said)
 
     def _series(self, of: Callable[[ReportedRun], Curve], dots: bool = False) -> list[Series]:
+        """Of each group the spread of the runs that count, and every run's own line."""
         found = []
         for group in self.groups:
-            curves = [(run.name, of(run)) for run in group.runs if len(of(run))]
-            if curves:
-                middle = spread([curve for _, curve in curves])
-                found.append(Series(self.labels[group.number], group.number, middle, curves, dots))
+            lines = [(run.name, of(run)) for run in group.runs if len(of(run))]
+            if lines:
+                whole = [of(run) for run in group.runs if run.counts] or [lines[0][1]]
+                found.append(Series(self.labels[group.number], group.number, spread(whole), lines, dots))
         return found
 
     def _time(self, series: list[Series], of: Callable[[Series], list[Curve]]) -> tuple[axes.Axis, str, list[Series]]:
@@ -131,8 +133,11 @@ class _Plots:
         body, height = line_plot(x, y, series, x_label, target)
         banded = any(list(item.middle.low) != list(item.middle.high) for item in series)
         several = any(len(group.runs) > 1 for group in self.groups)
-        key = ("spread_runs" if several else "spread_bins") if banded else ""
-        caption = " ".join(filter(None, [self.texts(key) if key else "", note]))
+        if several:
+            key = "spread_evaluations" if name == "accuracy" else "spread_runs"
+        else:
+            key = "spread_bins" if banded else "no_spread"
+        caption = " ".join(filter(None, [self.texts(key), note]))
         unit = self.runs[0].summary["unit"]
         title = self.texts(f"picture_{name}", unit=self.texts.unit(unit))
         return Picture(f"{self.name}-{name}", title, caption, body, height, self._legend(), said)
@@ -150,14 +155,19 @@ class _Plots:
 
     def _nothing(self, name: str) -> Picture:
         unit = self.texts.unit(self.runs[0].summary["unit"])
-        return Picture(f"{self.name}-{name}", self.texts(f"picture_{name}", unit=unit), self.texts("no_picture"))
+        return Picture(f"{self.name}-{name}", self.texts(f"picture_{name}", unit=unit))
 
 
 def _drawn(series: Series) -> Series:
-    """What is drawn of a series: runs that never overlap have no median; many runs have no line of their own."""
-    apart = len(series.middle) < 2
-    lines = series.lines if apart or (series.dots and len(series.lines) <= MAX_LINES) else ()
-    return Series(series.label, series.number, series.middle, lines, series.dots)
+    """What is drawn of a series: runs' own lines where there is no spread, of evaluations everywhere."""
+    middle, lines = series.middle, series.lines
+    if len(lines) == 1:
+        return Series(series.label, series.number, lines[0][1], lines if series.dots else (), series.dots)
+    if len(middle) > 1 and not series.dots:
+        lines = [(name, part) for name, curve in lines for part in curve.outside(middle.x[0], middle.x[-1])]
+    elif series.dots and len(lines) <= MAX_LINES:
+        return Series(series.label, series.number, middle, lines, dots=True, band_only=True)
+    return Series(series.label, series.number, middle, () if series.dots else lines, series.dots)
 
 
 def duration(seconds: float) -> str:

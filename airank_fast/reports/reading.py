@@ -19,9 +19,12 @@ from airank_fast.reports.curves import LARGEST, Curve, RateOverTime, thin
 
 MAX_TEXT = 2000
 MAX_ITEMS = 500
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 _CARDS = re.compile(r"GPUx(\d{1,6})\.log$")  # AI-Rank's name of a log says on how many cards it was made
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_RATES = ("p_whole", "p_train", "p_core", "avg_ips")
 KNOWN = {
     "benchmark": str, "unit": str, "precision": str, "target": float, "world_size": int, "global_batch_size": int,
     "samples_per_epoch": int,
@@ -97,11 +100,11 @@ def number(value) -> float | None:
 
 
 def _reported(run: Run) -> ReportedRun:
-    config = clean({key: value for key, value in run.first("run_config").items() if key != "command"})
-    if command := run.first("run_config").get("command"):
-        config["command"] = [clean(str(word), 20_000) for word in command]
-    summary = _vetted(run.summary)
-    events = effective(run.events) if summary["num_resumes"] else run.events
+    config = _config(run.first("run_config"))
+    events = [{**event, **config} if event["kind"] == "run_config" else event for event in run.events]
+    told = {name: config.get(name) for name in ("benchmark", "precision", "unit", "target", "world_size")}
+    summary = _vetted(run.summary) | dict.fromkeys(_unknown(run), None) | told
+    events = effective(events) if summary["num_resumes"] else events
     start_t = number(run.first("run_start").get("t"))
     loss, learning_rate = _of_steps(events)
     reported = ReportedRun(
@@ -112,7 +115,7 @@ def _reported(run: Run) -> ReportedRun:
         config=config,
         system=clean(run.first("system")),
         data=clean(run.first("data")),
-        flagperf=_vetted(flagperf(run.events)),
+        flagperf=_vetted({**flagperf(events), **{name: summary[name] for name in ("e2e_time", *_RATES)}}),
         start_t=start_t,
         ended=any(event["kind"] == "run_stop" for event in events),
         stated=_stated(run.events),
@@ -127,16 +130,39 @@ def _reported(run: Run) -> ReportedRun:
     return reported
 
 
+def _config(event: Event) -> Event:
+    """A run_config with text that is clean, and None for fields of another type than theirs."""
+    config = clean({key: value for key, value in event.items() if key not in ("t", "kind", "command")})
+    for name, wanted in KNOWN.items():
+        value = config.get(name) if wanted is str else number(config.get(name))
+        if wanted is int:
+            fits = isinstance(value, int) and 0 < value < 1 << 53
+        else:
+            fits = isinstance(value, str if wanted is str else (int, float))
+        config[name] = value if fits else None
+    if isinstance(command := event.get("command"), list):
+        config["command"] = [clean(str(word), 20_000) for word in command]
+    return config
+
+
 def _vetted(summary: dict) -> dict:
-    """The figures with None for what is no number or rests on no counted sample."""
+    """The figures with None for what is no number, and for rates that rest on no counted sample."""
     found = {}
     for key, value in summary.items():
-        if isinstance(value, float):
-            value = number(value)
-        found[key] = clean(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        found[key] = number(value) if is_number else clean(value)
     if not summary.get("trained_samples", True):
-        found.update(dict.fromkeys(("trained_samples", "p_whole", "p_train", "p_core", "avg_ips"), None))
+        found.update(dict.fromkeys(("trained_samples", *_RATES), None))
     return found
+
+
+def _unknown(run: Run) -> set[str]:
+    """Figures that look as if the log gave them, because a sum over nothing is 0."""
+    kinds = {event["kind"] for event in run.events}
+    unknown = set() if "process_start" in kinds else {"e2e_time"}
+    unknown |= set() if "epoch_stop" in kinds else {"epochs"}
+    timed = any(event.get("core_s") for event in run.events)
+    return unknown if timed else unknown | {"core_s", "data_wait_s", "h2d_s", "measure_s"}
 
 
 def _stated(events: list[Event]) -> dict[str, tuple[float, str]]:

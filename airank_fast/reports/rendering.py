@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
 
 from airank_fast.record.formats import flagperf
 from airank_fast.reports.files import FileSum
@@ -18,14 +21,16 @@ from airank_fast.reports.reading import ReportedRun, clean
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SECTIONS = ("summary", "pictures", "runs", "flagperf", "system", "recipe", "reproduce", "checksums", "notes")
-# Column of the table of runs: key in the summary, text, decimals, factor.
-_RUN_COLUMNS = (
+# Columns of the tables of runs: key in the summary, text, decimals, factor.
+_RESULTS = (
     ("time2train", "time2train", 2, 1), ("total_time", "total_time", 2, 1), ("e2e_time", "e2e_time", 2, 1),
     ("best_accuracy", "best_accuracy", 2, 100), ("final_accuracy", "final_accuracy", 2, 100),
-    ("avg_ips", "avg_ips", 1, 1), ("p_whole", "p_whole", 1, 1), ("p_train", "p_train", 1, 1),
-    ("p_core", "p_core", 1, 1), ("trained_samples", "trained", 0, 1), ("epochs", "epochs_done", 0, 1),
-    ("evaluations", "evaluations", 0, 1), ("data_wait_s", "data_wait", 2, 1), ("h2d_s", "h2d", 2, 1),
-    ("measure_s", "measure", 3, 1), ("mem_used_gib", "memory", 2, 1),
+    ("epochs", "epochs_done", 0, 1), ("evaluations", "evaluations", 0, 1),
+)  # fmt: skip
+_PERFORMANCE = (
+    ("trained_samples", "trained", 0, 1), ("avg_ips", "avg_ips", 1, 1), ("p_whole", "p_whole", 1, 1),
+    ("p_train", "p_train", 1, 1), ("p_core", "p_core", 1, 1), ("data_wait_s", "data_wait", 2, 1),
+    ("h2d_s", "h2d", 2, 1), ("measure_s", "measure", 3, 1), ("mem_used_gib", "memory", 2, 1),
 )  # fmt: skip
 
 
@@ -36,8 +41,7 @@ def html(report: Report) -> str:
 
 def markdown(report: Report, folder: str) -> str:
     """The report as GitHub's Markdown; its pictures are expected in `folder`."""
-    text = _render("report.md.j2", report, folder=folder)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return "\n".join(_spaced(_render("report.md.j2", report, folder=folder).splitlines())) + "\n"
 
 
 def picture_files(report: Report) -> dict[str, str]:
@@ -52,7 +56,7 @@ def escape_markdown(text: object) -> str:
     line = clean(str(text)).replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"([\\`*_\[\]|~])", r"\\\1", line).replace(">", "&gt;")
     line = re.sub(r"^(\s*)([#+\-=!])", r"\1\\\2", line)
-    line = re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", line)
+    line = re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", line)
     return re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1&#8203;\2", line).replace("@", "&#64;")
 
 
@@ -63,7 +67,28 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _render(name: str, report: Report, **more) -> str:
+def _spaced(lines: Sequence[str]) -> Iterator[str]:
+    """The lines with one empty line between a heading, a table, a list and a paragraph; code as it is."""
+    before, fence = "", None
+    for line in lines:
+        if fence is not None:
+            yield line
+            fence = None if line == fence else fence
+            before = "code"
+            continue
+        if not line.strip():
+            continue
+        start = line.split(" ", 1)[0]
+        kind = start if start in ("|", "-", "*", ">") else line
+        if before and kind != before:
+            yield ""
+        yield line
+        before = kind
+        fence = re.match("`{3,}", line)[0] if line.startswith("```") else None
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=lambda template: template is None or template.endswith(".html.j2"),
@@ -72,12 +97,17 @@ def _render(name: str, report: Report, **more) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        figure=_figure, range=_range, fixed=_fixed, plain=_plain, steps=_steps, started=_started, clean=clean,
-        short=lambda text, length: shorten(str(text), length), md=escape_markdown, code=fenced, sums=_sums,
+        figure=_figure, range=_range, fixed=_fixed, shown=_shown, steps=_steps, started=_started, clean=clean,
+        short=lambda text, length: shorten(str(text), length), md=escape_markdown, code=fenced, breaks=_breaks,
+        sums=_sums,
     )  # fmt: skip
-    columns = [name.strip() for name in flagperf.HEADER.splitlines()[0].strip("| ").split("|")]
-    return environment.get_template(name).render(
-        r=report, sections=_SECTIONS, run_columns=_RUN_COLUMNS, flagperf_columns=columns, **more
+    return environment
+
+
+def _render(name: str, report: Report, **more) -> str:
+    columns = [column.strip() for column in flagperf.HEADER.splitlines()[0].strip("| ").split("|")]
+    return _environment().get_template(name).render(
+        r=report, sections=_SECTIONS, results=_RESULTS, performance=_PERFORMANCE, flagperf_columns=columns, **more
     )
 
 
@@ -97,12 +127,15 @@ def _range(figure: Figure, digits: int, scale: float = 1) -> str:
     return f"{_fixed(figure.low, digits, scale)}–{_fixed(figure.high, digits, scale)}"
 
 
-def _plain(value: object) -> str:
+@pass_context
+def _shown(context: Context, value: object) -> str:
     """A value of a recipe or a system as a person reads it."""
+    if value is None:
+        return context["r"].t("unknown")
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
@@ -113,6 +146,11 @@ def _steps(run: ReportedRun) -> str:
 
 def _started(run: ReportedRun) -> str:
     return "-" if run.start_t is None else moment(run.start_t)
+
+
+def _breaks(text: str) -> Markup:
+    """A name that may be broken behind its underscores and dots."""
+    return Markup(re.sub(r"([_.])", r"\1<wbr>", str(escape(text))))
 
 
 def _sums(files: Sequence[FileSum], count: int) -> str:

@@ -41,7 +41,8 @@ def requirements(runs: list[ReportedRun]) -> list[str]:
     return [word for word in found if re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!-]+", word)]
 
 
-def check_commands(runs: list[ReportedRun], language: str) -> list[str]:
-    """What verifies the logs and makes the report again."""
-    paths = shlex.join(str(run.path) for run in runs)
-    return [f"python -m airank_fast.verify {paths}", f"python -m airank_fast.report {paths} --lang {language}"]
+def check_commands(runs: list[ReportedRun], options: list[str]) -> list[str]:
+    """What verifies the logs and makes the report again, with its options."""
+    paths = [str(run.path) for run in runs]
+    return [shlex.join(["python", "-m", "airank_fast.verify", *paths]),
+            shlex.join(["python", "-m", "airank_fast.report", *paths, *options])]  # fmt: skip

@@ -15,12 +15,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "cards_unknown": ("卡数未知", "cards unknown"),
     "none": ("-", "-"),
     "unknown": ("日志未记录", "not in the log"),
-    "yes": ("是", "yes"),
-    "no": ("否", "no"),
     # sections
     "summary": ("数据汇总", "Summary"),
     "pictures": ("曲线与图", "Pictures"),
     "runs": ("各次运行", "Runs"),
+    "performance": ("性能明细", "Performance"),
     "flagperf": ("FlagPerf 指标", "FlagPerf figures"),
     "system": ("被测系统信息", "System under test"),
     "recipe": ("训练配方", "Recipe"),
@@ -62,15 +61,33 @@ TEXTS: dict[str, tuple[str, str]] = {
     "picture_learning_rate": ("学习率", "Learning rate"),
     "picture_seconds": ("每一秒花在哪里", "Where each second went"),
     "picture_memory": ("显存/内存峰值", "Peak memory"),
-    "no_picture": ("日志没有记录画这张图所需的数据。", "The logs do not carry what this picture is made of."),
-    "spread_runs": ("线为各次运行的中位数，色带为最小值至最大值。", "Line: median of the runs; band: smallest to largest."),
-    "spread_bins": ("线为各区间均值，色带为区间内最小值至最大值。", "Line: mean of each stretch; band: smallest to largest."),
+    "not_drawn": (
+        "日志没有记录画以下各图所需的数据：{names}。",
+        "The logs do not carry what these pictures are made of: {names}.",
+    ),
+    "no_flagperf": ("日志没有记录卡数，无法给出 FlagPerf 指标。", "The logs do not say on how many cards; no figures."),
+    "spread_runs": (
+        "粗线为计入的各次运行的中位数，色带为最小值至最大值；细线为单次运行。",
+        "Thick line: median of the runs counted; band: smallest to largest; thin lines: single runs.",
+    ),
+    "spread_bins": (
+        "线为各区间均值，色带为区间内最小值至最大值。",
+        "Line: mean of each stretch; band: smallest to largest.",
+    ),
+    "spread_evaluations": (
+        "点为各次评估，线为各次运行；色带为计入的各次运行的最小值至最大值。",
+        "Dots: evaluations; lines: single runs; band: smallest to largest of the runs counted.",
+    ),
+    "no_spread": ("", ""),
     "seconds_note": (
         "run_start 至 run_stop。计算与等待数据取各卡中的最大值；与计算同时进行的主机到设备拷贝不占条。",
         "From run_start to run_stop. Computing and waiting are the largest over ranks; copies that ran beside the "
         "computing take no room in the bar.",
     ),
-    "memory_note": ("峰值用量 / 总量；CPU 上为进程的驻留内存。", "Peak used / total; on a CPU the process's resident memory."),
+    "memory_note": (
+        "峰值用量 / 总量；CPU 上为进程的驻留内存。",
+        "Peak used / total; on a CPU the process's resident memory.",
+    ),
     "left_out": ("{count} 个非有限数值未画出。", "{count} value(s) that are not finite are left out."),
     "target_line": ("目标 {value}", "target {value}"),
     "time": ("自 run_start 起的时间（{unit}）", "time since run_start ({unit})"),
@@ -81,7 +98,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "epochs": ("epoch（轮）", "epochs"),
     "samples": ("已训练样本数", "samples trained"),
     "accuracy_said": (
-        "最高 {best}，{runs} 次运行中 {reached} 次达到目标", "best {best}; {reached} of {runs} run(s) reached the target",
+        "最高 {best}，{runs} 次运行中 {reached} 次达到目标",
+        "best {best}; {reached} of {runs} run(s) reached the target",
     ),
     "range_said": ("范围 {low} 至 {high}", "from {low} to {high}"),
     "part_core": ("计算（core）", "computing (core)"),
@@ -116,12 +134,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "format": ("日志格式", "Log format"),
     # states of a run
     "state_reached": ("达到目标", "target reached"),
+    "state_stated": ("达到目标（日志自报）", "target reached, as the log states"),
     "state_success": ("成功结束", "ended with success"),
     "state_ended": ("已结束", "ended"),
     "state_epochs": ("未达到目标", "target missed"),
     "state_aborted": ("中止（{reason}）", "aborted ({reason})"),
     "state_unfinished": ("未完成：日志没有结束记录", "unfinished: the log has no end"),
     "state_resumed": ("中断续跑 {count} 次，成绩不可比", "resumed {count} time(s), not comparable"),
+    "not_counted": ("不计入数据汇总", "not counted in the summary"),
     "alerts": ("请注意", "Please note"),
     # FlagPerf's common figures, as its template has them
     "indicator": ("指标名称", "Indicator"),
@@ -143,7 +163,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "fp_e2e_remark": ("总时间 + 初始化等时间，秒", "total time and initialisation, s"),
     "fp_whole_remark": ("实际训练样本数 ÷ 总时间", "samples trained / total time"),
     "fp_train_remark": ("不含评估耗时", "without evaluations"),
-    "fp_core_remark": ("不含数据 IO 耗时（p_core ≥ p_train ≥ p_whole）", "without data I/O (p_core >= p_train >= p_whole)"),
+    "fp_core_remark": (
+        "不含数据 IO 耗时（p_core ≥ p_train ≥ p_whole）",
+        "without data I/O (p_core >= p_train >= p_whole)",
+    ),
     "fp_mem_remark": ("已用/总量，GiB", "used/total, GiB"),
     "fp_acc_remark": ("末次评估的准确率", "accuracy of the last evaluation"),
     "fp_precision_remark": ("fp32/amp/fp16", "fp32/amp/fp16"),
@@ -151,6 +174,21 @@ TEXTS: dict[str, tuple[str, str]] = {
     "fp_figures": ("性能指标", "Figures"),
     "fp_common": ("通用指标", "Common indicators"),
     # system, recipe
+    "submitter": ("提交方", "Submitter"),
+    "hardware_name": ("硬件名称", "Hardware name"),
+    "hardware_type": ("硬件类型", "Hardware type"),
+    "number_of_nodes": ("节点数", "Number of nodes"),
+    "accelerators_per_node": ("每节点加速卡数", "Accelerators per node"),
+    "accelerator_name": ("加速卡", "Accelerator"),
+    "accelerator_memory_capacity": ("加速卡内存", "Accelerator memory"),
+    "host_processor_name": ("处理器", "Host processor"),
+    "host_processors_per_node": ("每节点处理器数", "Host processors per node"),
+    "host_processor_core_count": ("处理器核数", "Host processor cores"),
+    "host_memory_capacity": ("主机内存", "Host memory"),
+    "host_storage_type": ("存储类型", "Storage type"),
+    "host_storage_capacity": ("存储容量", "Storage capacity"),
+    "operating_system": ("操作系统", "Operating system"),
+    "software_stack": ("软件栈", "Software stack"),
     "field": ("项目", "Field"),
     "all_runs": ("全部运行", "All runs"),
     "common_settings": ("相同的设置", "The same in all"),
@@ -205,7 +243,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "detail": ("结束原因", "how it ended"),
     "and": ("、", ", "),
     "no_notes": ("无。", "None."),
-    "made_by": ("由 airank_fast {version} 根据运行记录生成。", "Made from the runs' own records by airank_fast {version}."),
+    "made_by": (
+        "由 airank_fast {version} 根据运行记录生成。",
+        "Made from the runs' own records by airank_fast {version}.",
+    ),
     "def_time2train": (
         "Time2train：run_start 至首个达到目标精度的评估结束，秒。",
         "Time2train: from run_start to the end of the first evaluation at or above the target, in seconds.",
@@ -227,6 +268,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
 }  # fmt: skip
 
+SYSTEM_FIELDS = [*TEXTS][[*TEXTS].index("submitter") : [*TEXTS].index("software_stack") + 1]
 _UNITS = {"images": ("图片", "images"), "samples": ("样本", "samples"), "sequences": ("序列", "sequences")}
 
 
@@ -241,6 +283,10 @@ class Texts:
         text = TEXTS[key][self._column].format(**values)
         count = values.get("count", values.get("runs"))
         return text if count is None else text.replace("(s)", "" if count == 1 else "s")
+
+    def field(self, name: str) -> str:
+        """The name of a field of system_information.json in words; another name as it is."""
+        return TEXTS[name][self._column] if name in SYSTEM_FIELDS else name
 
     def unit(self, unit: str | None) -> str:
         """What is counted, in this language; a unit that is not known here as it is."""

@@ -14,11 +14,20 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+# The browser reads orders from descriptor 3 and answers on 4.
+_START = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(pipes[0], 3)
+os.dup2(pipes[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -49,10 +58,9 @@ class Browser:
                    "--no-first-run", "--disable-background-networking", "--disable-component-update",
                    "--hide-scrollbars", "--force-device-scale-factor=1", "--remote-debugging-pipe",
                    f"--user-data-dir={self._profile.name}", "about:blank"]  # fmt: skip
-        # The browser reads orders from descriptor 3 and answers on 4; by a shell, as they may be taken here.
-        script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        self._process = subprocess.Popen(["/bin/sh", "-c", script, "sh", *command], stdout=subprocess.DEVNULL,
-                                         stderr=subprocess.DEVNULL, pass_fds=(to_browser, from_browser))  # fmt: skip
+        arguments = [sys.executable, "-c", _START, str(to_browser), str(from_browser), *command]
+        self._process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                         pass_fds=(to_browser, from_browser))  # fmt: skip
         os.close(to_browser)
         os.close(from_browser)
         self._rest, self._number = b"", 0
@@ -87,19 +95,21 @@ class Browser:
         self._order("Emulation.setEmulatedMedia", {"media": media, "features": features}, session)
         self._order("Page.navigate", {"url": path.resolve().as_uri()}, session)
         self._wait_for("Page.loadEventFired")
-        values = {
-            name: self._order("Runtime.evaluate", {"expression": text, "returnByValue": True}, session)["result"].get("value")
-            for name, text in (expressions or {}).items()
-        }
+        values = {}
+        for name, text in (expressions or {}).items():
+            wanted = {"expression": text, "returnByValue": True}
+            values[name] = self._order("Runtime.evaluate", wanted, session)["result"].get("value")
         png = b""
         if picture:
             wanted = {"format": "png", "captureBeyondViewport": True}
             png = base64.b64decode(self._order("Page.captureScreenshot", wanted, session)["data"])
-        requests = [event["params"]["request"]["url"] for event in self._events if event["method"] == "Network.requestWillBeSent"]
-        complaints = [json.dumps(event["params"]) for event in self._events
-                      if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")]  # fmt: skip
         self._order("Target.closeTarget", {"targetId": target})
-        return Seen(requests, complaints, values, png)
+        requests = [event["params"]["request"]["url"] for event in self._of("Network.requestWillBeSent")]
+        said = self._of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return Seen(requests, [json.dumps(event["params"]) for event in said], values, png)
+
+    def _of(self, *methods: str) -> list[dict]:
+        return [event for event in self._events if event.get("method") in methods]
 
     def _order(self, method: str, params: dict | None = None, session: str | None = None) -> dict:
         self._number += 1
@@ -115,7 +125,7 @@ class Browser:
             self._events.append(answer)
 
     def _wait_for(self, method: str) -> None:
-        while not any(event.get("method") == method for event in self._events):
+        while not self._of(method):
             self._events.append(self._next())
 
     def _next(self) -> dict:
