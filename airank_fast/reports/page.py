@@ -48,8 +48,12 @@ class Report:
 
     @property
     def period(self) -> str:
-        starts = [run.start_t for run in self.runs if run.start_t is not None]
-        return self.t("period", first=moment(min(starts)), last=moment(max(starts))) if starts else ""
+        spans = [(run.start_t, run.start_t + (run.summary["total_time"] or 0.0)) for run in self.runs
+                 if run.start_t is not None]  # fmt: skip
+        if not spans:
+            return ""
+        starts, stops = zip(*spans, strict=True)
+        return self.t("period", first=moment(min(starts)), last=moment(max(stops)))
 
     @property
     def alerts(self) -> list[tuple[str, str]]:
@@ -58,7 +62,7 @@ class Report:
         for run in self.runs:
             grave = [state for state, is_grave in states(run, self.t) if is_grave]
             grave += [self.t("not_counted")] if grave and not run.counts else []
-            found += [(run.name, self.t("and").join(grave))] if grave else []
+            found += [(run.name, self.t("semicolon").join(grave))] if grave else []
         return found
 
     @property
