@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -263,8 +264,13 @@ def _dictionary(value: object) -> dict:
 
 
 def _name_apart(runs: list[ReportedRun]) -> None:
-    """Runs whose directories are called alike get the path that they were given by, and a number where that is one."""
-    names = [run.name for run in runs]
+    """Runs that are called alike get as much of their paths as tells them apart; a number where nothing does."""
+    for depth in range(2, 6):
+        names = Counter(run.name for run in runs)
+        for run in runs:
+            if names[run.name] > 1:
+                run.name = clean("/".join(run.path.resolve().parts[-depth:]), 200)
+    names = Counter(run.name for run in runs)
     for number, run in enumerate(runs, 1):
-        if names.count(run.name) > 1:
-            run.name = f"{clean(str(run.path), 200)} #{number}"
+        if names[run.name] > 1:
+            run.name = f"{run.name} #{number}"

@@ -46,7 +46,9 @@ class _Plots:
         y = axes.linear([*values, *targets, 0.0], percent=True)
         line = None if target is None else (target, self.texts("target_line", value=f"{target * 100:.4g}%"))
         reached = sum(run.figure("time2train", "target_quality_time")[0] is not None for run in self.runs)
-        said = self.texts("accuracy_said", best=f"{max(values) * 100:.2f}%", reached=reached, runs=len(self.runs))
+        best = f"{max(values) * 100:.2f}%"
+        key = "accuracy_said" if targets or reached else "accuracy_said_only"
+        said = self.texts(key, best=best, reached=reached, runs=len(self.runs))
         return self._lines("accuracy", series, x, y, label, said, line)
 
     def throughput(self) -> Picture:

@@ -197,16 +197,22 @@ def _of_steps(events: list[Event]) -> tuple[Curve, Curve]:
 
 def _throughput(events: list[Event], start_t: float | None) -> Curve:
     rates = RateOverTime()
-    since = None  # when the training began that the next `steps` tell of
+    since = None  # when the training began that the next event tells of
+    told = trained = 0.0  # samples that steps told of in this block; those of the run
     for event in events if start_t is not None else ():
         kind, t = event["kind"], event["t"]
-        if kind in ("block_start", "eval_stop", "checkpoint") and (kind == "block_start" or since is not None):
+        if kind == "block_start":
+            since, told = t, 0.0
+        elif kind in ("eval_stop", "checkpoint") and since is not None:
             since = t
         elif kind == "steps" and since is not None:
             rates.add(since - start_t, t - start_t, event["samples"])
-            since = t
+            since, told, trained = t, told + event["samples"], trained + event["samples"]
         elif kind in ("block_stop", "process_start", "run_stop"):
-            since = None
+            samples = number(event.get("samples")) or 0.0
+            if since is not None and not told and samples > trained:  # a log without steps
+                rates.add(since - start_t, t - start_t, samples - trained)
+            since, trained = None, max(trained, samples)
     return rates.curve()
 
 

@@ -103,6 +103,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "最高 {best}，{runs} 次运行中 {reached} 次达到目标",
         "best {best}; {reached} of {runs} run(s) reached the target",
     ),
+    "accuracy_said_only": ("最高 {best}", "best {best}"),
     "range_said": ("范围 {low} 至 {high}", "from {low} to {high}"),
     "part_core": ("计算（core）", "computing (core)"),
     "part_steps": ("训练步（未细分）", "steps, not itemised"),

@@ -4,6 +4,7 @@ import pytest
 from reports.made_up import EPOCH_SAMPLES, MadeUpRun
 
 from airank_fast.reports.groups import amp_ratios, grouped, split, summary_rows
+from airank_fast.reports.page import Report
 from airank_fast.reports.reading import read
 
 
@@ -76,6 +77,14 @@ def test_no_speed_up_without_one_card_or_with_two_settings_of_it(write):
 def test_benchmarks_are_kept_apart(write):
     runs = [write("a", whole(1, 1)), write("b", whole(1, 1, benchmark="bert_large"))]
     assert [groups[0].benchmark for groups in grouped(runs)] == ["resnet50", "bert_large"]
+
+
+def test_runs_of_the_same_name_get_more_of_their_paths(tmp_path):
+    runs = [whole(1, 1).write(tmp_path / folder / "run") for folder in "ab"]
+    report = Report([read(path) for path in [*runs, runs[0]]], "en")
+    assert [run.name for run in report.runs[1:2]] == ["b/run"]
+    assert len({run.name for run in report.runs}) == 3
+    assert report.runs[0].name.endswith("/a/run #1")
 
 
 def test_split():

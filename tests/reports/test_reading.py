@@ -57,6 +57,16 @@ def test_curves_of_a_run(run_set):
     assert 50 <= len(run.throughput) <= 101
 
 
+def test_throughput_of_a_log_without_steps_comes_from_its_blocks(tmp_path):
+    story = MadeUpRun().begin().train().stop()
+    whole = read(story.write(tmp_path / "whole"))
+    story.events = [event for event in story.events if event["kind"] != "steps"]
+    blocks = read(story.write(tmp_path / "blocks"))
+    assert len(blocks.throughput) == blocks.summary["evaluations"]
+    assert blocks.throughput.y[3] == pytest.approx(whole.summary["p_train"], rel=0.02)
+    assert len(blocks.loss) == 0
+
+
 def test_a_resumed_run_is_told_once(tmp_path):
     step = 8 * EPOCH_SAMPLES // 256
     story = MadeUpRun().begin().train(12).resume(step).train().stop()
