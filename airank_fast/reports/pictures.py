@@ -102,22 +102,24 @@ def inline(picture: Picture) -> Markup:
         f"{picture.title}: {picture.description}", picture.height, picture.body)  # fmt: skip
 
 
-def standalone(picture: Picture, style: str, width: int = 640) -> str:
-    """The drawing as a file of its own, with its title, its legend and its colours for light and dark."""
+def standalone(picture: Picture, style: str, mark: str = "", width: int = 640) -> str:
+    """The drawing as a file of its own, with its title, its legend and its colours for light and dark; `mark` stands
+    before the title."""
     legend = Markup("").join(
         Markup('<rect class="key {}" x="0" y="{y}" width="12" height="12" rx="2"/><text class="name" x="20" y="{t}">{}'
                "</text>").format(css, label, y=picture.height + 8 + 20 * index, t=picture.height + 18 + 20 * index)
         for index, (css, label) in enumerate(picture.legend)
     )  # fmt: skip
     height = picture.height + 20 * len(picture.legend) + 12
+    marked = Markup('<tspan class="target-label">[{}]</tspan> ').format(mark) if mark else ""
     text = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 -36 {w} {h}" width="{w}" height="{h}">'
         "<title>{title}</title><desc>{description}</desc><style>{style}</style>"
         '<rect class="paper" x="-16" y="-36" width="{w}" height="{h}"/>'
-        '<text class="title" x="0" y="-12">{title}</text>'
+        '<text class="title" x="0" y="-12">{mark}{title}</text>'
         '<svg class="picture" width="{inner}" height="{h}" overflow="visible">{body}{legend}</svg></svg>\n'
     ).format(w=width, h=height + 40, inner=width - 32, title=picture.title, description=picture.description,
-             style=Markup(style), body=picture.body, legend=legend)  # fmt: skip
+             style=Markup(style), body=picture.body, legend=legend, mark=marked)  # fmt: skip
     return str(text)
 
 

@@ -47,7 +47,7 @@ def markdown(report: Report, folder: str) -> str:
 def picture_files(report: Report) -> dict[str, str]:
     """File name -> SVG of each picture."""
     style = _read("picture.css")
-    return {f"{picture.name}.svg": standalone(picture, style)
+    return {f"{picture.name}.svg": standalone(picture, style, report.mark)
             for model in report.models for picture in model.pictures if picture.height}  # fmt: skip
 
 

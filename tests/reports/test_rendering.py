@@ -165,7 +165,8 @@ def test_escape_markdown():
 
 
 def test_the_mark_stands_on_top(run_set):
-    page, markdown, _ = made(run_set[:1], mark="演练")
+    page, markdown, pictures = made(run_set[:1], mark="演练")
+    assert all(">[演练]</tspan>" in picture for picture in pictures.values())
     assert '<div class="mark" role="note">演练</div>' in page
     assert "<title>[演练]" in page
     assert markdown.startswith("**演练**\n\n# [演练] ")
