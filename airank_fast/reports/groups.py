@@ -180,5 +180,3 @@ def _figure(values: list[tuple[float | None, bool]], never: float | None = None)
 
 def _comparable(one: Group, other: Group) -> bool:
     return (one.precision, one.target) == (other.precision, other.target)
-
-

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from airank_fast import __version__
@@ -18,6 +19,7 @@ from airank_fast.reports.reproduce import check_commands, requirements, training
 from airank_fast.reports.texts import Texts
 
 MAX_FILES = 500  # listed of a run
+MAX_ROWS = 500  # of a recipe or a system
 _NAMES = {"resnet50": "ResNet-50", "bert": "BERT"}
 _TASKS = {"zh": {"resnet50": "图像分类", "bert": "语义表示"},
           "en": {"resnet50": "image classification", "bert": "language representation"}}  # fmt: skip
@@ -196,7 +198,7 @@ class Columns:
     def __init__(self, names: list, columns: list[dict], t: Texts):
         distinct: dict[str, tuple[list[str], dict]] = {}
         for name, column in zip(names, columns, strict=True):
-            flattened = flat(column)
+            flattened = dict(islice(flat(column).items(), MAX_ROWS))
             label = name.name if isinstance(name, ReportedRun) else name
             distinct.setdefault(repr(flattened), ([], flattened))[0].append(label)
         self.names = [", ".join(labels) for labels, _ in distinct.values()]

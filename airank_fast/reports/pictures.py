@@ -56,8 +56,9 @@ def line_plot(x: Axis, y: Axis, series: Sequence[Series], x_label: str,
     inside = [_grid(x, y)]
     inside += [_band(item, x, y) for item in series]
     inside += [_line(curve, x, y, f"run {colour(item.number)}", name) for item in series for name, curve in item.lines]
-    inside += [_line(item.middle, x, y, f"line {colour(item.number)}", item.label) for item in series
-               if not item.band_only]
+    inside += [
+        _line(item.middle, x, y, f"line {colour(item.number)}", item.label) for item in series if not item.band_only
+    ]
     inside += [_dots(curve, x, y, item) for item in series if item.dots
                for _, curve in item.lines or [(item.label, item.middle)]]  # fmt: skip
     parts = []

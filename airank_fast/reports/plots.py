@@ -184,5 +184,3 @@ def _scaled(series: Series, size: float) -> Series:
 
 def _over(curve: Curve, size: float) -> Curve:
     return Curve([x / size for x in curve.x], curve.y, curve.low, curve.high, curve.num_left_out)
-
-

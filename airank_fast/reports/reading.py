@@ -19,11 +19,12 @@ from airank_fast.reports.curves import LARGEST, Curve, RateOverTime, thin
 
 MAX_TEXT = 2000
 MAX_ITEMS = 500
+MAX_DEPTH = 8
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 _CARDS = re.compile(r"GPUx(\d{1,6})\.log$")  # AI-Rank's name of a log says on how many cards it was made
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _RATES = ("p_whole", "p_train", "p_core", "avg_ips")
 KNOWN = {
     "benchmark": str, "unit": str, "precision": str, "target": float, "world_size": int, "global_batch_size": int,
@@ -75,20 +76,24 @@ def read(path: Path, known: dict | None = None) -> ReportedRun:
         known["world_size"] = int(match[1])
     try:
         return _reported(read_run(path, known or None))
+    except UserError:
+        raise
     except _MALFORMED as error:
         wanted = "events with the fields of their kinds are required"
         raise UserError(f"{path}: {wanted}, got {type(error).__name__}: {error}") from None
 
 
-def clean(value, max_text: int = MAX_TEXT):
-    """Text of a log without control and direction characters and lone surrogates, at any depth, of bounded size."""
+def clean(value, max_text: int = MAX_TEXT, depth: int = MAX_DEPTH):
+    """Text of a log without control and direction characters and lone surrogates, of bounded size and depth."""
     if isinstance(value, str):
         text = _CONTROL.sub("\ufffd", value[: max_text + 1])
         return text if len(text) <= max_text else text[:max_text] + "…"
+    if isinstance(value, (dict, list, tuple)) and not depth:
+        return "…"
     if isinstance(value, dict):
-        return {clean(str(key), 200): clean(item) for key, item in list(value.items())[:MAX_ITEMS]}
+        return {clean(str(key), 200): clean(item, depth=depth - 1) for key, item in list(value.items())[:MAX_ITEMS]}
     if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value[:MAX_ITEMS]]
+        return [clean(item, depth=depth - 1) for item in value[:MAX_ITEMS]]
     return value
 
 

@@ -106,8 +106,12 @@ def _environment() -> Environment:
 
 def _render(name: str, report: Report, **more) -> str:
     columns = [column.strip() for column in flagperf.HEADER.splitlines()[0].strip("| ").split("|")]
-    return _environment().get_template(name).render(
-        r=report, sections=_SECTIONS, results=_RESULTS, performance=_PERFORMANCE, flagperf_columns=columns, **more
+    return (
+        _environment()
+        .get_template(name)
+        .render(
+            r=report, sections=_SECTIONS, results=_RESULTS, performance=_PERFORMANCE, flagperf_columns=columns, **more
+        )
     )
 
 

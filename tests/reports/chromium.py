@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 # The browser reads orders from descriptor 3 and answers on 4.
 _START = """
 import fcntl, os, sys
@@ -101,8 +103,7 @@ class Browser:
             values[name] = self._order("Runtime.evaluate", wanted, session)["result"].get("value")
         png = b""
         if picture:
-            wanted = {"format": "png", "captureBeyondViewport": True}
-            png = base64.b64decode(self._order("Page.captureScreenshot", wanted, session)["data"])
+            png = base64.b64decode(self._order("Page.captureScreenshot", {"format": "png"}, session)["data"])
         self._order("Target.closeTarget", {"targetId": target})
         requests = [event["params"]["request"]["url"] for event in self._of("Network.requestWillBeSent")]
         said = self._of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=0, help="px; 0: the whole page")
     parser.add_argument("--scheme", choices=("light", "dark"), default="light")
+    parser.add_argument("--small", action="store_true", help="256 colours: a file of a third the size")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     with Browser(find() or "chromium") as browser:
@@ -155,6 +157,10 @@ def main() -> None:
             height = browser.open(options.page, options.width, options.scheme, asked).values["height"]
         seen = browser.open(options.page, options.width, options.scheme, picture=True, height=height)
     options.output.write_bytes(seen.png)
+    if options.small:
+        picture = Image.open(options.output).convert("RGB")
+        few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(options.output, optimize=True)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,18 @@ def test_odd_values_are_read_or_refused_in_one_line(tmp_path, kind, name, value)
         assert rendering.markdown(report, "x")
 
 
+@pytest.mark.parametrize("depth", [50, 300, 900, 100_000])
+def test_nesting_of_any_depth_is_read_or_refused(tmp_path, depth):
+    nested = '{"a":' * depth + "1" + "}" * depth
+    lines = [to_line(event) for event in MadeUpRun().begin().train(4).stop().events]
+    lines.insert(1, f'{{"t":1790000000.1,"kind":"run_config","recipe":{nested}}}')
+    (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
+    with contextlib.suppress(UserError):
+        report = Report([read(tmp_path)], "en")
+        assert rendering.html(report)
+        assert rendering.markdown(report, "x")
+
+
 def test_a_file_that_is_no_run_is_refused(tmp_path):
     for text in ("", "hello\n", '{"t": 1}\n'):
         (tmp_path / "x.log").write_text(text)
