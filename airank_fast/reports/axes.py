@@ -30,7 +30,7 @@ def linear(values: Iterable[float], *, zero: bool = False, percent: bool = False
     values = list(values)
     low, high = min(values, default=0.0), max(values, default=1.0)
     low = min(low, 0.0) if zero else low
-    if not (high - low) > 1e-12 * max(abs(low), abs(high)):  # one value only
+    if not _apart(low, high):  # one value only
         room = abs(high) * 0.1 or 1.0
         low, high = low if zero and low < high else low - room, high + room
     step = _round_step((high - low) / count)
@@ -46,7 +46,7 @@ def span(values: Iterable[float], *, log: bool = False, count: int = 6) -> Axis:
     if log and low > 0 and high > low * 1.01:
         return Axis(low, high, tuple(_log_ticks(low, high)), log=True)
     low = min(low, 0.0)
-    high = high if high > low else low + 1.0
+    high = high if _apart(low, high) else low + (abs(low) or 1.0)
     step = _round_step((high - low) / count)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return Axis(low, high, tuple((n * step, _label(n * step, step)) for n in range(first, last + 1)))
@@ -66,6 +66,11 @@ def compact(value: float) -> str:
         if size >= unit:
             return f"{value / (1e3 if name == 'k' else unit):.3g}{name}"
     return f"{value:.4g}"
+
+
+def _apart(low: float, high: float) -> bool:
+    """Whether there is room for ticks between two values."""
+    return high - low > max(1e-12 * max(abs(low), abs(high)), 1e-30)
 
 
 def _round_step(wanted: float) -> float:

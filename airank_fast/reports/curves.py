@@ -101,7 +101,8 @@ class RateOverTime:
         self._begin, self._end, self._samples = array("d"), array("d"), array("d")
 
     def add(self, begin: float, end: float, samples: float) -> None:
-        if end > begin:
+        """A stretch of training; one that takes no time is left out."""
+        if end > begin and max(abs(begin), abs(end), abs(samples)) <= LARGEST:
             for column, value in ((self._begin, begin), (self._end, end), (self._samples, samples)):
                 column.append(value)
 

@@ -258,6 +258,8 @@ def _label(group: Group, t: Texts) -> str:
 def _printable(run: ReportedRun) -> dict:
     """FlagPerf's columns as text that keeps to its cell."""
     found = {key: value.replace("|", "/") if isinstance(value, str) else value for key, value in run.flagperf.items()}
+    if found["mem_total"] is None:
+        found["mem_used"] = None
     return {**found, "precision": str(found["precision"] or "")}
 
 

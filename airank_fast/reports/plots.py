@@ -8,7 +8,7 @@ from airank_fast.reports import axes
 from airank_fast.reports.curves import Curve, spread
 from airank_fast.reports.groups import Group
 from airank_fast.reports.pictures import Picture, Series, bar_plot, colour, line_plot
-from airank_fast.reports.reading import ReportedRun
+from airank_fast.reports.reading import ReportedRun, number
 from airank_fast.reports.texts import Texts
 
 MAX_LINES = 12  # runs of a group that get a line of their own
@@ -66,9 +66,9 @@ class _Plots:
         values = [value for item in series for _, curve in item.lines for value in curve.y]
         if not values:
             return self._nothing(name)
-        epochs = {run.data.get("train_samples") or run.config.get("samples_per_epoch") for run in self.runs}
+        epochs = {number(run.data.get("train_samples")) or run.config.get("samples_per_epoch") for run in self.runs}
         epoch = epochs.pop() if len(epochs) == 1 else None
-        by_epoch = isinstance(epoch, (int, float)) and epoch > 0
+        by_epoch = epoch is not None and epoch > 0
         series = [_scaled(item, epoch if by_epoch else 1) for item in series]
         x = axes.span([value for item in series for _, curve in item.lines for value in curve.x])
         y = axes.linear(values, zero=True)

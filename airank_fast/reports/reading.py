@@ -120,7 +120,7 @@ def _reported(run: Run) -> ReportedRun:
         config=config,
         system=clean(run.first("system")),
         data=clean(run.first("data")),
-        flagperf=_vetted({**flagperf(events), **{name: summary[name] for name in ("e2e_time", *_RATES)}}),
+        flagperf=_flagperf(events, summary),
         start_t=start_t,
         ended=any(event["kind"] == "run_stop" for event in events),
         stated=_stated(run.events),
@@ -159,6 +159,13 @@ def _vetted(summary: dict) -> dict:
     if not summary.get("trained_samples", True):
         found.update(dict.fromkeys(("trained_samples", *_RATES), None))
     return found
+
+
+def _flagperf(events: list[Event], summary: dict) -> dict:
+    """FlagPerf's columns, without what looks as if the log gave it."""
+    figures = flagperf(events)
+    told = {name: summary[name] for name in ("e2e_time", *_RATES)}
+    return _vetted({**figures, "device": str(figures["device"]), **told})
 
 
 def _unknown(run: Run) -> set[str]:

@@ -103,14 +103,15 @@ def test_a_run_that_is_cut_off_anywhere_can_be_read(tmp_path):
         assert run.ended == any(event["kind"] == "run_stop" for event in events[:end])
 
 
-@pytest.mark.parametrize("value", [None, "many", [], {}, True, "nan", "inf", -1, 1e308, 10**400])
+@pytest.mark.parametrize("value", [None, "many", [], {}, True, "inf", 1e308, 1e-320, 10**400])
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("eval_stop", "accuracy"), ("steps", "loss"), ("steps", "core_s"), ("steps", "num_steps"),
      ("memory", "used_bytes"), ("run_config", "target"), ("run_config", "world_size"), ("run_config", "recipe"),
      ("run_config", "devices"),
      ("run_config", "command"), ("run_config", "benchmark"), ("system", "versions"), ("data", "corrupt_files"),
-     ("block_stop", "core_s"), ("run_stop", "reason"), ("run_start", "t")],
+     ("block_stop", "core_s"), ("run_stop", "reason"), ("run_start", "t"), ("memory", "total_bytes"),
+     ("data", "train_samples"), ("system", "accelerator_name"), ("eval_stop", "t")],
 )  # fmt: skip
 def test_odd_values_are_read_or_refused_in_one_line(tmp_path, kind, name, value):
     story = MadeUpRun(8).begin().train(4).stop()
