@@ -1,0 +1,77 @@
+"""Write the test and reproduction report of runs, as one HTML page and as Markdown.
+
+python -m airank_fast.report runs/* --lang zh --output report
+python -m airank_fast.report GPUx1.log GPUx8.log --set benchmark=resnet50 --set target=0.759 --lang en
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from airank_fast.cli import run_command
+from airank_fast.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write the test and reproduction report of one or several runs."""
+
+    paths: Annotated[list[Path], tyro.conf.Positional]
+    """Run directories and log files, ours or anybody's."""
+    lang: Literal["zh", "en"] = "zh"
+    """Chinese or English."""
+    output: Path = Path("report")
+    """Directory for report.LANG.html, report.LANG.md and the pictures that the latter shows."""
+    mark: str = ""
+    """What stands on top of every page, such as "演练" or "rehearsal"."""
+    set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """What logs of other programs do not say, NAME=VALUE: benchmark, unit, precision, target, world_size,
+    global_batch_size, samples_per_epoch. What a log says itself goes before. GPUx8.log means world_size=8."""
+
+
+def main() -> int:
+    """Read the runs, write the files, print their names."""
+    options = tyro.cli(Options, description=__doc__)
+    if missing := [name for name in ("jinja2", "markupsafe") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"report: pip install 'airank-fast[report]' is required, got no {missing[0]}")
+    from airank_fast.reports import page, reading, rendering
+
+    known = parse_settings(options.set, reading.KNOWN)
+    runs = [reading.read(path, known) for path in options.paths]
+    report = page.Report(runs, options.lang, options.mark, known, leave_out=options.output.resolve())
+    folder = f"report.{options.lang}"
+    texts = {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
+    texts |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
+    try:
+        (options.output / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (options.output / name).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        wanted = "a directory that can be written is required"
+        raise UserError(f"--output: {wanted}, got {options.output} ({error})") from None
+    for name in (f"{folder}.html", f"{folder}.md"):
+        print(options.output / name)
+    return 0
+
+
+def parse_settings(pairs: list[str], types: dict[str, type]) -> dict:
+    """NAME=VALUE pairs as a dictionary of the types given; UserError names the one that is not."""
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in types:
+            raise UserError(f"--set: NAME=VALUE with NAME one of {', '.join(types)} is required, got {pair}")
+        try:
+            found[name] = types[name](text)
+        except ValueError:
+            raise UserError(f"--set {name}: {types[name].__name__} is required, got {text}") from None
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,50 @@
+"""The files of a run with their sizes and SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from airank_fast.errors import UserError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """A file by its path inside the run directory."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+def checksums(path: Path, leave_out: Path | None = None) -> list[FileSum]:
+    """Of a log file, or of every file of a run directory but those under `leave_out`, by path.
+
+    Links are not followed: what they point to is not the run's. UserError if a file cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            return [FileSum(path.name, *_sum(path))]
+        found = []
+        for folder, folders, names in os.walk(path):
+            here = Path(folder)
+            folders[:] = sorted(name for name in folders if leave_out is None or (here / name).resolve() != leave_out)
+            for file in (here / name for name in sorted(names)):
+                if file.is_file() and not file.is_symlink() and not file.name.endswith((".tmp", ".reserve")):
+                    found.append(FileSum(file.relative_to(path).as_posix(), *_sum(file)))
+    except OSError as error:
+        raise UserError(f"{path}: files that can be read are required, got {error}") from None
+    return sorted(found, key=lambda file: (file.path.count("/"), file.path))
+
+
+def _sum(path: Path) -> tuple[int, str]:
+    digest, size_bytes = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(_CHUNK_BYTES):
+            digest.update(block)
+            size_bytes += len(block)
+    return size_bytes, digest.hexdigest()

@@ -1,0 +1,280 @@
+"""A report from runs: everything that the templates show, and the two files made of it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import datetime, timezone
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from airank_fast import __version__
+from airank_fast.record.formats import flagperf
+from airank_fast.reports import pictures, plots
+from airank_fast.reports.files import checksums
+from airank_fast.reports.groups import Group, amp_ratios, flat, grouped, recipe_of, split, summary_rows
+from airank_fast.reports.reading import ReportedRun, clean
+from airank_fast.reports.reproduce import check_commands, requirements, training_command
+from airank_fast.reports.texts import Texts
+
+MAX_FILES = 500  # listed of a run
+MAX_ROWS = 500  # of a recipe or a system
+_NAMES = {"resnet50": "ResNet-50", "bert": "BERT"}
+_TASKS = {"zh": {"resnet50": "图像分类", "bert": "语义表示"},
+          "en": {"resnet50": "image classification", "bert": "language representation"}}  # fmt: skip
+
+
+class Report:
+    """What a report on `runs` shows, in one language; the templates read its attributes."""
+
+    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", known: dict | None = None,
+                 leave_out: Path | None = None):  # fmt: skip
+        _name_apart(runs)
+        self.runs, self.language, self.mark = runs, language, clean(mark)
+        self.options = ["--lang", language, *(["--mark", mark] if mark else [])]
+        self.options += [word for name, value in (known or {}).items() for word in ("--set", f"{name}={value}")]
+        self.t = Texts(language)
+        self.version = __version__
+        self.models = [Model(groups, number, self.t) for number, groups in enumerate(grouped(runs))]
+        self.files = {run.name: checksums(run.path, leave_out) for run in runs}
+        self.max_files = MAX_FILES
+
+    @property
+    def title(self) -> str:
+        return self.t("title")
+
+    @property
+    def subtitle(self) -> str:
+        names = " · ".join(model.title for model in self.models)
+        return f"{names} · {self.t('runs_count', count=len(self.runs))}"
+
+    @property
+    def period(self) -> str:
+        spans = [(run.start_t, run.start_t + (run.summary["total_time"] or 0.0)) for run in self.runs
+                 if run.start_t is not None]  # fmt: skip
+        if not spans:
+            return ""
+        starts, stops = zip(*spans, strict=True)
+        return self.t("period", first=moment(min(starts)), last=moment(max(stops)))
+
+    @property
+    def alerts(self) -> list[tuple[str, str]]:
+        """(run, what a reader must know of it)."""
+        found = []
+        for run in self.runs:
+            grave = [state for state, is_grave in states(run, self.t) if is_grave]
+            grave += [self.t("not_counted")] if grave and not run.counts else []
+            found += [(run.name, self.t("semicolon").join(grave))] if grave else []
+        return found
+
+    @property
+    def has_stated(self) -> bool:
+        rows = [row for model in self.models for row in model.rows]
+        return any(figure.stated for row in rows for figure in (row.time2train, row.throughput, row.accuracy))
+
+    @cached_property
+    def system(self) -> Columns:
+        hidden = {"t", "kind", "versions", "kernels"}
+        return Columns(self.runs, [{self.t.field(key): value for key, value in run.system.items() if key not in
+                                    hidden | ({"software_stack"} if run.system.get("versions") else set())}
+                                   for run in self.runs], self.t)  # fmt: skip
+
+    @cached_property
+    def versions(self) -> Columns:
+        return Columns(self.runs, [_dictionary(run.system.get("versions")) for run in self.runs], self.t)
+
+    @cached_property
+    def kernels(self) -> Columns:
+        return Columns(self.runs, [{op: " · ".join(f"{device}: {what}" for device, what in found.items())
+                                    if isinstance(found, dict) else found
+                                    for op, found in _dictionary(run.system.get("kernels")).items()}
+                                   for run in self.runs], self.t)  # fmt: skip
+
+    @property
+    def requirements(self) -> str:
+        found = requirements(self.runs)
+        return "pip install " + " ".join(found) if found else ""
+
+    @cached_property
+    def data(self) -> list[tuple[str, dict]]:
+        """(runs, what their data events say) for each data set."""
+        found: dict[str, tuple[list[str], dict]] = {}
+        for run in self.runs:
+            if run.data:
+                shown = {self.t(f"data_{name}"): run.data[key] for name, key in
+                         (("source", "source"), ("train", "train_samples"), ("eval", "eval_samples"),
+                          ("checksum", "checksum")) if run.data.get(key) is not None}  # fmt: skip
+                if isinstance(corrupt := run.data.get("corrupt_files"), list):
+                    shown[self.t("data_corrupt")] = len(corrupt)
+                found.setdefault(repr(shown), ([], shown))[0].append(run.name)
+        return [(self.t("all_runs") if len(names) == len(self.runs) else ", ".join(names), shown)
+                for names, shown in found.values()]  # fmt: skip
+
+    @property
+    def commands(self) -> list[tuple[str, str | None]]:
+        return [(run.name, training_command(run)) for run in self.runs]
+
+    @property
+    def has_commands(self) -> bool:
+        return any(command is not None for _, command in self.commands)
+
+    @property
+    def check_commands(self) -> str:
+        return "\n".join(clean(line, 20_000) for line in check_commands(self.runs, self.options))
+
+    @property
+    def notes(self) -> list[tuple[str, list[str]]]:
+        """(run, remarks: notes of the figures, warnings, what the log does not carry)."""
+        found = []
+        for run in self.runs:
+            missing = self.t("and").join(self.t(f"missing_{name}") for name in run.missing)
+            remarks = [*run.summary["notes"], *(f"{self.t('warning')}: {text}" for text in run.warnings[:50])]
+            remarks += [f"{self.t('detail')}: {run.summary['detail']}"] if run.summary["detail"] else []
+            found.append((run.name, remarks + ([f"{self.t('missing')}: {missing}"] if missing else [])))
+        return [(name, remarks) for name, remarks in found if remarks]
+
+
+class Model:
+    """One benchmark of a report: its rows, pictures, runs and recipe."""
+
+    def __init__(self, groups: list[Group], number: int, t: Texts):
+        self.groups, self.t = groups, t
+        self.key = f"m{number + 1}-{slug(groups[0].benchmark)}"
+        self.title = _title(groups[0].benchmark) or t("unknown_benchmark")
+        self.labels = {group.number: _label(group, t) for group in groups}
+        self.runs = [(group, run) for group in groups for run in group.runs]
+        self.rows = summary_rows(groups)
+        self.pictures = plots.pictures(groups, self.key, self.labels, t)
+        self.drawn = {picture.name: pictures.inline(picture) for picture in self.pictures if picture.height}
+        empty = [picture.title for picture in self.pictures if not picture.height]
+        self.not_drawn = t("not_drawn", names=t("and").join(empty)) if empty else ""
+        self.unit = t.unit(self.runs[0][1].summary["unit"])
+
+    @property
+    def targets(self) -> str:
+        found = sorted({group.target for group in self.groups if group.target is not None})
+        return ", ".join(f"{target * 100:.4g}%" for target in found)
+
+    @property
+    def amp(self) -> list[str]:
+        return [self.t("amp_ratio", cards=cards(amp.group, self.t), ratio=f"{ratio:.2f}",
+                       amp=f"{amp.throughput.value:.1f}", fp32=f"{fp32.throughput.value:.1f}")
+                for amp, fp32, ratio in amp_ratios(self.rows)]  # fmt: skip
+
+    @cached_property
+    def recipe(self) -> Columns:
+        names = [self.labels[group.number] for group in self.groups]
+        return Columns(names, [recipe_of(group.runs[0]) for group in self.groups], self.t)
+
+    def states(self, run: ReportedRun) -> list[tuple[str, bool]]:
+        return states(run, self.t)
+
+    @property
+    def figures(self) -> list[list[str]]:
+        """The cells of FlagPerf's table, a row a run that says on how many cards it ran."""
+        runs = [run for group, run in self.runs if group.cards is not None]
+        return [flagperf.row(_printable(run))[2:-2].split(" | ") for run in runs]
+
+    @property
+    def indicators(self) -> list[tuple[str, str, str]]:
+        """FlagPerf's common figures: (name, value, remark)."""
+        t, run = self.t, self.runs[0][1]
+        task = next((task for name, task in _TASKS[t.language].items() if slug(run.config.get("benchmark"))
+                     .startswith(name)), "")  # fmt: skip
+        device = ", ".join(dict.fromkeys(run.flagperf["device"] for _, run in self.runs if run.flagperf["device"]))
+        data = ", ".join(dict.fromkeys(str(run.data["source"]) for _, run in self.runs if run.data.get("source")))
+        names = (("precision", "precision"), ("fix_hp", "fix_hp"), ("mem", "mem"), ("e2e", "e2e_time"),
+                 ("whole", "p_whole"), ("train", "p_train"), ("core", "p_core"), ("acc", "acc"))  # fmt: skip
+        seen = [(t(f"fp_{key}"), t("fp_see", name=name), t(f"fp_{key}_remark")) for key, name in names]
+        known = [(t("fp_task"), task, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
+        return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:],
+                (t("fp_extra"), t("unknown"), "")]  # fmt: skip
+
+
+class Columns:
+    """Tables of several runs (or settings): what all agree on, and the rest with a column each."""
+
+    def __init__(self, names: list, columns: list[dict], t: Texts):
+        distinct: dict[str, tuple[list[str], dict]] = {}
+        for name, column in zip(names, columns, strict=True):
+            flattened = dict(islice(flat(column).items(), MAX_ROWS))
+            label = name.name if isinstance(name, ReportedRun) else name
+            distinct.setdefault(repr(flattened), ([], flattened))[0].append(label)
+        self.names = [", ".join(labels) for labels, _ in distinct.values()]
+        self.common, self.different = split([column for _, column in distinct.values()])
+        self.is_empty = not self.common and not self.different
+        self.has_one = len(distinct) == 1
+        self.unknown = t("unknown")
+
+
+def states(run: ReportedRun, t: Texts) -> list[tuple[str, bool]]:
+    """(how the run ended, whether a reader must be warned of it)."""
+    summary, reason = run.summary, run.summary["reason"]
+    time2train, is_stated = run.figure("time2train", "target_quality_time")
+    found = [(t("state_resumed", count=summary["num_resumes"]), True)] if not summary["comparable"] else []
+    if not run.ended:
+        return [*found, (t("state_unfinished"), True)]
+    if summary["status"] == "aborted" and reason == "epochs":
+        return [*found, (t("state_epochs"), True)]
+    if summary["status"] not in ("success", None):
+        return [*found, (t("state_aborted", reason=reason or summary["status"]), True)]
+    if time2train is not None:
+        key = "state_stated" if is_stated else "state_reached"
+    else:
+        key = "state_success" if summary["status"] else "state_ended"
+    return [*found, (t(key), False)]
+
+
+def cards(group: Group, t: Texts) -> str:
+    """How many cards, in words."""
+    return t("cards_unknown") if group.cards is None else t("cards", count=group.cards)
+
+
+def moment(t: float) -> str:
+    """A time of the log as UTC, to the second."""
+    try:
+        return datetime.fromtimestamp(t, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return f"{t:.0f}"
+
+
+def slug(text: object) -> str:
+    """Text as part of a file name or an anchor."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text or "unknown").lower()).strip("-")[:40] or "unknown"
+
+
+def _title(benchmark: str | None) -> str:
+    if not benchmark:
+        return ""
+    start, _, rest = str(benchmark).partition("_")
+    return f"{_NAMES[start]}-{rest}".rstrip("-") if start in _NAMES else str(benchmark)
+
+
+def _label(group: Group, t: Texts) -> str:
+    return " · ".join(str(part) for part in (cards(group, t), group.precision, group.distinction) if part)
+
+
+def _printable(run: ReportedRun) -> dict:
+    """FlagPerf's columns as text that keeps to its cell."""
+    found = {key: value.replace("|", "/") if isinstance(value, str) else value for key, value in run.flagperf.items()}
+    if found["mem_total"] is None:
+        found["mem_used"] = None
+    return {**found, "precision": str(found["precision"] or "")}
+
+
+def _dictionary(value: object) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _name_apart(runs: list[ReportedRun]) -> None:
+    """Runs that are called alike get as much of their paths as tells them apart; a number where nothing does."""
+    for depth in range(2, 6):
+        names = Counter(run.name for run in runs)
+        for run in runs:
+            if names[run.name] > 1:
+                run.name = clean("/".join(run.path.resolve().parts[-depth:]), 200)
+    names = Counter(run.name for run in runs)
+    for number, run in enumerate(runs, 1):
+        if names[run.name] > 1:
+            run.name = f"{run.name} #{number}"

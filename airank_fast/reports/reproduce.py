@@ -1,0 +1,48 @@
+"""The commands that make a run again, from what it recorded."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from airank_fast.reports.reading import ReportedRun
+
+_MODULE = re.compile(r"(?:^|/)airank_fast/(\w+)\.py$")
+
+
+def training_command(run: ReportedRun) -> str | None:
+    """The command line of the run for a shell; None where its log does not carry one.
+
+    The program's path becomes `python -m airank_fast.train`; with several ranks torchrun starts it, with as many
+    nodes and ranks a node as the run had.
+    """
+    command = run.config.get("command")
+    if not isinstance(command, list) or not command:
+        return None
+    match = _MODULE.search(command[0].replace("\\", "/"))
+    program = ["-m", f"airank_fast.{match[1]}"] if match else [command[0]]
+    world_size, num_nodes = run.flagperf["nnodes"] * run.flagperf["nproc"], run.flagperf["nnodes"]
+    launcher = ["python"]
+    if world_size > 1:
+        launcher = ["torchrun", "--nproc-per-node", str(run.flagperf["nproc"])]
+        if num_nodes > 1:
+            launcher += ["--nnodes", str(num_nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "HOST:29400"]
+    return shlex.join([*launcher, *program, *command[1:]])
+
+
+def requirements(runs: list[ReportedRun]) -> list[str]:
+    """`name==version` of the packages that the runs recorded, for pip; Python, CUDA and its libraries are not pip's."""
+    found: dict[str, None] = {}
+    for run in runs:
+        versions = run.system.get("versions")
+        for name, version in versions.items() if isinstance(versions, dict) else ():
+            if name not in ("python", "cuda", "cudnn", "nccl") and re.fullmatch(r"[\w.+!-]+", str(version)):
+                found[f"{name}=={str(version).partition('+')[0]}"] = None
+    return [word for word in found if re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!-]+", word)]
+
+
+def check_commands(runs: list[ReportedRun], options: list[str]) -> list[str]:
+    """What verifies the logs and makes the report again, with its options."""
+    paths = [str(run.path) for run in runs]
+    return [shlex.join(["python", "-m", "airank_fast.verify", *paths]),
+            shlex.join(["python", "-m", "airank_fast.report", *paths, *options])]  # fmt: skip
