@@ -12,7 +12,12 @@ from airank_fast.record.lines import Lines
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
-_MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": "[PerfLog]"}
+_MARKS = {
+    "airank": ("AI-Rank-log",),
+    "mlperf": (":::MLLOG",),
+    "perflog": ("[PerfLog]",),
+    "dllogger": ("DLL 20", "DLLL {"),  # behind whatever a launcher puts before each line
+}
 _HEAD_LINES = 50
 
 
@@ -35,7 +40,7 @@ def detect(path: str | os.PathLike) -> list[str]:
             if not os.fstat(file.fileno()).st_size:
                 return []
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = [name for name, mark in _MARKS.items() if _holds(content, mark)]
+                found = [name for name, marks in _MARKS.items() if any(_holds(content, mark) for mark in marks)]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: a file that can be read is required, got {reason}") from None
