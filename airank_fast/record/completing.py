@@ -16,7 +16,7 @@ from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 
 MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
-# What may be said of a run beside the fields of run_config; a log of a run carries them as events.
+# What may be said of a run beside the fields of run_config; a log that says it has events for it.
 MOMENTS = ("init_s", "eval_s", "cache_clear")
 
 _COUNTS = ("step", "samples", "epoch", "first_epoch", "epoch_count", "first_step", "num_steps", "correct", "counted")
@@ -85,7 +85,7 @@ def check_config(config: dict) -> None:
 class Outline:
     """A first reading: the configuration, gathered from all over the log, and its evaluations.
 
-    `known` holds fields of run_config, and MOMENTS, that the log does not carry; the log's own come first.
+    `known` holds fields of run_config, MOMENTS and `system` that the log does not carry; the log's own come first.
     `counts_samples`: what the log calls epochs of BERT are samples (MLPerf).
     """
 
@@ -106,8 +106,11 @@ class Outline:
                 self.evaluations.append(event)
         known = dict(known or {})
         self.moments = {name: known.pop(name) for name in MOMENTS if name in known}
+        self.system = known.pop("system", {})
         _merge(self.config, known)
         check_config(self.config)
+        if str(self.config.get("benchmark")).startswith(("resnet", "bert")):
+            self.config.setdefault("unit", "images" if self.config["benchmark"].startswith("resnet") else "samples")
         self.counts_samples = counts_samples and str(self.config.get("benchmark")).startswith("bert")
         self.evaluations = [self.place(event) for event in self.evaluations]
 
@@ -231,6 +234,8 @@ def _opening(outline: Outline) -> Iterator[Event]:
         yield {"t": t, "kind": "process_start"}
     if outline.config:
         yield {"t": t, "kind": "run_config", **outline.config}
+    if outline.system and "system" not in outline.kinds:
+        yield {"t": t, "kind": "system", **outline.system}
     if "cache_clear" in told and "cache_clear" not in outline.kinds:
         yield {"t": t, "kind": "cache_clear", "value": told["cache_clear"]}
     if "init_s" in told and "init_start" not in outline.kinds and outline.run_start_t is not None:

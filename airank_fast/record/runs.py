@@ -53,12 +53,17 @@ def read_run(
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(source)) else f"{source}: {text}") from None
+    if not events:
+        raise UserError(f"{source}: a log of a run is required, got no event")
     summary = summarize(events)
-    return Run(Path(path), source, name, events, summary if name == "events" else without_unknown(summary, events))
+    if name != "events":
+        unknown = unknown_figures(events)
+        summary = {key: None if key in unknown else value for key, value in summary.items()}
+    return Run(Path(path), source, name, events, summary)
 
 
-def without_unknown(summary: dict, events: Iterable[Event]) -> dict:
-    """The summary of a foreign log, None for figures that it looks as if it gave because something is missing.
+def unknown_figures(events: Iterable[Event]) -> set[str]:
+    """Keys of the summary of a foreign log that hold a figure only because something is missing.
 
     Without samples there is no rate; without the begin of the evaluations none that leaves them out; without the
     start of the process no end to end.
@@ -76,7 +81,7 @@ def without_unknown(summary: dict, events: Iterable[Event]) -> dict:
         unknown.add("e2e_time")
     if "steps" not in kinds:
         unknown |= {"core_s", "data_wait_s", "h2d_s", "measure_s"}
-    return {name: None if name in unknown else value for name, value in summary.items()}
+    return unknown
 
 
 def find_log(path: str | os.PathLike, prefer: str | None = None) -> tuple[Path, str]:

@@ -89,7 +89,7 @@ class _Reader:
         elif name == "FINISHED":
             yield from self._finish(number, t, value)
         elif name not in _PASSED_OVER:
-            self._lost(number, f"{name[:40]} without a value that is known" if value else f"{name[:40]} without a value")
+            self._lost(number, f"{name[:40]} lines without {'a value that is known' if value else 'a value'}")
 
     def end(self) -> Iterator[Event]:
         """The end of a log without FINISHED."""
