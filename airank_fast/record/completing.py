@@ -40,6 +40,8 @@ def checked(event: Event, strict: bool = False) -> Event:
     `strict` asks for all fields of ours; else a field may be missing. UserError with the kind, field and value.
     """
     kind = event["kind"]
+    if not isinstance(kind, str):  # a kind called nan is read as the number
+        raise UserError(f"an event: a kind that is a word is required, got {_short(kind)}")
     if not MIN_T < event["t"] < MAX_T:
         raise UserError(f"{kind}: a time that is a date is required, got {_short(event['t'])}")
     for name in _REQUIRED.get(kind, ()) if strict else ():

@@ -139,8 +139,8 @@ def _unfinished(events: Iterable[Event], target: float | None) -> list[str]:
         elif event["kind"] == "eval_stop" and target is not None and event["accuracy"] >= target:
             if first is not None:
                 note = [
-                    f"the running accuracy of an unfinished evaluation reaches the target at {first:.3f} s; it does not "
-                    f"count, the first whole evaluation that does is at {event['t'] - start_t:.3f} s"
+                    f"the running accuracy of an unfinished evaluation reaches the target at {first:.3f} s; that does "
+                    f"not count, the first whole evaluation to reach it is at {event['t'] - start_t:.3f} s"
                 ]
             return note
         elif event["kind"] == "reading" and len(event["position"]) == 3 and first is None and target is not None:

@@ -57,7 +57,7 @@ def parse(
         record = _record(line, zone)
         if record is not None:
             yield from reader.take(number, *record)
-        elif ("DLL " in line and _TEXT.search(line)) or "DLLL {" in line:
+        elif "DLLL " in line or ("DLL " in line and _TEXT.search(line)):
             lost(number, "DLLogger records that cannot be read")
 
 
