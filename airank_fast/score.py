@@ -36,7 +36,7 @@ class Options:
     """Score runs as MLPerf, GP2BM and AI-Rank do."""
 
     paths: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=list)
-    """Run directories and logs of any format."""
+    """Run directories, logs of any format, and directories of either."""
     rules: Literal["all", "mlperf", "airank"] = "all"
     """Whose figures to give."""
     r_minutes: float | None = None
@@ -67,7 +67,8 @@ def main() -> int:
     """Print the figures; 1 if a set is invalid or incomplete."""
     options = tyro.cli(Options, description=__doc__)
     check(options)
-    runs = [read_run(path, parse_settings(options.set, str(path))) for path in options.paths]
+    paths = [each for path in options.paths for each in logs_of(path)]
+    runs = [read_run(path, parse_settings(options.set, str(path))) for path in paths]
     result, text, status = {}, [], 0
     if options.rules != "airank":
         sets, score = mlperf(options, runs)
@@ -99,6 +100,16 @@ def check(options: Options) -> None:
     if not (all(0 <= weight < math.inf for weight in options.weights) and sum(options.weights) > 0):
         raise UserError(f"--weights: numbers from 0, not all of them 0, are required, got {options.weights}")
     parse_settings(options.set)
+    rcp_points(options)
+    references(options)
+
+
+def logs_of(path: Path) -> list[Path]:
+    """The runs at a path: itself, or those of a result directory (result_*.txt) or a directory of run directories."""
+    if not path.is_dir() or (path / "events.jsonl").exists():
+        return [path]
+    results = sorted(path.glob("result_*.txt")) or sorted(each.parent for each in path.glob("*/events.jsonl"))
+    return results or [path]
 
 
 def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
@@ -113,9 +124,7 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
         if benchmark is not None:
             result = scoring.run_result(run, options.own_targets)
             groups[benchmark.name, result.world_size or 0].append(result)
-    sets = [
-        scoring.set_result(BENCHMARKS[name], group, points.get(name)) for (name, _), group in sorted(groups.items())
-    ]
+    sets = [scoring.set_result(BENCHMARKS[name], group, points.get(name)) for (name, _), group in sorted(groups.items())]
     minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
     for name in minutes:
         of_name = [each for each in sets if each.benchmark.name == name]

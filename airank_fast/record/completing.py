@@ -118,9 +118,9 @@ class Outline:
 
     def place(self, event: Event) -> Event:
         """The event with its samples, epoch and step as far as they are known."""
-        if self.counts_samples and "samples" not in event and event.get("epoch") is not None:
-            epoch = event["epoch"]
-            event = {**event, "samples": int(epoch) if epoch == int(epoch) else epoch, "epoch": None}
+        if self.counts_samples and event.get("epoch") is not None:
+            samples = event.get("samples", event["epoch"])
+            event = {**event, "samples": int(samples) if samples == int(samples) else samples, "epoch": None}
         batch = self.config.get("global_batch_size")
         per_epoch = self.config.get("samples_per_epoch") or self.config.get("train_samples")
         epoch, samples = event.get("epoch"), event.get("samples")

@@ -255,6 +255,7 @@ class DLLoggerLog:
         self._config: Event | None = None
         self._started = self._stopped = False
         self._start_t = 0.0
+        self._summary: dict = {}
 
     def feed(self, event: Event) -> list[str]:
         """The lines that this event completes, without newlines."""
@@ -266,15 +267,25 @@ class DLLoggerLog:
         if not self._started or self._stopped:
             return []
         if kind == "reading":
-            return [self._log(event["t"], event["position"], event["values"])]
+            return self._reading(event)
         if kind == "epoch_stop":
             return [self._log(event["t"], [event["epoch"] - 1], {})]
         if kind == "eval_stop":
             return [self._log(event["t"], [event["epoch"] - 1], {ACCURACY: event["accuracy"]})]
         if kind == "run_stop":
             self._stopped = True
-            status = event.get("status")
-            return [self._log(event["t"], [], {"status": status} if status else {})]
+            status = {"status": event["status"]} if event.get("status") else {}
+            return [self._log(event["t"], [], {**self._summary, **status})]
+        return []
+
+    def _reading(self, event: Event) -> list[str]:
+        """A record of its own, but for what is an evaluation, or goes into the record that ends the run."""
+        position, values = event["position"], dict(event["values"])
+        if len(position) < 2:
+            values.pop(ACCURACY, None)
+        if position:
+            return [self._log(event["t"], position, values)] if values else []
+        self._summary |= values
         return []
 
     def close(self) -> list[str]:
