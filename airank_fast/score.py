@@ -124,7 +124,8 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
         if benchmark is not None:
             result = scoring.run_result(run, options.own_targets)
             groups[benchmark.name, result.world_size or 0].append(result)
-    sets = [scoring.set_result(BENCHMARKS[name], group, points.get(name)) for (name, _), group in sorted(groups.items())]
+    groups = dict(sorted(groups.items()))
+    sets = [scoring.set_result(BENCHMARKS[name], group, points.get(name)) for (name, _), group in groups.items()]
     minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
     for name in minutes:
         of_name = [each for each in sets if each.benchmark.name == name]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-import mmap
 import os
+import re
 from itertools import islice
+from typing import BinaryIO
 
 from airank_fast.errors import UserError
-from airank_fast.record.lines import Lines
+from airank_fast.record.lines import BLOCK_BYTES, Lines
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
+# What stands in a file of the format, behind whatever a launcher puts before each line.
 _MARKS = {
-    "airank": ("AI-Rank-log",),
+    "airank": ("AI-Rank-log ",),
     "mlperf": (":::MLLOG",),
     "perflog": ("[PerfLog]",),
-    "dllogger": ("DLL 20", "DLLL {"),  # behind whatever a launcher puts before each line
+    "flagperf_table": ("p_whole",),  # if it is a cell
+    "dllogger": ("DLL 20", "DLLL {"),
 }
+_CELL = ("|", "p_whole", "|")  # with spaces between
+_EDGE_BYTES = 256  # of a block, that are searched with the next one too
 _HEAD_LINES = 50
 
 
@@ -32,34 +38,43 @@ def detect(path: str | os.PathLike) -> list[str]:
     perflog         FlagPerf's [PerfLog] lines
     dllogger        NVIDIA DLLogger, text (`DLL 2020-...`) or JSON lines (`DLLL {...}`)
 
-    Searches the whole file for marks without reading it into memory. UserError if it cannot be read.
+    Searches the whole file for marks, a block at a time. UserError if it cannot be read.
     """
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                return []
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = [name for name, marks in _MARKS.items() if any(_holds(content, mark) for mark in marks)]
+            found = _marks_in(file)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: a file that can be read is required, got {reason}") from None
     head = [line for line in islice(Lines(path), _HEAD_LINES) if line.strip()]
-    if not found and (name := _of_head(head)):
-        found.append(name)
-    return found
+    name = _of_head(head)
+    if name == "events":  # whatever its texts say
+        return [name]
+    return found or ([name] if name else [])
 
 
-def _holds(content: mmap.mmap, mark: str) -> bool:
-    return any(content.find(mark.encode(encoding)) >= 0 for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+def _marks_in(file: BinaryIO) -> list[str]:
+    """The formats whose mark stands somewhere in the file."""
+    block = file.read(BLOCK_BYTES)
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(block[:2], "utf-8")
+    sought = {name: [mark.encode(encoding) for mark in marks] for name, marks in _MARKS.items()}
+    spaces = b"(?:" + re.escape(" ".encode(encoding)) + b"){0,40}"
+    cell = re.compile(spaces.join(re.escape(part.encode(encoding)) for part in _CELL))
+    while block and sought:
+        found = [name for name, marks in sought.items() if any(mark in block for mark in marks)]
+        for name in found:
+            if name != "flagperf_table" or cell.search(block):
+                del sought[name]
+        new = file.read(BLOCK_BYTES)
+        block = new and block[-_EDGE_BYTES:] + new
+    return [name for name in _MARKS if name not in sought]
 
 
 def _of_head(head: list[str]) -> str | None:
     for line in head:
         if line.startswith(("DLL ", "DLLL ")):
             return "dllogger"
-        if "p_whole" in line and line.count("|") > 2:
-            return "flagperf_table"
     if not head or not head[0].lstrip().startswith("{"):
         return None
     first = _json_object(head[0])
@@ -67,12 +82,13 @@ def _of_head(head: list[str]) -> str | None:
         return "events"
     if {"datetime", "elapsedtime"} <= first.keys() or {"type", "step", "data"} <= first.keys():
         return "dllogger"
-    return "flagperf" if any('"p_whole"' in line for line in head) else None
+    text = "".join(head)
+    return "flagperf" if '"p_whole"' in text and '"trained_samples"' not in text else None  # not our summary.json
 
 
 def _json_object(text: str) -> dict:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
