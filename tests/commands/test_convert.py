@@ -145,7 +145,7 @@ def test_from_any_to_any(tmp_path, source, to):
 def test_keys_that_are_lost_are_named(tmp_path):
     path = write_mlperf(tmp_path / "result_0.txt", "resnet50")
     line = path.read_text().splitlines()[-1]
-    path.write_text(path.read_text() + line.replace('"run_stop"', '"throughput"') + "\n:::MLLOGs\n")
+    path.write_text(path.read_text() + line.replace('"run_stop"', '"throughput"') + "\n")
     done = convert(path, "--to", "airank", *AIRANK)
     assert done.returncode == 0
     assert "lost: 1 lines of :::MLLOG that no event stands for (throughput), first in line" in done.stderr
