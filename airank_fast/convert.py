@@ -27,7 +27,7 @@ from airank_fast.errors import UserError
 from airank_fast.record import converting
 from airank_fast.record.formats import dllogger, perflog
 from airank_fast.record.lines import Lines
-from airank_fast.record.runs import find_log, iter_run
+from airank_fast.record.runs import LogReader, find_log
 from airank_fast.record.settings import parse_settings
 
 FILES = {"airank": "airank.log", "mlperf": "mlperf.log", "flagperf": "flagperf.json", "events": "events.jsonl",
@@ -66,11 +66,7 @@ def main() -> int:
     losses = converting.Losses()
     source, name = find_log(options.log, options.source)
     known = parse_settings(options.set)
-    parsers = readers(options, losses.tell)
-
-    def events() -> Iterator[dict]:
-        return iter_run(source, name, known, parsers)
-
+    events = LogReader(source, name, known, readers(options, losses.tell)).events
     try:
         need = converting.Needs(options.to, events(), known)
         if need.missing and not options.incomplete:
@@ -78,7 +74,7 @@ def main() -> int:
                 f"--to {options.to} requires what the log does not say, "
                 f"{', '.join(f'--set {each}=' for each in need.missing)} (or --incomplete), got none of it"
             )
-        losses.notes += need.notes(name, has_zone=options.time_zone is not None, events=events)
+        losses.notes += need.notes(name, has_zone=options.time_zone is not None)
         losses.notes += [f"{each}: not in the log, left out" for each in need.missing]
         converting.scan(name, Lines(source), losses)
         markdown = options.output is not None and options.output.suffix == ".md"

@@ -48,7 +48,7 @@ class Options:
     rcp: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """Reference convergence points, BENCHMARK=MEAN,MINIMUM in epochs (resnet) or samples (bert)."""
     own_targets: bool = False
-    """Judge runs by their own targets in place of MLPerf's: a rehearsal."""
+    """Judge runs by their own targets, on smaller data and networks too: a rehearsal."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match."""
     profile: Literal["2020-12", "2021-05"] = "2020-12"
@@ -69,7 +69,9 @@ def main() -> int:
     check(options)
     paths = [each for path in options.paths for each in logs_of(path)]
     runs = [read_run(path, parse_settings(options.set, str(path))) for path in paths]
-    result, text, status = {}, [], 0
+    result, text, status = {"rehearsal": options.own_targets}, [], 0
+    if options.own_targets:
+        text += ["REHEARSAL: runs are judged by their own targets, on whatever data and network; this is no result", ""]
     if options.rules != "airank":
         sets, score = mlperf(options, runs)
         result |= {"mlperf": [set_json(each) for each in sets], "gp2bm": score}
@@ -77,8 +79,9 @@ def main() -> int:
         status = int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
     if options.rules != "mlperf" and runs:
         airank = airank_score.airank_result(
-            runs, options.profile, airank_score.Weights(*options.weights), references(options), options.amp_peak_ratio
-        )
+            runs, options.profile, airank_score.Weights(*options.weights), references(options),
+            options.amp_peak_ratio, options.own_targets,
+        )  # fmt: skip
         result["airank"] = asdict(airank)
         text += airank_text(airank)
         if options.rules == "airank":
@@ -226,7 +229,8 @@ def set_text(result: SetResult) -> list[str]:
         lines.append("convergence is not compared: no reference point is given (--rcp)")
     lines += [f"problem: {problem}" for problem in result.problems]
     word = "" if result.valid else "; the set is not valid"
-    return [*lines, f"result: {_cell(result.minutes, '.3f', 'none')} minutes{word}", ""]
+    minutes = "none" if result.minutes is None else f"{result.minutes:.3f} minutes"
+    return [*lines, f"result: {minutes}{word}", ""]
 
 
 def gp2bm_text(score: dict) -> list[str]:
@@ -252,15 +256,18 @@ def airank_text(result: airank_score.AIRankResult) -> list[str]:
     cells = [
         [row.model, row.operating_system or "-", row.precision or "-", _cell(row.num_cards, "d"),
          _cell(row.time2train, ".3f"), _cell(row.throughput, ".1f"), _cell(row.accuracy, ".2%"),
-         _cell(row.card_speedup, ".2f"), _cell(row.card_efficiency, ".1%"), f"{row.num_reached}/{row.num_runs}"]
+         _cell(row.card_speedup, ".2f"), _cell(row.card_efficiency, ".1%"),
+         f"{row.num_reached}/{row.num_runs}", "yes" if row.is_task else "no"]
         for row in result.rows
     ]  # fmt: skip
     header = ["model", "system", "precision", "cards", "Time2train(sec)", "吞吐(samples/sec)", "准确率(%)"]
-    lines = ["AI-Rank", *table([*header, "加速比 T1/TN", "efficiency", "reached"], cells)]
+    lines = ["AI-Rank", *table([*header, "加速比 T1/TN", "efficiency", "reached", "task"], cells)]
     if result.amp:
         cells = [[each.model, each.operating_system or "-", str(each.num_cards), f"{each.speedup:.2f}",
                   _cell(each.efficiency, ".1%")] for each in result.amp]  # fmt: skip
         lines += ["", *table(["model", "system", "cards", "加速比 AMP/FP32", "of peak"], cells)]
+    if not all(row.is_task for row in result.rows):
+        lines += ["", "task no: smaller data, network or target than AI-Rank's; it does not count below"]
     parts, names = result.composite, ", ".join(result.operating_systems) or "not said"
     models, compared = ", ".join(result.models) or "none", ", ".join(parts.compared) or "none"
     lines += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective, name_floats, to_line
@@ -67,8 +67,9 @@ class Needs:
         self.config: dict = {}
         self.kinds: Counter[str] = Counter()
         self._placed = True  # every evaluation has its epoch and samples
-        self._timed = True
+        self._unfinished = _Unfinished()
         for event in events:
+            self._unfinished.feed(event)
             self.kinds[event["kind"]] += 1
             if event["kind"] in ("run_config", "data"):
                 reported = {**(event.get("reported") or {}), **self.config.get("reported", {})}
@@ -97,7 +98,7 @@ class Needs:
         for kind, name in (("cache_clear", "cache_clear"), ("init_start", "init_s"), ("eval_start", "eval_s")):
             if kind not in self.kinds:
                 yield name
-        reported = self.config["reported"]
+        reported = self.config.get("reported") or {}
         if str(self.config.get("benchmark")).startswith("bert"):
             wanted = LAMB
         else:
@@ -117,37 +118,47 @@ class Needs:
         if "eval_stop" in self.kinds and "eval_start" not in self.kinds:
             yield "eval_s"
 
-    def notes(self, source: str, has_zone: bool, events: Callable[[], Iterator[Event]]) -> list[str]:
+    def notes(self, source: str, has_zone: bool) -> list[str]:
         """What a reader of the result should know of how it came about."""
         found = []
         if source == "dllogger":
             found.append("run_start is the first record: what came before it is not in the log")
             if not has_zone:
                 found.append("times without a zone are taken as UTC (--time-zone)")
-            found += _unfinished(events(), self.config.get("target"))
+            found += [self._unfinished.note] if self._unfinished.note else []
         elif source in ("airank", "perflog") and "eval_start" not in self.kinds and "eval_stop" in self.kinds:
             found.append("the log does not say when its evaluations begin: blocks of training end with them")
         return found
 
 
-def _unfinished(events: Iterable[Event], target: float | None) -> list[str]:
-    """Where the running accuracy of an evaluation reaches the target before a whole evaluation does."""
-    start_t, first, note = None, None, []
-    for event in events:
-        if event["kind"] == "run_start":
-            start_t = event["t"]
-        elif event["kind"] == "eval_stop" and target is not None and event["accuracy"] >= target:
-            if first is not None:
-                note = [
-                    f"the running accuracy of an unfinished evaluation reaches the target at {first:.3f} s; that does "
-                    f"not count, the first whole evaluation to reach it is at {event['t'] - start_t:.3f} s"
-                ]
-            return note
-        elif event["kind"] == "reading" and len(event["position"]) == 3 and first is None and target is not None:
+class _Unfinished:
+    """Follows a log for where the running accuracy of an evaluation reaches the target before a whole one does."""
+
+    def __init__(self):
+        self._target = self._start_t = self._first_s = None
+        self.note: str | None = None
+        self._done = False
+
+    def feed(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "run_config":
+            self._target = event.get("target")
+        elif kind == "run_start":
+            self._start_t = event["t"]
+        if self._target is None or self._start_t is None or self._done:
+            return
+        if kind == "eval_stop" and event["accuracy"] >= self._target:
+            self._done = True
+            if self._first_s is not None:
+                whole_s = event["t"] - self._start_t
+                self.note = (
+                    f"the running accuracy of an unfinished evaluation reaches the target at {self._first_s:.3f} s; "
+                    f"that does not count, the first whole evaluation to reach it is at {whole_s:.3f} s"
+                )
+        elif kind == "reading" and len(event["position"]) == 3 and self._first_s is None:
             value = event["values"].get(dllogger.ACCURACY)
-            if type(value) in (int, float) and value > 1 and value / 100 >= target and start_t is not None:
-                first = event["t"] - start_t
-    return note
+            if type(value) in (int, float) and value > 1 and value / 100 >= self._target:
+                self._first_s = event["t"] - self._start_t
 
 
 def scan(source: str, lines: Lines, losses: Losses) -> None:

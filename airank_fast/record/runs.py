@@ -34,22 +34,17 @@ class Run:
         return next((event for event in self.events if event["kind"] == kind), {})
 
 
-def read_run(
-    path: str | os.PathLike,
-    known: dict | None = None,
-    prefer: str | None = None,
-    parsers: dict[str, Callable[[Iterable[str]], Iterator[Event]]] | None = None,
-) -> Run:
+def read_run(path: str | os.PathLike, known: dict | None = None, prefer: str | None = None) -> Run:
     """The run at `path`: a directory with events.jsonl, or one log file.
 
     `known` holds fields of run_config that the log does not carry (target, unit, samples_per_epoch ...); the
-    log's own come first. With them, what follows from the log is completed (see completing.py). `prefer` names
-    the format to read where a file holds several, `parsers` other readers than PARSERS. UserError, with the path,
-    if there is no run, or none that can be read.
+    log's own come first. With them, what follows from the log is completed (see completing.py); what another
+    program's log reads out between its evaluations is not kept. `prefer` names the format to read where a file holds
+    several. UserError, with the path, if there is no run, or none that can be read.
     """
     source, name = find_log(path, prefer)
     try:
-        events = list(iter_run(source, name, known, parsers))
+        events = [each for each in LogReader(source, name, known).events() if each["kind"] != "reading"]
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(source)) else f"{source}: {text}") from None
@@ -99,21 +94,35 @@ def find_log(path: str | os.PathLike, prefer: str | None = None) -> tuple[Path, 
     return source, name
 
 
-def iter_run(
-    source: Path,
-    name: str,
-    known: dict | None = None,
-    parsers: dict[str, Callable[[Iterable[str]], Iterator[Event]]] | None = None,
-) -> Iterator[Event]:
-    """The completed events of a log in the format `name`, one at a time. The file is read twice if it is not ours."""
-    if name == "events":
-        yield from _with_known((checked(event, strict=True) for event in iter_events(source)), known or {})
-        return
-    parse = {**PARSERS, **(parsers or {})}[name]
-    outline = Outline(parse(Lines(source)), known, counts_samples=name == "mlperf")
-    if not outline.kinds:
-        raise UserError(f"{source}: a log of a run is required, got no line of format {name} that can be read")
-    yield from complete(parse(Lines(source)), outline)
+class LogReader:
+    """Reads the completed events of a log in the format `name`, one at a time and as often as they are asked for.
+
+    What is not ours is read once more, the first time, for its outline.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        name: str,
+        known: dict | None = None,
+        parsers: dict[str, Callable[[Iterable[str]], Iterator[Event]]] | None = None,
+    ):
+        self._source, self._name, self._known = source, name, known or {}
+        self._parse = {**PARSERS, **(parsers or {})}.get(name)
+        self._outline: Outline | None = None
+
+    def events(self) -> Iterator[Event]:
+        """The events, from the first on."""
+        if self._parse is None:
+            yield from _with_known((checked(event, strict=True) for event in iter_events(self._source)), self._known)
+            return
+        if self._outline is None:
+            events = self._parse(Lines(self._source))
+            self._outline = Outline(events, self._known, counts_samples=self._name == "mlperf")
+            if not self._outline.kinds:
+                wanted = f"a log of a run is required, got no line of format {self._name} that can be read"
+                raise UserError(f"{self._source}: {wanted}")
+        yield from complete(self._parse(Lines(self._source)), self._outline)
 
 
 def _with_known(events: Iterable[Event], known: dict) -> Iterator[Event]:

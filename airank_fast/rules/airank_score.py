@@ -18,7 +18,10 @@ _MODELS_2021 += ("Wide&Deep", "Word2Vec")
 MODELS = {"2020-12": (*_MODELS_2021, "CycleGAN", "pix2pix", "DSSM"), "2021-05": _MODELS_2021}  # that a profile names
 OPERATING_SYSTEMS = ("Linux", "Windows")  # that AI-Rank prescribes environments for
 AMP = ("bf16", "fp16", "amp")
-FP32 = ("fp32",)
+FP32 = "fp32"
+# What makes a run one of AI-Rank's task, where a text says it: target, training samples of its data set.
+TASKS = {"resnet50": (0.759, 1_281_167)}
+_SMALLER = ("tiny", "mini")  # networks that are called like a model and are none of AI-Rank's
 # Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
 # V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
 REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
@@ -47,6 +50,7 @@ class Row:
     time2train: float | None  # s; None: the target was not reached
     throughput: float | None  # avg_ips, samples/s
     accuracy: float | None  # the best, a fraction
+    is_task: bool  # not a smaller one with its own target, which counts neither as coverage nor as performance
     card_speedup: float | None = None  # 加速比: T1 / TN
     card_efficiency: float | None = None  # 加速效率: T1 / TN / N
 
@@ -92,13 +96,17 @@ def airank_result(
     weights: Weights = Weights(),
     references: dict[tuple[str, int], float] | None = None,
     amp_peak_ratio: float | None = None,
+    own_targets: bool = False,
 ) -> AIRankResult:
-    """The figures of all runs. `amp_peak_ratio`: peak rate of the hardware in mixed precision over that in fp32."""
-    rows = _with_speedups(_rows(runs))
-    reached = [row for row in rows if row.time2train is not None]
+    """The figures of all runs. `amp_peak_ratio`: peak rate of the hardware in mixed precision over that in fp32.
+
+    `own_targets`: a rehearsal; smaller tasks count like AI-Rank's, and against `references` alone.
+    """
+    rows = _with_speedups(_rows(runs, own_targets))
+    reached = [row for row in rows if row.time2train is not None and row.is_task]
     models = sorted({name for row in reached for name in MODELS[profile] if _is_model(row.model, name)})
     systems = sorted({row.operating_system for row in reached if row.operating_system})
-    known = {**REFERENCES, **(references or {})}
+    known = {**({} if own_targets else REFERENCES), **(references or {})}
     composite = _composite(rows, models, systems, len(MODELS[profile]), known, weights)
     return AIRankResult(rows, _amp(rows, amp_peak_ratio), models, len(MODELS[profile]), systems, composite)
 
@@ -124,20 +132,33 @@ def operating_system(run: Run) -> str | None:
     return "Linux" if any(name in text.lower() for name in linux) else text
 
 
-def _rows(runs: Iterable[Run]) -> list[Row]:
+def is_task(run: Run) -> bool:
+    """Whether a run is of AI-Rank's task, as far as a text defines it and the run says."""
+    name, target = run.summary["benchmark"] or "", run.summary["target"]
+    if any(word in name for word in _SMALLER):
+        return False
+    wanted, train_samples = TASKS.get(name, (0.0, 0))
+    data, config = run.first("data"), run.first("run_config")
+    samples = data.get("train_samples") or config.get("train_samples") or config.get("samples_per_epoch")
+    return not (target is not None and target < wanted) and not (isinstance(samples, int) and samples < train_samples)
+
+
+def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
     groups = defaultdict(list)
     for run in runs:
         summary = run.summary
         precision = "amp" if summary["precision"] in AMP else summary["precision"]
-        groups[summary["benchmark"] or "unknown", operating_system(run), precision, summary["world_size"]].append(run)
+        counts = own_targets or is_task(run)
+        key = summary["benchmark"] or "unknown", operating_system(run), precision, summary["world_size"], counts
+        groups[key].append(run)
     rows = []
-    for (model, system, precision, num_cards), group in groups.items():
+    for (model, system, precision, num_cards, counts), group in groups.items():
         group.sort(key=lambda run: (_seconds(run), str(run.path)))
         run = group[len(group) // 2]
         time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
         rows.append(Row(model, system, precision, num_cards, str(run.path), len(group), num_reached, time2train,
-                        run.summary["avg_ips"], best))  # fmt: skip
+                        run.summary["avg_ips"], best, counts))  # fmt: skip
     return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])
 
 
@@ -145,12 +166,17 @@ def _seconds(run: Run) -> float:
     return math.inf if run.summary["time2train"] is None else run.summary["time2train"]
 
 
+def _same(row: Row) -> tuple:
+    """What two rows must share for their times to be compared."""
+    return row.model, row.operating_system, row.precision, row.is_task
+
+
 def _with_speedups(rows: list[Row]) -> list[Row]:
     """The rows with T1 / TN, where a run on one card is there in the same precision."""
-    one_card = {(row.model, row.operating_system, row.precision): row.time2train for row in rows if row.num_cards == 1}
+    one_card = {_same(row): row.time2train for row in rows if row.num_cards == 1}
     found = []
     for row in rows:
-        first = one_card.get((row.model, row.operating_system, row.precision))
+        first = one_card.get(_same(row))
         if first and first > 0 and (row.time2train or 0) > 0 and row.num_cards:
             speedup = first / row.time2train
             row = Row(**{**vars(row), "card_speedup": speedup, "card_efficiency": speedup / row.num_cards})
@@ -160,13 +186,13 @@ def _with_speedups(rows: list[Row]) -> list[Row]:
 
 def _amp(rows: list[Row], peak_ratio: float | None) -> list[AmpSpeedup]:
     rates = {
-        (row.model, row.operating_system, row.num_cards, row.precision): row.throughput
+        (row.model, row.operating_system, row.num_cards, row.is_task, row.precision): row.throughput
         for row in rows
         if row.throughput and row.num_cards
     }
     found = []
-    for (model, system, num_cards, precision), rate in rates.items():
-        fp32 = rates.get((model, system, num_cards, FP32[0]))
+    for (model, system, num_cards, counts, precision), rate in rates.items():
+        fp32 = rates.get((model, system, num_cards, counts, FP32))
         if precision == "amp" and fp32:
             speedup = rate / fp32
             found.append(AmpSpeedup(model, system, num_cards, speedup, speedup / peak_ratio if peak_ratio else None))
@@ -177,7 +203,7 @@ def _composite(rows, models, systems, num_models, references, weights: Weights) 
     """100 x performance^p x coverage^c x systems^s, with the weights' shares as exponents."""
     best: dict[tuple[str, int], float] = {}
     for row in rows:
-        if (row.time2train or 0) > 0 and row.num_cards:
+        if row.is_task and (row.time2train or 0) > 0 and row.num_cards:
             key = row.model, row.num_cards
             best[key] = min(row.time2train, best.get(key, math.inf))
     compared = sorted(key for key in best if key in references)

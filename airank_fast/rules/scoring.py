@@ -24,11 +24,13 @@ class Benchmark:
     target: float
     reference_minutes: float
     unit: str  # what its epoch_num counts
+    network: str  # our name of it
+    train_samples: int | None  # of its data set
 
 
 BENCHMARKS = {
-    "resnet": Benchmark("resnet", 5, 0.759, 7.19, "epochs"),
-    "bert": Benchmark("bert", 10, 0.720, 9.05, "samples"),
+    "resnet": Benchmark("resnet", 5, 0.759, 7.19, "epochs", "resnet50", 1_281_167),
+    "bert": Benchmark("bert", 10, 0.720, 9.05, "samples", "bert_large", None),
 }
 
 
@@ -95,7 +97,7 @@ def benchmark_of(name: object) -> Benchmark | None:
 def run_result(run: Run, own_target: bool = False) -> RunResult:
     """What counts of a run. It converged if it ended as a success and its last evaluation reached the target.
 
-    The target is MLPerf's, or with `own_target` the run's own (a rehearsal).
+    The target is MLPerf's, or with `own_target` the run's own: a rehearsal, whose network and data may be smaller too.
     """
     config, benchmark = run.first("run_config"), benchmark_of(run.summary["benchmark"])
     target = config.get("target") if own_target and config.get("target") is not None else benchmark.target
@@ -108,6 +110,7 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
     reached = last.get("accuracy") is not None and last["accuracy"] >= target
     start_ms = round((start if start is not None else run.events[0]["t"]) * 1000)
     doubts = [] if run.summary["comparable"] else ["was resumed: its clock is not comparable"]
+    doubts += [] if own_target else _other_task(run, benchmark)
     if success and not reached:
         doubts.append(f"ends as a success below the target {target:g}: it counts as not converged")
     return RunResult(
@@ -120,6 +123,17 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
         seed=config.get("seed"),
         doubts=tuple(doubts),
     )
+
+
+def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
+    """In what a run is smaller than the benchmark, as far as it says."""
+    doubts, name = [], run.summary["benchmark"]
+    if name not in (benchmark.name, benchmark.network):
+        doubts.append(f"is of {name}, the benchmark of {benchmark.network}")
+    samples = run.first("data").get("train_samples") or run.first("run_config").get("train_samples")
+    if benchmark.train_samples and isinstance(samples, int) and samples < benchmark.train_samples:
+        doubts.append(f"trains on {samples:,} samples, the benchmark has {benchmark.train_samples:,}")
+    return doubts
 
 
 def olympic_mean(values: Sequence[float | None]) -> float | None:

@@ -8,10 +8,12 @@ from airank_fast.record.runs import Run
 from airank_fast.rules.airank_score import MODELS, REFERENCES, Weights, airank_result
 
 
-def run(time2train, cards=1, model="resnet50", precision="fp16", system="Ubuntu 20.04", rate=100.0, name="run"):
-    summary = {"benchmark": model, "world_size": cards, "precision": precision, "time2train": time2train,
-               "avg_ips": rate, "best_accuracy": 0.76}  # fmt: skip
-    events = [{"t": 0, "kind": "system", "operating_system": system}] if system else []
+def run(time2train, cards=1, model="resnet50", precision="fp16", system="Ubuntu 20.04", rate=100.0, name="run",
+        target=0.759, samples=1281167):  # fmt: skip
+    summary = {"target": target, "benchmark": model, "world_size": cards, "precision": precision,
+               "time2train": time2train, "avg_ips": rate, "best_accuracy": 0.76}  # fmt: skip
+    events = [{"t": 0, "kind": "data", "train_samples": samples}]
+    events += [{"t": 0, "kind": "system", "operating_system": system}] if system else []
     return Run(Path(name), Path(name), "events", events, summary)
 
 
@@ -41,7 +43,7 @@ def test_of_several_runs_the_median_one_is_shown():
 
 @pytest.mark.parametrize(("profile", "num_models"), [("2020-12", 14), ("2021-05", 11)])
 def test_task_coverage(profile, num_models):
-    runs = [run(1.0), run(1.0, model="bert_large"), run(1.0, model="bert_tiny"), run(None, model="hrnet_w18"),
+    runs = [run(1.0), run(1.0, model="bert_large"), run(1.0, model="tsm_tiny"), run(None, model="hrnet_w18"),
             run(1.0, model="made_up")]  # fmt: skip
     result = airank_result(runs, profile)
     assert result.models == ["BERT", "ResNet50"]
@@ -90,3 +92,13 @@ def test_a_part_without_weight_may_be_missing():
 def test_nothing_reached_is_no_score():
     composite = airank_result([run(None, 8)]).composite
     assert (composite.coverage, composite.performance, composite.score) == (0, None, None)
+
+
+@pytest.mark.parametrize("smaller", [{"target": 0.5}, {"samples": 1437}, {"model": "bert_mini"}])
+def test_a_smaller_task_does_not_count(smaller):
+    result = airank_result([run(10.0, 8, **smaller)])
+    assert not result.rows[0].is_task
+    assert (result.models, result.composite.performance, result.composite.score) == ([], None, None)
+    rehearsal = airank_result([run(10.0, 8, **smaller)], own_targets=True)
+    assert len(rehearsal.models) == 1
+    assert rehearsal.composite.performance is None  # AI-Rank's references are not for it

@@ -203,3 +203,16 @@ def test_what_a_wanted_score_asks_for():
 @pytest.mark.parametrize(("name", "known"), [("resnet50", RESNET), ("bert_tiny", BERT), ("unet", None), (None, None)])
 def test_which_benchmark_a_run_is_of(name, known):
     assert benchmark_of(name) is known
+
+
+def test_a_smaller_task_is_no_run_of_the_benchmark(tmp_path):
+    story = events("resnet50")
+    for event in story:
+        event |= {"train_samples": 1437} if event["kind"] == "run_config" else {}
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(to_line(event) + "\n" for event in story))
+    assert run_result(read_run(path)).doubts == ("trains on 1,437 samples, the benchmark has 1,281,167",)
+    assert run_result(read_run(path), own_target=True).doubts == ()
+    story[0]["benchmark"] = "resnet18"
+    path.write_text("".join(to_line(event) + "\n" for event in story))
+    assert "is of resnet18, the benchmark of resnet50" in run_result(read_run(path)).doubts
