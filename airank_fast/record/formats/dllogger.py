@@ -23,10 +23,10 @@ from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
 
 from airank_fast.errors import UserError
+from airank_fast.record.completing import MAX_T, MIN_T
 from airank_fast.record.events import Event, name_floats
 
 ACCURACY = "val.top1"
-MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
 
 _TEXT = re.compile(r"DLL (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[+-]\d\d:\d\d)?) -")
 _EPOCH = re.compile(r"\bEpoch: (\d{1,15})\b")

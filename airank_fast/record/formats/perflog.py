@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 from airank_fast.errors import UserError
+from airank_fast.record.completing import MAX_T, MIN_T
 from airank_fast.record.events import Event, name_floats
 from airank_fast.record.formats.dllogger import from_percent
 from airank_fast.record.metrics import Tally
@@ -136,8 +137,8 @@ def _fields(text: str, number: int) -> tuple[float, str, dict, object]:
         fields = json.loads(text)
         metadata = fields["metadata"]
         name, time_ms, rank = fields["event"], metadata["time_ms"], metadata.get("rank")
-        valid = type(time_ms) in (int, float) and -6e13 < time_ms < 2.5e14 and isinstance(name, str)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        valid = type(time_ms) in (int, float) and MIN_T < time_ms / 1000 < MAX_T and isinstance(name, str)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         valid = False
     if not valid:
         raise UserError(f"line {number}: JSON with event and metadata.time_ms is required, got {text[:60]!r}")
