@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from airank_fast.errors import UserError
+from airank_fast.record.completing import Outline, checked, complete
 from airank_fast.record.detect import detect
 from airank_fast.record.events import Event, iter_events
-from airank_fast.record.formats import airank, mlperf
+from airank_fast.record.formats import airank, dllogger, mlperf, perflog
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import summarize
 
-PARSERS = {"mlperf": mlperf.parse, "airank": airank.parse}  # the better source first
+# The better source first.
+PARSERS = {"mlperf": mlperf.parse, "airank": airank.parse, "perflog": perflog.parse, "dllogger": dllogger.parse}
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,49 @@ def read_run(path: str | os.PathLike, known: dict | None = None, prefer: str | N
     """The run at `path`: a directory with events.jsonl, or one log file.
 
     `known` holds fields of run_config that the log does not carry (target, unit, samples_per_epoch ...); the
-    log's own come first. `prefer` names the format to read where a file holds several. UserError if there is no
-    run, or none that can be read.
+    log's own come first. With them, what follows from the log is completed (see completing.py); what another
+    program's log reads out between its evaluations is not kept. `prefer` names the format to read where a file holds
+    several. UserError, with the path, if there is no run, or none that can be read.
     """
+    source, name = find_log(path, prefer)
+    try:
+        events = [each for each in LogReader(source, name, known).events() if each["kind"] != "reading"]
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(str(source)) else f"{source}: {text}") from None
+    if not events:
+        raise UserError(f"{source}: a log of a run is required, got no event")
+    summary = summarize(events)
+    if name != "events":
+        unknown = unknown_figures(events)
+        summary = {key: None if key in unknown else value for key, value in summary.items()}
+    return Run(Path(path), source, name, events, summary)
+
+
+def unknown_figures(events: Iterable[Event]) -> set[str]:
+    """Keys of the summary of a foreign log that hold a figure only because something is missing.
+
+    Without samples there is no rate; without the begin of the evaluations none that leaves them out; without the
+    start of the process no end to end.
+    """
+    kinds, has_samples = set(), False
+    for event in events:
+        kinds.add(event["kind"])
+        has_samples = has_samples or (event["kind"] != "block_start" and event.get("samples") is not None)
+    unknown = set()
+    if not has_samples:
+        unknown |= {"trained_samples", "epochs", "p_whole", "p_train", "p_core", "avg_ips"}
+    if "eval_stop" in kinds and "eval_start" not in kinds:
+        unknown |= {"p_train", "evaluation_s"}
+    if "process_start" not in kinds:
+        unknown.add("e2e_time")
+    if "steps" not in kinds:
+        unknown |= {"core_s", "data_wait_s", "h2d_s", "measure_s"}
+    return unknown
+
+
+def find_log(path: str | os.PathLike, prefer: str | None = None) -> tuple[Path, str]:
+    """(the log of the run at `path`, its format). UserError if there is none."""
     path = Path(path)
     source = path / "events.jsonl" if path.is_dir() else path
     if not source.is_file():
@@ -47,14 +89,44 @@ def read_run(path: str | os.PathLike, known: dict | None = None, prefer: str | N
     if prefer is not None and prefer not in formats:
         raise UserError(f"{path}: a log of format {prefer} is required, got {', '.join(formats) or 'none known'}")
     name = prefer or next((name for name in ("events", *PARSERS) if name in formats), None)
-    if name is None:
+    if name != "events" and name not in PARSERS:
         raise UserError(f"{path}: a log of a known format is required, got {', '.join(formats) or 'none'}")
-    events = list(_complete(iter_events(source) if name == "events" else PARSERS[name](Lines(source)), known or {}))
-    return Run(path, source, name, events, summarize(events))
+    return source, name
 
 
-def _complete(events: Iterable[Event], known: dict) -> Iterator[Event]:
-    """The events, with what is known besides in the run_config, which comes before all that is timed."""
+class LogReader:
+    """Reads the completed events of a log in the format `name`, one at a time and as often as they are asked for.
+
+    What is not ours is read once more, the first time, for its outline.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        name: str,
+        known: dict | None = None,
+        parsers: dict[str, Callable[[Iterable[str]], Iterator[Event]]] | None = None,
+    ):
+        self._source, self._name, self._known = source, name, known or {}
+        self._parse = {**PARSERS, **(parsers or {})}.get(name)
+        self._outline: Outline | None = None
+
+    def events(self) -> Iterator[Event]:
+        """The events, from the first on."""
+        if self._parse is None:
+            yield from _with_known((checked(event, strict=True) for event in iter_events(self._source)), self._known)
+            return
+        if self._outline is None:
+            events = self._parse(Lines(self._source))
+            self._outline = Outline(events, self._known, counts_samples=self._name == "mlperf")
+            if not self._outline.kinds:
+                wanted = f"a log of a run is required, got no line of format {self._name} that can be read"
+                raise UserError(f"{self._source}: {wanted}")
+        yield from complete(self._parse(Lines(self._source)), self._outline)
+
+
+def _with_known(events: Iterable[Event], known: dict) -> Iterator[Event]:
+    """Our own events, with what is known besides in the run_config, which comes before all that is timed."""
     told = not known
     for event in events:
         if not told and event["kind"] == "run_config":

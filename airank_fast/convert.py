@@ -1,0 +1,144 @@
+"""Convert a log of any known format into another: DLLogger, [PerfLog], MLLOG, AI-Rank, events.
+
+python -m airank_fast.convert GPUx8.log --to airank --set target=0.759 --set samples_per_epoch=1281167 --set unit=images
+python -m airank_fast.convert events.jsonl --to mlperf --output result_0.txt
+
+What the log does not say and the other format needs is asked for (--set NAME=VALUE), or left out (--incomplete), and
+never guessed. What is lost is listed on standard error. Exit status: 0, or 2 if something is missing or unreadable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from airank_fast.cli import run_command
+from airank_fast.errors import UserError
+from airank_fast.record import converting
+from airank_fast.record.formats import dllogger, perflog
+from airank_fast.record.lines import Lines
+from airank_fast.record.runs import LogReader, find_log
+from airank_fast.record.settings import parse_settings
+
+FILES = {"airank": "airank.log", "mlperf": "mlperf.log", "flagperf": "flagperf.json", "events": "events.jsonl",
+         "dllogger": "dllogger.json", "perflog": "perflog.log"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Convert a log into another format."""
+
+    log: Annotated[Path, tyro.conf.Positional]
+    """A log, or a run directory."""
+    to: Literal["airank", "mlperf", "flagperf", "events", "dllogger", "perflog"]
+    """The format to write; flagperf is the JSON of its figures, or its table where --output ends in .md."""
+    output: Path | None = None
+    """File, or directory for a file of the format's usual name. Default: standard output."""
+    source: Literal["events", "mlperf", "airank", "perflog", "dllogger"] | None = None
+    """The format to read, where a file holds several. Default: the one that says most."""
+    set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """What the log does not say: NAME=VALUE."""
+    incomplete: bool = False
+    """Leave out what is missing instead of asking for it."""
+    accuracy_metric: str | None = None
+    """The metric that is the accuracy. Default: val.top1 of DLLogger, those of FlagPerf's BERT and ResNet-50."""
+    accuracy_unit: Literal["percent", "fraction"] | None = None
+    """Unit of the accuracy, where the log does not say."""
+    time_zone: str | None = None
+    """Zone of times without one (text of DLLogger), as +08:00. Default: UTC, and a note that says so."""
+    airank_profile: Literal["2020-12", "2021-05"] = "2020-12"
+    """AI-Rank's text that is followed."""
+
+
+def main() -> int:
+    """Write the converted log; losses to standard error."""
+    options = tyro.cli(Options, description=__doc__)
+    losses = converting.Losses()
+    source, name = find_log(options.log, options.source)
+    known = parse_settings(options.set)
+    events = LogReader(source, name, known, readers(options, losses.tell)).events
+    try:
+        need = converting.Needs(options.to, events(), known)
+        if need.missing and not options.incomplete:
+            raise UserError(
+                f"--to {options.to} requires what the log does not say, "
+                f"{', '.join(f'--set {each}=' for each in need.missing)} (or --incomplete), got none of it"
+            )
+        losses.notes += need.notes(name, has_zone=options.time_zone is not None)
+        losses.notes += [f"{each}: not in the log, left out" for each in need.missing]
+        converting.scan(name, Lines(source), losses)
+        markdown = options.output is not None and options.output.suffix == ".md"
+        standing = events() if options.to == "events" else converting.standing(events(), need.kinds)
+        lines = converting.convert(standing, options.to, losses, options.airank_profile, markdown)
+        write(lines, destination(options.output, options.to), source)
+    except UserError as error:
+        text = str(error)
+        named = text.startswith((str(source), "--"))
+        raise UserError(text if named else f"{source}: {text}") from None
+    for line in losses.lines():
+        print(line, file=sys.stderr)
+    return 0
+
+
+def readers(options: Options, lost: Callable[[int, str], object]) -> dict:
+    """The parsers that take options of this command."""
+    zone = time_zone(options.time_zone)
+    metric = options.accuracy_metric
+    return {
+        "dllogger": partial(
+            dllogger.parse, zone=zone, accuracy=metric or dllogger.ACCURACY, unit=options.accuracy_unit, lost=lost
+        ),
+        "perflog": partial(perflog.parse, accuracy=metric, unit=options.accuracy_unit, lost=lost),
+    }
+
+
+def time_zone(text: str | None) -> timezone:
+    """+08:00 as a time zone."""
+    if text is None:
+        return timezone.utc
+    match = re.fullmatch(r"([+-])(\d\d):([0-5]\d)", text)
+    if match is None or int(match[2]) > 23:
+        raise UserError(f"--time-zone: +HH:MM or -HH:MM is required, got {text}")
+    offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(-offset if match[1] == "-" else offset)
+
+
+def destination(output: Path | None, to: str) -> Path | None:
+    """The file to write."""
+    return output / FILES[to] if output is not None and output.is_dir() else output
+
+
+def write(lines: Iterator[str], path: Path | None, source: Path) -> None:
+    """Lines to a file, whole or not at all, or to standard output."""
+    if path is None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8")
+        for line in lines:
+            print(line)
+        return
+    if path.exists() and path.samefile(source):
+        raise UserError(f"--output: another file than the log is required, got {path}")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"--output: a file that can be written is required, got {path} ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

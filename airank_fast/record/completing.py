@@ -1,0 +1,264 @@
+"""What a log of another program leaves unsaid although it follows from what it says.
+
+With the samples of an epoch and the global batch size, an epoch is a number of samples and of steps; between two
+evaluations lies a block of training; with its length an evaluation has a begin; a run that reached its target is a
+success. Nothing else is added. Two readings of the log, so that none of it is held but its evaluations: `Outline`
+first, then `complete`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from airank_fast.errors import UserError
+from airank_fast.record.events import Event
+
+MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
+# What may be said of a run beside the fields of run_config; a log that says it has events for it.
+MOMENTS = ("init_s", "eval_s", "cache_clear")
+
+_COUNTS = ("step", "samples", "epoch", "first_epoch", "epoch_count", "first_step", "num_steps", "correct", "counted")
+_COUNTS += ("used_bytes", "total_bytes")
+_LISTS = ("core_s", "wait_s", "h2d_s", "measure_s", "loss", "lr", "per_rank")
+_POSITIVE = ("world_size", "global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
+_POSITIVE += ("samples_per_epoch",)
+_REQUIRED = {  # what metrics.py asks of our own events
+    "steps": ("first_step", "num_steps", "samples", "core_s"),
+    "block_stop": ("step", "samples"),
+    "epoch_stop": ("epoch", "step", "samples"),
+    "eval_stop": ("epoch", "step", "samples", "accuracy"),
+    "resume": ("step", "samples"),
+    "memory": ("used_bytes", "total_bytes"),
+}
+
+
+def checked(event: Event, strict: bool = False) -> Event:
+    """The event, when its fields have the types that figures are made from.
+
+    `strict` asks for all fields of ours; else a field may be missing. UserError with the kind, field and value.
+    """
+    kind = event["kind"]
+    if not isinstance(kind, str):  # a kind called nan is read as the number
+        raise UserError(f"an event: a kind that is a word is required, got {_short(kind)}")
+    if not MIN_T < event["t"] < MAX_T:
+        raise UserError(f"{kind}: a time that is a date is required, got {_short(event['t'])}")
+    for name in _REQUIRED.get(kind, ()) if strict else ():
+        if event.get(name) is None:
+            raise UserError(f"{kind}: {name} is required, got none")
+    for name, value in event.items():
+        if value is None or name in ("t", "kind"):
+            continue
+        if name in _COUNTS and not (_is_number(value) and abs(value) < 1 << 63):
+            raise UserError(f"{kind}: {name} must be a number, got {_short(value)}")
+        if name == "accuracy" and not _is_number(value):
+            raise UserError(f"{kind}: {name} must be a number, got {_short(value)}")
+        if name in _LISTS and not (isinstance(value, list) and all(map(_is_number, value))):
+            raise UserError(f"{kind}: {name} must be a list of numbers, got {_short(value)}")
+        if name.endswith("_s") and isinstance(value, list) and not all(abs(item) < MAX_T for item in value):
+            raise UserError(f"{kind}: {name} must be a list of seconds, got {_short(value)}")
+    if kind == "run_config":
+        check_config(event)
+    if kind == "run_stop" and event.get("status") not in (None, "success", "aborted"):
+        return {**event, "status": "aborted", "detail": f"status {_short(event['status'])}"}
+    return event
+
+
+def check_config(config: dict) -> None:
+    """UserError where a field of run_config has another type than figures are made from."""
+    for name in _POSITIVE:
+        value = config.get(name)
+        if value is not None and not (type(value) is int and 0 < value < 1 << 53):
+            raise UserError(f"{name}: a whole number above 0 is required, got {_short(value)}")
+    for name in ("target", "warmup_epochs_excluded"):
+        if config.get(name) is not None and not _is_number(config[name]):
+            raise UserError(f"{name}: a number is required, got {_short(config[name])}")
+    for name in ("submission", "reported", "options", "recipe"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise UserError(f"{name}: names with values are required, got {_short(config[name])}")
+    for name in ("benchmark", "unit", "precision"):
+        if not isinstance(config.get(name) or "", str):
+            raise UserError(f"{name}: a word is required, got {_short(config[name])}")
+    if not isinstance(config.get("devices") or [], list):
+        raise UserError(f"devices: a list of names is required, got {_short(config['devices'])}")
+
+
+class Outline:
+    """A first reading: the configuration, gathered from all over the log, and its evaluations.
+
+    `known` holds fields of run_config, MOMENTS and `system` that the log does not carry; the log's own come first.
+    `counts_samples`: what the log calls epochs of BERT are samples (MLPerf).
+    """
+
+    def __init__(self, events: Iterable[Event], known: dict | None = None, counts_samples: bool = False):
+        self.config: dict = {}
+        self.kinds: set[str] = set()
+        self.evaluations: list[Event] = []
+        self.first_t: float | None = None
+        self.run_start_t: float | None = None
+        for event in map(checked, events):
+            self.first_t = event["t"] if self.first_t is None else self.first_t
+            self.kinds.add(event["kind"])
+            if event["kind"] == "run_config":
+                _merge(self.config, event)
+            elif event["kind"] == "run_start" and self.run_start_t is None:
+                self.run_start_t = event["t"]
+            elif event["kind"] == "eval_stop":
+                self.evaluations.append(event)
+        known = dict(known or {})
+        self.moments = {name: known.pop(name) for name in MOMENTS if name in known}
+        self.system = known.pop("system", {})
+        _merge(self.config, known)
+        check_config(self.config)
+        if str(self.config.get("benchmark")).startswith(("resnet", "bert")):
+            self.config.setdefault("unit", "images" if self.config["benchmark"].startswith("resnet") else "samples")
+        self.counts_samples = counts_samples and str(self.config.get("benchmark")).startswith("bert")
+        self.evaluations = [self.place(event) for event in self.evaluations]
+
+    def place(self, event: Event) -> Event:
+        """The event with its samples, epoch and step as far as they are known."""
+        if self.counts_samples and event.get("epoch") is not None:
+            samples = event.get("samples", event["epoch"])
+            event = {**event, "samples": int(samples) if samples == int(samples) else samples, "epoch": None}
+        batch = self.config.get("global_batch_size")
+        per_epoch = self.config.get("samples_per_epoch") or self.config.get("train_samples")
+        epoch, samples = event.get("epoch"), event.get("samples")
+        if samples is None and epoch is not None and per_epoch:
+            samples = round(epoch * per_epoch)
+        elif epoch is None and samples is not None and per_epoch:
+            epoch = int(samples // per_epoch)
+        step = event.get("step")
+        if step is None and samples is not None and batch:
+            step = math.ceil(samples / batch)
+        found = {"epoch": epoch, "samples": samples, "step": step}
+        rest = {name: value for name, value in event.items() if name not in found}
+        return rest | {name: value for name, value in found.items() if value is not None}
+
+
+def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
+    """A second reading: the events with what `outline` adds to them, in order of time where the log is."""
+    before, after = _added(outline)
+    yield from _opening(outline)
+    last_t, count, reached = -math.inf, 0, False
+    for event in map(checked, events):
+        kind = event["kind"]
+        if kind == "run_config":
+            continue
+        if kind == "figure":  # stated after the fact, in some logs with a time before it
+            event = {**event, "t": max(event["t"], last_t)}
+        elif kind in ("eval_start", "eval_stop", "epoch_stop"):
+            event = outline.place(event)
+        elif kind in ("block_start", "block_stop"):
+            event = _block(event, outline)
+        elif kind == "run_stop":
+            event = _ended(event, outline, reached)
+        if kind == "eval_stop":
+            target = outline.config.get("target")
+            reached = reached or (target is not None and event["accuracy"] >= target)
+        pending = before[count] if count < len(before) else []
+        while pending and kind != "run_start" and (kind == "eval_stop" or pending[0]["t"] <= event["t"]):
+            added = pending.pop(0)
+            yield {**added, "t": max(added["t"], last_t)}
+        if not _says_nothing(event):
+            yield event
+        last_t = max(last_t, event["t"])
+        if kind in ("run_start", "eval_stop"):
+            count += kind == "eval_stop"
+            yield from ({**added, "t": event["t"]} for added in after.pop(count, ()))
+
+
+def _ended(stop: Event, outline: Outline, reached: bool) -> Event:
+    """The end of the run, with how it ended where the log does not say and the target does."""
+    if stop.get("status") is not None or outline.config.get("target") is None:
+        return stop
+    ending = {"status": "success", "reason": "target"} if reached else {"status": "aborted", "reason": "epochs"}
+    return stop | ending
+
+
+def _says_nothing(event: Event) -> bool:
+    """The end of an epoch or a block at nobody knows how many samples."""
+    if event["kind"] == "epoch_stop":
+        return event.get("samples") is None or event.get("epoch") is None
+    return event["kind"] == "block_stop" and event.get("samples") is None
+
+
+def _added(outline: Outline) -> tuple[list[list[Event]], dict[int, list[Event]]]:
+    """What comes before each evaluation, and what right after the first so many (0: after run_start)."""
+    before: list[list[Event]] = [[] for _ in outline.evaluations]
+    after: dict[int, list[Event]] = {}
+    has_blocks = bool({"block_start", "block_stop"} & outline.kinds)
+    has_starts = "eval_start" in outline.kinds
+    has_epochs = "epoch_stop" in outline.kinds
+    seconds = outline.moments.get("eval_s")
+    for index, (old, new) in enumerate(pairwise([{}, *outline.evaluations])):
+        duration_s = new.get("duration_s", seconds)
+        t = new["t"] - (duration_s or 0.0)
+        where = {name: new[name] for name in ("epoch", "step", "samples") if name in new}
+        trained = new.get("samples", 0) > old.get("samples", 0)
+        if not has_blocks and trained:
+            after[index] = [_block_start(old, new, outline.counts_samples)]
+            before[index].append({"t": t, "kind": "block_stop", "step": new.get("step"), "samples": new["samples"]})
+        if not has_epochs and "samples" in new and new.get("epoch", 0) > old.get("epoch", 0):
+            before[index].append({"t": t, "kind": "epoch_stop", **where})
+        if not has_starts and duration_s is not None:
+            before[index].append({"t": t, "kind": "eval_start", **where})
+    return before, after
+
+
+def _block_start(old: Event, new: Event, counts_samples: bool) -> Event:
+    block = {"kind": "block_start", "step": old.get("step", 0), "samples": old.get("samples", 0)}
+    first, last = old.get("epoch", 0), new.get("epoch", 0)
+    if not counts_samples and last > first:
+        block |= {"first_epoch": first + 1, "epoch_count": last - first}
+    return block
+
+
+def _block(event: Event, outline: Outline) -> Event:
+    """A block of a log that has its own: the samples at its begin or end follow from its epochs."""
+    if event.get("samples") is None and event.get("first_epoch") is not None:
+        count = event.get("epoch_count") if event["kind"] == "block_stop" else 0
+        if count is not None:
+            placed = outline.place({**event, "epoch": event["first_epoch"] - 1 + count})
+            return {"step": None, **{name: value for name, value in placed.items() if name != "epoch"}}
+    return {"step": None, **{name: value for name, value in outline.place(event).items() if name != "epoch"}}
+
+
+def _opening(outline: Outline) -> Iterator[Event]:
+    """The configuration, after the start of the process and before the initialisation where those were told."""
+    told = outline.moments
+    if outline.first_t is None:
+        return
+    t = outline.first_t
+    if outline.run_start_t is not None:
+        t = min(t, outline.run_start_t - told.get("init_s", 0.0))
+    if "init_s" in told and "process_start" not in outline.kinds:
+        yield {"t": t, "kind": "process_start"}
+    if outline.config:
+        yield {"t": t, "kind": "run_config", **outline.config}
+    if outline.system and "system" not in outline.kinds:
+        yield {"t": t, "kind": "system", **outline.system}
+    if "cache_clear" in told and "cache_clear" not in outline.kinds:
+        yield {"t": t, "kind": "cache_clear", "value": told["cache_clear"]}
+    if "init_s" in told and "init_start" not in outline.kinds and outline.run_start_t is not None:
+        yield {"t": t, "kind": "init_start"}
+        yield {"t": outline.run_start_t, "kind": "init_stop"}
+
+
+def _merge(config: dict, more: dict) -> None:
+    """Add what `config` does not hold yet; names with values are merged by name."""
+    for name, value in more.items():
+        if name in ("t", "kind") or value is None:
+            continue
+        if isinstance(value, dict) and isinstance(config.get(name, {}), dict):
+            config[name] = {**value, **config.get(name, {})}
+        else:
+            config.setdefault(name, value)
+
+
+def _is_number(value) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 1000)
+
+
+def _short(value) -> str:
+    return repr(value)[:60]

@@ -1,0 +1,251 @@
+"""From the events of a log to another format: what must be asked for, what is written, what is lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from airank_fast.errors import UserError
+from airank_fast.record.events import Event, effective, name_floats, to_line
+from airank_fast.record.formats import airank, dllogger, flagperf, mlperf, perflog
+from airank_fast.record.lines import Lines
+from airank_fast.record.metrics import Tally
+from airank_fast.record.runs import unknown_figures
+from airank_fast.record.settings import LAMB, LARS, SGD, SUBMISSION
+
+FORMATS = ("airank", "mlperf", "flagperf", "events", "dllogger", "perflog")
+_MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": perflog.MARK, "dllogger": "DLL"}
+_RECOMPUTED = {"figure"}  # what a log states of itself is computed again from its events
+_IMPLIED = {"airank": {"block_start", "block_stop", "epoch_stop"}}  # by the evaluations between and after them
+_BRACKETS = {"init_start", "init_stop", "run_start", "run_stop", "eval_stop", "epoch_stop", "reading"}
+CARRIED = {  # the kinds of event that a format has lines for
+    "airank": {"run_start", "eval_stop", "run_stop"},
+    "mlperf": {"run_config", "cache_clear", "init_start", "init_stop", "run_start", "block_start", "block_stop",
+               "eval_start", "eval_stop", "run_stop", "data"},
+    "dllogger": {"run_config", "run_start", "reading", "epoch_stop", "eval_stop", "run_stop"},
+    "perflog": {"run_config", "process_stop", *_BRACKETS},
+}  # fmt: skip
+_ODDITIES = {"not_utf8": "bytes that are no text", "nul": "NUL characters", "long": "a line of more than 1 MiB, cut"}
+_MAX_KINDS = 200
+
+
+class Losses:
+    """What does not come through, by kind, with a count and the first line; and notes."""
+
+    def __init__(self):
+        self.notes: list[str] = []
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+
+    def count(self, what: str) -> None:
+        """Something that stands in no one line is lost."""
+        if what in self._counts or len(self._counts) < _MAX_KINDS:
+            self._counts[what] += 1
+
+    def tell(self, number: int, what: str) -> None:
+        """Something in a line is lost. A log is read more than once: a line counts the first time."""
+        if number > self._last.get(what, 0) and (what in self._counts or len(self._counts) < _MAX_KINDS):
+            self._counts[what] += 1
+            self._first.setdefault(what, number)
+            self._last[what] = number
+
+    def lines(self) -> list[str]:
+        """One line each."""
+        lost = [
+            f"lost: {count} {what}" + (f", first in line {self._first[what]}" if what in self._first else "")
+            for what, count in self._counts.items()
+        ]
+        return [f"note: {note}" for note in self.notes] + lost
+
+
+class Needs:
+    """What a format needs and the events do not give; one reading of them."""
+
+    def __init__(self, to: str, events: Iterable[Event], known: dict | None = None):
+        self.config: dict = {}
+        self.kinds: Counter[str] = Counter()
+        self._placed = True  # every evaluation has its epoch and samples
+        self._unfinished = _Unfinished()
+        for event in events:
+            self._unfinished.feed(event)
+            self.kinds[event["kind"]] += 1
+            if event["kind"] in ("run_config", "data"):
+                reported = {**(event.get("reported") or {}), **self.config.get("reported", {})}
+                self.config = {**event, **self.config, "reported": reported}
+            elif event["kind"] == "eval_stop":
+                self._placed = self._placed and event.get("epoch") is not None and event.get("samples") is not None
+        if "run_start" not in self.kinds:
+            raise UserError("a log that says when the run begins is required, got none")
+        self._explicit = known or {}
+        ask = {"airank": self._airank, "mlperf": self._mlperf, "flagperf": self._flagperf}.get(to)
+        self.missing = list(dict.fromkeys(ask())) if ask else []
+
+    def _lacks(self, *names: str) -> Iterator[str]:
+        return (name for name in names if self.config.get(name) is None and name not in self._explicit)
+
+    def _airank(self) -> Iterator[str]:
+        yield from self._lacks("target", "unit")
+        if not self._placed or not self.kinds.keys() & {"block_stop", "epoch_stop", "steps"}:
+            yield from self._lacks("samples_per_epoch")
+
+    def _mlperf(self) -> Iterator[str]:
+        yield from self._lacks("benchmark", "target", "seed", "global_batch_size", "gradient_accumulation_steps",
+                               "train_samples", "eval_samples")  # fmt: skip
+        submission = self.config.get("submission") or {}
+        yield from (name for name in SUBMISSION if submission.get(name.removeprefix("submission_")) is None)
+        for kind, name in (("cache_clear", "cache_clear"), ("init_start", "init_s"), ("eval_start", "eval_s")):
+            if kind not in self.kinds:
+                yield name
+        reported = self.config.get("reported") or {}
+        if str(self.config.get("benchmark")).startswith("bert"):
+            wanted = LAMB
+        else:
+            wanted = ("opt_name", *(LARS if reported.get("opt_name") == "lars" else SGD))
+        yield from (name for name in wanted if reported.get(name) is None)
+
+    def _flagperf(self) -> Iterator[str]:
+        yield from self._lacks("benchmark", "precision", "world_size", "global_batch_size")
+        if "figure" in self.kinds:
+            return  # it states its figures itself
+        if not self._placed:
+            yield from self._lacks("samples_per_epoch")
+        if "system" not in self.kinds and self.config.get("world_size") != 1:
+            yield "number_of_nodes"
+        if "process_start" not in self.kinds:
+            yield "init_s"
+        if "eval_stop" in self.kinds and "eval_start" not in self.kinds:
+            yield "eval_s"
+
+    def notes(self, source: str, has_zone: bool) -> list[str]:
+        """What a reader of the result should know of how it came about."""
+        found = []
+        if source == "dllogger":
+            found.append("run_start is the first record: what came before it is not in the log")
+            if not has_zone:
+                found.append("times without a zone are taken as UTC (--time-zone)")
+            found += [self._unfinished.note] if self._unfinished.note else []
+        elif source in ("airank", "perflog") and "eval_start" not in self.kinds and "eval_stop" in self.kinds:
+            found.append("the log does not say when its evaluations begin: blocks of training end with them")
+        return found
+
+
+class _Unfinished:
+    """Follows a log for where the running accuracy of an evaluation reaches the target before a whole one does."""
+
+    def __init__(self):
+        self._target = self._start_t = self._first_s = None
+        self.note: str | None = None
+        self._done = False
+
+    def feed(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "run_config":
+            self._target = event.get("target")
+        elif kind == "run_start":
+            self._start_t = event["t"]
+        if self._target is None or self._start_t is None or self._done:
+            return
+        if kind == "eval_stop" and event["accuracy"] >= self._target:
+            self._done = True
+            if self._first_s is not None:
+                whole_s = event["t"] - self._start_t
+                self.note = (
+                    f"the running accuracy of an unfinished evaluation reaches the target at {self._first_s:.3f} s; "
+                    f"that does not count, the first whole evaluation to reach it is at {whole_s:.3f} s"
+                )
+        elif kind == "reading" and len(event["position"]) == 3 and self._first_s is None:
+            value = event["values"].get(dllogger.ACCURACY)
+            if type(value) in (int, float) and value > 1 and value / 100 >= self._target:
+                self._first_s = event["t"] - self._start_t
+
+
+def scan(source: str, lines: Lines, losses: Losses) -> None:
+    """Tell of lines that no event stands for."""
+    mark = _MARKS.get(source)
+    parse = {"airank": airank.parse, "mlperf": mlperf.parse}.get(source)
+    for number, line in enumerate(lines, 1):
+        if mark is None or not line.strip():
+            continue
+        if mark not in line:
+            losses.tell(number, "lines of other output")
+        elif parse is not None and not any(True for _ in parse([line])):
+            losses.tell(number, f"lines of {mark} that no event stands for{_key(line)}")
+    losses.notes += [f"line {number}: {_ODDITIES[odd]}" for odd, number in lines.oddities.items() if odd in _ODDITIES]
+
+
+def _key(line: str) -> str:
+    _, found, rest = line.partition('"key":')
+    key = rest.strip(' "').partition('"')[0]
+    return f" ({key[:60]})" if found else ""
+
+
+def convert(
+    events: Iterable[Event], to: str, losses: Losses, profile: str = airank.PROFILES[0], markdown: bool = False
+) -> Iterator[str]:
+    """The lines of the format `to`, one at a time. `markdown`: FlagPerf's table in place of its JSON."""
+    if to == "events":
+        yield from map(to_line, events)
+        return
+    if to == "flagperf":
+        yield from _flagperf(events, markdown)
+        return
+    writer = {"airank": lambda: airank.AIRankLog(profile), "mlperf": mlperf.MLPerfLog,
+              "dllogger": dllogger.DLLoggerLog, "perflog": perflog.PerfLogLog}[to]()  # fmt: skip
+    for number, event in enumerate(events, 1):
+        kind = event["kind"]
+        if kind not in CARRIED[to] | _RECOMPUTED | _IMPLIED.get(to, set()) | {"run_config"}:
+            losses.count(f"events {kind}: {to} has no line for them")
+        wanted = _fit(event, to, number)
+        if wanted is None:
+            losses.count(f"events {kind}: without what {to} says of them")
+            continue
+        yield from writer.feed(wanted)
+    yield from writer.close()
+
+
+def _fit(event: Event, to: str, number: int) -> Event | None:
+    """The event with all that the writer needs of it; None if that is not known."""
+    kind = event["kind"]
+    if kind in ("eval_start", "eval_stop", "epoch_stop") and to != "mlperf":
+        epoch = event.get("epoch")
+        if kind == "eval_stop" and to == "perflog":
+            return event
+        return None if epoch is None or epoch != int(epoch) else {**event, "epoch": int(epoch)}
+    if to == "mlperf":
+        if kind in ("eval_start", "eval_stop"):
+            return {"step": number, "epoch": None, "samples": None, **event}
+        if kind in ("block_start", "block_stop") and "first_epoch" not in event and event.get("samples") is None:
+            return None
+        if kind == "run_stop":
+            return event if event.get("status") is not None else None
+    return event
+
+
+def _flagperf(events: Iterable[Event], markdown: bool) -> Iterator[str]:
+    """Figures from the events; where those do not give one, what the log states."""
+    tally, stated = Tally(), {}
+
+    def followed() -> Iterator[Event]:
+        for event in events:
+            tally.feed(event)
+            if event["kind"] == "figure":
+                stated.setdefault(event["name"], event["value"])
+            yield event
+
+    unknown = unknown_figures(followed())
+    run = {name: None if name in unknown else value for name, value in flagperf.columns(tally).items()}
+    run |= {name: stated[name] for name in ("e2e_time", "p_whole", "p_train", "p_core")
+            if run[name] is None and name in stated}  # fmt: skip
+    if markdown:
+        yield from flagperf.HEADER.split("\n")
+        yield flagperf.row(run)
+    else:
+        yield json.dumps(name_floats(run), indent=2, ensure_ascii=False)
+
+
+def standing(events: Iterable[Event], kinds: Counter[str]) -> Iterable[Event]:
+    """The events without those that a resume made void; only a resumed run is held in memory for it."""
+    return effective(events) if "resume" in kinds else events
+

@@ -1,0 +1,310 @@
+"""NVIDIA DLLogger, as text and as JSON lines: what DeepLearningExamples' training scripts leave behind.
+
+    DLL 2021-03-23 09:24:42.127408 - PARAMETER arch : resnet50  batch_size : 256  amp : True
+    DLL 2021-03-23 09:25:16.839221 - Epoch: 0 Iteration: 100  train.loss : 7.65124  train.total_ips : 848.12 img/s
+    DLL 2021-03-23 09:50:02.080403 - Epoch: 0  train.loss : 6.55774  val.top1 : 4.79 % val.loss : 5.81863
+    DLLL {"timestamp": "1570716921.84", "type": "LOG", "step": [0, 5], "data": {"train.loss": 8.56}}
+
+Source: github.com/NVIDIA/dllogger, README and logger.py. A step is [epoch, iteration, validation iteration], the
+later ones left out where a record sums them up, [] sums up the training; epochs count from 0. A script may format
+the step of the text form as it likes; its usual words and plain lists are read.
+
+Text carries local time without a zone. The first record is the begin of the run: nothing earlier is in the log. An
+accuracy beside a validation iteration is that of an unfinished evaluation, so it is a reading and no evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone, tzinfo
+from decimal import Decimal
+
+from airank_fast.errors import UserError
+from airank_fast.record.completing import MAX_T, MIN_T
+from airank_fast.record.events import Event, name_floats
+
+ACCURACY = "val.top1"
+
+_TEXT = re.compile(r"DLL (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[+-]\d\d:\d\d)?) -")
+_EPOCH = re.compile(r"\bEpoch: (\d{1,15})\b")
+_ITERATION = re.compile(r"(?<!Validation )\bIteration: (\d{1,15})\b")
+_VALIDATION = re.compile(r"\bValidation Iteration: (\d{1,15})\b")
+_NUMBERS = re.compile(r"[\[(]?(\d{1,15}(?:, ?\d{1,15})*|),?[\])]?")
+_WORDS = {"True": True, "False": False, "None": None}
+_MAX_UNITS = 1000
+
+
+def parse(
+    lines: Iterable[str],
+    zone: tzinfo = timezone.utc,
+    accuracy: str = ACCURACY,
+    unit: str | None = None,
+    lost: Callable[[int, str], object] = lambda number, what: None,
+) -> Iterator[Event]:
+    """Records of a log to events; other lines are passed over.
+
+    run_config {options, and what they say for sure}, run_start, reading {position, values}, epoch_stop {epoch},
+    eval_stop {epoch, accuracy}, run_stop {status, if given}. `zone` is that of timestamps without one, `accuracy`
+    the metric that is the accuracy of an evaluation, `unit` its unit (percent or fraction) where the log does not
+    say. `lost(line number, what)` is told of records that cannot be read. UserError where the unit is needed and
+    neither the log nor `unit` gives it.
+    """
+    reader = _Reader(accuracy, unit, lost)
+    for number, line in enumerate(lines, 1):
+        record = _record(line, zone)
+        if record is not None:
+            yield from reader.take(number, *record)
+        elif "DLLL " in line or ("DLL " in line and _TEXT.search(line)):
+            lost(number, "DLLogger records that cannot be read")
+
+
+class _Reader:
+    """What one record means, given those before it."""
+
+    def __init__(self, accuracy: str, unit: str | None, lost: Callable[[int, str], object]):
+        self._accuracy, self._unit, self._lost = accuracy, unit, lost
+        self._units: dict[str, str] = {}
+        self._started = self._stopped = False
+        self._epochs = 0  # completed
+
+    def take(self, number: int, t: float, step, data: dict, units: dict) -> Iterator[Event]:
+        if len(self._units) < _MAX_UNITS:
+            self._units.update(units)
+        if step == "METADATA":
+            return
+        if step == "PARAMETER":
+            yield {"t": t, "kind": "run_config", **_config(data)}
+        if not self._started:
+            self._started = True
+            yield {"t": t, "kind": "run_start"}
+        if not isinstance(step, list):
+            if step != "PARAMETER":
+                self._lost(number, "DLLogger records of a step that is not known")
+            return
+        if data:
+            yield {"t": t, "kind": "reading", "position": step, "values": data}
+        if len(step) == 1:
+            yield from self._epoch(number, t, step[0] + 1, data)
+        elif not step and not self._stopped:
+            self._stopped = True
+            status = data.get("status")
+            yield {"t": t, "kind": "run_stop", **({"status": status} if status in ("success", "aborted") else {})}
+
+    def _epoch(self, number: int, t: float, epoch: int, data: dict) -> Iterator[Event]:
+        if epoch > self._epochs:
+            self._epochs = epoch
+            yield {"t": t, "kind": "epoch_stop", "epoch": epoch}
+        value = data.get(self._accuracy)
+        if value in ("nan", "inf", "-inf"):
+            value = float(value)
+        if type(value) in (int, float):
+            yield {"t": t, "kind": "eval_stop", "epoch": epoch, "accuracy": self._fraction(value, number)}
+
+    def _fraction(self, value: float, number: int) -> float:
+        unit = {"%": "percent", "fraction": "fraction"}.get(self._units.get(self._accuracy), self._unit)
+        if unit is None:
+            raise UserError(
+                f"line {number}: {self._accuracy} must be said to be in percent or a fraction (--accuracy-unit), "
+                f"got {value:g} without a unit"
+            )
+        return from_percent(value) if unit == "percent" else float(value)
+
+
+def from_percent(value: float) -> float:
+    """Per cent as a fraction, divided in decimal: 75.97 % is 0.7597 to the last bit."""
+    return float(Decimal(repr(value)).scaleb(-2)) if math.isfinite(value) else value
+
+
+def _config(parameters: dict) -> dict:
+    """What ConvNets' parameters say for sure, beside all of them."""
+    config: dict = {"options": parameters}
+    if isinstance(parameters.get("arch"), str):
+        config["benchmark"] = parameters["arch"]
+    counts = {name: parameters.get(name) for name in ("world_size", "batch_size", "optimizer_batch_size", "seed")}
+    counts = {name: value for name, value in counts.items() if type(value) is int and abs(value) < 1 << 53}
+    config |= {name: counts[name] for name in ("world_size", "seed") if name in counts}
+    device_batch, ranks = counts.get("batch_size", 0), counts.get("world_size", 0)
+    if device_batch > 0 and ranks > 0:
+        optimizer_batch = counts.get("optimizer_batch_size", -1)
+        steps = max(1, optimizer_batch // (device_batch * ranks))
+        config |= {"global_batch_size": device_batch * ranks * steps, "gradient_accumulation_steps": steps}
+    if parameters.get("amp") is True or parameters.get("fp16") is True:
+        config["precision"] = "fp16"
+    return config
+
+
+def _record(line: str, zone: tzinfo) -> tuple[float, object, dict, dict] | None:
+    """(unix time, "PARAMETER" | "METADATA" | [epoch, ...] | another word, values, units) of a line."""
+    _, token, text = line.partition("DLLL ")
+    if token or line.startswith("{"):
+        return _json_record(text if token else line, zone)
+    match = _TEXT.search(line) if "DLL " in line else None
+    if match is None:
+        return None
+    t = _unix_time(match[1], zone)
+    return None if t is None else (t, *_text_record(line[match.end() :]))
+
+
+def _json_record(text: str, zone: tzinfo) -> tuple[float, object, dict, dict] | None:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    t = _number(fields.get("timestamp"))
+    t = _unix_time(fields.get("datetime"), zone) if t is None else t
+    step, data = fields.get("step"), fields.get("data")
+    if t is None or not MIN_T < t < MAX_T:
+        return None
+    if fields.get("type") == "METADATA":
+        metadata = fields.get("metadata")
+        unit = metadata.get("unit") if isinstance(metadata, dict) else None
+        named = isinstance(unit, str) and isinstance(fields.get("metric"), str)
+        return t, "METADATA", {}, {fields["metric"]: unit} if named else {}
+    if not isinstance(data, dict):
+        return None
+    if isinstance(step, list):
+        step = step if all(type(part) is int and 0 <= part < 1 << 53 for part in step) else "?"
+    elif type(step) is int and 0 <= step < 1 << 53:
+        step = [step]
+    elif not isinstance(step, str):
+        step = "?"
+    return t, step, {name: _plain(value) for name, value in data.items()}, {}
+
+
+def _text_record(text: str) -> tuple[object, dict, dict]:
+    """Values stand as `name : value unit`, one after the other, after the words of the step."""
+    head, *parts = text.split(" : ")
+    step_text, _, name = head.rstrip().rpartition(" ")
+    values, units = {}, {}
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        value_text, _, next_name = (part, "", "") if last else part.rstrip().rpartition(" ")
+        value, unit = _value(value_text.strip())
+        values[name] = value
+        if unit:
+            units[name] = unit
+        name = next_name
+    step_text = (step_text if parts else text).strip()
+    return _step(step_text), values, units
+
+
+def _step(text: str) -> object:
+    if text == "PARAMETER":
+        return text
+    if text in ("", "Summary:", "Summary"):
+        return []
+    epoch, iteration, validation = (pattern.search(text) for pattern in (_EPOCH, _ITERATION, _VALIDATION))
+    if epoch:
+        found = [epoch, iteration, validation] if iteration else [epoch]
+        return [int(match[1]) for match in found if match]
+    numbers = _NUMBERS.fullmatch(text)
+    if numbers is None:
+        return text
+    return [int(part) for part in numbers[1].replace(",", " ").split()]
+
+
+def _value(text: str) -> tuple[object, str]:
+    """A value and its unit: `848.12 img/s`, `True`, `/imagenet`."""
+    number_text, _, unit = text.partition(" ")
+    number = _number(number_text)
+    unit = unit.strip()
+    if number is None or " " in unit:
+        return _WORDS.get(text, text), ""
+    return (int(number_text) if number_text.lstrip("-").isdecimal() and number.is_integer() else number), unit
+
+
+def _number(text) -> float | None:
+    if isinstance(text, str) and len(text) < 400 and "_" not in text:
+        try:
+            return float(text)
+        except ValueError:
+            return None
+    return None
+
+
+def _plain(value):
+    """A JSON value as it is, a number too large for a float as text."""
+    if type(value) is int and abs(value) >= 1 << 1000:
+        return str(value)[:400]
+    return value
+
+
+def _unix_time(text, zone: tzinfo) -> float | None:
+    if not isinstance(text, str):
+        return None
+    head, dot, fraction = text.strip().partition(".")
+    if dot:  # Python 3.10 reads fractions of 3 and 6 digits only
+        digits = re.match(r"\d{0,6}", fraction)[0]
+        head = f"{head}.{digits:0<6}{fraction[len(digits) :]}"
+    try:
+        moment = datetime.fromisoformat(head)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+class DLLoggerLog:
+    """Events to JSON lines, as they happen. Accuracies are fractions, and the metadata says so."""
+
+    def __init__(self):
+        self._config: Event | None = None
+        self._started = self._stopped = False
+        self._start_t = 0.0
+        self._summary: dict = {}
+
+    def feed(self, event: Event) -> list[str]:
+        """The lines that this event completes, without newlines."""
+        kind = event["kind"]
+        if kind == "run_config":
+            self._config = self._config or event
+        if kind == "run_start" and not self._started:
+            return self._begin(event["t"])
+        if not self._started or self._stopped:
+            return []
+        if kind == "reading":
+            return self._reading(event)
+        if kind == "epoch_stop":
+            return [self._log(event["t"], [event["epoch"] - 1], {})]
+        if kind == "eval_stop":
+            return [self._log(event["t"], [event["epoch"] - 1], {ACCURACY: event["accuracy"]})]
+        if kind == "run_stop":
+            self._stopped = True
+            status = {"status": event["status"]} if event.get("status") else {}
+            return [self._log(event["t"], [], {**self._summary, **status})]
+        return []
+
+    def _reading(self, event: Event) -> list[str]:
+        """A record of its own, but for what is an evaluation, or goes into the record that ends the run."""
+        position, values = event["position"], dict(event["values"])
+        if len(position) < 2:
+            values.pop(ACCURACY, None)
+        if position:
+            return [self._log(event["t"], position, values)] if values else []
+        self._summary |= values
+        return []
+
+    def close(self) -> list[str]:
+        """A log that was cut off stays so."""
+        return []
+
+    def _begin(self, t: float) -> list[str]:
+        self._started, self._start_t = True, t
+        config = self._config or {}
+        options = dict(config.get("options") or {})
+        options |= {"arch": config["benchmark"]} if config.get("benchmark") else {}
+        options |= {name: config[name] for name in ("world_size", "seed") if config.get(name) is not None}
+        metadata = {"type": "METADATA", "metric": ACCURACY, "metadata": {"unit": "fraction"}}
+        return [self._log(t, "PARAMETER", options), self._line(t, metadata)]
+
+    def _log(self, t: float, step, data: dict) -> str:
+        return self._line(t, {"type": "LOG", "step": step, "data": data})
+
+    def _line(self, t: float, fields: dict) -> str:
+        moment = datetime.fromtimestamp(t, timezone.utc)
+        stamps = {"timestamp": repr(t), "datetime": str(moment), "elapsedtime": repr(round(t - self._start_t, 6))}
+        return "DLLL " + json.dumps(name_floats(stamps | fields))

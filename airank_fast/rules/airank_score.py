@@ -1,0 +1,225 @@
+"""AI-Rank's figures over many runs: Time2train, throughput, accuracy, 加速比, coverage, and a composite score.
+
+Source: docs/software/train.md of AI-Rank (2020-12-01), "评价指标"; the speed-up by precision from its first draft.
+AI-Rank announces a composite score and defines none: the one here is defined and justified in docs/scoring.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from airank_fast.record.runs import Run
+
+_MODELS_2021 = ("ResNet50", "MaskRCNN", "YOLOv3", "DeepLabv3", "HRNet", "BERT", "Transformer", "TSM", "DeepFM")
+_MODELS_2021 += ("Wide&Deep", "Word2Vec")
+MODELS = {"2020-12": (*_MODELS_2021, "CycleGAN", "pix2pix", "DSSM"), "2021-05": _MODELS_2021}  # that a profile names
+OPERATING_SYSTEMS = ("Linux", "Windows")  # that AI-Rank prescribes environments for
+AMP = ("bf16", "fp16", "amp")
+FP32 = "fp32"
+# What makes a run one of AI-Rank's task, where a text says it: target, training samples of its data set.
+TASKS = {"resnet50": (0.759, 1_281_167)}
+_SMALLER = ("tiny", "mini")  # networks that are called like a model and are none of AI-Rank's
+# Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
+# V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
+REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Exponents of the parts of the composite score; they count by their share of the sum."""
+
+    performance: float = 0.4
+    coverage: float = 0.4
+    operating_systems: float = 0.2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of one model: of several runs the one with the median Time2train, the slower of two."""
+
+    model: str
+    operating_system: str | None
+    precision: str | None
+    num_cards: int | None
+    source: str
+    num_runs: int
+    num_reached: int
+    time2train: float | None  # s; None: the target was not reached
+    throughput: float | None  # avg_ips, samples/s
+    accuracy: float | None  # the best, a fraction
+    is_task: bool  # not a smaller one with its own target, which counts neither as coverage nor as performance
+    card_speedup: float | None = None  # 加速比: T1 / TN
+    card_efficiency: float | None = None  # 加速效率: T1 / TN / N
+
+
+@dataclass(frozen=True)
+class AmpSpeedup:
+    """加速比 by precision: throughput in mixed precision over that in fp32 with the same cards."""
+
+    model: str
+    operating_system: str | None
+    num_cards: int
+    speedup: float
+    efficiency: float | None  # of what the hardware's peak rates would give; None without their ratio
+
+
+@dataclass(frozen=True)
+class Composite:
+    """The parts and the score; None for a part that cannot be told, and then for the score."""
+
+    performance: float | None  # geometric mean of reference / Time2train
+    coverage: float
+    operating_systems: float | None
+    score: float | None
+    compared: list[str] = field(default_factory=list)
+    without_reference: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AIRankResult:
+    """All of it."""
+
+    rows: list[Row]
+    amp: list[AmpSpeedup]
+    models: list[str]  # of the profile's, that reached their target
+    num_models: int
+    operating_systems: list[str]  # on which one did
+    composite: Composite
+
+
+def airank_result(
+    runs: Iterable[Run],
+    profile: str = "2020-12",
+    weights: Weights = Weights(),
+    references: dict[tuple[str, int], float] | None = None,
+    amp_peak_ratio: float | None = None,
+    own_targets: bool = False,
+) -> AIRankResult:
+    """The figures of all runs. `amp_peak_ratio`: peak rate of the hardware in mixed precision over that in fp32.
+
+    `own_targets`: a rehearsal; smaller tasks count like AI-Rank's, and against `references` alone.
+    """
+    rows = _with_speedups(_rows(runs, own_targets))
+    reached = [row for row in rows if row.time2train is not None and row.is_task]
+    models = sorted({name for row in reached for name in MODELS[profile] if _is_model(row.model, name)})
+    systems = sorted({row.operating_system for row in reached if row.operating_system})
+    known = {**({} if own_targets else REFERENCES), **(references or {})}
+    composite = _composite(rows, models, systems, len(MODELS[profile]), known, weights)
+    return AIRankResult(rows, _amp(rows, amp_peak_ratio), models, len(MODELS[profile]), systems, composite)
+
+
+def _is_model(benchmark: str, model: str) -> bool:
+    """bert_large is BERT, mask_rcnn is MaskRCNN."""
+    return _letters(benchmark).startswith(_letters(model))
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def operating_system(run: Run) -> str | None:
+    """Linux, Windows or another word, from the run's own record of its system."""
+    told = run.first("run_config").get("system")
+    text = {**(told if isinstance(told, dict) else {}), **run.first("system")}.get("operating_system")
+    if not isinstance(text, str) or text == "unknown":
+        return None
+    if "windows" in text.lower():
+        return "Windows"
+    linux = ("linux", "ubuntu", "debian", "centos", "red hat", "fedora", "suse", "kylin", "openeuler", "anolis")
+    return "Linux" if any(name in text.lower() for name in linux) else text
+
+
+def is_task(run: Run) -> bool:
+    """Whether a run is of AI-Rank's task, as far as a text defines it and the run says."""
+    name, target = run.summary["benchmark"] or "", run.summary["target"]
+    if any(word in name for word in _SMALLER):
+        return False
+    wanted, train_samples = TASKS.get(name, (0.0, 0))
+    data, config = run.first("data"), run.first("run_config")
+    samples = data.get("train_samples") or config.get("train_samples") or config.get("samples_per_epoch")
+    return not (target is not None and target < wanted) and not (isinstance(samples, int) and samples < train_samples)
+
+
+def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
+    groups = defaultdict(list)
+    for run in runs:
+        summary = run.summary
+        precision = "amp" if summary["precision"] in AMP else summary["precision"]
+        counts = own_targets or is_task(run)
+        key = summary["benchmark"] or "unknown", operating_system(run), precision, summary["world_size"], counts
+        groups[key].append(run)
+    rows = []
+    for (model, system, precision, num_cards, counts), group in groups.items():
+        group.sort(key=lambda run: (_seconds(run), str(run.path)))
+        run = group[len(group) // 2]
+        time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
+        num_reached = sum(math.isfinite(_seconds(run)) for run in group)
+        rows.append(Row(model, system, precision, num_cards, str(run.path), len(group), num_reached, time2train,
+                        run.summary["avg_ips"], best, counts))  # fmt: skip
+    return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])
+
+
+def _seconds(run: Run) -> float:
+    return math.inf if run.summary["time2train"] is None else run.summary["time2train"]
+
+
+def _same(row: Row) -> tuple:
+    """What two rows must share for their times to be compared."""
+    return row.model, row.operating_system, row.precision, row.is_task
+
+
+def _with_speedups(rows: list[Row]) -> list[Row]:
+    """The rows with T1 / TN, where a run on one card is there in the same precision."""
+    one_card = {_same(row): row.time2train for row in rows if row.num_cards == 1}
+    found = []
+    for row in rows:
+        first = one_card.get(_same(row))
+        if first and first > 0 and (row.time2train or 0) > 0 and row.num_cards:
+            speedup = first / row.time2train
+            row = Row(**{**vars(row), "card_speedup": speedup, "card_efficiency": speedup / row.num_cards})
+        found.append(row)
+    return found
+
+
+def _amp(rows: list[Row], peak_ratio: float | None) -> list[AmpSpeedup]:
+    rates = {
+        (row.model, row.operating_system, row.num_cards, row.is_task, row.precision): row.throughput
+        for row in rows
+        if row.throughput and row.num_cards
+    }
+    found = []
+    for (model, system, num_cards, counts, precision), rate in rates.items():
+        fp32 = rates.get((model, system, num_cards, counts, FP32))
+        if precision == "amp" and fp32:
+            speedup = rate / fp32
+            found.append(AmpSpeedup(model, system, num_cards, speedup, speedup / peak_ratio if peak_ratio else None))
+    return found
+
+
+def _composite(rows, models, systems, num_models, references, weights: Weights) -> Composite:
+    """100 x performance^p x coverage^c x systems^s, with the weights' shares as exponents."""
+    best: dict[tuple[str, int], float] = {}
+    for row in rows:
+        if row.is_task and (row.time2train or 0) > 0 and row.num_cards:
+            key = row.model, row.num_cards
+            best[key] = min(row.time2train, best.get(key, math.inf))
+    compared = sorted(key for key in best if key in references)
+    by_model = defaultdict(list)
+    for key in compared:
+        by_model[key[0]].append(math.log(references[key] / best[key]))
+    means = [math.fsum(logs) / len(logs) for logs in by_model.values()]
+    performance = math.exp(math.fsum(means) / len(means)) if means else None
+    coverage = len(models) / num_models
+    share = min(1.0, len(systems) / len(OPERATING_SYSTEMS)) if systems else None
+    parts = [(performance, weights.performance), (coverage, weights.coverage), (share, weights.operating_systems)]
+    parts = [(part, weight) for part, weight in parts if weight > 0]
+    score = None
+    if all(part is not None for part, _ in parts):
+        total = sum(weight for _, weight in parts)
+        score = 100 * math.prod(part ** (weight / total) for part, weight in parts)
+    names = [f"{model} x{cards}" for model, cards in compared]
+    missing = [f"{model} x{cards}" for model, cards in sorted(best) if (model, cards) not in references]
+    return Composite(performance, coverage, share, score, names, missing)

@@ -1,0 +1,215 @@
+"""The result of a set of MLPerf runs, and the GP2BM score of two of them.
+
+Source: mlcommons/training_policies, training_rules.adoc (Benchmark Results, Reference Convergence Points), at the
+commit that the GP2BM document names. What the rules leave open is said where it is decided, and in docs/scoring.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from airank_fast.record.events import effective
+from airank_fast.record.runs import Run
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What the rules fix of a benchmark: its runs, its target, and the minutes that count 1 in GP2BM's score."""
+
+    name: str
+    num_runs: int
+    target: float
+    reference_minutes: float
+    unit: str  # what its epoch_num counts
+    network: str  # our name of it
+    train_samples: int | None  # of its data set
+
+
+BENCHMARKS = {
+    "resnet": Benchmark("resnet", 5, 0.759, 7.19, "epochs", "resnet50", 1_281_167),
+    "bert": Benchmark("bert", 10, 0.720, 9.05, "samples", "bert_large", None),
+}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run as the rules see it; `converged_at` in the benchmark's unit, at its last evaluation, as MLPerf counts.
+
+    Times in ms, as the log has them. `doubts` are reasons why the run cannot be handed in.
+    """
+
+    name: str
+    start_ms: int
+    minutes: float | None  # None: it did not converge
+    converged_at: float | None = None
+    global_batch_size: int | None = None
+    world_size: int | None = None
+    seed: int | None = None
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferencePoint:
+    """Reference convergence at a batch size: olympic mean of the reference's runs, and the least that is accepted."""
+
+    mean: float
+    minimum: float
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The result of a benchmark: `minutes` is None where there is none, `problems` says why, or what else is wrong.
+
+    `chosen` are the runs that count, `windows` the results of all windows of consecutive runs, inf for an invalid
+    one. `minutes` is `olympic_minutes` x `scaling`.
+    """
+
+    benchmark: Benchmark
+    runs: list[RunResult]
+    chosen: list[RunResult]
+    minutes: float | None = None
+    olympic_minutes: float | None = None
+    converged_at: float | None = None  # olympic mean
+    scaling: float = 1.0
+    windows: list[float] = field(default_factory=list)
+    reference: ReferencePoint | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def num_missing(self) -> int:
+        """Runs that are still to be made."""
+        return max(0, self.benchmark.num_runs - len(self.runs))
+
+    @property
+    def valid(self) -> bool:
+        """Whether the set can be handed in as it is."""
+        return self.minutes is not None and not self.problems
+
+
+def benchmark_of(name: object) -> Benchmark | None:
+    """The MLPerf benchmark that a run's benchmark (`resnet50`, `bert_large`) is of."""
+    return next((known for short, known in BENCHMARKS.items() if str(name).startswith(short)), None)
+
+
+def run_result(run: Run, own_target: bool = False) -> RunResult:
+    """What counts of a run. It converged if it ended as a success and its last evaluation reached the target.
+
+    The target is MLPerf's, or with `own_target` the run's own: a rehearsal, whose network and data may be smaller too.
+    """
+    config, benchmark = run.first("run_config"), benchmark_of(run.summary["benchmark"])
+    target = config.get("target") if own_target and config.get("target") is not None else benchmark.target
+    events = effective(run.events)
+    start = next((event["t"] for event in events if event["kind"] == "run_start"), None)
+    stop = next((event for event in events if event["kind"] == "run_stop"), {})
+    evaluations = [event for event in events if event["kind"] == "eval_stop" and event["t"] <= stop.get("t", math.inf)]
+    last = evaluations[-1] if evaluations else {}
+    success = stop.get("status") == "success" and start is not None
+    reached = last.get("accuracy") is not None and last["accuracy"] >= target
+    start_ms = round((start if start is not None else run.events[0]["t"]) * 1000)
+    doubts = [] if run.summary["comparable"] else ["was resumed: its clock is not comparable"]
+    doubts += [] if own_target else _other_task(run, benchmark)
+    if success and not reached:
+        doubts.append(f"ends as a success below the target {target:g}: it counts as not converged")
+    return RunResult(
+        name=str(run.path),
+        start_ms=start_ms,
+        minutes=(round(stop["t"] * 1000) - start_ms) / 60000 if success and reached else None,
+        converged_at=last.get("samples" if benchmark.unit == "samples" else "epoch"),
+        global_batch_size=config.get("global_batch_size") or run.first("data").get("global_batch_size"),
+        world_size=config.get("world_size"),
+        seed=config.get("seed"),
+        doubts=tuple(doubts),
+    )
+
+
+def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
+    """In what a run is smaller than the benchmark, as far as it says."""
+    doubts, name = [], run.summary["benchmark"]
+    if name not in (benchmark.name, benchmark.network):
+        doubts.append(f"is of {name}, the benchmark of {benchmark.network}")
+    samples = run.first("data").get("train_samples") or run.first("run_config").get("train_samples")
+    if benchmark.train_samples and isinstance(samples, int) and samples < benchmark.train_samples:
+        doubts.append(f"trains on {samples:,} samples, the benchmark has {benchmark.train_samples:,}")
+    return doubts
+
+
+def olympic_mean(values: Sequence[float | None]) -> float | None:
+    """The mean without the best and the worst; None (not converged) is the worst, and two of them give None."""
+    ordered = sorted(math.inf if value is None else value for value in values)[1:-1]
+    mean = sum(ordered) / len(ordered) if ordered else None
+    return None if mean is None or math.isinf(mean) else mean
+
+
+def set_result(
+    benchmark: Benchmark, runs: Iterable[RunResult], reference: ReferencePoint | None = None
+) -> SetResult:
+    """The result of the runs of a benchmark; with more than it wants, that of the median window.
+
+    With an even number of windows the slower of the two in the middle counts: the rules ask for the set with the
+    median, and nobody can call the slower one chosen.
+    """
+    runs = sorted(runs, key=lambda run: (run.start_ms, run.name))
+    count = benchmark.num_runs
+    problems = _problems(benchmark, runs)
+    if len(runs) < count:
+        return SetResult(benchmark, runs, runs, problems=[f"{count - len(runs)} of {count} runs missing", *problems])
+    windows = [runs[first : first + count] for first in range(len(runs) - count + 1)]
+    results = [olympic_mean([run.minutes for run in window]) for window in windows]
+    scores = [math.inf if minutes is None else minutes for minutes in results]
+    median = sorted(range(len(windows)), key=lambda index: (scores[index], index))[len(windows) // 2]
+    chosen, minutes = windows[median], results[median]
+    if minutes is None:
+        num_failed = sum(run.minutes is None for run in chosen)
+        problems.insert(0, f"{num_failed} of {count} runs did not converge, at most 1 may")
+        return SetResult(benchmark, runs, chosen, windows=scores, problems=problems)
+    at, scaling = _convergence(chosen), 1.0
+    if reference is not None and at is not None:
+        if not accepts(reference, at):
+            problems.append(
+                f"converges after {at:g} {benchmark.unit}, sooner than the reference's minimum {reference.minimum:g}"
+            )
+        scaling = max(1.0, reference.mean / at)
+    return SetResult(benchmark, runs, chosen, minutes * scaling, minutes, at, scaling, scores, reference, problems)
+
+
+def _convergence(runs: list[RunResult]) -> float | None:
+    """Olympic mean of the moments of convergence; None where a run that converged does not say when."""
+    moments = [run.converged_at for run in runs if run.minutes is not None]
+    if any(moment is None for moment in moments):
+        return None
+    return olympic_mean(moments + [None] * (len(runs) - len(moments)))
+
+
+def accepts(reference: ReferencePoint, converged_at: float) -> bool:
+    """Whether a set that converges at this mean is not faster than the reference could be by chance."""
+    return converged_at >= reference.minimum
+
+
+def _problems(benchmark: Benchmark, runs: list[RunResult]) -> list[str]:
+    """What keeps the runs from being one set."""
+    problems = [f"{run.name}: {doubt}" for run in runs for doubt in run.doubts]
+    for name, what in (("global_batch_size", "global batch sizes"), ("world_size", "numbers of accelerators")):
+        values = sorted({getattr(run, name) for run in runs} - {None})
+        if len(values) > 1:
+            problems.append(f"{len(values)} {what} in one set: {', '.join(map(str, values))}")
+    for what, key in (("begin at the same millisecond", "start_ms"), ("have the same seed", "seed")):
+        ordered = sorted((run for run in runs if getattr(run, key) is not None), key=lambda run: getattr(run, key))
+        for value, same in groupby(ordered, key=lambda run: getattr(run, key)):
+            names = [run.name for run in same]
+            if len(names) > 1:
+                problems.append(f"{' and '.join(names)} {what}: {value}")
+    return problems
+
+
+def gp2bm_score(r_minutes: float, b_minutes: float) -> float:
+    """GP2BM's score of the results of ResNet and BERT; higher is better."""
+    return BENCHMARKS["resnet"].reference_minutes / r_minutes + BENCHMARKS["bert"].reference_minutes / b_minutes
+
+
+def wanted_minutes(benchmark: Benchmark, score: float, other: Benchmark, other_minutes: float) -> float:
+    """The result that `benchmark` needs for a score, given that of the other; inf if the other reaches it alone."""
+    rest = score - other.reference_minutes / other_minutes
+    return benchmark.reference_minutes / rest if rest > 0 else math.inf

@@ -1,0 +1,295 @@
+"""Score runs as the rules do: MLPerf result, GP2BM score, and AI-Rank's figures with 加速比.
+
+python -m airank_fast.score runs/*/
+python -m airank_fast.score --r-minutes 28.685 --b-minutes 16.882 --want 1.0
+python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set target=0.759 --set '*x8.log:world_size=8'
+
+Exit status: 0 if every set is complete and valid, 1 if not (under AI-Rank: if no run reached its target).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from airank_fast.cli import run_command
+from airank_fast.errors import UserError
+from airank_fast.record.events import name_floats
+from airank_fast.record.runs import Run, read_run
+from airank_fast.record.settings import parse_settings
+from airank_fast.record.tables import table
+from airank_fast.rules import airank_score, scoring
+from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
+
+WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Score runs as MLPerf, GP2BM and AI-Rank do."""
+
+    paths: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=list)
+    """Run directories, logs of any format, and directories of either."""
+    rules: Literal["all", "mlperf", "airank"] = "all"
+    """Whose figures to give."""
+    r_minutes: float | None = None
+    """Result of ResNet-50 in minutes, in place of runs."""
+    b_minutes: float | None = None
+    """Result of BERT in minutes, in place of runs."""
+    want: list[float] = field(default_factory=list)
+    """GP2BM scores to reach: what ResNet or BERT would have to be."""
+    rcp: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """Reference convergence points, BENCHMARK=MEAN,MINIMUM in epochs (resnet) or samples (bert)."""
+    own_targets: bool = False
+    """Judge runs by their own targets, on smaller data and networks too: a rehearsal."""
+    set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match."""
+    profile: Literal["2020-12", "2021-05"] = "2020-12"
+    """AI-Rank's text: how many models there are."""
+    weights: tuple[float, float, float] = (0.4, 0.4, 0.2)
+    """Of performance, task coverage and operating systems in AI-Rank's composite score."""
+    reference: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """Time2train that counts 1 in the composite score: MODEL:CARDS=SECONDS."""
+    amp_peak_ratio: float | None = None
+    """Peak rate of the hardware in mixed precision over that in fp32, for the efficiency of AMP (V100: 8)."""
+    json: bool = False
+    """One JSON object on standard output instead of tables."""
+
+
+def main() -> int:
+    """Print the figures; 1 if a set is invalid or incomplete."""
+    options = tyro.cli(Options, description=__doc__)
+    check(options)
+    paths = [each for path in options.paths for each in logs_of(path)]
+    runs = [read_run(path, parse_settings(options.set, str(path))) for path in paths]
+    result, text, status = {"rehearsal": options.own_targets}, [], 0
+    if options.own_targets:
+        text += ["REHEARSAL: runs are judged by their own targets, on whatever data and network; this is no result", ""]
+    if options.rules != "airank":
+        sets, score = mlperf(options, runs)
+        result |= {"mlperf": [set_json(each) for each in sets], "gp2bm": score}
+        text += [part for each in sets for part in set_text(each)] + gp2bm_text(score)
+        status = int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
+    if options.rules != "mlperf" and runs:
+        airank = airank_score.airank_result(
+            runs, options.profile, airank_score.Weights(*options.weights), references(options),
+            options.amp_peak_ratio, options.own_targets,
+        )  # fmt: skip
+        result["airank"] = asdict(airank)
+        text += airank_text(airank)
+        if options.rules == "airank":
+            status = int(all(row.time2train is None for row in airank.rows))
+    print(json.dumps(name_floats(result), ensure_ascii=False, indent=2) if options.json else "\n".join(text))
+    return status
+
+
+def check(options: Options) -> None:
+    """UserError for options that make no sense."""
+    minutes = {"--r-minutes": options.r_minutes, "--b-minutes": options.b_minutes}
+    positive = {**minutes, "--amp-peak-ratio": options.amp_peak_ratio}
+    positive |= {"--want": min(options.want, default=None)}
+    for name, value in positive.items():
+        if value is not None and not (0 < value < math.inf):
+            raise UserError(f"{name}: a number above 0 is required, got {value}")
+    if not options.paths and (options.rules == "airank" or all(value is None for value in minutes.values())):
+        raise UserError("score: paths of runs, or --r-minutes and --b-minutes, are required, got none")
+    if not (all(0 <= weight < math.inf for weight in options.weights) and sum(options.weights) > 0):
+        raise UserError(f"--weights: numbers from 0, not all of them 0, are required, got {options.weights}")
+    parse_settings(options.set)
+    rcp_points(options)
+    references(options)
+
+
+def logs_of(path: Path) -> list[Path]:
+    """The runs at a path: itself, or those of a result directory (result_*.txt) or a directory of run directories."""
+    if not path.is_dir() or (path / "events.jsonl").exists():
+        return [path]
+    results = sorted(path.glob("result_*.txt")) or sorted(each.parent for each in path.glob("*/events.jsonl"))
+    return results or [path]
+
+
+def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
+    """The sets among the runs, one a benchmark and number of accelerators, and GP2BM's score."""
+    points, groups = rcp_points(options), defaultdict(list)
+    for run in runs:
+        benchmark = scoring.benchmark_of(run.summary["benchmark"])
+        if benchmark is None and options.rules == "mlperf":
+            got = run.summary["benchmark"] or "none"
+            names = " or ".join(BENCHMARKS)
+            raise UserError(f"{run.path}: a run of {names} is required (--set benchmark=), got {got}")
+        if benchmark is not None:
+            result = scoring.run_result(run, options.own_targets)
+            groups[benchmark.name, result.world_size or 0].append(result)
+    groups = dict(sorted(groups.items()))
+    sets = [scoring.set_result(BENCHMARKS[name], group, points.get(name)) for (name, _), group in groups.items()]
+    minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
+    for name in minutes:
+        of_name = [each for each in sets if each.benchmark.name == name]
+        if minutes[name] is None and len(of_name) == 1:
+            minutes[name] = of_name[0].minutes
+    score = gp2bm(minutes["resnet"], minutes["bert"], options.want)
+    counts = {each.benchmark.name: each.num_missing for each in sets}
+    score["missing_runs"] = {
+        name: 0 if minutes[name] is not None else counts.get(name, known.num_runs) for name, known in BENCHMARKS.items()
+    }
+    return sets, score
+
+
+def rcp_points(options: Options) -> dict[str, ReferencePoint]:
+    """--rcp by benchmark."""
+    points = {}
+    for text in options.rcp:
+        name, _, numbers = text.partition("=")
+        try:
+            mean, minimum = (float(number) for number in numbers.split(","))
+        except ValueError:
+            mean = minimum = math.nan
+        if name not in BENCHMARKS or not 0 < minimum <= mean < math.inf:
+            raise UserError(f"--rcp: BENCHMARK=MEAN,MINIMUM of {' or '.join(BENCHMARKS)} is required, got {text}")
+        points[name] = ReferencePoint(mean, minimum)
+    return points
+
+
+def references(options: Options) -> dict[tuple[str, int], float]:
+    """--reference by model and cards."""
+    found = {}
+    for text in options.reference:
+        left, _, seconds = text.partition("=")
+        model, _, cards = left.rpartition(":")
+        try:
+            found[model, int(cards)] = float(seconds)
+        except ValueError:
+            seconds = "nan"
+        if not model or not 0 < float(seconds) < math.inf:
+            raise UserError(f"--reference: MODEL:CARDS=SECONDS is required, got {text}")
+    return found
+
+
+def gp2bm(r_minutes: float | None, b_minutes: float | None, want: list[float]) -> dict:
+    """The score, what it would be at other results, and what other scores ask for."""
+    if r_minutes is None or b_minutes is None:
+        return {"r_minutes": r_minutes, "b_minutes": b_minutes, "score": None, "what_if": [], "want": []}
+    resnet, bert = BENCHMARKS["resnet"], BENCHMARKS["bert"]
+    score = scoring.gp2bm_score(r_minutes, b_minutes)
+    what_if = [
+        {
+            "factor": factor,
+            "r_minutes": r_minutes * factor,
+            "score_at_r": scoring.gp2bm_score(r_minutes * factor, b_minutes),
+            "b_minutes": b_minutes * factor,
+            "score_at_b": scoring.gp2bm_score(r_minutes, b_minutes * factor),
+            "score_at_both": score / factor,
+        }
+        for factor in WHAT_IF
+    ]
+    wanted = [
+        {
+            "score": wish,
+            "r_minutes": scoring.wanted_minutes(resnet, wish, bert, b_minutes),
+            "b_minutes": scoring.wanted_minutes(bert, wish, resnet, r_minutes),
+            "factor_of_both": score / wish,
+        }
+        for wish in want
+    ]
+    return {"r_minutes": r_minutes, "b_minutes": b_minutes, "score": score, "what_if": what_if, "want": wanted}
+
+
+def set_json(result: SetResult) -> dict:
+    """A set for machines."""
+    fields = asdict(replace(result, benchmark=result.benchmark.name))
+    fields["chosen"] = [run.name for run in result.chosen] if result.minutes is not None else []
+    return fields | {"valid": result.valid, "missing": result.num_missing}
+
+
+def set_text(result: SetResult) -> list[str]:
+    """A set for people."""
+    benchmark = result.benchmark
+    chosen = {run.name for run in result.chosen} if result.minutes is not None else set()
+    cells = [
+        [run.name, _cell(run.minutes, ".3f", "did not converge"), _cell(run.converged_at, ",.10g"),
+         _cell(run.seed, "d"), "*" if run.name in chosen else ""]
+        for run in result.runs
+    ]  # fmt: skip
+    lines = [f"MLPerf {benchmark.name}: {len(result.runs)} runs, {benchmark.num_runs} wanted",
+             *table(["run", "minutes", benchmark.unit, "seed", "counts"], cells)]  # fmt: skip
+    if len(result.windows) > 1:
+        windows = ", ".join("invalid" if math.isinf(value) else f"{value:.3f}" for value in result.windows)
+        lines.append(f"windows of {benchmark.num_runs} consecutive runs: {windows}; the median one counts")
+    if result.scaling != 1.0:
+        lines.append(f"scaled by {result.scaling:.4f}: converged after {result.converged_at:,.10g} {benchmark.unit}, "
+                     f"the reference after {result.reference.mean:,.10g}")  # fmt: skip
+    elif result.minutes is not None and result.reference is None:
+        lines.append("convergence is not compared: no reference point is given (--rcp)")
+    lines += [f"problem: {problem}" for problem in result.problems]
+    word = "" if result.valid else "; the set is not valid"
+    minutes = "none" if result.minutes is None else f"{result.minutes:.3f} minutes"
+    return [*lines, f"result: {minutes}{word}", ""]
+
+
+def gp2bm_text(score: dict) -> list[str]:
+    """GP2BM's score, what-if and wishes."""
+    if score["score"] is None:
+        names = [name for name, key in (("resnet", "r_minutes"), ("bert", "b_minutes")) if score[key] is None]
+        missing = [f"{name} (runs still missing: {score['missing_runs'][name]})" for name in names]
+        return [f"GP2BM: no score, there is no result of {' and '.join(missing)}", ""]
+    r, b = score["r_minutes"], score["b_minutes"]
+    lines = [f"GP2BM score: 7.19 / {r:.3f} + 9.05 / {b:.3f} = {score['score']:.3f}", ""]
+    cells = [[f"{row['factor']:g}", f"{row['r_minutes']:.3f}", f"{row['score_at_r']:.3f}", f"{row['b_minutes']:.3f}",
+              f"{row['score_at_b']:.3f}", f"{row['score_at_both']:.3f}"] for row in score["what_if"]]  # fmt: skip
+    lines += table(["times", "R", "score", "B", "score", "both: score"], cells)
+    if score["want"]:
+        cells = [[f"{row['score']:g}", _minutes(row["r_minutes"]), _minutes(row["b_minutes"]),
+                  f"{row['factor_of_both']:.3f}"] for row in score["want"]]  # fmt: skip
+        lines += ["", *table(["wanted", "R with this B", "B with this R", "or both times"], cells)]
+    return [*lines, ""]
+
+
+def airank_text(result: airank_score.AIRankResult) -> list[str]:
+    """AI-Rank's figures for people, the columns of its summary first."""
+    cells = [
+        [row.model, row.operating_system or "-", row.precision or "-", _cell(row.num_cards, "d"),
+         _cell(row.time2train, ".3f"), _cell(row.throughput, ".1f"), _cell(row.accuracy, ".2%"),
+         _cell(row.card_speedup, ".2f"), _cell(row.card_efficiency, ".1%"),
+         f"{row.num_reached}/{row.num_runs}", "yes" if row.is_task else "no"]
+        for row in result.rows
+    ]  # fmt: skip
+    header = ["model", "system", "precision", "cards", "Time2train(sec)", "吞吐(samples/sec)", "准确率(%)"]
+    lines = ["AI-Rank", *table([*header, "加速比 T1/TN", "efficiency", "reached", "task"], cells)]
+    if result.amp:
+        cells = [[each.model, each.operating_system or "-", str(each.num_cards), f"{each.speedup:.2f}",
+                  _cell(each.efficiency, ".1%")] for each in result.amp]  # fmt: skip
+        lines += ["", *table(["model", "system", "cards", "加速比 AMP/FP32", "of peak"], cells)]
+    if not all(row.is_task for row in result.rows):
+        lines += ["", "task no: smaller data, network or target than AI-Rank's; it does not count below"]
+    parts, names = result.composite, ", ".join(result.operating_systems) or "not said"
+    models, compared = ", ".join(result.models) or "none", ", ".join(parts.compared) or "none"
+    lines += [
+        "",
+        f"task coverage: {len(result.models)}/{result.num_models} = {parts.coverage:.3f} ({models})",
+        f"operating systems: {_cell(parts.operating_systems, '.2f')} ({names})",
+        f"performance: {_cell(parts.performance, '.3f')} (reference / Time2train of {compared})",
+    ]
+    if parts.without_reference:
+        lines.append(f"not compared, no --reference: {', '.join(parts.without_reference)}")
+    return [*lines, f"composite score: {_cell(parts.score, '.2f', 'none, a part is missing')}", ""]
+
+
+def _cell(value, form: str, none: str = "-") -> str:
+    return none if value is None else format(value, form)
+
+
+def _minutes(value: float) -> str:
+    return "any" if math.isinf(value) else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    if hasattr(sys.stdout, "reconfigure"):  # the tables have Chinese headings, whatever the locale
+        sys.stdout.reconfigure(encoding="utf-8")
+    run_command(main)

@@ -1,0 +1,76 @@
+"""Converting damaged logs: from any lines to any format, in order of time, or refused in one line."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record.test_dllogger import TEXT
+from record.test_perflog import BERT
+
+from airank_fast.errors import UserError
+from airank_fast.record.completing import Outline, complete
+from airank_fast.record.converting import FORMATS, Losses, Needs, convert
+from airank_fast.record.formats import dllogger, perflog
+from airank_fast.record.metrics import summarize
+
+LOGS = {dllogger.parse: TEXT.splitlines(), perflog.parse: BERT}
+PIECES = st.sampled_from(["", "nan", "-1", "9" * 30, "1e999", "[", "{", "null", " : ", "Epoch: ", "%", "0.9", "\0"])
+KNOWN = [{}, {"target": 0.5, "samples_per_epoch": 10},
+         {"target": 0.5, "samples_per_epoch": 9, "global_batch_size": 4, "eval_s": 3.0, "init_s": 2.0}]  # fmt: skip
+
+
+@st.composite
+def damaged(draw):
+    """(parser, lines of its format with pieces exchanged, lines left out and doubled)."""
+    parse = draw(st.sampled_from(list(LOGS)))
+    lines = list(LOGS[parse])
+    for _ in range(draw(st.integers(0, 4))):
+        index = draw(st.integers(0, len(lines) - 1))
+        line = lines[index]
+        begin = draw(st.integers(0, len(line)))
+        end = draw(st.integers(begin, min(begin + 12, len(line))))
+        lines[index : index + 1] = [line[:begin] + draw(PIECES) + line[end:]] * draw(st.integers(1, 2))
+    return parse, lines
+
+
+@settings(deadline=None, max_examples=200)
+@given(damaged(), st.sampled_from(KNOWN), st.sampled_from(FORMATS))
+def test_a_damaged_log_is_converted_or_refused(log, known, to):
+    parse, lines = log
+    try:
+        outline = Outline(parse(lines), known)
+        events = list(complete(parse(lines), outline))
+        assert summarize(events)["evaluations"] <= len(outline.evaluations)
+        Needs(to, events, known)
+        assert all("\n" not in line or to == "flagperf" for line in convert(events, to, Losses()))
+    except UserError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (either way is right)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0, 600), st.floats(0, 60), st.sampled_from(list(LOGS)))
+def test_what_is_added_stands_in_order_of_time(eval_s, init_s, parse):
+    known = {"target": 0.7, "samples_per_epoch": 1000, "global_batch_size": 64, "eval_s": eval_s, "init_s": init_s}
+    lines = LOGS[parse]
+    events = list(complete(parse(lines), Outline(parse(lines), known)))
+    times = [event["t"] for event in events]
+    assert times == sorted(times)
+    opened = [event["kind"] for event in events if event["kind"].startswith(("block", "eval"))]
+    pairs = {"block_start": "block_stop", "block_stop": "eval_start", "eval_start": "eval_stop"}
+    assert all(pairs.get(one, other) == other for one, other in pairwise(opened))
+
+
+def test_without_a_configuration_everything_is_asked_for():
+    events = [{"t": 0.0, "kind": "run_start"}]
+    assert {"benchmark", "opt_name", "seed", "init_s"} <= set(Needs("mlperf", events).missing)
+    with pytest.raises(UserError, match="a log that says when the run begins is required, got none"):
+        Needs("airank", [])
+
+
+def test_losses_count_a_line_once_however_often_it_is_read():
+    losses = Losses()
+    for _ in range(3):
+        losses.tell(2, "odd lines")
+        losses.tell(5, "odd lines")
+    assert losses.lines() == ["lost: 2 odd lines, first in line 2"]

@@ -1,0 +1,37 @@
+"""The format of a file is found by what stands in it, behind whatever a launcher puts before each line."""
+
+import pytest
+
+from airank_fast.errors import UserError
+from airank_fast.record.detect import detect
+
+OUTPUT = b"output of a trainer\n" * 200
+DLL = b"DLL 2021-03-23 09:24:42.127408 - Epoch: 0  train.loss : 6.5\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "formats"),
+    [
+        (b"", []),
+        (OUTPUT, []),
+        (OUTPUT + b"- AI-Rank-log 1558631910.424 test_begin\n", ["airank"]),
+        (OUTPUT + b"[1,0]<stdout>:" + DLL, ["dllogger"]),
+        (OUTPUT + b'DLLL {"timestamp": "1"}\n', ["dllogger"]),
+        (b'{"timestamp": "1", "datetime": "x", "elapsedtime": "1"}\n', ["dllogger"]),
+        (OUTPUT + b'[PerfLog] {"event": "TRAIN_START"}\n', ["perflog"]),
+        (OUTPUT + b":::MLLOG {}\n" + DLL, ["mlperf", "dllogger"]),
+        (b'{"t": 1.5, "kind": "process_start"}\n', ["events"]),
+        ("\ufeffDLL 2021-03-23 09:24:42 - Epoch: 0  a : 1\n".encode("utf-16-le"), ["dllogger"]),
+        (b'{\n  "p_whole": 1\n}\n', ["flagperf"]),
+        (b"a DLL 32 bits wide\n", []),
+    ],
+)
+def test_formats(tmp_path, content, formats):
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    assert detect(path) == formats
+
+
+def test_a_path_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="a file that can be read is required, got"):
+        detect(tmp_path / "none")

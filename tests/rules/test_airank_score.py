@@ -1,0 +1,104 @@
+"""AI-Rank's figures: two speed-ups with their efficiencies, coverage, and the composite score by its definition."""
+
+from pathlib import Path
+
+import pytest
+
+from airank_fast.record.runs import Run
+from airank_fast.rules.airank_score import MODELS, REFERENCES, Weights, airank_result
+
+
+def run(time2train, cards=1, model="resnet50", precision="fp16", system="Ubuntu 20.04", rate=100.0, name="run",
+        target=0.759, samples=1281167):  # fmt: skip
+    summary = {"target": target, "benchmark": model, "world_size": cards, "precision": precision,
+               "time2train": time2train, "avg_ips": rate, "best_accuracy": 0.76}  # fmt: skip
+    events = [{"t": 0, "kind": "data", "train_samples": samples}]
+    events += [{"t": 0, "kind": "system", "operating_system": system}] if system else []
+    return Run(Path(name), Path(name), "events", events, summary)
+
+
+def test_speedup_between_numbers_of_cards():
+    result = airank_result([run(1000.0), run(150.0, 8), run(60.0, 32), run(90.0, 8, precision="fp32"), run(None, 4)])
+    found = {(row.precision, row.num_cards): (row.card_speedup, row.card_efficiency) for row in result.rows}
+    assert found["amp", 8] == pytest.approx((1000 / 150, 1000 / 150 / 8))
+    assert found["amp", 32] == pytest.approx((1000 / 60, 1000 / 60 / 32))
+    assert found["amp", 1] == (1, 1)
+    assert found["fp32", 8] == (None, None)  # there is no run on one card in fp32
+    assert found["amp", 4] == (None, None)  # it did not reach its target
+
+
+def test_speedup_by_precision_is_another_figure():
+    runs = [run(1.0, rate=240.0, precision="bf16"), run(3.0, rate=80.0, precision="fp32"), run(2.0, 8, rate=9.0)]
+    assert [(each.num_cards, each.speedup, each.efficiency) for each in airank_result(runs).amp] == [(1, 3, None)]
+    assert airank_result(runs, amp_peak_ratio=8).amp[0].efficiency == pytest.approx(0.375)
+
+
+def test_of_several_runs_the_median_one_is_shown():
+    runs = [run(time, name=str(time), rate=time) for time in (30.0, 10.0, 20.0)]
+    (row,) = airank_result(runs).rows
+    assert (row.source, row.time2train, row.throughput, row.num_runs, row.num_reached) == ("20.0", 20.0, 20.0, 3, 3)
+    (row,) = airank_result([*runs, run(None, name="not reached")]).rows
+    assert (row.source, row.num_runs, row.num_reached) == ("30.0", 4, 3)
+
+
+@pytest.mark.parametrize(("profile", "num_models"), [("2020-12", 14), ("2021-05", 11)])
+def test_task_coverage(profile, num_models):
+    runs = [run(1.0), run(1.0, model="bert_large"), run(1.0, model="tsm_tiny"), run(None, model="hrnet_w18"),
+            run(1.0, model="made_up")]  # fmt: skip
+    result = airank_result(runs, profile)
+    assert result.models == ["BERT", "ResNet50"]
+    assert result.composite.coverage == 2 / num_models == len(result.models) / len(MODELS[profile])
+
+
+@pytest.mark.parametrize(
+    ("texts", "systems", "share"),
+    [(["Ubuntu 20.04", "Linux 5.4"], ["Linux"], 0.5), (["Windows 10", "CentOS 7"], ["Linux", "Windows"], 1.0),
+     ([None], [], None), (["unknown"], [], None)],
+)  # fmt: skip
+def test_operating_systems(texts, systems, share):
+    result = airank_result([run(1.0, system=text) for text in texts])
+    assert (result.operating_systems, result.composite.operating_systems) == (systems, share)
+
+
+def test_the_composite_score_by_its_definition():
+    half = REFERENCES["resnet50", 8] / 2
+    result = airank_result([run(half, 8)]).composite
+    assert result.performance == pytest.approx(2.0)
+    assert result.score == pytest.approx(100 * 2.0**0.4 * (1 / 14) ** 0.4 * 0.5**0.2)
+    assert (result.compared, result.without_reference) == (["resnet50 x8"], [])
+
+
+def test_a_model_counts_once_however_many_numbers_of_cards_it_ran_on():
+    references = {("bert_large", 8): 100.0}
+    runs = [run(REFERENCES["resnet50", cards], cards) for cards in (1, 8, 32)] + [run(25.0, 8, "bert_large")]
+    assert airank_result(runs, references=references).composite.performance == pytest.approx(2.0)
+    assert airank_result(runs).composite.without_reference == ["bert_large x8"]
+
+
+def test_twice_as_fast_is_worth_the_same_everywhere():
+    """The ratio of two systems' scores does not hang on the references."""
+    for references in ({}, {("resnet50", 8): 1.0}):
+        slow, fast = (airank_result([run(time, 8)], references=references).composite.score for time in (200.0, 100.0))
+        assert fast / slow == pytest.approx(2**0.4)
+
+
+def test_a_part_without_weight_may_be_missing():
+    unknown_system = run(REFERENCES["resnet50", 8], 8, system=None)
+    assert airank_result([unknown_system]).composite.score is None
+    weights = Weights(performance=1, coverage=1, operating_systems=0)
+    assert airank_result([unknown_system], weights=weights).composite.score == pytest.approx(100 * (1 / 14) ** 0.5)
+
+
+def test_nothing_reached_is_no_score():
+    composite = airank_result([run(None, 8)]).composite
+    assert (composite.coverage, composite.performance, composite.score) == (0, None, None)
+
+
+@pytest.mark.parametrize("smaller", [{"target": 0.5}, {"samples": 1437}, {"model": "bert_mini"}])
+def test_a_smaller_task_does_not_count(smaller):
+    result = airank_result([run(10.0, 8, **smaller)])
+    assert not result.rows[0].is_task
+    assert (result.models, result.composite.performance, result.composite.score) == ([], None, None)
+    rehearsal = airank_result([run(10.0, 8, **smaller)], own_targets=True)
+    assert len(rehearsal.models) == 1
+    assert rehearsal.composite.performance is None  # AI-Rank's references are not for it
