@@ -17,6 +17,7 @@ import torch
 
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
+from airank_fast.record import machine, source
 
 UNKNOWN = "unknown"
 _LIBRARIES = ["airank-fast", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pillow", "safetensors"]
@@ -25,7 +26,10 @@ _EXTENSION = "airank_fast._C"
 
 
 def information(submission, world: World) -> dict:
-    """The 15 fields, with versions and kernels. What the machine does not tell is "unknown"."""
+    """The 15 fields, with versions, kernels, what the operating system says beyond them and the source's commit.
+
+    What the machine does not tell is "unknown".
+    """
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = world.device.type == "cuda"
     found = versions()
@@ -49,6 +53,8 @@ def information(submission, world: World) -> dict:
         "software_stack": ", ".join(f"{name} {version}" for name, version in found.items()),
         "versions": found,
         "kernels": kernels(),
+        "machine": machine.hardware(),
+        "source": source.identity(),
     }
 
 

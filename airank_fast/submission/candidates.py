@@ -1,0 +1,122 @@
+"""The runs that are to be handed in: what each is, which log stands for it, and which of them are chosen."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from airank_fast.errors import UserError
+from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
+from airank_fast.record.runs import Run, read_run
+from airank_fast.rules import verifying
+from airank_fast.rules.findings import ERROR, Finding
+from airank_fast.rules.trees import NUM_RESULTS
+
+_LOGS = {"airank": AIRANK_FILE, "mlperf": MLPERF_FILE}
+_CARDS_IN_NAME = re.compile(r"GPUx([1-9]\d*)")
+REHEARSAL = "REHEARSAL"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run with the log that is handed in for it."""
+
+    run: Run
+    log: Path
+    benchmark: str  # our name: resnet50, bert_large ...
+    cards: int | None  # None: the log does not say, and nobody did
+
+    @property
+    def config(self) -> dict:
+        return self.run.first("run_config")
+
+    @property
+    def short(self) -> str:
+        """MLPerf's name of the benchmark: resnet or bert."""
+        return "bert" if self.benchmark.startswith("bert") else self.benchmark.removesuffix("50")
+
+    @property
+    def started(self) -> float:
+        return self.run.first("run_start").get("t", 0.0)
+
+    @property
+    def minutes(self) -> float:
+        """run_start to run_stop, in minutes; infinite for a run that did not reach its target."""
+        stop = self.run.first("run_stop")
+        return (stop["t"] - self.started) / 60 if stop.get("status") == "success" else float("inf")
+
+    @property
+    def is_rehearsal(self) -> bool:
+        return REHEARSAL in str((self.config.get("submission") or {}).get("org"))
+
+
+def read_candidate(path: Path, log_format: str, benchmark: str | None = None, cards: int | None = None) -> Candidate:
+    """The candidate at `path`: a run directory, or a log of `log_format` (airank or mlperf).
+
+    `benchmark` and `cards` say what a log does not. UserError if there is no such log, or nothing says the benchmark.
+    """
+    run = read_run(path, prefer=None if path.is_dir() else log_format)
+    log = path / _LOGS[log_format] if path.is_dir() else path
+    if log.is_symlink() or not log.is_file():
+        got = "a symbolic link" if log.is_symlink() else "none"
+        raise UserError(f"{log}: a log of format {log_format} is required, got {got}")
+    config = run.first("run_config")
+    benchmark = config.get("benchmark") or benchmark
+    if not benchmark:
+        raise UserError(f"{path}: the benchmark is required, got a log that does not say it; give --benchmark")
+    named = _CARDS_IN_NAME.search(log.name)
+    cards = config.get("world_size") or (int(named[1]) if named else cards)
+    return Candidate(run, log, str(benchmark), cards)
+
+
+def refusals(candidates: Iterable[Candidate]) -> list[Finding]:
+    """The errors that the rule books find in the logs; every other finding is for `airank_fast.verify` to tell."""
+    return [finding for one in candidates for finding in verifying.verify(one.log) if finding.severity == ERROR]
+
+
+def check_distinct(candidates: list[Candidate]) -> None:
+    """UserError for a log that is given twice."""
+    seen = set()
+    for one in candidates:
+        real = os.path.realpath(one.log)
+        if real in seen:
+            raise UserError(f"{one.log}: every run once is required, got it twice")
+        seen.add(real)
+
+
+def by_benchmark(candidates: Iterable[Candidate], name: Callable[[Candidate], str]) -> dict[str, list[Candidate]]:
+    """Candidates by what `name` calls their benchmark, in the order of these names."""
+    found: dict[str, list[Candidate]] = {}
+    for one in candidates:
+        found.setdefault(name(one), []).append(one)
+    return dict(sorted(found.items()))
+
+
+def olympic_minutes(runs: list[Candidate]) -> float | None:
+    """Mean of the minutes without the fastest and the slowest; None if more than one run did not converge."""
+    minutes = sorted(one.minutes for one in runs)
+    kept = minutes[1:-1]
+    return sum(kept) / len(kept) if kept and kept[-1] != float("inf") else None
+
+
+def choose(benchmark: str, runs: list[Candidate]) -> list[Candidate]:
+    """As many runs as MLPerf wants of `benchmark` (resnet, bert), in the order of their starts.
+
+    Of more, the median of all windows of consecutive runs by their olympic mean. UserError for fewer.
+    """
+    required = NUM_RESULTS.get(benchmark)
+    if required is None:
+        raise UserError(f"benchmark: one of {', '.join(NUM_RESULTS)} is required, got {benchmark}")
+    if len(runs) < required:
+        raise UserError(f"{benchmark}: {required} runs are required, got {len(runs)}")
+    runs = sorted(runs, key=lambda one: (one.started, str(one.log)))
+    windows = [runs[first : first + required] for first in range(len(runs) - required + 1)]
+
+    def score(window: list[Candidate]) -> float:
+        minutes = olympic_minutes(window)
+        return float("inf") if minutes is None else minutes
+
+    return sorted(windows, key=score)[len(windows) // 2]
