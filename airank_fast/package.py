@@ -47,6 +47,8 @@ class Options:
     """Benchmark of logs that do not say it (AI-Rank's)."""
     cards: int | None = None
     """Number of cards of logs that do not say it."""
+    code: Path | None = None
+    """Source of the program that made the runs, where it was not this one."""
     allow_errors: bool = False
     """Package logs that the rules refuse; the package says so, with the errors."""
     allow_names: bool = False
@@ -96,6 +98,7 @@ def build(options: Options) -> int:
         runs_were_here=options.this_machine,
         allowed=refused,
         is_rehearsal=options.rehearsal,
+        code=options.code,
     )
     if options.format == "airank":
         tree, manifest = airank.build(request, options.profile)

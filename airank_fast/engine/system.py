@@ -32,7 +32,7 @@ def information(submission, world: World) -> dict:
     """
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = world.device.type == "cuda"
-    found = versions()
+    found, hardware = versions(), machine.hardware()
     return {
         "submitter": submission.org,
         "hardware_name": submission.platform,
@@ -45,7 +45,7 @@ def information(submission, world: World) -> dict:
         else "0 GiB",
         "host_processor_name": _cpu_name(),
         "host_processors_per_node": _num_sockets(),
-        "host_processor_core_count": os.cpu_count(),
+        "host_processor_core_count": hardware.get("host_processor_core_count") or os.cpu_count(),
         "host_memory_capacity": _gib(memory_bytes),
         "host_storage_type": _storage_type(),
         "host_storage_capacity": _gib(shutil.disk_usage(".").total),
@@ -53,7 +53,7 @@ def information(submission, world: World) -> dict:
         "software_stack": ", ".join(f"{name} {version}" for name, version in found.items()),
         "versions": found,
         "kernels": kernels(),
-        "machine": machine.hardware(),
+        "machine": hardware,
         "source": source.identity(),
     }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +28,23 @@ def identity() -> dict[str, str]:
         return found
     changed = _git("status", "--porcelain", "--untracked-files=no") or ""
     return {**found, "commit": commit.strip(), "modified": str(len(changed.splitlines()))}
+
+
+def has_commit(commit: str) -> bool:
+    """Whether the checkout holds this commit."""
+    is_hash = re.fullmatch(r"[0-9a-f]{40}", commit) is not None
+    return is_hash and _git("cat-file", "-e", commit + "^{commit}") is not None
+
+
+def files_of(commit: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file of a commit that the checkout holds. UserError for a symbolic link among them."""
+    archive = subprocess.run([*_git_command(), "archive", "--format=tar", commit], capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        for member in tar:
+            if member.issym() or member.islnk():
+                raise UserError(f"{member.name}: source files without symbolic links are required, got one")
+            if member.isfile():
+                yield member.name, tar.extractfile(member).read()
 
 
 def files() -> Iterator[tuple[str, Path]]:
@@ -56,9 +76,12 @@ def _git(*arguments: str) -> str | None:
     root = PACKAGE.parent
     if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
         return None
-    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run([*_git_command(), *arguments], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _git_command() -> list[str]:
+    return ["git", "-c", f"safe.directory={PACKAGE.parent}", "-C", str(PACKAGE.parent)]

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airank_fast.errors import UserError
+from airank_fast.record import source
 from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
 from airank_fast.record.runs import Run, read_run
 from airank_fast.rules import verifying
-from airank_fast.rules.findings import ERROR, Finding
+from airank_fast.rules.findings import ERROR, Finding, Rule
 from airank_fast.rules.trees import NUM_RESULTS
 
 _LOGS = {"airank": AIRANK_FILE, "mlperf": MLPERF_FILE}
 _CARDS_IN_NAME = re.compile(r"GPUx([1-9]\d*)")
 REHEARSAL = "REHEARSAL"
+SOURCE = Rule(name="package.source", severity=ERROR,
+              source="MLPerf training rules, GP2BM and AI-Rank: the source code that ran is handed in")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,13 @@ class Candidate:
     @property
     def minutes(self) -> float:
         """run_start to run_stop, in minutes; infinite for a run that did not reach its target."""
-        stop = self.run.first("run_stop")
-        return (stop["t"] - self.started) / 60 if stop.get("status") == "success" else float("inf")
+        summary = self.run.summary
+        return summary["total_time"] / 60 if summary["status"] == "success" else float("inf")
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The identity of the source code as the run recorded it; {} if it did not."""
+        return self.run.first("system").get("source") or {}
 
     @property
     def is_rehearsal(self) -> bool:
@@ -58,6 +66,8 @@ def read_candidate(path: Path, log_format: str, benchmark: str | None = None, ca
 
     `benchmark` and `cards` say what a log does not. UserError if there is no such log, or nothing says the benchmark.
     """
+    if path.name == _LOGS[log_format] and (path.parent / "events.jsonl").is_file():
+        path = path.parent  # the events beside a log say more
     run = read_run(path, prefer=None if path.is_dir() else log_format)
     log = path / _LOGS[log_format] if path.is_dir() else path
     if log.is_symlink() or not log.is_file():
@@ -72,9 +82,26 @@ def read_candidate(path: Path, log_format: str, benchmark: str | None = None, ca
     return Candidate(run, log, str(benchmark), cards)
 
 
-def refusals(candidates: Iterable[Candidate]) -> list[Finding]:
-    """The errors that the rule books find in the logs; every other finding is for `airank_fast.verify` to tell."""
-    return [finding for one in candidates for finding in verifying.verify(one.log) if finding.severity == ERROR]
+def refusals(candidates: list[Candidate]) -> list[Finding]:
+    """The errors that the rule books find in the logs, and what is wrong with the source they were made by.
+
+    Every other finding is for `airank_fast.verify` to tell.
+    """
+    errors = [finding for one in candidates for finding in verifying.verify(one.log) if finding.severity == ERROR]
+    first = next((one.source["commit"] for one in candidates if "commit" in one.source), None)
+    for one in candidates:
+        commit, modified = one.source.get("commit"), one.source.get("modified", "0")
+        if commit is None:
+            continue
+        if commit != first:
+            errors.append(SOURCE.broken(str(one.log), None, f"made by commit {commit}", f"{first} as the other runs"))
+        if modified != "0":
+            found = f"made with {modified} files changed since commit {commit}"
+            errors.append(SOURCE.broken(str(one.log), None, found, "the source of a commit is required"))
+        if not source.has_commit(commit):
+            found = f"commit {commit} is not in this checkout"
+            errors.append(SOURCE.broken(str(one.log), None, found, "the source that made the run is required"))
+    return errors
 
 
 def check_distinct(candidates: list[Candidate]) -> None:

@@ -15,7 +15,6 @@ import csv
 import io
 
 from airank_fast.errors import UserError
-from airank_fast.record import source
 from airank_fast.rules.trees import NUM_RESULTS, SCORE_SHEET
 from airank_fast.submission import texts
 from airank_fast.submission.candidates import Candidate, by_benchmark, choose, olympic_minutes
@@ -60,7 +59,7 @@ def build_gp2bm(request: Request) -> tuple[Tree, dict]:
 def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candidate]], dict]:
     """Add systems/, results/ and benchmarks/; returns the logs by their names, and the description."""
     run, here = request.facts()
-    description = mlperf_description(request.given, run, here, source.identity())
+    description = mlperf_description(request.given, run, here, request.source()[0])
     if "submitter" in run and run["submitter"] != description["submitter"]:
         raise UserError(f"--set submitter: {run['submitter']!r} is required as in the logs' submission_org, "
                         f"got {description['submitter']!r}")  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record import source
 from airank_fast.rules.findings import Finding
 from airank_fast.submission import texts
 from airank_fast.submission.candidates import Candidate
-from airank_fast.submission.privacy import shorten
+from airank_fast.submission.privacy import shorten_all
 from airank_fast.submission.system import facts_of_run, is_same_machine
 from airank_fast.submission.tree import Tree
 
@@ -37,6 +38,7 @@ class Request:
     runs_were_here: bool = False  # the packager's word for it
     allowed: list[Finding] = field(default_factory=list)  # errors that are let through
     is_rehearsal: bool = False
+    code: Path | None = None  # the source of runs that another program made
     write_report: ReportWriter = markdown_report
 
     def facts(self) -> tuple[dict, dict]:
@@ -44,12 +46,9 @@ class Request:
 
         Of several sizes, the counts of nodes and accelerators are those of the largest run.
         """
-        told = [
-            (one.cards or 0, facts_of_run(one.run.first("system"), one.config), one)
-            for one in self.candidates
-        ]
         found: dict = {}
-        for _, facts, one in sorted(told, key=lambda item: item[0]):
+        for one in sorted(self.candidates, key=lambda one: one.cards or 0):
+            facts = facts_of_run(one.run.first("system"), one.config)
             for name in _ONE_SYSTEM:
                 if name not in self.given and name in found and facts.get(name, found[name]) != found[name]:
                     raise UserError(f"{one.log}: {name} {found[name]!r} is required as in the other runs, "
@@ -57,22 +56,62 @@ class Request:
             found |= facts
         return found, self.here if self.runs_were_here or is_same_machine(found, self.here) else {}
 
+    def source(self) -> tuple[dict | None, bool]:
+        """(identity of the source that is handed in, whether it is taken from that commit, not as it lies here).
+
+        The identity is None if another program made the runs.
+        """
+        if self.code is not None:
+            return None, False
+        commit = next((one.source["commit"] for one in self.candidates if "commit" in one.source), None)
+        if commit is not None and source.has_commit(commit):
+            return {**source.identity(), "commit": commit, "modified": "0"}, True
+        return source.identity(), False
+
     def first_line(self) -> str | None:
         """What is put before a log of a rehearsal: readers of every format pass over it."""
         return f"# {texts.BANNER}" if self.is_rehearsal else None
 
 
 def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request: Request) -> None:
-    """Add README, commands, recipes and the source code under `folder`."""
-    readme = texts.code_readme(title, runs, source.identity(), "source/", request.allowed, request.is_rehearsal)
+    """Add README, commands, recipes and, under source/, the code that ran.
+
+    That is `request.code`, else the commit that the runs recorded, else this checkout or package as it is.
+    """
+    if request.code is None and any(one.run.format != "events" for one in runs):
+        raise UserError("--code: the source that made the runs is required for runs without events.jsonl, got none")
+    identity, is_at_commit = request.source()
+    readme = texts.code_readme(title, runs, identity, request.allowed, request.is_rehearsal)
     tree.add(f"{folder}/README.md", readme)
     if script := texts.script(runs, request.is_rehearsal):
         tree.add(f"{folder}/run_and_time.sh", script)
     for number, one in enumerate(runs):
         recipe = {"rehearsal": texts.BANNER} if request.is_rehearsal else {}
         tree.add_json(f"{folder}/recipes/run_{number}.json", recipe | texts.recipe_of(one))
-    for name, path in source.files():
-        tree.copy(f"{folder}/source/{name}", path)
+    if request.code is not None:
+        for name, path in _files(request.code):
+            tree.copy(f"{folder}/source/{name}", path)
+    elif is_at_commit:
+        for name, content in source.files_of(identity["commit"]):
+            tree.add(f"{folder}/source/{name}", content)
+    else:
+        for name, path in source.files():
+            tree.copy(f"{folder}/source/{name}", path)
+
+
+def _files(root: Path) -> list[tuple[str, Path]]:
+    """Every file below a folder but git's own and compiled Python; UserError if there is none, or a symbolic link."""
+    if not root.is_dir():
+        raise UserError(f"--code: a directory is required, got {root}")
+    skipped = {".git", "__pycache__"}
+    entries = sorted(path for path in root.rglob("*") if not skipped & set(path.relative_to(root).parts))
+    for path in entries:
+        if path.is_symlink():
+            raise UserError(f"--code: files without symbolic links are required, got {path}")
+    files = [(path.relative_to(root).as_posix(), path) for path in entries if path.is_file()]
+    if not files:
+        raise UserError(f"--code: a directory with files is required, got {root}, which holds none")
+    return files
 
 
 def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request) -> dict:
@@ -93,9 +132,5 @@ def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request)
         **({"rehearsal": texts.BANNER} if request.is_rehearsal else {}),
         "made_by": source.identity(),
         "runs": entries,
-        "allowed_errors": [
-            {"rule": one.rule, "log": shorten(one.path), "line": one.line, "found": shorten(one.found),
-             "required": one.required}
-            for one in request.allowed
-        ],  # fmt: skip
+        "allowed_errors": shorten_all([one.to_json() for one in request.allowed]),
     }

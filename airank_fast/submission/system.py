@@ -99,11 +99,11 @@ def is_same_machine(run: dict, here: dict) -> bool:
     return len(shared) >= 3 and all(str(run[name]) == str(here[name]) for name in shared)
 
 
-def mlperf_description(given: dict, run: dict, here: dict, source: dict) -> dict:
+def mlperf_description(given: dict, run: dict, here: dict, source: dict | None) -> dict:
     """The 33 fields, every value text but other_software_stack. UserError that names all that are missing.
 
     `given` as from `given_fields`, `run` as from `facts_of_run`; `here`, the facts of this machine, {} if it is not
-    the one that ran; `source`, the identity of the source code.
+    the one that ran; `source`, the identity of our source code, None if another program ran.
     """
     facts = {**here, **run, **given}
     if facts.get("division") not in (None, "closed", "open"):
@@ -176,7 +176,8 @@ def _count(value) -> int | None:
     return int(value) if str(value).isdigit() else None
 
 
-def _software_notes(facts: dict, source: dict) -> str:
-    code = f"airank_fast {source['version']}" + (f", commit {source['commit']}" if "commit" in source else "")
-    container = facts.get("container")
-    return code + (f"; container: {container}" if container else "")
+def _software_notes(facts: dict, source: dict | None) -> str:
+    commit = f", commit {source['commit']}" if source and "commit" in source else ""
+    code = [f"airank_fast {source['version']}{commit}"] if source else []
+    container = [f"container: {facts['container']}"] if facts.get("container") else []
+    return "; ".join(code + container) or "no further notes"

@@ -31,6 +31,13 @@ scripts of NVIDIA and MLPerf write are read as they are; made anew from a dump a
 
 """,
 }
+_INSTALL = """## Install
+
+With PyTorch in the environment, in the folder of the source:
+
+    python -m pip install --no-build-isolation .
+    python -m airank_fast.info
+"""
 _EMBEDDED = {
     "digits": "The embedded data set of handwritten digits, which comes with the package; nothing is downloaded.\n",
     "pydoc": "The documentation that comes with Python, read from the installed Python; nothing is downloaded.\n",
@@ -60,8 +67,8 @@ def script(runs: Iterable[Candidate], is_rehearsal: bool) -> str:
     commands = [command for one in runs if (command := command_of(one))]
     if not commands:
         return ""
-    head = ["#!/bin/sh", "# The commands that made these runs, exactly.", *([f"# {BANNER}"] if is_rehearsal else [])]
-    return "\n".join([*head, "set -e", *commands]) + "\n"
+    head = ["#!/bin/sh", "# The commands that made these runs; home folders are shortened to ~."]
+    return "\n".join([*head, *([f"# {BANNER}"] if is_rehearsal else []), "set -e", *commands]) + "\n"
 
 
 def recipe_of(one: Candidate) -> dict:
@@ -71,23 +78,22 @@ def recipe_of(one: Candidate) -> dict:
     return shorten_all({name: config[name] for name in names if config.get(name) not in (None, {})})
 
 
-def code_readme(title: str, runs: list[Candidate], source: dict, sources_at: str, findings: list[Finding],
+def code_readme(title: str, runs: list[Candidate], source: dict | None, findings: list[Finding],
                 is_rehearsal: bool) -> str:  # fmt: skip
-    """README.md of an implementation: what it is, how to install it, the commands, where everything is."""
-    version = f"airank_fast {source['version']}"
-    if "commit" in source:
-        version += f", commit {source['commit']}"
-        version += f" with {source['modified']} files changed" if source.get("modified") not in (None, "0") else ""
+    """README.md of an implementation: what it is, how to install it, the commands, where everything is.
+
+    `source` is the identity of our source code; None if another program made the runs.
+    """
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(map(command_of, runs)) if command)
-    recorded = sorted({_recorded(one) for one in runs} - {""})
+    recorded = sorted({_version(one.source) for one in runs if one.source})
     parts = [
         banner(is_rehearsal) + f"# {title}\n",
-        f"{version}. Its source is in `{sources_at}`, the settings of each run in `recipes/`.",
+        f"{_version(source) if source else 'The program that made the runs'}: its source is in `source/`, the settings "
+        "of each run in `recipes/`.",
         *([f"The runs recorded of their own source: {'; '.join(recorded)}."] if recorded else []),
-        "## Install\n\nWith PyTorch in the environment, in the folder of the source:\n\n"
-        "    python -m pip install --no-build-isolation .\n    python -m airank_fast.info",
+        *([_INSTALL] if source else []),
         "## Data\n\n" + data_text(runs),
-        "## Run\n\n" + (commands or "The logs do not carry the commands that made them.")
+        "## Run\n\n" + (commands or "The logs do not carry the commands that made them; see `source/`.")
         + ("\n\nThe same, as a script: `run_and_time.sh`." if commands else ""),
         "## Check\n\n    python -m airank_fast.verify LOG...\n    python -m airank_fast.package --check DIR",
         *([findings_text(findings)] if findings else []),
@@ -95,12 +101,10 @@ def code_readme(title: str, runs: list[Candidate], source: dict, sources_at: str
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def _recorded(one: Candidate) -> str:
-    source = one.run.first("system").get("source") or {}
-    if not source:
-        return ""
+def _version(source: dict) -> str:
     changed = f" with {source['modified']} files changed" if source.get("modified") not in (None, "0") else ""
-    return f"{source.get('name', '')} {source.get('version', '')}, commit {source.get('commit', 'unknown')}{changed}"
+    commit = f", commit {source['commit']}" if "commit" in source else ""
+    return f"{source.get('name', '')} {source.get('version', '')}{commit}{changed}"
 
 
 def findings_text(findings: list[Finding]) -> str:

@@ -43,7 +43,7 @@ SYSTEM = {
     "accelerator_memory_capacity": "40.0 GiB",
     "host_processor_name": "Synthetic CPU @ 2.25GHz",
     "host_processors_per_node": 2,
-    "host_processor_core_count": 256,
+    "host_processor_core_count": 64,
     "host_memory_capacity": "1007.0 GiB",
     "host_storage_type": "NVMe",
     "host_storage_capacity": "14000.0 GiB",
@@ -66,7 +66,6 @@ SYSTEM = {
         "container": "Docker",
         "operating_system": "Synthetic Linux 1",
     },
-    "source": {"name": "airank_fast", "version": "0.1.0", "commit": "0" * 40, "modified": "0"},
 }
 # What no operating system tells.
 ASKED = {
@@ -153,8 +152,8 @@ def _story(config: dict, data: dict, marks: list, number: int, total_s: float, c
     for index, (epoch, step, samples, accuracy, block) in enumerate(marks, 1):
         emit("block_start", step=step, samples=samples_before, **block)
         t = start + total_s * index / len(marks) - 3
-        clocks = {"core_s": [t - start - 3 * index] * 8, "wait_s": [1.0] * 8, "h2d_s": [0.1] * 8, "measure_s": [0.0] * 8}
-        emit("block_stop", step=step, samples=samples, **clocks)
+        clocks = {"core_s": t - start - 3 * index, "wait_s": 1.0, "h2d_s": 0.1, "measure_s": 0.0}
+        emit("block_stop", step=step, samples=samples, **{name: [value] * 8 for name, value in clocks.items()})
         if epoch:
             emit("epoch_stop", epoch=epoch, step=step, samples=samples)
         emit("eval_start", epoch=epoch, step=step, samples=samples)
