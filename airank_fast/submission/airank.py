@@ -14,7 +14,8 @@ reviewers asked for. The text of 2021-05 wants no report or summary; they are in
 from __future__ import annotations
 
 from airank_fast.errors import UserError
-from airank_fast.record.formats.airank import PROFILES
+from airank_fast.record.events import effective
+from airank_fast.record.formats.airank import PROFILES, AIRankLog
 from airank_fast.rules.trees import AIRANK_FIELDS
 from airank_fast.submission import texts
 from airank_fast.submission.candidates import Candidate, by_benchmark
@@ -40,6 +41,8 @@ def build(request: Request, profile: str) -> tuple[Tree, dict]:
     tree = Tree()
     write = _profile_2020_12 if profile == PROFILES[0] else _profile_2021_05
     placed = write(tree, request, system, logs)
+    for name, one in placed:
+        _add_log(tree, name, one, profile, request)
     return tree, manifest(f"airank {profile}", placed, request)
 
 
@@ -79,13 +82,23 @@ def _profile_2021_05(tree: Tree, request: Request, system: dict, models: dict[st
 
 
 def _model(tree: Tree, folder: str, model: str, logs: dict[str, Candidate], request: Request) -> Placed:
-    """Add code, data and log of one model; returns the logs by their names."""
+    """Add code and data of one model; returns the names that its logs are to have."""
     runs = list(logs.values())
     add_code(tree, f"{folder}/code", model, runs, request)
     tree.add(f"{folder}/data/README.md", texts.data_readme(model, runs, request.is_rehearsal))
-    for name, one in logs.items():
-        tree.copy(f"{folder}/log/{name}", one.log, request.first_line())
     return [(f"{folder}/log/{name}", one) for name, one in logs.items()]
+
+
+def _add_log(tree: Tree, name: str, one: Candidate, profile: str, request: Request) -> None:
+    """Add a log as it is; one of our runs that was written by the other text is written anew from its events."""
+    written = (one.config.get("options") or {}).get("airank_profile", PROFILES[0])
+    if one.run.format != "events" or written == profile:
+        tree.copy(name, one.log, request.first_line())
+        return
+    log, lines = AIRankLog(profile), [request.first_line()] if request.is_rehearsal else []
+    for event in effective(one.run.events):
+        lines += log.feed(event)
+    tree.add(name, "".join(line + "\n" for line in [*lines, *log.close()]))
 
 
 def _log_names(runs: list[Candidate]) -> dict[str, Candidate]:

@@ -69,6 +69,10 @@ def test_the_tree_of_2021_05_has_its_15_fields(cards, build, tmp_path):
     assert len(fields) == 15
     assert (fields["number_of_nodes"], fields["host_processor_core_count"]) == (1, 64)
     assert list(check_tree(out)) == []
+    # The runs were logged by the text of 2020-12; from their events the log follows that of 2021-05 all the same.
+    log = (out / SUBMITTER / "linux" / "resnet50_pytorch" / "log" / "GPUx8.log").read_text().splitlines()
+    assert log[0].endswith("load_data, checksum:" + "5" * 64)
+    assert log[1:] == (cards[2] / "airank.log").read_text().splitlines()
 
 
 def test_windows_has_a_folder_of_its_own(cards, build, tmp_path):
