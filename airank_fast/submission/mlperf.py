@@ -24,7 +24,7 @@ from airank_fast.submission.tree import Tree, component
 
 RULESET = "4.0.0"
 IMPLEMENTATION = "airank_fast"
-_TITLES = {"resnet": "ResNet-50 v1.5, image classification", "bert": "BERT-large, pre-training"}
+_TITLES = {"resnet50": "ResNet-50 v1.5, image classification", "bert_large": "BERT-large, pre-training"}
 _WEIGHTS = {"resnet": 7.19, "bert": 9.05}
 
 
@@ -75,12 +75,20 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
             name = f"{org}/results/{system}/{benchmark}/result_{number}.txt"
             tree.copy(name, one.log, request.first_line())
             placed.append((name, one))
-        title = _TITLES[benchmark]
+        title = _title(runs, request)
         folder = f"{org}/benchmarks/{benchmark}/implementations/{IMPLEMENTATION}"
         add_code(tree, folder, title, runs, request)
         for name, content in request.write_report(title, runs, request.is_rehearsal).items():
             tree.add(f"{folder}/report/{name}", content)
     return placed, description
+
+
+def _title(runs: list[Candidate], request: Request) -> str:
+    """What stands above the texts of a benchmark. UserError for a smaller model than MLPerf's, but in a rehearsal."""
+    names = sorted({one.benchmark for one in runs})
+    if len(names) > 1 or (names[0] not in _TITLES and not request.is_rehearsal):
+        raise UserError(f"benchmark: {' or '.join(_TITLES)} is required in all runs, got {', '.join(names)}")
+    return _TITLES.get(names[0], names[0])
 
 
 def _sheet(placed: list[tuple[str, Candidate]], minutes: dict, score: float | None, is_rehearsal: bool) -> list[tuple]:

@@ -145,6 +145,12 @@ def test_runs_on_two_systems_are_two_packages(build, tmp_path, runs):
         build(tmp_path / "out", [*runs[:4], other])
 
 
+def test_a_smaller_model_is_not_bert(build, tmp_path):
+    runs = [synthetic.bert(tmp_path / f"b{n}", n, benchmark="bert_mini") for n in range(10)]
+    with pytest.raises(UserError, match="resnet50 or bert_large is required in all runs, got bert_mini"):
+        build(tmp_path / "out", runs)
+
+
 def test_logs_of_another_program_need_its_source_and_its_system(build, tmp_path, runs):
     logs = []
     for number, run in enumerate(runs[:5]):
