@@ -85,12 +85,12 @@ def _memory(meminfo: str) -> dict:
 def _storage(lsblk: str) -> dict:
     """Kind and capacity of the disks, all together."""
     try:
-        disks = json.loads(lsblk)["blockdevices"]
+        disks = [{**disk, "size": int(disk["size"] or 0)} for disk in json.loads(lsblk)["blockdevices"]]
     except (ValueError, KeyError, TypeError):
         return {}
-    disks = [d for d in disks if d.get("type") == "disk" and int(d.get("size") or 0) and d["name"][:4] != "zram"]
+    disks = [d for d in disks if d.get("type") == "disk" and d["size"] and not d["name"].startswith("zram")]
     kinds = sorted({_disk_kind(disk) for disk in disks})
-    size_bytes = sum(int(disk["size"]) for disk in disks)
+    size_bytes = sum(disk["size"] for disk in disks)
     return {"host_storage_type": " + ".join(kinds), "host_storage_capacity": f"{size_bytes / 2**30:.1f} GiB"} \
         if disks else {}  # fmt: skip
 

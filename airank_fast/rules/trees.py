@@ -77,6 +77,11 @@ PARTS = Rule(name="tree.airank.parts", severity=ERROR, source=_AIRANK)
 _LOG_NAME = re.compile(r"GPUx([1-9]\d*)(_\w+)?\.log")
 
 
+def is_tree(path: Path) -> bool:
+    """Whether a directory is a submission tree, or the part of one that an organization or a system has to itself."""
+    return path.is_dir() and ((path / SUMS).is_file() or _is_organization(path) or _is_system(path))
+
+
 def check_tree(path: str | os.PathLike) -> Iterator[Finding]:
     """The findings about the layout of a submission tree; what its logs say is for the books of the logs.
 
@@ -107,16 +112,25 @@ def kind_of(root: Path) -> tuple[str, list[Path]]:
     if not root.is_dir():
         raise UserError(f"{root}: a directory is required, got none")
     folders = [root, *_folders(root)]
-    organizations = [place for place in folders if (place / "results").is_dir() and (place / "systems").is_dir()]
+    organizations = [place for place in folders if _is_organization(place)]
     if organizations:
         return ("gp2bm" if (root / SCORE_SHEET).exists() else "mlperf"), organizations
-    systems = [place for top in folders for place in (top, *_folders(top)) if _information(place)]
+    systems = [place for top in folders for place in (top, *_folders(top)) if _is_system(place)]
     if systems:
         return "airank", sorted(set(systems))
     raise UserError(
         f"{root}: a submission tree is required (systems/ and results/ of MLPerf, or system information of AI-Rank), "
         "got neither"
     )
+
+
+def _is_organization(place: Path) -> bool:
+    return (place / "results").is_dir() and (place / "systems").is_dir()
+
+
+def _is_system(place: Path) -> bool:
+    """Run directories hold system_information.json as well, beside their events."""
+    return bool(_information(place)) and bool(_folders(place)) and not (place / "events.jsonl").exists()
 
 
 def _folders(place: Path) -> list[Path]:

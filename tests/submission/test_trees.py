@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from airank_fast.errors import UserError
-from airank_fast.rules.trees import SUMS, check_tree, kind_of, logs_of
+from airank_fast.rules.trees import SUMS, check_tree, is_tree, kind_of, logs_of
 
 SYSTEM = "Synthetic_Submitter/systems/synthetic_1x8.json"
 RESULTS = "Synthetic_Submitter/results/synthetic_1x8"
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_found(gp2bm, tmp_path, name):
 @pytest.fixture(params=["system information", "system_information.md"])
 def airank_tree(request, tmp_path):
     """The published example, as somebody else may hand it in: plain files and folders, no checksums."""
-    root = tmp_path / "system name"
+    root = tmp_path / "airank" / "system name"
     for name in (request.param, "summary metrics", "submitter information", "model1/code/run.sh", "model1/data/get.md",
                  "model1/log/GPUx1.log", "model1/log/GPUx32.log", "model1/report/report.docx"):  # fmt: skip
         path = root / name
@@ -102,6 +102,22 @@ def test_a_log_of_another_name_is_told(airank_tree):
     assert [finding.rule for finding in check_tree(airank_tree)] == ["tree.airank.log_name"]
     (airank_tree / "model1/log/GPUx32.log").unlink()
     assert "tree.airank.logs" in {finding.rule for finding in check_tree(airank_tree)}
+
+
+def test_what_is_a_tree_and_what_is_not(gp2bm, airank_tree, runs, tmp_path):
+    assert is_tree(gp2bm)
+    assert is_tree(gp2bm / "Synthetic_Submitter")
+    assert is_tree(airank_tree)
+    assert not is_tree(airank_tree.parent)  # a folder that holds one may hold other things
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    (run / "system_information.json").write_text("{}")  # as training writes it
+    (run / "checkpoints").mkdir()
+    assert not is_tree(run)
+    assert not is_tree(tmp_path)
+    assert not is_tree(run / "mlperf.log")
+    with pytest.raises(UserError, match="got neither"):
+        kind_of(run)
 
 
 def test_the_15_fields_are_required_by_the_text_of_2021_05(tmp_path):
