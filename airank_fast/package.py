@@ -85,7 +85,7 @@ def build(options: Options) -> int:
         raise UserError(f"runs that are no rehearsal are required without --rehearsal, got {candidates.REHEARSAL} runs")
     if not options.allow_names:
         privacy.refuse_names(one.log for one in chosen)
-    refused = candidates.refusals(chosen)
+    refused = candidates.refusals(chosen) + (candidates.set_errors(chosen) if log_format == "mlperf" else [])
     tell(refused)
     if refused and not options.allow_errors:
         print(f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages and says so)",

@@ -18,7 +18,7 @@ from airank_fast.record.events import effective
 from airank_fast.record.formats.airank import PROFILES, AIRankLog
 from airank_fast.rules.trees import AIRANK_FIELDS
 from airank_fast.submission import texts
-from airank_fast.submission.candidates import Candidate, by_benchmark
+from airank_fast.submission.candidates import Candidate, by_benchmark, dictionary
 from airank_fast.submission.request import Request, add_code, manifest
 from airank_fast.submission.system import airank_description
 from airank_fast.submission.tree import Tree, component
@@ -91,7 +91,7 @@ def _model(tree: Tree, folder: str, model: str, logs: dict[str, Candidate], requ
 
 def _add_log(tree: Tree, name: str, one: Candidate, profile: str, request: Request) -> None:
     """Add a log as it is; one of our runs that was written by the other text is written anew from its events."""
-    written = (one.config.get("options") or {}).get("airank_profile", PROFILES[0])
+    written = dictionary(one.config.get("options")).get("airank_profile", PROFILES[0])
     if one.run.format != "events" or written == profile:
         tree.copy(name, one.log, request.first_line())
         return

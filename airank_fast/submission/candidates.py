@@ -19,6 +19,8 @@ from airank_fast.rules.trees import NUM_RESULTS
 _LOGS = {"airank": AIRANK_FILE, "mlperf": MLPERF_FILE}
 _CARDS_IN_NAME = re.compile(r"GPUx([1-9]\d*)")
 REHEARSAL = "REHEARSAL"
+ONE_SET = Rule(name="package.one_set", severity=ERROR,
+               source="MLPerf training rules: the runs of a result differ in their seeds alone")  # fmt: skip
 SOURCE = Rule(name="package.source", severity=ERROR,
               source="MLPerf training rules, GP2BM and AI-Rank: the source code that ran is handed in")  # fmt: skip
 
@@ -34,7 +36,11 @@ class Candidate:
 
     @property
     def config(self) -> dict:
-        return self.run.first("run_config")
+        return dictionary(self.run.first("run_config"))
+
+    @property
+    def system(self) -> dict:
+        return self.run.first("system")
 
     @property
     def short(self) -> str:
@@ -54,11 +60,16 @@ class Candidate:
     @property
     def source(self) -> dict[str, str]:
         """The identity of the source code as the run recorded it; {} if it did not."""
-        return self.run.first("system").get("source") or {}
+        return {name: str(value) for name, value in dictionary(self.system.get("source")).items()}
 
     @property
     def is_rehearsal(self) -> bool:
-        return REHEARSAL in str((self.config.get("submission") or {}).get("org"))
+        return REHEARSAL in str(dictionary(self.config.get("submission")).get("org"))
+
+
+def dictionary(value: object) -> dict:
+    """The value if it is a dictionary, else {}: logs may hold anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def read_candidate(path: Path, log_format: str, benchmark: str | None = None, cards: int | None = None) -> Candidate:
@@ -78,8 +89,10 @@ def read_candidate(path: Path, log_format: str, benchmark: str | None = None, ca
     if not benchmark:
         raise UserError(f"{path}: the benchmark is required, got a log that does not say it; give --benchmark")
     named = _CARDS_IN_NAME.search(log.name)
-    cards = config.get("world_size") or (int(named[1]) if named else cards)
-    return Candidate(run, log, str(benchmark), cards)
+    told = config.get("world_size") or (int(named[1]) if named else cards)
+    if told is not None and (type(told) is not int or told < 1):
+        raise UserError(f"{path}: a whole number of cards from 1 on is required, got {told!r}")
+    return Candidate(run, log, str(benchmark), told)
 
 
 def refusals(candidates: list[Candidate]) -> list[Finding]:
@@ -101,6 +114,24 @@ def refusals(candidates: list[Candidate]) -> list[Finding]:
         if not source.has_commit(commit):
             found = f"commit {commit} is not in this checkout"
             errors.append(SOURCE.broken(str(one.log), None, found, "the source that made the run is required"))
+    return errors
+
+
+def set_errors(candidates: list[Candidate]) -> list[Finding]:
+    """What keeps the runs of a benchmark from being one MLPerf result: the same seed twice, different batches."""
+    errors = []
+    for runs in by_benchmark(candidates, lambda one: one.short).values():
+        seeds: dict[str, Candidate] = {}
+        for one in runs:
+            for name in ("global_batch_size", "world_size", "precision"):
+                value, first = one.config.get(name), runs[0].config.get(name)
+                if value != first:
+                    required = f"{first!r} as in the others"
+                    errors.append(ONE_SET.broken(str(one.log), None, f"{name} {value!r}", required))
+            seed = one.config.get("seed")
+            if seed is not None and seeds.setdefault(str(seed), one) is not one:
+                found = f"seed {seed}, which is that of {seeds[str(seed)].log} too"
+                errors.append(ONE_SET.broken(str(one.log), None, found, "a seed of its own is required"))
     return errors
 
 

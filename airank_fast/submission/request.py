@@ -48,7 +48,7 @@ class Request:
         """
         found: dict = {}
         for one in sorted(self.candidates, key=lambda one: one.cards or 0):
-            facts = facts_of_run(one.run.first("system"), one.config)
+            facts = facts_of_run(one.system, one.config)
             for name in _ONE_SYSTEM:
                 if name not in self.given and name in found and facts.get(name, found[name]) != found[name]:
                     raise UserError(f"{one.log}: {name} {found[name]!r} is required as in the other runs, "

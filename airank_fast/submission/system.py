@@ -15,6 +15,7 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS, STATUS_WORDS
+from airank_fast.submission.candidates import dictionary
 
 UNKNOWN = {"", "unknown"}
 _RUN_NAMES = {"host_processor_name": "host_processor_model_name", "accelerator_name": "accelerator_model_name"}
@@ -62,9 +63,8 @@ def _read(file: Path) -> dict:
 
 def facts_of_run(system: Event, config: Event) -> dict:
     """What a run's `system` and `run_config` events say, by MLPerf's names; unknown values are left out."""
-    machine = system.get("machine") or {}
-    versions = system.get("versions") or {}
-    submission = config.get("submission") or {}
+    machine, versions = dictionary(system.get("machine")), dictionary(system.get("versions"))
+    submission = dictionary(config.get("submission"))
     facts = {_RUN_NAMES.get(name, name): system.get(name) for name in AIRANK_FIELDS}
     facts |= machine  # e.g. cores of one processor, where the run itself counts all hardware threads
     for name in ("accelerators_per_node", "accelerator_model_name", "accelerator_memory_capacity", "host_storage_type"):
@@ -80,7 +80,15 @@ def facts_of_run(system: Event, config: Event) -> dict:
         "framework": f"PyTorch {versions['torch']}" if "torch" in versions else None,
         "other_software_stack": {k: v for k, v in versions.items() if k not in ("torch", "airank-fast")} or None,
     }
-    return {name: value for name, value in facts.items() if _is_known(value)}
+    return {
+        name: value if name == "other_software_stack" else _plain(value)
+        for name, value in facts.items() if _is_known(value)
+    }  # fmt: skip
+
+
+def _plain(value) -> str | int:
+    """A field's value: a whole number or one line of text, whatever a log holds."""
+    return value if type(value) is int else " ".join(str(value).split())
 
 
 def _run_name(name: str) -> str:
@@ -88,7 +96,7 @@ def _run_name(name: str) -> str:
 
 
 def _is_known(value) -> bool:
-    return value is not None and value != {} and str(value).strip().lower() not in UNKNOWN
+    return value not in (None, {}, []) and str(value).strip().lower() not in UNKNOWN
 
 
 def is_same_machine(run: dict, here: dict) -> bool:

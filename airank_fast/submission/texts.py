@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 
 from airank_fast.rules.findings import Finding
-from airank_fast.submission.candidates import Candidate
+from airank_fast.submission.candidates import Candidate, dictionary
 from airank_fast.submission.privacy import shorten, shorten_all
 
 BANNER = (
@@ -51,11 +51,11 @@ def banner(is_rehearsal: bool) -> str:
 
 def command_of(one: Candidate) -> str:
     """The command that made the run, ready for a shell, home folders shortened; "" where the run does not say."""
-    arguments = one.config.get("command")
-    if not arguments:
+    arguments, ranks = one.config.get("command"), one.cards or 1
+    if not isinstance(arguments, list) or not arguments:
         return ""
-    nodes = one.run.first("system").get("number_of_nodes") or 1
-    ranks = one.config.get("world_size") or 1
+    nodes = one.system.get("number_of_nodes")
+    nodes = nodes if type(nodes) is int and 0 < nodes <= ranks else 1
     launcher = ["python"]
     if ranks > 1:
         launcher = ["torchrun", *([f"--nnodes={nodes}"] if nodes > 1 else []), f"--nproc-per-node={ranks // nodes}"]
@@ -116,13 +116,13 @@ def findings_text(findings: list[Finding]) -> str:
 
 def data_text(runs: list[Candidate]) -> str:
     """How to get and prepare the data of one benchmark, with sizes and checksums as the runs saw them."""
-    recipe = (runs[0].config.get("recipe") or {}).get("name")
-    text = _EMBEDDED.get(recipe) or _DATA.get(runs[0].short, "")
+    recipe = dictionary(runs[0].config.get("recipe")).get("name")
+    text = _EMBEDDED.get(str(recipe)) or _DATA.get(runs[0].short, "")
     seen = {}
     for one in runs:
         data = {**{k: v for k, v in one.config.items() if k.endswith("_samples")}, **one.run.first("data")}
         names = ("train_samples", "eval_samples", "classes", "checksum")
-        seen.setdefault(tuple((name, data[name]) for name in names if data.get(name) not in (None, "none")), None)
+        seen.setdefault(tuple((name, str(data[name])) for name in names if data.get(name) not in (None, "none")), None)
     lines = [", ".join(f"{name} {value}" for name, value in facts) for facts in seen if facts]
     return text + ("\nAs the runs read it: " + "; ".join(lines) + ".\n" if lines else "")
 

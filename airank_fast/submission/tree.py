@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from airank_fast.errors import UserError
+from airank_fast.record.events import name_floats
 from airank_fast.rules.trees import MANIFEST, SUMS
 
 _UNSAFE = re.compile(r"[^\w.+()\[\]-]+")
@@ -46,8 +47,8 @@ class Tree:
         self._enter(name, content.encode() if isinstance(content, str) else content)
 
     def add_json(self, name: str, value: dict) -> None:
-        """Add a JSON file, its keys in the order given."""
-        self.add(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        """Add a JSON file, its keys in the order given, nan and inf as strings."""
+        self.add(name, json.dumps(name_floats(value), indent=2, ensure_ascii=False) + "\n")
 
     def copy(self, name: str, source: Path, first_line: str | None = None) -> None:
         """Add a copy of a file, with a line before it if one is given. UserError for a symbolic link."""

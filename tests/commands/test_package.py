@@ -1,7 +1,9 @@
 """`python -m airank_fast.package` as a user calls it."""
 
+import copy
 import filecmp
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,9 @@ from submission import synthetic
 
 import airank_fast
 from airank_fast import package
+from airank_fast.errors import UserError
+from airank_fast.record import machine, source
+from airank_fast.record.events import read_events, to_line
 from airank_fast.rules import verifying
 from airank_fast.rules.findings import Rule
 
@@ -116,6 +121,59 @@ def test_a_run_of_changed_source_is_refused(tmp_path, capsys, resnet):
     told = capsys.readouterr().err
     assert "2 files changed since commit 000" in told
     assert "is not in this checkout" in told
+
+
+def test_runs_that_are_no_set_are_refused(tmp_path, capsys, resnet):
+    other = [synthetic.resnet(tmp_path / "a", 7, seed=1000), synthetic.resnet(tmp_path / "b", 8, global_batch_size=816)]
+    assert package.build(package.Options(runs=[*resnet[:3], *other], format="mlperf", output=tmp_path / "out")) == 1
+    told = capsys.readouterr().err
+    assert "seed 1000, which is that of" in told
+    assert "global_batch_size 816; 1632 as in the others" in told
+    assert told.count("package.one_set") == 2
+
+
+JUNK = [None, [], {}, "", "x", -1, 0, 3.5, float("nan"), "\n|", [1, "a"], {"a": {"b": []}}, True, 10**30, "../../x"]
+READ_BEFORE = {"t", "kind", "target", "warmup_epochs_excluded"}  # what reading a run itself judges
+
+
+def spoil(events, dice):
+    """Replace some values of the events that describe the run by anything that JSON may hold."""
+    events = copy.deepcopy(events)
+    for event in events:
+        if event["kind"] not in ("run_config", "system", "data"):
+            continue
+        for _ in range(dice.choice([0, 1, 1, 3])):
+            place = event
+            while isinstance(inner := place[name := dice.choice(list(place))], dict) and inner and dice.random() < 0.7:
+                place = inner
+            if name not in READ_BEFORE:
+                place[name] = copy.deepcopy(dice.choice(JUNK))
+    return events
+
+
+@pytest.mark.parametrize("form", ["mlperf", "airank"])
+def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, form, monkeypatch, capsys):
+    monkeypatch.setattr(source, "files", lambda: iter([]))
+    monkeypatch.setattr(machine, "facts", dict)
+    events = [read_events(run / "events.jsonl") for run in resnet]
+    options = {"format": form, "settings": [f"{name}={value}" for name, value in synthetic.ASKED.items()]}
+    options |= {"profile": "2021-05", "allow_errors": True, "allow_names": True}
+    built = 0
+    for seed in range(60):
+        dice = random.Random(seed)
+        runs = []
+        for number, run in enumerate(resnet[: 5 if form == "mlperf" else 1]):
+            runs.append(tmp_path / f"{seed}-{number}")
+            runs[-1].mkdir()
+            spoilt = spoil(events[number], dice)
+            (runs[-1] / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in spoilt))
+            for log in ("mlperf.log", "airank.log"):
+                (runs[-1] / log).write_bytes((run / log).read_bytes())
+        try:
+            built += package.build(package.Options(runs=runs, output=tmp_path / f"out{seed}", **options)) == 0
+        except UserError:
+            assert not (tmp_path / f"out{seed}").exists()
+    assert 5 < built < 60
 
 
 def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):
