@@ -145,7 +145,7 @@ def judge(rehearsal: Rehearsal, runs: list[Path]) -> None:
     """Verify, score and report."""
     rehearsal.airank_fast("verify", "verify", *runs, expected="errors: neither data nor targets are the benchmark's",
                           fits=lambda status, output: status == 1)  # fmt: skip
-    rehearsal.airank_fast("score", "score", *runs, expected="figures, and that the sets do not count",
+    rehearsal.airank_fast("score", "score", *runs, "--own-targets", expected="figures, and that the sets do not count",
                           fits=lambda status, output: status in (0, 1))  # fmt: skip
     for language in ("zh", "en"):
         options = ["--lang", language, "--mark", WORD, "--output", rehearsal.directory / "report"]

@@ -89,9 +89,9 @@ BROKEN = Rule(name="test.rule", severity="error", source="a test")
 
 @pytest.fixture
 def refusing(monkeypatch):
-    """A book that refuses each log once."""
-    refuse = {"mlperf": lambda path: [BROKEN.broken(str(path), 3, "a wrong thing", "a right one")]}
-    monkeypatch.setattr(verifying, "BOOKS", refuse)
+    """Rules that refuse each log once."""
+    refused = [3, "a wrong thing", "a right one"]
+    monkeypatch.setattr(verifying, "verify", lambda path: iter([BROKEN.broken(str(path), *refused)]))
 
 
 def test_logs_that_the_rules_refuse_are_packaged_only_if_it_is_said_inside(resnet, tmp_path, refusing, capsys):
@@ -173,7 +173,7 @@ def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, f
             built += package.build(package.Options(runs=runs, output=tmp_path / f"out{seed}", **options)) == 0
         except UserError:
             assert not (tmp_path / f"out{seed}").exists()
-    assert 5 < built < 60
+    assert 0 < built < 60
 
 
 def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):

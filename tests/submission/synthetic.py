@@ -149,9 +149,9 @@ def _story(config: dict, data: dict, marks: list, number: int, total_s: float, c
     emit("run_start")
     start = t
     emit("data", source="synthetic", corrupt_files=[], **data)
-    samples_before = 0
+    step_before = samples_before = 0
     for index, (epoch, step, samples, accuracy, block) in enumerate(marks, 1):
-        emit("block_start", step=step, samples=samples_before, **block)
+        emit("block_start", step=step_before, samples=samples_before, **block)
         t = start + total_s * index / len(marks) - 3
         clocks = {"core_s": t - start - 3 * index, "wait_s": 1.0, "h2d_s": 0.1, "measure_s": 0.0}
         emit("block_stop", step=step, samples=samples, **{name: [value] * 8 for name, value in clocks.items()})
@@ -161,7 +161,7 @@ def _story(config: dict, data: dict, marks: list, number: int, total_s: float, c
         t += 2
         emit("eval_stop", epoch=epoch, step=step, samples=samples, correct=round(accuracy * counted), counted=counted,
              accuracy=round(accuracy * counted) / counted)  # fmt: skip
-        samples_before = samples
+        step_before, samples_before = step, samples
         t += 0.5
     t = start + total_s
     reached = events[-1]["accuracy"] >= config["target"]
