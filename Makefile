@@ -15,7 +15,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install
 TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help train train-bert test bench lint gpu clean
+.PHONY: help train train-bert rehearse test bench lint gpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -25,6 +25,9 @@ train: $(INSTALLED) ## set everything up and train ResNet-50 on the images that 
 
 train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on the text that comes with Python
 	$(PY) -m airank_fast.train bert-mini --amp $(ARGS)
+
+rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less
+	$(PY) -m airank_fast.rehearse $(ARGS)
 
 test: lint ## the same environment, lint, and the whole test suite
 	$(PY) -m pytest $(ARGS)

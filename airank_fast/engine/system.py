@@ -17,6 +17,7 @@ import torch
 
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
+from airank_fast.record import machine, source
 
 UNKNOWN = "unknown"
 _LIBRARIES = ["airank-fast", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pillow", "safetensors"]
@@ -25,10 +26,13 @@ _EXTENSION = "airank_fast._C"
 
 
 def information(submission, world: World) -> dict:
-    """The 15 fields, with versions and kernels. What the machine does not tell is "unknown"."""
+    """The 15 fields, with versions, kernels, what the operating system says beyond them and the source's commit.
+
+    What the machine does not tell is "unknown".
+    """
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = world.device.type == "cuda"
-    found = versions()
+    found, hardware = versions(), machine.hardware()
     return {
         "submitter": submission.org,
         "hardware_name": submission.platform,
@@ -41,7 +45,7 @@ def information(submission, world: World) -> dict:
         else "0 GiB",
         "host_processor_name": _cpu_name(),
         "host_processors_per_node": _num_sockets(),
-        "host_processor_core_count": os.cpu_count(),
+        "host_processor_core_count": hardware.get("host_processor_core_count") or os.cpu_count(),
         "host_memory_capacity": _gib(memory_bytes),
         "host_storage_type": _storage_type(),
         "host_storage_capacity": _gib(shutil.disk_usage(".").total),
@@ -49,6 +53,8 @@ def information(submission, world: World) -> dict:
         "software_stack": ", ".join(f"{name} {version}" for name, version in found.items()),
         "versions": found,
         "kernels": kernels(),
+        "machine": hardware,
+        "source": source.identity(),
     }
 
 

@@ -107,7 +107,8 @@ class Tally:
         self._step_times.append((event["first_step"], array("d", event["core_s"])))
 
     def _on_block_stop(self, event) -> None:
-        self.steps, self.samples = event["step"], event["samples"]
+        self.steps = event.get("step", self.steps)  # another program's log may carry neither
+        self.samples = event.get("samples", self.samples)
         self._clocks.block(event)
 
     def _on_epoch_stop(self, event) -> None:

@@ -1,0 +1,147 @@
+"""Build the tree that is handed in: AI-Rank, MLPerf or GP2BM, from runs to an output directory that is whole or absent.
+
+python -m airank_fast.package --format mlperf runs/resnet50-* runs/bert-* --output submission
+python -m airank_fast.package --format airank runs/resnet50-1gpu runs/resnet50-8gpu --output submission
+python -m airank_fast.package --check submission
+python -m airank_fast.package --optimizer-report --output optimizers.md
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from airank_fast.cli import run_command
+from airank_fast.errors import UserError
+from airank_fast.record import machine
+from airank_fast.rules import trees, verifying
+from airank_fast.rules.findings import ERROR, Finding, worst
+from airank_fast.submission import airank, candidates, mlperf, privacy
+from airank_fast.submission.request import Request
+from airank_fast.submission.system import given_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Build a submission tree from runs, or check one."""
+
+    runs: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=list)
+    """Run directories, or logs of the format."""
+    format: Literal["airank", "mlperf", "gp2bm"] | None = None
+    """Whose tree to build."""
+    output: Path | None = None
+    """Directory to make; absent or empty. With --optimizer-report the file (default: standard output)."""
+    profile: Literal["2020-12", "2021-05"] = "2020-12"
+    """Which of AI-Rank's texts the tree follows."""
+    settings: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = field(default_factory=list)
+    """NAME=VALUE of the system description, e.g. host_storage_type=NVMe; as often as needed."""
+    system: Path | None = None
+    """TOML or JSON file with fields of the system description; --set goes before it."""
+    this_machine: bool = False
+    """The runs were made on this machine: read here what they do not say. Without it, only if they match it."""
+    benchmark: Literal["resnet50", "bert_large"] | None = None
+    """Benchmark of logs that do not say it (AI-Rank's)."""
+    cards: int | None = None
+    """Number of cards of logs that do not say it."""
+    code: Path | None = None
+    """Source of the program that made the runs, where it was not this one."""
+    allow_errors: bool = False
+    """Package logs that the rules refuse; the package says so, with the errors."""
+    allow_names: bool = False
+    """Package logs that name this host, this user or a home folder."""
+    rehearsal: bool = False
+    """Mark every file that a reviewer sees as a rehearsal (演练)."""
+    check: Path | None = None
+    """Check the layout and the checksums of a tree instead, and verify its logs."""
+    optimizer_report: bool = False
+    """Write the optimizer equivalence report instead: equations and measured deviations (needs torch)."""
+
+
+def main() -> int:
+    """Build or check; exit status 1 where the rules refuse."""
+    options = tyro.cli(Options, prog="python -m airank_fast.package", description=__doc__)
+    wanted = [options.format is not None, options.check is not None, options.optimizer_report]
+    if sum(wanted) != 1:
+        raise UserError(f"one of --format, --check and --optimizer-report is required, got {sum(wanted)} of them")
+    if options.optimizer_report:
+        return optimizer_report(options.output)
+    return check(options.check) if options.check is not None else build(options)
+
+
+def build(options: Options) -> int:
+    """Build the tree; 1 if the rules refuse a log, 0 otherwise."""
+    if options.output is None or not options.runs:
+        raise UserError("--format: runs and --output are required with it, got " + ("runs" if options.runs else "none"))
+    log_format = "airank" if options.format == "airank" else "mlperf"
+    chosen = [
+        candidates.read_candidate(path, log_format, options.benchmark, options.cards) for path in options.runs
+    ]
+    candidates.check_distinct(chosen)
+    if not options.rehearsal and any(one.is_rehearsal for one in chosen):
+        raise UserError(f"runs that are no rehearsal are required without --rehearsal, got {candidates.REHEARSAL} runs")
+    if not options.allow_names:
+        privacy.refuse_names(one.log for one in chosen)
+    refused = candidates.refusals(chosen) + (candidates.set_errors(chosen) if log_format == "mlperf" else [])
+    tell(refused)
+    if refused and not options.allow_errors:
+        print(f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages and says so)",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    request = Request(
+        candidates=chosen,
+        given=given_fields(options.settings, options.system),
+        here=machine.facts(),
+        runs_were_here=options.this_machine,
+        allowed=refused,
+        is_rehearsal=options.rehearsal,
+        code=options.code,
+    )
+    if options.format == "airank":
+        tree, manifest = airank.build(request, options.profile)
+    else:
+        tree, manifest = (mlperf.build if options.format == "mlperf" else mlperf.build_gp2bm)(request)
+    tree.write(options.output, manifest)
+    print(f"{options.output}: {len(list(tree))} files, {len(manifest['runs'])} logs; checksums in {trees.SUMS}")
+    return check(options.output, logs=False)
+
+
+def check(directory: Path, logs: bool = True) -> int:
+    """Print the findings about a tree, and with `logs` about its logs; 1 if one of them is an error."""
+    findings = list(trees.check_tree(directory))
+    if logs:
+        findings += [finding for log in trees.logs_of(directory) for finding in verifying.verify(log)]
+    tell(findings)
+    if logs:
+        print(f"{directory}: {sum(one.severity == ERROR for one in findings)} errors, {len(findings)} findings")
+    return int(worst(findings) == ERROR)
+
+
+def tell(findings: list[Finding]) -> None:
+    """Print findings, a line each."""
+    for finding in findings:
+        print(finding, file=sys.stderr)
+
+
+def optimizer_report(output: Path | None) -> int:
+    """Measure the optimizers and write the report; torch is imported here alone."""
+    from airank_fast.optim import equivalence
+    from airank_fast.submission.optimizer_report import markdown
+
+    text = markdown(equivalence.measure(), equivalence.environment())
+    if output is None:
+        print(text, end="")
+        return 0
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output: a file that can be written is required, got {output} ({error.strerror})") from None
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,213 @@
+"""Rehearse a submission in minutes: train full sets on embedded data, then verify, score, report and package them.
+
+python -m airank_fast.rehearse
+python -m airank_fast.rehearse --quick --output rehearsal
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from airank_fast.cli import run_command
+from airank_fast.errors import UserError
+from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS, NUM_RESULTS
+
+WORD = "REHEARSAL (演练)"
+ORG, PLATFORM = "REHEARSAL", "REHEARSAL-machine"
+
+# What a run is given besides its seed. The full one goes to the recipe's own target.
+_RESNET = {
+    "quick": ["--epochs", "1", "--target", "0.02"],
+    "short": ["--epochs", "3", "--target", "0.5"],
+    "full": [],
+}
+_BERT_TINY = ["--warmup-steps", "20", "--eval-samples", "1000"]
+_BERT = {
+    "quick": ["bert-tiny", *_BERT_TINY, "--steps", "60", "--eval-every-samples", "480", "--target", "0.005"],
+    "short": ["bert-tiny", *_BERT_TINY, "--steps", "300", "--eval-every-samples", "800", "--target", "0.03"],
+    "full": ["bert-mini"],
+}
+CHECKERS = ("package_checker", "system_desc_checker", "result_summarizer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Make the full sets of runs on embedded data, and take them through every command and the official checkers."""
+
+    output: Path | None = None
+    """Directory for runs, packages and what each command said. Default: runs/rehearsal-<date>-<time>."""
+    quick: bool = False
+    """As few steps as make a log."""
+    full: bool = False
+    """The embedded recipes to their own targets (a quarter of an hour on two cores)."""
+
+
+@dataclass
+class Step:
+    """A command that was run: what was expected of it, and what it said."""
+
+    name: str
+    command: list[str]
+    expected: str  # in words, with the reason
+    as_expected: bool = False
+    status: int | None = None
+    wall_s: float = 0.0
+    said: str = ""
+
+
+@dataclass
+class Rehearsal:
+    """The steps so far, each with its output as a file in `directory`."""
+
+    directory: Path
+    steps: list[Step] = field(default_factory=list)
+
+    def run(self, name: str, command: list[object], expected: str, fits: Callable[[int, str], bool]) -> Step:
+        """Run a command from the directory; `fits(status, output)` says whether it did what was expected."""
+        step = Step(name, [str(part) for part in command], expected)
+        started = time.monotonic()
+        print(f"{name} ... ", end="", flush=True)
+        done = subprocess.run(step.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        output = done.stdout.decode("utf-8", "replace")
+        step.status, step.wall_s, step.said = done.returncode, time.monotonic() - started, _last_line(output)
+        broken = any(sign in output for sign in ("Traceback (most recent call last)", ": No module named "))
+        step.as_expected = fits(done.returncode, output) and not broken
+        print(f"{step.wall_s:.0f} s, status {step.status}{'' if step.as_expected else ', NOT as expected'}", flush=True)
+        file = self.directory / "said" / f"{len(self.steps):02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"{WORD}\n$ {' '.join(step.command)}\n{output}\nexit status {step.status}\n", encoding="utf-8")
+        self.steps.append(step)
+        return step
+
+    def airank_fast(self, name: str, command: str, *arguments: object, expected: str, fits=None) -> Step:
+        """Run one of our commands; without `fits` it must exit with 0."""
+        fits = fits or (lambda status, output: status == 0)
+        return self.run(name, [sys.executable, "-m", f"airank_fast.{command}", *arguments], expected, fits)
+
+    def official(self, tool: str, target: Path, expected: str, *says: str) -> Step:
+        """Run one of mlperf-logging's checkers; its verdict is in what it prints, its exit status is always 0."""
+        command = [sys.executable, "-m", f"mlperf_logging.{tool}", target, "training", "4.0.0"]
+        if tool == "result_summarizer":
+            command += ["--csv", self.directory / "said" / "summary.csv"]
+        else:
+            command += ["--log_output", self.directory / "said" / f"{tool}.log"]
+        return self.run(f"official {tool}", command, expected, lambda status, output: all(s in output for s in says))
+
+
+def main() -> int:
+    """Rehearse; 1 if a step did something else than what was expected of it."""
+    options = tyro.cli(Options, prog="python -m airank_fast.rehearse", description=__doc__)
+    if options.quick and options.full:
+        raise UserError("--quick: it or --full is required, got both")
+    size = "quick" if options.quick else "full" if options.full else "short"
+    directory = options.output or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"--output: a directory that is absent or empty is required, got {directory}")
+    directory.mkdir(parents=True, exist_ok=True)
+    rehearsal = Rehearsal(directory)
+    resnet, bert = train(rehearsal, size)
+    judge(rehearsal, resnet + bert)
+    package(rehearsal, resnet, bert)
+    (directory / "README.md").write_text(summary(rehearsal.steps), encoding="utf-8")
+    others = [step.name for step in rehearsal.steps if not step.as_expected]
+    print(f"{directory}/README.md: {len(rehearsal.steps)} steps, {len(others)} not as expected"
+          + (f" ({', '.join(others)})" if others else ""))  # fmt: skip
+    return int(bool(others))
+
+
+def train(rehearsal: Rehearsal, size: str) -> tuple[list[Path], list[Path]]:
+    """Make the runs of both benchmarks, as many as MLPerf wants, with seeds of their own."""
+    sets = {"resnet": ["resnet50", *_RESNET[size]], "bert": _BERT[size]}
+    made: dict[str, list[Path]] = {}
+    for benchmark, arguments in sets.items():
+        for seed in range(1, NUM_RESULTS[benchmark] + 1):
+            output = rehearsal.directory / "runs" / f"{benchmark}-{seed}"
+            submission = ["--submission.org", ORG, "--submission.platform", PLATFORM]
+            rehearsal.airank_fast(
+                f"train {benchmark} {seed}", "train", arguments[0], "--amp", *arguments[1:], "--seed", seed,
+                "--output", output, *submission, expected="reaches its target"
+            )  # fmt: skip
+            shutil.rmtree(output / "checkpoints", ignore_errors=True)
+            made.setdefault(benchmark, []).append(output)
+    return made["resnet"], made["bert"]
+
+
+def judge(rehearsal: Rehearsal, runs: list[Path]) -> None:
+    """Verify, score and report."""
+    rehearsal.airank_fast("verify", "verify", *runs, expected="errors: neither data nor targets are the benchmark's",
+                          fits=lambda status, output: status == 1)  # fmt: skip
+    rehearsal.airank_fast("score", "score", *runs, "--own-targets", expected="figures, and that the sets do not count",
+                          fits=lambda status, output: status in (0, 1))  # fmt: skip
+    for language in ("zh", "en"):
+        options = ["--lang", language, "--mark", WORD, "--output", rehearsal.directory / "report"]
+        rehearsal.airank_fast(f"report {language}", "report", *runs, *options, expected="a report, HTML and Markdown")
+
+
+def package(rehearsal: Rehearsal, resnet: list[Path], bert: list[Path]) -> None:
+    """Build every kind of package, check it, and hear the official checkers."""
+    marks = ["--rehearsal", "--allow-errors"]
+    packages = {
+        "gp2bm": (["--format", "gp2bm"], resnet + bert),
+        "airank-2020-12": (["--format", "airank"], [resnet[0], bert[0]]),
+        "airank-2021-05": (["--format", "airank", "--profile", "2021-05"], [resnet[0], bert[0]]),
+    }
+    for name, (arguments, runs) in packages.items():
+        output = rehearsal.directory / "packages" / name
+        call = [*arguments, *marks, "--output", output, *runs]
+        asks = rehearsal.airank_fast(
+            f"package {name}, unasked", "package", *call, expected="builds it, or asks for all it cannot find out",
+            fits=lambda status, output: status == 0 or "fields are required" in output,
+        )  # fmt: skip
+        if asks.status != 0:
+            rehearsal.airank_fast(f"package {name}", "package", *call, *_answers(asks.said), expected="a package")
+        rehearsal.airank_fast(f"check {name}", "package", "--check", output, expected="layout and checksums are right",
+                              fits=lambda status, output: "tree." not in output and status in (0, 1))  # fmt: skip
+    place = rehearsal.directory / "packages" / "gp2bm" / ORG
+    rehearsal.official("package_checker", place, "refuses: below the target of BERT, and faster than the reference",
+                       "10 files do not comply", "RCP Test Failed", "PACKAGE CHECKER FOUND ERRORS")  # fmt: skip
+    rehearsal.official("system_desc_checker", place / "systems" / f"{PLATFORM}.json", "passes", "checker passed")
+    rehearsal.official("result_summarizer", place, "refuses: no run of BERT converges by MLPerf's target",
+                       "Too many non-converging runs")  # fmt: skip
+
+
+def _answers(question: str) -> list[str]:
+    """--set for every field that the package command asked for."""
+    asked = question.partition("got no ")[2].partition(";")[0].split(", ")
+    names = [name for name in asked if name in {*MLPERF_FIELDS, *AIRANK_FIELDS}]
+    values = {name: "1" if name in MLPERF_NUMBERS else f"{WORD}: not stated" for name in names}
+    return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+
+
+def summary(steps: list[Step]) -> str:
+    """README.md of the rehearsal: each step, what was expected, what came."""
+    rows = [
+        f"| {step.name} | {step.expected} | {'yes' if step.as_expected else '**no**'} | {step.status} | "
+        f"{step.wall_s:.0f} | {step.said.replace('|', '/')[:200]} |"
+        for step in steps
+    ]
+    total_s = sum(step.wall_s for step in steps)
+    head = (
+        f"# {WORD}\n\nA whole submission, tried out on embedded data; no result. 演练产物，不是成绩。\n\n"
+        f"{len(steps)} steps, {total_s / 60:.1f} minutes. What each command said, in full: `said/`. The packages: "
+        "`packages/`.\n\n"
+        "| step | expected | as expected | exit status | s | last line |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+if __name__ == "__main__":
+    run_command(main)

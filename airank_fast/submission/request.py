@@ -1,0 +1,136 @@
+"""What a submission is built from, and the parts that every format's tree has: code, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from airank_fast.errors import UserError
+from airank_fast.record import source
+from airank_fast.rules.findings import Finding
+from airank_fast.submission import texts
+from airank_fast.submission.candidates import Candidate
+from airank_fast.submission.privacy import shorten_all
+from airank_fast.submission.system import facts_of_run, is_same_machine
+from airank_fast.submission.tree import Tree
+
+ReportWriter = Callable[[str, list[Candidate], bool], dict[str, str | bytes]]
+"""(title, runs, is it a rehearsal) -> file name -> content."""
+
+# What must be alike in all runs of a package, because one description stands for them.
+_ONE_SYSTEM = ("submitter", "system_name", "division", "status", "host_processor_model_name", "accelerator_model_name",
+               "framework")  # fmt: skip
+
+
+def markdown_report(title: str, runs: list[Candidate], is_rehearsal: bool) -> dict[str, str | bytes]:
+    """The report where no other writer is given: one Markdown file."""
+    return {"report.md": texts.report(title, runs, is_rehearsal)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Runs, and what is known about them besides."""
+
+    candidates: list[Candidate]
+    given: dict[str, str] = field(default_factory=dict)  # see system.given_fields
+    here: dict = field(default_factory=dict)  # the facts of this machine
+    runs_were_here: bool = False  # the packager's word for it
+    allowed: list[Finding] = field(default_factory=list)  # errors that are let through
+    is_rehearsal: bool = False
+    code: Path | None = None  # the source of runs that another program made
+    write_report: ReportWriter = markdown_report
+
+    def facts(self) -> tuple[dict, dict]:
+        """(what the runs say of their system, what this machine adds if it is the one); UserError if runs differ.
+
+        Of several sizes, the counts of nodes and accelerators are those of the largest run.
+        """
+        found: dict = {}
+        for one in sorted(self.candidates, key=lambda one: one.cards or 0):
+            facts = facts_of_run(one.system, one.config)
+            for name in _ONE_SYSTEM:
+                if name not in self.given and name in found and facts.get(name, found[name]) != found[name]:
+                    raise UserError(f"{one.log}: {name} {found[name]!r} is required as in the other runs, "
+                                    f"got {facts[name]!r}")  # fmt: skip
+            found |= facts
+        return found, self.here if self.runs_were_here or is_same_machine(found, self.here) else {}
+
+    def source(self) -> tuple[dict | None, bool]:
+        """(identity of the source that is handed in, whether it is taken from that commit, not as it lies here).
+
+        The identity is None if another program made the runs.
+        """
+        if self.code is not None:
+            return None, False
+        commit = next((one.source["commit"] for one in self.candidates if "commit" in one.source), None)
+        if commit is not None and source.has_commit(commit):
+            return {**source.identity(), "commit": commit, "modified": "0"}, True
+        return source.identity(), False
+
+    def first_line(self) -> str | None:
+        """What is put before a log of a rehearsal: readers of every format pass over it."""
+        return f"# {texts.BANNER}" if self.is_rehearsal else None
+
+
+def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request: Request) -> None:
+    """Add README, commands, recipes and, under source/, the code that ran.
+
+    That is `request.code`, else the commit that the runs recorded, else this checkout or package as it is.
+    """
+    if request.code is None and any(one.run.format != "events" for one in runs):
+        raise UserError("--code: the source that made the runs is required for runs without events.jsonl, got none")
+    identity, is_at_commit = request.source()
+    readme = texts.code_readme(title, runs, identity, request.allowed, request.is_rehearsal)
+    tree.add(f"{folder}/README.md", readme)
+    if script := texts.script(runs, request.is_rehearsal):
+        tree.add(f"{folder}/run_and_time.sh", script)
+    for number, one in enumerate(runs):
+        recipe = {"rehearsal": texts.BANNER} if request.is_rehearsal else {}
+        tree.add_json(f"{folder}/recipes/run_{number}.json", recipe | texts.recipe_of(one))
+    if request.code is not None:
+        for name, path in _files(request.code):
+            tree.copy(f"{folder}/source/{name}", path)
+    elif is_at_commit:
+        for name, content in source.files_of(identity["commit"]):
+            tree.add(f"{folder}/source/{name}", content)
+    else:
+        for name, path in source.files():
+            tree.copy(f"{folder}/source/{name}", path)
+
+
+def _files(root: Path) -> list[tuple[str, Path]]:
+    """Every file below a folder but git's own and compiled Python; UserError if there is none, or a symbolic link."""
+    if not root.is_dir():
+        raise UserError(f"--code: a directory is required, got {root}")
+    skipped = {".git", "__pycache__"}
+    entries = sorted(path for path in root.rglob("*") if not skipped & set(path.relative_to(root).parts))
+    for path in entries:
+        if path.is_symlink():
+            raise UserError(f"--code: files without symbolic links are required, got {path}")
+    files = [(path.relative_to(root).as_posix(), path) for path in entries if path.is_file()]
+    if not files:
+        raise UserError(f"--code: a directory with files is required, got {root}, which holds none")
+    return files
+
+
+def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request) -> dict:
+    """manifest.json: what the package is, which logs it holds with their figures, and what was let through."""
+    entries = []
+    for name, one in logs:
+        summary = one.run.summary
+        entries.append({
+            "log": name,
+            "benchmark": one.benchmark,
+            "cards": one.cards,
+            "seed": one.config.get("seed"),
+            "status": summary["status"],
+            "total_time_s": summary["total_time"],
+        })  # fmt: skip
+    return {
+        "format": form,
+        **({"rehearsal": texts.BANNER} if request.is_rehearsal else {}),
+        "made_by": source.identity(),
+        "runs": entries,
+        "allowed_errors": shorten_all([one.to_json() for one in request.allowed]),
+    }

@@ -1,0 +1,68 @@
+"""The rehearsal's driver, on steps that take no time; whole rehearsals are for `make rehearse`."""
+
+import sys
+
+import pytest
+from submission import synthetic
+
+from airank_fast import rehearse
+from airank_fast.rules.trees import MLPERF_FIELDS
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def test_a_step_is_judged_by_what_was_expected_of_it(tmp_path):
+    rehearsal = rehearse.Rehearsal(tmp_path)
+    refused = rehearsal.run("Refuse it", python("print('no'); exit(1)"), "refuses", lambda status, output: status == 1)
+    passed = rehearsal.run("pass", python("print('yes')"), "refuses", lambda status, output: status == 1)
+    crashed = rehearsal.run("crash", python("1 / 0"), "refuses", lambda status, output: status == 1)
+    missing = rehearsal.airank_fast("miss", "no_such_command", expected="any", fits=lambda status, output: True)
+    assert [step.as_expected for step in (refused, passed, crashed, missing)] == [True, False, False, False]
+    assert (refused.said, passed.status, crashed.said) == ("no", 0, "ZeroDivisionError: division by zero")
+    said = (tmp_path / "said" / "00-refuse-it.txt").read_text()
+    assert said.startswith(rehearse.WORD)
+    assert said.endswith("no\n\nexit status 1\n")
+    text = rehearse.summary(rehearsal.steps)
+    assert text.startswith(f"# {rehearse.WORD}")
+    assert "| Refuse it | refuses | yes | 1 |" in text
+    assert "| pass | refuses | **no** | 0 |" in text
+
+
+def test_what_the_package_command_asks_for_is_answered(tmp_path):
+    """With runs that pass everything: the packages are built, and the official verdicts are not the rehearsal's."""
+    org = {"org": rehearse.ORG, "platform": rehearse.PLATFORM, "division": "closed", "status": "research"}
+    resnet = [synthetic.resnet(tmp_path / f"r{n}", n, submission=org) for n in range(5)]
+    bert = [synthetic.bert(tmp_path / f"b{n}", n, submission=org) for n in range(10)]
+    (tmp_path / "out").mkdir()
+    rehearsal = rehearse.Rehearsal(tmp_path / "out")
+    rehearse.package(rehearsal, resnet, bert)
+    steps = {step.name: step for step in rehearsal.steps}
+    assert steps["package gp2bm, unasked"].status == 2
+    assert steps["package gp2bm"].status == 0
+    assert all(step.as_expected for name, step in steps.items() if "official" not in name)
+    assert steps["official system_desc_checker"].as_expected
+    assert not steps["official package_checker"].as_expected
+    assert not steps["official result_summarizer"].as_expected
+    for path in (tmp_path / "out" / "packages").rglob("*"):
+        if path.is_file() and "source" not in path.parts and path.name not in ("SHA256SUMS", "scaling.json"):
+            assert "REHEARSAL" in path.read_text(), path
+
+
+def test_every_field_that_may_be_asked_has_an_answer():
+    answers = rehearse._answers(f"... got no {', '.join(MLPERF_FIELDS)}; say each with --set NAME=VALUE")
+    assert len(answers) == 2 * 33
+    assert "number_of_nodes=1" in answers
+    assert f"cooling={rehearse.WORD}: not stated" in answers
+    assert rehearse._answers("error: something else") == []
+
+
+@pytest.mark.parametrize("arguments", [["--quick", "--full"], ["--output", "{occupied}"]])
+def test_bad_input_is_one_line(tmp_path, arguments):
+    (tmp_path / "file").write_text("x")
+    done = rehearse.Rehearsal(tmp_path).airank_fast(
+        "bad", "rehearse", *[str(tmp_path) if one == "{occupied}" else one for one in arguments], expected="refuses",
+        fits=lambda status, output: status == 2 and output.count("\n") == 1,
+    )  # fmt: skip
+    assert done.as_expected
