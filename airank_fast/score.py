@@ -25,8 +25,8 @@ from airank_fast.record.events import name_floats
 from airank_fast.record.runs import Run, read_run
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
-from airank_fast.rules import airank_score, scoring
-from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
+from airank_fast.rules import airank_score, rcp, scoring
+from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, RunResult, SetResult
 
 WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
 
@@ -46,7 +46,8 @@ class Options:
     want: list[float] = field(default_factory=list)
     """GP2BM scores to reach: what ResNet or BERT would have to be."""
     rcp: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """Reference convergence points, BENCHMARK=MEAN,MINIMUM in epochs (resnet) or samples (bert)."""
+    """Reference convergence points, BENCHMARK=MEAN,MINIMUM in epochs (resnet) or samples (bert). Default: those of
+    mlperf-logging for the batch size, where it is installed."""
     own_targets: bool = False
     """Judge runs by their own targets, on smaller data and networks too: a rehearsal."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
@@ -128,7 +129,10 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             result = scoring.run_result(run, options.own_targets)
             groups[benchmark.name, result.world_size or 0].append(result)
     groups = dict(sorted(groups.items()))
-    sets = [scoring.set_result(BENCHMARKS[name], group, points.get(name)) for (name, _), group in groups.items()]
+    sets = [
+        scoring.set_result(BENCHMARKS[name], group, points.get(name) or reference_point(name, group))
+        for (name, _), group in groups.items()
+    ]
     minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
     for name in minutes:
         of_name = [each for each in sets if each.benchmark.name == name]
@@ -140,6 +144,13 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
         name: 0 if minutes[name] is not None else counts.get(name, known.num_runs) for name, known in BENCHMARKS.items()
     }
     return sets, score
+
+
+def reference_point(name: str, group: list[RunResult]) -> ReferencePoint | None:
+    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size."""
+    batches = {run.global_batch_size for run in group} - {None}
+    found = rcp.point(name, batches.pop()) if len(batches) == 1 else None
+    return ReferencePoint(found.mean, found.minimum) if found else None
 
 
 def rcp_points(options: Options) -> dict[str, ReferencePoint]:
@@ -226,7 +237,7 @@ def set_text(result: SetResult) -> list[str]:
         lines.append(f"scaled by {result.scaling:.4f}: converged after {result.converged_at:,.10g} {benchmark.unit}, "
                      f"the reference after {result.reference.mean:,.10g}")  # fmt: skip
     elif result.minutes is not None and result.reference is None:
-        lines.append("convergence is not compared: no reference point is given (--rcp)")
+        lines.append("convergence is not compared: no reference point is known (--rcp, or install mlperf-logging)")
     lines += [f"problem: {problem}" for problem in result.problems]
     word = "" if result.valid else "; the set is not valid"
     minutes = "none" if result.minutes is None else f"{result.minutes:.3f} minutes"

@@ -71,6 +71,14 @@ def test_an_incomplete_set_is_status_1_and_says_what_is_missing(sets):
     assert machine["gp2bm"]["missing_runs"] == {"resnet": 0, "bert": 10}
 
 
+def test_reference_points_come_from_mlperf_logging(tmp_path):
+    pytest.importorskip("mlperf_logging")
+    paths = Runs(tmp_path).write("resnet50", [20.0, 21.0, 22.0, 23.0, 24.0], [34, 34, 35, 34, 36])
+    (result,) = json.loads(score(*paths, "--json").stdout)["mlperf"]
+    assert result["reference"]["mean"] == pytest.approx(35.0, abs=0.01)
+    assert result["minutes"] == pytest.approx(22.0 * result["reference"]["mean"] / (103 / 3))
+
+
 def test_a_rehearsal_says_so(sets):
     assert score(*sets[0], "--own-targets").stdout.startswith("REHEARSAL: ")
     assert json.loads(score(*sets[0], "--own-targets", "--json").stdout)["rehearsal"] is True
