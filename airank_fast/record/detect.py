@@ -62,12 +62,13 @@ def _of_head(head: list[str]) -> str | None:
         return "events"
     if {"datetime", "elapsedtime"} <= first.keys() or {"type", "step", "data"} <= first.keys():
         return "dllogger"
-    return "flagperf" if any('"p_whole"' in line for line in head) else None
+    text = "".join(head)
+    return "flagperf" if '"p_whole"' in text and '"trained_samples"' not in text else None  # not our summary.json
 
 
 def _json_object(text: str) -> dict:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

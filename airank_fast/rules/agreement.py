@@ -1,0 +1,151 @@
+"""Do the files of a run directory say what its events say? Each is made again from events.jsonl and compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from airank_fast.errors import UserError
+from airank_fast.record.entries import quote
+from airank_fast.record.events import Event, effective, name_floats
+from airank_fast.record.formats import events, flagperf
+from airank_fast.record.formats.airank import PREFIX, AIRankLog
+from airank_fast.record.formats.mlperf import MLPerfLog
+from airank_fast.record.lines import Lines
+from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
+from airank_fast.record.metrics import Tally
+from airank_fast.rules.findings import ERROR, NOTE, Finding, Rule
+from airank_fast.rules.known import Known
+
+FILES = (AIRANK_FILE, MLPERF_FILE, "flagperf.json", "flagperf.md", "summary.json")
+_SOURCE = "events.jsonl beside it, from which every log is made"
+DISAGREES = Rule(name="run.agreement", severity=ERROR, source=_SOURCE)
+NOT_COMPARED = Rule(name="run.not_compared", severity=NOTE, source=_SOURCE)
+_UNREPORTED = "nothing"  # what stands where a file has a line less
+
+
+def told_by_events(source: Path, known: Known) -> Known:
+    """What the events say that a log beside them does not carry; what the user says goes first."""
+    tally = _tally(source)
+    config = tally.config
+    benchmark = config.get("benchmark") or ""
+    model = "bert" if benchmark.startswith("bert") else benchmark or None
+    profile = (config.get("options") or {}).get("airank_profile")
+    size = config.get("samples_per_epoch") or next(
+        (event.get("train_samples") for event in _events(source) if event["kind"] == "data"), None)  # fmt: skip
+    rate = tally.avg_ips()[0] or 0.0
+    return replace(
+        known,
+        profile=known.profile or (profile if isinstance(profile, str) else None),
+        model=known.model or model,
+        target=tally.target if known.target is None else known.target,
+        target_source="events.jsonl" if known.target is None else known.target_source,
+        samples_per_epoch=known.samples_per_epoch or size or None,
+        warmup_epochs=known.warmup_epochs,
+        epochs=tally.samples / size if size and tally.samples else known.epochs,
+        avg_ips=rate,
+    )
+
+
+def differences(directory: Path) -> dict[str, Iterator[Finding]]:
+    """For each file that is there, the findings about where it differs."""
+    source = directory / "events.jsonl"
+    compare = {
+        AIRANK_FILE: _airank,
+        MLPERF_FILE: _mlperf,
+        "flagperf.json": lambda source, path: _fields(path, flagperf.columns(_tally(source))),
+        "summary.json": lambda source, path: _fields(path, _tally(source).summary()),
+        "flagperf.md": _flagperf_table,
+    }
+    there = {name: function for name, function in compare.items() if (directory / name).is_file()}
+    return {name: function(source, directory / name) for name, function in there.items()}
+
+
+def _events(source: Path) -> Iterator[Event]:
+    return events.parse(Lines(source))
+
+
+def _tally(source: Path) -> Tally:
+    tally = Tally()
+    for event in _events(source):
+        tally.feed(event)
+    return tally
+
+
+def _effective(source: Path) -> Iterable[Event]:
+    """The events that stand, one at a time; of a resumed run a list of them without the times of its steps."""
+    if not any(event["kind"] == "resume" for event in _events(source)):
+        return _events(source)
+    no_times = {name: [] for name in ("loss", "lr", "core_s", "wait_s", "h2d_s")}
+    return effective(event | no_times if event["kind"] == "steps" else event for event in _events(source))
+
+
+def _written(log, source: Path) -> Iterator[str]:
+    """The lines that a log has for these events. Those of a run that did not say how it ended are completed."""
+    for event in _effective(source):
+        yield from log.feed(event)
+    yield from log.close()
+
+
+def _airank(source: Path, path: Path) -> Iterator[Finding]:
+    load_data = any("load_data" in line for line in islice(Lines(path), 2) if PREFIX in line)
+    log = AIRankLog("2021-05" if load_data else "2020-12")
+    yield from _lines(path, _written(log, source), Lines(path), str.strip)
+
+
+def _mlperf(source: Path, path: Path) -> Iterator[Finding]:
+    yield from _lines(path, _written(MLPerfLog(), source), Lines(path), _without_place)
+
+
+def _without_place(line: str):
+    """A line of the MLPerf log without the place in our sources that wrote it, which may move."""
+    try:
+        fields = json.loads(line.partition(":::MLLOG")[2])
+    except (ValueError, RecursionError):
+        return line
+    metadata = fields.get("metadata") if isinstance(fields, dict) else None
+    if isinstance(metadata, dict):
+        fields["metadata"] = {key: value for key, value in metadata.items() if key not in ("file", "lineno")}
+    return json.dumps(fields, sort_keys=True)
+
+
+def _flagperf_table(source: Path, path: Path) -> Iterator[Finding]:
+    expected = [*flagperf.HEADER.split("\n"), flagperf.row(flagperf.columns(_tally(source)))]
+    yield from _lines(path, expected, Lines(path), str.strip)
+
+
+def _lines(path: Path, expected: Iterable[str], found: Iterable[str], meaning) -> Iterator[Finding]:
+    for number, (wanted, line) in enumerate(zip_longest(expected, found), 1):
+        if wanted is None and not line.strip():
+            continue
+        if wanted is None or line is None or (wanted != line and meaning(wanted) != meaning(line)):
+            yield DISAGREES.broken(
+                str(path), number if line is not None else None, _UNREPORTED if line is None else quote(line, 160),
+                f"{_UNREPORTED if wanted is None else quote(wanted, 160)} is what the events say",
+            )  # fmt: skip
+
+
+def _fields(path: Path, expected: dict) -> Iterator[Finding]:
+    """A JSON object, field by field; fields that only one version of this program writes are passed over."""
+    try:
+        found = flagperf.parse_json(Lines(path))
+    except UserError as error:
+        yield DISAGREES.broken(str(path), None, str(error), "the figures of the events are required")
+        return
+    lines = {}
+    for number, line in enumerate(Lines(path), 1):
+        lines.setdefault(line.strip().partition(":")[0].strip('" '), number)
+    for name, wanted in name_floats(expected).items():
+        if name in found and not _same(found[name], wanted):
+            stands, right = (quote(json.dumps(value, ensure_ascii=False), 80) for value in (found[name], wanted))
+            yield DISAGREES.broken(str(path), lines.get(name), f"{name} {stands}", f"{right} is what the events say")
+
+
+def _same(a, b) -> bool:
+    if type(a) in (int, float) and type(b) in (int, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+    return a == b
