@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 from itertools import islice
 
 from airank_fast.errors import UserError
@@ -12,7 +13,9 @@ from airank_fast.record.lines import Lines
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
-_MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": "[PerfLog]"}
+_MARKS = {"airank": "AI-Rank-log ", "mlperf": ":::MLLOG", "perflog": "[PerfLog]"}
+_HEADER_CELL = ("|", "p_whole", "|")  # of a Markdown table, with spaces between
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 _HEAD_LINES = 50
 
 
@@ -36,25 +39,34 @@ def detect(path: str | os.PathLike) -> list[str]:
                 return []
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 found = [name for name, mark in _MARKS.items() if _holds(content, mark)]
+                found += ["flagperf_table"] if _has_cell(content) else []
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: a file that can be read is required, got {reason}") from None
     head = [line for line in islice(Lines(path), _HEAD_LINES) if line.strip()]
-    if not found and (name := _of_head(head)):
-        found.append(name)
-    return found
+    name = _of_head(head)
+    if name == "events":  # whatever its texts say
+        return [name]
+    return found or ([name] if name else [])
 
 
 def _holds(content: mmap.mmap, mark: str) -> bool:
-    return any(content.find(mark.encode(encoding)) >= 0 for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+    return any(content.find(mark.encode(encoding)) >= 0 for encoding in _ENCODINGS)
+
+
+def _has_cell(content: mmap.mmap) -> bool:
+    for encoding in _ENCODINGS:
+        spaces = b"(?:" + re.escape(" ".encode(encoding)) + b")*"
+        pattern = spaces.join(re.escape(part.encode(encoding)) for part in _HEADER_CELL)
+        if re.search(pattern, content):
+            return True
+    return False
 
 
 def _of_head(head: list[str]) -> str | None:
     for line in head:
         if line.startswith(("DLL ", "DLLL ")):
             return "dllogger"
-        if "p_whole" in line and line.count("|") > 2:
-            return "flagperf_table"
     if not head or not head[0].lstrip().startswith("{"):
         return None
     first = _json_object(head[0])

@@ -25,7 +25,7 @@ FILES = (AIRANK_FILE, MLPERF_FILE, "flagperf.json", "flagperf.md", "summary.json
 _SOURCE = "events.jsonl beside it, from which every log is made"
 DISAGREES = Rule(name="run.agreement", severity=ERROR, source=_SOURCE)
 NOT_COMPARED = Rule(name="run.not_compared", severity=NOTE, source=_SOURCE)
-_UNREPORTED = "nothing"  # what stands where a file has a line less
+_NOTHING = "nothing"  # what stands where a file has a line less
 
 
 def told_by_events(source: Path, known: Known) -> Known:
@@ -110,7 +110,7 @@ def _without_place(line: str):
     metadata = fields.get("metadata") if isinstance(fields, dict) else None
     if isinstance(metadata, dict):
         fields["metadata"] = {key: value for key, value in metadata.items() if key not in ("file", "lineno")}
-    return json.dumps(fields, sort_keys=True)
+    return json.dumps(fields)
 
 
 def _flagperf_table(source: Path, path: Path) -> Iterator[Finding]:
@@ -119,14 +119,15 @@ def _flagperf_table(source: Path, path: Path) -> Iterator[Finding]:
 
 
 def _lines(path: Path, expected: Iterable[str], found: Iterable[str], meaning) -> Iterator[Finding]:
+    """The lines whose meaning differs. One that is missing makes all after it differ."""
     for number, (wanted, line) in enumerate(zip_longest(expected, found), 1):
-        if wanted is None and not line.strip():
+        if wanted == line or (wanted is None and not line.strip()):
             continue
-        if wanted is None or line is None or (wanted != line and meaning(wanted) != meaning(line)):
-            yield DISAGREES.broken(
-                str(path), number if line is not None else None, _UNREPORTED if line is None else quote(line, 160),
-                f"{_UNREPORTED if wanted is None else quote(wanted, 160)} is what the events say",
-            )  # fmt: skip
+        right, stands = (None if text is None else meaning(text) for text in (wanted, line))
+        if right != stands:
+            right, stands = (_NOTHING if text is None else quote(text, 200) for text in (right, stands))
+            place = number if line is not None else None
+            yield DISAGREES.broken(str(path), place, stands, f"{right} is what the events say")
 
 
 def _fields(path: Path, expected: dict) -> Iterator[Finding]:
