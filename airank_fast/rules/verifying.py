@@ -26,7 +26,7 @@ BOOKS: dict[str, Callable[[Lines, Known], Iterator[Finding]]] = {
     "flagperf": flagperf.check,
     "flagperf_table": flagperf.check_table,
 }
-# Layouts of submissions: (is this directory one?, its check, which verifies the files in it as well).
+# Layouts of submissions: (is this directory one?, its check). The logs in it are judged by their books besides.
 TREES: list[tuple[Callable[[Path], bool], Callable[[Path, Known], Iterator[Finding]]]] = []
 
 _NOTHING = Known()
@@ -57,9 +57,9 @@ def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding
         yield from _file(path, known)
         return
     found_any = False
-    for item in _below(path):
+    for check, item in _below(path):
         found_any = True
-        yield from _directory(item, known) if item.is_dir() else _file_in_folder(item, known)
+        yield from check(item, known)
     if not found_any:
         raise UserError(f"{path}: a directory with logs of a known format is required, got none in it")
 
@@ -107,10 +107,16 @@ def in_order(findings: Iterator[Finding]) -> Iterator[Finding]:
 # directories
 
 
-def _below(path: Path) -> Iterator[Path]:
-    """What a directory holds that can be judged: trees and run directories as such, else files, in order."""
-    if any(is_tree(path) for is_tree, _ in TREES) or (path / "events.jsonl").is_file():
-        yield path
+_Check = Callable[[Path, Known], Iterator[Finding]]
+
+
+def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
+    """What a directory holds that can be judged, in order: its own layout, run directories as such, files."""
+    for is_tree, check in TREES:
+        if is_tree(path):
+            yield check, path
+    if (path / "events.jsonl").is_file():
+        yield _run_directory, path
         return
     try:
         items = sorted(path.iterdir())
@@ -122,7 +128,7 @@ def _below(path: Path) -> Iterator[Path]:
         if item.is_dir():
             yield from _below(item)
         elif item.is_file() and item.suffix not in _PROGRAMS and _is_known(item):
-            yield item
+            yield _file_in_folder, item
 
 
 def _is_known(path: Path) -> bool:
@@ -137,14 +143,6 @@ def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:
         yield from _file(path, known)
     except UserError as error:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")
-
-
-def _directory(path: Path, known: Known) -> Iterator[Finding]:
-    for is_tree, check in TREES:
-        if is_tree(path):
-            yield from check(path, known)
-            return
-    yield from _run_directory(path, known)
 
 
 def _run_directory(path: Path, known: Known) -> Iterator[Finding]:

@@ -214,9 +214,14 @@ def test_a_tree_has_its_own_check(tmp_path, monkeypatch):
         yield RULE.broken(str(path), None, "a tree", known.profile)
 
     (tmp_path / "Baidu").mkdir()
+    (tmp_path / "Baidu" / "GPUx1.log").write_text(GOOD)
     monkeypatch.setattr(verifying, "TREES", [(lambda path: path.name == "Baidu", check)])
-    assert short(findings(tmp_path, profile="2021-05")) == [("error", "test.rule", None)]
-    assert short(findings(tmp_path / "Baidu", profile="2021-05")) == [("error", "test.rule", None)]
+    for path in (tmp_path, tmp_path / "Baidu"):
+        found = [
+            (finding.path.removeprefix(f"{tmp_path}/"), finding.rule) for finding in findings(path, profile="2021-05")
+        ]
+        assert found[0] == ("Baidu", "test.rule")
+        assert ("Baidu/GPUx1.log", "airank.load_data") in found
 
 
 def test_findings_as_json_hold_every_field(tmp_path):

@@ -65,11 +65,12 @@ def row(run: dict) -> str:
     """`table_row` of the dictionary that `flagperf` gives."""
     nodes, devices = run["nnodes"], run["nproc"]
     devices_name = f"{devices}卡" if devices > 1 else "单卡"
-    name = f"{run['device']}{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
+    name = f"{' '.join(str(run['device']).split())}{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
     memory = "" if run["mem_used"] is None else f"{run['mem_used']:.1f}/{run['mem_total']:.1f}"
     accuracy = "" if run["acc"] is None else f"{run['acc']:.1%}"
     figures = [_figure(run[key]) for key in _FIGURES]
-    return f"| {' | '.join([name, run['precision'] or '', run['fix_hp'], *figures, accuracy, memory])} |"
+    cells = [name, run["precision"] or "", run["fix_hp"], *figures, accuracy, memory]
+    return f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in cells)} |"
 
 
 def _figure(value: float | None) -> str:
@@ -151,9 +152,13 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
         troubles.append(Trouble("config", f"configuration {quote(cell['config'])}", "<device>单机8卡（1x8）"))
         run |= dict.fromkeys(("device", "config", "nnodes", "nproc"))
     else:
-        said = [_DIGIT_OF.get(word) or int(word) if word else None for word in named.group(2, 3)]
+        device, nodes_word, devices_word = named[1].strip(), named[2], named[3]
         nodes, devices = int(named[4]), int(named[5])
-        run |= {"device": named[1].strip(), "nnodes": nodes, "nproc": devices, "config": f"{nodes}x{devices}"}
+        if nodes_word and nodes_word.isdecimal() and nodes_word.endswith(named[4]):  # A10016机: 16 of A100
+            device += nodes_word.removesuffix(named[4])
+            nodes_word = named[4]
+        said = [_DIGIT_OF.get(word) or int(word) if word else None for word in (nodes_word, devices_word)]
+        run |= {"device": device, "nnodes": nodes, "nproc": devices, "config": f"{nodes}x{devices}"}
         run |= {"nodes_said": said[0], "devices_said": said[1]}
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
     run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
