@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-import mmap
 import os
 import re
 from itertools import islice
+from typing import BinaryIO
 
 from airank_fast.errors import UserError
-from airank_fast.record.lines import Lines
+from airank_fast.record.lines import BLOCK_BYTES, Lines
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
-_MARKS = {"airank": "AI-Rank-log ", "mlperf": ":::MLLOG", "perflog": "[PerfLog]"}
-_HEADER_CELL = ("|", "p_whole", "|")  # of a Markdown table, with spaces between
-_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+# What stands in a file of the format, behind whatever a launcher puts before each line.
+_MARKS = {
+    "airank": ("AI-Rank-log ",),
+    "mlperf": (":::MLLOG",),
+    "perflog": ("[PerfLog]",),
+    "flagperf_table": ("p_whole",),  # if it is a cell
+    "dllogger": ("DLL 20", "DLLL {"),
+}
+_CELL = ("|", "p_whole", "|")  # with spaces between
+_EDGE_BYTES = 256  # of a block, that are searched with the next one too
 _HEAD_LINES = 50
 
 
@@ -30,16 +38,12 @@ def detect(path: str | os.PathLike) -> list[str]:
     perflog         FlagPerf's [PerfLog] lines
     dllogger        NVIDIA DLLogger, text (`DLL 2020-...`) or JSON lines (`DLLL {...}`)
 
-    Searches the whole file for marks without reading it into memory. UserError if it cannot be read.
+    Searches the whole file for marks, a block at a time. UserError if it cannot be read.
     """
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                return []
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = [name for name, mark in _MARKS.items() if _holds(content, mark)]
-                found += ["flagperf_table"] if _has_cell(content) else []
+            found = _marks_in(file)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: a file that can be read is required, got {reason}") from None
@@ -50,17 +54,21 @@ def detect(path: str | os.PathLike) -> list[str]:
     return found or ([name] if name else [])
 
 
-def _holds(content: mmap.mmap, mark: str) -> bool:
-    return any(content.find(mark.encode(encoding)) >= 0 for encoding in _ENCODINGS)
-
-
-def _has_cell(content: mmap.mmap) -> bool:
-    for encoding in _ENCODINGS:
-        spaces = b"(?:" + re.escape(" ".encode(encoding)) + b")*"
-        pattern = spaces.join(re.escape(part.encode(encoding)) for part in _HEADER_CELL)
-        if re.search(pattern, content):
-            return True
-    return False
+def _marks_in(file: BinaryIO) -> list[str]:
+    """The formats whose mark stands somewhere in the file."""
+    block = file.read(BLOCK_BYTES)
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(block[:2], "utf-8")
+    sought = {name: [mark.encode(encoding) for mark in marks] for name, marks in _MARKS.items()}
+    spaces = b"(?:" + re.escape(" ".encode(encoding)) + b"){0,40}"
+    cell = re.compile(spaces.join(re.escape(part.encode(encoding)) for part in _CELL))
+    while block and sought:
+        found = [name for name, marks in sought.items() if any(mark in block for mark in marks)]
+        for name in found:
+            if name != "flagperf_table" or cell.search(block):
+                del sought[name]
+        new = file.read(BLOCK_BYTES)
+        block = new and block[-_EDGE_BYTES:] + new
+    return [name for name in _MARKS if name not in sought]
 
 
 def _of_head(head: list[str]) -> str | None:
