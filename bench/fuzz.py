@@ -48,8 +48,8 @@ def main() -> int:
     if options.save:
         import harness
 
-        harness.append("fuzz", "atheris", inputs=inputs, seconds=seconds, crashes=crashes, seed=options.seed,
-                       targets=results, atheris=version)  # fmt: skip
+        facts = {"inputs": inputs, "seconds": seconds, "crashes": crashes, "targets": results, "atheris": version}
+        harness.append("fuzz", f"atheris, seed {options.seed}", **facts)
     return int(crashes > 0)
 
 

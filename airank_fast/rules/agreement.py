@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -28,80 +28,73 @@ NOT_COMPARED = Rule(name="run.not_compared", severity=NOTE, source=_SOURCE)
 _NOTHING = "nothing"  # what stands where a file has a line less
 
 
-def told_by_events(source: Path, known: Known) -> Known:
-    """What the events say that a log beside them does not carry; what the user says goes first."""
-    tally = _tally(source)
-    config = tally.config
-    benchmark = config.get("benchmark") or ""
-    model = "bert" if benchmark.startswith("bert") else benchmark or None
-    profile = (config.get("options") or {}).get("airank_profile")
-    size = config.get("samples_per_epoch") or next(
-        (event.get("train_samples") for event in _events(source) if event["kind"] == "data"), None)  # fmt: skip
-    rate = tally.avg_ips()[0] or 0.0
-    return replace(
-        known,
-        profile=known.profile or (profile if isinstance(profile, str) else None),
-        model=known.model or model,
-        target=tally.target if known.target is None else known.target,
-        target_source="events.jsonl" if known.target is None else known.target_source,
-        samples_per_epoch=known.samples_per_epoch or size or None,
-        warmup_epochs=known.warmup_epochs,
-        epochs=tally.samples / size if size and tally.samples else known.epochs,
-        avg_ips=rate,
-    )
+class Story:
+    """What the events of a run directory say in all, read once."""
+
+    def __init__(self, source: Path):
+        self.source = source
+        self.tally = Tally()
+        self.train_samples: int | None = None
+        self.resumed = False
+        for event in self.events():
+            self.tally.feed(event)
+            self.resumed = self.resumed or event["kind"] == "resume"
+            if event["kind"] == "data" and self.train_samples is None:
+                self.train_samples = event.get("train_samples")
+
+    def events(self) -> Iterator[Event]:
+        """All of them, one at a time."""
+        return events.parse(Lines(self.source))
+
+    def effective(self) -> Iterable[Event]:
+        """Those that stand; of a resumed run a list, without the times of its steps."""
+        if not self.resumed:
+            return self.events()
+        no_times = {name: [] for name in ("loss", "lr", "core_s", "wait_s", "h2d_s")}
+        return effective(event | no_times if event["kind"] == "steps" else event for event in self.events())
+
+    def known(self, known: Known) -> Known:
+        """What the events say that a log beside them does not carry; what the user says goes first."""
+        tally, config = self.tally, self.tally.config
+        benchmark = config.get("benchmark") or ""
+        profile = (config.get("options") or {}).get("airank_profile")
+        size = config.get("samples_per_epoch") or self.train_samples
+        return replace(
+            known,
+            profile=known.profile or (profile if isinstance(profile, str) else None),
+            model=known.model or ("bert" if benchmark.startswith("bert") else benchmark or None),
+            target=tally.target if known.target is None else known.target,
+            target_source="events.jsonl" if known.target is None else known.target_source,
+            samples_per_epoch=known.samples_per_epoch or size or None,
+            epochs=tally.samples / size if size and tally.samples else known.epochs,
+            avg_ips=tally.avg_ips()[0] or 0.0,
+        )
 
 
-def differences(directory: Path) -> dict[str, Iterator[Finding]]:
-    """For each file that is there, the findings about where it differs."""
-    source = directory / "events.jsonl"
-    compare = {
-        AIRANK_FILE: _airank,
-        MLPERF_FILE: _mlperf,
-        "flagperf.json": lambda source, path: _fields(path, flagperf.columns(_tally(source))),
-        "summary.json": lambda source, path: _fields(path, _tally(source).summary()),
-        "flagperf.md": _flagperf_table,
-    }
-    there = {name: function for name, function in compare.items() if (directory / name).is_file()}
-    return {name: function(source, directory / name) for name, function in there.items()}
+def differences(story: Story, path: Path) -> Iterator[Finding]:
+    """The findings about where one of FILES says other than the events."""
+    if path.name == AIRANK_FILE:
+        load_data = any("load_data" in line for line in islice(Lines(path), 2) if PREFIX in line)
+        yield from _lines(path, _written(AIRankLog("2021-05" if load_data else "2020-12"), story), str.strip)
+    elif path.name == MLPERF_FILE:
+        yield from _lines(path, _written(MLPerfLog(), story), _without_place)
+    elif path.name == "flagperf.md":
+        row = flagperf.row(flagperf.columns(story.tally))
+        yield from _lines(path, [*flagperf.HEADER.split("\n"), row], str.strip)
+    elif path.name == "flagperf.json":
+        yield from _fields(path, flagperf.columns(story.tally))
+    else:
+        yield from _fields(path, story.tally.summary())
 
 
-def _events(source: Path) -> Iterator[Event]:
-    return events.parse(Lines(source))
-
-
-def _tally(source: Path) -> Tally:
-    tally = Tally()
-    for event in _events(source):
-        tally.feed(event)
-    return tally
-
-
-def _effective(source: Path) -> Iterable[Event]:
-    """The events that stand, one at a time; of a resumed run a list of them without the times of its steps."""
-    if not any(event["kind"] == "resume" for event in _events(source)):
-        return _events(source)
-    no_times = {name: [] for name in ("loss", "lr", "core_s", "wait_s", "h2d_s")}
-    return effective(event | no_times if event["kind"] == "steps" else event for event in _events(source))
-
-
-def _written(log, source: Path) -> Iterator[str]:
+def _written(log, story: Story) -> Iterator[str]:
     """The lines that a log has for these events. Those of a run that did not say how it ended are completed."""
-    for event in _effective(source):
+    for event in story.effective():
         yield from log.feed(event)
     yield from log.close()
 
 
-def _airank(source: Path, path: Path) -> Iterator[Finding]:
-    load_data = any("load_data" in line for line in islice(Lines(path), 2) if PREFIX in line)
-    log = AIRankLog("2021-05" if load_data else "2020-12")
-    yield from _lines(path, _written(log, source), Lines(path), str.strip)
-
-
-def _mlperf(source: Path, path: Path) -> Iterator[Finding]:
-    yield from _lines(path, _written(MLPerfLog(), source), Lines(path), _without_place)
-
-
-def _without_place(line: str):
+def _without_place(line: str) -> str:
     """A line of the MLPerf log without the place in our sources that wrote it, which may move."""
     try:
         fields = json.loads(line.partition(":::MLLOG")[2])
@@ -113,14 +106,9 @@ def _without_place(line: str):
     return json.dumps(fields)
 
 
-def _flagperf_table(source: Path, path: Path) -> Iterator[Finding]:
-    expected = [*flagperf.HEADER.split("\n"), flagperf.row(flagperf.columns(_tally(source)))]
-    yield from _lines(path, expected, Lines(path), str.strip)
-
-
-def _lines(path: Path, expected: Iterable[str], found: Iterable[str], meaning) -> Iterator[Finding]:
+def _lines(path: Path, expected: Iterable[str], meaning: Callable[[str], str]) -> Iterator[Finding]:
     """The lines whose meaning differs. One that is missing makes all after it differ."""
-    for number, (wanted, line) in enumerate(zip_longest(expected, found), 1):
+    for number, (wanted, line) in enumerate(zip_longest(expected, Lines(path)), 1):
         if wanted == line or (wanted is None and not line.strip()):
             continue
         right, stands = (None if text is None else meaning(text) for text in (wanted, line))

@@ -8,52 +8,39 @@ the wrong reading) gets warnings; errors are for what no reading of the document
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 
 from airank_fast.record.entries import BROKEN, Entry
 from airank_fast.record.events import Event
 from airank_fast.record.formats import airank
 from airank_fast.record.lines import Lines
+from airank_fast.rules.airank_figures import Figures, rule
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.known import Known
 from airank_fast.rules.targets import TARGETS
 
-_SOURCE = "AI-Rank docs/software/train.md, 日志格式要求"
 _SOURCE_2021 = "AI-Rank docs/software/train.md (2021-05-28), 日志格式要求"
 
-
-def _rule(name: str, severity: str, source: str = _SOURCE) -> Rule:
-    return Rule(name=f"airank.{name}", severity=severity, source=source)
-
-
-LINE = _rule("line", ERROR)
-PREFIX = _rule("prefix", NOTE)
-TIMESTAMP = _rule("timestamp", WARNING)
-TIME_ORDER = _rule("time_order", WARNING)
-ORDER = _rule("order", ERROR)
-MISSING = _rule("missing", ERROR)
-ACCURACY = _rule("accuracy", ERROR)
-EPOCHS = _rule("epochs", ERROR)
-CADENCE = _rule("cadence", WARNING)
-UNIT = _rule("unit", WARNING)
-TARGET = _rule("target", WARNING)
-TARGET_TIME = _rule("target_quality_time", ERROR)
-TOTAL_TIME = _rule("total_use_time", ERROR)
-AVG_IPS = _rule("avg_ips", ERROR)
-LOAD_DATA = _rule("load_data", ERROR, _SOURCE_2021)
+LINE = rule("line", ERROR)
+PREFIX = rule("prefix", NOTE)
+TIMESTAMP = rule("timestamp", WARNING)
+TIME_ORDER = rule("time_order", WARNING)
+ORDER = rule("order", ERROR)
+MISSING = rule("missing", ERROR)
+ACCURACY = rule("accuracy", ERROR)
+EPOCHS = rule("epochs", ERROR)
+CADENCE = rule("cadence", WARNING)
+TARGET = rule("target", WARNING)
+LOAD_DATA = rule("load_data", ERROR, _SOURCE_2021)
 _ODD = {
     BROKEN: LINE,
-    "ranks": _rule("ranks", WARNING),
-    "interleaved": _rule("interleaved", WARNING),
-    "full_width": _rule("full_width", WARNING),
+    "ranks": rule("ranks", WARNING),
+    "interleaved": rule("interleaved", WARNING),
+    "full_width": rule("full_width", WARNING),
     "milliseconds": TIMESTAMP,
     "whole_seconds": TIMESTAMP,
     "per_cent": ACCURACY,
 }
-_CLOCK_S = 0.0015  # a difference of two timestamps that are rounded to the ms
-_IPS_TOLERANCE = 0.01  # the last batch of an epoch may reach into the next, and eval lines are all that is timed
-_COUNTED = ("images", "samples", "videos")
 
 
 def check(lines: Lines, known: Known) -> Iterator[Finding]:
@@ -64,28 +51,17 @@ def check(lines: Lines, known: Known) -> Iterator[Finding]:
     yield from book.finish()
 
 
-class _Book:
+class _Book(Figures):
     """Follows a log entry by entry. What is kept does not grow with the log."""
 
     def __init__(self, path: str, known: Known):
-        self.path, self.known = path, known
-        self.profile = known.profile or "2020-12"
+        super().__init__(path, known)
         self.last_t = -math.inf
-        self.first: dict[str, tuple[int, Event]] = {}  # of each kind of entry: its line and event
         self.dash: bool | None = None
         self.mixed = False
         self.num_evaluations = 0
-        self.scale = 1.0  # 0.01 for a log that writes accuracies in per cent
-        self.best = -math.inf  # accuracy before the last evaluation
-        self.last: tuple[int, Event] | None = None  # evaluation
-        self.reached: tuple[int, Event] | None = None  # the first evaluation at the target
         self.spacing: float | None = None
         self.off_cadence: tuple[int, float] | None = None  # a step off the cadence, until another follows
-        self.rounding = 0.0  # half of the last digit of the figure at hand
-        self.warm: tuple[float, float] | None = None  # when the last warm-up epoch ended: not before, not after
-
-    def _broken(self, rule: Rule, line: int | None, found: str, required: str, severity=None) -> Finding:
-        return rule.broken(self.path, line, found, required, severity)
 
     def feed(self, entry: Entry) -> Iterator[Finding]:
         number, event, troubles, text = entry
@@ -107,8 +83,7 @@ class _Book:
         if name == "data" and self.known.profile is None:
             self.profile = "2021-05"
         if event["kind"] == "figure":
-            self.rounding = _half_digit(event, text)
-            yield from self._figure(number, event)
+            yield from self.figure(number, event, text)
 
     def _form(self, number: int, text: str) -> Iterator[Finding]:
         """`- AI-Rank-log` or `AI-Rank-log`, the same in every line."""
@@ -221,136 +196,6 @@ class _Book:
         elif step != self.spacing:
             self.off_cadence = number, step
 
-    # figures
-
-    def _figure(self, number: int, event: Event) -> Iterator[Finding]:
-        yield from self._unit(number, event)
-        if not (math.isfinite(event["value"]) and event["value"] >= 0):
-            rule = {"avg_ips": AVG_IPS, "total_use_time": TOTAL_TIME}.get(event["name"], TARGET_TIME)
-            yield self._broken(rule, number, f"{event['name']} {event['value']}", "a finite number is required")
-        elif event["name"] == "target_quality_time":
-            yield from self._target_time(number, event)
-        elif event["name"] == "total_use_time":
-            yield from self._total_time(number, event)
-        else:
-            yield from self._avg_ips(number, event)
-
-    def _unit(self, number: int, event: Event) -> Iterator[Finding]:
-        unit = event["unit"]
-        if event["name"] != "avg_ips":
-            if unit != "sec":
-                severity = None if unit in ("", "s", "secs", "second", "seconds") else ERROR
-                yield self._broken(UNIT, number, f"{event['name']} in {unit or 'no unit'}", "sec is required", severity)
-            return
-        counted, slash, time = unit.partition("/")
-        if not slash or time not in ("sec", "s", "second"):
-            severity = ERROR if slash else None
-            yield self._broken(UNIT, number, f"avg_ips in {unit or 'no unit'}", "images/sec is required", severity)
-        elif time != "sec" or counted not in _COUNTED:
-            wanted = ", ".join(f"{name}/sec" for name in _COUNTED)
-            yield self._broken(UNIT, number, f"avg_ips in {unit}", f"{wanted} are the usual units", NOTE)
-
-    def _target_time(self, number: int, event: Event) -> Iterator[Finding]:
-        begin, stated = self._begin(), event["value"]
-        goal = self.known.goal(self.profile)
-        at = self.reached if goal else self.last
-        if begin is None:
-            return
-        if at is None:
-            found = (
-                f"target_quality_time, but no evaluation reached {goal.accuracy:g} before it"
-                if goal
-                else ("target_quality_time before any evaluation")
-            )
-            yield self._broken(TARGET_TIME, number, found, "an evaluation at the target before it is required")
-            return
-        if goal is None and at[1]["accuracy"] * self.scale <= self.best:
-            yield self._broken(
-                TARGET_TIME, number, f"the evaluation before it (line {at[0]}) is no better than an earlier one",
-                "this line right after the first evaluation at the target is required",
-            )  # fmt: skip
-        by_definition, by_own = at[1]["t"] - begin, event["t"] - begin
-        tolerance = _CLOCK_S + self.rounding
-        if abs(stated - by_definition) <= tolerance:
-            return
-        required = (
-            f"{by_definition:.3f} s is required: the timestamp of the evaluation "
-            + (f"that first reached {goal.accuracy:g}" if goal else "before it")
-            + f" (line {at[0]}) minus that of test_begin"
-        )
-        if abs(stated - by_own) <= tolerance:
-            found = f"target_quality_time {stated:g} s, which is this line's own timestamp minus test_begin's"
-            yield self._broken(TARGET_TIME, number, found, required, WARNING)
-        else:
-            yield self._broken(TARGET_TIME, number, f"target_quality_time {stated:g} s", required)
-
-    def _total_time(self, number: int, event: Event) -> Iterator[Finding]:
-        total_s = self._total_s()
-        if total_s is not None and abs(event["value"] - total_s) > _CLOCK_S + self.rounding:
-            yield self._broken(
-                TOTAL_TIME, number, f"total_use_time {event['value']:g} s",
-                f"{total_s:.3f} s is required: the timestamp of test_finish minus that of test_begin",
-            )  # fmt: skip
-
-    def _avg_ips(self, number: int, event: Event) -> Iterator[Finding]:
-        known, stated, total_s = self.known, event["value"], self._total_s()
-        if known.avg_ips is not None:
-            if abs(stated - known.avg_ips) > self.rounding + 1e-6 * stated:
-                yield self._broken(
-                    AVG_IPS, number, f"avg_ips {stated:g}", f"{known.avg_ips:.3f} is what the events give"
-                )
-            return
-        if total_s is None or total_s <= 0 or self.last is None:
-            return
-        warmup, size = known.warmup_epochs or 0, known.epoch_size()
-        epochs = (known.epochs or self.last[1]["epoch"]) - warmup
-        spans = self._timed_spans(total_s)
-        if size is None:
-            implied = f", which implies {stated * total_s / epochs:.1f} samples an epoch" if epochs > 0 else ""
-            yield self._broken(
-                AVG_IPS, number, f"avg_ips {stated:g} over {epochs:g} epochs in {total_s:.3f} s{implied}",
-                "not checked: the log does not carry the samples of an epoch; --samples-per-epoch or --model resnet50, "
-                "and --warmup-epochs", NOTE,
-            )  # fmt: skip
-            return
-        if epochs <= 0 or spans is None:
-            yield self._broken(AVG_IPS, number, f"avg_ips {stated:g} with {warmup} warm-up epochs",
-                               "epochs after the warm-up are required")  # fmt: skip
-            return
-        slowest, fastest = (epochs * size / span for span in spans)
-        if slowest * (1 - _IPS_TOLERANCE) <= stated <= fastest * (1 + _IPS_TOLERANCE):
-            return
-        wanted = f"{slowest:.1f}" if fastest - slowest < 0.1 else f"{slowest:.1f} to {fastest:.1f}"
-        sure = known.samples_per_epoch is not None and known.warmup_epochs is not None
-        implied = stated * sum(spans) / 2 / epochs
-        yield self._broken(
-            AVG_IPS, number, f"avg_ips {stated:g}, which implies {implied:.1f} samples an epoch",
-            f"{wanted} is required: {epochs:g} epochs of {size} samples in {total_s:.3f} s"
-            + (f", {warmup} warm-up epochs left out" if sure else
-               ", if no warm-up is left out; --samples-per-epoch and --warmup-epochs say it exactly"),
-            ERROR if sure else WARNING,
-        )  # fmt: skip
-
-    def _timed_spans(self, total_s: float) -> tuple[float, float] | None:
-        """Seconds from the end of the warm-up to test_finish, at most and at least."""
-        if not self.known.warmup_epochs:
-            return total_s, total_s
-        if self.warm is None:
-            return None
-        end = self.first["run_stop"][1]["t"]
-        longest, shortest = (end - t for t in self.warm)
-        return (longest, shortest) if shortest > 0 else None
-
-    def _begin(self) -> float | None:
-        return self.first["run_start"][1]["t"] if "run_start" in self.first else None
-
-    def _total_s(self) -> float | None:
-        return (
-            None
-            if not {"run_start", "run_stop"} <= self.first.keys()
-            else self.first["run_stop"][1]["t"] - self._begin()
-        )
-
     # what is only known at the end
 
     def finish(self) -> Iterator[Finding]:
@@ -370,8 +215,8 @@ class _Book:
         yield from self._target_reached()
         asked = TARGETS.get((self.profile, self.known.model))
         if asked is not None and self.known.target not in (None, asked.accuracy):
-            rule = Rule(name=TARGET.name, severity=WARNING, source=asked.source)
-            yield self._broken(rule, None, f"a target of {self.known.target:g} ({self.known.target_source})",
+            asked_by = Rule(name=TARGET.name, severity=WARNING, source=asked.source)
+            yield self._broken(asked_by, None, f"a target of {self.known.target:g} ({self.known.target_source})",
                                f"{asked.accuracy:g} is required of {self.known.model}")  # fmt: skip
 
     def _target_reached(self) -> Iterator[Finding]:
@@ -385,15 +230,15 @@ class _Book:
                                f"not checked: {options}", NOTE)  # fmt: skip
         elif self.reached is not None and not told:
             number, event = self.reached
-            rule = Rule(name=MISSING.name, severity=ERROR, source=goal.source)
+            asked_by = Rule(name=MISSING.name, severity=ERROR, source=goal.source)
             yield self._broken(
-                rule, number, f"eval_accuracy {event['accuracy']:g} without target_quality_time",
+                asked_by, number, f"eval_accuracy {event['accuracy']:g} without target_quality_time",
                 f"target_quality_time after the evaluation that reached {goal.accuracy:g} is required",
             )  # fmt: skip
         elif self.reached is None and self.num_evaluations:
             best = max(self.best, self.last[1]["accuracy"] * self.scale)
-            rule = Rule(name=TARGET.name, severity=WARNING, source=goal.source)
-            yield self._broken(rule, None, f"no evaluation reached {goal.accuracy:g}, the best is {best:g}",
+            asked_by = Rule(name=TARGET.name, severity=WARNING, source=goal.source)
+            yield self._broken(asked_by, None, f"no evaluation reached {goal.accuracy:g}, the best is {best:g}",
                                "Time2train of this run is '-'")  # fmt: skip
 
 
@@ -405,9 +250,3 @@ _REQUIRED = {
     "avg_ips": "avg_ips",
 }
 _CLOSING = {"run_stop", "total_use_time", "avg_ips"}
-
-
-def _half_digit(event: Event, text: str) -> float:
-    """Half of the last decimal place in which a figure is printed: what rounding may have taken from it."""
-    digits = re.search(event["name"] + r"\s*\S\s*[-+]?\d+(?:\.(\d{0,15}))?", text)
-    return 0.5 * 10.0 ** -len(digits[1] or "") if digits else 0.0

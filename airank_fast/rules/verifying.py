@@ -150,17 +150,23 @@ def _run_directory(path: Path, known: Known) -> Iterator[Finding]:
     source = path / "events.jsonl"
     found = list(in_order(check_file(source, ["events"], known)))
     yield from found
-    sound = not any(finding.severity == ERROR and finding.rule in events.FORM_RULES for finding in found)
-    told = agreement.told_by_events(source, known) if sound else known
-    differences = agreement.differences(path) if sound else {}
-    if not sound:
+    if any(finding.severity == ERROR and finding.rule in events.FORM_RULES for finding in found):
         yield agreement.NOT_COMPARED.broken(str(source), None, "events that are broken", "sound events are required")
-    for name in agreement.FILES:
-        if not (path / name).is_file():
-            continue
-        try:
-            formats = [known_format for known_format in detect(path / name) if known_format in BOOKS]
-            checked = list(check_file(path / name, formats, told)) if formats else []
-        except UserError as error:
-            checked = [_READABLE.broken(str(path / name), None, str(error), "a file that can be read is required")]
-        yield from in_order(iter([*checked, *differences.get(name, [])]))
+        story, told = None, known
+    else:
+        story = agreement.Story(source)
+        told = story.known(known)
+    for log in (path / name for name in agreement.FILES):
+        if log.is_file():
+            yield from in_order(_beside_events(log, story, told))
+
+
+def _beside_events(path: Path, story: agreement.Story | None, told: Known) -> Iterator[Finding]:
+    try:
+        formats = [name for name in detect(path) if name in BOOKS]
+        if formats:
+            yield from check_file(path, formats, told)
+        if story is not None:
+            yield from agreement.differences(story, path)
+    except UserError as error:
+        yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")

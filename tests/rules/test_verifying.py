@@ -174,7 +174,7 @@ def test_broken_events_are_not_compared_with(tmp_path):
 
 
 def test_the_logs_are_judged_with_what_the_events_know(tmp_path):
-    known = agreement.told_by_events(write_run(tmp_path / "run", target=0.77) / "events.jsonl", Known(model="bert"))
+    known = agreement.Story(write_run(tmp_path / "run", target=0.77) / "events.jsonl").known(Known(model="bert"))
     assert (known.target, known.target_source, known.model) == (0.77, "events.jsonl", "bert")
     assert known.samples_per_epoch == 1000
     assert known.epochs == pytest.approx(79 * 64 / 1000)
