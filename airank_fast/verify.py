@@ -77,7 +77,7 @@ def _verify(options: Options, known: Known) -> int:
         try:
             for finding in verifying.verify(path, known):
                 counts[finding.severity] += 1
-                print(json.dumps(finding.to_json(), ensure_ascii=False) if options.json else finding)
+                print(json.dumps(finding.to_json()) if options.json else finding)
         except UserError as error:
             unusable = True
             print("error:", " ".join(str(error).split()), file=sys.stderr)

@@ -61,7 +61,7 @@ def target_names() -> list[str]:
 
 def run_target(name: str, runs: int, seed: int) -> dict:
     """Fuzz one target in a process of its own; its counts."""
-    from fuzz_targets import SEEDS
+    from fuzz_targets import SEEDS, clean_up
 
     corpus = KEPT / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,9 @@ def run_target(name: str, runs: int, seed: int) -> dict:
                "-rss_limit_mb=1024",
                f"-max_len={MAX_INPUT_BYTES}", f"-artifact_prefix={KEPT}/{name}-", str(corpus)]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, capture_output=True, env=environment, check=False)
-    text = done.stderr.decode(errors="replace")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    text = process.communicate()[1].decode(errors="replace")
+    clean_up(process.pid)
     finished = re.search(r"Done (\d+) runs in (\d+) second", text)
     counted = [int(count) for count in re.findall(r"^#(\d+)", text, flags=re.MULTILINE)]
     covered = re.findall(r"cov: (\d+)", text)
@@ -81,7 +82,7 @@ def run_target(name: str, runs: int, seed: int) -> dict:
         "inputs": int(finished[1]) if finished else max(counted, default=0),
         "seconds": int(finished[2]) if finished else None,
         "edges": int(covered[-1]) if covered else None,
-        "crashes": int(done.returncode != 0 or finished is None),
+        "crashes": int(process.returncode != 0 or finished is None),
     }
     print(" ".join(f"{key}={value}" for key, value in result.items()), flush=True)
     if result["crashes"]:

@@ -5,9 +5,11 @@ listed: a new one is fuzzed from its first day.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import pkgutil
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,9 +28,21 @@ _SPLIT = b"\n\0airank.log\0\n"  # between the files of a run directory, in one i
 
 
 def _scratch() -> Path:
-    """A directory of this process in memory, where there is one."""
+    """A directory of this process, in memory where there is one; see `clean_up` for a process that is killed."""
+    path = _scratch_of(os.getpid())
+    path.mkdir(exist_ok=True)
+    atexit.register(clean_up, os.getpid())
+    return path
+
+
+def _scratch_of(pid: int) -> Path:
     memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if os.access(memory, os.W_OK) else None))
+    return (memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())) / f"airank-fuzz-{pid}"
+
+
+def clean_up(pid: int) -> None:
+    """Remove what a process left behind."""
+    shutil.rmtree(_scratch_of(pid), ignore_errors=True)
 
 
 _DIRECTORY = _scratch()

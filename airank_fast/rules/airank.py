@@ -87,7 +87,7 @@ class _Book(Figures):
 
     def _form(self, number: int, text: str) -> Iterator[Finding]:
         """`- AI-Rank-log` or `AI-Rank-log`, the same in every line."""
-        dash = text.partition(airank.PREFIX)[0].rstrip().endswith("-")
+        dash = text[: text.find(airank.PREFIX)].rstrip().endswith("-")
         if self.dash is None:
             self.dash = dash
             if dash and self.known.avg_ips is None:  # not of our own runs

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from airank_fast.record.events import Event
+from airank_fast.record.formats.airank import MAX_STATEMENT
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.known import Known
 
@@ -182,5 +183,5 @@ class Figures:
 
 def _half_digit(event: Event, text: str) -> float:
     """Half of the last decimal place in which a figure is printed: what rounding may have taken from it."""
-    digits = re.search(event["name"] + r"\s*\S\s*[-+]?\d+(?:\.(\d{0,15}))?", text)
+    digits = re.search(event["name"] + r"\s*\S\s*[-+]?\d+(?:\.(\d{0,15}))?", text[:MAX_STATEMENT])
     return 0.5 * 10.0 ** -len(digits[1] or "") if digits else 0.0

@@ -1,6 +1,7 @@
 """From a path to findings: files by content and in any state, run directories against their events, folders."""
 
 import json
+import time
 import tracemalloc
 
 import pytest
@@ -91,6 +92,31 @@ def test_what_is_held_does_not_grow_with_the_findings(tmp_path):
 def test_findings_come_in_the_order_of_lines_and_those_of_the_file_last():
     told = [RULE.broken("log", line, "found", "required") for line in (7, None, 2, 5, 2)]
     assert [finding.line for finding in verifying.in_order(iter(told))] == [2, 2, 5, 7, None]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        " " * 1_000_000 + "x AI-Rank-log 1.5 test_begin",
+        "- " * 500_000 + "AI-Rank-log 1.5 test_begin",
+        "0" * 1_000_000 + ": AI-Rank-log 1.5 test_begin",
+        "AI-Rank-log 1.5 eval_accuracy:0.5" + " " * 1_000_000 + "x",
+        "AI-Rank-log " + "1" * 1_000_000,
+        "AI-Rank-log 1.5 avg_ips:" + "1" * 1_000_000,
+        "AI-Rank-log 1.5 avg_ips:1images/sec " * 30_000,
+        "|" + " " * 1_000_000 + "p_whole | p_train | p_core |",
+        "| p_whole | p_train | p_core |\n|" + " 9" * 400_000,
+        '{"t":1,"kind":"x","value":' + "9" * 1_000_000 + "}",
+        '{"p_whole":' + "9" * 1_000_000 + "}",
+    ],
+    ids=range(11),
+)
+def test_a_line_of_a_mebibyte_takes_no_longer_than_it_must(tmp_path, line):
+    begin = time.process_time()
+    for name in verifying.BOOKS:
+        (tmp_path / "log").write_text(line + "\n")
+        list(verifying.check_file(tmp_path / "log", [name], Known()))
+    assert time.process_time() - begin < 5
 
 
 # run directories

@@ -26,9 +26,11 @@ PROFILES = ("2020-12", "2021-05")
 
 PREFIX = "AI-Rank-log"
 
-_START = re.compile(  # what may stand before the prefix: a rank and a dash
-    r"\s*(?:(?:\[(?:\d+,)?(?:rank|default|worker)? *(?P<bracket>\d{1,9})\](?:<std(?:out|err)>)?|"
-    r"(?:rank *)?(?P<bare>\d{1,9})) *[:>|])?\s*-?\s*$",
+MAX_STATEMENT = 1000  # characters of a line that are looked at: what stands behind them is other output
+
+_START = re.compile(  # what may stand before the prefix, without the spaces around it: a rank and a dash
+    r"(?:(?:\[(?:\d+,)?(?:rank|default|worker)? *(?P<bracket>\d{1,9})\](?:<std(?:out|err)>)?|"
+    r"(?:rank *)?(?P<bare>\d{1,9})) {0,9}[:>|])? {0,9}-?$",
     re.ASCII | re.IGNORECASE,
 )
 _TIMESTAMP = re.compile(r"[\s:]+(\d{1,20}(?:\.\d{0,20})?)(?=\s)", re.ASCII)
@@ -124,8 +126,10 @@ def read(lines: Iterable[str]) -> Iterator[Entry]:
             continue
         for piece in line.split("\r"):
             before, *statements = piece.split(PREFIX)
-            start = _START.match(before)
+            before = before.strip()
+            start = _START.match(before) if len(before) <= 40 else None
             for index, statement in enumerate(statements):
+                text = (before if index == 0 else "") + PREFIX + statement
                 if index + 1 < len(statements):
                     statement = statement.rstrip(" -")
                 if start is None and not _TIMESTAMP.match(statement):
@@ -136,13 +140,13 @@ def read(lines: Iterable[str]) -> Iterator[Entry]:
                 if rank != first_rank and rank is not None:
                     if not told:
                         told = True
-                        yield Entry(number, None, (_other_rank(rank, first_rank),), piece.strip())
+                        yield Entry(number, None, (_other_rank(rank, first_rank),), text)
                     continue
                 event, troubles = _understand(statement)
                 if start is None or index:
-                    found = before.strip() if start is None else PREFIX + statements[index - 1]
+                    found = PREFIX + statements[index - 1] if index else before
                     troubles.insert(0, Trouble("interleaved", f"{quote(found)} on the same line", "a line of its own"))
-                yield Entry(number, event, tuple(troubles), piece.strip())
+                yield Entry(number, event, tuple(troubles), text)
 
 
 def _other_rank(rank: str, first: str) -> Trouble:
@@ -152,6 +156,7 @@ def _other_rank(rank: str, first: str) -> Trouble:
 def _understand(statement: str) -> tuple[Event | None, list[Trouble]]:
     """The event of what stands behind the prefix, and what was odd about it."""
     troubles = []
+    statement = statement[:MAX_STATEMENT]
     plain = statement.translate(_FULL_WIDTH)
     if plain != statement:
         troubles.append(Trouble("full_width", f"full-width punctuation in {quote(statement.strip())}", "ASCII"))
