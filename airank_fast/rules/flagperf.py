@@ -32,10 +32,12 @@ RATES = _rule("rates")
 E2E_TIME = _rule("e2e_time")
 ACCURACY = _rule("acc")
 MEMORY = _rule("mem")
-_ODD = {BROKEN: LINE, "columns": COLUMNS, "cell": CELL, "config": CONFIG}
+_ODD = {BROKEN: LINE, "columns": COLUMNS, "cell": CELL, "config": CONFIG, "fraction": ACCURACY}
+_NO_ERRORS = {"fraction": WARNING}  # tables of other models than ResNet-50 have their own measures
 
 PRECISIONS = ("fp32", "amp", "fp16")
 _MORE_PRECISIONS = ("tf32", "bf16")  # in FlagPerf's later tables, not in this document
+_RATES = ("p_core", "p_train", "p_whole")  # the fastest first
 _LONGEST_INIT_S = 600.0  # e2e_time is the total time, initialisation and no more
 _NUMBERS = ("e2e_time", "p_whole", "p_train", "p_core", "acc", "mem_used", "mem_total", "nnodes", "nproc")
 
@@ -45,7 +47,9 @@ def check_table(lines: Lines, known: Known) -> Iterator[Finding]:
     num_rows = 0
     for number, run, troubles, _ in flagperf.read_table(lines):
         for trouble in troubles:
-            yield _ODD[trouble.kind].broken(lines.path, number, trouble.found, f"{trouble.required} is required")
+            severity = NOTE if trouble.found == "no column acc" else _NO_ERRORS.get(trouble.kind)
+            required = f"{trouble.required} is required"
+            yield _ODD[trouble.kind].broken(lines.path, number, trouble.found, required, severity)
         if run is not None:
             num_rows += 1
             badly_formed = {trouble.found.split()[0] for trouble in troubles}
@@ -83,6 +87,9 @@ class _Run:
     def check(self, told: set[str]) -> Iterator[Finding]:
         """`told`: figures that already have a finding and count as blank."""
         yield from self._configuration()
+        if all(self.run.get(name) is None for name in (*_RATES, "e2e_time", "acc")) and not told:
+            yield self._broken(MISSING, "a configuration without figures", "rates are required once it was run", NOTE)
+            return
         yield from self._precision()
         yield from self._presence(told)
         yield from self._rates()
@@ -102,8 +109,12 @@ class _Run:
                 CONFIG, f"config {quote(str(run.get('config')), 30)}", f"{nodes:g}x{devices:g} is required"
             )
         for name, number, word in (("nodes_said", nodes, "机"), ("devices_said", devices, "卡")):
-            if run.get(name) not in (None, number):
-                yield self._broken(CONFIG, f"{run[name]}{word} beside {run['config']}", f"{number}{word} is required")
+            said = run.get(name)
+            if said not in (None, number):
+                severity = WARNING if name == "devices_said" and said == nodes * devices else None
+                yield self._broken(
+                    CONFIG, f"{said}{word} beside {run['config']}", f"{number}{word} is required", severity
+                )
 
     def _precision(self) -> Iterator[Finding]:
         precision = self.run.get("precision")
@@ -121,7 +132,7 @@ class _Run:
         end."""
         names = ("e2e_time", "acc", "p_whole", "p_train", "p_core", "fix_hp")
         blank = {name for name in names if self.run.get(name) is None}
-        for name in ("p_whole", "p_train", "p_core"):
+        for name in _RATES:
             if name in blank - told:
                 yield self._broken(MISSING, f"no {name}", f"{name} is required")
         if "fix_hp" in blank:
@@ -135,7 +146,7 @@ class _Run:
             yield self._broken(MISSING, "no mem", "used/total in GiB is required", WARNING)
 
     def _rates(self) -> Iterator[Finding]:
-        rates = [(name, self.run[name]) for name in ("p_core", "p_train", "p_whole") if self.run.get(name) is not None]
+        rates = [(name, self.run[name]) for name in _RATES if self.run.get(name) is not None]
         for (faster, high), (slower, low) in pairwise(rates):
             if high < low:
                 yield self._broken(

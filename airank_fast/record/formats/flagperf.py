@@ -104,6 +104,7 @@ def _fix_hp(config: Event, world_size: int) -> str:
 # Back from text. A run is read as the dictionary that `flagperf` gives, as far as the text carries it.
 
 MAX_JSON_LINES = 10_000
+_BLANK = ("", "/", "-", "\\", "N/A")
 _DIGIT_OF = {"单": 1, "一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "八": 8}
 _CONFIG = re.compile(
     r"^(.*?)(?:([单一两二三四八]|\d{1,6})机)?(?:([单一两二三四八]|\d{1,6})卡)? *"
@@ -120,7 +121,8 @@ def read_table(lines: Iterable[str]) -> Iterator[Entry]:
 
     An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_said` and
     `devices_said` are what the name of the configuration says in words (两机8卡: 2 and 8). Kinds of trouble
-    beside BROKEN: cell (one that does not have its column's form; its value is None), config.
+    beside BROKEN: columns, config, cell (one that does not have its column's form; its value is None), fraction
+    (accuracy is not in per cent).
     """
     columns_at: dict[str, int] | None = None
     for number, line in enumerate(lines, 1):
@@ -134,7 +136,7 @@ def read_table(lines: Iterable[str]) -> Iterator[Entry]:
             columns_at["config"] = 0
             missing = [name for name in COLUMNS if name not in cells]
             if missing:
-                trouble = Trouble("columns", f"no column {', '.join(missing)}", "FlagPerf's columns")
+                trouble = Trouble("columns", f"no column {', '.join(missing)}", "each of FlagPerf's columns")
                 yield Entry(number, None, (trouble,))
         elif columns_at is not None and not re.fullmatch(r"[|\s:-]+", text):
             yield _row(number, text, cells, columns_at)
@@ -162,7 +164,10 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
         run |= {"nodes_said": said[0], "devices_said": said[1]}
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
     run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
-    per_cent = _cell(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%")
+    if _DECIMAL.fullmatch(cell.get("acc", "")) and float(cell["acc"]) <= 1:
+        troubles.append(Trouble("fraction", f"acc {cell['acc']}", "per cent, like 75.0%,"))
+        cell["acc"] = f"{float(cell['acc']) * 100:.10f}%"
+    per_cent = _cell(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%,")
     memory = _cell(_MEMORY, "mem", cell, troubles, "used/total in GiB, like 5.8/40.0")
     run |= {"acc": None if per_cent is None else round(per_cent / 100, 12)}
     run |= dict(zip(("mem_used", "mem_total"), memory or (None, None), strict=True))
@@ -172,7 +177,7 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
 def _cell(pattern: re.Pattern, name: str, cell: dict[str, str], troubles: list[Trouble], required: str):
     """The number in a cell, a pair if the pattern has two; None if it is blank or of another form."""
     text = cell.get(name, "")
-    if text in ("", "/", "-"):
+    if text in _BLANK:
         return None
     match = pattern.fullmatch(text)
     if match is None:
