@@ -49,17 +49,19 @@ class Options:
 
     def known(self) -> Known:
         """The facts among the options; UserError for one that cannot be."""
-        _require(self.target is None or 0 < self.target <= 1, "target", "a fraction in (0, 1]", self.target)
+        _require(self.target is None or 0 < self.target <= 1, "--target", "a fraction in (0, 1]", self.target)
         for name, least in (("samples_per_epoch", 1), ("warmup_epochs", 0), ("epochs", 0)):
             value = getattr(self, name)
-            _require(value is None or least <= value <= 10**12, name, f"at least {least}", value)
+            option = f"--{name.replace('_', '-')}"
+            _require(value is None or least <= value <= 10**12, option, f"at least {least}", value)
         names = ("profile", "model", "target", "samples_per_epoch", "warmup_epochs", "epochs")
         return Known(**{name: getattr(self, name) for name in names})
 
 
 def main() -> int:
     """Print every finding; 1 if one of them is an error, 2 if a path could not be used."""
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m airank_fast.verify", description=__doc__)
+    _require(bool(options.paths), "paths", "at least one file or directory", "none")
     known = options.known()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file's name may be anything
@@ -88,7 +90,7 @@ def _verify(options: Options, known: Known) -> int:
 
 def _require(condition: bool, option: str, wanted: str, got: object) -> None:
     if not condition:
-        raise UserError(f"--{option.replace('_', '-')}: must be {wanted}, got {got}")
+        raise UserError(f"{option}: must be {wanted}, got {got}")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ def test_json_lines_and_a_run_directory(tmp_path):
 
 def test_options_that_cannot_be(tmp_path):
     (tmp_path / "log").write_text(GOOD)
+    done = verify()
+    assert (done.returncode, done.stderr) == (2, "error: paths: must be at least one file or directory, got none\n")
     for option, value in (("--target", "75.9"), ("--samples-per-epoch", "0"), ("--warmup-epochs", "-1")):
         done = verify(tmp_path / "log", option, value)
         assert done.returncode == 2
