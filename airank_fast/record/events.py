@@ -18,7 +18,7 @@ start of the run, over all ranks; steps are numbered from 1):
                    began
     epoch_stop     epoch, step, samples
     steps          first_step, num_steps, samples (in these steps), loss, lr, core_s, wait_s, h2d_s: rank 0's,
-                   one number a step; written before the block_stop, epoch_stop, checkpoint they lead to
+                   one number a step; written before the block_stop or checkpoint they lead to
     eval_start     epoch, step, samples
     eval_stop      epoch, step, samples, correct, counted (images; of BERT masked tokens), accuracy
     checkpoint     step, path, duration_s
@@ -100,9 +100,12 @@ def _float_names(value):
 
 def from_line(line: bytes) -> Event:
     """The event of one line; ValueError if it is not one."""
-    event = json.loads(line)
+    try:
+        event = json.loads(line)
+    except RecursionError:
+        raise ValueError("an object is required, got brackets too deep to read") from None
     t, kind = (event.get("t"), event.get("kind")) if isinstance(event, dict) else (None, None)
-    if type(t) not in (int, float) or type(kind) is not str:
+    if type(t) not in (int, float) or not abs(t) < 1e12 or type(kind) is not str:
         raise ValueError("an object with a number 't' and a string 'kind' is required")
     return _float_names(event) if b'nan"' in line or b'inf"' in line else event
 

@@ -15,6 +15,8 @@ from airank_fast.rules.findings import ERROR, WARNING, Finding
 from airank_fast.rules.mlperf import Log
 from airank_fast.rules.mlperf_rules import is_number, short
 
+PATTERN = "result_*.txt"  # logs of a result, by the names that the package checker wants
+
 # Of a run that did not converge, of which a set may hold one.
 _NOT_CONVERGED = {rules.STATUS.name, rules.TARGET.name}
 _MAY_DIFFER = {"init_stop", "run_start", "run_stop", "train_samples"}  # BERT's train_samples: those to converge
@@ -22,14 +24,9 @@ _OF_THE_SYSTEM = (*rules.SUBMISSION_KEYS, "eval_samples")
 
 
 def is_result(path: Path) -> bool:
-    """Whether a directory holds the logs of a result, by the names that the package checker wants."""
-    first = next(iter(sorted(path.glob("result_*.txt"))), None) if path.is_dir() else None
+    """Whether a directory holds the logs of a result, by their names."""
+    first = next(iter(sorted(path.glob(PATTERN))), None) if path.is_dir() else None
     return first is not None and "mlperf" in detect(first)
-
-
-def check_result(path: Path, known: object = None) -> Iterator[Finding]:
-    """What concerns the logs of a directory together, where each is judged by itself besides."""
-    yield from judge_set([mlperf.read(each) for each in sorted(path.glob("result_*.txt"))], os.fspath(path))
 
 
 def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") -> Iterator[Finding]:

@@ -1,32 +1,187 @@
-"""Which rule book judges what: a path to the findings of every book that concerns it."""
+"""Which rule book judges what: a path to the findings of every book that concerns it.
+
+A file is what stands in it; a file that holds several formats is judged by the book of each. A directory is a
+submission tree (rules/trees.py), the logs of an MLPerf result, a run directory (events.jsonl, and the logs made
+from it), or a folder of such.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from airank_fast.errors import UserError
-from airank_fast.record.detect import FORMATS, detect
+from airank_fast.record.detect import detect
 from airank_fast.record.lines import Lines
-from airank_fast.rules import mlperf
-from airank_fast.rules.findings import Finding
+from airank_fast.rules import agreement, airank, events, flagperf, mlperf, mlperf_set, trees
+from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
+from airank_fast.rules.known import Known
 
-# Format of a file (see record/detect.py) -> its book: check(lines) yields findings.
-BOOKS: dict[str, Callable[[Lines], Iterator[Finding]]] = {"mlperf": mlperf.check}
+# Format of a file (see record/detect.py) -> its book: check(lines, known) yields findings.
+BOOKS: dict[str, Callable[[Lines, Known], Iterator[Finding]]] = {
+    "events": events.check,
+    "airank": airank.check,
+    "mlperf": mlperf.check,
+    "flagperf": flagperf.check,
+    "flagperf_table": flagperf.check_table,
+}
+_NOTHING = Known()
+MOST_OF_A_RULE = 20  # findings of one rule in one file
+_FILE = "what every reader of a log expects"
+_STATES = {  # oddities of record/lines.py
+    "bom": (NOTE, "a byte order mark", "plain UTF-8 is the usual form"),
+    "utf16": (WARNING, "UTF-16", "UTF-8 is required by most readers (PowerShell: Out-File -Encoding utf8)"),
+    "crlf": (NOTE, "lines end with CRLF", "LF is the usual form"),
+    "not_utf8": (WARNING, "bytes that are not UTF-8", "UTF-8 is required"),
+    "nul": (WARNING, "NUL characters", "text is required: this is a hole left by a crash, or a binary file"),
+    "long": (NOTE, "a line of more than 1 MiB, of which the rest was not read", "shorter lines are required"),
+    "cut_off": (NOTE, "the last line has no end", "a newline is the usual form: the log may have been cut off"),
+}
+_READABLE = Rule(name="file.readable", severity=WARNING, source=_FILE)
+# In folders these are passed over: programs quote lines of logs.
+_PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
 
 
-def verify(path: str | os.PathLike) -> Iterator[Finding]:
-    """The findings about a file, a run directory or a submission tree.
+def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding]:
+    """The findings about a file, a run directory, a submission tree or a folder of such; of a file in the order of
+    its lines, those about the file as a whole last.
 
     UserError if the path cannot be read or holds nothing that a book knows.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: a file is required, got a directory")
-    formats = detect(path)
+    if not path.is_dir():
+        yield from _file(path, known)
+        return
+    found_any = False
+    for check, item in _below(path):
+        found_any = True
+        yield from check(item, known)
+    if not found_any:
+        raise UserError(f"{path}: a directory with logs of a known format is required, got none in it")
+
+
+def _file(path: Path, known: Known) -> Iterator[Finding]:
+    if not path.is_file():
+        raise UserError(f"{path}: a file or a directory is required, got {'neither' if path.exists() else 'no such'}")
+    formats = [name for name in detect(path) if name in BOOKS]
     if not formats:
-        raise UserError(f"{path}: a file in one of the formats {', '.join(FORMATS)} is required, got none of them")
+        raise UserError(f"{path}: a file in one of the formats {', '.join(BOOKS)} is required, got none of them")
+    yield from in_order(check_file(path, formats, known))
+
+
+def check_file(path: Path, formats: list[str], known: Known) -> Iterator[Finding]:
+    """What the books of these formats find in a file, and what state it is in."""
+    lines = Lines(path)
     for name in formats:
-        if name in BOOKS:
-            yield from BOOKS[name](Lines(path))
+        yield from BOOKS[name](lines, known)
+    for oddity, number in lines.oddities.items():
+        severity, found, required = _STATES[oddity]
+        rule = Rule(name=f"file.{oddity}", severity=severity, source=_FILE)
+        yield rule.broken(lines.path, number, found, required)
+
+
+def in_order(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings about one file by line, at most MOST_OF_A_RULE of each rule and severity; of the others, their
+    number. So what is held does not grow with the file."""
+    kept: list[Finding] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    last: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        kind = finding.rule, finding.severity
+        counts[kind] += 1
+        if counts[kind] <= MOST_OF_A_RULE:
+            kept.append(finding)
+        else:
+            last[kind] = finding
+    for kind, finding in last.items():
+        more = f"{counts[kind] - MOST_OF_A_RULE} more of this rule, the last: {finding.found}"
+        kept.append(Finding(finding.severity, finding.path, finding.line, finding.rule, finding.source, more,
+                            finding.required))  # fmt: skip
+    yield from sorted(kept, key=lambda finding: (finding.line is None, finding.line or 0))
+
+
+# directories
+
+
+_Check = Callable[[Path, Known], Iterator[Finding]]
+
+
+def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
+    """What a directory holds that can be judged, in order: of a submission its layout and its logs, and nothing of the
+    programs and documents in it; else results, run directories and files."""
+    if trees.is_tree(path):
+        yield _layout, path
+        logs = trees.logs_of(path)
+        for folder in dict.fromkeys(log.parent for log in logs):
+            if mlperf_set.is_result(folder):
+                yield _result, folder
+        yield from ((_file_in_folder, log) for log in logs if not mlperf_set.is_result(log.parent))
+        return
+    if (path / "events.jsonl").is_file():
+        yield _run_directory, path
+        return
+    try:
+        items = sorted(path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: a directory that can be read is required, got {error.strerror}") from None
+    is_result = mlperf_set.is_result(path)
+    if is_result:
+        yield _result, path
+    for item in items:
+        if item.name.startswith(".") or item.is_symlink() or (is_result and item.match(mlperf_set.PATTERN)):
+            continue
+        if item.is_dir():
+            yield from _below(item)
+        elif item.is_file() and item.suffix not in _PROGRAMS and _is_known(item):
+            yield _file_in_folder, item
+
+
+def _is_known(path: Path) -> bool:
+    try:
+        return any(name in BOOKS for name in detect(path))
+    except UserError:
+        return True  # and say so
+
+
+def _layout(path: Path, _: Known) -> Iterator[Finding]:
+    yield from trees.check_tree(path)
+
+
+def _result(path: Path, _: Known) -> Iterator[Finding]:
+    yield from mlperf_set.check_set(sorted(path.glob(mlperf_set.PATTERN)), path)
+
+
+def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:
+    try:
+        yield from _file(path, known)
+    except UserError as error:
+        yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")
+
+
+def _run_directory(path: Path, known: Known) -> Iterator[Finding]:
+    """The events, each log beside them by its own book, and each against what the events say."""
+    source = path / "events.jsonl"
+    found = list(in_order(check_file(source, ["events"], known)))
+    yield from found
+    if any(finding.severity == ERROR and finding.rule in events.FORM_RULES for finding in found):
+        yield agreement.NOT_COMPARED.broken(str(source), None, "events that are broken", "sound events are required")
+        story, told = None, known
+    else:
+        story = agreement.Story(source)
+        told = story.known(known)
+    for log in (path / name for name in agreement.FILES):
+        if log.is_file():
+            yield from in_order(_beside_events(log, story, told))
+
+
+def _beside_events(path: Path, story: agreement.Story | None, told: Known) -> Iterator[Finding]:
+    try:
+        formats = [name for name in detect(path) if name in BOOKS]
+        if formats:
+            yield from check_file(path, formats, told)
+        if story is not None:
+            yield from agreement.differences(story, path)
+    except UserError as error:
+        yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")

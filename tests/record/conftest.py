@@ -66,7 +66,7 @@ class Story:
         self.emit("init_stop")
         self.emit("run_start")
         self.pause(0.3)
-        self.emit("data", train_samples=1000, eval_samples=200, classes=10, source="made up", corrupt_files=[])
+        self.emit("data", train_samples=1000, eval_samples=10000, classes=10, source="made up", corrupt_files=[])
         return self
 
     def resume(self, step):

@@ -120,7 +120,7 @@ def test_parse_gives_back_the_events_that_the_log_carries(tell):
     real = next(e for e in events if e["kind"] == "run_config")
     names = ["benchmark", "seed", "global_batch_size", "gradient_accumulation_steps", "reported"]
     assert {name: config[name] for name in names} == {name: real[name] for name in names}
-    assert (config["train_samples"], config["eval_samples"]) == (1000, 200)
+    assert (config["train_samples"], config["eval_samples"]) == (1000, 10000)
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,23 @@ import re
 from collections.abc import Iterable, Iterator
 
 from airank_fast.errors import UserError
+from airank_fast.record.entries import BROKEN, Entry, Trouble, quote, strict
 from airank_fast.record.events import Event
 from airank_fast.record.metrics import Tally
 
 PROFILES = ("2020-12", "2021-05")
 
-_LINE = re.compile(r"^\s*(?:- *)?AI-Rank-log\s+(\d+(?:\.\d+)?)\s+(.*?)\s*$")
-_EVALUATION = re.compile(r"^eval_accuracy: *([^,\s]+) *, *total_epoch_cnt: *(\d+)$")
-_FIGURE = re.compile(r"^(target_quality_time|total_use_time|avg_ips): *([-+.\deE]+|nan|inf) *(\S*)$")
-_LOAD_DATA = re.compile(r"^load_data *, *checksum: *(\S+)$")
+PREFIX = "AI-Rank-log"
+
+MAX_STATEMENT = 1000  # characters of a line that are looked at: what stands behind them is other output
+
+_START = re.compile(  # what may stand before the prefix, without the spaces around it: a rank and a dash
+    r"(?:(?:\[(?:\d+,)?(?:rank|default|worker)? *(?P<bracket>\d{1,9})\](?:<std(?:out|err)>)?|"
+    r"(?:rank *)?(?P<bare>\d{1,9})) {0,9}[:>|])? {0,9}-?$",
+    re.ASCII | re.IGNORECASE,
+)
+_TIMESTAMP = re.compile(r"[\s:]+(\d{1,20}(?:\.\d{0,20})?)(?=\s)", re.ASCII)
+_FULL_WIDTH = str.maketrans("：，．％", ":,.%")
 
 
 class AIRankLog:
@@ -101,42 +109,105 @@ def _line(t: float, text: str) -> str:
     return f"- AI-Rank-log {t:.3f} {text}"
 
 
-def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """Lines of a log, ours or another program's, back to events; other lines are passed over.
+def read(lines: Iterable[str]) -> Iterator[Entry]:
+    """What the lines of a log say, ours or another program's; lines without the prefix are passed over.
 
     run_start, eval_stop {accuracy, epoch}, run_stop and data {checksum}. What the log *states* rather than
     what happened comes as `figure` {name: target_quality_time | total_use_time | avg_ips, value, unit}.
-    A line with the prefix that says nothing known: UserError with its number.
+
+    Read where a person would: behind a progress bar's carriage return, behind a rank (`0: `, `[rank0]: `), with
+    full-width punctuation, in milliseconds, in per cent. Of a log that several ranks write, the one that speaks
+    first is read. Kinds of trouble beside BROKEN: ranks, interleaved, full_width, milliseconds, whole_seconds,
+    per_cent.
     """
+    first_rank, told = None, False
     for number, line in enumerate(lines, 1):
-        match = _LINE.match(line)
-        if match is None:
+        if PREFIX not in line:
             continue
-        t, text = float(match[1]), match[2]
-        if text == "test_begin":
-            yield {"t": t, "kind": "run_start"}
-        elif text == "test_finish":
-            yield {"t": t, "kind": "run_stop"}
-        elif evaluation := _EVALUATION.match(text):
-            yield {"t": t, "kind": "eval_stop", **_accuracy(evaluation, number)}
-        elif figure := _FIGURE.match(text):
-            yield {"t": t, "kind": "figure", **_figure(figure, number)}
-        elif load_data := _LOAD_DATA.match(text):
-            yield {"t": t, "kind": "data", "checksum": load_data[1]}
-        else:
-            raise UserError(f"line {number}: a line of the AI-Rank log is required, got {text!r}")
+        for piece in line.split("\r"):
+            before, *statements = piece.split(PREFIX)
+            before = before.strip()
+            start = _START.match(before) if len(before) <= 40 else None
+            for index, statement in enumerate(statements):
+                text = (before if index == 0 else "") + PREFIX + statement
+                if index + 1 < len(statements):
+                    statement = statement.rstrip(" -")
+                if start is None and not _TIMESTAMP.match(statement):
+                    continue  # a sentence about the log
+                rank = start and (start["bracket"] or start["bare"])
+                if rank is not None and first_rank is None:
+                    first_rank = rank
+                if rank != first_rank and rank is not None:
+                    if not told:
+                        told = True
+                        yield Entry(number, None, (_other_rank(rank, first_rank),), text)
+                    continue
+                event, troubles = _understand(statement)
+                if start is None or index:
+                    found = PREFIX + statements[index - 1] if index else before
+                    troubles.insert(0, Trouble("interleaved", f"{quote(found)} on the same line", "a line of its own"))
+                yield Entry(number, event, tuple(troubles), text)
 
 
-def _accuracy(match: re.Match, number: int) -> dict:
-    return {"accuracy": _number(match[1], number), "epoch": int(match[2])}
+def _other_rank(rank: str, first: str) -> Trouble:
+    return Trouble("ranks", f"lines of rank {quote(rank, 20)} beside those of rank {quote(first, 20)}", "one rank's")
 
 
-def _figure(match: re.Match, number: int) -> dict:
-    return {"name": match[1], "value": _number(match[2], number), "unit": match[3]}
+def _understand(statement: str) -> tuple[Event | None, list[Trouble]]:
+    """The event of what stands behind the prefix, and what was odd about it."""
+    troubles = []
+    statement = statement[:MAX_STATEMENT]
+    plain = statement.translate(_FULL_WIDTH)
+    if plain != statement:
+        troubles.append(Trouble("full_width", f"full-width punctuation in {quote(statement.strip())}", "ASCII"))
+    stamp = _TIMESTAMP.match(plain)
+    if stamp is None:
+        found = quote(plain.strip())
+        return None, [*troubles, Trouble(BROKEN, found, "a timestamp in unix seconds and what happened")]
+    t, text = float(stamp[1]), plain[stamp.end() :].strip()
+    if t >= 1e11:  # seconds say so in 5138, milliseconds in 1973
+        troubles.append(Trouble("milliseconds", f"timestamp {quote(stamp[1])}", f"seconds, {t / 1000:.3f}"))
+        t /= 1000
+    elif "." not in stamp[1]:
+        troubles.append(Trouble("whole_seconds", f"timestamp {stamp[1]}", "a timestamp to the millisecond"))
+    if t >= 1e11:
+        return None, [*troubles, Trouble(BROKEN, quote(stamp[1]), "a timestamp in unix seconds")]
+    for pattern, understand in _STATEMENTS:
+        if match := pattern.match(text):
+            event = {"t": t, **understand(match, troubles)}
+            if rest := text[match.end() :].strip():
+                troubles.append(Trouble("interleaved", f"{quote(rest)} behind it", "a line of its own"))
+            return event, troubles
+    return None, [*troubles, Trouble(BROKEN, quote(text), "a line of the AI-Rank log")]
 
 
-def _number(text: str, number: int) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"line {number}: a number is required, got {text!r}") from None
+def _evaluation(match: re.Match, troubles: list[Trouble]) -> Event:
+    accuracy = float(match[1])
+    if match[2]:
+        accuracy /= 100
+        troubles.append(Trouble("per_cent", f"eval_accuracy {match[1]}%", f"a fraction, {accuracy:g}"))
+    epoch = float(match[3]) if "." in match[3] else int(match[3])
+    return {"kind": "eval_stop", "accuracy": accuracy, "epoch": epoch}
+
+
+def _figure(match: re.Match, troubles: list[Trouble]) -> Event:
+    return {"kind": "figure", "name": match[1], "value": float(match[2]), "unit": match[3] or ""}
+
+
+_ENDS = r"(?=[\s,;]|$)"
+_NUMBER = r"[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_STATEMENTS = [
+    (re.compile(pattern + _ENDS, re.ASCII), understand)
+    for pattern, understand in (
+        (r"test_begin", lambda match, troubles: {"kind": "run_start"}),
+        (r"test_finish", lambda match, troubles: {"kind": "run_stop"}),
+        (rf"eval_accuracy *: *({_NUMBER}) *(%?) *, *total_epoch_cnt *: *([-+]?\d{{1,12}}(?:\.\d+)?)", _evaluation),
+        (rf"(target_quality_time|total_use_time|avg_ips) *: *({_NUMBER}) *([a-zA-Z][^\s\d,;]*)?", _figure),
+        (r"load_data *, *checksum *: *(\S+)", lambda match, troubles: {"kind": "data", "checksum": match[1]}),
+    )
+]
+
+
+def parse(lines: Iterable[str]) -> Iterator[Event]:
+    """The events that `read` finds. A line with the prefix that says nothing known: UserError with its number."""
+    return strict(read(lines))

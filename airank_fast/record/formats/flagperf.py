@@ -1,11 +1,15 @@
-"""FlagPerf's figures of a run: a dictionary, and the row of its result table.
+"""FlagPerf's figures of a run: a dictionary (flagperf.json), and the row of its result table; both ways.
 
 | 配置 | precision | fix_hp | e2e_time | p_whole | p_train | p_core | acc | mem |
 | A100单机8卡（1x8） | amp | bs=256,lr=0.8 | 28661 | 4475 | 4586 | 4659 | 75.0% | 5.8/40.0 |
 """
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Iterator
 
+from airank_fast.errors import UserError
+from airank_fast.record.entries import BROKEN, Entry, Trouble, quote, strict
 from airank_fast.record.events import Event
 from airank_fast.record.metrics import Tally
 
@@ -15,6 +19,7 @@ HEADER = (
 )
 _NUMERALS = {1: "单", 2: "两", 4: "四", 8: "八"}
 _FIGURES = ("e2e_time", "p_whole", "p_train", "p_core")
+COLUMNS = ("precision", "fix_hp", *_FIGURES, "acc", "mem")
 
 
 def flagperf(events: Iterable[Event]) -> dict:
@@ -60,11 +65,12 @@ def row(run: dict) -> str:
     """`table_row` of the dictionary that `flagperf` gives."""
     nodes, devices = run["nnodes"], run["nproc"]
     devices_name = f"{devices}卡" if devices > 1 else "单卡"
-    name = f"{run['device']}{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
+    name = f"{' '.join(str(run['device']).split())}{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
     memory = "" if run["mem_used"] is None else f"{run['mem_used']:.1f}/{run['mem_total']:.1f}"
     accuracy = "" if run["acc"] is None else f"{run['acc']:.1%}"
     figures = [_figure(run[key]) for key in _FIGURES]
-    return f"| {' | '.join([name, run['precision'] or '', run['fix_hp'], *figures, accuracy, memory])} |"
+    cells = [name, run["precision"] or "", run["fix_hp"], *figures, accuracy, memory]
+    return f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in cells)} |"
 
 
 def _figure(value: float | None) -> str:
@@ -76,7 +82,7 @@ def _figure(value: float | None) -> str:
 def _count(value) -> int:
     try:
         return max(1, int(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 1
 
 
@@ -91,5 +97,114 @@ def _fix_hp(config: Event, world_size: int) -> str:
     rate = next((value for key, value in reported.items() if key.endswith("opt_base_learning_rate")), None)
     batch = config.get("global_batch_size")
     parts = [f"bs={batch // world_size}"] if batch else []
-    parts += [f"lr={rate:g}"] if rate is not None else []
+    parts += [f"lr={rate:g}"] if isinstance(rate, (int, float)) else []
     return ",".join(parts) or "/"
+
+
+# Back from text. A run is read as the dictionary that `flagperf` gives, as far as the text carries it.
+
+MAX_JSON_LINES = 10_000
+_BLANK = ("", "/", "-", "\\", "N/A")
+_DIGIT_OF = {"单": 1, "一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "八": 8}
+_CONFIG = re.compile(
+    r"^(.*?)(?:([单一两二三四八]|\d{1,6})机)?(?:([单一两二三四八]|\d{1,6})卡)? *"
+    r"[（(] *(\d{1,6}) *[xX×] *(\d{1,6}) *[）)]$",
+    re.ASCII,
+)
+_DECIMAL = re.compile(r"\d{1,15}(?:\.\d{0,15})?", re.ASCII)
+_PER_CENT = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) *[%％]", re.ASCII)
+_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?: *(?:GiB|GB|G))?", re.ASCII)
+
+
+def read_table(lines: Iterable[str]) -> Iterator[Entry]:
+    """The rows of every Markdown table that has FlagPerf's columns, in any order; other lines are passed over.
+
+    An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_said` and
+    `devices_said` are what the name of the configuration says in words (两机8卡: 2 and 8). Kinds of trouble
+    beside BROKEN: columns, config, cell (one that does not have its column's form; its value is None), fraction
+    (accuracy is not in per cent).
+    """
+    columns_at: dict[str, int] | None = None
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text.startswith("|"):
+            columns_at = None
+            continue
+        cells = [cell.strip() for cell in text.strip("|").split("|")] if len(text) < 10_000 else []
+        if {"p_whole", "p_train", "p_core"} <= set(cells):
+            columns_at = {name: cells.index(name) for name in COLUMNS if name in cells}
+            columns_at["config"] = 0
+            missing = [name for name in COLUMNS if name not in cells]
+            if missing:
+                trouble = Trouble("columns", f"no column {', '.join(missing)}", "each of FlagPerf's columns")
+                yield Entry(number, None, (trouble,))
+        elif columns_at is not None and not re.fullmatch(r"[|\s:-]+", text):
+            yield _row(number, text, cells, columns_at)
+
+
+def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -> Entry:
+    if len(cells) <= max(columns_at.values()):
+        found = f"{len(cells)} cells in {quote(text)}"
+        return Entry(number, None, (Trouble(BROKEN, found, "a cell for each column"),), text)
+    cell = {name: cells[at] for name, at in columns_at.items()}
+    troubles: list[Trouble] = []
+    run: dict = {"t": 0.0, "kind": "flagperf"}
+    named = _CONFIG.match(cell["config"]) if len(cell["config"]) < 200 else None
+    if named is None:
+        troubles.append(Trouble("config", f"configuration {quote(cell['config'])}", "<device>单机8卡（1x8）"))
+        run |= dict.fromkeys(("device", "config", "nnodes", "nproc"))
+    else:
+        device, nodes_word, devices_word = named[1].strip(), named[2], named[3]
+        nodes, devices = int(named[4]), int(named[5])
+        if nodes_word and nodes_word.isdecimal() and nodes_word.endswith(named[4]):  # A10016机: 16 of A100
+            device += nodes_word.removesuffix(named[4])
+            nodes_word = named[4]
+        said = [_DIGIT_OF.get(word) or int(word) if word else None for word in (nodes_word, devices_word)]
+        run |= {"device": device, "nnodes": nodes, "nproc": devices, "config": f"{nodes}x{devices}"}
+        run |= {"nodes_said": said[0], "devices_said": said[1]}
+    run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
+    run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
+    if _DECIMAL.fullmatch(cell.get("acc", "")) and float(cell["acc"]) <= 1:
+        troubles.append(Trouble("fraction", f"acc {cell['acc']}", "per cent, like 75.0%,"))
+        cell["acc"] = f"{float(cell['acc']) * 100:.10f}%"
+    per_cent = _cell(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%,")
+    memory = _cell(_MEMORY, "mem", cell, troubles, "used/total in GiB, like 5.8/40.0")
+    run |= {"acc": None if per_cent is None else round(per_cent / 100, 12)}
+    run |= dict(zip(("mem_used", "mem_total"), memory or (None, None), strict=True))
+    return Entry(number, run, tuple(troubles), text)
+
+
+def _cell(pattern: re.Pattern, name: str, cell: dict[str, str], troubles: list[Trouble], required: str):
+    """The number in a cell, a pair if the pattern has two; None if it is blank or of another form."""
+    text = cell.get(name, "")
+    if text in _BLANK:
+        return None
+    match = pattern.fullmatch(text)
+    if match is None:
+        troubles.append(Trouble("cell", f"{name} {quote(text)}", required))
+        return None
+    if pattern.groups == 2:
+        return float(match[1]), float(match[2])
+    return float(match[pattern.groups])
+
+
+def parse_table(lines: Iterable[str]) -> Iterator[Event]:
+    """The runs of the rows. A row that lacks cells: UserError with its number."""
+    return strict(read_table(lines))
+
+
+def parse_json(lines: Iterable[str]) -> dict:
+    """The dictionary of flagperf.json; UserError if it is none."""
+    text = ""
+    for number, line in enumerate(lines, 1):
+        text += line + "\n"
+        if number > MAX_JSON_LINES or len(text) > 1 << 20:
+            wanted = f"FlagPerf's figures in {MAX_JSON_LINES} lines and 1 MiB"
+            raise UserError(f"line {number}: {wanted} are required, got more")
+    try:
+        run = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"a JSON object with FlagPerf's figures is required, got {quote(text)} ({error})") from None
+    if not isinstance(run, dict):
+        raise UserError(f"a JSON object with FlagPerf's figures is required, got {quote(text)}")
+    return run

@@ -1,0 +1,30 @@
+"""events.jsonl as a log format like the others: what its lines say, in whatever state the file is.
+
+See record/events.py for the events themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from airank_fast.record import events
+from airank_fast.record.entries import BROKEN, Entry, Trouble, quote, strict
+from airank_fast.record.events import Event
+
+
+def read(lines: Iterable[str]) -> Iterator[Entry]:
+    """An entry a line; blank lines are passed over, and so is a last line that was cut off."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield Entry(number, events.from_line(line.encode()))
+        except ValueError as error:
+            if getattr(lines, "oddities", {}).get("cut_off") == number:
+                return
+            yield Entry(number, None, (Trouble(BROKEN, f"{quote(line)} ({error})", "an event"),), line[:200])
+
+
+def parse(lines: Iterable[str]) -> Iterator[Event]:
+    """The events; UserError with the number of the first line that is none."""
+    return strict(read(lines))

@@ -1,0 +1,252 @@
+"""Rule book of the AI-Rank training log, profiles 2020-12 and 2021-05.
+
+The log states figures that its own timestamps and counts give; each is computed again. A log of the published
+form that contradicts itself as the published sample does (times out of order at its end, the target's time by
+the wrong reading) gets warnings; errors are for what no reading of the document allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from airank_fast.record.entries import BROKEN, Entry
+from airank_fast.record.events import Event
+from airank_fast.record.formats import airank
+from airank_fast.record.lines import Lines
+from airank_fast.rules.airank_figures import Figures, rule
+from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
+from airank_fast.rules.known import Known
+from airank_fast.rules.targets import TARGETS
+
+_SOURCE_2021 = "AI-Rank docs/software/train.md (2021-05-28), 日志格式要求"
+
+LINE = rule("line", ERROR)
+PREFIX = rule("prefix", NOTE)
+TIMESTAMP = rule("timestamp", WARNING)
+TIME_ORDER = rule("time_order", WARNING)
+ORDER = rule("order", ERROR)
+MISSING = rule("missing", ERROR)
+ACCURACY = rule("accuracy", ERROR)
+EPOCHS = rule("epochs", ERROR)
+CADENCE = rule("cadence", WARNING)
+TARGET = rule("target", WARNING)
+LOAD_DATA = rule("load_data", ERROR, _SOURCE_2021)
+_ODD = {
+    BROKEN: LINE,
+    "ranks": rule("ranks", WARNING),
+    "interleaved": rule("interleaved", WARNING),
+    "full_width": rule("full_width", WARNING),
+    "milliseconds": TIMESTAMP,
+    "whole_seconds": TIMESTAMP,
+    "per_cent": ACCURACY,
+}
+
+
+def check(lines: Lines, known: Known) -> Iterator[Finding]:
+    """The findings about one log; lines without the prefix are passed over."""
+    book = _Book(lines.path, known)
+    for entry in airank.read(lines):
+        yield from book.feed(entry)
+    yield from book.finish()
+
+
+class _Book(Figures):
+    """Follows a log entry by entry. What is kept does not grow with the log."""
+
+    def __init__(self, path: str, known: Known):
+        super().__init__(path, known)
+        self.last_t = -math.inf
+        self.dash: bool | None = None
+        self.mixed = False
+        self.num_evaluations = 0
+        self.spacing: float | None = None
+        self.off_cadence: tuple[int, float] | None = None  # a step off the cadence, until another follows
+
+    def feed(self, entry: Entry) -> Iterator[Finding]:
+        number, event, troubles, text = entry
+        for trouble in troubles:
+            severity = NOTE if trouble.kind == "whole_seconds" else None
+            yield self._broken(_ODD[trouble.kind], number, trouble.found, f"{trouble.required} is required", severity)
+        if event is None:
+            return
+        yield from self._form(number, text)
+        yield from self._time(number, event)
+        name = event.get("name", event["kind"])
+        yield from self._place(number, name)
+        if name == "eval_stop":
+            yield from self._evaluation(number, event)
+            return
+        if name in self.first:
+            return  # said to be a repetition; the first one counts
+        self.first[name] = number, event
+        if name == "data" and self.known.profile is None:
+            self.profile = "2021-05"
+        if event["kind"] == "figure":
+            yield from self.figure(number, event, text)
+
+    def _form(self, number: int, text: str) -> Iterator[Finding]:
+        """`- AI-Rank-log` or `AI-Rank-log`, the same in every line."""
+        dash = text[: text.find(airank.PREFIX)].rstrip().endswith("-")
+        if self.dash is None:
+            self.dash = dash
+            if dash and self.known.avg_ips is None:  # not of our own runs
+                yield self._broken(
+                    PREFIX, number, "lines begin with '- AI-Rank-log', as in the document's sample",
+                    "its text says 'AI-Rank-log'; both are accepted",
+                )  # fmt: skip
+        elif dash != self.dash and not self.mixed:
+            self.mixed = True
+            forms = {True: "'- AI-Rank-log'", False: "'AI-Rank-log'"}
+            yield self._broken(
+                PREFIX, number, f"{forms[dash]} after {forms[self.dash]}", "one form is required", WARNING
+            )
+
+    def _time(self, number: int, event: Event) -> Iterator[Finding]:
+        if event["t"] < self.last_t:
+            yield self._broken(
+                TIME_ORDER, number, f"timestamp {event['t']:.3f} after {self.last_t:.3f}",
+                "timestamps that do not run backwards are required",
+            )  # fmt: skip
+        elif not self.first and not self.num_evaluations and event["t"] < 1e9:
+            yield self._broken(TIMESTAMP, number, f"timestamp {event['t']:.3f}", "seconds since 1970 are required")
+        self.last_t = max(self.last_t, event["t"])
+
+    def _place(self, number: int, name: str) -> Iterator[Finding]:
+        """Whether a line may stand here."""
+        shown = _SHOWN.get(name, name)
+        if name in self.first:
+            yield self._broken(ORDER, number, f"{shown} again, first in line {self.first[name][0]}", "one is required")
+        elif {"total_use_time", "avg_ips"} <= self.first.keys():
+            yield self._broken(ORDER, number, f"{shown} after the last line", "nothing after avg_ips is required")
+        elif name == "data" and (self.first or self.num_evaluations):
+            yield self._broken(
+                ORDER, number, "load_data after the test began", "load_data before test_begin is required"
+            )
+        elif name not in ("data", "run_start") and "run_start" not in self.first and self.num_evaluations == 0:
+            yield self._broken(ORDER, number, f"{shown} before test_begin", "test_begin first is required")
+        elif name == "run_start" and self.num_evaluations:
+            yield self._broken(ORDER, number, "test_begin after an evaluation", "test_begin first is required")
+        elif name in ("eval_stop", "target_quality_time") and self.first.keys() & _CLOSING:
+            yield self._broken(ORDER, number, f"{shown} after test_finish", f"{shown} before test_finish is required")
+        elif name in ("total_use_time", "avg_ips") and "run_stop" not in self.first:
+            yield self._broken(ORDER, number, f"{shown} before test_finish", f"{shown} after test_finish is required")
+        elif name == "total_use_time" and "avg_ips" in self.first:
+            yield self._broken(ORDER, number, "total_use_time after avg_ips", "avg_ips last is required", WARNING)
+
+    # evaluations
+
+    def _evaluation(self, number: int, event: Event) -> Iterator[Finding]:
+        yield from self._accuracy(number, event["accuracy"])
+        yield from self._epoch(number, event)
+        self.num_evaluations += 1
+        if self.last is not None:
+            self.best = max(self.best, self.last[1]["accuracy"] * self.scale)
+        self.last = number, event
+        goal = self.known.goal(self.profile)
+        if goal and self.reached is None and event["accuracy"] * self.scale >= goal.accuracy:
+            self.reached = number, event
+
+    def _accuracy(self, number: int, accuracy: float) -> Iterator[Finding]:
+        if 0 <= accuracy <= 1:
+            return
+        required = "a fraction from 0 to 1 is required"
+        if 1 < accuracy <= 100:
+            self.scale = 0.01
+            required += f", {accuracy / 100:g} if this is per cent (per cent is for the summary table)"
+        yield self._broken(ACCURACY, number, f"eval_accuracy {accuracy:g}", required)
+
+    def _epoch(self, number: int, event: Event) -> Iterator[Finding]:
+        """Counts of completed epochs, at a steady distance. A task that is counted in steps (BERT) may evaluate
+        more than once an epoch."""
+        epoch, last = event["epoch"], self.last[1]["epoch"] if self.last else 0
+        model = self.known.model
+        severity = {None: WARNING, "bert": NOTE}.get(model, ERROR)
+        if epoch < 0 or epoch < last:
+            yield self._broken(
+                EPOCHS, number, f"total_epoch_cnt {epoch:g} after {last:g}", "a count that grows is required"
+            )
+        elif epoch == 0 and not self.num_evaluations and severity != NOTE:
+            yield self._broken(
+                EPOCHS, number, "total_epoch_cnt 0 at the first evaluation",
+                "the number of epochs completed, from 1 on, is required", severity,
+            )  # fmt: skip
+        elif epoch == last and self.num_evaluations and severity != NOTE:
+            yield self._broken(
+                EPOCHS, number, f"total_epoch_cnt {epoch:g} twice", "a count that grows is required", severity
+            )
+        elif self.num_evaluations and severity != NOTE:
+            yield from self._cadence(number, epoch - last)
+        wanted = self.known.warmup_epochs
+        if wanted and epoch >= wanted and self.warm is None and "run_start" in self.first:
+            before = self.last[1]["t"] if self.last else self.first["run_start"][1]["t"]
+            self.warm = before, event["t"]
+
+    def _cadence(self, number: int, step: float) -> Iterator[Finding]:
+        if self.off_cadence is not None:  # not the last evaluation, which may come early
+            line, odd = self.off_cadence
+            self.off_cadence = None
+            yield self._broken(CADENCE, line, f"an evaluation after {odd:g} epochs, before that every {self.spacing:g}",
+                               "an evaluation every N epochs is required")  # fmt: skip
+        if self.spacing is None:
+            self.spacing = step
+            if self.profile == "2021-05" and step != 1:
+                yield self._broken(CADENCE, number, f"an evaluation every {step:g} epochs",
+                                   "one every epoch is required unless the task says otherwise (2021-05)")  # fmt: skip
+        elif step != self.spacing:
+            self.off_cadence = number, step
+
+    # what is only known at the end
+
+    def finish(self) -> Iterator[Finding]:
+        for name, shown in _REQUIRED.items():
+            if name not in self.first:
+                yield self._broken(MISSING, None, f"no {shown}", f"{shown} is required")
+        if not self.num_evaluations:
+            yield self._broken(MISSING, None, "no eval_accuracy", "evaluations are required")
+        if "data" not in self.first:
+            if self.profile == "2021-05":
+                yield self._broken(
+                    LOAD_DATA, None, "no load_data", "load_data with a checksum before test_begin is required"
+                )
+            elif self.known.profile is None:
+                yield self._broken(LOAD_DATA, None, "no load_data: checked as a log of 2020-12",
+                                   "--profile 2021-05 asks for it", NOTE)  # fmt: skip
+        yield from self._target_reached()
+        asked = TARGETS.get((self.profile, self.known.model))
+        if asked is not None and self.known.target not in (None, asked.accuracy):
+            asked_by = Rule(name=TARGET.name, severity=WARNING, source=asked.source)
+            yield self._broken(asked_by, None, f"a target of {self.known.target:g} ({self.known.target_source})",
+                               f"{asked.accuracy:g} is required of {self.known.model}")  # fmt: skip
+
+    def _target_reached(self) -> Iterator[Finding]:
+        goal = self.known.goal(self.profile)
+        told = "target_quality_time" in self.first
+        if goal is None:
+            options = "--model or --target"
+            if self.known.model is not None:
+                options = f"--target ({self.profile} names none for {self.known.model})"
+            yield self._broken(TARGET, None, "the log does not say which accuracy was the target",
+                               f"not checked: {options}", NOTE)  # fmt: skip
+        elif self.reached is not None and not told:
+            number, event = self.reached
+            asked_by = Rule(name=MISSING.name, severity=ERROR, source=goal.source)
+            yield self._broken(
+                asked_by, number, f"eval_accuracy {event['accuracy']:g} without target_quality_time",
+                f"target_quality_time after the evaluation that reached {goal.accuracy:g} is required",
+            )  # fmt: skip
+        elif self.reached is None and self.num_evaluations:
+            best = max(self.best, self.last[1]["accuracy"] * self.scale)
+            asked_by = Rule(name=TARGET.name, severity=WARNING, source=goal.source)
+            yield self._broken(asked_by, None, f"no evaluation reached {goal.accuracy:g}, the best is {best:g}",
+                               "Time2train of this run is '-'")  # fmt: skip
+
+
+_SHOWN = {"run_start": "test_begin", "run_stop": "test_finish", "eval_stop": "eval_accuracy", "data": "load_data"}
+_REQUIRED = {
+    "run_start": "test_begin",
+    "run_stop": "test_finish",
+    "total_use_time": "total_use_time",
+    "avg_ips": "avg_ips",
+}
+_CLOSING = {"run_stop", "total_use_time", "avg_ips"}

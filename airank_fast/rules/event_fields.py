@@ -1,0 +1,100 @@
+"""The fields of each kind of event, as record/events.py documents them: what makes an event well-formed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from airank_fast.record.entries import quote
+from airank_fast.record.events import Event
+
+_LARGEST = 1e15  # counts and seconds beyond it are no measurement, and sums of floats lose their ones
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) <= _LARGEST
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+def _is_seconds(value) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _list_of(is_item: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(map(is_item, value))
+
+
+# name -> (what is required, test). A name with ? may be missing or null.
+_TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "any": ("any value", lambda value: True),
+    "count": ("a whole number from 0 on", _is_count),
+    "counts": ("a list of whole numbers", _list_of(_is_count)),
+    "float": ("a number, or 'nan', 'inf'", lambda value: isinstance(value, float) or _is_number(value)),
+    "floats": ("a list of numbers", _list_of(lambda value: isinstance(value, float) or _is_number(value))),
+    "list": ("a list", lambda value: isinstance(value, list)),
+    "number": ("a number", lambda value: _is_number(value)),
+    "object": ("an object", lambda value: isinstance(value, dict)),
+    "positive": ("a whole number from 1 on", lambda value: _is_count(value) and value > 0),
+    "seconds": ("a number of seconds", _is_seconds),
+    "seconds_list": ("a list of seconds", _list_of(_is_seconds)),
+    "text": ("a string", lambda value: isinstance(value, str)),
+}
+_CLOCKS = "core_s:seconds_list wait_s:seconds_list h2d_s:seconds_list"
+_PLACE = "step:count samples:count"
+_KINDS = {
+    "process_start": "pid:count",
+    "run_config": (
+        "benchmark:text? recipe:object? options:object? seed:any? precision:text? world_size:positive? devices:list? "
+        "global_batch_size:positive? gradient_accumulation_steps:positive? train_samples:count? eval_samples:count? "
+        "samples_per_epoch:positive? unit:text? target:number? warmup_epochs_excluded:number? reported:object? "
+        "submission:object?"
+    ),
+    "system": "",
+    "cache_clear": "value:any",
+    "init_start": "",
+    "init_stop": "",
+    "run_start": "",
+    "block_start": f"{_PLACE} first_epoch:number? epoch_count:number?",
+    "block_stop": f"{_PLACE} {_CLOCKS} measure_s:seconds_list",
+    "epoch_stop": f"epoch:count {_PLACE}",
+    "steps": f"first_step:positive num_steps:positive samples:count loss:floats lr:floats {_CLOCKS}",
+    "eval_start": f"epoch:number {_PLACE}",
+    "eval_stop": f"epoch:number {_PLACE} correct:count counted:count accuracy:float",
+    "checkpoint": "step:count path:text duration_s:seconds",
+    "data": (
+        "train_samples:count? eval_samples:count? classes:any? source:any? corrupt_files:any? total_steps:count? "
+        "checksum:text? reported:object?"
+    ),
+    "memory": "used_bytes:count total_bytes:count per_rank:counts?",
+    "warning": "message:text",
+    "resume": _PLACE,
+    "run_stop": "status:text reason:text? detail:text?",
+    "process_stop": "",
+}
+FIELDS = {kind: dict(field.split(":") for field in fields.split()) for kind, fields in _KINDS.items()}
+
+
+def troubles(event: Event) -> list[tuple[str, str]]:
+    """(found, required) of every field that is missing or of another kind; of an unknown kind of event none."""
+    kind, found = event["kind"], []
+    for name, wanted in FIELDS.get(kind, {}).items():
+        required, test = _TYPES[wanted.removesuffix("?")]
+        if event.get(name) is None:
+            if not wanted.endswith("?"):
+                found.append((f"{kind} without {name}", f"{required} is required"))
+        elif not test(event[name]):
+            found.append((f"{kind} with {name} {quote(_show(event[name]), 40)}", f"{required} is required"))
+    if kind == "block_start" and (event.get("first_epoch") is None) != (event.get("epoch_count") is None):
+        found.append(("block_start with one of first_epoch and epoch_count", "both or none are required"))
+    return found
+
+
+def _show(value) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) <= _LARGEST else "a number beyond 1e15"
+    return type(value).__name__ if isinstance(value, (list, dict)) else str(value)

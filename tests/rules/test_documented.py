@@ -1,0 +1,22 @@
+"""docs/verify.md names every rule of the books that it describes."""
+
+import re
+from pathlib import Path
+
+from airank_fast.rules import agreement, airank, airank_figures, events, flagperf, verifying
+from airank_fast.rules.findings import Rule
+
+TEXT = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
+
+
+def rules_of(module) -> set[str]:
+    values = [*vars(module).values(), *getattr(module, "_ODD", {}).values()]
+    return {value.name for value in values if isinstance(value, Rule)}
+
+
+def test_every_rule_is_documented():
+    modules = (agreement, airank, airank_figures, events, flagperf, verifying)
+    names = {name for module in modules for name in rules_of(module)} | {f"file.{name}" for name in verifying._STATES}
+    assert len(names) > 50
+    words = set(re.findall(r"[a-z0-9_]+", TEXT))
+    assert [name for name in sorted(names) if name.partition(".")[2] not in words] == []

@@ -1,0 +1,118 @@
+"""The FlagPerf rule book: the requirement's own table passes; every rule, broken once."""
+
+import json
+
+import pytest
+from record.conftest import tell
+from rules.samples import FLAGPERF_TABLE, errors, findings, short
+
+from airank_fast.record.formats import flagperf
+
+KNOWN = {"model": "resnet50", "epochs": 100}
+
+
+def test_the_requirements_table_passes(tmp_path):
+    assert findings(tmp_path / "README.md", FLAGPERF_TABLE, **KNOWN) == []
+    assert findings(tmp_path / "README.md", FLAGPERF_TABLE, model="resnet50") == []
+    found = findings(tmp_path / "README.md", FLAGPERF_TABLE)
+    assert short(found) == [("note", "flagperf.e2e_time", 13), ("note", "flagperf.e2e_time", 14)]
+    assert "--epochs" in found[0].required
+
+
+def test_its_first_two_rows_leave_32_and_30_seconds_for_initialisation():
+    rows = [entry.event for entry in flagperf.read_table(FLAGPERF_TABLE.splitlines())]
+    assert [row["config"] for row in rows] == ["1x8", "1x8", "1x1", "2x8"]
+    left = [row["e2e_time"] - 100 * 1281167 / row["p_whole"] for row in rows[:2]]
+    assert [round(seconds) for seconds in left] == [32, 30]
+    assert rows[1] == {
+        "t": 0.0, "kind": "flagperf", "device": "A100", "config": "1x8", "nnodes": 1, "nproc": 8, "nodes_said": 1,
+        "devices_said": 8, "precision": "fp32", "fix_hp": "bs=256,lr=0.8", "e2e_time": 22653.0, "p_whole": 5663.0,
+        "p_train": 5866.0, "p_core": 6105.0, "acc": 0.735, "mem_used": 28.3, "mem_total": 40.0,
+    }  # fmt: skip
+    assert rows[2]["e2e_time"] is rows[2]["acc"] is None
+
+
+MUTATIONS = [
+    ("4659", "4585", "rates", "error", 13),
+    ("| 4475", "| 4587", "rates", "error", 13),
+    ("| 4475", "| 0", "rates", "error", 13),
+    ("| 4475", "| ", "missing", "error", 13),
+    ("28661", "28600", "e2e_time", "error", 13),
+    ("28661", "29400", "e2e_time", "warning", 13),
+    ("28661", "fast", "cell", "error", 13),
+    ("28661", "nan", "cell", "error", 13),
+    ("28661", "", "missing", "warning", 13),
+    ("75.0%", "0.75", "acc", "warning", 13),
+    ("75.0%", "75.0", "cell", "error", 13),
+    ("| 28661 | 4475 | 4586    | 4659 | 75.0% |", "| / | / | / | / |  |", "missing", "note", 13),
+    ("| acc  |", "| AP |", "columns", "note", 11),
+    ("A100两机8卡", "A100两机16卡", "config", "warning", 16),
+    ("A100两机8卡", "A100两机4卡", "config", "error", 16),
+    ("75.0%", "0.75%", "acc", "warning", 13),
+    ("75.0%", "175%", "acc", "error", 13),
+    ("5.8/40.0", "40.1/40.0", "mem", "error", 13),
+    ("5.8/40.0", "5.8", "cell", "error", 13),
+    ("5.8/40.0", "5800/40000", "mem", "warning", 13),
+    ("5.8/40.0", "", "missing", "warning", 13),
+    ("| fp32 | / |", "| float | / |", "precision", "error", 13),
+    ("| fp32 | / |", "| tf32 | / |", "precision", "note", 13),
+    ("| fp32 | / |", "|  | / |", "precision", "error", 13),
+    ("| fp32 | / |", "| fp32 |  |", "missing", "warning", 13),
+    ("（1x8） | fp32 | / ", "（1x4） | fp32 | / ", "config", "error", 13),
+    ("（1x8） | fp32 | / ", "（0x8） | fp32 | / ", "config", "error", 13),
+    ("（1x8） | fp32 | / ", " | fp32 | / ", "config", "error", 13),
+    ("A100两机", "A100单机", "config", "error", 16),
+    (" 75.0% | 5.8/40.0 |", " 75.0% |", "line", "error", 13),
+    ("| precision |", "| |", "columns", "error", 11),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "rule", "severity", "line"), MUTATIONS)
+def test_a_broken_rule_is_found_at_its_line(tmp_path, old, new, rule, severity, line):
+    assert old in FLAGPERF_TABLE
+    found = findings(tmp_path / "README.md", FLAGPERF_TABLE.replace(old, new, 1), **KNOWN)
+    assert (severity, f"flagperf.{rule}", line) in short(found)
+
+
+def figures(**changes):
+    run = flagperf.flagperf(tell("target", precision="fp32").events)
+    return json.dumps(run | changes, indent=2, ensure_ascii=False)
+
+
+def test_our_own_figures_pass(tmp_path):
+    assert findings(tmp_path / "flagperf.json", figures() + "\n", samples_per_epoch=1000, epochs=79 * 64 / 1000) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"p_core": 1.0}, "rates"),
+        ({"p_whole": None}, "missing"),
+        ({"p_whole": "fast"}, "cell"),
+        ({"p_whole": float("nan")}, "cell"),
+        ({"e2e_time": -1}, "cell"),
+        ({"e2e_time": 0.1}, "e2e_time"),
+        ({"acc": 77.1}, "acc"),
+        ({"mem_used": 50.0}, "mem"),
+        ({"precision": "float"}, "precision"),
+        ({"config": "2x8"}, "config"),
+        ({"nproc": 0}, "config"),
+    ],
+)
+def test_our_own_figures_changed(tmp_path, changes, rule):
+    found = findings(tmp_path / "flagperf.json", figures(**changes), samples_per_epoch=1000, epochs=79 * 64 / 1000)
+    assert (f"flagperf.{rule}", None) in errors(found)
+
+
+@pytest.mark.parametrize("content", ['{"p_whole": 3', '{\n"p_whole": [}', '{"p_whole": ' + "[" * 100_000])
+def test_a_file_that_is_cut_off(tmp_path, content):
+    assert errors(findings(tmp_path / "flagperf.json", content)) == [("flagperf.line", None)]
+
+
+def test_the_row_and_back():
+    """A row holds rounded figures; what was read of it gives the same row again."""
+    for ending in ("target", "epochs", "cut_off"):
+        for world_size in (1, 2, 8):
+            row = flagperf.table_row(tell(ending, world_size=world_size).events)
+            (run,) = flagperf.parse_table([*flagperf.HEADER.splitlines(), row])
+            assert flagperf.row(run | {"fix_hp": run["fix_hp"] or "/"}) == row
