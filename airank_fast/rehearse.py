@@ -27,7 +27,7 @@ ORG, PLATFORM = "REHEARSAL", "REHEARSAL-machine"
 # What a run is given besides its seed. The full one goes to the recipe's own target.
 _RESNET = {
     "quick": ["--epochs", "1", "--target", "0.02"],
-    "short": ["--epochs", "3", "--target", "0.5"],
+    "short": ["--epochs", "3", "--target", "0.759"],
     "full": [],
 }
 _BERT_TINY = ["--warmup-steps", "20", "--eval-samples", "1000"]
