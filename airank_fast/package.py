@@ -8,6 +8,7 @@ python -m airank_fast.package --optimizer-report --output optimizers.md
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,8 @@ from airank_fast.errors import UserError
 from airank_fast.record import machine
 from airank_fast.rules import trees, verifying
 from airank_fast.rules.findings import ERROR, Finding, worst
-from airank_fast.submission import airank, candidates, mlperf, privacy
-from airank_fast.submission.request import Request
+from airank_fast.submission import airank, candidates, mlperf, privacy, texts
+from airank_fast.submission.request import Request, markdown_report
 from airank_fast.submission.system import given_fields
 
 
@@ -99,6 +100,7 @@ def build(options: Options) -> int:
         allowed=refused,
         is_rehearsal=options.rehearsal,
         code=options.code,
+        write_report=write_report,
     )
     if options.format == "airank":
         tree, manifest = airank.build(request, options.profile)
@@ -107,6 +109,22 @@ def build(options: Options) -> int:
     tree.write(options.output, manifest)
     print(f"{options.output}: {len(list(tree))} files, {len(manifest['runs'])} logs; checksums in {trees.SUMS}")
     return check(options.output, logs=False)
+
+
+def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: bool) -> dict[str, str | bytes]:
+    """The test and reproduction report in both languages; plain Markdown without the extra that it needs."""
+    if importlib.util.find_spec("jinja2") is None:
+        return markdown_report(title, runs, is_rehearsal)
+    from airank_fast.reports import page, reading, rendering
+
+    files = {}
+    for language in ("zh", "en"):
+        known = {"benchmark": runs[0].benchmark}
+        read = [reading.read(one.run.path, known) for one in runs]
+        report, folder = page.Report(read, language, texts.BANNER if is_rehearsal else ""), f"report.{language}"
+        files |= {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
+        files |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
+    return {name: privacy.shorten(text) for name, text in files.items()}
 
 
 def check(directory: Path, logs: bool = True) -> int:

@@ -182,7 +182,7 @@ class Model:
         t, run = self.t, self.runs[0][1]
         task = next((task for name, task in _TASKS[t.language].items() if slug(run.config.get("benchmark"))
                      .startswith(name)), "")  # fmt: skip
-        device = ", ".join(dict.fromkeys(run.flagperf["device"] for _, run in self.runs if run.flagperf["device"]))
+        device = ", ".join(dict.fromkeys(str(run.flagperf["device"]) for _, run in self.runs if run.flagperf["device"]))
         data = ", ".join(dict.fromkeys(str(run.data["source"]) for _, run in self.runs if run.data.get("source")))
         names = (("precision", "precision"), ("fix_hp", "fix_hp"), ("mem", "mem"), ("e2e", "e2e_time"),
                  ("whole", "p_whole"), ("train", "p_train"), ("core", "p_core"), ("acc", "acc"))  # fmt: skip
