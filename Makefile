@@ -36,6 +36,7 @@ lint: $(INSTALLED) ## ruff
 	$(PY) -m ruff check .
 
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
+	$(PIP) --no-build-isolation --editable ".[bench]"
 	$(PY) bench/compare.py
 	for bench in step data prepare bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 

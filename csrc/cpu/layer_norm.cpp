@@ -13,7 +13,8 @@ namespace {
 
 #ifdef AIRANK_FAST_X86_VARIANTS
 // ForwardLoop::run() of kRows rows of bfloat16 in whole groups of kLanes, on a processor that rounds pairs. Several rows
-// at a time, so that one's last additions, root and division run while another's elements are read.
+// at a time, so that one's last additions, root and division run while another's elements are read. The next ones are
+// asked for during the sums, when memory would rest; results are stored during the third pass.
 template <int kRows>
 TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, const float* bias, bfloat16* y,
                                       float* mean, float* rstd, int64_t columns, double eps, bool past_cache) {
@@ -22,6 +23,7 @@ TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, co
   for (int r = 0; r < kRows; ++r) {
     __m512 sums[4] = {};
     for (int64_t j = 0; j < columns; j += 64) {
+      prefetch<32>(x + (kRows + r) * columns + j);
       const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
       sums[0] = _mm512_add_ps(sums[0], evens_of(low));
       sums[1] = _mm512_add_ps(sums[1], odds_of(low));
@@ -34,6 +36,7 @@ TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, co
   for (int r = 0; r < kRows; ++r) {
     __m512 sums[4] = {};
     for (int64_t j = 0; j < columns; j += 64) {
+      prefetch<32>(x + (kRows + r) * columns + j + 32);
       const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
       const __m512 centred[4] = {_mm512_sub_ps(evens_of(low), means[r]), _mm512_sub_ps(odds_of(low), means[r]),
                                  _mm512_sub_ps(evens_of(high), means[r]), _mm512_sub_ps(odds_of(high), means[r])};
@@ -47,7 +50,6 @@ TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, co
     const __m512 even_bias = _mm512_loadu_ps(bias + l), odd_bias = _mm512_loadu_ps(bias + odd + l);
     for (int r = 0; r < kRows; ++r) {
       const int64_t at = r * columns + 2 * l;
-      prefetch<32>(x + at + kRows * columns);
       const __m512i row = _mm512_loadu_si512(x + at);
       const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
       const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
@@ -100,6 +102,8 @@ TARGET_AVX512_BF16 void backward_pairs(const bfloat16* grad, const bfloat16* x, 
     rstds[r] = _mm512_set1_ps(rstd[r]);
     __m512 sums_g[2] = {}, sums_gh[2] = {};
     for (int64_t l = 0; l < odd; l += 16) {
+      prefetch<32>(grad + (kRows + r) * columns + 2 * l);
+      prefetch<32>(x + (kRows + r) * columns + 2 * l);
       const __m512i dy = _mm512_loadu_si512(grad + r * columns + 2 * l);
       const __m512i row = _mm512_loadu_si512(x + r * columns + 2 * l);
       const __m512 even_g = _mm512_mul_ps(evens_of(dy), _mm512_loadu_ps(weight + l));
@@ -120,8 +124,6 @@ TARGET_AVX512_BF16 void backward_pairs(const bfloat16* grad, const bfloat16* x, 
     __m512 even_bias_sum = _mm512_loadu_ps(bias_sums + l), odd_bias_sum = _mm512_loadu_ps(bias_sums + odd + l);
     for (int r = 0; r < kRows; ++r) {
       const int64_t at = r * columns + 2 * l;
-      prefetch<32>(grad + at + kRows * columns);
-      prefetch<32>(x + at + kRows * columns);
       const __m512i dy = _mm512_loadu_si512(grad + at), row = _mm512_loadu_si512(x + at);
       const __m512 even_dy = evens_of(dy), odd_dy = odds_of(dy);
       const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
