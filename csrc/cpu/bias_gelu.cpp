@@ -7,12 +7,14 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../bias_gelu_args.h"
 #include "../bias_gelu_math.h"
 #include "isa.h"
 #include "numbers.h"
+#include "round_pairs.h"
 
 namespace airank_fast {
 namespace {
@@ -22,6 +24,20 @@ constexpr int64_t kRowsPerChunk = 64;
 // A thread is not worth waking for fewer elements.
 constexpr int64_t kGrain = 1 << 13;
 
+// Elements that are worked out in float before they are rounded, where the processor rounds.
+constexpr int64_t kBlock = 512;
+
+// Calls f(begin, end, results) for blocks of [0, size), which sets results[i - begin], and rounds the results to `to`.
+template <typename T, typename F>
+HOST_DEVICE void in_blocks(int64_t size, T* to, F f) {
+  float results[kBlock];
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, size);
+    f(begin, end, results);
+    round_row(results, to + begin, end - begin);
+  }
+}
+
 template <bool kTanh, typename T>
 struct ForwardLoop {
   using M = math_t<T>;
@@ -30,6 +46,13 @@ struct ForwardLoop {
   HOST_DEVICE static void run(const void* from, const M* __restrict bias, void* to, int64_t size) {
     const T* __restrict x = static_cast<const T*>(from);
     T* __restrict y = static_cast<T*>(to);
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      if (rounds_pairs())
+        return in_blocks(size, y, [&](int64_t begin, int64_t end, float* __restrict results)
+                             __attribute__((always_inline)) {
+          for (int64_t i = begin; i < end; ++i) results[i - begin] = Gelu::value<kTanh>(load(x[i]) + bias[i]);
+        });
+    }
     for (int64_t i = 0; i < size; ++i) store(&y[i], Gelu::value<kTanh>(load(x[i]) + bias[i]));
   }
 };
@@ -45,6 +68,16 @@ struct BackwardLoop {
     const T* __restrict grad = static_cast<const T*>(grads);
     const T* __restrict x = static_cast<const T*>(from);
     T* __restrict dx = static_cast<T*>(to);
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      if (rounds_pairs())
+        return in_blocks(size, dx, [&](int64_t begin, int64_t end, float* __restrict slopes)
+                             __attribute__((always_inline)) {
+          for (int64_t i = begin; i < end; ++i) {
+            slopes[i - begin] = load(grad[i]) * Gelu::slope<kTanh>(load(x[i]) + bias[i]);
+            sums[i] += slopes[i - begin];
+          }
+        });
+    }
     for (int64_t i = 0; i < size; ++i) {
       const M slope = load(grad[i]) * Gelu::slope<kTanh>(load(x[i]) + bias[i]);
       sums[i] += slope;

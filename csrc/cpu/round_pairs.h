@@ -21,6 +21,7 @@
 
 namespace airank_fast {
 
+// Whether the functions below may be called.
 inline bool rounds_pairs() { return isa() >= Isa::avx512_bf16; }
 
 // 32 bfloat16 in order, from the 16 of even and the 16 of odd number as floats.
@@ -47,6 +48,21 @@ TARGET_AVX512_BF16 inline __attribute__((always_inline)) void store_pairs(bfloat
 TARGET_AVX512_BF16 inline __attribute__((always_inline)) float sum_of(const __m512 (&parts)[4]) {
   return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(parts[0], parts[1]), _mm512_add_ps(parts[2], parts[3])));
 }
+
+// Rounds `count` numbers: for loops whose vectorisation is left to the compiler, which then make floats.
+TARGET_AVX512_BF16 inline __attribute__((noinline)) void round_row(const float* from, bfloat16* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32)
+    _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
+  for (; i < count; ++i) store(to + i, from[i]);
+}
+
+}  // namespace airank_fast
+#else
+namespace airank_fast {
+
+inline bool rounds_pairs() { return false; }
+inline void round_row(const float*, bfloat16*, int64_t) {}
 
 }  // namespace airank_fast
 #endif
