@@ -25,8 +25,8 @@ from airank_fast.record.events import name_floats
 from airank_fast.record.runs import Run, read_run
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
-from airank_fast.rules import airank_score, rcp, scoring
-from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, RunResult, SetResult
+from airank_fast.rules import airank_score, scoring
+from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
 
 WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
 
@@ -130,7 +130,7 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             groups[benchmark.name, result.world_size or 0].append(result)
     groups = dict(sorted(groups.items()))
     sets = [
-        scoring.set_result(BENCHMARKS[name], group, points.get(name) or reference_point(name, group))
+        scoring.set_result(BENCHMARKS[name], group, points.get(name) or scoring.reference_point(name, group))
         for (name, _), group in groups.items()
     ]
     minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
@@ -144,13 +144,6 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
         name: 0 if minutes[name] is not None else counts.get(name, known.num_runs) for name, known in BENCHMARKS.items()
     }
     return sets, score
-
-
-def reference_point(name: str, group: list[RunResult]) -> ReferencePoint | None:
-    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size."""
-    batches = {run.global_batch_size for run in group} - {None}
-    found = rcp.point(name, batches.pop()) if len(batches) == 1 else None
-    return ReferencePoint(found.mean, found.minimum) if found else None
 
 
 def rcp_points(options: Options) -> dict[str, ReferencePoint]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
@@ -12,9 +13,10 @@ from pathlib import Path
 from airank_fast import __version__
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import pictures, plots
+from airank_fast.reports.cleaning import clean
 from airank_fast.reports.files import checksums
 from airank_fast.reports.groups import Group, amp_ratios, flat, grouped, recipe_of, split, summary_rows
-from airank_fast.reports.reading import ReportedRun, clean
+from airank_fast.reports.reading import ReportedRun
 from airank_fast.reports.reproduce import check_commands, requirements, training_command
 from airank_fast.reports.texts import Texts
 
@@ -28,12 +30,12 @@ _TASKS = {"zh": {"resnet50": "图像分类", "bert": "语义表示"},
 class Report:
     """What a report on `runs` shows, in one language; the templates read its attributes."""
 
-    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", known: dict | None = None,
+    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", settings: Sequence[str] = (),
                  leave_out: Path | None = None):  # fmt: skip
         _name_apart(runs)
         self.runs, self.language, self.mark = runs, language, clean(mark)
         self.options = ["--lang", language, *(["--mark", mark] if mark else [])]
-        self.options += [word for name, value in (known or {}).items() for word in ("--set", f"{name}={value}")]
+        self.options += [word for setting in settings for word in ("--set", setting)]
         self.t = Texts(language)
         self.version = __version__
         self.models = [Model(groups, number, self.t) for number, groups in enumerate(grouped(runs))]

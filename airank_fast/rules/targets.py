@@ -36,3 +36,12 @@ TARGETS = {
     ("2021-05", "word2vec"): Target(0.6, _2021),
 }
 MODELS = tuple(dict.fromkeys(model for _, model in TARGETS))
+_SMALLER = ("tiny", "mini")  # networks that are called like a model and are none of AI-Rank's
+
+
+def model_of(benchmark: object) -> str | None:
+    """The model that a run's benchmark is: bert of bert_large; None of another network, such as bert_tiny."""
+    name = str(benchmark or "")
+    if any(word in name for word in _SMALLER):
+        return None
+    return "bert" if name.startswith("bert") else name if name in MODELS else None
