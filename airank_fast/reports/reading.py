@@ -67,7 +67,7 @@ class ReportedRun:
 
 
 def read(path: Path, known: dict | None = None) -> ReportedRun:
-    """The run at `path`; `known` holds what its log may not carry (see settings.py). UserError if there is none to read."""
+    """The run at `path`; `known` holds what its log may not carry (see settings.py). UserError if none can be read."""
     known = dict(known or {})
     if match := _CARDS.search(path.name):
         known.setdefault("world_size", int(match[1]))

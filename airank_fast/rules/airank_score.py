@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from airank_fast.record.runs import Run
+from airank_fast.rules.targets import is_smaller
 
 _MODELS_2021 = ("ResNet50", "MaskRCNN", "YOLOv3", "DeepLabv3", "HRNet", "BERT", "Transformer", "TSM", "DeepFM")
 _MODELS_2021 += ("Wide&Deep", "Word2Vec")
@@ -21,7 +22,6 @@ AMP = ("bf16", "fp16", "amp")
 FP32 = "fp32"
 # What makes a run one of AI-Rank's task, where a text says it: target, training samples of its data set.
 TASKS = {"resnet50": (0.759, 1_281_167)}
-_SMALLER = ("tiny", "mini")  # networks that are called like a model and are none of AI-Rank's
 # Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
 # V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
 REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
@@ -135,7 +135,7 @@ def operating_system(run: Run) -> str | None:
 def is_task(run: Run) -> bool:
     """Whether a run is of AI-Rank's task, as far as a text defines it and the run says."""
     name, target = run.summary["benchmark"] or "", run.summary["target"]
-    if any(word in name for word in _SMALLER):
+    if is_smaller(name):
         return False
     wanted, train_samples = TASKS.get(name, (0.0, 0))
     data, config = run.first("data"), run.first("run_config")

@@ -164,7 +164,7 @@ def spoil(events, dice):
     for event in events:
         if event["kind"] not in ("run_config", "system", "data"):
             continue
-        for _ in range(dice.choice([0, 1, 1, 3])):
+        for _ in range(dice.choice([0, 0, 0, 0, 1, 3])):
             place = event
             while isinstance(inner := place[name := dice.choice(list(place))], dict) and inner and dice.random() < 0.7:
                 place = inner
@@ -181,7 +181,7 @@ def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, f
     options = {"format": form, "settings": [f"{name}={value}" for name, value in synthetic.ASKED.items()]}
     options |= {"profile": "2021-05", "allow_errors": True, "allow_names": True}
     built = 0
-    for seed in range(25):
+    for seed in range(12):
         dice = random.Random(seed)
         runs = []
         for number, run in enumerate(resnet[: 5 if form == "mlperf" else 1]):
@@ -195,7 +195,7 @@ def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, f
             built += package.build(package.Options(runs=runs, output=tmp_path / f"out{seed}", **options)) == 0
         except UserError:
             assert not (tmp_path / f"out{seed}").exists()
-    assert 0 < built < 25
+    assert 0 < built < 12
 
 
 def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):

@@ -120,6 +120,25 @@ def test_airanks_figures(tmp_path):
     assert score("--rules", "airank", airank_log(tmp_path / "low.log", 10, 0.5), *settings).returncode == 1
 
 
+def test_a_target_that_the_log_does_not_carry_is_that_of_the_model(tmp_path):
+    log = airank_log(tmp_path / "GPUx8.log", 1250, 0.7595)
+
+    def time2train(*settings):
+        words = [word for setting in settings for word in ("--set", setting)]
+        done = score("--rules", "airank", log, "--json", *words)
+        machine = json.loads(done.stdout)["airank"]
+        return machine["rows"][0]["time2train"], machine["targets"]
+
+    source = "AI-Rank docs/software/train.md (2020-12-01), 评价指标"
+    assert time2train("benchmark=resnet50") == (1250, [f"resnet50 0.759 ({source})"])
+    assert time2train("benchmark=resnet50", "target=0.77") == (None, [])
+    assert time2train("benchmark=resnet50", "target=none") == (None, [])
+    assert time2train("benchmark=bert_mini") == (None, [])
+    assert time2train() == (None, [])
+    said = score("--rules", "airank", log, "--set", "benchmark=bert_large", "--profile", "2021-05").stdout
+    assert "target that the log does not carry: bert_large 0.712 (AI-Rank docs/software/train.md (2021-05-28)" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
