@@ -2,7 +2,7 @@
 
 python -m airank_fast.score runs/*/
 python -m airank_fast.score --r-minutes 28.685 --b-minutes 16.882 --want 1.0
-python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set benchmark=resnet50 --set '*x8.log:world_size=8'
+python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set benchmark=resnet50 --set samples_per_epoch=1281167
 
 Exit status: 0 if every set is complete and valid, 1 if not (under AI-Rank: if no run reached its target).
 """
@@ -22,7 +22,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
-from airank_fast.record.runs import Run, read_run
+from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
 from airank_fast.rules import airank_score, scoring
@@ -52,7 +52,8 @@ class Options:
     own_targets: bool = False
     """Judge runs by their own targets, on smaller data and networks too: a rehearsal."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match."""
+    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match. GPUx8.log means
+    world_size=8."""
     profile: Literal["2020-12", "2021-05"] = "2020-12"
     """AI-Rank's text: how many models there are."""
     weights: tuple[float, float, float] = (0.4, 0.4, 0.2)
@@ -70,7 +71,7 @@ def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     check(options)
     paths = [each for path in options.paths for each in logs_of(path)]
-    told = [parse_settings(options.set, str(path)) for path in paths]
+    told = [known_of(path, options.set) for path in paths]
     runs = [read_run(path, known) for path, known in zip(paths, told, strict=True)]
     result, text, status = {"rehearsal": options.own_targets}, [], 0
     if options.own_targets:
@@ -147,6 +148,12 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
         name: 0 if minutes[name] is not None else counts.get(name, known.num_runs) for name, known in BENCHMARKS.items()
     }
     return sets, score
+
+
+def known_of(path: Path, settings: list[str]) -> dict:
+    """What --set says of a log; else its name says on how many cards it was made."""
+    cards = cards_in_name(path)
+    return ({"world_size": cards} if cards else {}) | parse_settings(settings, str(path))
 
 
 def with_targets(runs: list[Run], told: list[dict], profile: str) -> tuple[list[Run], list[str]]:

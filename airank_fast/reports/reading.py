@@ -6,7 +6,6 @@ are none become None, and what the log does not carry is listed in `missing`.
 
 from __future__ import annotations
 
-import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,11 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective
 from airank_fast.record.formats.flagperf import flagperf
-from airank_fast.record.runs import Run, read_run
+from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.reports.cleaning import MAX_ITEMS, clean, number
 from airank_fast.reports.curves import Curve, RateOverTime, thin
 from airank_fast.reports.judging import Verdict, judge
 
-_CARDS = re.compile(r"GPUx(\d{1,6})\.log$")  # AI-Rank's name of a log says on how many cards it was made
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _RATES = ("p_whole", "p_train", "p_core", "avg_ips")
 _TYPES = {  # of fields of run_config that figures and groups are made of
@@ -69,8 +67,8 @@ class ReportedRun:
 def read(path: Path, known: dict | None = None) -> ReportedRun:
     """The run at `path`; `known` holds what its log may not carry (see settings.py). UserError if none can be read."""
     known = dict(known or {})
-    if match := _CARDS.search(path.name):
-        known.setdefault("world_size", int(match[1]))
+    if cards := cards_in_name(path):
+        known.setdefault("world_size", cards)
     try:
         return _reported(read_run(path, known or None), known)
     except UserError:

@@ -43,10 +43,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "of": ("{part}/{whole}", "{part} of {whole}"),
     "missed": ("{count} 次未达标", "{count} missed the target"),
     "summary_note": (
-        "每格为计入的各次运行的中位数，下方为最小值至最大值。只计入完整结束、未中断续跑的运行；未达到目标精度的运行按"
+        "每行为计入的各次运行中 Time2train 居中的一次（偶数次时取中间较慢者），下方为各次的最小值至最大值。"
+        "只计入完整结束、未中断续跑的运行；未达到目标精度的运行按"
         "“永不结束”计。加速比为单卡 Time2train ÷ 多卡 Time2train。",
-        "A cell is the median of the runs counted, with the smallest and largest below it. Only runs that came to "
-        "their end in one piece are counted; one that missed the target counts as one that never ends. Speed-up is "
+        "A row shows, of the runs counted, the one with the median Time2train (of an even number the slower one in the "
+        "middle), with the smallest and largest of all below it. Only runs that came to their end in one piece are "
+        "counted; one that missed the target counts as one that never ends. Speed-up is "
         "Time2train on one card over Time2train on several.",
     ),
     "stated_note": (

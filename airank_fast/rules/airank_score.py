@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from airank_fast.record.runs import Run
 from airank_fast.rules.targets import is_smaller
 
+AnyRun = TypeVar("AnyRun")  # with a path
 _MODELS_2021 = ("ResNet50", "MaskRCNN", "YOLOv3", "DeepLabv3", "HRNet", "BERT", "Transformer", "TSM", "DeepFM")
 _MODELS_2021 += ("Wide&Deep", "Word2Vec")
 MODELS = {"2020-12": (*_MODELS_2021, "CycleGAN", "pix2pix", "DSSM"), "2021-05": _MODELS_2021}  # that a profile names
@@ -153,13 +155,21 @@ def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
         groups[key].append(run)
     rows = []
     for (model, system, precision, num_cards, counts), group in groups.items():
-        group.sort(key=lambda run: (_seconds(run), str(run.path)))
-        run = group[len(group) // 2]
+        run = middle(group, _seconds)
         time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
         rows.append(Row(model, system, precision, num_cards, str(run.path), len(group), num_reached, time2train,
                         run.summary["avg_ips"], best, counts))  # fmt: skip
     return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])
+
+
+def middle(runs: Iterable[AnyRun], seconds: Callable[[AnyRun], float]) -> AnyRun:
+    """The run that stands for several of a configuration: that with the median time, of two the slower one.
+
+    inf is the time of a run that did not reach the target.
+    """
+    ordered = sorted(runs, key=lambda run: (seconds(run), str(run.path)))
+    return ordered[len(ordered) // 2]
 
 
 def _seconds(run: Run) -> float:

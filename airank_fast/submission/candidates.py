@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,12 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record import source
 from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
-from airank_fast.record.runs import Run, read_run
+from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.rules import agreement, verifying
 from airank_fast.rules.findings import ERROR, Finding, Rule
 from airank_fast.rules.scoring import benchmark_of
 
 _LOGS = {"airank": AIRANK_FILE, "mlperf": MLPERF_FILE}
-_CARDS_IN_NAME = re.compile(r"GPUx([1-9]\d*)")
 REHEARSAL = "REHEARSAL"
 SOURCE = Rule(name="package.source", severity=ERROR,
               source="MLPerf training rules, GP2BM and AI-Rank: the source code that ran is handed in")  # fmt: skip
@@ -82,8 +80,7 @@ def read_candidate(path: Path, log_format: str, benchmark: str | None = None, ca
     benchmark = config.get("benchmark")
     if not benchmark:
         raise UserError(f"{path}: the benchmark is required, got a log that does not say it; give --benchmark")
-    named = _CARDS_IN_NAME.search(log.name)
-    told = config.get("world_size") or (int(named[1]) if named else cards)
+    told = config.get("world_size") or cards_in_name(log) or cards
     if told is not None and (type(told) is not int or told < 1):
         raise UserError(f"{path}: a whole number of cards from 1 on is required, got {told!r}")
     return Candidate(run, log, str(benchmark), told)

@@ -11,6 +11,7 @@ from reports.made_up import MadeUpRun
 from airank_fast.record.events import to_line
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import rendering, texts
+from airank_fast.reports.groups import amp_ratios, grouped, summary_rows
 from airank_fast.reports.page import Report
 from airank_fast.reports.reading import read
 from airank_fast.rules import verifying
@@ -75,7 +76,8 @@ def test_both_files_say_everything(run_set, language):
     for column in ("time2train", "throughput", "accuracy", "speedup"):
         assert t(column) in text
         assert f" {t(column)} |" in markdown
-    for said in ("gpux8-aborted", t("state_resumed", count=1), t("state_aborted", reason="exception"), "23.42", "3.30",
+    ((_, _, ratio),) = amp_ratios(summary_rows(grouped(map(read, run_set))[0]))
+    for said in ("gpux8-aborted", t("state_resumed", count=1), t("state_aborted", reason="exception"), "23.42", f"{ratio:.2f}",
                  "torchrun --nproc-per-node 8 --nnodes 4", "--output 'runs/a b'", "Made-up GPU"):  # fmt: skip
         assert said in text
         assert said in markdown
