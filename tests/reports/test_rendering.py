@@ -78,7 +78,8 @@ def test_both_files_say_everything(run_set, language):
         assert f" {t(column)} |" in markdown
     ((_, _, ratio),) = amp_ratios(summary_rows(grouped(map(read, run_set))[0]))
     for said in ("gpux8-aborted", t("state_resumed", count=1), t("state_aborted", reason="exception"), "23.42",
-                 f"{ratio:.2f}", "torchrun --nproc-per-node 8 --nnodes 4", "--output 'runs/a b'", "Made-up GPU"):  # fmt: skip
+                 f"{ratio:.2f}", "torchrun --nproc-per-node 8 --nnodes 4",
+                 "--output 'runs/a b'", "Made-up GPU"):  # fmt: skip
         assert said in text
         assert said in markdown
     assert len(pictures) == parsed.tags.count("figure") == 6
