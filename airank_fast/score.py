@@ -133,10 +133,10 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             result = scoring.run_result(run, options.own_targets)
             groups[benchmark.name, result.world_size or 0].append(result)
     groups = dict(sorted(groups.items()))
-    sets = [
-        scoring.set_result(BENCHMARKS[name], group, points.get(name) or scoring.reference_point(name, group))
-        for (name, _), group in groups.items()
-    ]
+    sets = []
+    for (name, _), group in groups.items():
+        known = None if options.own_targets else scoring.reference_point(name, group)  # of the benchmark's task
+        sets.append(scoring.set_result(BENCHMARKS[name], group, points.get(name) or known))
     minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
     for name in minutes:
         of_name = [each for each in sets if each.benchmark.name == name]

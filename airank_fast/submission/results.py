@@ -34,7 +34,7 @@ class Result:
         if rcp.points(benchmark.name) is None:
             return "not scaled: mlperf-logging, which holds the reference convergence points, is not installed"
         if score.reference is None or score.converged_at is None:
-            return "not scaled: no reference convergence point"
+            return "not scaled: no reference convergence point for this task and batch size"
         means = f"{score.converged_at:.10g} {benchmark.unit} to converge, the reference {score.reference.mean:.10g}"
         return f"scaled by {score.scaling:.6f}: {means}" if score.scaling > 1 else f"not scaled: {means}"
 
@@ -51,7 +51,8 @@ def choose(candidates: list[Candidate], own_targets: bool = False) -> dict[str, 
         if len(runs) < BENCHMARKS[name].num_runs:
             raise UserError(f"{name}: {BENCHMARKS[name].num_runs} runs are required, got {len(runs)}")
         counted = [scoring.run_result(one.run, own_targets) for one in runs]
-        score = scoring.set_result(BENCHMARKS[name], counted, scoring.reference_point(name, counted))
+        reference = None if own_targets else scoring.reference_point(name, counted)  # which is of the benchmark's task
+        score = scoring.set_result(BENCHMARKS[name], counted, reference)
         by_path = {str(one.run.path): one for one in runs}
         results[name] = Result(score, [by_path[run.name] for run in score.chosen])
     return results

@@ -77,6 +77,8 @@ def test_reference_points_come_from_mlperf_logging(tmp_path):
     (result,) = json.loads(score(*paths, "--json").stdout)["mlperf"]
     assert result["reference"]["mean"] == pytest.approx(35.0, abs=0.01)
     assert result["minutes"] == pytest.approx(22.0 * result["reference"]["mean"] / (103 / 3))
+    (own,) = json.loads(score(*paths, "--json", "--own-targets").stdout)["mlperf"]
+    assert (own["reference"], own["minutes"]) == (None, 22.0)  # a rehearsal is of another task
 
 
 def test_a_rehearsal_says_so(sets):
