@@ -21,7 +21,7 @@ from airank_fast.errors import UserError
 from airank_fast.record import machine
 from airank_fast.rules import trees, verifying
 from airank_fast.rules.findings import ERROR, Finding, worst
-from airank_fast.submission import airank, candidates, mlperf, privacy, texts
+from airank_fast.submission import airank, candidates, mlperf, privacy, results, texts
 from airank_fast.submission.request import Request, markdown_report
 from airank_fast.submission.system import given_fields
 
@@ -77,6 +77,7 @@ def build(options: Options) -> int:
     """Build the tree; 1 if the rules refuse a log, 0 otherwise."""
     if options.output is None or not options.runs:
         raise UserError("--format: runs and --output are required with it, got " + ("runs" if options.runs else "none"))
+    given = given_fields(options.settings, options.system)
     log_format = "airank" if options.format == "airank" else "mlperf"
     chosen = [
         candidates.read_candidate(path, log_format, options.benchmark, options.cards) for path in options.runs
@@ -86,15 +87,17 @@ def build(options: Options) -> int:
         raise UserError(f"runs that are no rehearsal are required without --rehearsal, got {candidates.REHEARSAL} runs")
     if not options.allow_names:
         privacy.refuse_names(one.log for one in chosen)
-    refused = candidates.refusals(chosen) + (candidates.set_errors(chosen) if log_format == "mlperf" else [])
+    found = results.choose(chosen, options.rehearsal) if log_format == "mlperf" else {}
+    refused = candidates.refusals(chosen) + results.refusals(found)
     tell(refused)
     if refused and not options.allow_errors:
         print(f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages and says so)",
               file=sys.stderr)  # fmt: skip
         return 1
     request = Request(
-        candidates=chosen,
-        given=given_fields(options.settings, options.system),
+        candidates=[one for result in found.values() for one in result.runs] or chosen,
+        results=found,
+        given=given,
         here=machine.facts(),
         runs_were_here=options.this_machine,
         allowed=refused,

@@ -15,6 +15,7 @@ import tyro
 
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
+from airank_fast.record.settings import parse_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class Options:
     mark: str = ""
     """What stands on top of every page, such as "演练" or "rehearsal"."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What logs of other programs do not say, NAME=VALUE: benchmark, unit, precision, target, world_size,
-    global_batch_size, samples_per_epoch. What a log says itself goes before. GPUx8.log means world_size=8."""
+    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match. What a log says
+    itself goes before. GPUx8.log means world_size=8."""
 
 
 def main() -> int:
@@ -41,9 +42,9 @@ def main() -> int:
         raise UserError(f"report: pip install 'airank-fast[report]' is required, got no {missing[0]}")
     from airank_fast.reports import page, reading, rendering
 
-    known = parse_settings(options.set, reading.KNOWN)
-    runs = [reading.read(path, known) for path in options.paths]
-    report = page.Report(runs, options.lang, options.mark, known, leave_out=options.output.resolve())
+    parse_settings(options.set)
+    runs = [reading.read(path, parse_settings(options.set, str(path))) for path in options.paths]
+    report = page.Report(runs, options.lang, options.mark, options.set, leave_out=options.output.resolve())
     folder = f"report.{options.lang}"
     texts = {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
     texts |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
@@ -57,20 +58,6 @@ def main() -> int:
     for name in (f"{folder}.html", f"{folder}.md"):
         print(options.output / name)
     return 0
-
-
-def parse_settings(pairs: list[str], types: dict[str, type]) -> dict:
-    """NAME=VALUE pairs as a dictionary of the types given; UserError names the one that is not."""
-    found = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or name not in types:
-            raise UserError(f"--set: NAME=VALUE with NAME one of {', '.join(types)} is required, got {pair}")
-        try:
-            found[name] = types[name](text)
-        except ValueError:
-            raise UserError(f"--set {name}: {types[name].__name__} is required, got {text}") from None
-    return found
 
 
 if __name__ == "__main__":

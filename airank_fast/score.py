@@ -2,7 +2,7 @@
 
 python -m airank_fast.score runs/*/
 python -m airank_fast.score --r-minutes 28.685 --b-minutes 16.882 --want 1.0
-python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set target=0.759 --set '*x8.log:world_size=8'
+python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set benchmark=resnet50 --set samples_per_epoch=1281167
 
 Exit status: 0 if every set is complete and valid, 1 if not (under AI-Rank: if no run reached its target).
 """
@@ -22,11 +22,12 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
-from airank_fast.record.runs import Run, read_run
+from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
-from airank_fast.rules import airank_score, rcp, scoring
-from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, RunResult, SetResult
+from airank_fast.rules import airank_score, scoring
+from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
+from airank_fast.rules.targets import target_of
 
 WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
 
@@ -51,7 +52,8 @@ class Options:
     own_targets: bool = False
     """Judge runs by their own targets, on smaller data and networks too: a rehearsal."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match."""
+    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match. GPUx8.log means
+    world_size=8."""
     profile: Literal["2020-12", "2021-05"] = "2020-12"
     """AI-Rank's text: how many models there are."""
     weights: tuple[float, float, float] = (0.4, 0.4, 0.2)
@@ -69,7 +71,8 @@ def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     check(options)
     paths = [each for path in options.paths for each in logs_of(path)]
-    runs = [read_run(path, parse_settings(options.set, str(path))) for path in paths]
+    told = [known_of(path, options.set) for path in paths]
+    runs = [read_run(path, known) for path, known in zip(paths, told, strict=True)]
     result, text, status = {"rehearsal": options.own_targets}, [], 0
     if options.own_targets:
         text += ["REHEARSAL: runs are judged by their own targets, on whatever data and network; this is no result", ""]
@@ -79,12 +82,13 @@ def main() -> int:
         text += [part for each in sets for part in set_text(each)] + gp2bm_text(score)
         status = int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
     if options.rules != "mlperf" and runs:
+        judged, targets = (runs, []) if options.own_targets else with_targets(runs, told, options.profile)
         airank = airank_score.airank_result(
-            runs, options.profile, airank_score.Weights(*options.weights), references(options),
+            judged, options.profile, airank_score.Weights(*options.weights), references(options),
             options.amp_peak_ratio, options.own_targets,
         )  # fmt: skip
-        result["airank"] = asdict(airank)
-        text += airank_text(airank)
+        result["airank"] = asdict(airank) | {"targets": targets}
+        text += airank_text(airank, targets)
         if options.rules == "airank":
             status = int(all(row.time2train is None for row in airank.rows))
     print(json.dumps(name_floats(result), ensure_ascii=False, indent=2) if options.json else "\n".join(text))
@@ -129,10 +133,10 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             result = scoring.run_result(run, options.own_targets)
             groups[benchmark.name, result.world_size or 0].append(result)
     groups = dict(sorted(groups.items()))
-    sets = [
-        scoring.set_result(BENCHMARKS[name], group, points.get(name) or reference_point(name, group))
-        for (name, _), group in groups.items()
-    ]
+    sets = []
+    for (name, _), group in groups.items():
+        known = None if options.own_targets else scoring.reference_point(name, group)  # of the benchmark's task
+        sets.append(scoring.set_result(BENCHMARKS[name], group, points.get(name) or known))
     minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
     for name in minutes:
         of_name = [each for each in sets if each.benchmark.name == name]
@@ -146,11 +150,22 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
     return sets, score
 
 
-def reference_point(name: str, group: list[RunResult]) -> ReferencePoint | None:
-    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size."""
-    batches = {run.global_batch_size for run in group} - {None}
-    found = rcp.point(name, batches.pop()) if len(batches) == 1 else None
-    return ReferencePoint(found.mean, found.minimum) if found else None
+def known_of(path: Path, settings: list[str]) -> dict:
+    """What --set says of a log; else its name says on how many cards it was made."""
+    cards = cards_in_name(path)
+    return ({"world_size": cards} if cards else {}) | parse_settings(settings, str(path))
+
+
+def with_targets(runs: list[Run], told: list[dict], profile: str) -> tuple[list[Run], list[str]]:
+    """The runs, those without a target judged by AI-Rank's; and which target that is, with its source."""
+    judged, targets = [], {}
+    for run, known in zip(runs, told, strict=True):
+        target = target_of(run.summary["benchmark"], profile)
+        if run.summary["target"] is None and "target" not in known and target is not None:
+            run = read_run(run.path, {**known, "target": target.accuracy})
+            targets[f"{run.summary['benchmark']} {target.accuracy:g} ({target.source})"] = None
+        judged.append(run)
+    return judged, list(targets)
 
 
 def rcp_points(options: Options) -> dict[str, ReferencePoint]:
@@ -262,8 +277,8 @@ def gp2bm_text(score: dict) -> list[str]:
     return [*lines, ""]
 
 
-def airank_text(result: airank_score.AIRankResult) -> list[str]:
-    """AI-Rank's figures for people, the columns of its summary first."""
+def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[str]:
+    """AI-Rank's figures for people, the columns of its summary first; `targets` that no log carried."""
     cells = [
         [row.model, row.operating_system or "-", row.precision or "-", _cell(row.num_cards, "d"),
          _cell(row.time2train, ".3f"), _cell(row.throughput, ".1f"), _cell(row.accuracy, ".2%"),
@@ -277,6 +292,7 @@ def airank_text(result: airank_score.AIRankResult) -> list[str]:
         cells = [[each.model, each.operating_system or "-", str(each.num_cards), f"{each.speedup:.2f}",
                   _cell(each.efficiency, ".1%")] for each in result.amp]  # fmt: skip
         lines += ["", *table(["model", "system", "cards", "加速比 AMP/FP32", "of peak"], cells)]
+    lines += [f"target that the log does not carry: {target}" for target in targets]
     if not all(row.is_task for row in result.rows):
         lines += ["", "task no: smaller data, network or target than AI-Rank's; it does not count below"]
     parts, names = result.composite, ", ".join(result.operating_systems) or "not said"

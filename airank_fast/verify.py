@@ -7,7 +7,6 @@ python -m airank_fast.verify GPUx8.log --model resnet50 --profile 2021-05
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -65,14 +64,6 @@ def main() -> int:
     known = options.known()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file's name may be anything
-    try:
-        return _verify(options, known)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def _verify(options: Options, known: Known) -> int:
     counts: Counter[str] = Counter()
     unusable = False
     for path in options.paths:

@@ -47,6 +47,7 @@ class Tally:
     def __init__(self):
         self.config: Event = {}
         self.system: Event = {}
+        self.data: Event = {}
         self.first_t: float | None = None
         self.last_t: float | None = None
         self.run_start_t: float | None = None
@@ -79,6 +80,9 @@ class Tally:
 
     def _on_system(self, event) -> None:
         self.system = self.system or event
+
+    def _on_data(self, event) -> None:
+        self.data = self.data or event
 
     def _on_run_start(self, event) -> None:
         if self.run_start_t is None:

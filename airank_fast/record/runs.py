@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,15 @@ from airank_fast.record.metrics import summarize
 
 # The better source first.
 PARSERS = {"mlperf": mlperf.parse, "airank": airank.parse, "perflog": perflog.parse, "dllogger": dllogger.parse}
+
+
+_CARDS = re.compile(r"GPUx([1-9]\d{0,5})")
+
+
+def cards_in_name(path: Path) -> int | None:
+    """The number of cards that AI-Rank's name of a log says: 8 of GPUx8.log; None of another name."""
+    match = _CARDS.match(path.name) if path.suffix == ".log" else None
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from airank_fast.reports.reading import ReportedRun
-
-AMP = ("bf16", "fp16")
+from airank_fast.rules.airank_score import AMP, FP32, middle
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Figure:
-    """The median of several runs with the smallest and largest; None where there is none."""
+    """A figure of the run that stands for several, with the smallest and largest; None where there is none."""
 
     value: float | None
     low: float | None = None
@@ -55,7 +55,8 @@ class Figure:
 
 @dataclass
 class Row:
-    """A group in the summary table. Only runs that came to their end in one piece count."""
+    """A group in the summary table. Only runs that came to their end in one piece count; all figures are those of the
+    run with the median Time2train (see rules.airank_score.middle)."""
 
     group: Group
     counted: list[ReportedRun]
@@ -98,7 +99,7 @@ def amp_ratios(rows: list[Row]) -> list[tuple[Row, Row, float]]:
     for cards in dict.fromkeys(row.group.cards for row in rows if row.group.cards):
         same = [row for row in rows if row.group.cards == cards and row.throughput.value]
         amp = [row for row in same if row.group.precision in AMP]
-        fp32 = [row for row in same if row.group.precision == "fp32"]
+        fp32 = [row for row in same if row.group.precision == FP32]
         if len(amp) == len(fp32) == 1:
             found.append((amp[0], fp32[0], amp[0].throughput.value / fp32[0].throughput.value))
     return found
@@ -156,26 +157,25 @@ def _distinguish(groups: list[Group]) -> None:
 
 def _row(group: Group) -> Row:
     counted = [run for run in group.runs if run.counts]
-    times = [run.figure("time2train", "target_quality_time") for run in counted]
-    with_target = [value for run, (value, _) in zip(counted, times, strict=True) if run.summary["target"] is not None]
-    return Row(
-        group=group,
-        counted=counted,
-        num_missed=with_target.count(None),
-        time2train=_figure(times, never=math.inf),
-        throughput=_figure([run.figure("avg_ips", "avg_ips") for run in counted]),
-        accuracy=_figure([(run.summary["best_accuracy"], False) for run in counted]),
-    )
+    times = {run.path: run.figure("time2train", "target_quality_time") for run in counted}
+    with_target = [times[run.path][0] for run in counted if run.summary["target"] is not None]
+
+    def seconds(run: ReportedRun) -> float:
+        value, _ = times[run.path]
+        return math.inf if value is None else value
+
+    shown = middle(counted, seconds) if counted else None
+    rates = {run.path: run.figure("avg_ips", "avg_ips") for run in counted}
+    best = {run.path: (run.summary["best_accuracy"], False) for run in counted}
+    figures = [_figure(values, shown) for values in (times, rates, best)]
+    return Row(group, counted, with_target.count(None), *figures)
 
 
-def _figure(values: list[tuple[float | None, bool]], never: float | None = None) -> Figure:
-    """The median; `never` stands for a missing value, which otherwise is left out."""
-    filled = sorted(never if value is None else value for value, _ in values if value is not None or never is not None)
-    finite = [value for value in filled if math.isfinite(value)]
-    middle = filled[(len(filled) - 1) // 2 : len(filled) // 2 + 1]
-    value = sum(middle) / len(middle) if middle and all(map(math.isfinite, middle)) else None
-    stated = any(is_stated for _, is_stated in values)
-    return Figure(value, min(finite, default=None), max(finite, default=None), stated)
+def _figure(values: dict[Path, tuple[float | None, bool]], shown: ReportedRun | None) -> Figure:
+    """The figure of the run that is shown, with the spread of all; each is a value and whether the log states it."""
+    found = [value for value, _ in values.values() if value is not None]
+    value, stated = values[shown.path] if shown else (None, False)
+    return Figure(value, min(found, default=None), max(found, default=None), stated)
 
 
 def _comparable(one: Group, other: Group) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
@@ -11,12 +12,14 @@ from pathlib import Path
 
 from airank_fast import __version__
 from airank_fast.record.formats import flagperf
-from airank_fast.reports import pictures, plots
+from airank_fast.reports import judging, pictures, plots
+from airank_fast.reports.cleaning import clean
 from airank_fast.reports.files import checksums
 from airank_fast.reports.groups import Group, amp_ratios, flat, grouped, recipe_of, split, summary_rows
-from airank_fast.reports.reading import ReportedRun, clean
+from airank_fast.reports.reading import ReportedRun
 from airank_fast.reports.reproduce import check_commands, requirements, training_command
 from airank_fast.reports.texts import Texts
+from airank_fast.rules.findings import ERROR, NOTE, WARNING
 
 MAX_FILES = 500  # listed of a run
 MAX_ROWS = 500  # of a recipe or a system
@@ -28,17 +31,17 @@ _TASKS = {"zh": {"resnet50": "图像分类", "bert": "语义表示"},
 class Report:
     """What a report on `runs` shows, in one language; the templates read its attributes."""
 
-    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", known: dict | None = None,
+    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", settings: Sequence[str] = (),
                  leave_out: Path | None = None):  # fmt: skip
         _name_apart(runs)
         self.runs, self.language, self.mark = runs, language, clean(mark)
         self.options = ["--lang", language, *(["--mark", mark] if mark else [])]
-        self.options += [word for name, value in (known or {}).items() for word in ("--set", f"{name}={value}")]
+        self.options += [word for setting in settings for word in ("--set", setting)]
         self.t = Texts(language)
         self.version = __version__
         self.models = [Model(groups, number, self.t) for number, groups in enumerate(grouped(runs))]
         self.files = {run.name: checksums(run.path, leave_out) for run in runs}
-        self.max_files = MAX_FILES
+        self.max_files, self.max_findings = MAX_FILES, judging.MAX_ROWS
 
     @property
     def title(self) -> str:
@@ -67,6 +70,17 @@ class Report:
             grave += [self.t("not_counted")] if grave and not run.counts else []
             found += [(run.name, self.t("semicolon").join(grave))] if grave else []
         return found
+
+    def verdict(self, run: ReportedRun) -> str:
+        """How many findings of each severity there are about a run."""
+        if not run.verdict.is_known:
+            return self.t("no_rules")
+        names = {ERROR: "errors", WARNING: "finding_warnings", NOTE: "finding_notes"}
+        return self.t("and").join(self.t(name, count=run.verdict.counts[key]) for key, name in names.items())
+
+    def severity(self, row: judging.Judged) -> str:
+        """The severity of a finding in this language."""
+        return self.t("error" if row.severity == ERROR else "finding_warning")
 
     @property
     def has_stated(self) -> bool:

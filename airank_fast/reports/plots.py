@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from airank_fast.reports import axes
+from airank_fast.reports.cleaning import number
 from airank_fast.reports.curves import Curve, spread
 from airank_fast.reports.groups import Group
 from airank_fast.reports.pictures import Picture, Series, bar_plot, colour, line_plot
-from airank_fast.reports.reading import ReportedRun, number
+from airank_fast.reports.reading import ReportedRun
 from airank_fast.reports.texts import Texts
 
 MAX_LINES = 12  # runs of a group that get a line of their own

@@ -6,7 +6,6 @@ are none become None, and what the log does not carry is listed in `missing`.
 
 from __future__ import annotations
 
-import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +13,14 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective
 from airank_fast.record.formats.flagperf import flagperf
-from airank_fast.record.runs import Run, read_run
-from airank_fast.reports.curves import LARGEST, Curve, RateOverTime, thin
+from airank_fast.record.runs import Run, cards_in_name, read_run
+from airank_fast.reports.cleaning import MAX_ITEMS, clean, number
+from airank_fast.reports.curves import Curve, RateOverTime, thin
+from airank_fast.reports.judging import Verdict, judge
 
-MAX_TEXT = 2000
-MAX_ITEMS = 500
-MAX_DEPTH = 8
-_CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]"
-)
-_CARDS = re.compile(r"GPUx(\d{1,6})\.log$")  # AI-Rank's name of a log says on how many cards it was made
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _RATES = ("p_whole", "p_train", "p_core", "avg_ips")
-KNOWN = {
+_TYPES = {  # of fields of run_config that figures and groups are made of
     "benchmark": str, "unit": str, "precision": str, "target": float, "world_size": int, "global_batch_size": int,
     "samples_per_epoch": int,
 }  # fmt: skip
@@ -52,6 +46,7 @@ class ReportedRun:
     learning_rate: Curve  # over samples
     throughput: Curve  # over seconds since run_start
     seconds: dict[str, float]  # where the time from run_start to run_stop went
+    verdict: Verdict  # what the rule books find
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # names of what the log does not carry
 
@@ -70,12 +65,12 @@ class ReportedRun:
 
 
 def read(path: Path, known: dict | None = None) -> ReportedRun:
-    """The run at `path`; `known` holds what of KNOWN its log may not carry. UserError if there is none to read."""
+    """The run at `path`; `known` holds what its log may not carry (see settings.py). UserError if none can be read."""
     known = dict(known or {})
-    if match := _CARDS.search(path.name):
-        known["world_size"] = int(match[1])
+    if cards := cards_in_name(path):
+        known.setdefault("world_size", cards)
     try:
-        return _reported(read_run(path, known or None))
+        return _reported(read_run(path, known or None), known)
     except UserError:
         raise
     except _MALFORMED as error:
@@ -83,28 +78,7 @@ def read(path: Path, known: dict | None = None) -> ReportedRun:
         raise UserError(f"{path}: {wanted}, got {type(error).__name__}: {error}") from None
 
 
-def clean(value, max_text: int = MAX_TEXT, depth: int = MAX_DEPTH):
-    """Text of a log without control and direction characters and lone surrogates, of bounded size and depth."""
-    if isinstance(value, str):
-        text = _CONTROL.sub("\ufffd", value[: max_text + 1])
-        return text if len(text) <= max_text else text[:max_text] + "…"
-    if isinstance(value, (dict, list, tuple)) and not depth:
-        return "…"
-    if isinstance(value, dict):
-        return {clean(str(key), 200): clean(item, depth=depth - 1) for key, item in list(value.items())[:MAX_ITEMS]}
-    if isinstance(value, (list, tuple)):
-        return [clean(item, depth=depth - 1) for item in value[:MAX_ITEMS]]
-    return value
-
-
-def number(value) -> float | None:
-    """The value if it is a number that can be shown; else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
-        return None
-    return value
-
-
-def _reported(run: Run) -> ReportedRun:
+def _reported(run: Run, known: dict) -> ReportedRun:
     config = _config(run.first("run_config"))
     events = [{**event, **config} if event["kind"] == "run_config" else event for event in run.events]
     told = {name: config.get(name) for name in ("benchmark", "precision", "unit", "target", "world_size")}
@@ -129,6 +103,7 @@ def _reported(run: Run) -> ReportedRun:
         learning_rate=learning_rate,
         throughput=_throughput(events, start_t),
         seconds=_seconds(run, summary),
+        verdict=judge(run.path, config, known),
         warnings=[clean(str(event.get("message"))) for event in run.events if event["kind"] == "warning"][:MAX_ITEMS],
     )
     reported.missing = _missing(reported)
@@ -138,7 +113,7 @@ def _reported(run: Run) -> ReportedRun:
 def _config(event: Event) -> Event:
     """A run_config with text that is clean, and None for fields of another type than theirs."""
     config = clean({key: value for key, value in event.items() if key not in ("t", "kind", "command")})
-    for name, wanted in KNOWN.items():
+    for name, wanted in _TYPES.items():
         value = config.get(name) if wanted is str else number(config.get(name))
         if wanted is int:
             fits = isinstance(value, int) and 0 < value < 1 << 53

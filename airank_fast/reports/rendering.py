@@ -13,14 +13,16 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from airank_fast.record.formats import flagperf
+from airank_fast.reports.cleaning import clean
 from airank_fast.reports.files import FileSum
 from airank_fast.reports.groups import Figure
 from airank_fast.reports.page import Report, moment
 from airank_fast.reports.pictures import shorten, standalone
-from airank_fast.reports.reading import ReportedRun, clean
+from airank_fast.reports.reading import ReportedRun
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_SECTIONS = ("summary", "pictures", "runs", "flagperf", "system", "recipe", "reproduce", "checksums", "notes")
+_SECTIONS = ("summary", "pictures", "runs", "findings", "flagperf", "system", "recipe", "reproduce", "checksums",
+             "notes")  # fmt: skip
 # Columns of the tables of runs: key in the summary, text, decimals, factor.
 _RESULTS = (
     ("time2train", "time2train", 2, 1), ("total_time", "total_time", 2, 1), ("e2e_time", "e2e_time", 2, 1),

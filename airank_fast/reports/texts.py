@@ -23,6 +23,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pictures": ("曲线与图", "Pictures"),
     "runs": ("各次运行", "Runs"),
     "performance": ("性能明细", "Performance"),
+    "findings": ("规则检查", "Findings of the rules"),
     "flagperf": ("FlagPerf 指标", "FlagPerf figures"),
     "system": ("被测系统信息", "System under test"),
     "recipe": ("训练配方", "Recipe"),
@@ -42,10 +43,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "of": ("{part}/{whole}", "{part} of {whole}"),
     "missed": ("{count} 次未达标", "{count} missed the target"),
     "summary_note": (
-        "每格为计入的各次运行的中位数，下方为最小值至最大值。只计入完整结束、未中断续跑的运行；未达到目标精度的运行按"
+        "每行为计入的各次运行中 Time2train 居中的一次（偶数次时取中间较慢者），下方为各次的最小值至最大值。"
+        "只计入完整结束、未中断续跑的运行；未达到目标精度的运行按"
         "“永不结束”计。加速比为单卡 Time2train ÷ 多卡 Time2train。",
-        "A cell is the median of the runs counted, with the smallest and largest below it. Only runs that came to "
-        "their end in one piece are counted; one that missed the target counts as one that never ends. Speed-up is "
+        "A row shows, of the runs counted, the one with the median Time2train (of an even number the slower one in the "
+        "middle), with the smallest and largest of all below it. Only runs that came to their end in one piece are "
+        "counted; one that missed the target counts as one that never ends. Speed-up is "
         "Time2train on one card over Time2train on several.",
     ),
     "stated_note": (
@@ -146,6 +149,23 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state_resumed": ("中断续跑 {count} 次，成绩不可比", "resumed {count} time(s), not comparable"),
     "not_counted": ("不计入数据汇总", "not counted in the summary"),
     "alerts": ("请注意", "Please note"),
+    # findings; those of the rule books themselves are in English
+    "findings_note": (
+        "airank_fast.verify 按各日志格式的规则检查的结果（原文为英文）；每次运行最多列出 {rows} 条错误与警告。",
+        "What airank_fast.verify finds by the rules of each log's format; of a run at most {rows} errors and warnings "
+        "are listed.",
+    ),
+    "error": ("错误", "error"),
+    "finding_warning": ("警告", "warning"),
+    "errors": ("{count} 个错误", "{count} error(s)"),
+    "finding_warnings": ("{count} 个警告", "{count} warning(s)"),
+    "finding_notes": ("{count} 个提示", "{count} note(s)"),
+    "more_findings": ("另有 {count} 条错误或警告未列出。", "{count} more error(s) or warning(s) are not listed."),
+    "no_rules": ("没有适用于该日志格式的规则。", "No rules are known for this format of log."),
+    "place": ("位置", "Place"),
+    "severity": ("级别", "Severity"),
+    "finding": ("发现；要求", "Finding; what is required"),
+    "rule": ("规则", "Rule"),
     # FlagPerf's common figures, as its template has them
     "indicator": ("指标名称", "Indicator"),
     "value": ("指标值", "Value"),

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from airank_fast.record.runs import Run
+from airank_fast.rules.targets import is_smaller
 
+AnyRun = TypeVar("AnyRun")  # with a path
 _MODELS_2021 = ("ResNet50", "MaskRCNN", "YOLOv3", "DeepLabv3", "HRNet", "BERT", "Transformer", "TSM", "DeepFM")
 _MODELS_2021 += ("Wide&Deep", "Word2Vec")
 MODELS = {"2020-12": (*_MODELS_2021, "CycleGAN", "pix2pix", "DSSM"), "2021-05": _MODELS_2021}  # that a profile names
@@ -21,7 +24,6 @@ AMP = ("bf16", "fp16", "amp")
 FP32 = "fp32"
 # What makes a run one of AI-Rank's task, where a text says it: target, training samples of its data set.
 TASKS = {"resnet50": (0.759, 1_281_167)}
-_SMALLER = ("tiny", "mini")  # networks that are called like a model and are none of AI-Rank's
 # Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
 # V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
 REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
@@ -135,7 +137,7 @@ def operating_system(run: Run) -> str | None:
 def is_task(run: Run) -> bool:
     """Whether a run is of AI-Rank's task, as far as a text defines it and the run says."""
     name, target = run.summary["benchmark"] or "", run.summary["target"]
-    if any(word in name for word in _SMALLER):
+    if is_smaller(name):
         return False
     wanted, train_samples = TASKS.get(name, (0.0, 0))
     data, config = run.first("data"), run.first("run_config")
@@ -153,13 +155,21 @@ def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
         groups[key].append(run)
     rows = []
     for (model, system, precision, num_cards, counts), group in groups.items():
-        group.sort(key=lambda run: (_seconds(run), str(run.path)))
-        run = group[len(group) // 2]
+        run = middle(group, _seconds)
         time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
         rows.append(Row(model, system, precision, num_cards, str(run.path), len(group), num_reached, time2train,
                         run.summary["avg_ips"], best, counts))  # fmt: skip
     return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])
+
+
+def middle(runs: Iterable[AnyRun], seconds: Callable[[AnyRun], float]) -> AnyRun:
+    """The run that stands for several of a configuration: that with the median time, of two the slower one.
+
+    inf is the time of a run that did not reach the target.
+    """
+    ordered = sorted(runs, key=lambda run: (seconds(run), str(run.path)))
+    return ordered[len(ordered) // 2]
 
 
 def _seconds(run: Run) -> float:

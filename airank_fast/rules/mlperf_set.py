@@ -66,8 +66,14 @@ def _judge_number(logs: Sequence[Log], path: str) -> Iterator[Finding]:
             path, None, f"{len(logs)} runs of {benchmark.name}", f"exactly {benchmark.num_runs}"
         )
     if len(failed) > 1:
-        names = ", ".join(os.path.basename(log.path) for log in failed)
+        names = ", ".join(_name(log, logs) for log in failed)
         yield rules.CONVERGED.broken(path, None, f"{len(failed)} runs did not converge: {names}", "one at most")
+
+
+def _name(log: Log, logs: Sequence[Log]) -> str:
+    """What tells a log from the others: its file's name, else its path."""
+    name = os.path.basename(log.path)
+    return name if sum(os.path.basename(other.path) == name for other in logs) == 1 else log.path
 
 
 def _judge_equality(logs: Sequence[Log]) -> Iterator[Finding]:
@@ -90,7 +96,7 @@ def _judge_seeds(logs: Sequence[Log]) -> Iterator[Finding]:
             mine.setdefault((short(seed), short(metadata.get("file")), short(metadata.get("lineno"))), line)
         for place, line in mine.items():
             if place in taken:
-                found = f"seed {place[0]} as in {os.path.basename(taken[place].path)}"
+                found = f"seed {place[0]} as in {_name(taken[place], logs)}"
                 yield rules.SEEDS_DIFFER.broken(log.path, line, found, "a seed of its own")
             taken.setdefault(place, log)
 

@@ -13,6 +13,7 @@ from itertools import groupby
 
 from airank_fast.record.events import effective
 from airank_fast.record.runs import Run
+from airank_fast.rules import rcp
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
     last = evaluations[-1] if evaluations else {}
     success = stop.get("status") == "success" and start is not None
     reached = last.get("accuracy") is not None and last["accuracy"] >= target
+    seed, batch = config.get("seed"), config.get("global_batch_size") or run.first("data").get("global_batch_size")
     start_ms = round((start if start is not None else run.events[0]["t"]) * 1000)
     doubts = [] if run.summary["comparable"] else ["was resumed: its clock is not comparable"]
     doubts += [] if own_target else _other_task(run, benchmark)
@@ -118,9 +120,9 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
         start_ms=start_ms,
         minutes=(round(stop["t"] * 1000) - start_ms) / 60000 if success and reached else None,
         converged_at=last.get("samples" if benchmark.unit == "samples" else "epoch"),
-        global_batch_size=config.get("global_batch_size") or run.first("data").get("global_batch_size"),
+        global_batch_size=batch if type(batch) is int else None,
         world_size=config.get("world_size"),
-        seed=config.get("seed"),
+        seed=seed if type(seed) is int else None,
         doubts=tuple(doubts),
     )
 
@@ -134,6 +136,13 @@ def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
     if benchmark.train_samples and isinstance(samples, int) and samples < benchmark.train_samples:
         doubts.append(f"trains on {samples:,} samples, the benchmark has {benchmark.train_samples:,}")
     return doubts
+
+
+def reference_point(name: str, runs: Iterable[RunResult]) -> ReferencePoint | None:
+    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size."""
+    batches = {run.global_batch_size for run in runs} - {None}
+    found = rcp.point(name, batches.pop()) if len(batches) == 1 else None
+    return ReferencePoint(found.mean, found.minimum) if found else None
 
 
 def olympic_mean(values: Sequence[float | None]) -> float | None:

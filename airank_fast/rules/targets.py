@@ -36,3 +36,21 @@ TARGETS = {
     ("2021-05", "word2vec"): Target(0.6, _2021),
 }
 MODELS = tuple(dict.fromkeys(model for _, model in TARGETS))
+
+
+def is_smaller(benchmark: str) -> bool:
+    """Whether a network is called like a model and is none of AI-Rank's: bert_tiny, bert_mini."""
+    return any(word in benchmark for word in ("tiny", "mini"))
+
+
+def model_of(benchmark: object) -> str | None:
+    """The model that a run's benchmark is: bert of bert_large; None of another network."""
+    name = str(benchmark or "")
+    if is_smaller(name):
+        return None
+    return "bert" if name.startswith("bert") else name if name in MODELS else None
+
+
+def target_of(benchmark: object, profile: str) -> Target | None:
+    """What a profile asks of a run's benchmark; None where it names none."""
+    return TARGETS.get((profile, model_of(benchmark)))

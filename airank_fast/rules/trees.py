@@ -16,6 +16,7 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
+from airank_fast.rules.scoring import BENCHMARKS
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 SCORE_SHEET = "MLPerf.csv"
@@ -40,7 +41,7 @@ STATUS_WORDS = {
     "research": "Research, Development, or Internal (RDI)",
     "preview": "Preview",
 }
-NUM_RESULTS = {"resnet": 5, "bert": 10}
+NUM_RESULTS = {name: benchmark.num_runs for name, benchmark in BENCHMARKS.items()}
 AIRANK_FIELDS = (
     "submitter", "hardware_name", "hardware_type", "number_of_nodes", "accelerators_per_node", "accelerator_name",
     "accelerator_memory_capacity", "host_processor_name", "host_processors_per_node",

@@ -15,9 +15,10 @@ import csv
 import io
 
 from airank_fast.errors import UserError
-from airank_fast.rules.trees import NUM_RESULTS, SCORE_SHEET
+from airank_fast.rules.scoring import BENCHMARKS, gp2bm_score
+from airank_fast.rules.trees import SCORE_SHEET
 from airank_fast.submission import texts
-from airank_fast.submission.candidates import Candidate, by_benchmark, choose, olympic_minutes
+from airank_fast.submission.candidates import Candidate
 from airank_fast.submission.request import Request, add_code, manifest
 from airank_fast.submission.system import mlperf_description
 from airank_fast.submission.tree import Tree, component
@@ -25,7 +26,6 @@ from airank_fast.submission.tree import Tree, component
 RULESET = "4.0.0"
 IMPLEMENTATION = "airank_fast"
 _TITLES = {"resnet50": "ResNet-50 v1.5, image classification", "bert_large": "BERT-large, pre-training"}
-_WEIGHTS = {"resnet": 7.19, "bert": 9.05}
 
 
 def build(request: Request) -> tuple[Tree, dict]:
@@ -37,20 +37,15 @@ def build(request: Request) -> tuple[Tree, dict]:
 
 def build_gp2bm(request: Request) -> tuple[Tree, dict]:
     """The tree of both benchmarks on one node, with the score sheet and its manifest."""
-    names = {one.short for one in request.candidates}
-    if missing := sorted(set(NUM_RESULTS) - names):
+    if missing := sorted(set(BENCHMARKS) - set(request.results)):
         raise UserError(f"gp2bm: runs of resnet and bert are required, got none of {', '.join(missing)}")
     tree = Tree()
     placed, description = _organization(tree, request)
     if description["number_of_nodes"] != "1":
         raise UserError(f"gp2bm: one node is required, got {description['number_of_nodes']}")
-    groups = by_benchmark([one for _, one in placed], lambda one: one.short)
-    minutes = {name: olympic_minutes(runs) for name, runs in groups.items()}
-    for name, value in minutes.items():
-        if value is None and not (request.allowed or request.is_rehearsal):
-            raise UserError(f"gp2bm: at most one run of {name} without success is allowed, got more")
-    score = None if None in minutes.values() else sum(_WEIGHTS[name] / minutes[name] for name in minutes)
-    rows = _sheet(placed, minutes, score, request.is_rehearsal)
+    r_minutes, b_minutes = (request.results[name].score.minutes for name in ("resnet", "bert"))
+    score = None if None in (r_minutes, b_minutes) else gp2bm_score(r_minutes, b_minutes)
+    rows = _sheet(placed, score, request)
     tree.add(SCORE_SHEET, _csv(rows))
     tree.add("MLPerf.md", _markdown(rows, description, request))
     return tree, manifest(f"gp2bm, mlperf training {RULESET}", placed, request) | {"score": score}
@@ -69,8 +64,7 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
     system = component("system_name", description["system_name"])
     tree.add_json(f"{org}/systems/{system}.json", description)
     placed = []
-    for benchmark, given in by_benchmark(request.candidates, lambda one: one.short).items():
-        runs = choose(benchmark, given)
+    for benchmark, runs in ((name, result.runs) for name, result in request.results.items()):
         for number, one in enumerate(runs):
             name = f"{org}/results/{system}/{benchmark}/result_{number}.txt"
             tree.copy(name, one.log, request.first_line())
@@ -91,19 +85,20 @@ def _title(runs: list[Candidate], request: Request) -> str:
     return _TITLES.get(names[0], names[0])
 
 
-def _sheet(placed: list[tuple[str, Candidate]], minutes: dict, score: float | None, is_rehearsal: bool) -> list[tuple]:
+def _sheet(placed: list[tuple[str, Candidate]], score: float | None, request: Request) -> list[tuple]:
     """(quantity, value, unit, where it comes from), the score first."""
-    letters = {"resnet": "R", "bert": "B"}
     rows: list[tuple] = [("quantity", "value", "unit", "source")]
-    if is_rehearsal:
+    if request.is_rehearsal:
         rows.append(("REHEARSAL (演练)", "no result", "", texts.BANNER))
-    rows.append(("score", _text(score), "", "7.19 / R + 9.05 / B"))
-    for name in sorted(minutes, reverse=True):
-        kept = NUM_RESULTS[name] - 2
-        told = f"mean of the middle {kept} of {NUM_RESULTS[name]} runs of {name}, not scaled by convergence points"
-        rows.append((letters[name], _text(minutes[name]), "minutes", told))
+    weights = (BENCHMARKS[name].reference_minutes for name in ("resnet", "bert"))
+    rows.append(("score", _text(score), "", "{:g} / R + {:g} / B".format(*weights)))
+    for letter, name in (("R", "resnet"), ("B", "bert")):
+        result, num_runs = request.results[name], BENCHMARKS[name].num_runs
+        told = f"mean of the middle {num_runs - 2} of {num_runs} runs of {name}, {result.scaling}"
+        rows.append((letter, _text(result.score.minutes), "minutes", told))
     for file, one in placed:
-        value = _text(one.minutes) if one.minutes != float("inf") else "not converged"
+        minutes = request.results[one.short].of(one).minutes
+        value = "not converged" if minutes is None else _text(minutes)
         rows.append((f"run of {one.short}, seed {one.config.get('seed', '-')}", value, "minutes", file))
     return rows
 

@@ -12,6 +12,7 @@ from airank_fast.rules.findings import Finding
 from airank_fast.submission import texts
 from airank_fast.submission.candidates import Candidate
 from airank_fast.submission.privacy import shorten_all
+from airank_fast.submission.results import Result
 from airank_fast.submission.system import facts_of_run, is_same_machine
 from airank_fast.submission.tree import Tree
 
@@ -33,6 +34,7 @@ class Request:
     """Runs, and what is known about them besides."""
 
     candidates: list[Candidate]
+    results: dict[str, Result] = field(default_factory=dict)  # MLPerf's, whose runs the candidates are then
     given: dict[str, str] = field(default_factory=dict)  # see system.given_fields
     here: dict = field(default_factory=dict)  # the facts of this machine
     runs_were_here: bool = False  # the packager's word for it

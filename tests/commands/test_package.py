@@ -4,6 +4,7 @@ import copy
 import filecmp
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,6 @@ from airank_fast import package
 from airank_fast.errors import UserError
 from airank_fast.record import machine, source
 from airank_fast.record.events import read_events, to_line
-from airank_fast.rules import verifying
-from airank_fast.rules.findings import Rule
 
 ROOT = Path(airank_fast.__file__).parents[1]
 BLOCKS_TORCH = """
@@ -84,28 +83,49 @@ def test_a_package_says_nothing_of_who_made_it_where(resnet, tmp_path, monkeypat
         assert "somebody" not in text  # the home folder that the runs' commands name
 
 
-BROKEN = Rule(name="test.rule", severity="error", source="a test")
+def changed(run, directory, file, old, new):
+    """A copy of a run directory with another text in one of its files."""
+    shutil.copytree(run, directory)
+    text = (directory / file).read_text()
+    assert old in text
+    (directory / file).write_text(text.replace(old, new))
+    return directory
 
 
-@pytest.fixture
-def refusing(monkeypatch):
-    """Rules that refuse each log once."""
-    refused = [3, "a wrong thing", "a right one"]
-    monkeypatch.setattr(verifying, "verify", lambda path: iter([BROKEN.broken(str(path), *refused)]))
-
-
-def test_logs_that_the_rules_refuse_are_packaged_only_if_it_is_said_inside(resnet, tmp_path, refusing, capsys):
+def test_logs_that_the_rules_refuse_are_packaged_only_if_it_is_said_inside(resnet, tmp_path, capsys):
     settings = [f"{name}={value}" for name, value in synthetic.ASKED.items()]
-    options = {"runs": resnet, "format": "mlperf", "output": tmp_path / "out", "settings": settings}
+    runs = [changed(resnet[0], tmp_path / "run", "mlperf.log", '"cache_clear", "value": true',
+                    '"cache_clear", "value": false'), *resnet[1:]]  # fmt: skip
+    options = {"runs": runs, "format": "mlperf", "output": tmp_path / "out", "settings": settings}
     assert package.build(package.Options(**options)) == 1
     assert not (tmp_path / "out").exists()
-    assert "the rules refuse 5 points" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the rules refuse 2 points" in told
+    assert "run/mlperf.log:7: error: " in told
     assert package.build(package.Options(**options, allow_errors=True)) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [one["rule"] for one in manifest["allowed_errors"]] == ["test.rule"] * 5
+    assert {one["rule"] for one in manifest["allowed_errors"]} == {"run.agreement", "mlperf.cache_clear"}
     readme = next((tmp_path / "out").rglob("implementations/airank_fast/README.md")).read_text()
-    assert "The rules refuse these 5 points" in readme
-    assert readme.count("a wrong thing; a right one") == 5
+    assert "The rules refuse these 2 points" in readme
+    assert "`mlperf.cache_clear`" in readme
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mlperf.log", "0.7601", "0.7602"),
+        ("airank.log", "0.7601", "0.7602"),
+        ("events.jsonl", '"accuracy":0.7601', '"accuracy":0.7602'),
+    ],
+)
+@pytest.mark.parametrize("form", ["mlperf", "airank"])
+def test_a_run_whose_logs_and_events_disagree_is_refused(resnet, tmp_path, capsys, form, file, old, new):
+    run = changed(resnet[0], tmp_path / "run", file, old, new)
+    given = [run, *resnet[1:]] if form == "mlperf" else [run]
+    options = package.Options(runs=given, format=form, output=tmp_path / "out", allow_names=True)
+    assert package.build(options) == 1
+    assert "run.agreement" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [run]
 
 
 def test_a_run_of_changed_source_is_refused(tmp_path, capsys, resnet):
@@ -124,25 +144,27 @@ def test_a_run_of_changed_source_is_refused(tmp_path, capsys, resnet):
 
 
 def test_runs_that_are_no_set_are_refused(tmp_path, capsys, resnet):
-    other = [synthetic.resnet(tmp_path / "a", 7, seed=1000), synthetic.resnet(tmp_path / "b", 8, global_batch_size=816)]
+    other = [synthetic.resnet(tmp_path / "a", 7, seed=1000, precision="fp32")]
+    other += [synthetic.resnet(tmp_path / "b", 8, global_batch_size=816)]
     assert package.build(package.Options(runs=[*resnet[:3], *other], format="mlperf", output=tmp_path / "out")) == 1
     told = capsys.readouterr().err
-    assert "seed 1000, which is that of" in told
-    assert "global_batch_size 816; 1632 as in the others" in told
-    assert told.count("package.one_set") == 2
+    assert f"seed 1000 as in {resnet[0]}/mlperf.log" in told
+    assert "global_batch_size 816; 1632 as in the other runs" in told
+    assert "precision 'fp32'; 'bf16' as in the others" in told
+    assert told.count("package.one_set") == 1
 
 
 JUNK = [None, [], {}, "", "x", -1, 0, 3.5, float("nan"), "\n|", [1, "a"], {"a": {"b": []}}, True, 10**30, "../../x"]
 READ_BEFORE = {"t", "kind", "target", "warmup_epochs_excluded"}  # what reading a run itself judges
 
 
-def spoil(events, dice):
+def spoil(events, dice, counts):
     """Replace some values of the events that describe the run by anything that JSON may hold."""
     events = copy.deepcopy(events)
     for event in events:
         if event["kind"] not in ("run_config", "system", "data"):
             continue
-        for _ in range(dice.choice([0, 1, 1, 3])):
+        for _ in range(dice.choice(counts)):
             place = event
             while isinstance(inner := place[name := dice.choice(list(place))], dict) and inner and dice.random() < 0.7:
                 place = inner
@@ -158,14 +180,15 @@ def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, f
     events = [read_events(run / "events.jsonl") for run in resnet]
     options = {"format": form, "settings": [f"{name}={value}" for name, value in synthetic.ASKED.items()]}
     options |= {"profile": "2021-05", "allow_errors": True, "allow_names": True}
+    num_seeds, counts = (12, [0, 0, 0, 0, 1, 3]) if form == "mlperf" else (30, [0, 1, 1, 3])  # of 5 runs, of one
     built = 0
-    for seed in range(60):
+    for seed in range(num_seeds):
         dice = random.Random(seed)
         runs = []
         for number, run in enumerate(resnet[: 5 if form == "mlperf" else 1]):
             runs.append(tmp_path / f"{seed}-{number}")
             runs[-1].mkdir()
-            spoilt = spoil(events[number], dice)
+            spoilt = spoil(events[number], dice, counts)
             (runs[-1] / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in spoilt))
             for log in ("mlperf.log", "airank.log"):
                 (runs[-1] / log).write_bytes((run / log).read_bytes())
@@ -173,7 +196,7 @@ def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, f
             built += package.build(package.Options(runs=runs, output=tmp_path / f"out{seed}", **options)) == 0
         except UserError:
             assert not (tmp_path / f"out{seed}").exists()
-    assert 0 < built < 60
+    assert 0 < built < num_seeds
 
 
 def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):

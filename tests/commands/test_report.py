@@ -68,8 +68,8 @@ importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else 
     [
         (["nowhere"], "nowhere: a run directory"),
         ([ROOT / "LICENSE"], "LICENSE: a log of a known format is required"),
-        (["RUN", "--set", "target=high"], "--set target: float is required, got high"),
-        (["RUN", "--set", "colour=red"], "--set: NAME=VALUE with NAME one of benchmark"),
+        (["RUN", "--set", "target=high"], "target: a number is required, got 'high'"),
+        (["RUN", "--set", "colour=red"], "--set: NAME=VALUE with a NAME of benchmark"),
         (["RUN", "--set", "target"], "--set: NAME=VALUE"),
         (["RUN", "--output", ROOT / "LICENSE"], "--output: a directory that can be written is required"),
     ],
@@ -92,3 +92,10 @@ def test_what_a_log_does_not_say_is_set(tmp_path):
     assert "- ResNet-50 (目标精度 75.9%)" in markdown
     assert "| 8卡 | 3.50 | - | 80.00 | - | 1/1 |" in markdown
     assert "--set benchmark=resnet50 --set target=0.759" in markdown
+    settings = ["*x8.log:benchmark=bert_large", "*x1.log:benchmark=resnet50", "operating_system=Made-up 1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert report(log, "--output", tmp_path / "out", "--lang", "en", *words).returncode == 0
+    markdown = (tmp_path / "out" / "report.en.md").read_text(encoding="utf-8")
+    assert "- BERT-large" in markdown
+    assert "| Operating system | Made-up 1 |" in markdown
+    assert "--set '*x8.log:benchmark=bert_large'" in markdown

@@ -80,12 +80,26 @@ def test_names_and_contents_that_no_terminal_can_print(tmp_path):
     assert "\x1b" not in done.stdout
 
 
-def test_a_reader_that_leaves_early(tmp_path):
-    (tmp_path / "log").write_text(PUBLISHED)
-    command = [sys.executable, "-m", "airank_fast.verify", *[str(tmp_path / "log")] * 3000]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
-    process.stdout.readline()
-    process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
-    process.stderr.close()
-    assert process.wait() in (0, 1)
+
+def test_whoever_has_seen_enough_of_the_output_gets_no_traceback(tmp_path):
+    for number in range(300):
+        (tmp_path / f"{number}.log").write_text(PUBLISHED)
+    command = [sys.executable, "-m", "airank_fast.verify", str(tmp_path)]
+    for num_bytes in (0, 10):  # closed before the first line, and amid the output
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+            process.stdout.read(num_bytes)
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(60) == 141
+
+
+def test_a_pipe_that_is_not_the_output_keeps_its_traceback():
+    code = """
+from airank_fast.cli import run_command
+def main():
+    raise BrokenPipeError("another pipe")
+run_command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

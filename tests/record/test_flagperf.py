@@ -42,3 +42,14 @@ def test_precision_in_its_words(tell, precision, word):
 def test_cells_without_a_figure_stay_blank(story):
     row = table_row(story(reported={}).begin().events)
     assert re.search(r"\| amp \| bs=64 \| \d+\.\d \| 0\.0 \| 0\.0 \|  \|  \|  \|$", row)
+
+
+def test_the_learning_rate_may_be_told_with_the_data(tell):
+    """A recipe whose schedule follows from the data set reports it when it has seen the data."""
+    events = tell("target").events
+    config = next(event for event in events if event["kind"] == "run_config")
+    data = next(event for event in events if event["kind"] == "data")
+    data["reported"], config["reported"] = config["reported"], {}
+    assert flagperf(events)["fix_hp"] == "bs=64,lr=6.4"
+    data["reported"] = ["junk"]
+    assert flagperf(events)["fix_hp"] == "bs=64"

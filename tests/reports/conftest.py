@@ -20,3 +20,13 @@ def browser():
         pytest.skip(f"no browser: one of {', '.join(chromium.NAMES)} is required")
     with chromium.Browser(program) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def refused_run(tmp_path_factory):
+    """A run with more findings than a report lists, some of them long and with text that could act in a page."""
+    story = made_up.MadeUpRun(8).begin().train(8).stop("aborted", "epochs")
+    directory = story.write(tmp_path_factory.mktemp("refused") / "run")
+    wrong = "".join(f"AI-Rank-log 1790000000.{n:03d} <b>{'x' * 150}|{n}</b>\n" for n in range(30))
+    (directory / "airank.log").write_text(wrong + (directory / "airank.log").read_text())
+    return directory

@@ -53,17 +53,17 @@ LAYOUT = {
 
 
 @pytest.fixture(scope="module", params=["zh", "en"])
-def page(request, run_set, tmp_path_factory):
-    """Pages of one run and of many, by name."""
+def page(request, run_set, refused_run, tmp_path_factory):
+    """Pages of one run, of many, and of one that the rules refuse, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    found = {"one": run_set[:1], "many": run_set}
+    found = {"one": run_set[:1], "many": run_set, "refused": [refused_run]}
     for name, paths in found.items():
         report = Report([read(path) for path in paths], request.param, mark="rehearsal " * 8)
         (folder / f"{name}.html").write_text(rendering.html(report), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in found}
 
 
-@pytest.mark.parametrize("name", ["one", "many"])
+@pytest.mark.parametrize("name", ["one", "many", "refused"])
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page(browser, page, name, width, scheme):

@@ -10,8 +10,9 @@ from reports.made_up import EPOCH_SAMPLES, MadeUpRun
 from airank_fast.errors import UserError
 from airank_fast.record.events import to_line
 from airank_fast.reports import rendering
+from airank_fast.reports.cleaning import clean
 from airank_fast.reports.page import Report
-from airank_fast.reports.reading import clean, read
+from airank_fast.reports.reading import read
 
 # From the requirement text of AI-Rank's training log.
 SEED = """\

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+from collections import Counter
 
 import pytest
 from reports.made_up import MadeUpRun
@@ -10,8 +11,10 @@ from reports.made_up import MadeUpRun
 from airank_fast.record.events import to_line
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import rendering, texts
+from airank_fast.reports.groups import amp_ratios, grouped, summary_rows
 from airank_fast.reports.page import Report
 from airank_fast.reports.reading import read
+from airank_fast.rules import verifying
 
 EVIL = (
     "<script>alert(1)</script>",
@@ -73,8 +76,10 @@ def test_both_files_say_everything(run_set, language):
     for column in ("time2train", "throughput", "accuracy", "speedup"):
         assert t(column) in text
         assert f" {t(column)} |" in markdown
-    for said in ("gpux8-aborted", t("state_resumed", count=1), t("state_aborted", reason="exception"), "23.42", "3.30",
-                 "torchrun --nproc-per-node 8 --nnodes 4", "--output 'runs/a b'", "Made-up GPU"):  # fmt: skip
+    ((_, _, ratio),) = amp_ratios(summary_rows(grouped(map(read, run_set))[0]))
+    for said in ("gpux8-aborted", t("state_resumed", count=1), t("state_aborted", reason="exception"), "23.42",
+                 f"{ratio:.2f}", "torchrun --nproc-per-node 8 --nnodes 4",
+                 "--output 'runs/a b'", "Made-up GPU"):  # fmt: skip
         assert said in text
         assert said in markdown
     assert len(pictures) == parsed.tags.count("figure") == 6
@@ -92,6 +97,38 @@ def test_the_tables_are_laid_out_as_the_requirements_have_them(run_set):
         assert flagperf.row(run.flagperf) in markdown
     for table_rows in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table_rows.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
+def test_what_the_rules_find_is_counted_and_listed(refused_run, language):
+    page, markdown, _ = made([refused_run], language)
+    t = texts.Texts(language)
+    findings = list(verifying.verify(refused_run))
+    number = Counter(finding.severity for finding in findings)
+    assert number["error"] > 20
+    counts = [("errors", "error"), ("finding_warnings", "warning"), ("finding_notes", "note")]
+    told = t("and").join(t(key, count=number[name]) for key, name in counts)
+    more = t("more_findings", count=number["error"] + number["warning"] - 20)
+    parsed = Page(page)
+    text = "".join(parsed.text)
+    for said in (told, more, "<b>xxx", "airank.line", "airank.log:1"):
+        assert said in text
+    assert page.count("<b>x") == 0
+    section = markdown.partition(f"## {t('findings')}\n")[2].partition("\n## ")[0]
+    assert told in section
+    assert more in section
+    rows = [line for line in section.splitlines() if line.startswith("| airank.log")]
+    assert len(rows) == 20
+    assert all(f" | {t('error')} | " in row and "<b" not in row for row in rows)
+    assert str(refused_run) not in section
+
+
+def test_a_format_without_rules_says_so(tmp_path):
+    line = '{"timestamp": "1570716921.84", "elapsedtime": "1", "datetime": "x", "type": "LOG", "step": [0, 5]'
+    (tmp_path / "log.json").write_text("DLLL " + line + ', "data": {"train.loss": 8.5}}\n')
+    page, markdown, _ = made([tmp_path / "log.json"], "en")
+    assert "No rules are known for this format of log." in page
+    assert "No rules are known for this format of log." in markdown
 
 
 def test_checksums_can_be_checked(run_set, tmp_path):

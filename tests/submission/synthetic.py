@@ -102,10 +102,11 @@ def resnet(directory: Path, number: int = 0, *, minutes: float = 28.0, epochs: i
     }  # fmt: skip
     data = {"train_samples": 1_281_167, "eval_samples": 50_000, "classes": 1000, "checksum": "5" * 64}
     marks = []
+    batch = told["global_batch_size"]
     for epoch in range(4, epochs + 1, 4):
-        step = math.ceil(epoch * 1_281_167 / 1632)
+        step = math.ceil(epoch * 1_281_167 / batch)
         accuracy = 0.7 - 0.5 / epoch if epoch < epochs or not reached else 0.7601
-        marks.append((epoch, step, step * 1632, accuracy, {"first_epoch": epoch - 3, "epoch_count": 4}))
+        marks.append((epoch, step, step * batch, accuracy, {"first_epoch": epoch - 3, "epoch_count": 4}))
     return write_run(directory, _story(told, data, marks, number, minutes * 60, 50_000))
 
 
@@ -154,9 +155,13 @@ def _story(config: dict, data: dict, marks: list, number: int, total_s: float, c
         emit("block_start", step=step_before, samples=samples_before, **block)
         t = start + total_s * index / len(marks) - 3
         clocks = {"core_s": t - start - 3 * index, "wait_s": 1.0, "h2d_s": 0.1, "measure_s": 0.0}
-        emit("block_stop", step=step, samples=samples, **{name: [value] * 8 for name, value in clocks.items()})
-        if epoch:
-            emit("epoch_stop", epoch=epoch, step=step, samples=samples)
+        ranks, count = config.get("world_size", 8), step - step_before
+        for ended in range(epoch - 3, epoch + 1) if epoch else ():
+            at = math.ceil(ended * data["train_samples"] / config["global_batch_size"])
+            emit("epoch_stop", epoch=ended, step=at, samples=at * config["global_batch_size"])
+        each = {name: [1] * count for name in ("loss", "lr", "core_s", "wait_s", "h2d_s")}
+        emit("steps", first_step=step_before + 1, num_steps=count, samples=samples - samples_before, **each)
+        emit("block_stop", step=step, samples=samples, **{name: [value] * ranks for name, value in clocks.items()})
         emit("eval_start", epoch=epoch, step=step, samples=samples)
         t += 2
         emit("eval_stop", epoch=epoch, step=step, samples=samples, correct=round(accuracy * counted), counted=counted,

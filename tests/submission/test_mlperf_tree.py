@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 from submission import synthetic
 
 from airank_fast.errors import UserError
+from airank_fast.record.events import read_events
+from airank_fast.rules import rcp
 from airank_fast.rules.trees import MLPERF_FIELDS, check_tree
 
 ORG, SYSTEM = "Synthetic_Submitter", "synthetic_1x8"
@@ -23,6 +24,11 @@ def official(tool, target, *more, cwd):
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+def rows_of(tree):
+    """The score sheet: quantity -> value."""
+    return {line["quantity"]: line["value"] for line in csv.DictReader((tree / "MLPerf.csv").open())}
 
 
 @pytest.fixture
@@ -56,18 +62,23 @@ def test_the_system_description_passes_and_has_33_fields(gp2bm, tmp_path):
 def test_the_summarizer_gives_the_minutes_of_the_score_sheet(copied, tmp_path):
     official("result_summarizer", copied / ORG, "--csv", str(tmp_path / "s.csv"), cwd=tmp_path)
     (row,) = csv.DictReader((tmp_path / "s.csv").read_text().splitlines())
-    sheet = {line["quantity"]: line["value"] for line in csv.DictReader((copied / "MLPerf.csv").open())}
+    sheet = rows_of(copied)
     assert float(row["resnet"]) == pytest.approx(float(sheet["R"]), abs=1e-6)
     assert float(row["bert"]) == pytest.approx(float(sheet["B"]), abs=1e-6)
     assert float(sheet["score"]) == pytest.approx(7.19 / float(row["resnet"]) + 9.05 / float(row["bert"]), abs=1e-6)
     assert (row["submitter"], row["system"], row["accelerators_count"]) == (synthetic.ORG, synthetic.PLATFORM, "8")
 
 
-def test_the_scaling_that_the_official_checker_writes_is_no_tampering(build, tmp_path):
-    """Runs a little faster than the reference: the checker leaves scaling.json in the tree."""
-    runs = [synthetic.bert(tmp_path / f"b{n}", n, evaluations=16) for n in range(10)]
-    assert build(tmp_path / "out", runs) == 0
+def test_a_set_that_is_a_little_fast_is_scaled_as_the_official_tools_do(build, tmp_path, runs):
+    """The checker leaves scaling.json in the tree, which is no tampering, and the summarizer reads it."""
+    bert = [synthetic.bert(tmp_path / f"b{n}", n, evaluations=16) for n in range(10)]
+    assert build(tmp_path / "out", [*runs[:5], *bert], "gp2bm") == 0
+    assert "bert, scaled by 1." in (tmp_path / "out" / "MLPerf.csv").read_text()
     assert "Score should be normalized" in official("package_checker", tmp_path / "out" / ORG, cwd=tmp_path)
+    official("result_summarizer", tmp_path / "out" / ORG, "--csv", str(tmp_path / "s.csv"), cwd=tmp_path)
+    (row,) = csv.DictReader((tmp_path / "s.csv").read_text().splitlines())
+    assert float(row["bert"]) == pytest.approx(float(rows_of(tmp_path / "out")["B"]), abs=1e-5)
+    assert float(row["bert"]) > 17.05  # 17 minutes, scaled
     (finding,) = check_tree(tmp_path / "out")
     assert (finding.severity, finding.path.rpartition("/")[2]) == ("note", "scaling.json")
 
@@ -109,16 +120,45 @@ def test_of_more_runs_the_median_window_is_taken(build, tmp_path):
     assert [round(run["total_time_s"] / 60) for run in taken] == [24, 23, 22, 21, 20]
 
 
-def test_one_run_without_success_is_the_slowest_two_are_too_many(build, tmp_path, runs):
+def test_one_run_without_success_is_the_slowest_two_are_too_many(build, tmp_path, runs, capsys):
     bert = [run for run in runs if "bert" in run.name]
     resnet = [synthetic.resnet(tmp_path / f"r{n}", n, minutes=20 + n, reached=n != 0) for n in range(5)]
     assert build(tmp_path / "out", resnet + bert, "gp2bm") == 0
-    sheet = {line["quantity"]: line["value"] for line in csv.DictReader((tmp_path / "out" / "MLPerf.csv").open())}
+    sheet = rows_of(tmp_path / "out")
     assert float(sheet["R"]) == pytest.approx((22 + 23 + 24) / 3)  # 21 is the fastest, run 0 the slowest
     resnet[1] = synthetic.resnet(tmp_path / "r1b", 1, reached=False)
-    with suppress(UserError):  # by the rule book of the log, or when the score is worked out
-        assert build(tmp_path / "out2", resnet + bert, "gp2bm") == 1
+    assert build(tmp_path / "out2", resnet + bert, "gp2bm") == 1
+    assert "resnet: error: 2 runs did not converge: " in capsys.readouterr().err
     assert not (tmp_path / "out2").exists()
+    assert build(tmp_path / "out3", resnet + bert, "gp2bm", allow_errors=True) == 0
+    assert rows_of(tmp_path / "out3")["score"] == "invalid"
+
+
+def test_one_run_without_success_costs_no_run_that_is_not_chosen(build, tmp_path, capsys):
+    """Of 6 runs two miss the target, one in each window of 5."""
+    runs = [synthetic.resnet(tmp_path / f"r{n}", n, reached=n not in (0, 5)) for n in range(6)]
+    assert build(tmp_path / "out", runs) == 0, capsys.readouterr().err
+    taken = json.loads((tmp_path / "out" / "manifest.json").read_text())["runs"]
+    assert [run["status"] for run in taken].count("success") == 4
+
+
+def test_a_run_that_was_resumed_is_no_result(build, tmp_path, runs, capsys):
+    events = read_events(runs[0] / "events.jsonl")
+    at = next(index for index, event in enumerate(events) if event["kind"] == "eval_stop")
+    counts = {name: events[at][name] for name in ("step", "samples")}
+    again = [{"t": events[at]["t"], "kind": kind, **fields} for kind, fields in
+             (("process_start", {"pid": 2}), ("resume", counts))]  # fmt: skip
+    resumed = synthetic.write_run(tmp_path / "r", [*events[: at + 1], *again, *events[at + 1 :]])
+    assert build(tmp_path / "out", [resumed, *runs[1:5]]) == 1
+    assert "was resumed: its clock is not comparable" in capsys.readouterr().err
+
+
+def test_the_sheet_says_so_where_nothing_is_compared(build, tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(rcp, "points", lambda *_: None)
+    assert build(tmp_path / "out", runs, "gp2bm") == 0
+    sheet = (tmp_path / "out" / "MLPerf.csv").read_text()
+    why = "not scaled: mlperf-logging, which holds the reference convergence points, is not installed"
+    assert sheet.count(why) == 2
 
 
 def test_what_cannot_be_packaged_is_said(build, tmp_path, runs):
@@ -141,17 +181,21 @@ def test_what_cannot_be_packaged_is_said(build, tmp_path, runs):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_on_two_systems_are_two_packages(build, tmp_path, runs):
+def test_runs_on_two_systems_are_two_packages(build, tmp_path, runs, capsys):
     submission = {"org": synthetic.ORG, "platform": "other", "division": "closed", "status": "onprem"}
     other = synthetic.resnet(tmp_path / "r", 9, submission=submission)
+    assert build(tmp_path / "out", [*runs[:4], other]) == 1
+    assert "mlperf.same_system" in capsys.readouterr().err
     with pytest.raises(UserError, match="system_name 'synthetic 1x8' is required as in the other runs, got 'other'"):
-        build(tmp_path / "out", [*runs[:4], other])
+        build(tmp_path / "out", [*runs[:4], other], allow_errors=True)
 
 
-def test_a_smaller_model_is_not_bert(build, tmp_path):
+def test_a_smaller_model_is_not_bert(build, tmp_path, capsys):
     runs = [synthetic.bert(tmp_path / f"b{n}", n, benchmark="bert_mini") for n in range(10)]
+    assert build(tmp_path / "out", runs) == 1
+    assert capsys.readouterr().err.count("is of bert_mini, the benchmark of bert_large") == 10
     with pytest.raises(UserError, match="resnet50 or bert_large is required in all runs, got bert_mini"):
-        build(tmp_path / "out", runs)
+        build(tmp_path / "out", runs, allow_errors=True)
 
 
 def test_logs_of_another_program_need_its_source_and_its_system(build, tmp_path, runs):

@@ -47,7 +47,7 @@ def columns(tally: Tally) -> dict:
         "nproc": world_size // num_nodes,
         "config": f"{num_nodes}x{world_size // num_nodes}",
         "precision": "amp" if config.get("precision") in ("bf16", "fp16") else config.get("precision"),
-        "fix_hp": _fix_hp(config, world_size),
+        "fix_hp": _fix_hp(config, tally.data, world_size),
         **{name: summary[name] for name in _FIGURES},
         "acc": summary["final_accuracy"],
         "mem_used": summary["mem_used_gib"],
@@ -91,13 +91,17 @@ def _device(system: Event, config: Event) -> str:
     return system.get("accelerator_name") or system.get("host_processor_name") or str(devices[0])
 
 
-def _fix_hp(config: Event, world_size: int) -> str:
-    """Batch size a device and base learning rate, in FlagPerf's words; / where the run does not say."""
-    reported = config.get("reported") or {}
-    rate = next((value for key, value in reported.items() if key.endswith("opt_base_learning_rate")), None)
+def _fix_hp(config: Event, data: Event, world_size: int) -> str:
+    """Batch size a device and base learning rate, in FlagPerf's words; / where the run does not say.
+
+    What follows from the data set is reported with it.
+    """
+    reported = [found for found in (config.get("reported"), data.get("reported")) if isinstance(found, dict)]
+    rates = [value for found in reported for key, value in found.items() if key.endswith("opt_base_learning_rate")]
+    rate = next((value for value in rates if isinstance(value, (int, float))), None)
     batch = config.get("global_batch_size")
     parts = [f"bs={batch // world_size}"] if batch else []
-    parts += [f"lr={rate:g}"] if isinstance(rate, (int, float)) else []
+    parts += [f"lr={rate:g}"] if rate is not None else []
     return ",".join(parts) or "/"
 
 
