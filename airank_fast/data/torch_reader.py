@@ -6,7 +6,11 @@ A worker gets a whole batch's request and sends back a finished uint8 tensor, so
 from __future__ import annotations
 
 import gc
+import os
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +74,21 @@ class _Batches(Dataset):
         return torch.from_numpy(out), torch.from_numpy(self.split.labels[request.indices])
 
 
+def end_with(parent: int, _worker: int = 0) -> None:
+    """Have this process, a worker of `parent`, end when that does.
+
+    torch's workers see to it themselves, but take for their parent whoever it is when they are ready: if theirs was
+    killed before, they would live for ever.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class TorchReader:
     """See `make_reader`. num_workers 0 decodes in the calling thread."""
 
@@ -86,6 +105,7 @@ class TorchReader:
     def _run(self, dataset: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         loader = DataLoader(dataset, batch_size=None, sampler=requests, num_workers=self._num_workers,
                             pin_memory=self._pin, prefetch_factor=2 if self._num_workers else None,
+                            worker_init_fn=partial(end_with, os.getpid()),
                             generator=torch.Generator())        # else it draws from the run's random state
         gc.freeze()         # a forked worker must not collect what it inherits, such as DALI
         try:
