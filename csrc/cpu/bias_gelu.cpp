@@ -15,6 +15,7 @@
 #include "isa.h"
 #include "numbers.h"
 #include "round_pairs.h"
+#include "streaming.h"
 
 namespace airank_fast {
 namespace {
@@ -29,26 +30,26 @@ constexpr int64_t kBlock = 512;
 
 // Calls f(begin, end, results) for blocks of [0, size), which sets results[i - begin], and rounds the results to `to`.
 template <typename T, typename F>
-HOST_DEVICE void in_blocks(int64_t size, T* to, F f) {
+HOST_DEVICE void in_blocks(int64_t size, T* to, bool past_cache, F f) {
   float results[kBlock];
   for (int64_t begin = 0; begin < size; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, size);
     f(begin, end, results);
-    round_row(results, to + begin, end - begin);
+    round_row(results, to + begin, end - begin, past_cache);
   }
 }
 
 template <bool kTanh, typename T>
 struct ForwardLoop {
   using M = math_t<T>;
-  using Signature = void(const void*, const M*, void*, int64_t);
+  using Signature = void(const void*, const M*, void*, int64_t, bool);
 
-  HOST_DEVICE static void run(const void* from, const M* __restrict bias, void* to, int64_t size) {
+  HOST_DEVICE static void run(const void* from, const M* __restrict bias, void* to, int64_t size, bool past_cache) {
     const T* __restrict x = static_cast<const T*>(from);
     T* __restrict y = static_cast<T*>(to);
     if constexpr (std::is_same_v<T, bfloat16>) {
       if (rounds_pairs())
-        return in_blocks(size, y, [&](int64_t begin, int64_t end, float* __restrict results)
+        return in_blocks(size, y, past_cache, [&](int64_t begin, int64_t end, float* __restrict results)
                              __attribute__((always_inline)) {
           for (int64_t i = begin; i < end; ++i) results[i - begin] = Gelu::value<kTanh>(load(x[i]) + bias[i]);
         });
@@ -61,16 +62,16 @@ struct ForwardLoop {
 template <bool kTanh, typename T>
 struct BackwardLoop {
   using M = math_t<T>;
-  using Signature = void(const void*, const void*, const M*, void*, M*, int64_t);
+  using Signature = void(const void*, const void*, const M*, void*, M*, int64_t, bool);
 
   HOST_DEVICE static void run(const void* grads, const void* from, const M* __restrict bias, void* to,
-                              M* __restrict sums, int64_t size) {
+                              M* __restrict sums, int64_t size, bool past_cache) {
     const T* __restrict grad = static_cast<const T*>(grads);
     const T* __restrict x = static_cast<const T*>(from);
     T* __restrict dx = static_cast<T*>(to);
     if constexpr (std::is_same_v<T, bfloat16>) {
       if (rounds_pairs())
-        return in_blocks(size, dx, [&](int64_t begin, int64_t end, float* __restrict slopes)
+        return in_blocks(size, dx, past_cache, [&](int64_t begin, int64_t end, float* __restrict slopes)
                              __attribute__((always_inline)) {
           for (int64_t i = begin; i < end; ++i) {
             slopes[i - begin] = load(grad[i]) * Gelu::slope<kTanh>(load(x[i]) + bias[i]);
@@ -115,12 +116,14 @@ void forward(const Tensor& x, const Tensor& bias, const Tensor& y) {
   const T* from = static_cast<const T*>(x.data_ptr());
   T* to = static_cast<T*>(y.data_ptr());
   const int64_t features = bias.size(0);
+  const bool past_cache = streams(to, 1, x.numel() * int64_t(sizeof(T)));
   torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {
       const int64_t column = i % features, size = std::min(end - i, features - column);
-      loop(from + i, wide.data() + column, to + i, size);
+      loop(from + i, wide.data() + column, to + i, size, past_cache);
       i += size;
     }
+    if (past_cache) stream_end();
   });
 }
 
@@ -134,6 +137,7 @@ void backward(const Tensor& grad, const Tensor& x, const Tensor& bias, const Ten
   const T* from = static_cast<const T*>(x.data_ptr());
   T* to = static_cast<T*>(dx.data_ptr());
   const int64_t features = bias.size(0), num_tiles = (features + kTile - 1) / kTile;
+  const bool past_cache = streams(to, rows, features * int64_t(sizeof(T)));
   torch::stable::parallel_for(0, num_chunks * num_tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task / num_tiles, column = task % num_tiles * kTile;
@@ -142,9 +146,10 @@ void backward(const Tensor& grad, const Tensor& x, const Tensor& bias, const Ten
       std::fill_n(sums, size, math_t<T>(0));
       for (int64_t row = chunk * rows_per_chunk; row < std::min(rows, (chunk + 1) * rows_per_chunk); ++row) {
         const int64_t at = row * features + column;
-        loop(grads + at, from + at, wide.data() + column, to + at, sums, size);
+        loop(grads + at, from + at, wide.data() + column, to + at, sums, size, past_cache);
       }
     }
+    if (past_cache) stream_end();
   });
 }
 

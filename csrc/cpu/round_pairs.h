@@ -49,11 +49,15 @@ TARGET_AVX512_BF16 inline __attribute__((always_inline)) float sum_of(const __m5
   return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(parts[0], parts[1]), _mm512_add_ps(parts[2], parts[3])));
 }
 
-// Rounds `count` numbers: for loops whose vectorisation is left to the compiler, which then make floats.
-TARGET_AVX512_BF16 inline __attribute__((noinline)) void round_row(const float* from, bfloat16* to, int64_t count) {
+// Rounds `count` numbers: for loops whose vectorisation is left to the compiler, which then make floats. Past the cache
+// if that is asked for and `to` begins a line.
+TARGET_AVX512_BF16 inline __attribute__((noinline)) void round_row(const float* from, bfloat16* to, int64_t count,
+                                                                   bool past_cache) {
+  past_cache = past_cache && reinterpret_cast<uintptr_t>(to) % 64 == 0;
   int64_t i = 0;
   for (; i + 32 <= count; i += 32)
-    _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
+    store_pairs(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)),
+                past_cache);
   for (; i < count; ++i) store(to + i, from[i]);
 }
 
@@ -62,7 +66,7 @@ TARGET_AVX512_BF16 inline __attribute__((noinline)) void round_row(const float* 
 namespace airank_fast {
 
 inline bool rounds_pairs() { return false; }
-inline void round_row(const float*, bfloat16*, int64_t) {}
+inline void round_row(const float*, bfloat16*, int64_t, bool) {}
 
 }  // namespace airank_fast
 #endif
