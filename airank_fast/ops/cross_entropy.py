@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from airank_fast.ops.autograd import function_of
+
 _SCHEMAS = (
     """cross_entropy(Tensor logits, Tensor target, float label_smoothing, int ignore_index, int reduction,
                      bool inplace_backward) -> (Tensor loss, Tensor statistics, Tensor scale)""",
@@ -175,18 +177,7 @@ torch.library.register_autograd(
 )
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """The same, with half the time on the way there; see ops/batch_norm_act.py."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        output = torch.ops.airank_fast.cross_entropy.default(*inputs)
-        _setup_context(ctx, inputs, output)
-        return output[0]
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _backward(ctx, grad, None, None)
+_CrossEntropy = function_of(torch.ops.airank_fast.cross_entropy.default, _setup_context, _backward)
 
 
 def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

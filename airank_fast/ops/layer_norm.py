@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from airank_fast.ops.autograd import function_of
+
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _library.define(
     "layer_norm(Tensor x, Tensor? weight, Tensor? bias, int num_dims, float eps, ScalarType? dtype=None)"
@@ -159,18 +161,7 @@ def _backward(ctx, grad, _grad_mean, _grad_rstd):
     return grad_x, grad_weight if need_weight else None, grad_bias, None, None, None
 
 
-class _LayerNorm(torch.autograd.Function):
-    """The op with its gradient, in half the time that the way through torch.library's takes."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        output = torch.ops.airank_fast.layer_norm.default(*inputs)
-        _setup_context(ctx, inputs, output)
-        return output[0]
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _backward(ctx, grad, None, None)
+_LayerNorm = function_of(torch.ops.airank_fast.layer_norm.default, _setup_context, _backward)
 
 
 def only_once(op: str):

@@ -30,8 +30,8 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "resnet": Benchmark("resnet", 5, 0.759, 7.19, "epochs", "resnet50", 1_281_167),
-    "bert": Benchmark("bert", 10, 0.720, 9.05, "samples", "bert_large", None),
+    "resnet": Benchmark("resnet", rcp.NUM_RUNS["resnet"], 0.759, 7.19, "epochs", "resnet50", 1_281_167),
+    "bert": Benchmark("bert", rcp.NUM_RUNS["bert"], 0.720, 9.05, "samples", "bert_large", None),
 }
 
 

@@ -1,6 +1,6 @@
 // One binary for every x86-64: a loop is compiled for AVX-512, for AVX2 and for the baseline, and the best
-// that the processor has is chosen at run time (AVX512_BF16: see round_pairs.h). On other processors there is the baseline alone, which is
-// what the compiler was told to build for.
+// that the processor has is chosen at run time (AVX512_BF16: see round_pairs.h). On other processors there is the
+// baseline alone, which is what the compiler was told to build for.
 //
 // A loop is a struct with a static, always inlined `run`; choose<Loop>() returns a plain function pointer.
 #pragma once
