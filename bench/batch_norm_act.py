@@ -170,7 +170,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--save", action="store_true", help="append to bench/results/batch_norm_act.jsonl")
     options = parser.parse_args()
-    harness.keep_memory()
     torch.manual_seed(0)
     torch._dynamo.config.cache_size_limit = 64  # one graph for each layer's shape
     if options.save and not harness.wait_until_idle():

@@ -97,7 +97,6 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/bias_gelu.jsonl")
     options = parser.parse_args()
-    harness.keep_memory()
     if options.save and not harness.wait_until_idle():
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)

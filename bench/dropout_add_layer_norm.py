@@ -4,7 +4,7 @@
 
 Cases: bfloat16 throughout; and under autocast, bfloat16 activations with float32 parameters, whose result a linear
 layer takes in bfloat16. Peers: torch eager, torch.compile. Masks differ from one to the other, so what is checked
-before timing is the result without dropout. On the CPU malloc is told to keep its memory, for all alike.
+before timing is the result without dropout.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append to bench/results/dropout_add_layer_norm.jsonl")
     options = parser.parse_args()
-    harness.keep_memory()
     if options.save and not harness.wait_until_idle():
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)

@@ -7,7 +7,6 @@ steadier than the quotient of two medians. Check first, then time: callers compa
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import json
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 
 from airank_fast.engine import system
+from airank_fast.engine.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 _FLUSH_BYTES = 256 * 2**20  # larger than a GPU's L2 and what a CPU's cores share
@@ -51,8 +51,11 @@ def time_rounds(
 
     On a CPU `num_bytes`, what a call touches at least, says how its caches are before each call: where they can hold
     that, as the same contestant leaves them, by a call that is not timed; else full of other data. Otherwise a
-    contestant pays for writing back what another has written, or finds what it has left.
+    contestant pays for writing back what another has written, or finds what it has left. There malloc keeps what is
+    freed, for all contestants, as in a training run: else a large result is fresh from the system at every call.
     """
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     for function in contestants.values():
         for _ in range(num_warm_up):
             function()
@@ -95,18 +98,6 @@ def timing(times: list[float]) -> Timing:
 def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> float:
     """How many times faster `ours` is than `theirs`: median over rounds."""
     return statistics.median(b / a for a, b in zip(times[ours], times[theirs], strict=True))
-
-
-def keep_memory() -> None:
-    """Have glibc's malloc keep freed memory, however large, as a training loop's allocator does; elsewhere nothing.
-
-    Otherwise each result above 32 MB is fresh from the system and its pages are cleared while they are written,
-    which takes several times as long as a kernel that is bound by memory.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def bandwidth(device: str = "cpu", num_bytes: int = 2**28) -> float:

@@ -4,8 +4,7 @@
 
 Cases: bfloat16 throughout; float32 throughout; and under autocast, a bfloat16 input with float32 parameters whose
 result a linear layer takes in bfloat16: there torch casts the input to float32, normalises it and has the result cast
-back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. On the CPU malloc is
-told to keep its memory, for all alike: otherwise every large result pays for fresh pages, as no training loop does.
+back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's.
 """
 
 from __future__ import annotations
@@ -94,7 +93,6 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/layer_norm.jsonl")
     options = parser.parse_args()
-    harness.keep_memory()
     if options.save and not harness.wait_until_idle():
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)

@@ -1,30 +1,11 @@
 // The arguments of airank_fast::batch_norm_*, checked the same way for every device.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <optional>
 #include <vector>
 
-#include "checks.h"
+#include "tensors.h"
 
 namespace airank_fast {
-
-using OptionalTensor = std::optional<Tensor>;
-
-inline std::string list_of(const std::vector<int64_t>& numbers) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t i = 0; i < numbers.size(); ++i) text << (i ? ", " : "") << numbers[i];
-  text << ']';
-  return text.str();
-}
-
-inline std::string strides_of(const Tensor& tensor) {
-  std::vector<int64_t> strides;
-  for (int64_t d = 0; d < tensor.dim(); ++d) strides.push_back(tensor.stride(d));
-  return list_of(strides);
-}
 
 // Channels first in memory, then width, height, batch. The strides of dimensions of size 1 say nothing.
 inline bool is_nhwc(const Tensor& x) {
@@ -52,7 +33,7 @@ inline void check_x(const char* op, const Tensor& x) {
   CHECK_ARGUMENT(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
                      dtype == ScalarType::Half,
                  op, ": x must be float32, float64, bfloat16 or float16, got ", name_of(dtype));
-  CHECK_ARGUMENT(is_nhwc(x), op, ": x must be channels_last without gaps, got strides ", strides_of(x));
+  CHECK_ARGUMENT(is_nhwc(x), op, ": x must be channels_last without gaps, got strides ", text_of(x.strides()));
 }
 
 inline void check_like_x(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
@@ -61,7 +42,7 @@ inline void check_like_x(const char* op, const char* name, const Tensor& tensor,
       " must be ", name_of(x.scalar_type()), " of shape ", shape_of(x), " on ", device_of(x), " like x, got ",
       name_of(tensor.scalar_type()), " of shape ", shape_of(tensor), " on ", device_of(tensor));
   CHECK_ARGUMENT(is_nhwc(tensor), op, ": ", name, " must be channels_last without gaps like x, got strides ",
-                 strides_of(tensor));
+                 text_of(tensor.strides()));
 }
 
 inline void check_vector(const char* op, const char* name, const OptionalTensor& tensor, ScalarType dtype,
@@ -70,7 +51,7 @@ inline void check_vector(const char* op, const char* name, const OptionalTensor&
   bool good = tensor->scalar_type() == dtype && tensor->dim() == int64_t(shape.size()) && same_device(*tensor, like);
   for (size_t d = 0; good && d < shape.size(); ++d) good = tensor->size(d) == shape[d];
   if (good && tensor->is_contiguous()) return;
-  throw_argument(op, ": ", name, " must be contiguous ", name_of(dtype), " of shape ", list_of(shape), " on ",
+  throw_argument(op, ": ", name, " must be contiguous ", name_of(dtype), " of shape ", text_of(shape), " on ",
                  device_of(like), ", got ", name_of(tensor->scalar_type()), " of shape ", shape_of(*tensor), " on ",
                  device_of(*tensor), tensor->is_contiguous() ? "" : " with strides " + strides_of(*tensor));
 }

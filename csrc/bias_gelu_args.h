@@ -1,11 +1,9 @@
 // The arguments of airank_fast::bias_gelu and its backward, checked alike on every device.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <string>
 
-#include "checks.h"
+#include "tensors.h"
 
 namespace airank_fast {
 

@@ -43,13 +43,15 @@ inline std::string name_of(ScalarType dtype) {
   }
 }
 
-inline std::string shape_of(const Tensor& tensor) {
+inline std::string text_of(torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   std::ostringstream text;
   text << '[';
-  for (int64_t d = 0; d < tensor.dim(); ++d) text << (d ? ", " : "") << tensor.size(d);
+  for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "") << sizes[d];
   text << ']';
   return text.str();
 }
+
+inline std::string shape_of(const Tensor& tensor) { return text_of(tensor.sizes()); }
 
 inline std::string device_of(const Tensor& tensor) {
   if (tensor.is_cpu()) return "cpu";
@@ -61,11 +63,6 @@ inline bool same_device(const Tensor& a, const Tensor& b) {
   return a.device() == b.device();
 }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t d = 0; d < a.dim(); ++d)
-    if (a.size(d) != b.size(d)) return false;
-  return true;
-}
+inline bool same_shape(const Tensor& a, const Tensor& b) { return a.sizes() == b.sizes(); }
 
 }  // namespace airank_fast

@@ -1,9 +1,7 @@
 // The arguments of airank_fast::cross_entropy and its backward, checked alike on every device.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include "checks.h"
+#include "tensors.h"
 
 namespace airank_fast {
 
@@ -65,7 +63,7 @@ inline void check_cross_entropy_backward(const Tensor& grad, const Tensor& logit
 
 // Rows may lie apart, elements within a row may not.
 inline Tensor with_dense_rows(const Tensor& tensor) {
-  return tensor.size(1) <= 1 || tensor.stride(1) == 1 ? tensor : torch::stable::contiguous(tensor);
+  return tensor.size(1) <= 1 || tensor.stride(1) == 1 ? tensor : as_contiguous(tensor);
 }
 
 }  // namespace airank_fast

@@ -17,7 +17,7 @@ inline RowShape check_dropout_add_layer_norm(const Tensor& x, const Tensor& resi
                                              int64_t num_dims) {
   const char* op = "dropout_add_layer_norm";
   const RowShape shape = check_rows(op, x, num_dims);
-  check_beside(op, "residual", residual, x, param_dtypes(x.scalar_type()), sizes_of(x));
+  check_beside(op, "residual", residual, x, param_dtypes(x.scalar_type()), x.sizes());
   check_params(op, x, weight, bias, shape);
   check_seed(op, x, seed, p);
   return shape;
@@ -30,8 +30,8 @@ inline RowShape check_dropout_add_layer_norm_backward(const Tensor& grad, const 
   const char* op = "dropout_add_layer_norm";
   const RowShape shape = check_rows(op, grad, num_dims);
   const ScalarType dtype = grad.scalar_type();
-  check_beside(op, "sum", sum, grad, param_dtypes(dtype), sizes_of(grad));
-  if (grad_sum) check_beside(op, "grad_sum", *grad_sum, grad, {sum.scalar_type()}, sizes_of(grad));
+  check_beside(op, "sum", sum, grad, param_dtypes(dtype), grad.sizes());
+  if (grad_sum) check_beside(op, "grad_sum", *grad_sum, grad, {sum.scalar_type()}, grad.sizes());
   check_params(op, grad, weight, std::nullopt, shape);
   check_beside(op, "mean", mean, grad, {math_dtype(dtype)}, shape.leading);
   check_beside(op, "rstd", rstd, grad, {math_dtype(dtype)}, shape.leading);

@@ -1,17 +1,13 @@
 // The arguments of airank_fast::layer_norm and of the ops that end in one, checked alike on every device.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <optional>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "checks.h"
+#include "tensors.h"
 
 namespace airank_fast {
-
-using OptionalTensor = std::optional<Tensor>;
 
 // x seen as a matrix: its last num_dims dimensions are a row.
 struct RowShape {
@@ -26,38 +22,21 @@ inline bool is_16_bit(ScalarType t) { return t == ScalarType::BFloat16 || t == S
 // Statistics and sums of a tensor of this type.
 inline ScalarType math_dtype(ScalarType t) { return t == ScalarType::Double ? t : ScalarType::Float; }
 
-inline std::string text_of(const std::vector<int64_t>& shape) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t d = 0; d < shape.size(); ++d) text << (d ? ", " : "") << shape[d];
-  text << ']';
-  return text.str();
-}
-
-inline OptionalTensor contiguous(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(torch::stable::contiguous(*tensor)) : std::nullopt;
-}
-
-inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
-  std::vector<int64_t> sizes;
-  for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
-  return sizes;
+inline std::string names_of(const std::vector<ScalarType>& dtypes) {
+  std::string names;
+  for (const ScalarType dtype : dtypes) names += (names.empty() ? "" : " or ") + name_of(dtype);
+  return names;
 }
 
 // `name` must be a dense tensor of one of these dtypes and this shape beside x.
 inline void check_beside(const char* op, const char* name, const Tensor& tensor, const Tensor& x,
-                         const std::vector<ScalarType>& dtypes, const std::vector<int64_t>& shape) {
+                         const std::vector<ScalarType>& dtypes, Sizes shape) {
   CHECK_ARGUMENT(same_device(tensor, x), op, ": ", name, " must be on ", device_of(x), ", got ", device_of(tensor));
   CHECK_ARGUMENT(tensor.layout() == torch::headeronly::Layout::Strided, op, ": ", name,
                  " must be dense, got a sparse tensor");
-  bool good = false;
-  std::string required;
-  for (const ScalarType dtype : dtypes) {
-    good = good || tensor.scalar_type() == dtype;
-    required += (required.empty() ? "" : " or ") + name_of(dtype);
-  }
-  CHECK_ARGUMENT(good, op, ": ", name, " must be ", required, ", got ", name_of(tensor.scalar_type()));
-  CHECK_ARGUMENT(sizes_of(tensor) == shape, op, ": ", name, " must have shape ", text_of(shape), ", got ",
+  CHECK_ARGUMENT(std::find(dtypes.begin(), dtypes.end(), tensor.scalar_type()) != dtypes.end(), op, ": ", name,
+                 " must be ", names_of(dtypes), ", got ", name_of(tensor.scalar_type()));
+  CHECK_ARGUMENT(tensor.sizes() == shape, op, ": ", name, " must have shape ", text_of(shape), ", got ",
                  shape_of(tensor));
 }
 
@@ -105,7 +84,7 @@ inline void check_layer_norm_backward(const Tensor& grad, const Tensor& x, const
   check_params(op, x, weight, std::nullopt, shape);
   std::vector<ScalarType> grads{dtype};
   if (dtype == ScalarType::Float) grads.insert(grads.end(), {ScalarType::BFloat16, ScalarType::Half});
-  check_beside(op, "grad", grad, x, grads, sizes_of(x));
+  check_beside(op, "grad", grad, x, grads, x.sizes());
   check_beside(op, "mean", mean, x, {math_dtype(dtype)}, shape.leading);
   check_beside(op, "rstd", rstd, x, {math_dtype(dtype)}, shape.leading);
 }
@@ -115,7 +94,7 @@ inline std::pair<Tensor, Tensor> empty_param_grads(const Tensor& x, const Option
                                                    const RowShape& shape, bool needed) {
   const std::vector<int64_t> sizes = needed ? shape.trailing : std::vector<int64_t>{0};
   const ScalarType dtype = weight ? weight->scalar_type() : math_dtype(x.scalar_type());
-  return {torch::stable::new_empty(x, sizes, dtype), torch::stable::new_empty(x, sizes, dtype)};
+  return {empty_beside(x, sizes, dtype), empty_beside(x, sizes, dtype)};
 }
 
 }  // namespace airank_fast

@@ -6,13 +6,11 @@
 // tensors differ are contiguous copies made, and what was written is copied back.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "checks.h"
+#include "tensors.h"
 
 namespace airank_fast {
 
@@ -113,7 +111,7 @@ class FlatViews {
     for (const auto& [tensor, written] : tensors) flat = flat && same_strides(*tensor, first);
     if (flat) return;
     for (auto& [tensor, written] : tensors) {
-      Tensor copy = torch::stable::contiguous(*tensor);
+      Tensor copy = as_contiguous(*tensor);
       if (written && copy.data_ptr() != tensor->data_ptr()) copied_.emplace_back(*tensor, copy);
       *tensor = std::move(copy);
     }

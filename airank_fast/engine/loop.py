@@ -18,7 +18,7 @@ from airank_fast.engine import checkpoint, precision
 from airank_fast.engine.clock import Clock, NanLoss
 from airank_fast.engine.distributed import World, is_lost_rank
 from airank_fast.engine.graph import CapturedStep
-from airank_fast.engine.memory import peak_memory
+from airank_fast.engine.memory import keep_freed_memory, peak_memory
 from airank_fast.engine.plan import Plan, SamplePlan, make_plan
 from airank_fast.engine.shutdown import Shutdown, Terminated
 from airank_fast.engine.step import TrainingStep
@@ -83,6 +83,8 @@ class Trainer:
         if self.options.cuda_graphs and (self.device.type != "cuda" or self.world.size > 1):
             got = f"{self.world.size} of type {self.device.type}"
             raise UserError(f"--cuda-graphs: one CUDA device is required, got {got}")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(self.recipe.seed)
         model = self.job.build_model()
         initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}

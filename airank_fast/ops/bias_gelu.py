@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from airank_fast.ops.autograd import differentiable
+
 _SCHEMAS = (
     "bias_gelu(Tensor x, Tensor bias, str approximate) -> Tensor",
     "bias_gelu_backward(Tensor grad, Tensor x, Tensor bias, str approximate) -> (Tensor, Tensor)",
@@ -37,7 +39,7 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     Raises:
         RuntimeError: "bias_gelu: what is required, got what".
     """
-    return torch.ops.airank_fast.bias_gelu(x, bias, approximate)
+    return _bias_gelu(x, bias, approximate)
 
 
 @torch.library.impl(_library, "bias_gelu", "CompositeExplicitAutograd")
@@ -75,10 +77,10 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     x, bias = ctx.saved_tensors
-    return *torch.ops.airank_fast.bias_gelu_backward(grad, x, bias, ctx.approximate), None
+    return *torch.ops.airank_fast.bias_gelu_backward.default(grad, x, bias, ctx.approximate), None
 
 
-torch.library.register_autograd("airank_fast::bias_gelu", _backward, setup_context=_setup_context, lib=_library)
+_bias_gelu = differentiable(torch.ops.airank_fast.bias_gelu.default, _setup_context, _backward, lib=_library)
 
 
 def _sum(x: Tensor, bias: Tensor) -> Tensor:

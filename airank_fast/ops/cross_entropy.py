@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from airank_fast.ops.autograd import function_of
+from airank_fast.ops.autograd import differentiable
 
 _SCHEMAS = (
     """cross_entropy(Tensor logits, Tensor target, float label_smoothing, int ignore_index, int reduction,
@@ -21,6 +21,7 @@ _SCHEMAS = (
                                float label_smoothing, int ignore_index) -> ()""",
 )
 _library = torch.library.Library("airank_fast", "FRAGMENT")
+_ops = torch.ops.airank_fast
 for _schema in _SCHEMAS:
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -71,12 +72,8 @@ def cross_entropy(
         _require(shape == logits.shape[:1] + logits.shape[2:],
                  f"target must have shape {[logits.shape[0], *logits.shape[2:]]}", list(shape))  # fmt: skip
         logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-    compiling = torch.compiler.is_compiling()
-    inputs = (logits, target, label_smoothing, ignore_index, _REDUCTIONS[reduction], inplace_backward and not compiling)
-    if logits.requires_grad and torch.is_grad_enabled() and not compiling:
-        loss = _CrossEntropy.apply(*inputs)
-    else:
-        loss = torch.ops.airank_fast.cross_entropy.default(*inputs)[0]
+    inplace_backward = inplace_backward and not torch.compiler.is_compiling()
+    loss = _cross_entropy(logits, target, label_smoothing, ignore_index, _REDUCTIONS[reduction], inplace_backward)
     return loss.reshape(shape) if reduction == "none" else loss
 
 
@@ -164,20 +161,17 @@ def _backward(ctx, grad, _statistics, _scale):
     # Rows that share memory (an expanded tensor) have no room for a gradient each; what autograd is to
     # differentiate once more must not change under it.
     if not ctx.inplace_backward or torch.is_grad_enabled() or 0 in logits.stride():
-        gradient = torch.ops.airank_fast.cross_entropy_backward(grad, logits, target, statistics, scale, *options)
+        gradient = _ops.cross_entropy_backward.default(grad, logits, target, statistics, scale, *options)
         return gradient, None, None, None, None, None
     gradient = logits.detach()
-    torch.ops.airank_fast.cross_entropy_backward_(gradient, grad, target, statistics, scale, *options)
+    _ops.cross_entropy_backward_.default(gradient, grad, target, statistics, scale, *options)
     torch.autograd.graph.increment_version(logits)
     return gradient, None, None, None, None, None
 
 
-torch.library.register_autograd(
-    "airank_fast::cross_entropy", _backward, setup_context=_setup_context, lib=_library
+_cross_entropy = differentiable(
+    _ops.cross_entropy.default, _setup_context, _backward, lib=_library
 )
-
-
-_CrossEntropy = function_of(torch.ops.airank_fast.cross_entropy.default, _setup_context, _backward)
 
 
 def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

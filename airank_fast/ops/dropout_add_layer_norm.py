@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from airank_fast.ops import autograd
 from airank_fast.ops.layer_norm import (
     autocast_dtype,
     check_beside,
@@ -20,11 +21,11 @@ from airank_fast.ops.layer_norm import (
     check_rows,
     layer_norm_backward_reference,
     layer_norm_reference,
-    only_once,
     param_dtypes,
     require,
 )
 
+_ops = torch.ops.airank_fast
 _OP = "dropout_add_layer_norm"
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _library.define(
@@ -75,7 +76,7 @@ def dropout_add_layer_norm(
     Raises:
         RuntimeError: "dropout_add_layer_norm: what is required, got what".
     """
-    shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     check_normalized_shape(_OP, x, shape)
     _check_p(p)
     p = float(p) if training else 0.0
@@ -83,8 +84,7 @@ def dropout_add_layer_norm(
         seed = None
     elif seed is None:
         seed = torch.randint(-(2**63), 2**63 - 1, (2,), device=x.device)
-    op = torch.ops.airank_fast.dropout_add_layer_norm
-    y, total, _, _ = op(x.to(autocast_dtype(x)), residual, weight, bias, seed, p, len(shape), eps)
+    y, total = _dropout_add_layer_norm(x.to(autocast_dtype(x)), residual, weight, bias, seed, p, len(shape), eps)
     return (y, total) if return_sum else y
 
 
@@ -199,15 +199,18 @@ def _backward(ctx, grad, grad_sum, _grad_mean, _grad_rstd):
     if grad is None:  # only the sum was used
         grad = torch.zeros_like(total, dtype=ctx.dtype)
     need_weight, need_bias = ctx.needs_input_grad[2:4]
-    grad_x, grad_residual, grad_weight, grad_bias = torch.ops.airank_fast.dropout_add_layer_norm_backward(
-        grad, grad_sum, total, mean, rstd, weight, seed, ctx.p, ctx.num_dims, need_weight or need_bias
-    )
+    grad_x, grad_residual, grad_weight, grad_bias = autograd.without_gradient(
+        _ops.dropout_add_layer_norm_backward.default,
+        grad, grad_sum, total, mean, rstd, weight, seed, ctx.p, ctx.num_dims, need_weight or need_bias,
+    )  # fmt: skip
     grad_bias = grad_bias.to(ctx.bias_dtype) if need_bias else None
     return grad_x, grad_residual, grad_weight if need_weight else None, grad_bias, None, None, None, None
 
 
-torch.library.register_autograd(f"airank_fast::{_OP}", _backward, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd(f"airank_fast::{_OP}_backward", only_once(_OP), lib=_library)
+_dropout_add_layer_norm = autograd.differentiable(
+    _ops.dropout_add_layer_norm.default, _setup_context, _backward, lib=_library, num_results=2
+)
+torch.library.register_autograd(f"airank_fast::{_OP}_backward", autograd.only_once(_OP), lib=_library)
 
 
 # The checks of csrc/dropout_add_layer_norm_args.h, in the same order and words.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.autograd import function_of
+from airank_fast.ops import autograd
 
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _library.define(
@@ -24,6 +24,7 @@ _library.define(
     " bool need_params) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_ops = torch.ops.airank_fast
 
 _16_BIT = (torch.bfloat16, torch.float16)
 _DTYPES = (torch.float32, torch.float64, *_16_BIT)
@@ -57,14 +58,10 @@ def layer_norm(
     Raises:
         RuntimeError: "layer_norm: what is required, got what".
     """
-    shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     check_normalized_shape("layer_norm", x, shape)
     dtype = dtype or autocast_dtype(x)
-    inputs = (x, weight, bias, len(shape), eps, dtype)
-    needs_grad = any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias))
-    if needs_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _LayerNorm.apply(*inputs)
-    return torch.ops.airank_fast.layer_norm.default(*inputs)[0]
+    return _layer_norm(x, weight, bias, len(shape), eps, dtype)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
@@ -154,27 +151,15 @@ def _backward(ctx, grad, _grad_mean, _grad_rstd):
         return (None,) * 6
     x, mean, rstd, weight = ctx.saved_tensors
     _, need_weight, need_bias = ctx.needs_input_grad[:3]
-    grad_x, grad_weight, grad_bias = torch.ops.airank_fast.layer_norm_backward(
-        grad, x, mean, rstd, weight, ctx.num_dims, need_weight or need_bias
+    grad_x, grad_weight, grad_bias = autograd.without_gradient(
+        _ops.layer_norm_backward.default, grad, x, mean, rstd, weight, ctx.num_dims, need_weight or need_bias
     )
     grad_bias = grad_bias.to(ctx.bias_dtype) if need_bias else None
     return grad_x, grad_weight if need_weight else None, grad_bias, None, None, None
 
 
-_LayerNorm = function_of(torch.ops.airank_fast.layer_norm.default, _setup_context, _backward)
-
-
-def only_once(op: str):
-    """The autograd formula of a backward op, which has none: an error instead of silently wrong gradients."""
-
-    def backward(_ctx, *_grads):
-        raise RuntimeError(f"{op}: must be differentiated once, got a second derivative")
-
-    return backward
-
-
-torch.library.register_autograd("airank_fast::layer_norm", _backward, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd("airank_fast::layer_norm_backward", only_once("layer_norm"), lib=_library)
+_layer_norm = autograd.differentiable(_ops.layer_norm.default, _setup_context, _backward, lib=_library)
+torch.library.register_autograd("airank_fast::layer_norm_backward", autograd.only_once("layer_norm"), lib=_library)
 
 
 def require(op: str, condition: bool, required: str, got: object) -> None:
@@ -191,11 +176,11 @@ def name_of(dtype: torch.dtype) -> str:
 # The checks of csrc/layer_norm_args.h, in the same order and words.
 
 
-def check_normalized_shape(op: str, x: Tensor, shape: list[int]) -> None:
+def check_normalized_shape(op: str, x: Tensor, shape: tuple[int, ...]) -> None:
     """x must end in these dimensions, at least one."""
-    require(op, len(shape) > 0, "normalized_shape must have at least one dimension", shape)
-    required = f"x must have shape [..., {', '.join(map(str, shape))}]"
-    require(op, list(x.shape[-len(shape) :]) == shape, required, list(x.shape))
+    require(op, len(shape) > 0, "normalized_shape must have at least one dimension", [])
+    if x.shape[-len(shape) :] != shape:
+        require(op, False, f"x must have shape [..., {', '.join(map(str, shape))}]", list(x.shape))
 
 
 def check_rows(op: str, x: Tensor, num_dims: int) -> None:

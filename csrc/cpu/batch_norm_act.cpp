@@ -134,7 +134,7 @@ void finish(const T* parts, int64_t num_parts, int64_t num_channels, const Batch
 Tensor moments_cpu(Tensor x) {
   check_x("batch_norm_moments", x);
   const int64_t channels = x.size(1);
-  Tensor moments = torch::stable::new_empty(x, {2 * channels + 1}, math_dtype(x));
+  Tensor moments = empty_beside(x, {2 * channels + 1}, math_dtype(x));
   with_type(x.scalar_type(), [&](auto element) {
     using T = math_t<decltype(element)>;
     int64_t num_pieces;
@@ -153,7 +153,7 @@ Tensor finish_cpu(Tensor moments, OptionalTensor running_mean, OptionalTensor ru
                   OptionalTensor num_batches_tracked, std::optional<double> momentum, double eps) {
   const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
   check_finish(moments, running);
-  Tensor statistics = torch::stable::new_empty(moments, {moments.size(1)});
+  Tensor statistics = empty_beside(moments, {moments.size(1)});
   with_type(moments.scalar_type(), [&](auto element) {
     using T = math_t<decltype(element)>;
     finish<T>(numbers<T>(moments), moments.size(0), moments.size(1) / 2, running, numbers<T>(statistics));
@@ -166,7 +166,7 @@ Tensor statistics_cpu(Tensor x, OptionalTensor running_mean, OptionalTensor runn
   const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
   check_x("batch_norm_statistics_", x);
   check_running("batch_norm_statistics_", x, math_dtype(x), x.size(1), running);
-  Tensor statistics = torch::stable::new_empty(x, {2 * x.size(1) + 1}, math_dtype(x));
+  Tensor statistics = empty_beside(x, {2 * x.size(1) + 1}, math_dtype(x));
   with_type(x.scalar_type(), [&](auto element) {
     using T = math_t<decltype(element)>;
     int64_t num_pieces;
@@ -186,9 +186,9 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
                                    Tensor statistics, bool relu, bool with_mask) {
   check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
   const int64_t rows = num_rows(x), channels = x.size(1);
-  Tensor y = torch::stable::empty_like(x);
-  Tensor mask = with_mask ? torch::stable::new_empty(x, mask_shape(x), ScalarType::Byte)
-                          : torch::stable::new_empty(x, {0}, ScalarType::Byte);
+  Tensor y = empty_as(x);
+  Tensor mask = with_mask ? empty_beside(x, mask_shape(x), ScalarType::Byte)
+                          : empty_beside(x, {0}, ScalarType::Byte);
   uint8_t* bits = with_mask ? numbers<uint8_t>(mask) : nullptr;
   with_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
@@ -216,7 +216,7 @@ Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
   check_sums("batch_norm_act_sums", dy, x, mask, statistics);
   const int64_t rows = num_rows(x), channels = x.size(1);
   const int64_t num_pieces = (rows + kPieceRows - 1) / kPieceRows;
-  Tensor sums = torch::stable::new_empty(x, {2, channels}, math_dtype(x));
+  Tensor sums = empty_beside(x, {2, channels}, math_dtype(x));
   with_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
@@ -248,8 +248,8 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask
                                         Tensor statistics, Tensor sums, bool with_residual) {
   check_backward(dy, x, mask, weight, statistics, sums);
   const int64_t channels = x.size(1);
-  Tensor dx = torch::stable::empty_like(x);
-  Tensor dresidual = with_residual ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  Tensor dx = empty_as(x);
+  Tensor dresidual = with_residual ? empty_as(x) : empty_beside(x, {0});
   with_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;

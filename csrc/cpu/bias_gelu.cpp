@@ -101,7 +101,7 @@ void with_type_of(const Tensor& tensor, Run run) {
 template <typename M>
 std::vector<M> widened(const Tensor& bias) {
   std::vector<M> wide(static_cast<size_t>(bias.numel()));
-  const Tensor dense = torch::stable::contiguous(bias);
+  const Tensor dense = as_contiguous(bias);
   with_type_of(bias, [&](auto element) {
     const auto* from = static_cast<const decltype(element)*>(dense.data_ptr());
     for (size_t i = 0; i < wide.size(); ++i) wide[i] = M(load(from[i]));
@@ -168,8 +168,8 @@ void add_chunks(const M* partial, int64_t num_chunks, int64_t features, const Te
 
 Tensor bias_gelu_cpu(Tensor x, Tensor bias, std::string approximate) {
   check_bias_gelu(x, bias, approximate);
-  x = torch::stable::contiguous(x);
-  Tensor y = torch::stable::new_empty(x, x.sizes());
+  x = as_contiguous(x);
+  Tensor y = empty_beside(x, x.sizes());
   if (x.numel() == 0) return y;
   with_type_of(x, [&](auto element) {
     using T = decltype(element);
@@ -180,12 +180,12 @@ Tensor bias_gelu_cpu(Tensor x, Tensor bias, std::string approximate) {
 
 std::tuple<Tensor, Tensor> bias_gelu_backward_cpu(Tensor grad, Tensor x, Tensor bias, std::string approximate) {
   check_bias_gelu_backward(grad, x, bias, approximate);
-  grad = torch::stable::contiguous(grad);
-  x = torch::stable::contiguous(x);
+  grad = as_contiguous(grad);
+  x = as_contiguous(x);
   const int64_t features = bias.size(0);
-  if (x.numel() == 0) return {torch::stable::new_empty(x, x.sizes()), torch::stable::new_zeros(bias, {features})};
-  Tensor dx = torch::stable::new_empty(x, x.sizes());
-  Tensor bias_gradient = torch::stable::new_empty(bias, {features});
+  if (x.numel() == 0) return {empty_beside(x, x.sizes()), torch::stable::new_zeros(bias, {features})};
+  Tensor dx = empty_beside(x, x.sizes());
+  Tensor bias_gradient = empty_beside(bias, {features});
   const int64_t rows = x.numel() / features;
   const int64_t rows_per_chunk = std::max(kRowsPerChunk, (rows + 255) / 256);
   const int64_t num_chunks = (rows + rows_per_chunk - 1) / rows_per_chunk;

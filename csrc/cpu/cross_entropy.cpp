@@ -182,16 +182,16 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_cpu(Tensor logits, Tensor targe
                                                      int64_t ignore_index, int64_t reduction,
                                                      bool /*inplace_backward: autograd's*/) {
   check_cross_entropy(logits, target, label_smoothing, reduction);
-  target = torch::stable::contiguous(target);
+  target = as_contiguous(target);
   check_targets(target, logits.size(1), ignore_index);
   logits = with_dense_rows(logits);
   const int64_t rows = logits.size(0);
   const int64_t* targets = static_cast<const int64_t*>(target.data_ptr());
   const ScalarType wide = loss_dtype(logits);
-  Tensor losses = torch::stable::new_empty(logits, {rows}, wide);
-  Tensor statistics = torch::stable::new_empty(logits, {rows, 2}, wide);
-  Tensor scale = torch::stable::new_empty(logits, {}, wide);
-  Tensor loss = Reduction(reduction) == Reduction::kNone ? losses : torch::stable::new_empty(logits, {}, wide);
+  Tensor losses = empty_beside(logits, {rows}, wide);
+  Tensor statistics = empty_beside(logits, {rows, 2}, wide);
+  Tensor scale = empty_beside(logits, {}, wide);
+  Tensor loss = Reduction(reduction) == Reduction::kNone ? losses : empty_beside(logits, {}, wide);
   with_type_of(logits, [&](auto element) {
     using T = decltype(element);
     using M = math_t<T>;
@@ -206,8 +206,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_cpu(Tensor logits, Tensor targe
 void write_gradient(const Tensor& grad, const Tensor& logits, Tensor target, const Tensor& statistics,
                     const Tensor& scale, double label_smoothing, int64_t ignore_index, const Tensor& gradient) {
   check_cross_entropy_backward(grad, logits, target, statistics, scale, label_smoothing);
-  target = torch::stable::contiguous(target);
-  const Tensor dense_grad = torch::stable::contiguous(grad), dense_statistics = torch::stable::contiguous(statistics);
+  target = as_contiguous(target);
+  const Tensor dense_grad = as_contiguous(grad), dense_statistics = as_contiguous(statistics);
   with_type_of(logits, [&](auto element) {
     backward<decltype(element)>(dense_grad, logits, static_cast<const int64_t*>(target.data_ptr()), dense_statistics,
                                 scale, label_smoothing, ignore_index, gradient);
@@ -217,7 +217,7 @@ void write_gradient(const Tensor& grad, const Tensor& logits, Tensor target, con
 Tensor cross_entropy_backward_cpu(Tensor grad, Tensor logits, Tensor target, Tensor statistics, Tensor scale,
                                   double label_smoothing, int64_t ignore_index) {
   const Tensor dense = with_dense_rows(logits);
-  Tensor gradient = torch::stable::new_empty(logits, logits.sizes());
+  Tensor gradient = empty_beside(logits, logits.sizes());
   write_gradient(grad, dense, target, statistics, scale, label_smoothing, ignore_index, gradient);
   return gradient;
 }

@@ -85,7 +85,7 @@ struct BackwardLoop {
     RowMeans<T> means[kRows];
     for (int r = 0; r < kRows; ++r) {
       moments[r] = {mean[r], rstd[r]};
-      means[r] = grad_means_of(grad + r * columns, sum + r * columns, moments[r], weight, columns);
+      means[r] = grad_means_of(grad + r * columns, sum + r * columns, moments[r], weight, columns, kRows * columns);
     }
 #pragma GCC ivdep
     for (int64_t j = 0; j < columns; ++j) {
@@ -131,7 +131,7 @@ template <typename T>
 Mask<T> mask_of(const OptionalTensor& seed, double p) {
   Mask<T> mask{{0, 0}, dropout_of<T>(p)};
   if (seed) {
-    const Tensor dense = torch::stable::contiguous(*seed);
+    const Tensor dense = as_contiguous(*seed);
     const auto* numbers = static_cast<const int64_t*>(dense.data_ptr());
     mask.philox = {uint64_t(numbers[0]), uint64_t(numbers[1])};
   }
@@ -142,11 +142,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dropout_add_layer_norm_cpu(Tensor x, 
                                                                       OptionalTensor bias, OptionalTensor seed,
                                                                       double p, int64_t num_dims, double eps) {
   const RowShape shape = check_dropout_add_layer_norm(x, residual, weight, bias, seed, p, num_dims);
-  const Tensor dense = torch::stable::contiguous(x), dense_residual = torch::stable::contiguous(residual);
+  const Tensor dense = as_contiguous(x), dense_residual = as_contiguous(residual);
   const ScalarType math = math_dtype(x.scalar_type());
-  Tensor y = torch::stable::new_empty(x, sizes_of(x)), sum = torch::stable::new_empty(residual, sizes_of(x));
-  Tensor mean = torch::stable::new_empty(x, shape.leading, math);
-  Tensor rstd = torch::stable::new_empty(x, shape.leading, math);
+  Tensor y = empty_beside(x, x.sizes()), sum = empty_beside(residual, x.sizes());
+  Tensor mean = empty_beside(x, shape.leading, math);
+  Tensor rstd = empty_beside(x, shape.leading, math);
   for_dtypes(residual.scalar_type(), x.scalar_type(), [&]<typename R, typename X>() {
     using T = math_t<X>;
     const auto loop = choose<ForwardLoop<R, X>>();
@@ -170,12 +170,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dropout_add_layer_norm_backward_cpu(
     OptionalTensor seed, double p, int64_t num_dims, bool need_params) {
   const RowShape shape =
       check_dropout_add_layer_norm_backward(grad, grad_sum, sum, mean, rstd, weight, seed, p, num_dims);
-  const Tensor dense_grad = torch::stable::contiguous(grad), dense_sum = torch::stable::contiguous(sum);
-  const Tensor means = torch::stable::contiguous(mean), rstds = torch::stable::contiguous(rstd);
+  const Tensor dense_grad = as_contiguous(grad), dense_sum = as_contiguous(sum);
+  const Tensor means = as_contiguous(mean), rstds = as_contiguous(rstd);
   OptionalTensor dense_grad_sum;
-  if (grad_sum) dense_grad_sum = torch::stable::contiguous(*grad_sum);
-  Tensor grad_x = torch::stable::new_empty(grad, sizes_of(grad));
-  Tensor grad_residual = torch::stable::new_empty(sum, sizes_of(grad));
+  if (grad_sum) dense_grad_sum = as_contiguous(*grad_sum);
+  Tensor grad_x = empty_beside(grad, grad.sizes());
+  Tensor grad_residual = empty_beside(sum, grad.sizes());
   auto [grad_weight, grad_bias] = empty_param_grads(grad, weight, shape, need_params);
   for_dtypes(sum.scalar_type(), grad.scalar_type(), [&]<typename R, typename X>() {
     using T = math_t<X>;

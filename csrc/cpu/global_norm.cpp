@@ -45,7 +45,7 @@ Loop loop_for(ScalarType dtype) {
 Tensor global_norm_cpu(TensorList tensors) {
   check_tensors("global_norm", tensors);
   for (Tensor& tensor : tensors)
-    if (!is_dense(tensor)) tensor = torch::stable::contiguous(tensor);
+    if (!is_dense(tensor)) tensor = as_contiguous(tensor);
   const Chunks chunks(tensors);
   const std::vector<void*> data = addresses(tensors);
   std::vector<Loop> loops;
@@ -57,7 +57,7 @@ Tensor global_norm_cpu(TensorList tensors) {
   });
   double total = 0;
   for (const double sum : sums) total += sum;
-  Tensor norm = torch::stable::new_empty(tensors[0], {}, ScalarType::Double);
+  Tensor norm = empty_beside(tensors[0], {}, ScalarType::Double);
   *static_cast<double*>(norm.data_ptr()) = std::sqrt(total);
   return norm;
 }

@@ -15,7 +15,7 @@ namespace {
 // ForwardLoop::run() of kRows rows of bfloat16 in whole groups of kLanes, on a processor that rounds pairs. Several rows
 // at a time, so that one's last additions, root and division run while another's elements are read. The next ones are
 // asked for during the sums, when memory would rest; results are stored during the third pass.
-template <int kRows>
+template <int kRows, int kAhead>
 TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, const float* bias, bfloat16* y,
                                       float* mean, float* rstd, int64_t columns, double eps, bool past_cache) {
   const int64_t odd = columns / 2;
@@ -23,7 +23,7 @@ TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, co
   for (int r = 0; r < kRows; ++r) {
     __m512 sums[4] = {};
     for (int64_t j = 0; j < columns; j += 64) {
-      prefetch<32>(x + (kRows + r) * columns + j);
+      prefetch<32>(x + (kAhead + r) * columns + j);
       const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
       sums[0] = _mm512_add_ps(sums[0], evens_of(low));
       sums[1] = _mm512_add_ps(sums[1], odds_of(low));
@@ -36,7 +36,7 @@ TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, co
   for (int r = 0; r < kRows; ++r) {
     __m512 sums[4] = {};
     for (int64_t j = 0; j < columns; j += 64) {
-      prefetch<32>(x + (kRows + r) * columns + j + 32);
+      prefetch<32>(x + (kAhead + r) * columns + j + 32);
       const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
       const __m512 centred[4] = {_mm512_sub_ps(evens_of(low), means[r]), _mm512_sub_ps(odds_of(low), means[r]),
                                  _mm512_sub_ps(evens_of(high), means[r]), _mm512_sub_ps(odds_of(high), means[r])};
@@ -71,11 +71,15 @@ struct ForwardLoop {
     int64_t i = begin;
 #ifdef AIRANK_FAST_X86_VARIANTS
     if constexpr (kInPairs<X, Y>) {
-      constexpr int kRows = 4;
-      if (walks_pairs<X, Y>(columns))
+      const auto walk = [&]<int kRows, int kAhead>() {
         for (; i + kRows <= end; i += kRows)
-          forward_pairs<kRows>(x + i * columns, weight, bias, y + i * columns, mean + i, rstd + i, columns, eps,
-                               scratch != nullptr);
+          forward_pairs<kRows, kAhead>(x + i * columns, weight, bias, y + i * columns, mean + i, rstd + i, columns, eps,
+                                       scratch != nullptr);
+      };
+      if (walks_pairs<X, Y>(columns)) {
+        if (!scratch) walk.template operator()<4, 4>();
+        walk.template operator()<1, 2>();
+      }
     }
 #endif
     for (; i < end; ++i) {
@@ -147,19 +151,21 @@ TARGET_AVX512_BF16 void backward_pairs(const bfloat16* grad, const bfloat16* x, 
 template <typename X, typename Y>
 struct BackwardLoop {
   using T = math_t<X>;
-  using Signature = void(const Y*, const X*, const T*, const T*, const T*, X*, T*, T*, int64_t, int64_t, int64_t,
-                         bool);
+  using Signature = void(const Y*, const X*, const T*, const T*, const T*, X*, X*, T*, T*, int64_t, int64_t, int64_t);
+  // Rows at a time, so that the sums over rows are loaded and stored once for all of them. Rows of 1024 floats lie 4 KB
+  // apart, in the same sets of L1, where more of them would push one another out.
+  static constexpr int kRows = sizeof(X) == 2 ? 4 : 1;
 
-  // kRows rows at a time, so that the sums over rows are loaded and stored once for all of them.
   template <int kRows>
   HOST_DEVICE static void rows(const Y* __restrict grad, const X* __restrict x, const T* mean, const T* rstd,
-                               const T* __restrict weight, X* __restrict grad_x, T* __restrict weight_sums,
+                               const T* __restrict weight, X* result, X* scratch, T* __restrict weight_sums,
                                T* __restrict bias_sums, int64_t columns) {
+    X* __restrict grad_x = scratch ? scratch : result;
     Moments<T> moments[kRows];
     RowMeans<T> means[kRows];
     for (int r = 0; r < kRows; ++r) {
       moments[r] = {mean[r], rstd[r]};
-      means[r] = grad_means_of(grad + r * columns, x + r * columns, moments[r], weight, columns);
+      means[r] = grad_means_of(grad + r * columns, x + r * columns, moments[r], weight, columns, 2 * kRows * columns);
     }
 #pragma GCC ivdep
     for (int64_t j = 0; j < columns; ++j) {
@@ -176,35 +182,32 @@ struct BackwardLoop {
       weight_sums[j] += weight_sum;
       bias_sums[j] += bias_sum;
     }
+    if (scratch) stream(result, scratch, kRows * columns * sizeof(X));
   }
 
+  // With `scratch` for kRows rows, grad_x is stored past the cache.
   HOST_DEVICE static void run(const Y* grad, const X* x, const T* mean, const T* rstd, const T* weight, X* grad_x,
-                              T* weight_sums, T* bias_sums, int64_t begin, int64_t end, int64_t columns,
-                              bool past_cache) {
+                              X* scratch, T* weight_sums, T* bias_sums, int64_t begin, int64_t end, int64_t columns) {
+    int64_t i = begin;
 #ifdef AIRANK_FAST_X86_VARIANTS
     if constexpr (kInPairs<X, Y>) {
       if (walks_pairs<X, Y>(columns)) {
         const auto walk = [&]<int kRows>(int64_t i) {
           backward_pairs<kRows>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns,
-                                weight_sums, bias_sums, columns, past_cache);
+                                weight_sums, bias_sums, columns, scratch != nullptr);
         };
-        int64_t i = begin;
         for (; i + 4 <= end; i += 4) walk.template operator()<4>(i);
         for (; i < end; ++i) walk.template operator()<1>(i);
-        if (past_cache) stream_end();
-        return;
       }
     }
 #endif
-    // Rows of 1024 floats lie 4 KB apart, in the same sets of L1: more of them would push one another out.
-    constexpr int kRows = sizeof(X) == 2 ? 4 : 2;
-    int64_t i = begin;
     for (; i + kRows <= end; i += kRows)
-      rows<kRows>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns, weight_sums,
-              bias_sums, columns);
+      rows<kRows>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns, scratch,
+                  weight_sums, bias_sums, columns);
     for (; i < end; ++i)
-      rows<1>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns, weight_sums,
-              bias_sums, columns);
+      rows<1>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns, scratch,
+              weight_sums, bias_sums, columns);
+    if (scratch) stream_end();
   }
 };
 
@@ -216,10 +219,10 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_cpu(Tensor x, OptionalTensor weigh
   const ScalarType result = dtype.value_or(x.scalar_type());
   check_result_dtype(op, x.scalar_type(), result);
 
-  const Tensor dense = torch::stable::contiguous(x);
-  Tensor y = torch::stable::new_empty(x, sizes_of(x), result);
-  Tensor mean = torch::stable::new_empty(x, shape.leading, math_dtype(x.scalar_type()));
-  Tensor rstd = torch::stable::new_empty(x, shape.leading, math_dtype(x.scalar_type()));
+  const Tensor dense = as_contiguous(x);
+  Tensor y = empty_beside(x, x.sizes(), result);
+  Tensor mean = empty_beside(x, shape.leading, math_dtype(x.scalar_type()));
+  Tensor rstd = empty_beside(x, shape.leading, math_dtype(x.scalar_type()));
   for_dtypes(x.scalar_type(), result, [&]<typename X, typename Y>() {
     using T = math_t<X>;
     const auto loop = choose<ForwardLoop<X, Y>>();
@@ -240,9 +243,9 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward_cpu(Tensor grad, Tensor x
                                                            OptionalTensor weight, int64_t num_dims, bool need_params) {
   const RowShape shape = check_rows("layer_norm", x, num_dims);
   check_layer_norm_backward(grad, x, mean, rstd, weight, shape);
-  const Tensor dense = torch::stable::contiguous(x), dense_grad = torch::stable::contiguous(grad);
-  const Tensor means = torch::stable::contiguous(mean), rstds = torch::stable::contiguous(rstd);
-  Tensor grad_x = torch::stable::new_empty(x, sizes_of(x));
+  const Tensor dense = as_contiguous(x), dense_grad = as_contiguous(grad);
+  const Tensor means = as_contiguous(mean), rstds = as_contiguous(rstd);
+  Tensor grad_x = empty_beside(x, x.sizes());
   auto [grad_weight, grad_bias] = empty_param_grads(x, weight, shape, need_params);
   for_dtypes(x.scalar_type(), grad.scalar_type(), [&]<typename X, typename Y>() {
     using T = math_t<X>;
@@ -253,9 +256,10 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward_cpu(Tensor grad, Tensor x
     const bool past_cache = streams(grad_x.data_ptr(), shape.rows, shape.columns * sizeof(X));
     ParamGrads<T> sums(shape.rows, shape.columns, evens_first);
     sums.for_each_slot([&](int64_t begin, int64_t end, T* weight_sums, T* bias_sums) {
+      Scratch<X> scratch(past_cache ? BackwardLoop<X, Y>::kRows * shape.columns : 0);
       loop(static_cast<const Y*>(dense_grad.data_ptr()), static_cast<const X*>(dense.data_ptr()),
            static_cast<const T*>(means.data_ptr()), static_cast<const T*>(rstds.data_ptr()), weights.data(),
-           static_cast<X*>(grad_x.data_ptr()), weight_sums, bias_sums, begin, end, shape.columns, past_cache);
+           static_cast<X*>(grad_x.data_ptr()), scratch.data(), weight_sums, bias_sums, begin, end, shape.columns);
     });
     if (need_params) sums.write(grad_weight, grad_bias);
   });

@@ -167,15 +167,18 @@ struct RowMeans {
 
 template <typename Y, typename X, typename T>
 HOST_DEVICE RowMeans<T> grad_means_of(const Y* __restrict grad, const X* __restrict row, const Moments<T>& moments,
-                                      const T* __restrict weight, int64_t columns) {
+                                      const T* __restrict weight, int64_t columns, int64_t ahead) {
   T sums_g[kLanes] = {}, sums_gh[kLanes] = {};
   const int64_t in_lanes = columns / kLanes * kLanes;
-  for (int64_t j = 0; j < in_lanes; j += kLanes)
+  for (int64_t j = 0; j < in_lanes; j += kLanes) {
+    prefetch<kLanes>(grad + ahead + j);
+    prefetch<kLanes>(row + ahead + j);
     for (int l = 0; l < kLanes; ++l) {
       const T g = load(grad[j + l]) * weight[j + l];
       sums_g[l] += g;
       sums_gh[l] += g * normalized(T(load(row[j + l])), moments);
     }
+  }
   for (int64_t j = in_lanes; j < columns; ++j) {
     const T g = load(grad[j]) * weight[j];
     sums_g[j - in_lanes] += g;
@@ -212,7 +215,7 @@ template <typename T>
 std::vector<T> param_of(const OptionalTensor& param, int64_t columns, T otherwise) {
   std::vector<T> values(columns, otherwise);
   if (!param || columns == 0) return values;
-  const Tensor dense = torch::stable::contiguous(*param);
+  const Tensor dense = as_contiguous(*param);
   switch (dense.scalar_type()) {
     case ScalarType::Double: widen<double>(dense, values); break;
     case ScalarType::BFloat16: widen<bfloat16>(dense, values); break;

@@ -27,8 +27,8 @@ Tensor reduced(const char* op, const Tensor& x, const BatchNormRunningAddresses*
   const OnDevice device(x);
   const BatchNormInput input = input_of(x);
   const int64_t size = 2 * x.size(1) + 1;
-  Tensor out = torch::stable::new_empty(x, {size}, math_dtype(x));
-  Tensor parts = torch::stable::new_empty(x, {batch_norm_num_parts(input), size}, math_dtype(x));
+  Tensor out = empty_beside(x, {size}, math_dtype(x));
+  Tensor parts = empty_beside(x, {batch_norm_num_parts(input), size}, math_dtype(x));
   check_launch(op, launch_batch_norm_moments(input, parts.data_ptr(), out.data_ptr(), running, device.stream()));
   return out;
 }
@@ -52,7 +52,7 @@ Tensor finish_cuda(Tensor moments, OptionalTensor running_mean, OptionalTensor r
   const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
   check_finish(moments, running);
   const OnDevice device(moments);
-  Tensor statistics = torch::stable::new_empty(moments, {moments.size(1)});
+  Tensor statistics = empty_beside(moments, {moments.size(1)});
   check_launch("batch_norm_finish_",
                launch_batch_norm_finish(moments.data_ptr(), moments.size(0), moments.size(1) / 2, dtype_of(moments),
                                         statistics.data_ptr(), addresses_of(running), device.stream()));
@@ -63,9 +63,9 @@ std::tuple<Tensor, Tensor> act_cuda(Tensor x, OptionalTensor residual, OptionalT
                                     Tensor statistics, bool relu, bool with_mask) {
   check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
   const OnDevice device(x);
-  Tensor y = torch::stable::empty_like(x);
-  Tensor mask = with_mask ? torch::stable::new_empty(x, mask_shape(x), ScalarType::Byte)
-                          : torch::stable::new_empty(x, {0}, ScalarType::Byte);
+  Tensor y = empty_as(x);
+  Tensor mask = with_mask ? empty_beside(x, mask_shape(x), ScalarType::Byte)
+                          : empty_beside(x, {0}, ScalarType::Byte);
   check_launch("batch_norm_act",
                launch_batch_norm_act(input_of(x), address(residual), address(weight), address(bias),
                                      statistics.data_ptr(), relu, y.data_ptr(),
@@ -77,8 +77,8 @@ Tensor sums_cuda(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
   check_sums("batch_norm_act_sums", dy, x, mask, statistics);
   const OnDevice device(x);
   const BatchNormInput input = input_of(x);
-  Tensor sums = torch::stable::new_empty(x, {2, x.size(1)}, math_dtype(x));
-  Tensor parts = torch::stable::new_empty(x, {batch_norm_num_parts(input), 2 * x.size(1)}, math_dtype(x));
+  Tensor sums = empty_beside(x, {2, x.size(1)}, math_dtype(x));
+  Tensor parts = empty_beside(x, {batch_norm_num_parts(input), 2 * x.size(1)}, math_dtype(x));
   check_launch("batch_norm_act_sums",
                launch_batch_norm_sums(input, dy.data_ptr(), address(mask), statistics.data_ptr(), parts.data_ptr(),
                                       sums.data_ptr(), device.stream()));
@@ -89,8 +89,8 @@ std::tuple<Tensor, Tensor> backward_cuda(Tensor dy, Tensor x, OptionalTensor mas
                                          Tensor statistics, Tensor sums, bool with_residual) {
   check_backward(dy, x, mask, weight, statistics, sums);
   const OnDevice device(x);
-  Tensor dx = torch::stable::empty_like(x);
-  Tensor dresidual = with_residual ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  Tensor dx = empty_as(x);
+  Tensor dresidual = with_residual ? empty_as(x) : empty_beside(x, {0});
   check_launch("batch_norm_act_backward",
                launch_batch_norm_backward(input_of(x), dy.data_ptr(), address(mask), address(weight),
                                           statistics.data_ptr(), sums.data_ptr(), dx.data_ptr(),

@@ -24,9 +24,9 @@ BiasGeluLaunch describe(const Tensor& x, const Tensor& bias, const std::string& 
 Tensor bias_gelu_cuda(Tensor x, Tensor bias, std::string approximate) {
   check_bias_gelu(x, bias, approximate);
   const OnDevice device(x);
-  x = torch::stable::contiguous(x);
-  bias = torch::stable::contiguous(bias);
-  Tensor y = torch::stable::new_empty(x, x.sizes());
+  x = as_contiguous(x);
+  bias = as_contiguous(bias);
+  Tensor y = empty_beside(x, x.sizes());
   BiasGeluLaunch work = describe(x, bias, approximate);
   work.result = y.data_ptr();
   check_launch("bias_gelu", launch_bias_gelu(work, device.stream()));
@@ -36,15 +36,15 @@ Tensor bias_gelu_cuda(Tensor x, Tensor bias, std::string approximate) {
 std::tuple<Tensor, Tensor> bias_gelu_backward_cuda(Tensor grad, Tensor x, Tensor bias, std::string approximate) {
   check_bias_gelu_backward(grad, x, bias, approximate);
   const OnDevice device(x);
-  grad = torch::stable::contiguous(grad);
-  x = torch::stable::contiguous(x);
-  bias = torch::stable::contiguous(bias);
-  Tensor dx = torch::stable::new_empty(x, x.sizes());
+  grad = as_contiguous(grad);
+  x = as_contiguous(x);
+  bias = as_contiguous(bias);
+  Tensor dx = empty_beside(x, x.sizes());
   BiasGeluLaunch work = describe(x, bias, approximate);
   if (work.rows == 0) return {dx, torch::stable::new_zeros(bias, {work.columns})};
-  Tensor bias_gradient = torch::stable::new_empty(bias, {work.columns});
+  Tensor bias_gradient = empty_beside(bias, {work.columns});
   const ScalarType wide = work.dtype == Dtype::kFloat64 ? ScalarType::Double : ScalarType::Float;
-  Tensor partial = torch::stable::new_empty(x, {bias_gelu_chunks(work.rows), work.columns}, wide);
+  Tensor partial = empty_beside(x, {bias_gelu_chunks(work.rows), work.columns}, wide);
   work.grad = grad.data_ptr();
   work.result = dx.data_ptr();
   work.bias_gradient = bias_gradient.data_ptr();

@@ -27,16 +27,16 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_cuda(Tensor logits, Tensor targ
                                                       bool /*inplace_backward: autograd's*/) {
   check_cross_entropy(logits, target, label_smoothing, reduction);
   const OnDevice device(logits);
-  target = torch::stable::contiguous(target);
+  target = as_contiguous(target);
   check_targets(target, logits.size(1), ignore_index);
   logits = with_dense_rows(logits);
   const bool reduced = Reduction(reduction) != Reduction::kNone;
   const int64_t rows = logits.size(0);
   const ScalarType wide = loss_dtype(logits);
-  Tensor losses = torch::stable::new_empty(logits, {rows}, wide);
-  Tensor statistics = torch::stable::new_empty(logits, {rows, 2}, wide);
-  Tensor scale = torch::stable::new_empty(logits, {}, wide);
-  Tensor loss = reduced ? torch::stable::new_empty(logits, {}, wide) : losses;
+  Tensor losses = empty_beside(logits, {rows}, wide);
+  Tensor statistics = empty_beside(logits, {rows, 2}, wide);
+  Tensor scale = empty_beside(logits, {}, wide);
+  Tensor loss = reduced ? empty_beside(logits, {}, wide) : losses;
 
   CrossEntropyLaunch work = describe(logits, target, label_smoothing, ignore_index);
   work.mean = Reduction(reduction) == Reduction::kMean;
@@ -52,8 +52,8 @@ void write_gradient(const Tensor& grad, const Tensor& logits, const Tensor& targ
                     const Tensor& scale, double label_smoothing, int64_t ignore_index, const Tensor& gradient) {
   check_cross_entropy_backward(grad, logits, target, statistics, scale, label_smoothing);
   const OnDevice device(logits);
-  const Tensor dense_grad = torch::stable::contiguous(grad), dense_target = torch::stable::contiguous(target),
-               dense_statistics = torch::stable::contiguous(statistics);
+  const Tensor dense_grad = as_contiguous(grad), dense_target = as_contiguous(target),
+               dense_statistics = as_contiguous(statistics);
   CrossEntropyLaunch work = describe(logits, dense_target, label_smoothing, ignore_index);
   work.statistics = dense_statistics.data_ptr();
   work.scale = scale.data_ptr();
@@ -67,7 +67,7 @@ void write_gradient(const Tensor& grad, const Tensor& logits, const Tensor& targ
 Tensor cross_entropy_backward_cuda(Tensor grad, Tensor logits, Tensor target, Tensor statistics, Tensor scale,
                                    double label_smoothing, int64_t ignore_index) {
   const Tensor dense = with_dense_rows(logits);
-  Tensor gradient = torch::stable::new_empty(logits, logits.sizes());
+  Tensor gradient = empty_beside(logits, logits.sizes());
   write_gradient(grad, dense, target, statistics, scale, label_smoothing, ignore_index, gradient);
   return gradient;
 }

@@ -22,12 +22,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dropout_add_layer_norm_cuda(Tensor x,
                                                                        double p, int64_t num_dims, double eps) {
   const RowShape shape = check_dropout_add_layer_norm(x, residual, weight, bias, seed, p, num_dims);
   const OnDevice device(x);
-  const Tensor dense = torch::stable::contiguous(x), dense_residual = torch::stable::contiguous(residual);
-  const OptionalTensor weights = contiguous(weight), biases = contiguous(bias), numbers = contiguous(seed);
+  const Tensor dense = as_contiguous(x), dense_residual = as_contiguous(residual);
+  const OptionalTensor weights = as_contiguous(weight), biases = as_contiguous(bias), numbers = as_contiguous(seed);
   const ScalarType math = math_dtype(x.scalar_type());
-  Tensor y = torch::stable::new_empty(x, sizes_of(x)), sum = torch::stable::new_empty(residual, sizes_of(x));
-  Tensor mean = torch::stable::new_empty(x, shape.leading, math);
-  Tensor rstd = torch::stable::new_empty(x, shape.leading, math);
+  Tensor y = empty_beside(x, x.sizes()), sum = empty_beside(residual, x.sizes());
+  Tensor mean = empty_beside(x, shape.leading, math);
+  Tensor rstd = empty_beside(x, shape.leading, math);
   LayerNormRows rows;
   rows.rows = shape.rows;
   rows.columns = shape.columns;
@@ -55,15 +55,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dropout_add_layer_norm_backward_cuda(
   const RowShape shape =
       check_dropout_add_layer_norm_backward(grad, grad_sum, sum, mean, rstd, weight, seed, p, num_dims);
   const OnDevice device(grad);
-  const Tensor dense_grad = torch::stable::contiguous(grad), dense_sum = torch::stable::contiguous(sum);
-  const Tensor means = torch::stable::contiguous(mean), rstds = torch::stable::contiguous(rstd);
-  const OptionalTensor weights = contiguous(weight), numbers = contiguous(seed), grad_sums = contiguous(grad_sum);
-  Tensor grad_x = torch::stable::new_empty(grad, sizes_of(grad));
-  Tensor grad_residual = torch::stable::new_empty(sum, sizes_of(grad));
+  const Tensor dense_grad = as_contiguous(grad), dense_sum = as_contiguous(sum);
+  const Tensor means = as_contiguous(mean), rstds = as_contiguous(rstd);
+  const OptionalTensor weights = as_contiguous(weight), numbers = as_contiguous(seed), grad_sums = as_contiguous(grad_sum);
+  Tensor grad_x = empty_beside(grad, grad.sizes());
+  Tensor grad_residual = empty_beside(sum, grad.sizes());
   auto [grad_weight, grad_bias] = empty_param_grads(grad, weight, shape, need_params);
   LayerNormGrads grads;
   grads.num_blocks = backward_blocks(shape.rows);
-  const Tensor partials = torch::stable::new_empty(
+  const Tensor partials = empty_beside(
       grad, std::vector<int64_t>{2, need_params ? grads.num_blocks : 0, shape.columns}, mean.scalar_type());
   grads.grad = dense_grad.data_ptr();
   grads.grad_x = grad_x.data_ptr();

@@ -14,7 +14,7 @@ Tensor global_norm_cuda(TensorList tensors) {
   std::vector<int64_t> sizes;
   std::vector<Dtype> dtypes;
   for (Tensor& tensor : tensors) {
-    if (!is_dense(tensor)) tensor = torch::stable::contiguous(tensor);
+    if (!is_dense(tensor)) tensor = as_contiguous(tensor);
     sizes.push_back(tensor.numel());
     dtypes.push_back(dtype_of(tensor));
   }
@@ -24,9 +24,9 @@ Tensor global_norm_cuda(TensorList tensors) {
   launch.sizes = sizes.data();
   launch.data = data.data();
   launch.dtypes = dtypes.data();
-  Tensor workspace = torch::stable::new_empty(
+  Tensor workspace = empty_beside(
       tensors[0], {norm_workspace(launch.num_tensors, launch.sizes)}, ScalarType::Double);
-  Tensor norm = torch::stable::new_empty(tensors[0], {}, ScalarType::Double);
+  Tensor norm = empty_beside(tensors[0], {}, ScalarType::Double);
   launch.workspace = static_cast<double*>(workspace.data_ptr());
   launch.norm = static_cast<double*>(norm.data_ptr());
   check_launch("global_norm", launch_norm(launch, device.stream()));

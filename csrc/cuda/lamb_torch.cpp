@@ -44,7 +44,7 @@ void lamb_cuda(TensorList params, TensorList grads, TensorList exp_avgs, TensorL
   launch.found_inf = address_of(found_inf);
   launch.options = {beta1,           beta2,          eps,         weight_decay, max_grad_norm,
                     bias_correction, grad_averaging, adam_w_mode, use_nvlamb};
-  Tensor workspace = torch::stable::new_empty(
+  Tensor workspace = empty_beside(
       args.params[0], {lamb_workspace(launch.num_tensors, launch.sizes)}, ScalarType::Double);
   launch.workspace = static_cast<double*>(workspace.data_ptr());
 

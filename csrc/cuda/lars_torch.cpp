@@ -44,7 +44,7 @@ void lars_cuda(TensorList params, TensorList grads, TensorList velocities, Tenso
   launch.eps = eps;
   launch.nesterov = nesterov;
   launch.adapt = adapt;
-  Tensor workspace = torch::stable::new_empty(
+  Tensor workspace = empty_beside(
       args.params[0], {lars_workspace(launch.num_tensors, launch.sizes)}, ScalarType::Double);
   launch.workspace = static_cast<double*>(workspace.data_ptr());
 

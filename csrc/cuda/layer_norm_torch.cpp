@@ -20,12 +20,12 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_cuda(Tensor x, OptionalTensor weig
   check_result_dtype(op, x.scalar_type(), result);
 
   const OnDevice device(x);
-  const Tensor dense = torch::stable::contiguous(x);
-  const OptionalTensor weights = contiguous(weight), biases = contiguous(bias);
+  const Tensor dense = as_contiguous(x);
+  const OptionalTensor weights = as_contiguous(weight), biases = as_contiguous(bias);
   const ScalarType math = math_dtype(x.scalar_type());
-  Tensor y = torch::stable::new_empty(x, sizes_of(x), result);
-  Tensor mean = torch::stable::new_empty(x, shape.leading, math);
-  Tensor rstd = torch::stable::new_empty(x, shape.leading, math);
+  Tensor y = empty_beside(x, x.sizes(), result);
+  Tensor mean = empty_beside(x, shape.leading, math);
+  Tensor rstd = empty_beside(x, shape.leading, math);
   LayerNormRows rows;
   rows.rows = shape.rows;
   rows.columns = shape.columns;
@@ -47,14 +47,14 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward_cuda(Tensor grad, Tensor 
   check_layer_norm_backward(grad, x, mean, rstd, weight, shape);
 
   const OnDevice device(x);
-  const Tensor dense = torch::stable::contiguous(x), dense_grad = torch::stable::contiguous(grad);
-  const Tensor means = torch::stable::contiguous(mean), rstds = torch::stable::contiguous(rstd);
-  const OptionalTensor weights = contiguous(weight);
-  Tensor grad_x = torch::stable::new_empty(x, sizes_of(x));
+  const Tensor dense = as_contiguous(x), dense_grad = as_contiguous(grad);
+  const Tensor means = as_contiguous(mean), rstds = as_contiguous(rstd);
+  const OptionalTensor weights = as_contiguous(weight);
+  Tensor grad_x = empty_beside(x, x.sizes());
   auto [grad_weight, grad_bias] = empty_param_grads(x, weight, shape, need_params);
   LayerNormGrads grads;
   grads.num_blocks = backward_blocks(shape.rows);
-  const Tensor partials = torch::stable::new_empty(
+  const Tensor partials = empty_beside(
       x, std::vector<int64_t>{2, need_params ? grads.num_blocks : 0, shape.columns}, mean.scalar_type());
   grads.grad = dense_grad.data_ptr();
   grads.grad_x = grad_x.data_ptr();
