@@ -53,7 +53,7 @@ inline void check_vector(const char* op, const char* name, const OptionalTensor&
   if (good && tensor->is_contiguous()) return;
   throw_argument(op, ": ", name, " must be contiguous ", name_of(dtype), " of shape ", text_of(shape), " on ",
                  device_of(like), ", got ", name_of(tensor->scalar_type()), " of shape ", shape_of(*tensor), " on ",
-                 device_of(*tensor), tensor->is_contiguous() ? "" : " with strides " + strides_of(*tensor));
+                 device_of(*tensor), tensor->is_contiguous() ? "" : " with strides " + text_of(tensor->strides()));
 }
 
 // Running statistics of one channel vector, and how they are updated.
@@ -83,7 +83,7 @@ inline void check_finish(const Tensor& moments, const BatchNormRunning& running)
                     (dtype == ScalarType::Float || dtype == ScalarType::Double) && moments.is_contiguous();
   CHECK_ARGUMENT(good, op, ": moments must be contiguous float32 or float64 of shape [rows, 2 channels + 1], got ",
                  name_of(dtype), " of shape ", shape_of(moments), " on ", device_of(moments),
-                 moments.is_contiguous() ? "" : " with strides " + strides_of(moments));
+                 moments.is_contiguous() ? "" : " with strides " + text_of(moments.strides()));
   check_running(op, moments, dtype, moments.size(1) / 2, running);
 }
 

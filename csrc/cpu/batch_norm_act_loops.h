@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "../batch_norm_act_math.h"
-#include "batch_norm_act_pairs.h"
+#include "batch_norm_act_lines.h"
 #include "isa.h"
 #include "numbers.h"
 #include "streaming.h"
@@ -38,6 +38,16 @@ HOST_DEVICE void prefetch(const void* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, kWrite, 2);
 }
 
+// Whether whole groups of rows are walked by the functions of batch_norm_act_lines.h.
+template <typename E>
+bool walks_lines(int64_t width) {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  return (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) && rounds_pairs() && width % kLineChannels == 0;
+#else
+  return false;
+#endif
+}
+
 // Moments of a piece: distances from the mean of its first rows, which is near enough for nothing to cancel.
 template <typename E>
 struct MomentsLoop {
@@ -54,6 +64,13 @@ struct MomentsLoop {
     for (int64_t c = 0; c < width; ++c) pivot[c] *= T(1) / T(num_first);
 
     int64_t r = 0;
+#ifdef AIRANK_FAST_X86_VARIANTS
+    if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+      if (walks_lines<E>(width))
+        for (; r + kGroup <= num_rows; r += kGroup)
+          moments_lines(x + r * stride, stride, width, kGroup * stride, pivot, sum, squares);
+    }
+#endif
     for (; r + kGroup <= num_rows; r += kGroup) add<kGroup>(x + r * stride, stride, width, pivot, sum, squares);
     for (; r < num_rows; ++r) add<1>(x + r * stride, stride, width, pivot, sum, squares);
 #pragma GCC ivdep
@@ -122,26 +139,29 @@ struct ActLoop {
     const E* x = static_cast<const E*>(xs);
     const E* residual = static_cast<const E*>(residuals);
     E* y = static_cast<E*>(ys);
+    const bool lines = walks_lines<E>(num_channels);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t row = group * kGroup, at = row * num_channels;
+      const int64_t ahead = group + 1 < end ? kGroup * num_channels : 0;
       uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
-      if (group + 1 < end) {
-        const int64_t next = at + kGroup * num_channels, size = kGroup * num_channels * sizeof(E);
-        prefetch(x + next, size);
-        if constexpr (kResidual) prefetch(residual + next, size);
-        if (!past_cache) prefetch<true>(y + next, size);
-      }
-      if (row + kGroup <= num_rows) {
-        const E* added = residual + (kResidual ? at : 0);
+      const bool whole = row + kGroup <= num_rows;
+      const E* added = residual + (kResidual ? at : 0);
 #ifdef AIRANK_FAST_X86_VARIANTS
-        if constexpr (std::is_same_v<E, bfloat16>) {
-          if (num_channels % kPairsWidth == 0 && rounds_pairs()) {
-            act_pairs<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, mean, scale, bias,
-                                               past_cache);
-            continue;
-          }
+      if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+        if (lines && whole) {
+          act_lines<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, ahead, mean, scale, bias,
+                                             past_cache);
+          continue;
         }
+      }
 #endif
+      if (ahead) {
+        const int64_t size = ahead * sizeof(E);
+        prefetch(x + at + ahead, size);
+        if constexpr (kResidual) prefetch(residual + at + ahead, size);
+        prefetch<true>(y + at + ahead, size);
+      }
+      if (whole) {
         add<kGroup>(x + at, added, y + at, bytes, 0, num_channels, mean, scale, bias);
         continue;
       }
@@ -197,22 +217,23 @@ struct SumsLoop {
     const E* dy = static_cast<const E*>(first_dy);
     const E* x = static_cast<const E*>(first_x);
     for (int64_t c = 0; c < width; ++c) sum[c] = products[c] = 0;
+    const bool lines = walks_lines<E>(width);
     int64_t r = 0;
     for (; r + kGroup <= num_rows; r += kGroup) {
       const int64_t at = r * stride;
-      for (int64_t k = kGroup; k < 2 * kGroup && r + k < num_rows; ++k) {
-        prefetch(dy + at + k * stride, width * sizeof(E));
-        prefetch(x + at + k * stride, width * sizeof(E));
-      }
       const uint8_t* bytes = kMask ? mask + at / kGroup : nullptr;
 #ifdef AIRANK_FAST_X86_VARIANTS
-      if constexpr (std::is_same_v<E, bfloat16>) {
-        if (width % kPairsWidth == 0 && rounds_pairs()) {
-          sums_pairs<kMask>(dy + at, x + at, bytes, stride, width, mean, sum, products);
+      if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+        if (lines) {
+          sums_lines<kMask>(dy + at, x + at, bytes, stride, width, kGroup * stride, mean, sum, products);
           continue;
         }
       }
 #endif
+      for (int64_t k = kGroup; k < 2 * kGroup && r + k < num_rows; ++k) {
+        prefetch(dy + at + k * stride, width * sizeof(E));
+        prefetch(x + at + k * stride, width * sizeof(E));
+      }
       add<kGroup>(dy + at, x + at, bytes, 0, stride, width, mean, sum, products);
     }
     const uint8_t* last = kMask ? mask + r / kGroup * stride : nullptr;
@@ -257,26 +278,29 @@ struct BackwardLoop {
     const E* x = static_cast<const E*>(xs);
     E* dx = static_cast<E*>(dxs);
     E* dresidual = static_cast<E*>(dresiduals);
+    const bool lines = walks_lines<E>(num_channels);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t row = group * kGroup, at = row * num_channels;
+      const int64_t ahead = group + 1 < end ? kGroup * num_channels : 0;
       const uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
-      if (group + 1 < end) {
-        const int64_t next = at + kGroup * num_channels, size = kGroup * num_channels * sizeof(E);
-        prefetch(dy + next, size);
-        prefetch(x + next, size);
-        if (!past_cache) prefetch<true>(dx + next, size);
-        if (kResidual && !past_cache) prefetch<true>(dresidual + next, size);
-      }
-      if (row + kGroup <= num_rows) {
+      const bool whole = row + kGroup <= num_rows;
 #ifdef AIRANK_FAST_X86_VARIANTS
-        if constexpr (std::is_same_v<E, bfloat16>) {
-          if (num_channels % kPairsWidth == 0 && rounds_pairs()) {
-            backward_pairs<kResidual, kMask>(dy + at, x + at, bytes, dx + at, dresidual + (kResidual ? at : 0),
-                                             num_channels, mean, scale, mean_dz, slope, past_cache);
-            continue;
-          }
+      if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+        if (lines && whole) {
+          backward_lines<kResidual, kMask>(dy + at, x + at, bytes, dx + at, dresidual + (kResidual ? at : 0),
+                                           num_channels, ahead, mean, scale, mean_dz, slope, past_cache);
+          continue;
         }
+      }
 #endif
+      if (ahead) {
+        const int64_t size = ahead * sizeof(E);
+        prefetch(dy + at + ahead, size);
+        prefetch(x + at + ahead, size);
+        prefetch<true>(dx + at + ahead, size);
+        if constexpr (kResidual) prefetch<true>(dresidual + at + ahead, size);
+      }
+      if (whole) {
         add<kGroup>(dy + at, x + at, bytes, 0, dx + at, dresidual + (kResidual ? at : 0), num_channels, mean, scale,
                     mean_dz, slope);
         continue;
