@@ -38,16 +38,6 @@ HOST_DEVICE void prefetch(const void* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, kWrite, 2);
 }
 
-// Whether whole groups of rows are walked by the functions of batch_norm_act_lines.h.
-template <typename E>
-bool walks_lines(int64_t width) {
-#ifdef AIRANK_FAST_X86_VARIANTS
-  return (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) && rounds_pairs() && width % kLineChannels == 0;
-#else
-  return false;
-#endif
-}
-
 // Moments of a piece: distances from the mean of its first rows, which is near enough for nothing to cancel.
 template <typename E>
 struct MomentsLoop {
@@ -65,7 +55,7 @@ struct MomentsLoop {
 
     int64_t r = 0;
 #ifdef AIRANK_FAST_X86_VARIANTS
-    if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+    if constexpr (kHasLines<E>) {
       if (walks_lines<E>(width))
         for (; r + kGroup <= num_rows; r += kGroup)
           moments_lines(x + r * stride, stride, width, kGroup * stride, pivot, sum, squares);
@@ -147,7 +137,7 @@ struct ActLoop {
       const bool whole = row + kGroup <= num_rows;
       const E* added = residual + (kResidual ? at : 0);
 #ifdef AIRANK_FAST_X86_VARIANTS
-      if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+      if constexpr (kHasLines<E>) {
         if (lines && whole) {
           act_lines<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, ahead, mean, scale, bias,
                                              past_cache);
@@ -223,7 +213,7 @@ struct SumsLoop {
       const int64_t at = r * stride;
       const uint8_t* bytes = kMask ? mask + at / kGroup : nullptr;
 #ifdef AIRANK_FAST_X86_VARIANTS
-      if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+      if constexpr (kHasLines<E>) {
         if (lines) {
           sums_lines<kMask>(dy + at, x + at, bytes, stride, width, kGroup * stride, mean, sum, products);
           continue;
@@ -285,7 +275,7 @@ struct BackwardLoop {
       const uint8_t* bytes = kMask ? mask + group * num_channels : nullptr;
       const bool whole = row + kGroup <= num_rows;
 #ifdef AIRANK_FAST_X86_VARIANTS
-      if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>) {
+      if constexpr (kHasLines<E>) {
         if (lines && whole) {
           backward_lines<kResidual, kMask>(dy + at, x + at, bytes, dx + at, dresidual + (kResidual ? at : 0),
                                            num_channels, ahead, mean, scale, mean_dz, slope, past_cache);

@@ -12,49 +12,43 @@ namespace airank_fast {
 namespace {
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-// ForwardLoop::run() of kRows rows of bfloat16 in whole groups of kLanes, on a processor that rounds pairs. Several rows
-// at a time, so that one's last additions, root and division run while another's elements are read. The next ones are
-// asked for during the sums, when memory would rest; results are stored during the third pass.
-template <int kRows, int kAhead>
-TARGET_AVX512_BF16 void forward_pairs(const bfloat16* x, const float* weight, const float* bias, bfloat16* y,
-                                      float* mean, float* rstd, int64_t columns, double eps, bool past_cache) {
-  const int64_t odd = columns / 2;
+// ForwardLoop::run() of kRows rows by lines. Several rows at a time where they are in a cache, so that one's last
+// additions, root and division run while another's elements are read. Rows further on are asked for during the sums,
+// when memory would rest; results are stored during the third pass.
+template <int kRows, int kAhead, typename E>
+TARGET_AVX512_BF16 void forward_lines(const E* x, const float* weight, const float* bias, E* y, float* mean,
+                                      float* rstd, int64_t columns, double eps, bool past_cache) {
+  const PerColumn<E> per_column(columns);
+  const int64_t ahead = kAhead * columns;
   __m512 means[kRows], rstds[kRows];
   for (int r = 0; r < kRows; ++r) {
-    __m512 sums[4] = {};
-    for (int64_t j = 0; j < columns; j += 64) {
-      prefetch<32>(x + (kAhead + r) * columns + j);
-      const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
-      sums[0] = _mm512_add_ps(sums[0], evens_of(low));
-      sums[1] = _mm512_add_ps(sums[1], odds_of(low));
-      sums[2] = _mm512_add_ps(sums[2], evens_of(high));
-      sums[3] = _mm512_add_ps(sums[3], odds_of(high));
+    const E* row = x + r * columns;
+    Line low = zeros(), high = zeros();
+    for (int64_t j = 0; j < columns; j += 2 * kLineNumbers) {
+      ask_for(row + ahead + j);
+      low = low + line_at(row + j);
+      high = high + line_at(row + j + kLineNumbers);
     }
-    mean[r] = sum_of(sums) / float(columns);
-    means[r] = _mm512_set1_ps(mean[r]);
+    mean[r] = sum_of(low + high) / float(columns);
+    means[r] = every(mean[r]);
   }
   for (int r = 0; r < kRows; ++r) {
-    __m512 sums[4] = {};
-    for (int64_t j = 0; j < columns; j += 64) {
-      prefetch<32>(x + (kAhead + r) * columns + j + 32);
-      const __m512i low = _mm512_loadu_si512(x + r * columns + j), high = _mm512_loadu_si512(x + r * columns + j + 32);
-      const __m512 centred[4] = {_mm512_sub_ps(evens_of(low), means[r]), _mm512_sub_ps(odds_of(low), means[r]),
-                                 _mm512_sub_ps(evens_of(high), means[r]), _mm512_sub_ps(odds_of(high), means[r])};
-      for (int k = 0; k < 4; ++k) sums[k] = _mm512_fmadd_ps(centred[k], centred[k], sums[k]);
+    const E* row = x + r * columns;
+    Line low = zeros(), high = zeros();
+    for (int64_t j = 0; j < columns; j += 2 * kLineNumbers) {
+      ask_for(row + ahead + j + kLineNumbers);
+      const Line first = line_at(row + j) - means[r], second = line_at(row + j + kLineNumbers) - means[r];
+      low = fma(first, first, low);
+      high = fma(second, second, high);
     }
-    rstd[r] = rstd_of(sum_of(sums), double(columns), eps);
-    rstds[r] = _mm512_set1_ps(rstd[r]);
+    rstd[r] = rstd_of(sum_of(low + high), double(columns), eps);
+    rstds[r] = every(rstd[r]);
   }
-  for (int64_t l = 0; l < odd; l += 16) {
-    const __m512 even_weight = _mm512_loadu_ps(weight + l), odd_weight = _mm512_loadu_ps(weight + odd + l);
-    const __m512 even_bias = _mm512_loadu_ps(bias + l), odd_bias = _mm512_loadu_ps(bias + odd + l);
+  for (int64_t j = 0; j < columns; j += kLineNumbers) {
+    const Line weights = per_column.at(weight, j), biases = per_column.at(bias, j);
     for (int r = 0; r < kRows; ++r) {
-      const int64_t at = r * columns + 2 * l;
-      const __m512i row = _mm512_loadu_si512(x + at);
-      const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
-      const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
-      store_pairs(y + at, round_pairs(_mm512_fmadd_ps(even_h, even_weight, even_bias),
-                                      _mm512_fmadd_ps(odd_h, odd_weight, odd_bias)), past_cache);
+      const int64_t at = r * columns + j;
+      store_line(y + at, fma((line_at(x + at) - means[r]) * rstds[r], weights, biases), past_cache);
     }
   }
 }
@@ -70,13 +64,13 @@ struct ForwardLoop {
                               int64_t begin, int64_t end, int64_t columns, double eps) {
     int64_t i = begin;
 #ifdef AIRANK_FAST_X86_VARIANTS
-    if constexpr (kInPairs<X, Y>) {
+    if constexpr (std::is_same_v<X, Y> && kHasLines<X>) {
       const auto walk = [&]<int kRows, int kAhead>() {
         for (; i + kRows <= end; i += kRows)
-          forward_pairs<kRows, kAhead>(x + i * columns, weight, bias, y + i * columns, mean + i, rstd + i, columns, eps,
+          forward_lines<kRows, kAhead>(x + i * columns, weight, bias, y + i * columns, mean + i, rstd + i, columns, eps,
                                        scratch != nullptr);
       };
-      if (walks_pairs<X, Y>(columns)) {
+      if (rows_in_lines<X, Y>(columns)) {
         if (!scratch) walk.template operator()<4, 4>();
         walk.template operator()<1, 2>();
       }
@@ -93,57 +87,42 @@ struct ForwardLoop {
 };
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-// BackwardLoop::rows() of bfloat16 on a processor that rounds pairs: kRows rows of whole groups of kLanes columns.
-// Weight and the sums over rows have the even columns first.
-template <int kRows>
-TARGET_AVX512_BF16 void backward_pairs(const bfloat16* grad, const bfloat16* x, const float* mean, const float* rstd,
-                                       const float* weight, bfloat16* grad_x, float* weight_sums, float* bias_sums,
+// BackwardLoop::rows() by lines.
+template <int kRows, typename E>
+TARGET_AVX512_BF16 void backward_lines(const E* grad, const E* x, const float* mean, const float* rstd,
+                                       const float* weight, E* grad_x, float* weight_sums, float* bias_sums,
                                        int64_t columns, bool past_cache) {
-  const int64_t odd = columns / 2;
+  const PerColumn<E> per_column(columns);
+  const int64_t ahead = std::max<int64_t>(kRows, 8192 / int64_t(columns * sizeof(E))) * columns;
   __m512 means[kRows], rstds[kRows], means_g[kRows], means_gh[kRows];
   for (int r = 0; r < kRows; ++r) {
-    means[r] = _mm512_set1_ps(mean[r]);
-    rstds[r] = _mm512_set1_ps(rstd[r]);
-    __m512 sums_g[2] = {}, sums_gh[2] = {};
-    for (int64_t l = 0; l < odd; l += 16) {
-      prefetch<32>(grad + (kRows + r) * columns + 2 * l);
-      prefetch<32>(x + (kRows + r) * columns + 2 * l);
-      const __m512i dy = _mm512_loadu_si512(grad + r * columns + 2 * l);
-      const __m512i row = _mm512_loadu_si512(x + r * columns + 2 * l);
-      const __m512 even_g = _mm512_mul_ps(evens_of(dy), _mm512_loadu_ps(weight + l));
-      const __m512 odd_g = _mm512_mul_ps(odds_of(dy), _mm512_loadu_ps(weight + odd + l));
-      sums_g[0] = _mm512_add_ps(sums_g[0], even_g);
-      sums_g[1] = _mm512_add_ps(sums_g[1], odd_g);
-      const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
-      const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
-      sums_gh[0] = _mm512_fmadd_ps(even_g, even_h, sums_gh[0]);
-      sums_gh[1] = _mm512_fmadd_ps(odd_g, odd_h, sums_gh[1]);
+    const E *dy = grad + r * columns, *row = x + r * columns;
+    means[r] = every(mean[r]);
+    rstds[r] = every(rstd[r]);
+    Line sums_g = zeros(), sums_gh = zeros();
+    for (int64_t j = 0; j < columns; j += kLineNumbers) {
+      ask_for(dy + ahead + j);
+      ask_for(row + ahead + j);
+      const Line g = line_at(dy + j) * per_column.at(weight, j);
+      sums_g = sums_g + g;
+      sums_gh = fma(g, (line_at(row + j) - means[r]) * rstds[r], sums_gh);
     }
-    means_g[r] = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sums_g[0], sums_g[1])) / float(columns));
-    means_gh[r] = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sums_gh[0], sums_gh[1])) / float(columns));
+    means_g[r] = every(sum_of(sums_g) / float(columns));
+    means_gh[r] = every(sum_of(sums_gh) / float(columns));
   }
-  for (int64_t l = 0; l < odd; l += 16) {
-    const __m512 even_weight = _mm512_loadu_ps(weight + l), odd_weight = _mm512_loadu_ps(weight + odd + l);
-    __m512 even_weight_sum = _mm512_loadu_ps(weight_sums + l), odd_weight_sum = _mm512_loadu_ps(weight_sums + odd + l);
-    __m512 even_bias_sum = _mm512_loadu_ps(bias_sums + l), odd_bias_sum = _mm512_loadu_ps(bias_sums + odd + l);
+  for (int64_t j = 0; j < columns; j += kLineNumbers) {
+    const Line weights = per_column.at(weight, j);
+    Line weight_sum = per_column.at(weight_sums, j), bias_sum = per_column.at(bias_sums, j);
     for (int r = 0; r < kRows; ++r) {
-      const int64_t at = r * columns + 2 * l;
-      const __m512i dy = _mm512_loadu_si512(grad + at), row = _mm512_loadu_si512(x + at);
-      const __m512 even_dy = evens_of(dy), odd_dy = odds_of(dy);
-      const __m512 even_h = _mm512_mul_ps(_mm512_sub_ps(evens_of(row), means[r]), rstds[r]);
-      const __m512 odd_h = _mm512_mul_ps(_mm512_sub_ps(odds_of(row), means[r]), rstds[r]);
-      even_weight_sum = _mm512_fmadd_ps(even_dy, even_h, even_weight_sum);
-      odd_weight_sum = _mm512_fmadd_ps(odd_dy, odd_h, odd_weight_sum);
-      even_bias_sum = _mm512_add_ps(even_dy, even_bias_sum);
-      odd_bias_sum = _mm512_add_ps(odd_dy, odd_bias_sum);
-      const __m512 even_g = _mm512_fnmadd_ps(even_h, means_gh[r], _mm512_fmsub_ps(even_dy, even_weight, means_g[r]));
-      const __m512 odd_g = _mm512_fnmadd_ps(odd_h, means_gh[r], _mm512_fmsub_ps(odd_dy, odd_weight, means_g[r]));
-      store_pairs(grad_x + at, round_pairs(_mm512_mul_ps(even_g, rstds[r]), _mm512_mul_ps(odd_g, rstds[r])), past_cache);
+      const int64_t at = r * columns + j;
+      const Line dy = line_at(grad + at), h = (line_at(x + at) - means[r]) * rstds[r];
+      weight_sum = fma(dy, h, weight_sum);
+      bias_sum = dy + bias_sum;
+      const Line g = fnma(h, means_gh[r], dy * weights - means_g[r]);
+      store_line(grad_x + at, g * rstds[r], past_cache);
     }
-    _mm512_storeu_ps(weight_sums + l, even_weight_sum);
-    _mm512_storeu_ps(weight_sums + odd + l, odd_weight_sum);
-    _mm512_storeu_ps(bias_sums + l, even_bias_sum);
-    _mm512_storeu_ps(bias_sums + odd + l, odd_bias_sum);
+    per_column.set(weight_sums, j, weight_sum);
+    per_column.set(bias_sums, j, bias_sum);
   }
 }
 #endif
@@ -190,14 +169,15 @@ struct BackwardLoop {
                               X* scratch, T* weight_sums, T* bias_sums, int64_t begin, int64_t end, int64_t columns) {
     int64_t i = begin;
 #ifdef AIRANK_FAST_X86_VARIANTS
-    if constexpr (kInPairs<X, Y>) {
-      if (walks_pairs<X, Y>(columns)) {
-        const auto walk = [&]<int kRows>(int64_t i) {
-          backward_pairs<kRows>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns,
+    if constexpr (std::is_same_v<X, Y> && kHasLines<X>) {
+      const auto walk = [&]<int kRows>() {
+        for (; i + kRows <= end; i += kRows)
+          backward_lines<kRows>(grad + i * columns, x + i * columns, mean + i, rstd + i, weight, grad_x + i * columns,
                                 weight_sums, bias_sums, columns, scratch != nullptr);
-        };
-        for (; i + 4 <= end; i += 4) walk.template operator()<4>(i);
-        for (; i < end; ++i) walk.template operator()<1>(i);
+      };
+      if (rows_in_lines<X, Y>(columns)) {
+        walk.template operator()<kRows>();
+        walk.template operator()<1>();
       }
     }
 #endif
@@ -250,7 +230,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward_cpu(Tensor grad, Tensor x
   for_dtypes(x.scalar_type(), grad.scalar_type(), [&]<typename X, typename Y>() {
     using T = math_t<X>;
     const auto loop = choose<BackwardLoop<X, Y>>();
-    const bool evens_first = walks_pairs<X, Y>(shape.columns);
+    const bool evens_first = kInPairs<X, Y> && rows_in_lines<X, Y>(shape.columns);
     const std::vector<T> weights =
         evens_first ? params_of<X, Y>(weight, shape.columns, T(1)) : param_of<T>(weight, shape.columns, 1);
     const bool past_cache = streams(grad_x.data_ptr(), shape.rows, shape.columns * sizeof(X));

@@ -16,8 +16,8 @@
 #include "../layer_norm_args.h"
 #include "../layer_norm_math.h"
 #include "isa.h"
+#include "lines.h"
 #include "numbers.h"
-#include "round_pairs.h"
 #include "streaming.h"
 
 namespace airank_fast {
@@ -52,15 +52,32 @@ HOST_DEVICE uint32_t result_above(float x) {
 template <typename X, typename Y>
 constexpr bool kInPairs = std::is_same_v<X, bfloat16> && std::is_same_v<Y, bfloat16>;
 
-// Whether whole rows are taken in pairs that the processor rounds.
+// Whether whole rows are walked by lines.
 template <typename X, typename Y>
-bool walks_pairs(int64_t columns) {
-#ifdef AIRANK_FAST_X86_VARIANTS
-  return kInPairs<X, Y> && rounds_pairs() && columns % kLanes == 0;
-#else
-  return false;
-#endif
+bool rows_in_lines(int64_t columns) {
+  return std::is_same_v<X, Y> && walks_lines<X>(columns) && columns > 0 && columns % kLanes == 0;
 }
+
+#ifdef AIRANK_FAST_X86_VARIANTS
+// Where the numbers of a line are in the arrays kept per column (weight, bias, their sums), which for rows of bfloat16
+// have the even columns first.
+template <typename E>
+struct PerColumn {
+  explicit PerColumn(int64_t columns) : second(std::is_same_v<E, bfloat16> ? columns / 2 : kLineNumbers / 2) {}
+
+  IN_LINES Line at(const float* numbers, int64_t j) const {
+    return {_mm512_loadu_ps(numbers + j / kStep), _mm512_loadu_ps(numbers + j / kStep + second)};
+  }
+  IN_LINES void set(float* numbers, int64_t j, Line values) const {
+    _mm512_storeu_ps(numbers + j / kStep, values.first);
+    _mm512_storeu_ps(numbers + j / kStep + second, values.second);
+  }
+
+ private:
+  static constexpr int64_t kStep = std::is_same_v<E, bfloat16> ? 2 : 1;
+  int64_t second;
+};
+#endif
 
 // Adds f(element) of each element to the lanes.
 template <typename X, typename T, typename F>
@@ -96,22 +113,16 @@ HOST_DEVICE void prefetch(const X* at) {
 }
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-// normalize_row() of the whole groups of kLanes bfloat16 in a row, on a processor that rounds pairs.
-template <typename Next>
-TARGET_AVX512_BF16 void normalize_pairs(const bfloat16* row, const Moments<float>& moments, const float* weight,
-                                        const float* bias, int64_t columns, bfloat16* y, const Next* next,
-                                        bool past_cache) {
-  const int64_t odd = (columns + 1) / 2;
-  const __m512 mean = _mm512_set1_ps(moments.mean), rstd = _mm512_set1_ps(moments.rstd);
-  for (int64_t l = 0; l < columns / kLanes * (kLanes / 2); l += 16) {
-    prefetch<32>(next + 2 * l);
-    const __m512i pairs = _mm512_loadu_si512(row + 2 * l);
-    const __m512 evens = _mm512_mul_ps(_mm512_sub_ps(evens_of(pairs), mean), rstd);
-    const __m512 odds = _mm512_mul_ps(_mm512_sub_ps(odds_of(pairs), mean), rstd);
-    const __m512i results =
-        round_pairs(_mm512_fmadd_ps(evens, _mm512_loadu_ps(weight + l), _mm512_loadu_ps(bias + l)),
-                    _mm512_fmadd_ps(odds, _mm512_loadu_ps(weight + odd + l), _mm512_loadu_ps(bias + odd + l)));
-    store_pairs(y + 2 * l, results, past_cache);
+// normalize_row() of whole groups of kLanes numbers, by lines.
+template <typename E>
+TARGET_AVX512_BF16 void normalize_lines(const E* row, const Moments<float>& moments, const float* weight,
+                                        const float* bias, int64_t columns, E* y, const void* next, bool past_cache) {
+  const PerColumn<E> per_column(columns + columns % 2);
+  const __m512 mean = every(moments.mean), rstd = every(moments.rstd);
+  for (int64_t j = 0; j < columns / kLanes * kLanes; j += kLineNumbers) {
+    ask_for(static_cast<const E*>(next) + j);
+    store_line(y + j, fma((line_at(row + j) - mean) * rstd, per_column.at(weight, j), per_column.at(bias, j)),
+               past_cache);
   }
 }
 #endif
@@ -129,7 +140,7 @@ HOST_DEVICE void normalize_row(const X* __restrict row, const Moments<T>& moment
 #ifdef AIRANK_FAST_X86_VARIANTS
   if constexpr (kInPairs<X, Y>) {
     if (rounds_pairs()) {
-      normalize_pairs(row, moments, weight, bias, columns, result, next, scratch != nullptr);
+      normalize_lines(row, moments, weight, bias, columns, result, next, scratch != nullptr);
       begin = in_lanes;
       y = result;
     }

@@ -45,10 +45,6 @@ TARGET_AVX512_BF16 inline __attribute__((always_inline)) void store_pairs(bfloat
   else _mm512_storeu_si512(to, pairs);
 }
 
-TARGET_AVX512_BF16 inline __attribute__((always_inline)) float sum_of(const __m512 (&parts)[4]) {
-  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(parts[0], parts[1]), _mm512_add_ps(parts[2], parts[3])));
-}
-
 // Rounds `count` numbers: for loops whose vectorisation is left to the compiler, which then make floats. Past the cache
 // if that is asked for and `to` begins a line.
 TARGET_AVX512_BF16 inline __attribute__((noinline)) void round_row(const float* from, bfloat16* to, int64_t count,
