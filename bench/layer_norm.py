@@ -4,7 +4,8 @@
 
 Cases: bfloat16 throughout; float32 throughout; and under autocast, a bfloat16 input with float32 parameters whose
 result a linear layer takes in bfloat16: there torch casts the input to float32, normalises it and has the result cast
-back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's.
+back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. Beside the forward pass
+stands a copy of x by torch, which reads and writes as much, as a yardstick.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from airank_fast.nn import LayerNorm
 
 WIDTH = 1024
 ROWS = {"cpu": (4096, 16384), "cuda": (4096, 16384, 65536)}
+COPY = "torch's copy of x (yardstick)"
 CASES = ("bfloat16", "float32", "autocast")
 
 
@@ -101,6 +103,8 @@ def main() -> None:
             forward, backward = contestants(case, rows, options.device, options.compile)
             size = 4 if case == "float32" else 2
             check(forward, backward, torch.float32 if size == 4 else torch.bfloat16)
+            x = forward["airank_fast"]().detach()
+            forward[COPY] = x.clone
             for phase, functions, passes in (("forward", forward, 2), ("backward", backward, 3)):
                 num_bytes = passes * size * rows * WIDTH
                 times = harness.time_rounds(
