@@ -47,16 +47,8 @@ inline void check_lamb(const LambArgs& args, const LambTensors& on_device) {
   if (on_device.found_inf) check_scalar(op, "found_inf", *on_device.found_inf, args.params[0]);
 }
 
-// Makes the tensors of each parameter walkable in memory order; call copy_back() on the result when done.
 inline FlatViews flatten(LambArgs& args) {
-  FlatViews views;
-  std::vector<std::pair<Tensor*, bool>> one;
-  for (size_t i = 0; i < args.params.size(); ++i) {
-    one = {{&args.params[i], true}, {&args.grads[i], false}, {&args.exp_avgs[i], true}, {&args.exp_avg_sqs[i], true}};
-    if (!args.copies.empty()) one.emplace_back(&args.copies[i], true);
-    views.make_flat(one);
-  }
-  return views;
+  return flatten(args.params, args.grads, {&args.exp_avgs, &args.exp_avg_sqs, &args.copies});
 }
 
 }  // namespace airank_fast

@@ -34,17 +34,8 @@ inline void check_sgd(const SgdArgs& args, const Tensor& lr, double momentum,
   if (found_inf) check_scalar(op, "found_inf", *found_inf, args.params[0]);
 }
 
-// Makes the tensors of each parameter walkable in memory order; call copy_back() on the result when done.
 inline FlatViews flatten(SgdArgs& args) {
-  FlatViews views;
-  std::vector<std::pair<Tensor*, bool>> one;
-  for (size_t i = 0; i < args.params.size(); ++i) {
-    one = {{&args.params[i], true}, {&args.grads[i], false}};
-    if (!args.buffers.empty()) one.emplace_back(&args.buffers[i], true);
-    if (!args.copies.empty()) one.emplace_back(&args.copies[i], true);
-    views.make_flat(one);
-  }
-  return views;
+  return flatten(args.params, args.grads, {&args.buffers, &args.copies});
 }
 
 }  // namespace airank_fast

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -124,5 +125,19 @@ class FlatViews {
  private:
   std::vector<std::pair<Tensor, Tensor>> copied_;
 };
+
+// Makes the tensors of each parameter walkable in memory order; call copy_back() on the result when done. `written` are
+// the lists that are updated beside params, each parallel to them or empty.
+inline FlatViews flatten(TensorList& params, TensorList& grads, std::initializer_list<TensorList*> written) {
+  FlatViews views;
+  std::vector<std::pair<Tensor*, bool>> one;
+  for (size_t i = 0; i < params.size(); ++i) {
+    one = {{&params[i], true}, {&grads[i], false}};
+    for (TensorList* list : written)
+      if (!list->empty()) one.emplace_back(&(*list)[i], true);
+    views.make_flat(one);
+  }
+  return views;
+}
 
 }  // namespace airank_fast

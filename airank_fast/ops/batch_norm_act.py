@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from airank_fast.ops.checks import check_floating, name_of, require, text_of
+
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _RUNNING = """Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked,
     float? momentum, float eps"""
@@ -35,8 +37,6 @@ for _schema in (
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 _ops = torch.ops.airank_fast
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def batch_norm_moments(x: Tensor) -> Tensor:
@@ -231,15 +231,9 @@ def _math(x: Tensor) -> torch.dtype:
 # The checks of csrc/batch_norm_act_args.h, in the same order and words.
 
 
-def _require(op: str, condition: bool, required: str, got: object) -> None:
-    if not condition:
-        raise RuntimeError(f"{op}: {required}, got {got}")
-
-
 def _what(tensor: Tensor) -> str:
-    dtype = str(tensor.dtype).removeprefix("torch.")
     gaps = "" if tensor.is_contiguous() else f" with strides {list(tensor.stride())}"
-    return f"{dtype} of shape {list(tensor.shape)} on {tensor.device}{gaps}"
+    return text_of(tensor) + gaps
 
 
 def _is_nhwc(x: Tensor) -> bool:
@@ -247,30 +241,26 @@ def _is_nhwc(x: Tensor) -> bool:
 
 
 def _check_x(op: str, x: Tensor) -> None:
-    _require(op, x.dim() == 4, "x must have the 4 dimensions [N, C, H, W]", f"shape {list(x.shape)}")
-    required = "x must be float32, float64, bfloat16 or float16"
-    _require(op, x.dtype in _DTYPES, required, str(x.dtype).removeprefix("torch."))
-    _require(op, _is_nhwc(x), "x must be channels_last without gaps", f"strides {list(x.stride())}")
+    require(op, x.dim() == 4, "x must have the 4 dimensions [N, C, H, W]", f"shape {list(x.shape)}")
+    check_floating(op, "x", x)
+    require(op, _is_nhwc(x), "x must be channels_last without gaps", f"strides {list(x.stride())}")
 
 
 def _check_like_x(op: str, name: str, tensor: Tensor | None, x: Tensor) -> None:
     if tensor is None:
         return
-    dtype = str(x.dtype).removeprefix("torch.")
     good = (tensor.dtype, tensor.shape, tensor.device) == (x.dtype, x.shape, x.device)
-    got = f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)} on {tensor.device}"
-    _require(op, good, f"{name} must be {dtype} of shape {list(x.shape)} on {x.device} like x", got)
+    require(op, good, f"{name} must be {text_of(x)} like x", text_of(tensor))
     required = f"{name} must be channels_last without gaps like x"
-    _require(op, _is_nhwc(tensor), required, f"strides {list(tensor.stride())}")
+    require(op, _is_nhwc(tensor), required, f"strides {list(tensor.stride())}")
 
 
 def _check_vector(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype, shape: list, like: Tensor) -> None:
     if tensor is None:
         return
     good = tensor.dtype == dtype and list(tensor.shape) == shape and tensor.device == like.device
-    name_of = str(dtype).removeprefix("torch.")
-    required = f"{name} must be contiguous {name_of} of shape {shape} on {like.device}"
-    _require(op, good and tensor.is_contiguous(), required, _what(tensor))
+    required = f"{name} must be contiguous {name_of(dtype)} of shape {shape} on {like.device}"
+    require(op, good and tensor.is_contiguous(), required, _what(tensor))
 
 
 def _check_running(op, like, dtype, running_mean, running_var, num_batches_tracked, momentum, channels=None) -> None:
@@ -279,16 +269,16 @@ def _check_running(op, like, dtype, running_mean, running_var, num_batches_track
     _check_vector(op, "running_var", running_var, dtype, [channels], like)
     _check_vector(op, "num_batches_tracked", num_batches_tracked, torch.int64, [], like)
     both = (running_mean is None) == (running_var is None)
-    _require(op, both, "running_mean and running_var must be given together", "one of them")
+    require(op, both, "running_mean and running_var must be given together", "one of them")
     counted = running_mean is None or momentum is not None or num_batches_tracked is not None
-    _require(op, counted, "momentum must be given without num_batches_tracked", "neither")
+    require(op, counted, "momentum must be given without num_batches_tracked", "neither")
 
 
 def _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum) -> None:
     op = "batch_norm_finish_"
     good = moments.dim() == 2 and moments.shape[1] % 2 == 1 and moments.dtype in (torch.float32, torch.float64)
     required = "moments must be contiguous float32 or float64 of shape [rows, 2 channels + 1]"
-    _require(op, good and moments.is_contiguous(), required, _what(moments))
+    require(op, good and moments.is_contiguous(), required, _what(moments))
     channels = moments.shape[1] // 2
     _check_running(
         op, moments, moments.dtype, running_mean, running_var, num_batches_tracked, momentum, channels
@@ -302,7 +292,7 @@ def _check_act(x, residual, weight, bias, statistics, relu, with_mask) -> None:
     _check_vector(op, "weight", weight, _math(x), [x.shape[1]], x)
     _check_vector(op, "bias", bias, _math(x), [x.shape[1]], x)
     _check_vector(op, "statistics", statistics, _math(x), [2 * x.shape[1] + 1], x)
-    _require(op, relu or not with_mask, "with_mask must be false without relu", "true")
+    require(op, relu or not with_mask, "with_mask must be false without relu", "true")
 
 
 def _check_sums(op, dy, x, mask, statistics) -> None:

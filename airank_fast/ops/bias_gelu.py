@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from airank_fast.ops.autograd import differentiable
+from airank_fast.ops.checks import check_device, check_dtype, check_floating, check_shape, param_dtypes, require
 
 _SCHEMAS = (
     "bias_gelu(Tensor x, Tensor bias, str approximate) -> Tensor",
@@ -19,9 +20,6 @@ _SCHEMAS = (
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 for _schema in _SCHEMAS:
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-
-_16_BIT = (torch.bfloat16, torch.float16)
-_DTYPES = (torch.float32, torch.float64, *_16_BIT)
 
 
 def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
@@ -88,36 +86,19 @@ def _sum(x: Tensor, bias: Tensor) -> Tensor:
     return x.to(wide) + bias.to(wide)
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _check(x: Tensor, bias: Tensor, approximate: str, op: str = "bias_gelu") -> None:
     """The checks of csrc/bias_gelu_args.h, in the same order and words."""
-
-    def require(condition: bool, required: str, got: object) -> None:
-        if not condition:
-            raise RuntimeError(f"{op}: {required}, got {got}")
-
-    required = "x must be float32, float64, bfloat16 or float16"
-    require(x.dtype in _DTYPES, required, _name(x.dtype))
-    require(x.dim() >= 1, "x must have shape [..., features]", list(x.shape))
-    require(bias.device == x.device, f"bias must be on {x.device}", bias.device)
-    narrow = x.dtype in _16_BIT
-    required = f"bias must be {_name(x.dtype)}" + " or float32" * narrow
-    require(bias.dtype == x.dtype or (narrow and bias.dtype == torch.float32), required, _name(bias.dtype))
-    require(list(bias.shape) == [x.shape[-1]], f"bias must have shape [{x.shape[-1]}]", list(bias.shape))
-    require(approximate in ("none", "tanh"), "approximate must be none or tanh", approximate)
+    check_floating(op, "x", x)
+    require(op, x.dim() >= 1, "x must have shape [..., features]", list(x.shape))
+    check_device(op, "bias", bias, x.device)
+    check_dtype(op, "bias", bias, *param_dtypes(x.dtype))
+    check_shape(op, "bias", bias, x.shape[-1:])
+    require(op, approximate in ("none", "tanh"), "approximate must be none or tanh", approximate)
 
 
 def _check_backward(grad: Tensor, x: Tensor, bias: Tensor, approximate: str) -> None:
     op = "bias_gelu_backward"
     _check(x, bias, approximate, op)
-    for good, required, got in (
-        (grad.device == x.device, f"on {x.device}", grad.device),
-        (grad.dtype == x.dtype, _name(x.dtype), _name(grad.dtype)),
-        (grad.shape == x.shape, f"have shape {list(x.shape)}", list(grad.shape)),
-    ):
-        if not good:
-            verb = "" if required.startswith("have") else "be "
-            raise RuntimeError(f"{op}: grad must {verb}{required}, got {got}")
+    check_device(op, "grad", grad, x.device)
+    check_dtype(op, "grad", grad, x.dtype)
+    check_shape(op, "grad", grad, x.shape)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops.autograd import differentiable
+from airank_fast.ops.checks import check_device, check_dtype, check_floating, check_shape, require
 
+_OP = "cross_entropy"
 _SCHEMAS = (
     """cross_entropy(Tensor logits, Tensor target, float label_smoothing, int ignore_index, int reduction,
                      bool inplace_backward) -> (Tensor loss, Tensor statistics, Tensor scale)""",
@@ -25,7 +27,6 @@ _ops = torch.ops.airank_fast
 for _schema in _SCHEMAS:
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
@@ -69,8 +70,7 @@ def cross_entropy(
     if logits.dim() == 1:
         logits, target = logits[None], target.reshape(1) if target.numel() == 1 else target
     elif logits.dim() > 2:
-        _require(shape == logits.shape[:1] + logits.shape[2:],
-                 f"target must have shape {[logits.shape[0], *logits.shape[2:]]}", list(shape))  # fmt: skip
+        check_shape(_OP, "target", target, logits.shape[:1] + logits.shape[2:])
         logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
     inplace_backward = inplace_backward and not torch.compiler.is_compiling()
     loss = _cross_entropy(logits, target, label_smoothing, ignore_index, _REDUCTIONS[reduction], inplace_backward)
@@ -182,27 +182,16 @@ def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Te
     return x, torch.where(possible, target, 0)[:, None], counts, possible | ~counts
 
 
-def _require(condition: bool, required: str, got: object, op: str = "cross_entropy") -> None:
-    if not condition:
-        raise RuntimeError(f"{op}: {required}, got {got}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _check(logits: Tensor, target: Tensor, label_smoothing: float, reduction: int) -> None:
     """The checks of csrc/cross_entropy_args.h, in the same order and words."""
-    shape, got = [logits.shape[0]] if logits.dim() else [], list(target.shape)
     required = "logits must have shape [rows, classes] with at least one class"
-    _require(logits.dim() == 2 and logits.shape[1] > 0, required, list(logits.shape))
-    required = "logits must be float32, float64, bfloat16 or float16"
-    _require(logits.dtype in _DTYPES, required, _name(logits.dtype))
-    _require(target.device == logits.device, f"target must be on {logits.device}", target.device)
-    _require(target.dtype == torch.int64, "target must be int64", _name(target.dtype))
-    _require(shape == got, f"target must have shape {shape}", got)
-    _require(0 <= label_smoothing <= 1, "label_smoothing must be in [0, 1]", label_smoothing)
-    _require(reduction in (0, 1, 2), "reduction must be 0 (none), 1 (mean) or 2 (sum)", reduction)
+    require(_OP, logits.dim() == 2 and logits.shape[1] > 0, required, list(logits.shape))
+    check_floating(_OP, "logits", logits)
+    check_device(_OP, "target", target, logits.device)
+    check_dtype(_OP, "target", target, torch.int64)
+    check_shape(_OP, "target", target, logits.shape[:1])
+    require(_OP, 0 <= label_smoothing <= 1, "label_smoothing must be in [0, 1]", label_smoothing)
+    require(_OP, reduction in (0, 1, 2), "reduction must be 0 (none), 1 (mean) or 2 (sum)", reduction)
 
 
 def _check_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -213,16 +202,16 @@ def _check_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:
     if impossible.any():
         i = int(impossible.nonzero()[0, 0])
         required = f"target[{i}] must be in [0, {num_classes}) or the ignore_index {ignore_index}"
-        _require(False, required, int(target[i]))
+        require(_OP, False, required, int(target[i]))
 
 
 def _check_backward(grad, logits, target, statistics, scale, label_smoothing) -> None:
-    op = "cross_entropy_backward"
+    op = f"{_OP}_backward"
     _check(logits, target, label_smoothing, 0)
     wide, rows = torch.promote_types(logits.dtype, torch.float32), logits.shape[0]
     for name, tensor in (("grad", grad), ("statistics", statistics), ("scale", scale)):
-        _require(tensor.device == logits.device, f"{name} must be on {logits.device}", tensor.device, op)
-        _require(tensor.dtype == wide, f"{name} must be {_name(wide)}", _name(tensor.dtype), op)
-    _require(list(grad.shape) in ([], [rows]), f"grad must have shape [] or [{rows}]", list(grad.shape), op)
-    _require(list(statistics.shape) == [rows, 2], f"statistics must have shape [{rows}, 2]", list(statistics.shape), op)
-    _require(scale.dim() == 0, "scale must have shape []", list(scale.shape), op)
+        check_device(op, name, tensor, logits.device)
+        check_dtype(op, name, tensor, wide)
+    require(op, list(grad.shape) in ([], [rows]), f"grad must have shape [] or [{rows}]", list(grad.shape))
+    check_shape(op, "statistics", statistics, [rows, 2])
+    check_shape(op, "scale", scale, [])

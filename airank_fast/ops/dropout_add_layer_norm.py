@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops import autograd
+from airank_fast.ops.checks import param_dtypes, require
 from airank_fast.ops.layer_norm import (
     autocast_dtype,
     check_beside,
@@ -21,8 +22,6 @@ from airank_fast.ops.layer_norm import (
     check_rows,
     layer_norm_backward_reference,
     layer_norm_reference,
-    param_dtypes,
-    require,
 )
 
 _ops = torch.ops.airank_fast

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.tensor_lists import FLOATING, name_of, require
+from airank_fast.ops.checks import check_dense, check_device, check_floating, require
 
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _library.define("global_norm(Tensor[] tensors) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -50,9 +50,7 @@ def _check(tensors) -> None:
     """The checks of check_tensors in csrc/tensor_lists.h, in the same order and words."""
     op = "global_norm"
     require(op, len(tensors) > 0, "tensors must hold at least one tensor", "none")
-    device = tensors[0].device
     for i, tensor in enumerate(tensors):
-        require(op, tensor.device == device, f"tensors[{i}] must be on {device}", tensor.device)
-        require(op, tensor.layout == torch.strided, f"tensors[{i}] must be dense", "a sparse tensor")
-        required = f"tensors[{i}] must be float32, float64, bfloat16 or float16"
-        require(op, tensor.dtype in FLOATING, required, name_of(tensor.dtype))
+        check_device(op, f"tensors[{i}]", tensor, tensors[0].device)
+        check_dense(op, f"tensors[{i}]", tensor)
+        check_floating(op, f"tensors[{i}]", tensor)

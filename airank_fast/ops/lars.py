@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, require, write
+from airank_fast.ops.checks import require
+from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, write
 
 _SCHEMA = """lars_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] velocities, Tensor(c!)[] copies, Tensor lr, *,

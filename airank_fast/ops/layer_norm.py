@@ -12,6 +12,17 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops import autograd
+from airank_fast.ops.checks import (
+    IN_16_BITS,
+    check_dense,
+    check_device,
+    check_dtype,
+    check_floating,
+    check_shape,
+    name_of,
+    param_dtypes,
+    require,
+)
 
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _library.define(
@@ -25,9 +36,6 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _ops = torch.ops.airank_fast
-
-_16_BIT = (torch.bfloat16, torch.float16)
-_DTYPES = (torch.float32, torch.float64, *_16_BIT)
 
 
 def layer_norm(
@@ -70,7 +78,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     if x.dtype != torch.float32 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return x.dtype
     wanted = torch.get_autocast_dtype(kind)
-    return wanted if wanted in _16_BIT else x.dtype
+    return wanted if wanted in IN_16_BITS else x.dtype
 
 
 def layer_norm_reference(
@@ -162,17 +170,6 @@ _layer_norm = autograd.differentiable(_ops.layer_norm.default, _setup_context, _
 torch.library.register_autograd("airank_fast::layer_norm_backward", autograd.only_once("layer_norm"), lib=_library)
 
 
-def require(op: str, condition: bool, required: str, got: object) -> None:
-    """Raise "op: required, got got" unless the condition holds."""
-    if not condition:
-        raise RuntimeError(f"{op}: {required}, got {got}")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """The dtype without "torch."."""
-    return str(dtype).removeprefix("torch.")
-
-
 # The checks of csrc/layer_norm_args.h, in the same order and words.
 
 
@@ -185,8 +182,8 @@ def check_normalized_shape(op: str, x: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_rows(op: str, x: Tensor, num_dims: int) -> None:
     """x must be a dense floating-point tensor of at least num_dims dimensions."""
-    require(op, x.layout == torch.strided, "x must be dense", "a sparse tensor")
-    require(op, x.dtype in _DTYPES, "x must be float32, float64, bfloat16 or float16", name_of(x.dtype))
+    check_dense(op, "x", x)
+    check_floating(op, "x", x)
     required = f"num_dims must be from 1 to the {x.dim()} dimensions of x"
     require(op, 1 <= num_dims <= x.dim(), required, num_dims)
 
@@ -195,17 +192,10 @@ def check_beside(
     op: str, name: str, tensor: Tensor, x: Tensor, dtypes: Sequence[torch.dtype], shape: Sequence[int]
 ) -> None:
     """The tensor must be dense, on x's device, of one of the dtypes and of the shape."""
-    require(op, tensor.device == x.device, f"{name} must be on {x.device}", tensor.device)
-    require(op, tensor.layout == torch.strided, f"{name} must be dense", "a sparse tensor")
-    required = f"{name} must be " + " or ".join(map(name_of, dtypes))
-    require(op, tensor.dtype in dtypes, required, name_of(tensor.dtype))
-    shape, got = list(shape), list(tensor.shape)
-    require(op, shape == got, f"{name} must have shape {shape}", got)
-
-
-def param_dtypes(x: torch.dtype) -> tuple[torch.dtype, ...]:
-    """What parameters may be beside x."""
-    return (x, torch.float32) if x in _16_BIT else (x,)
+    check_device(op, name, tensor, x.device)
+    check_dense(op, name, tensor)
+    check_dtype(op, name, tensor, *dtypes)
+    check_shape(op, name, tensor, shape)
 
 
 def check_params(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, num_dims: int) -> None:
@@ -219,7 +209,7 @@ def check_params(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None,
 
 
 def _result_dtypes(x: torch.dtype) -> tuple[torch.dtype, ...]:
-    return (x, *_16_BIT) if x == torch.float32 else (x,)
+    return (x, *IN_16_BITS) if x == torch.float32 else (x,)
 
 
 def _check_forward(x, weight, bias, num_dims, dtype) -> None:

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-IN_16_BITS = (torch.bfloat16, torch.float16)
-FLOATING = (torch.float32, torch.float64, *IN_16_BITS)
-
-
-def require(op: str, condition: bool, required: str, got: object) -> None:
-    """RuntimeError in one line, "op: what is required, got what", unless ``condition`` holds."""
-    if not condition:
-        raise RuntimeError(f"{op}: {required}, got {got}")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """float32 rather than torch.float32."""
-    return str(dtype).removeprefix("torch.")
+from airank_fast.ops.checks import (
+    IN_16_BITS,
+    check_dense,
+    check_device,
+    check_dtype,
+    check_floating,
+    check_shape,
+    name_of,
+    require,
+    text_of,
+)
 
 
 def check_list(op: str, name: str, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
@@ -27,18 +25,17 @@ def check_list(op: str, name: str, tensors: Sequence[Tensor], params: Sequence[T
     required = f"{name} must have as many tensors as params ({len(params)})"
     require(op, len(tensors) == len(params), required, len(tensors))
     for i, (tensor, param) in enumerate(zip(tensors, params, strict=True)):
-        this, device, dtype = f"{name}[{i}]", params[0].device, tensors[0].dtype
-        require(op, tensor.device == device, f"{this} must be on {device}", tensor.device)
-        require(op, tensor.layout == torch.strided, f"{this} must be dense", "a sparse tensor")
+        this, dtype = f"{name}[{i}]", tensors[0].dtype
+        check_device(op, this, tensor, params[0].device)
+        check_dense(op, this, tensor)
         require(op, tensor.dtype == dtype, f"{this} must be {name_of(dtype)} like the others", name_of(tensor.dtype))
-        shape, got = list(param.shape), list(tensor.shape)
-        require(op, shape == got, f"{this} must have shape {shape}", got)
+        check_shape(op, this, tensor, param.shape)
 
 
 def check_dtypes(op: str, params: Sequence[Tensor], grads: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
     """Parameters of any floating type, gradients like them or 16-bit beside float32, 16-bit copies of float32."""
+    check_floating(op, "params", params[0])
     param, grad = params[0].dtype, grads[0].dtype
-    require(op, param in FLOATING, "params must be float32, float64, bfloat16 or float16", name_of(param))
     narrow = param == torch.float32
     required = f"grads must be {name_of(param)}" + ", bfloat16 or float16" * narrow
     require(op, grad == param or (narrow and grad in IN_16_BITS), required, name_of(grad))
@@ -49,8 +46,7 @@ def check_dtypes(op: str, params: Sequence[Tensor], grads: Sequence[Tensor], cop
 
 def check_list_dtype(op: str, name: str, tensors: Sequence[Tensor], required: torch.dtype) -> None:
     """The list must be of that dtype."""
-    dtype = tensors[0].dtype
-    require(op, dtype == required, f"{name} must be {name_of(required)}", name_of(dtype))
+    check_dtype(op, name, tensors[0], required)
 
 
 def check_scalars(op: str, device: torch.device, **scalars: Tensor | None) -> None:
@@ -58,8 +54,7 @@ def check_scalars(op: str, device: torch.device, **scalars: Tensor | None) -> No
     for name, scalar in scalars.items():
         if scalar is not None:
             good = scalar.numel() == 1 and scalar.dtype in (torch.float32, torch.float64) and scalar.device == device
-            got = f"{name_of(scalar.dtype)} of shape {list(scalar.shape)} on {scalar.device}"
-            require(op, good, f"{name} must be one float32 or float64 number on {device}", got)
+            require(op, good, f"{name} must be one float32 or float64 number on {device}", text_of(scalar))
 
 
 def write(to: Tensor, new: Tensor, found_inf: Tensor | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.errors import UserError
-from airank_fast.ops.tensor_lists import IN_16_BITS
+from airank_fast.ops.checks import IN_16_BITS
 
 
 class FusedOptimizer(torch.optim.Optimizer):

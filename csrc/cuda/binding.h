@@ -82,4 +82,32 @@ inline ScalarAddress address_of(const std::optional<Tensor>& scalar) {
   return {scalar->data_ptr(), scalar->scalar_type() == ScalarType::Double};
 }
 
+// An optimizer's lists as its launcher takes them: what a launch is given here lives as long as this.
+class LauncherLists {
+ public:
+  // What every optimizer's launcher takes: the tensors' sizes, and the parameters, gradients and copies.
+  template <typename Args, typename Launch>
+  void describe(const Args& args, Launch& launch) {
+    sizes_.reserve(args.params.size());
+    for (const Tensor& param : args.params) sizes_.push_back(param.numel());
+    launch.num_tensors = static_cast<int64_t>(sizes_.size());
+    launch.sizes = sizes_.data();
+    launch.params = addresses(args.params);
+    launch.grads = addresses(args.grads);
+    launch.copies = addresses(args.copies);
+    launch.param_dtype = dtype_of(args.params);
+    launch.grad_dtype = dtype_of(args.grads);
+    launch.copy_dtype = dtype_of(args.copies);
+  }
+
+  // The addresses of a list's tensors; null for an empty list.
+  void* const* addresses(const TensorList& list) {
+    return list.empty() ? nullptr : addresses_.emplace_back(addresses_of(list)).data();
+  }
+
+ private:
+  std::vector<int64_t> sizes_;
+  std::vector<std::vector<void*>> addresses_;
+};
+
 }  // namespace airank_fast

@@ -1,7 +1,6 @@
 // airank_fast::lamb_ for CUDA tensors: checks, addresses, the current stream; the work is in lamb.cu.
 // It has not run on a GPU yet.
 #include <optional>
-#include <vector>
 
 #include "../lamb_args.h"
 #include "binding.h"
@@ -20,23 +19,11 @@ void lamb_cuda(TensorList params, TensorList grads, TensorList exp_avgs, TensorL
   const OnDevice device(args.params[0]);
   FlatViews views = flatten(args);
 
-  std::vector<int64_t> sizes;
-  sizes.reserve(args.params.size());
-  for (const Tensor& param : args.params) sizes.push_back(param.numel());
-  const std::vector<void*> param_addresses = addresses_of(args.params), grad_addresses = addresses_of(args.grads),
-                           m_addresses = addresses_of(args.exp_avgs), v_addresses = addresses_of(args.exp_avg_sqs),
-                           copy_addresses = addresses_of(args.copies);
+  LauncherLists lists;
   LambLaunch launch;
-  launch.num_tensors = static_cast<int64_t>(sizes.size());
-  launch.sizes = sizes.data();
-  launch.params = param_addresses.data();
-  launch.grads = grad_addresses.data();
-  launch.exp_avgs = m_addresses.data();
-  launch.exp_avg_sqs = v_addresses.data();
-  launch.copies = args.copies.empty() ? nullptr : copy_addresses.data();
-  launch.param_dtype = dtype_of(args.params);
-  launch.grad_dtype = dtype_of(args.grads);
-  launch.copy_dtype = dtype_of(args.copies);
+  lists.describe(args, launch);
+  launch.exp_avgs = lists.addresses(args.exp_avgs);
+  launch.exp_avg_sqs = lists.addresses(args.exp_avg_sqs);
   launch.lr = address_of(lr);
   launch.step = address_of(step);
   launch.grad_norm = address_of(grad_norm);

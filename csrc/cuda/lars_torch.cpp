@@ -1,7 +1,6 @@
 // airank_fast::lars_ for CUDA tensors: checks, addresses, the current stream; the work is in lars.cu.
 // It has not run on a GPU yet.
 #include <optional>
-#include <vector>
 
 #include "../lars_args.h"
 #include "binding.h"
@@ -19,22 +18,10 @@ void lars_cuda(TensorList params, TensorList grads, TensorList velocities, Tenso
   const OnDevice device(args.params[0]);
   FlatViews views = flatten(args);
 
-  std::vector<int64_t> sizes;
-  sizes.reserve(args.params.size());
-  for (const Tensor& param : args.params) sizes.push_back(param.numel());
-  const std::vector<void*> param_addresses = addresses_of(args.params), grad_addresses = addresses_of(args.grads),
-                           velocity_addresses = addresses_of(args.velocities),
-                           copy_addresses = addresses_of(args.copies);
+  LauncherLists lists;
   LarsLaunch launch;
-  launch.num_tensors = static_cast<int64_t>(sizes.size());
-  launch.sizes = sizes.data();
-  launch.params = param_addresses.data();
-  launch.grads = grad_addresses.data();
-  launch.velocities = args.velocities.empty() ? nullptr : velocity_addresses.data();
-  launch.copies = args.copies.empty() ? nullptr : copy_addresses.data();
-  launch.param_dtype = dtype_of(args.params);
-  launch.grad_dtype = dtype_of(args.grads);
-  launch.copy_dtype = dtype_of(args.copies);
+  lists.describe(args, launch);
+  launch.velocities = lists.addresses(args.velocities);
   launch.lr = address_of(lr);
   launch.grad_scale = address_of(grad_scale);
   launch.found_inf = address_of(found_inf);

@@ -1,7 +1,6 @@
 // airank_fast::sgd_ for CUDA tensors: checks, addresses, the current stream; the work is in sgd.cu.
 // It has not run on a GPU yet.
 #include <optional>
-#include <vector>
 
 #include "../sgd_args.h"
 #include "binding.h"
@@ -19,21 +18,10 @@ void sgd_cuda(TensorList params, TensorList grads, TensorList buffers, TensorLis
   const OnDevice device(args.params[0]);
   FlatViews views = flatten(args);
 
-  std::vector<int64_t> sizes;
-  sizes.reserve(args.params.size());
-  for (const Tensor& param : args.params) sizes.push_back(param.numel());
-  const std::vector<void*> param_addresses = addresses_of(args.params), grad_addresses = addresses_of(args.grads),
-                           buffer_addresses = addresses_of(args.buffers), copy_addresses = addresses_of(args.copies);
+  LauncherLists lists;
   SgdLaunch step;
-  step.num_tensors = static_cast<int64_t>(sizes.size());
-  step.sizes = sizes.data();
-  step.params = param_addresses.data();
-  step.grads = grad_addresses.data();
-  step.buffers = args.buffers.empty() ? nullptr : buffer_addresses.data();
-  step.copies = args.copies.empty() ? nullptr : copy_addresses.data();
-  step.param_dtype = dtype_of(args.params);
-  step.grad_dtype = dtype_of(args.grads);
-  step.copy_dtype = dtype_of(args.copies);
+  lists.describe(args, step);
+  step.buffers = lists.addresses(args.buffers);
   step.lr = address_of(lr);
   step.grad_scale = address_of(grad_scale);
   step.found_inf = address_of(found_inf);

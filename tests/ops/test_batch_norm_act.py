@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import one_thread
 from torch.nn import functional as F
 
 from airank_fast.ops import batch_norm_act as act
@@ -183,12 +184,8 @@ def test_empty(device, dtype, shape):
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((5, 70, 31, 31), torch.float32)
     all_threads = ours(*arguments, True)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         one = ours(*arguments, True)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(one, all_threads, rtol=0, atol=0)
 
 

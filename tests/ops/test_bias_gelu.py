@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import one_thread
 from torch.nn import functional as F
 
 from airank_fast.ops import bias_gelu
@@ -146,12 +147,8 @@ def test_more_rows_than_one_chunk(device):
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((300, 2500), torch.bfloat16)
     everything = results(bias_gelu, *arguments, "none")
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         alone = results(bias_gelu, *arguments, "none")
-    finally:
-        torch.set_num_threads(before)
     for a, b in zip(everything, alone, strict=True):
         assert torch.equal(a, b)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import one_thread
 from torch.nn import functional as F
 
 from airank_fast.ops import cross_entropy
@@ -335,12 +336,8 @@ def test_wrong_arguments_of_the_backward(message, changes):
 def test_result_does_not_depend_on_the_number_of_threads():
     logits, target = made(300, 1025, torch.bfloat16)
     everything = both(cross_entropy, logits, target, label_smoothing=0.1)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         alone = both(cross_entropy, logits, target, label_smoothing=0.1)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(everything, alone, rtol=0, atol=0)
 
 

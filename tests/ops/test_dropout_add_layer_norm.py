@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from ops.threads import one_thread
 from torch.nn import functional as F
 
 from airank_fast.ops import dropout_add_layer_norm, layer_norm
@@ -247,12 +248,8 @@ def test_nan_and_inf_propagate(device):
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((5000, 40))
     all_threads = with_gradients(ours, arguments)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         one = with_gradients(ours, arguments)
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(one, all_threads, strict=True))
 
 

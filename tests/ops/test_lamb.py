@@ -5,12 +5,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.tensor_lists import (
+    DEVICES,
+    DTYPES,
+    HALF,
+    LAYOUTS,
+    ONES,
+    SIZES,
+    WRONG_FOR_ALL,
+    cloned,
+    not_aligned,
+    random_lists,
+    strided,
+    three,
+    worst_error,
+)
+from ops.threads import one_thread
 
 from airank_fast.ops import global_norm, lamb_
 from airank_fast.ops.lamb import lamb_reference
 
-SIZES = [1, 97, 1023, 1025, 0, 40_000]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 OPTIONS = {
     "plain": {},
     "no decay": {"weight_decay": 0.0},
@@ -19,40 +33,23 @@ OPTIONS = {
     "no averaging": {"grad_averaging": False, "beta1": 0.5},
     "no correction": {"bias_correction": False},
 }
-DTYPES = [
-    (torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float16),
-    (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
-]  # fmt: skip
 NUM_LISTS = 5
-
-
-@pytest.fixture(autouse=True)
-def _device_is_there(request):
-    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
 
 
 def made(device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, sizes=SIZES):
     """Arguments of the op: five lists, lr and step, as after two steps of training."""
-    generator = torch.Generator().manual_seed(0)
     moment_dtype = torch.promote_types(param_dtype, torch.float32)
-
-    def lists(dtype, scale=1.0):
-        return [(torch.randn(size, generator=generator) * scale).to(device, dtype) for size in sizes]
-
+    dtypes = (param_dtype, grad_dtype or param_dtype, moment_dtype, moment_dtype, copy_dtype)
+    params, grads, moments, roots, copies = random_lists(device, sizes, *dtypes)
     return [
-        lists(param_dtype),
-        lists(grad_dtype or param_dtype),
-        lists(moment_dtype, 0.1),
-        [t.square() for t in lists(moment_dtype, 0.1)],
-        lists(copy_dtype) if copy_dtype else [],
+        params,
+        grads,
+        [0.1 * t for t in moments],
+        [(0.1 * t).square() for t in roots],
+        copies,
         torch.tensor(0.01, device=device),
         torch.tensor(3.0, device=device),
     ]
-
-
-def cloned(arguments):
-    return [[t.clone() for t in a] if isinstance(a, list) else a for a in arguments]
 
 
 def in_float64(arguments, options):
@@ -86,11 +83,6 @@ def python_step(arguments, options):
         param.sub_(rate * update)
         ms[i], vs[i] = m, v
     return params, ms, vs
-
-
-def worst_error(got, exact):
-    errors = [(g.double() - e).abs().max().item() for g, e in zip(got, exact, strict=True) if e.numel()]
-    return max(errors, default=0.0)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -182,21 +174,6 @@ def test_grad_scale_divides_and_found_inf_writes_nothing(device, step):
     torch.testing.assert_close(skipped[:NUM_LISTS], arguments[:NUM_LISTS], rtol=0, atol=0)
 
 
-def strided(kind, seed, dtype=torch.float32, device="cpu"):
-    """A [6, 5, 4, 3] tensor of the same random numbers in different layouts."""
-    values = torch.rand(6, 5, 4, 3, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
-    if kind == "channels_last":
-        return values.contiguous(memory_format=torch.channels_last)
-    if kind == "every_other":
-        wide = torch.zeros(6, 5, 4, 6, device=device, dtype=dtype)
-        wide[..., ::2] = values
-        return wide[..., ::2]
-    return values
-
-
-LAYOUTS = ["contiguous", "channels_last", "every_other"]
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("param_layout", LAYOUTS)
@@ -204,6 +181,7 @@ def test_any_strides(device, param_layout, grad_layout):
     def lists(param, grad):
         layouts = (param, grad, param, grad)
         tensors = [[strided(layout, seed, device=device)] for seed, layout in enumerate(layouts)]
+        tensors[3][0].abs_()  # means of squares
         return [*tensors, [strided(grad, 4, torch.bfloat16, device)], *made(device, sizes=[])[5:]]
 
     ours, expected = lists(param_layout, grad_layout), lists("contiguous", "contiguous")
@@ -225,12 +203,8 @@ def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made(sizes=[100_003, 5, 70_001, 1_100_000], copy_dtype=torch.bfloat16)
     one, all_threads = cloned(arguments), cloned(arguments)
     lamb_(*all_threads, grad_norm=global_norm(all_threads[1]))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         lamb_(*one, grad_norm=global_norm(one[1]))
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(one[:NUM_LISTS], all_threads[:NUM_LISTS], rtol=0, atol=0)
 
 
@@ -246,8 +220,7 @@ def test_more_tensors_than_one_launch_holds(device):
 
 def test_views_that_are_not_aligned():
     flat = made(sizes=[2001, 2001], copy_dtype=torch.bfloat16)
-    odd = cloned(flat)
-    odd = [[torch.cat([t[:1], t])[1:] for t in part] if isinstance(part, list) else part for part in odd]
+    odd = not_aligned(flat)
     lamb_(*flat)
     lamb_(*odd)
     torch.testing.assert_close(flat[:NUM_LISTS], odd[:NUM_LISTS])
@@ -261,41 +234,21 @@ def test_empty_lists_and_empty_tensors(step):
 
 def wrong(**changes):
     """Keyword arguments of the op for three tensors of [4, 3], with changes."""
-
-    def tensors():
-        return [torch.ones(4, 3) for _ in range(3)]
-
-    good = {"params": tensors(), "grads": tensors(), "exp_avgs": tensors(), "exp_avg_sqs": tensors(), "copies": [],
+    good = {"params": three(), "grads": three(), "exp_avgs": three(), "exp_avg_sqs": three(), "copies": [],
             "lr": torch.tensor(0.1), "step": torch.tensor(1.0)}  # fmt: skip
     return good | changes
 
 
-ONES, HALF = torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float16)
-WRONG = {
-    "grads must have as many tensors as params (3), got 2": {"grads": [ONES] * 2},
-    "grads[1] must have shape [4, 3], got [3, 4]": {"grads": [ONES, ONES.T, ONES]},
-    "grads[2] must be float32 like the others, got float16": {"grads": [ONES, ONES, HALF]},
-    "params[1] must be float32 like the others, got float64": {"params": [ONES, ONES.double(), ONES]},
-    "params must be float32, float64, bfloat16 or float16, got int64": {"params": [ONES.long()] * 3},
-    "grads must be float32, bfloat16 or float16, got float64": {"grads": [ONES.double()] * 3},
+WRONG = WRONG_FOR_ALL | {
     "grads must be float16, got float32": {"params": [HALF] * 3},
     "exp_avgs must be float32, got float16": {"exp_avgs": [HALF] * 3},
     "exp_avg_sqs must be float32, got float64": {"exp_avg_sqs": [ONES.double()] * 3},
     "exp_avgs must be float64, got float32": {"params": [ONES.double()] * 3, "grads": [ONES.double()] * 3},
     "exp_avgs must have as many tensors as params (3), got 0": {"exp_avgs": []},
     "exp_avg_sqs[0] must have shape [4, 3], got [4]": {"exp_avg_sqs": [ONES[:, 0]] * 3},
-    "copies must have as many tensors as params (3), got 1": {"copies": [HALF]},
-    "copies must be bfloat16 or float16, of float32 params, got float32 of float32": {"copies": [ONES] * 3},
-    "lr must be one float32 or float64 number on cpu, got float32 of shape [2] on cpu": {"lr": torch.ones(2)},
     "step must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {"step": torch.tensor(1)},
     "grad_norm must be one float32 or float64 number on cpu, got float32 of shape [0] on cpu": {
         "grad_norm": torch.empty(0)},
-    "grad_scale must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {
-        "grad_scale": torch.tensor(2)},
-    "found_inf must be one float32 or float64 number on cpu, got bool of shape [] on cpu": {
-        "found_inf": torch.tensor(False)},
-    "grads[0] must be on cpu, got meta": {"grads": [ONES.to("meta")] * 3},
-    "grads[1] must be dense, got a sparse tensor": {"grads": [ONES, ONES.to_sparse(), ONES]},
 }  # fmt: skip
 
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.tensor_lists import (
+    DEVICES,
+    DTYPES,
+    HALF,
+    LAYOUTS,
+    SIZES,
+    WRONG_FOR_ALL,
+    cloned,
+    not_aligned,
+    random_lists,
+    strided,
+    three,
+    worst_error,
+)
+from ops.threads import one_thread
 
 from airank_fast.ops import lars_
 from airank_fast.ops.lars import lars_reference
 
-SIZES = [1, 97, 1023, 1025, 0, 40_000]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 PLAIN = {"momentum": 0.9, "weight_decay": 0.1, "trust_coefficient": 0.01}
 OPTIONS = {
     "plain": {},
@@ -19,38 +32,12 @@ OPTIONS = {
     "nesterov": PLAIN | {"nesterov": True},
     "not adapted": PLAIN | {"adapt": False},
 }
-DTYPES = [
-    (torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float16),
-    (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
-]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _device_is_there(request):
-    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
-def made(
-    device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, momentum=0.9, sizes=SIZES
-):  # fmt: skip
+def made(device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, momentum=0.9, sizes=SIZES):
     """Arguments of the op: four lists and lr, of random numbers."""
-    generator = torch.Generator().manual_seed(0)
-
-    def lists(dtype):
-        return [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
-
-    return [
-        lists(param_dtype),
-        lists(grad_dtype or param_dtype),
-        lists(param_dtype) if momentum else [],
-        lists(copy_dtype) if copy_dtype else [],
-        torch.tensor(7.0, device=device),
-    ]
-
-
-def cloned(arguments):
-    return [[t.clone() for t in a] if isinstance(a, list) else a for a in arguments]
+    dtypes = (param_dtype, grad_dtype or param_dtype, param_dtype if momentum else None, copy_dtype)
+    return [*random_lists(device, sizes, *dtypes), torch.tensor(7.0, device=device)]
 
 
 def in_float64(arguments, options):
@@ -77,11 +64,6 @@ def python_step(arguments, options):
         velocities[i].mul_(o["momentum"]).sub_(d)
         w.add_(velocities[i] * o["momentum"] - d if o["nesterov"] else velocities[i])
     return params, velocities
-
-
-def worst_error(got, exact):
-    errors = [(g.double() - e).abs().max().item() for g, e in zip(got, exact, strict=True) if e.numel()]
-    return max(errors, default=0.0)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -151,21 +133,6 @@ def test_grad_scale_divides_and_found_inf_writes_nothing(device, step):
     torch.testing.assert_close(skipped[:4], arguments[:4], rtol=0, atol=0)
 
 
-def strided(kind, seed, dtype=torch.float32, device="cpu"):
-    """A [6, 5, 4, 3] tensor of the same random numbers in different layouts."""
-    values = torch.randn(6, 5, 4, 3, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
-    if kind == "channels_last":
-        return values.contiguous(memory_format=torch.channels_last)
-    if kind == "every_other":
-        wide = torch.zeros(6, 5, 4, 6, device=device, dtype=dtype)
-        wide[..., ::2] = values
-        return wide[..., ::2]
-    return values
-
-
-LAYOUTS = ["contiguous", "channels_last", "every_other"]
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("param_layout", LAYOUTS)
@@ -197,12 +164,8 @@ def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made(sizes=[100_003, 5, 70_001, 1_100_000], copy_dtype=torch.bfloat16)
     one, all_threads = cloned(arguments), cloned(arguments)
     lars_(*all_threads, **PLAIN)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         lars_(*one, **PLAIN)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(one[:4], all_threads[:4], rtol=0, atol=0)
 
 
@@ -217,8 +180,7 @@ def test_more_tensors_than_one_launch_holds(device):
 
 def test_views_that_are_not_aligned():
     flat = made(sizes=[2001, 2001], copy_dtype=torch.bfloat16)
-    odd = cloned(flat)
-    odd = [[torch.cat([t[:1], t])[1:] for t in part] if isinstance(part, list) else part for part in odd]
+    odd = not_aligned(flat)
     lars_(*flat, **PLAIN)
     lars_(*odd, **PLAIN)
     torch.testing.assert_close(flat[:4], odd[:4])
@@ -232,33 +194,15 @@ def test_empty_lists_and_empty_tensors(step):
 
 def wrong(**changes):
     """Keyword arguments of the op for three tensors of [4, 3], with changes."""
-
-    def tensors():
-        return [torch.ones(4, 3) for _ in range(3)]
-
-    good = {"params": tensors(), "grads": tensors(), "velocities": tensors(), "copies": [],
+    good = {"params": three(), "grads": three(), "velocities": three(), "copies": [],
             "lr": torch.tensor(0.1), "momentum": 0.9}  # fmt: skip
     return good | changes
 
 
-ONES, HALF = torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float16)
-WRONG = {
-    "grads must have as many tensors as params (3), got 2": {"grads": [ONES] * 2},
-    "grads[1] must have shape [4, 3], got [3, 4]": {"grads": [ONES, ONES.T, ONES]},
-    "grads[2] must be float32 like the others, got float16": {"grads": [ONES, ONES, HALF]},
-    "params must be float32, float64, bfloat16 or float16, got int64": {"params": [ONES.long()] * 3},
-    "grads must be float32, bfloat16 or float16, got float64": {"grads": [ONES.double()] * 3},
+WRONG = WRONG_FOR_ALL | {
     "velocities must be float32, got float16": {"velocities": [HALF] * 3},
     "velocities must have as many tensors as params (3), got 0": {"velocities": []},
     "velocities must be empty without momentum, got 3": {"momentum": 0.0},
-    "copies must be bfloat16 or float16, of float32 params, got float32 of float32": {"copies": [ONES] * 3},
-    "lr must be one float32 or float64 number on cpu, got float32 of shape [2] on cpu": {"lr": torch.ones(2)},
-    "grad_scale must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {
-        "grad_scale": torch.tensor(2)},
-    "found_inf must be one float32 or float64 number on cpu, got bool of shape [] on cpu": {
-        "found_inf": torch.tensor(False)},
-    "grads[0] must be on cpu, got meta": {"grads": [ONES.to("meta")] * 3},
-    "grads[1] must be dense, got a sparse tensor": {"grads": [ONES, ONES.to_sparse(), ONES]},
 }  # fmt: skip
 
 

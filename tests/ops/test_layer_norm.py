@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import one_thread
 from torch.nn import functional as F
 
 from airank_fast.ops import layer_norm
@@ -211,12 +212,8 @@ def test_the_same_bits_every_time(device):
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((5000, 40))
     all_threads = with_gradients(lambda x, w, b: layer_norm(x, 40, w, b), *arguments)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         one = with_gradients(lambda x, w, b: layer_norm(x, 40, w, b), *arguments)
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(one, all_threads, strict=True))
 
 

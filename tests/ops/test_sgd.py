@@ -5,12 +5,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.tensor_lists import (
+    DEVICES,
+    DTYPES,
+    HALF,
+    LAYOUTS,
+    ONES,
+    SIZES,
+    WRONG_FOR_ALL,
+    cloned,
+    not_aligned,
+    random_lists,
+    strided,
+    three,
+    worst_error,
+)
+from ops.threads import one_thread
 
 from airank_fast.ops import sgd_
 from airank_fast.ops.sgd import sgd_reference
 
-SIZES = [1, 97, 1023, 1025, 0, 40_000]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 PLAIN = {"momentum": 0.9, "weight_decay": 5e-5}
 OPTIONS = {
     "plain": {},
@@ -22,32 +36,10 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _device_is_there(request):
-    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
-def made(
-    device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, momentum=0.9, sizes=SIZES
-):  # fmt: skip
+def made(device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, momentum=0.9, sizes=SIZES):
     """Arguments of the op: four lists and lr, of random numbers."""
-    generator = torch.Generator().manual_seed(0)
-
-    def lists(dtype):
-        return [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
-
-    return [
-        lists(param_dtype),
-        lists(grad_dtype or param_dtype),
-        lists(param_dtype) if momentum else [],
-        lists(copy_dtype) if copy_dtype else [],
-        torch.tensor(0.1, device=device),
-    ]
-
-
-def cloned(arguments):
-    return [[t.clone() for t in a] if isinstance(a, list) else a for a in arguments]
+    dtypes = (param_dtype, grad_dtype or param_dtype, param_dtype if momentum else None, copy_dtype)
+    return [*random_lists(device, sizes, *dtypes), torch.tensor(0.1, device=device)]
 
 
 def in_float64(arguments, options):
@@ -71,20 +63,9 @@ def torch_step(arguments, options):
     return params, buffers
 
 
-def worst_error(got, exact):
-    errors = [(g.double() - e).abs().max().item() for g, e in zip(got, exact, strict=True) if e.numel()]
-    return max(errors, default=0.0)
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-@pytest.mark.parametrize(
-    ("param_dtype", "grad_dtype"),
-    [
-        (torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float16),
-        (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("param_dtype", "grad_dtype"), DTYPES)
 def test_error_is_at_most_twice_torchs(device, options, param_dtype, grad_dtype):
     arguments = made(device, param_dtype, grad_dtype, momentum=options.get("momentum"))
     arguments[4] = arguments[4].double()
@@ -160,23 +141,6 @@ def test_grad_scale_divides_and_found_inf_writes_nothing(device, step):
     torch.testing.assert_close(skipped[:4], arguments[:4], rtol=0, atol=0)
 
 
-def strided(kind, seed, dtype=torch.float32, device="cpu"):
-    """A [6, 5, 4, 3] tensor of the same random numbers in different layouts."""
-    values = torch.randn(6, 5, 4, 3, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
-    if kind == "channels_last":
-        return values.contiguous(memory_format=torch.channels_last)
-    if kind == "transposed":
-        return values.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
-    if kind == "every_other":
-        wide = torch.zeros(6, 5, 4, 6, device=device, dtype=dtype)
-        wide[..., ::2] = values
-        return wide[..., ::2]
-    return values
-
-
-LAYOUTS = ["contiguous", "channels_last", "transposed", "every_other"]
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("param_layout", LAYOUTS)
@@ -226,12 +190,8 @@ def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made(sizes=[100_003, 5, 70_001], copy_dtype=torch.bfloat16)
     one, all_threads = cloned(arguments), cloned(arguments)
     sgd_(*all_threads, **PLAIN)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         sgd_(*one, **PLAIN)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(one[:4], all_threads[:4], rtol=0, atol=0)
 
 
@@ -246,8 +206,7 @@ def test_more_tensors_than_one_launch_holds(device):
 
 def test_views_that_are_not_aligned():
     flat = made(sizes=[2001, 2001], copy_dtype=torch.bfloat16)
-    odd = cloned(flat)
-    odd = [[torch.cat([t[:1], t])[1:] for t in part] if isinstance(part, list) else part for part in odd]
+    odd = not_aligned(flat)
     sgd_(*flat, **PLAIN)
     sgd_(*odd, **PLAIN)
     torch.testing.assert_close(flat[:4], odd[:4], rtol=0, atol=0)
@@ -261,39 +220,17 @@ def test_empty_lists_and_empty_tensors(step):
 
 def wrong(**changes):
     """Keyword arguments of the op for three tensors of [4, 3], with changes."""
-
-    def tensors():
-        return [torch.ones(4, 3) for _ in range(3)]
-
-    good = {"params": tensors(), "grads": tensors(), "momentum_buffers": tensors(), "copies": [],
-            "lr": torch.tensor(0.1), "momentum": 0.9}
+    good = {"params": three(), "grads": three(), "momentum_buffers": three(), "copies": [],
+            "lr": torch.tensor(0.1), "momentum": 0.9}  # fmt: skip
     return good | changes
 
 
-ONES, HALF = torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float16)
-WRONG = {
-    "grads must have as many tensors as params (3), got 2": {"grads": [ONES] * 2},
-    "grads[1] must have shape [4, 3], got [3, 4]": {"grads": [ONES, ONES.T, ONES]},
-    "grads[2] must be float32 like the others, got float16": {"grads": [ONES, ONES, HALF]},
-    "params[1] must be float32 like the others, got float64": {"params": [ONES, ONES.double(), ONES]},
-    "params must be float32, float64, bfloat16 or float16, got int64": {"params": [ONES.long()] * 3},
-    "params must be float32, float64, bfloat16 or float16, got complex64": {
-        "params": [ONES.to(torch.complex64)] * 3},
-    "grads must be float32, bfloat16 or float16, got float64": {"grads": [ONES.double()] * 3},
+WRONG = WRONG_FOR_ALL | {
     "grads must be float64, got float32": {
         "params": [ONES.double()] * 3, "momentum_buffers": [ONES.double()] * 3},
     "momentum_buffers must be float32, got float16": {"momentum_buffers": [HALF] * 3},
     "momentum_buffers must have as many tensors as params (3), got 0": {"momentum_buffers": []},
     "momentum_buffers must be empty without momentum, got 3": {"momentum": 0.0},
-    "copies must have as many tensors as params (3), got 1": {"copies": [HALF]},
-    "copies must be bfloat16 or float16, of float32 params, got float32 of float32": {"copies": [ONES] * 3},
-    "lr must be one float32 or float64 number on cpu, got float32 of shape [2] on cpu": {"lr": torch.ones(2)},
-    "grad_scale must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {
-        "grad_scale": torch.tensor(2)},
-    "found_inf must be one float32 or float64 number on cpu, got bool of shape [] on cpu": {
-        "found_inf": torch.tensor(False)},
-    "grads[0] must be on cpu, got meta": {"grads": [ONES.to("meta")] * 3},
-    "grads[1] must be dense, got a sparse tensor": {"grads": [ONES, ONES.to_sparse(), ONES]},
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from optim.networks import assert_same, network, run_steps
 from torch import nn
 
 from airank_fast.errors import UserError
@@ -19,35 +20,6 @@ OPTIONS = {
     "dampening": {"momentum": 0.9, "dampening": 0.3},
     "maximize": {"momentum": 0.9, "maximize": True, "lr": 1e-4},  # a rising loss needs small steps
 }
-
-
-def network(dtype=torch.float32, channels_last=True, seed=0):
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(),
-                          nn.Linear(36, 5)).to(dtype)  # fmt: skip
-    return model.to(memory_format=torch.channels_last) if channels_last else model
-
-
-def run_steps(model, optimizer, num_steps, scaler=None, first=0):
-    dtype = next(model.parameters()).dtype
-    for step in range(first, first + num_steps):
-        x = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(step)).to(dtype)
-        loss = model(x.to(memory_format=torch.channels_last)).float().square().mean()
-        optimizer.zero_grad()
-        (scaler.scale(loss) if scaler else loss).backward()
-        if scaler:
-            scaler.step(optimizer)
-            scaler.update()
-        else:
-            optimizer.step()
-
-
-def assert_same(model, other, exact=True, **tolerances):
-    for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        if exact:
-            assert torch.equal(a, b)
-        else:
-            torch.testing.assert_close(a, b, **tolerances)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
