@@ -142,8 +142,6 @@ class Options(RunOptions):
     size: ClassVar[str]
     """Which of Google's sizes."""
 
-    amp: bool = False
-    """Mixed precision: bf16 where the device has it, fp16 with dynamic loss scaling elsewhere."""
     data: Path | None = None
     """Directory of shards that `python -m airank_fast.prepare wikicorpus` wrote, or that NVIDIA's scripts did."""
     phase: Literal["1", "2", "mlperf"] | None = None
@@ -164,8 +162,6 @@ class Options(RunOptions):
     learning rate, steps, warm-up, betas and weight decay follow it, by MLPerf's reference convergence points."""
     seed: ByRecipe[int] = None
     """Seed of initial weights, sample order, masks and dropout."""
-    precision: Precision | None = None
-    """Name the arithmetic outright instead of --amp."""
     vocab_size: ByRecipe[int] = None
     """Words in the vocabulary (Google's: 30522)."""
     sequence_length: ByRecipe[int] = None
@@ -176,16 +172,12 @@ class Options(RunOptions):
     """Begin with sinusoids of this size as position embeddings; 0: with random ones."""
     dropout: ByRecipe[float] = None
     """Share of hidden values and attention probabilities that is dropped."""
-    learning_rate: ByRecipe[float] = None
-    """Base learning rate (after warm-up), for the whole global batch."""
     warmup_steps: ByRecipe[int] = None
     """Steps of linear warm-up."""
     weight_decay: ByRecipe[float] = None
     """LAMB's weight decay; bias and LayerNorm have none."""
     nvlamb: ByRecipe[bool] = None
     """Scale tensors without weight decay by their trust ratio too (NVLAMB)."""
-    gradient_accumulation_steps: ByRecipe[int] = None
-    """Micro-batches per optimizer step on each rank."""
     balance_tokens: bool = True
     """Deal each global batch by length, so that all ranks and micro-batches get nearly as many tokens;
     --no-balance-tokens: in the order of the stream. What is learnt is the same."""
@@ -193,12 +185,8 @@ class Options(RunOptions):
     """Evaluate after every N samples. Default with --data: MLPerf's rule for the global batch."""
     eval_samples: ByRecipe[int] = None
     """Held-out samples to evaluate on, at most."""
-    eval_batch_size: ByRecipe[int] = None
-    """Global batch of the evaluation."""
     fused: bool = True
     """Use the fused operators; --no-fused runs torch's own, for comparison."""
-    stop_at_target: bool = True
-    """Stop when the target is reached; --no-stop-at-target goes on to the best accuracy, as AI-Rank asks."""
 
 
 def _options_of(size: str, text: str) -> type[Options]:
@@ -235,20 +223,14 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
     recipe = replace(base, **named)
     if base.name == "pydoc" and recipe.sequence_length > base.max_position_embeddings:
         recipe = replace(recipe, max_position_embeddings=recipe.sequence_length)
-    check_options(options)
-    _check(recipe, options, world_size)
+    counts = ("steps", "batch_size", "gradient_accumulation_steps", "eval_every_samples", "eval_samples",
+              "eval_batch_size")  # fmt: skip
+    check_options(options, recipe, world_size, counts)
+    _check(recipe, options)
     return recipe
 
 
-def _check(recipe: Recipe, options: Options, world_size: int) -> None:
-    for what in (
-        "steps", "batch_size", "gradient_accumulation_steps", "eval_every_samples", "eval_samples", "eval_batch_size",
-    ):  # fmt: skip
-        require(getattr(recipe, what) >= 1, what, "at least 1", getattr(recipe, what))
-    micro_batches = world_size * recipe.gradient_accumulation_steps
-    wanted = f"a multiple of ranks x gradient accumulation steps = {micro_batches}"
-    require(recipe.batch_size % micro_batches == 0, "batch_size", wanted, recipe.batch_size)
-    require(recipe.target is None or 0 < recipe.target <= 1, "target", "a fraction in (0, 1]", recipe.target)
+def _check(recipe: Recipe, options: Options) -> None:
     require(0 <= recipe.dropout < 1, "dropout", "in [0, 1)", recipe.dropout)
     require(0 < recipe.mask_rate <= 0.9, "mask_rate", "in (0, 0.9]", recipe.mask_rate)
     require(recipe.sinusoid_rms >= 0, "sinusoid_rms", "at least 0", recipe.sinusoid_rms)

@@ -1,7 +1,8 @@
-"""What every training command takes, whatever the benchmark: where a run reads, writes and stops."""
+"""What every training command takes, whatever the benchmark, and what is checked of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -32,7 +33,8 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options that do not change what is computed, only where it happens and what it leaves behind."""
+    """Options of every benchmark: first those that do not change what is computed, only where it happens and what it
+    leaves behind; then those that do."""
 
     output: Path | None = None
     """Directory for logs, metrics and checkpoints. Default: runs/<benchmark>-<date>-<time>."""
@@ -61,6 +63,19 @@ class RunOptions:
     submission: Submission = field(default_factory=Submission)
     """Who hands the run in."""
 
+    amp: bool = False
+    """Mixed precision: bf16 where the device has it, fp16 with dynamic loss scaling elsewhere."""
+    precision: Precision | None = None
+    """Name the arithmetic outright instead of --amp."""
+    learning_rate: ByRecipe[float] = None
+    """Base learning rate (after warm-up), for the whole global batch."""
+    gradient_accumulation_steps: ByRecipe[int] = None
+    """Micro-batches per optimizer step on each rank."""
+    eval_batch_size: ByRecipe[int] = None
+    """Global batch of the evaluation."""
+    stop_at_target: bool = True
+    """Stop when the target is reached; --no-stop-at-target goes on to the best accuracy, as AI-Rank asks."""
+
 
 def require(condition: bool, option: str, wanted: str, got: object) -> None:
     """UserError naming ``option`` (a field's name) unless ``condition`` holds."""
@@ -80,9 +95,18 @@ def chosen(options: RunOptions, recipe: type, amp_precision: Precision) -> dict:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def check_options(options: RunOptions) -> None:
-    """UserError for a value of a common option that cannot be."""
+def check_options(options: RunOptions, recipe, world_size: int, counts: Iterable[str]) -> None:
+    """UserError for a value of a common option, or of its field in ``recipe``, that cannot be.
+
+    ``counts`` are the fields of ``recipe`` that must be at least 1.
+    """
     for name in ("workers", "checkpoint_every", "checkpoint_steps"):
         value = getattr(options, name)
         require(value is None or value >= 1, name, "at least 1", value)
     require(options.airank_warmup_epochs >= 0, "airank_warmup_epochs", "at least 0", options.airank_warmup_epochs)
+    for name in counts:
+        require(getattr(recipe, name) >= 1, name, "at least 1", getattr(recipe, name))
+    micro_batches = world_size * recipe.gradient_accumulation_steps
+    wanted = f"a multiple of ranks x gradient accumulation steps = {micro_batches}"
+    require(recipe.batch_size % micro_batches == 0, "batch_size", wanted, recipe.batch_size)
+    require(recipe.target is None or 0 < recipe.target <= 1, "target", "a fraction in (0, 1]", recipe.target)

@@ -136,8 +136,6 @@ RECIPES = {
 class Options(RunOptions):
     """Train ResNet-50 v1.5. Without --data: on the embedded digits, to their target, in a minute or two."""
 
-    amp: bool = False
-    """Mixed precision: bf16 where the device has it, fp16 with dynamic loss scaling elsewhere."""
     data: Path | None = None
     """ImageFolder tree: DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG."""
     epochs: ByRecipe[int] = None
@@ -152,8 +150,6 @@ class Options(RunOptions):
     """Who decodes; auto takes DALI where it is installed. synthetic trains on noise, to isolate p_core."""
     recipe: Literal["auto", "digits", "imagenet-1gpu", "imagenet-8gpu", "imagenet-32gpu"] = "auto"
     """Start from these settings; auto: digits without --data, else ImageNet for this number of ranks."""
-    precision: Precision | None = None
-    """Name the arithmetic outright instead of --amp."""
     fused: bool = True
     """Use the fused operators; --no-fused runs torch's own modules and loss, for comparison."""
     num_classes: ByRecipe[int] = None
@@ -162,8 +158,6 @@ class Options(RunOptions):
     """Side of a training picture in pixels; evaluation keeps the recipe's ratio of resize to crop."""
     optimizer: Literal["sgd", "lars"] = "sgd"
     """sgd with momentum, or lars, whose default learning rate is that of MLPerf's reference runs."""
-    learning_rate: ByRecipe[float] = None
-    """Base learning rate (after warm-up), for the whole global batch."""
     warmup_epochs: ByRecipe[float] = None
     """Epochs of linear warm-up."""
     momentum: ByRecipe[float] = None
@@ -174,16 +168,10 @@ class Options(RunOptions):
     """Weight of the uniform distribution in the training target."""
     zero_init_last_bn: bool = True
     """Start each block's last batch-norm scale at zero."""
-    gradient_accumulation_steps: ByRecipe[int] = None
-    """Micro-batches per optimizer step on each rank."""
     eval_every: ByRecipe[int] = None
     """Evaluate every N epochs."""
     eval_offset: ByRecipe[int] = None
     """Evaluate after epochs e with e mod eval-every = offset (MLPerf allows 0 to 3)."""
-    eval_batch_size: ByRecipe[int] = None
-    """Global batch of the evaluation."""
-    stop_at_target: bool = True
-    """Stop when the target is reached; --no-stop-at-target goes on to the best accuracy, as AI-Rank asks."""
 
 
 def resolve(options: Options, world_size: int, amp_precision: Precision) -> Recipe:
@@ -209,22 +197,13 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
         recipe = replace(recipe, target=None)  # nothing can be learnt from noise
     if recipe.reader == "auto":
         recipe = replace(recipe, reader=datasets.default_kind())
-    check_options(options)
-    _check(recipe, world_size)
+    counts = ("epochs", "batch_size", "gradient_accumulation_steps", "eval_every", "eval_batch_size")
+    check_options(options, recipe, world_size, counts)
+    _check(recipe)
     return recipe
 
 
-def _check(recipe: Recipe, world_size: int) -> None:
-    for what in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_every", "eval_batch_size"):
-        require(getattr(recipe, what) >= 1, what, "at least 1", getattr(recipe, what))
-    micro_batches = world_size * recipe.gradient_accumulation_steps
-    require(
-        recipe.batch_size % micro_batches == 0,
-        "batch_size",
-        f"a multiple of ranks x gradient accumulation steps = {micro_batches}",
-        recipe.batch_size,
-    )
-    require(recipe.target is None or 0 < recipe.target <= 1, "target", "a fraction in (0, 1]", recipe.target)
+def _check(recipe: Recipe) -> None:
     require(
         0 <= recipe.eval_offset < recipe.eval_every,
         "eval_offset",

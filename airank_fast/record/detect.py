@@ -10,6 +10,7 @@ from itertools import islice
 from typing import BinaryIO
 
 from airank_fast.errors import UserError
+from airank_fast.record.events import dictionary
 from airank_fast.record.lines import BLOCK_BYTES, Lines
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
@@ -88,7 +89,6 @@ def _of_head(head: list[str]) -> str | None:
 
 def _json_object(text: str) -> dict:
     try:
-        value = json.loads(text)
+        return dictionary(json.loads(text))
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}

@@ -53,6 +53,11 @@ _NOT_JSON = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
+def dictionary(value: object) -> dict:
+    """The value if it is a dictionary, else {}: a field of an event may hold anything in a log of another's making."""
+    return value if isinstance(value, dict) else {}
+
+
 def process_start_time() -> float:
     """When this process started, in unix seconds, by the operating system's record.
 

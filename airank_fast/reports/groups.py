@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from airank_fast.record.events import dictionary
 from airank_fast.reports.reading import ReportedRun
 from airank_fast.rules.airank_score import AMP, FP32, middle
 
@@ -126,12 +127,11 @@ def flat(values: dict, prefix: str = "") -> dict:
 def recipe_of(run: ReportedRun) -> dict:
     """Everything that decides what a run computes, without its seed."""
     config = run.config
-    recipe = config.get("recipe") if isinstance(config.get("recipe"), dict) else {}
+    recipe = dictionary(config.get("recipe"))
     wanted = ("precision", "world_size", "target", "global_batch_size", "gradient_accumulation_steps")
     found = {**flat(recipe), **{key: config[key] for key in wanted if config.get(key) is not None}}
     for source in (config, run.data):
-        reported = source.get("reported")
-        found.update(flat(reported, "reported.") if isinstance(reported, dict) else {})
+        found.update(flat(dictionary(source.get("reported")), "reported."))
     found.update({f"data.{key}": run.data[key] for key in ("train_samples", "eval_samples") if key in run.data})
     found.pop("seed", None)
     return found

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from airank_fast import __version__
+from airank_fast.record.events import dictionary
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import judging, pictures, plots
 from airank_fast.reports.cleaning import clean
@@ -96,13 +97,13 @@ class Report:
 
     @cached_property
     def versions(self) -> Columns:
-        return Columns(self.runs, [_dictionary(run.system.get("versions")) for run in self.runs], self.t)
+        return Columns(self.runs, [dictionary(run.system.get("versions")) for run in self.runs], self.t)
 
     @cached_property
     def kernels(self) -> Columns:
         return Columns(self.runs, [{op: " · ".join(f"{device}: {what}" for device, what in found.items())
                                     if isinstance(found, dict) else found
-                                    for op, found in _dictionary(run.system.get("kernels")).items()}
+                                    for op, found in dictionary(run.system.get("kernels")).items()}
                                    for run in self.runs], self.t)  # fmt: skip
 
     @property
@@ -275,10 +276,6 @@ def _printable(run: ReportedRun) -> dict:
     if found["mem_total"] is None:
         found["mem_used"] = None
     return {**found, "precision": str(found["precision"] or "")}
-
-
-def _dictionary(value: object) -> dict:
-    return value if isinstance(value, dict) else {}
 
 
 def _name_apart(runs: list[ReportedRun]) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from airank_fast.record.events import dictionary
 from airank_fast.record.runs import Run
-from airank_fast.rules.targets import is_smaller
+from airank_fast.rules.targets import IMAGENET_SAMPLES, TARGETS, is_smaller
 
 AnyRun = TypeVar("AnyRun")  # with a path
 _MODELS_2021 = ("ResNet50", "MaskRCNN", "YOLOv3", "DeepLabv3", "HRNet", "BERT", "Transformer", "TSM", "DeepFM")
@@ -23,7 +24,7 @@ OPERATING_SYSTEMS = ("Linux", "Windows")  # that AI-Rank prescribes environments
 AMP = ("bf16", "fp16", "amp")
 FP32 = "fp32"
 # What makes a run one of AI-Rank's task, where a text says it: target, training samples of its data set.
-TASKS = {"resnet50": (0.759, 1_281_167)}
+TASKS = {"resnet50": (TARGETS["2020-12", "resnet50"].accuracy, IMAGENET_SAMPLES)}
 # Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
 # V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
 REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
@@ -124,8 +125,7 @@ def _letters(name: str) -> str:
 
 def operating_system(run: Run) -> str | None:
     """Linux, Windows or another word, from the run's own record of its system."""
-    told = run.first("run_config").get("system")
-    text = {**(told if isinstance(told, dict) else {}), **run.first("system")}.get("operating_system")
+    text = {**dictionary(run.first("run_config").get("system")), **run.first("system")}.get("operating_system")
     if not isinstance(text, str) or text == "unknown":
         return None
     if "windows" in text.lower():

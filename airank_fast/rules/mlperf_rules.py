@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
+from airank_fast.rules.targets import IMAGENET_SAMPLES, MLPERF_TARGETS
 
 COMMON_YAML = "compliance_checker training_4.0.0/common.yaml"
 CLOSED_YAML = "compliance_checker training_4.0.0/closed_common.yaml"
@@ -226,8 +227,8 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "resnet": Benchmark("resnet", 5, 0.759, 50_000, 1_281_167, {"lars": _LARS, "sgd": _SGD}),
-    "bert": Benchmark("bert", 10, 0.720, 10_000, None, {"lamb": _LAMB}, "lamb", counts_samples=True),
+    "resnet": Benchmark("resnet", 5, MLPERF_TARGETS["resnet"], 50_000, IMAGENET_SAMPLES, {"lars": _LARS, "sgd": _SGD}),
+    "bert": Benchmark("bert", 10, MLPERF_TARGETS["bert"], 10_000, None, {"lamb": _LAMB}, "lamb", counts_samples=True),
 }
 KEYS_ONCE = {*SUBMISSION_KEYS, *CLOCK_KEYS, *SIZE_KEYS, "train_samples", "eval_samples", "opt_name", "opt_epsilon"}
 KEYS_ONCE |= {key for each in BENCHMARKS.values() for keys in each.optimizers.values() for key in keys}

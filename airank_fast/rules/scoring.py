@@ -14,6 +14,7 @@ from itertools import groupby
 from airank_fast.record.events import effective
 from airank_fast.record.runs import Run
 from airank_fast.rules import rcp
+from airank_fast.rules.targets import IMAGENET_SAMPLES, MLPERF_TARGETS
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "resnet": Benchmark("resnet", rcp.NUM_RUNS["resnet"], 0.759, 7.19, "epochs", "resnet50", 1_281_167),
-    "bert": Benchmark("bert", rcp.NUM_RUNS["bert"], 0.720, 9.05, "samples", "bert_large", None),
+    "resnet": Benchmark(
+        "resnet", rcp.NUM_RUNS["resnet"], MLPERF_TARGETS["resnet"], 7.19, "epochs", "resnet50", IMAGENET_SAMPLES
+    ),
+    "bert": Benchmark("bert", rcp.NUM_RUNS["bert"], MLPERF_TARGETS["bert"], 9.05, "samples", "bert_large", None),
 }
 
 

@@ -14,11 +14,11 @@ reviewers asked for. The text of 2021-05 wants no report or summary; they are in
 from __future__ import annotations
 
 from airank_fast.errors import UserError
-from airank_fast.record.events import effective
+from airank_fast.record.events import dictionary, effective
 from airank_fast.record.formats.airank import PROFILES, AIRankLog
 from airank_fast.rules.trees import AIRANK_FIELDS
 from airank_fast.submission import texts
-from airank_fast.submission.candidates import Candidate, by_benchmark, dictionary
+from airank_fast.submission.candidates import Candidate, by_benchmark
 from airank_fast.submission.request import Request, add_code, manifest
 from airank_fast.submission.system import airank_description
 from airank_fast.submission.tree import Tree, component

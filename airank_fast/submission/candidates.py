@@ -9,6 +9,7 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record import source
+from airank_fast.record.events import dictionary
 from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
 from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.rules import agreement, verifying
@@ -56,11 +57,6 @@ class Candidate:
     @property
     def is_rehearsal(self) -> bool:
         return REHEARSAL in str(dictionary(self.config.get("submission")).get("org"))
-
-
-def dictionary(value: object) -> dict:
-    """The value if it is a dictionary, else {}: logs may hold anything."""
-    return value if isinstance(value, dict) else {}
 
 
 def read_candidate(path: Path, log_format: str, benchmark: str | None = None, cards: int | None = None) -> Candidate:

@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from airank_fast.errors import UserError
-from airank_fast.record.events import Event
+from airank_fast.record.events import Event, dictionary
 from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS, STATUS_WORDS
-from airank_fast.submission.candidates import dictionary
 
 UNKNOWN = {"", "unknown"}
 _RUN_NAMES = {"host_processor_name": "host_processor_model_name", "accelerator_name": "accelerator_model_name"}

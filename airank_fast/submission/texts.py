@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from airank_fast.record.events import dictionary
 from airank_fast.rules.findings import Finding
-from airank_fast.submission.candidates import Candidate, dictionary
+from airank_fast.submission.candidates import Candidate
 from airank_fast.submission.privacy import shorten, shorten_all
 
 BANNER = (

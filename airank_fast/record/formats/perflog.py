@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from airank_fast.errors import UserError
 from airank_fast.record.completing import MAX_T, MIN_T
-from airank_fast.record.events import Event, name_floats
+from airank_fast.record.events import Event, dictionary, name_floats
 from airank_fast.record.formats.dllogger import from_percent
 from airank_fast.record.metrics import Tally
 
@@ -142,8 +142,7 @@ def _fields(text: str, number: int) -> tuple[float, str, dict, object]:
         valid = False
     if not valid:
         raise UserError(f"line {number}: JSON with event and metadata.time_ms is required, got {text[:60]!r}")
-    value = fields.get("value")
-    value = {key: item for key, item in value.items() if not _is_huge(item)} if isinstance(value, dict) else {}
+    value = {key: item for key, item in dictionary(fields.get("value")).items() if not _is_huge(item)}
     return time_ms / 1000, name, value, rank
 
 
@@ -178,7 +177,7 @@ def _samples(value: dict) -> int | None:
 
 def _config(value: dict) -> dict:
     """SUBMIT_INFO: model, and its configuration as options."""
-    settings = value.get("config") if isinstance(value.get("config"), dict) else {}
+    settings = dictionary(value.get("config"))
     config: dict = {"options": settings}
     if isinstance(value.get("model"), str):
         config["benchmark"] = value["model"].partition("-")[0]
