@@ -4,8 +4,8 @@
 
 Cases: bfloat16 throughout; float32 throughout; and under autocast, a bfloat16 input with float32 parameters whose
 result a linear layer takes in bfloat16: there torch casts the input to float32, normalises it and has the result cast
-back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. Beside the forward pass
-stands a copy of x by torch, which reads and writes as much, as a yardstick.
+back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. Beside the forward
+pass stands a copy of x by torch, which reads and writes as much, as a yardstick.
 """
 
 from __future__ import annotations
