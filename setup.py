@@ -46,8 +46,7 @@ def extension():
     print(f"airank_fast: building for torch {torch.__version__}, CUDA {cuda or 'none'}, architectures {archs}")
     patterns = ["csrc/module.cpp", "csrc/cpu/*.cpp", *(["csrc/cuda/*.cu", "csrc/cuda/*_torch.cpp"] if cuda else [])]
     macros = [("TORCH_TARGET_VERSION", "0x020b000000000000"), ("AIRANK_FAST_CUDA_ARCHS", f'"{archs}"'),
-              ("AIRANK_FAST_CUDA_VERSION", f'"{cuda or "none"}"'),
-              *([("USE_CUDA", None)] if cuda else [])]  # shows the current CUDA stream in torch's headers  # fmt: skip
+              ("AIRANK_FAST_CUDA_VERSION", f'"{cuda or "none"}"'), *[("USE_CUDA", None)] * bool(cuda)]  # fmt: skip
     module = (build.CUDAExtension if cuda else build.CppExtension)(
         "airank_fast._C", sorted(f for p in patterns for f in glob(p)), include_dirs=["csrc"], define_macros=macros,
         depends=glob("csrc/**/*.*h", recursive=True), py_limited_api=True, extra_compile_args=flags)  # fmt: skip

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuda_on_cpu import build
+from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).parents[1]
 # Programs that pip has installed lie beside Python, on PATH or not.
@@ -43,6 +45,19 @@ FusedSGD([weight], lr=0.5).step()
 assert weight.tolist() == [0.5, 0.5, 0.5]
 assert "missing" in system.extension() and system.kernels()["sgd_"]["cpu"] == "reference"
 print(system.__file__, resnet50.__code__.co_filename)
+"""
+# What setup.py builds where torch has CUDA: sources and macros.
+CUDA_EXTENSION = """
+import json, os, setuptools, torch
+torch.version.cuda = "13.0"
+torch.cuda.device_count = lambda: 0
+import torch.utils.cpp_extension
+torch.utils.cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"]
+built = {}
+setuptools.setup = built.update
+exec(compile(open("setup.py").read(), "setup.py", "exec"))
+module = built["ext_modules"][0]
+print(json.dumps({"sources": module.sources, "macros": module.define_macros}))
 """
 
 
@@ -81,6 +96,24 @@ def test_cmake_builds_the_library_and_the_formulas_pass(tmp_path):
     if shutil.which("nvcc"):
         assert {path.name for path in (ROOT / "csrc/cuda").glob("*.cu")} <= compiled
     run(sys.executable, "-c", LOAD_LIBRARY, tmp_path / "libairank_fast_ops.so")
+
+
+@pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+def test_the_cuda_sources_compile_as_the_extension_builds_them(tmp_path):
+    """Host code alone, with setup.py's macros: CMake's build has its own. test_nvrtc.py compiles the kernels."""
+    for name in ("bin/nvcc", "include/cuda_runtime.h"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    variables = {"CUDA_HOME": str(tmp_path), "AIRANK_FAST_CUDA": "1"}
+    said = run(sys.executable, "-c", CUDA_EXTENSION, **variables).stdout.splitlines()[-1]
+    extension = json.loads(said)
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*_torch.cpp")}
+    assert sources
+    assert sources <= set(extension["sources"])
+    macros = [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in extension["macros"]]
+    folders = [ROOT / "csrc", *include_paths(), build.cuda_headers()]
+    includes = [argument for folder in folders for argument in ("-isystem", folder)]
+    run(build.COMPILER, "-std=c++20", "-fsyntax-only", *macros, *includes, *sorted(sources))
 
 
 def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_path):

@@ -164,3 +164,18 @@ def test_every_room_is_packaged():
     listed = set(re.findall(r'^    "(airank_fast[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE))
     rooms = {path.parent.relative_to(ROOT) for path in tracked("airank_fast/**/__init__.py", "airank_fast/__init__.py")}
     assert listed == {".".join(room.parts) for room in rooms} | {"airank_fast.models"}
+
+
+INLINE_FUNCTION = re.compile(r"^(?:inline|HOST_DEVICE|IN_LINES) [^;={}()]*?(\w+)\(([^()]*)\)[^;]*?\{", re.MULTILINE)
+
+
+def test_no_two_headers_of_the_ops_define_the_same_function():
+    """All ops are linked into one module: of two inline functions with one signature the linker keeps either."""
+    homes: dict[tuple[str, ...], set[Path]] = {}
+    for header in [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cpu").glob("*.h")]:
+        for name, parameters in INLINE_FUNCTION.findall(header.read_text(encoding="utf-8")):
+            types = (re.sub(r"\s*\w+( = .*)?$", "", parameter.strip()) for parameter in parameters.split(","))
+            homes.setdefault((name, *types), set()).add(header)
+    assert ("check_rows", "const char*", "const Tensor&", "int64_t") in homes
+    twice = {function: sorted(map(str, files)) for function, files in homes.items() if len(files) > 1}
+    assert not twice

@@ -5,8 +5,8 @@
 #pragma once
 
 #ifndef AIRANK_FAST_CUDA_ON_CPU
-#ifndef USE_CUDA  // shows the current CUDA stream in torch's stable headers
-#define USE_CUDA
+#ifndef USE_CUDA
+#error "torch's stable headers show the current CUDA stream where USE_CUDA is defined, before the first of them"
 #endif
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
