@@ -14,6 +14,7 @@ import argparse
 import importlib
 from collections.abc import Callable
 
+import compare
 import harness
 import torch
 import torch._functorch.config
@@ -22,7 +23,6 @@ from airank_fast.nn import LayerNorm
 
 WIDTH = 1024
 ROWS = {"cpu": (4096, 16384), "cuda": (4096, 16384, 65536)}
-COPY = "torch's copy of x (yardstick)"
 CASES = ("bfloat16", "float32", "autocast")
 
 
@@ -104,7 +104,7 @@ def main() -> None:
             size = 4 if case == "float32" else 2
             check(forward, backward, torch.float32 if size == 4 else torch.bfloat16)
             x = forward["airank_fast"]().detach()
-            forward[COPY] = x.clone
+            forward[compare.COPY] = x.clone
             for phase, functions, passes in (("forward", forward, 2), ("backward", backward, 3)):
                 num_bytes = passes * size * rows * WIDTH
                 times = harness.time_rounds(
