@@ -2,7 +2,8 @@
 
     python bench/gpu.py RESULTS [--parts build tests]        (or: make gpu RESULTS=DIR [ARGS=...])
 
-Needs a torch with CUDA, a CUDA toolkit and the dependencies of the package in the running Python. Each part writes to
+Needs a torch with CUDA and a CUDA toolkit in the running Python. Where a dependency of the package is missing, the part
+`dependencies` names it, and tests and benchmarks that import it fail beside those that run. Each part writes to
 RESULTS/<part>.log. The lines that the benchmarks added to bench/results go to RESULTS/<bench>.jsonl, and a table of
 everything to RESULTS/summary.md, brought up to date after each part. A part that fails does not stop the others; the
 exit status is 1 then.
@@ -24,16 +25,27 @@ from compare import OPS
 ROOT = Path(__file__).resolve().parents[1]
 SAVED = ROOT / "bench" / "results"
 PART_LIMIT_S = 180
+DEPENDENCIES = """
+import importlib.metadata, pathlib, re, sys, tomllib
+missing = []
+for requirement in tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"]:
+    try:
+        importlib.metadata.version(re.match(r"[\\w-]+", requirement)[0])
+    except importlib.metadata.PackageNotFoundError:
+        missing.append(requirement)
+sys.exit("missing: " + ", ".join(missing) if missing else print("all there"))
+"""
 LIMIT_S = 530  # of all parts together; what comes after it is left out and said to be
 
 
 def parts() -> dict[str, list[str]]:
     """Name -> command of each part, in order."""
     python = sys.executable
-    tests = [python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
+    tests = [python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     found = {
         # First, because without a device the tests would be skipped, and that would look like success.
         "device": [python, "-c", "import torch; torch.ones(1, device='cuda'); print(torch.cuda.get_device_name())"],
+        "dependencies": [python, "-c", DEPENDENCIES],
         "build": [python, "setup.py", "build_ext", "--inplace"],
         "info": [python, "-m", "airank_fast.info", "--json"],
         "tests": tests,

@@ -1,7 +1,6 @@
-// Batch norm's loops over a whole group of 8 rows of float or bfloat16, for processors that round pairs: 32
-// channels at a time (see lines.h). Widths are multiples of 32. The formulas are those of
-// batch_norm_act_math.h, as in batch_norm_act_loops.h, but where a result is rounded to zero the ReLU's mask says that
-// nothing passed.
+// Batch norm's loops over a whole group of 8 rows of float or bfloat16, for processors that round pairs: 32 channels
+// at a time (see lines.h). Widths are multiples of 32. The formulas are those of batch_norm_act_math.h, as in
+// batch_norm_act_loops.h, but where a result is rounded to zero the ReLU's mask says that nothing passed.
 //
 // Beside each line that is read, the one `ahead` elements further is asked for, which will be needed a group later: a
 // group is walked column by column, which the processor's own prefetching does not see through.
@@ -9,8 +8,8 @@
 
 #include <type_traits>
 
-#include "numbers.h"
 #include "lines.h"
+#include "numbers.h"
 
 #ifdef AIRANK_FAST_X86_VARIANTS
 
@@ -41,7 +40,7 @@ IN_LINES void add_channels(Line values, float* to) {
   _mm512_storeu_ps(to + 16, _mm512_add_ps(_mm512_loadu_ps(to + 16), ordered.second));
 }
 
-// The same, zero where the mask has no bit of row k.
+// A line of dy, zero where the mask has no bit of row k.
 template <bool kMask>
 IN_LINES Line passed_line(const bfloat16* dy, __m256i bytes, int k) {
   __m512i pairs = _mm512_loadu_si512(dy);

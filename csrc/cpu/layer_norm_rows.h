@@ -63,19 +63,19 @@ bool rows_in_lines(int64_t columns) {
 // have the even columns first.
 template <typename E>
 struct PerColumn {
-  explicit PerColumn(int64_t columns) : second(std::is_same_v<E, bfloat16> ? columns / 2 : kLineNumbers / 2) {}
+  explicit PerColumn(int64_t columns) : second_(std::is_same_v<E, bfloat16> ? columns / 2 : kLineNumbers / 2) {}
 
   IN_LINES Line at(const float* numbers, int64_t j) const {
-    return {_mm512_loadu_ps(numbers + j / kStep), _mm512_loadu_ps(numbers + j / kStep + second)};
+    return {_mm512_loadu_ps(numbers + j / kStep), _mm512_loadu_ps(numbers + j / kStep + second_)};
   }
   IN_LINES void set(float* numbers, int64_t j, Line values) const {
     _mm512_storeu_ps(numbers + j / kStep, values.first);
-    _mm512_storeu_ps(numbers + j / kStep + second, values.second);
+    _mm512_storeu_ps(numbers + j / kStep + second_, values.second);
   }
 
  private:
   static constexpr int64_t kStep = std::is_same_v<E, bfloat16> ? 2 : 1;
-  int64_t second;
+  int64_t second_;
 };
 #endif
 
