@@ -22,9 +22,9 @@ def find_toolkit():
 def extension():
     """The keywords of setup() for the extensions; the reason is printed where the ops cannot be built."""
     missing = None if shutil.which(os.environ.get("CXX", "c++").split()[0]) else "no C++ compiler was found"
-    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno"], "nvcc": ["-O3"]}  # errno: vectorised sqrt
+    flags = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno"]  # errno: vectorised sqrt
     host = [Extension("airank_fast._host", ["csrc/host/module.cpp"], [f"{found.submodule_search_locations[0]}/include"],
-                      extra_compile_args=["-std=c++17", *flags["cxx"]], depends=glob("csrc/host/*"), optional=True)
+                      extra_compile_args=flags, depends=glob("csrc/host/*"), optional=True)
             for found in [find_spec("pybind11")] if found and not missing]  # fmt: skip
     try:
         import torch
@@ -49,11 +49,11 @@ def extension():
               ("AIRANK_FAST_CUDA_VERSION", f'"{cuda or "none"}"'), *[("USE_CUDA", None)] * bool(cuda)]  # fmt: skip
     module = (build.CUDAExtension if cuda else build.CppExtension)(
         "airank_fast._C", sorted(f for p in patterns for f in glob(p)), include_dirs=["csrc"], define_macros=macros,
-        depends=glob("csrc/**/*.*h", recursive=True), py_limited_api=True, extra_compile_args=flags)  # fmt: skip
+        depends=glob("csrc/**/*.*h", recursive=True), py_limited_api=True,
+        extra_compile_args={"cxx": flags, "nvcc": flags[:2]})  # fmt: skip
     if cuda:  # PyPI's wheels have the library without the development link libcudart.so
         module.libraries.remove("cudart")
         module.extra_link_args.append(f"-l:libcudart.so.{cuda.split('.')[0]}")
     return {"ext_modules": [module, *host], "cmdclass": {"build_ext": build.BuildExtension}}
-
 
 setup(**extension())

@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -19,6 +20,7 @@ namespace airank_fast {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 template <typename... Parts>
 [[noreturn]] void throw_argument(const Parts&... parts) {
@@ -43,7 +45,7 @@ inline std::string name_of(ScalarType dtype) {
   }
 }
 
-inline std::string text_of(torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+inline std::string text_of(Sizes sizes) {
   std::ostringstream text;
   text << '[';
   for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "") << sizes[d];
@@ -63,6 +65,8 @@ inline bool same_device(const Tensor& a, const Tensor& b) {
   return a.device() == b.device();
 }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) { return a.sizes() == b.sizes(); }
+inline bool same_sizes(Sizes a, Sizes b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+
+inline bool same_shape(const Tensor& a, const Tensor& b) { return same_sizes(a.sizes(), b.sizes()); }
 
 }  // namespace airank_fast

@@ -36,7 +36,7 @@ inline void check_beside(const char* op, const char* name, const Tensor& tensor,
                  " must be dense, got a sparse tensor");
   CHECK_ARGUMENT(std::find(dtypes.begin(), dtypes.end(), tensor.scalar_type()) != dtypes.end(), op, ": ", name,
                  " must be ", names_of(dtypes), ", got ", name_of(tensor.scalar_type()));
-  CHECK_ARGUMENT(tensor.sizes() == shape, op, ": ", name, " must have shape ", text_of(shape), ", got ",
+  CHECK_ARGUMENT(same_sizes(tensor.sizes(), shape), op, ": ", name, " must have shape ", text_of(shape), ", got ",
                  shape_of(tensor));
 }
 

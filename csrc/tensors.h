@@ -13,7 +13,11 @@
 namespace airank_fast {
 
 using OptionalTensor = std::optional<Tensor>;
-using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// For calls of torch's C functions, which say 0 where all went well.
+inline void check_torch(AOTITorchError error) {
+  if (error != 0) throw std::runtime_error("torch could not make a tensor");
+}
 
 // An uninitialised tensor on the device of `like`, of that one's dtype unless another is given.
 inline Tensor empty_strided(const Tensor& like, Sizes sizes, Sizes strides,
@@ -21,11 +25,10 @@ inline Tensor empty_strided(const Tensor& like, Sizes sizes, Sizes strides,
   const auto dtype_code = torch::stable::detail::to<int32_t>(
       torch::stable::detail::from(dtype.value_or(like.scalar_type())));
   int32_t device_type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  check_torch(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), dtype_code, device_type,
-                                                         like.get_device_index(), &made));
+  check_torch(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype_code,
+                                       device_type, like.get_device_index(), &made));
   return Tensor(made);
 }
 

@@ -46,7 +46,7 @@ assert weight.tolist() == [0.5, 0.5, 0.5]
 assert "missing" in system.extension() and system.kernels()["sgd_"]["cpu"] == "reference"
 print(system.__file__, resnet50.__code__.co_filename)
 """
-# What setup.py builds where torch has CUDA: sources and macros.
+# What setup.py builds where torch has CUDA: sources, macros and flags.
 CUDA_EXTENSION = """
 import json, os, setuptools, torch
 torch.version.cuda = "13.0"
@@ -57,7 +57,7 @@ built = {}
 setuptools.setup = built.update
 exec(compile(open("setup.py").read(), "setup.py", "exec"))
 module = built["ext_modules"][0]
-print(json.dumps({"sources": module.sources, "macros": module.define_macros}))
+print(json.dumps({"sources": module.sources, "macros": module.define_macros, "flags": module.extra_compile_args["cxx"]}))
 """
 
 
@@ -100,7 +100,7 @@ def test_cmake_builds_the_library_and_the_formulas_pass(tmp_path):
 
 @pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 def test_the_cuda_sources_compile_as_the_extension_builds_them(tmp_path):
-    """Host code alone, with setup.py's macros: CMake's build has its own. test_nvrtc.py compiles the kernels."""
+    """Host code alone, with setup.py's macros and flags: CMake's build has its own. test_nvrtc.py compiles the kernels."""
     for name in ("bin/nvcc", "include/cuda_runtime.h"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -113,7 +113,7 @@ def test_the_cuda_sources_compile_as_the_extension_builds_them(tmp_path):
     macros = [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in extension["macros"]]
     folders = [ROOT / "csrc", *include_paths(), build.cuda_headers()]
     includes = [argument for folder in folders for argument in ("-isystem", folder)]
-    run(build.COMPILER, "-std=c++20", "-fsyntax-only", *macros, *includes, *sorted(sources))
+    run(build.COMPILER, *extension["flags"], "-fsyntax-only", *macros, *includes, *sorted(sources))
 
 
 def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_path):
