@@ -57,7 +57,8 @@ built = {}
 setuptools.setup = built.update
 exec(compile(open("setup.py").read(), "setup.py", "exec"))
 module = built["ext_modules"][0]
-print(json.dumps({"sources": module.sources, "macros": module.define_macros, "flags": module.extra_compile_args["cxx"]}))
+flags = module.extra_compile_args["cxx"]
+print(json.dumps({"sources": module.sources, "macros": module.define_macros, "flags": flags}))
 """
 
 
@@ -100,7 +101,7 @@ def test_cmake_builds_the_library_and_the_formulas_pass(tmp_path):
 
 @pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 def test_the_cuda_sources_compile_as_the_extension_builds_them(tmp_path):
-    """Host code alone, with setup.py's macros and flags: CMake's build has its own. test_nvrtc.py compiles the kernels."""
+    """Host code alone, with setup.py's macros and flags: CMake's build has its own."""
     for name in ("bin/nvcc", "include/cuda_runtime.h"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
