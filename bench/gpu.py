@@ -2,8 +2,8 @@
 
     python bench/gpu.py RESULTS [--parts build tests]        (or: make gpu RESULTS=DIR [ARGS=...])
 
-Needs a torch with CUDA and a CUDA toolkit in the running Python. Where a dependency of the package is missing, the part
-`dependencies` names it, and tests and benchmarks that import it fail beside those that run. Each part writes to
+Needs a torch with CUDA and a CUDA toolkit in the running Python. Where something that the build or the package requires
+is missing or too old, the part `dependencies` names it; tests and benchmarks that import it fail beside those that run. Each part writes to
 RESULTS/<part>.log. The lines that the benchmarks added to bench/results go to RESULTS/<bench>.jsonl, and a table of
 everything to RESULTS/summary.md, brought up to date after each part. A part that fails does not stop the others; the
 exit status is 1 then.
@@ -26,14 +26,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SAVED = ROOT / "bench" / "results"
 PART_LIMIT_S = 180
 DEPENDENCIES = """
-import importlib.metadata, pathlib, re, sys, tomllib
+import importlib.metadata, pathlib, sys, tomllib
+from packaging.requirements import Requirement
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())
 missing = []
-for requirement in tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"]:
+for requirement in map(Requirement, project["build-system"]["requires"] + project["project"]["dependencies"]):
     try:
-        importlib.metadata.version(re.match(r"[\\w-]+", requirement)[0])
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        missing.append(requirement)
-sys.exit("missing: " + ", ".join(missing) if missing else print("all there"))
+        version = "none"
+    if version == "none" or version not in requirement.specifier:
+        missing.append(f"{requirement}, got {version}")
+sys.exit("required: " + "; ".join(missing) if missing else print("all there"))
 """
 LIMIT_S = 530  # of all parts together; what comes after it is left out and said to be
 
@@ -53,7 +57,7 @@ def parts() -> dict[str, list[str]]:
     found["sanitizers"] = [python, "tests/cuda_on_cpu/on_device.py"]
     for op in OPS:
         found[f"bench-{op}"] = [python, f"bench/{op}.py", "--device", "cuda", "--save"]
-    for name in ("step", "data", "measuring"):
+    for name in ("step", "bert", "data", "measuring"):
         found[f"bench-{name}"] = [python, f"bench/{name}.py", "--save"]
     return found
 

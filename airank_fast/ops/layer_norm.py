@@ -72,10 +72,14 @@ def layer_norm(
     return _layer_norm(x, weight, bias, len(shape), eps, dtype)
 
 
+# Not asked on each call: torch.compile of torch 2.11 cannot trace the question.
+_WITH_AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype that autocast wants of a result of x: its 16-bit dtype for a float32 x, otherwise x's own."""
     kind = x.device.type
-    if x.dtype != torch.float32 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if x.dtype != torch.float32 or kind not in _WITH_AUTOCAST or not torch.is_autocast_enabled(kind):
         return x.dtype
     wanted = torch.get_autocast_dtype(kind)
     return wanted if wanted in IN_16_BITS else x.dtype

@@ -42,6 +42,7 @@ def test_a_checkpointed_layer_is_recomputed_with_the_same_mask():
 
 def test_repr_and_wrong_p():
     text = repr(DropoutAddLayerNorm(8, p=0.2))
-    assert text == "DropoutAddLayerNorm((8,), eps=1e-05, elementwise_affine=True, bias=True, p=0.2, return_sum=False)"
+    assert text.startswith("DropoutAddLayerNorm((8,), eps=1e-05, elementwise_affine=True, ")  # torch's, then ours
+    assert text.endswith(", p=0.2, return_sum=False)")
     with pytest.raises(UserError, match="DropoutAddLayerNorm: p must be from 0 to 1, got 2"):
         DropoutAddLayerNorm(8, p=2)
