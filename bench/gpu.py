@@ -3,10 +3,10 @@
     python bench/gpu.py RESULTS [--parts build tests]        (or: make gpu RESULTS=DIR [ARGS=...])
 
 Needs a torch with CUDA and a CUDA toolkit in the running Python. Where something that the build or the package requires
-is missing or too old, the part `dependencies` names it; tests and benchmarks that import it fail beside those that run. Each part writes to
-RESULTS/<part>.log. The lines that the benchmarks added to bench/results go to RESULTS/<bench>.jsonl, and a table of
-everything to RESULTS/summary.md, brought up to date after each part. A part that fails does not stop the others; the
-exit status is 1 then.
+is missing or too old, the part `dependencies` names it; tests and benchmarks that import it fail beside those that run.
+Each part writes to RESULTS/<part>.log. The lines that the benchmarks added to bench/results go to
+RESULTS/<bench>.jsonl, and a table of everything to RESULTS/summary.md, brought up to date after each part. A part that
+fails does not stop the others; the exit status is 1 then.
 """
 
 from __future__ import annotations
