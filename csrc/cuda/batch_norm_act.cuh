@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   for (int64_t r = 0; inside && r < num_first; ++r) {
     const Pack<E, kPack> pack = load_pack<kPack>(x + (block_row + r) * shape.channels + channel);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) pivot[k] += T(load(pack.at[k])) / T(num_first);
+    for (int k = 0; k < kPack; ++k) pivot[k] += T(pack.get(k)) / T(num_first);
   }
   for (int64_t row = first; inside && row < shape.rows; row += kBatchNormUnroll * stride) {
     Pack<E, kPack> packs[kBatchNormUnroll];
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kBatchNormThreads)
       if (row + u * stride >= shape.rows) break;
 #pragma unroll
       for (int k = 0; k < kPack; ++k) {
-        const T distance = T(load(packs[u].at[k])) - pivot[k];
+        const T distance = T(packs[u].get(k)) - pivot[k];
         sum[k] += distance;
         squares[k] += distance * distance;
       }
@@ -204,9 +204,7 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   read_scale(statistics, weight, channels, channel, mean, scale);
   read_channels(bias, channel, T(0), shift);
   for_groups_from_the_last(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
-    Pack<Byte, kPack> bytes;
-#pragma unroll
-    for (int k = 0; k < kPack; ++k) bytes.at[k] = 0;
+    unsigned bits[kPack] = {};
     for (int r = 0; r < num_rows; r += kBatchNormUnroll) {
       Pack<E, kPack> xs[kBatchNormUnroll], residuals[kBatchNormUnroll];
       const int64_t at = (row + r) * channels + channel;
@@ -219,18 +217,19 @@ __global__ void __launch_bounds__(kBatchNormThreads)
 #pragma unroll
       for (int u = 0; u < kBatchNormUnroll; ++u) {
         if (r + u >= num_rows) break;
+        T result[kPack];
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
-          T z = normalise(T(load(xs[u].at[k])), mean[k], scale[k], shift[k]);
-          if constexpr (kResidual) z += load(residuals[u].at[k]);
+          T z = normalise(T(xs[u].get(k)), mean[k], scale[k], shift[k]);
+          if constexpr (kResidual) z += residuals[u].get(k);
           const bool passes = !(z <= 0);
-          bytes.at[k] |= Byte(passes) << (r + u);
-          store(&xs[u].at[k], passes || !relu ? z : T(0));
+          bits[k] |= unsigned(passes) << (r + u);
+          result[k] = passes || !relu ? z : T(0);
         }
-        store_pack<kPack>(y + at + u * channels, xs[u]);
+        store_pack(y + at + u * channels, pack_of<E>(result));
       }
     }
-    if (mask != nullptr) store_pack<kPack>(mask + group * channels + channel, bytes);
+    if (mask != nullptr) store_pack(mask + group * channels + channel, pack_of<Byte>(bits));
   });
 }
 
@@ -238,10 +237,10 @@ __global__ void __launch_bounds__(kBatchNormThreads)
 template <int kPack>
 HOST_DEVICE Pack<Byte, kPack> load_mask(const Byte* mask, int64_t at) {
   if (mask != nullptr) return load_pack<kPack>(mask + at);
-  Pack<Byte, kPack> ones;
+  unsigned ones[kPack];
 #pragma unroll
-  for (int k = 0; k < kPack; ++k) ones.at[k] = 0xff;
-  return ones;
+  for (int k = 0; k < kPack; ++k) ones[k] = 0xff;
+  return pack_of<Byte>(ones);
 }
 
 // Row blockIdx.y of `parts` (sum dz [C], sum dz * (x - mean) [C]).
@@ -274,9 +273,9 @@ __global__ void __launch_bounds__(kBatchNormThreads)
           if (r + u >= num_rows) break;
 #pragma unroll
           for (int k = 0; k < kPack; ++k) {
-            const T dz = bytes.at[k] >> (r + u) & 1 ? T(load(dys[u].at[k])) : T(0);
+            const T dz = bytes.get(k) >> (r + u) & 1 ? T(dys[u].get(k)) : T(0);
             sum[k] += dz;
-            products[k] += dz * (T(load(xs[u].at[k])) - mean[k]);
+            products[k] += dz * (T(xs[u].get(k)) - mean[k]);
           }
         }
       }
@@ -338,15 +337,14 @@ __global__ void __launch_bounds__(kBatchNormThreads)
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         if (r + u >= num_rows) break;
+        T dz[kPack], result[kPack];
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
-          const T dz = bytes.at[k] >> (r + u) & 1 ? T(load(dys[u].at[k])) : T(0);
-          store(&dys[u].at[k], dz);
-          store(&xs[u].at[k],
-                input_gradient(dz, T(load(xs[u].at[k])), mean[k], scale[k], mean_dz[k], slope[k]));
+          dz[k] = bytes.get(k) >> (r + u) & 1 ? T(dys[u].get(k)) : T(0);
+          result[k] = input_gradient(dz[k], T(xs[u].get(k)), mean[k], scale[k], mean_dz[k], slope[k]);
         }
-        store_pack<kPack>(dx + at + u * channels, xs[u]);
-        if constexpr (kResidual) store_pack<kPack>(dresidual + at + u * channels, dys[u]);
+        store_pack(dx + at + u * channels, pack_of<E>(result));
+        if constexpr (kResidual) store_pack(dresidual + at + u * channels, pack_of<E>(dz));
       }
     }
   });

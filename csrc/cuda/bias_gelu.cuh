@@ -61,7 +61,7 @@ __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int6
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t at = row + u * kBiasGeluWarps;
-      if (at >= end) break;
+      if (at >= end) continue;
       from[u] = load_pack<kPack>(x + at * task.columns);
       if constexpr (kBackward) grads[u] = load_pack<kPack>(grad + at * task.columns);
     }
@@ -69,19 +69,19 @@ __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int6
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t at = row + u * kBiasGeluWarps;
       if (at >= end) break;
-      Pack<T, kPack> to;
+      M to[kPack];
 #pragma unroll
       for (int k = 0; k < kPack; ++k) {
-        const M sum = load(from[u].at[k]) + bias[k];
+        const M sum = from[u].get(k) + bias[k];
         if constexpr (kBackward) {
-          const M dx = load(grads[u].at[k]) * Gelu::slope<kTanh>(sum);
+          const M dx = grads[u].get(k) * Gelu::slope<kTanh>(sum);
           sums[k] += dx;
-          store(&to.at[k], dx);
+          to[k] = dx;
         } else {
-          store(&to.at[k], Gelu::value<kTanh>(sum));
+          to[k] = Gelu::value<kTanh>(sum);
         }
       }
-      store_pack<kPack>(result + at * task.columns, to);
+      store_pack(result + at * task.columns, pack_of<T>(to));
     }
   }
 }

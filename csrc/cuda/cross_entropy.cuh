@@ -55,7 +55,7 @@ HOST_DEVICE void add_columns(RowPart<math_t<T>>& part, const Pack<T, kPack>& pac
   M max = part.max;
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
-    x[k] = load(pack.at[k]);
+    x[k] = pack.get(k);
     max = larger(max, x[k]);
   }
   part = rescaled(part, max);
@@ -171,13 +171,13 @@ __global__ void __launch_bounds__(kCrossEntropyThreads, 4)
 template <int kPack, typename T>
 HOST_DEVICE void write_columns(T* to, const Pack<T, kPack>& from, int64_t i, int64_t target,
                                const RowGradient<math_t<T>>& formula) {
-  Pack<T, kPack> pack;
+  math_t<T> gradient[kPack];
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
-    const math_t<T> x = load(from.at[k]);
-    store(&pack.at[k], i + k == target ? formula.at_the_target(x) : formula.at(x));
+    const math_t<T> x = from.get(k);
+    gradient[k] = i + k == target ? formula.at_the_target(x) : formula.at(x);
   }
-  store_pack<kPack>(to + i, pack);
+  store_pack(to + i, pack_of<T>(gradient));
 }
 
 template <typename T>

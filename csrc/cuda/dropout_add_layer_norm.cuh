@@ -53,13 +53,13 @@ struct SumRows {
     load_wide<kVec>(x + at, to);
     mask.template apply<kVec>(at, to);
     const Pack<R, kVec> residuals = load_pack<kVec>(residual + at);
-    Pack<R, kVec> sums;
+    math_t<R> sums[kVec];
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) {
-      store(&sums.at[k], to[k] + T(load(residuals.at[k])));
-      to[k] = T(load(sums.at[k]));
-    }
-    store_pack<kVec>(sum + at, sums);
+    for (int k = 0; k < kVec; ++k) sums[k] = math_t<R>(to[k] + T(residuals.get(k)));
+    const Pack<R, kVec> rounded = pack_of<R>(sums);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) to[k] = T(rounded.get(k));
+    store_pack(sum + at, rounded);
   }
   template <int kVec>
   HOST_DEVICE void again(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(sum + at, to); }
@@ -79,7 +79,7 @@ struct SumGrads {
     if (grad_sum != nullptr) {
       const Pack<R, kVec> more = load_pack<kVec>(grad_sum + at);
 #pragma unroll
-      for (int k = 0; k < kVec; ++k) grad[k] += T(load(more.at[k]));
+      for (int k = 0; k < kVec; ++k) grad[k] += T(more.get(k));
     }
     store_narrow<kVec>(grad_residual + at, grad);
     mask.template apply<kVec>(at, grad);

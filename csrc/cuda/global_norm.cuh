@@ -25,7 +25,7 @@ HOST_DEVICE void add_squares(const P* x, int64_t i, int64_t stride, int64_t end,
   for (int u = 0; u < kUnroll; ++u) {
     if (i + u * stride >= end) break;
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) sum += load(packs[u].at[k]) * load(packs[u].at[k]);
+    for (int k = 0; k < kPack; ++k) sum += packs[u].get(k) * packs[u].get(k);
   }
 }
 

@@ -49,26 +49,30 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
-    if (at >= end) break;
-    grads[u] = load_pack<kPack>(grad + at);
-    params[u] = load_pack<kPack>(param + at);
-    ms[u] = load_pack<kPack>(m + at);
-    vs[u] = load_pack<kPack>(v + at);
+    if (at < end) {
+      grads[u] = load_pack<kPack>(grad + at);
+      params[u] = load_pack<kPack>(param + at);
+      ms[u] = load_pack<kPack>(m + at);
+      vs[u] = load_pack<kPack>(v + at);
+    }
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
     if (at >= end) break;
+    T new_ms[kPack], new_vs[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T w = load(params[u].at[k]);
-      lamb_moments(w, T(load(grads[u].at[k])), ms[u].at[k], vs[u].at[k], decay, scalars);
-      const T change = lamb_update(w, ms[u].at[k], vs[u].at[k], decay, scalars);
+      const T w = params[u].get(k);
+      new_ms[k] = ms[u].get(k);
+      new_vs[k] = vs[u].get(k);
+      lamb_moments(w, T(grads[u].get(k)), new_ms[k], new_vs[k], decay, scalars);
+      const T change = lamb_update(w, new_ms[k], new_vs[k], decay, scalars);
       param_squares += w * w;
       update_squares += change * change;
     }
-    store_pack<kPack>(m + at, ms[u]);
-    store_pack<kPack>(v + at, vs[u]);
+    store_pack(m + at, pack_of<T>(new_ms));
+    store_pack(v + at, pack_of<T>(new_vs));
   }
 }
 
@@ -119,25 +123,24 @@ HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, in
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
-    if (at >= end) break;
-    params[u] = load_pack<kPack>(param + at);
-    ms[u] = load_pack<kPack>(m + at);
-    vs[u] = load_pack<kPack>(v + at);
+    if (at < end) {
+      params[u] = load_pack<kPack>(param + at);
+      ms[u] = load_pack<kPack>(m + at);
+      vs[u] = load_pack<kPack>(v + at);
+    }
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
     if (at >= end) break;
-    Pack<C, kPack> copies;
+    T updated[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T old = load(params[u].at[k]);
-      const T updated = old - rate * lamb_update(old, ms[u].at[k], vs[u].at[k], decay, scalars);
-      store(&params[u].at[k], updated);
-      if constexpr (sizeof(C) == 2) store(&copies.at[k], updated);
+      const T old = params[u].get(k);
+      updated[k] = old - rate * lamb_update(old, ms[u].get(k), vs[u].get(k), decay, scalars);
     }
-    store_pack<kPack>(param + at, params[u]);
-    if constexpr (sizeof(C) == 2) store_pack<kPack>(copy + at, copies);
+    store_pack(param + at, pack_of<P>(updated));
+    if constexpr (sizeof(C) == 2) store_pack(copy + at, pack_of<C>(updated));
   }
 }
 

@@ -44,16 +44,17 @@ HOST_DEVICE void lars_norm_packs(const P* param, const G* grad, int64_t i, int64
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
-    if (at >= end) break;
-    params[u] = load_pack<kPack>(param + at);
-    grads[u] = load_pack<kPack>(grad + at);
+    if (at < end) {
+      params[u] = load_pack<kPack>(param + at);
+      grads[u] = load_pack<kPack>(grad + at);
+    }
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     if (i + u * stride >= end) break;
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T w = load(params[u].at[k]), g = T(load(grads[u].at[k]));
+      const T w = params[u].get(k), g = T(grads[u].get(k));
       param_squares += w * w;
       grad_squares += g * g;
     }
@@ -100,29 +101,27 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
-    if (at >= end) break;
-    params[u] = load_pack<kPack>(param + at);
-    grads[u] = load_pack<kPack>(grad + at);
-    if (velocity) velocities[u] = load_pack<kPack>(velocity + at);
+    if (at < end) {
+      params[u] = load_pack<kPack>(param + at);
+      grads[u] = load_pack<kPack>(grad + at);
+      if (velocity) velocities[u] = load_pack<kPack>(velocity + at);
+    }
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
     if (at >= end) break;
-    Pack<C, kPack> copies;
+    using T = math_t<P>;
+    T vs[kPack], updated[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      using T = math_t<P>;
-      const T w = load(params[u].at[k]), g = T(load(grads[u].at[k]));
-      T v = velocity ? load(velocities[u].at[k]) : T(0);
-      const T updated = velocity ? lars_step<true>(w, g, v, scalars) : lars_step<false>(w, g, v, scalars);
-      if (velocity) store(&velocities[u].at[k], v);
-      store(&params[u].at[k], updated);
-      if constexpr (sizeof(C) == 2) store(&copies.at[k], updated);
+      const T w = params[u].get(k), g = T(grads[u].get(k));
+      vs[k] = velocity ? velocities[u].get(k) : T(0);
+      updated[k] = velocity ? lars_step<true>(w, g, vs[k], scalars) : lars_step<false>(w, g, vs[k], scalars);
     }
-    store_pack<kPack>(param + at, params[u]);
-    if (velocity) store_pack<kPack>(velocity + at, velocities[u]);
-    if constexpr (sizeof(C) == 2) store_pack<kPack>(copy + at, copies);
+    store_pack(param + at, pack_of<P>(updated));
+    if (velocity) store_pack(velocity + at, pack_of<P>(vs));
+    if constexpr (sizeof(C) == 2) store_pack(copy + at, pack_of<C>(updated));
   }
 }
 

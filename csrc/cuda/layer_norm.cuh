@@ -61,15 +61,15 @@ template <int kVec, typename T, typename X>
 HOST_DEVICE void load_wide(const X* from, T (&to)[kVec]) {
   const Pack<X, kVec> pack = load_pack<kVec>(from);
 #pragma unroll
-  for (int k = 0; k < kVec; ++k) to[k] = T(load(pack.at[k]));
+  for (int k = 0; k < kVec; ++k) to[k] = T(pack.get(k));
 }
 
 template <int kVec, typename T, typename X>
 HOST_DEVICE void store_narrow(X* to, const T (&from)[kVec]) {
-  Pack<X, kVec> pack;
+  math_t<X> values[kVec];
 #pragma unroll
-  for (int k = 0; k < kVec; ++k) store(&pack.at[k], from[k]);
-  store_pack<kVec>(to, pack);
+  for (int k = 0; k < kVec; ++k) values[k] = math_t<X>(from[k]);
+  store_pack(to, pack_of<X>(values));
 }
 
 // Weight or bias, or what stands for one that is not there.
@@ -208,9 +208,9 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
       load_param<kVec>(weight, j, T(1), weights);
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
-        const T g = load(dy.at[k]) * weights[k];
+        const T g = T(dy.get(k)) * weights[k];
         sum_g += g;
-        sum_gh += g * normalized(T(load(value.at[k])), moments);
+        sum_gh += g * normalized(T(value.get(k)), moments);
       }
     };
 #pragma unroll
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
       load_param<kVec>(weight, j, T(1), result);
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
-        const T h = normalized(T(load(value.at[k])), moments), d = load(dy.at[k]);
+        const T h = normalized(T(value.get(k)), moments), d = T(dy.get(k));
         for_weight[k] += d * h;
         for_bias[k] += d;
         result[k] = layer_norm_grad(d * result[k], h, mean_g, mean_gh, moments.rstd);

@@ -42,29 +42,25 @@ HOST_DEVICE void sgd_packs(P* param, const G* grad, P* buffer, C* copy, int64_t 
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
-    if (at >= end) break;
-    params[u] = load_pack<kPack>(param + at);
-    grads[u] = load_pack<kPack>(grad + at);
-    if constexpr (kMomentum) buffers[u] = load_pack<kPack>(buffer + at);
+    if (at < end) {
+      params[u] = load_pack<kPack>(param + at);
+      grads[u] = load_pack<kPack>(grad + at);
+      if constexpr (kMomentum) buffers[u] = load_pack<kPack>(buffer + at);
+    }
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
     if (at >= end) break;
-    Pack<C, kPack> copies;
+    math_t<P> momentum[kPack] = {}, updated[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      math_t<P> momentum = 0;
-      if constexpr (kMomentum) momentum = load(buffers[u].at[k]);
-      const math_t<P> updated =
-          sgd_step<kMomentum>(load(params[u].at[k]), math_t<P>(load(grads[u].at[k])), momentum, scalars);
-      if constexpr (kMomentum) store(&buffers[u].at[k], momentum);
-      store(&params[u].at[k], updated);
-      if constexpr (sizeof(C) == 2) store(&copies.at[k], updated);
+      if constexpr (kMomentum) momentum[k] = buffers[u].get(k);
+      updated[k] = sgd_step<kMomentum>(params[u].get(k), math_t<P>(grads[u].get(k)), momentum[k], scalars);
     }
-    store_pack<kPack>(param + at, params[u]);
-    if constexpr (kMomentum) store_pack<kPack>(buffer + at, buffers[u]);
-    if constexpr (sizeof(C) == 2) store_pack<kPack>(copy + at, copies);
+    store_pack(param + at, pack_of<P>(updated));
+    if constexpr (kMomentum) store_pack(buffer + at, pack_of<P>(momentum));
+    if constexpr (sizeof(C) == 2) store_pack(copy + at, pack_of<C>(updated));
   }
 }
 
