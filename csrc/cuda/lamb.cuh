@@ -77,7 +77,7 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
 }
 
 template <typename P, typename G>
-__global__ void __launch_bounds__(kLambThreads)
+__global__ void __launch_bounds__(kLambThreads, 1)  // without the 1, sm_70 spills rather than take more registers
     lamb_moments_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                         const LambScalars<math_t<P>>* scalars_at, Sums* sums) {
   static_assert(sizeof(table) + 64 <= kMostArgumentBytes, "kernel arguments");
@@ -145,7 +145,7 @@ HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, in
 }
 
 template <typename P, typename C>
-__global__ void __launch_bounds__(kLambThreads, 1)  // without the 1, sm_70 spills rather than take more registers
+__global__ void __launch_bounds__(kLambThreads, 1)  // as above
     lamb_update_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                        const LambScalars<math_t<P>>* scalars_at, const double* rates) {
   using T = math_t<P>;

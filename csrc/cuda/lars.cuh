@@ -20,6 +20,9 @@ constexpr int kLarsThreads = 256;
 constexpr int kLarsPack = 4;
 constexpr int kLarsUnroll = 2;
 constexpr int kLarsChunk = 4 * kLarsThreads * kLarsPack * kLarsUnroll;
+// Blocks that a multiprocessor is to hold: at most 80 registers per thread.
+template <typename P>
+constexpr int kLarsBlocks = sizeof(P) == 8 ? 1 : 3;
 constexpr int kLarsRateThreads = 128;
 
 enum LarsSlot { kLarsParam, kLarsGrad, kLarsVelocity, kLarsCopy, kLarsDepth };
@@ -127,7 +130,7 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
 
 // `rates` may be null: then every tensor's is the learning rate. Without momentum there are no velocities.
 template <typename P, typename G, typename C>
-__global__ void __launch_bounds__(kLarsThreads, 1)
+__global__ void __launch_bounds__(kLarsThreads, kLarsBlocks<P>)
     lars_update_kernel(const LarsTable table, const LarsSettings s, const double* rates) {
   using T = math_t<P>;
   if (s.found_inf.is_set()) return;

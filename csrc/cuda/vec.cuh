@@ -111,6 +111,7 @@ HOST_DEVICE Pack<T, N> load_pack(const T* from) {
   return pack;
 }
 
+// To global memory. Of an assignment nvcc may make single stores, of __stwb (the usual kind of store) it does not.
 template <typename T, int N>
 HOST_DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
   using Move = typename Pack<T, N>::Move;
