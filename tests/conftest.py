@@ -3,6 +3,17 @@
 import pytest
 import torch
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the tests that need it say so; those for a GPU do not
+    pass
+else:
+    settings.register_profile(
+        "suite", derandomize=True, deadline=None, database=None, max_examples=60,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    settings.load_profile("suite")
+
 
 def pytest_addoption(parser):
     parser.addoption("--cuda-on-cpu", nargs="?", const="each", metavar="SCHEDULE",
@@ -21,6 +32,14 @@ def pytest_configure(config):
         from cuda_on_cpu.plugin import CudaOnCpu
 
         config.pluginmanager.register(CudaOnCpu(config.getoption("--cuda-on-cpu")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_its_own(tmp_path_factory):
+    """What a run keeps in ~/.cache is made anew, by the code that is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 def pytest_collection_modifyitems(items):

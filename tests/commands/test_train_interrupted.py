@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ import time
 import psutil
 import pytest
 import torch
-from commands.runs import arguments, kinds_of, start, train, wait_until
+from commands.runs import arguments, end_of, kinds_of, start, train, wait_until
 from safetensors.torch import load_file
 
 from airank_fast.record.events import effective, read_events
@@ -49,23 +50,26 @@ def assert_same_run(resumed, uninterrupted):
 
 MOMENTS = {
     "before anything is saved": lambda out: "block_start" in kinds_of(out),
-    "after a checkpoint": lambda out: kinds_of(out).count("checkpoint") == 2,
+    "after a checkpoint": lambda out: kinds_of(out).count("checkpoint") >= 2,
     "while a checkpoint is written": lambda out: (
         kinds_of(out).count("checkpoint") >= 1
         and any(p.name.endswith(".tmp") for p in (out / "checkpoints").glob(".*"))
     ),
-    "in an evaluation": lambda out: kinds_of(out).count("eval_start") == 2,
+    "in an evaluation": lambda out: kinds_of(out).count("eval_start") >= 2,
     "at the last moment": lambda out: "run_stop" in kinds_of(out),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(moment, tree, uninterrupted, tmp_path):
-    output = tmp_path / "out"
-    process = start(arguments(tree, output, *CHECKPOINTS))
-    wait_until(lambda: MOMENTS[moment](output), process)
-    process.kill()
-    process.communicate()
+    for attempt in range(5):
+        output = tmp_path / f"out{attempt}"
+        process = start(arguments(tree, output, *CHECKPOINTS))
+        wait_until(lambda: MOMENTS[moment](output), process)  # noqa: B023
+        process.kill()
+        process.communicate()
+        if "process_stop" not in kinds_of(output):  # else it was over before the signal came
+            break
     resumed = train(arguments(tree, output, *CHECKPOINTS, "--resume"))
     assert resumed.returncode in (0, 1), resumed.stderr
     assert_same_run(output, uninterrupted)
@@ -95,7 +99,7 @@ def test_sigterm_saves_closes_and_resumes(tree, uninterrupted, tmp_path):
     process = start(arguments(tree, output, *CHECKPOINTS))
     wait_until(lambda: "checkpoint" in kinds_of(output), process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = end_of(process)
     assert process.returncode == 143, stderr
     assert_airank_log_is_closed(output, "sigterm")
     assert "Traceback" not in stderr
@@ -106,9 +110,10 @@ def test_sigterm_saves_closes_and_resumes(tree, uninterrupted, tmp_path):
 def rank_processes(launcher):
     found = {}
     for child in psutil.Process(launcher.pid).children(recursive=True):
-        rank = child.environ().get("RANK")
-        if rank is not None:
-            found.setdefault(int(rank), child)
+        with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+            rank = child.environ().get("RANK")
+            if rank is not None:
+                found.setdefault(int(rank), child)
     return found
 
 
@@ -117,9 +122,9 @@ def test_a_lost_rank_closes_the_log(tree, tmp_path):
     launcher = start(arguments(tree, output, "--amp", "--epochs", "200"), ranks=2)
     wait_until(lambda: "epoch_stop" in kinds_of(output), launcher)
     os.kill(rank_processes(launcher)[1].pid, signal.SIGKILL)
-    launcher.communicate(timeout=120)
+    end_of(launcher)
     assert launcher.returncode != 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while "process_stop" not in kinds_of(output) and time.monotonic() < deadline:
         time.sleep(0.1)
     reason = summarize(read_events(output / "events.jsonl"))["reason"]

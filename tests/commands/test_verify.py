@@ -24,7 +24,7 @@ runpy.run_module("airank_fast.verify", run_name="__main__", alter_sys=True)
 
 def verify(*arguments, **options):
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600, **options)
 
 
 def test_statuses_and_text(tmp_path):

@@ -26,7 +26,7 @@ def test_a_signal_is_noticed_and_handlers_are_put_back():
     with Shutdown(lambda: None) as shutdown:
         assert not shutdown.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not shutdown.requested and time.monotonic() < deadline:
             time.sleep(0.01)
         assert shutdown.requested
@@ -37,6 +37,6 @@ def test_a_stuck_process_says_its_last_words():
     process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=120)
     assert out == "last words\n"
     assert process.returncode == 143

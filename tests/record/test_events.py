@@ -42,17 +42,19 @@ def test_time_never_runs_backwards(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)  # someone sets the clock back between two processes
     with EventLog(path, resume=True) as log:
         assert log.emit("resume", step=0, samples=0)["t"] >= first["t"]
+        outside = time.perf_counter()
         begin = log.now()
         time.sleep(0.02)
-        assert 0.015 < log.now() - begin < 1
+        assert 0.015 < log.now() - begin < time.perf_counter() - outside + 0.005
     times = [event["t"] for event in read_events(path)]
     assert times == sorted(times)
 
 
 def test_start_of_the_process():
     program = "import time; from airank_fast.record.events import process_start_time as f; print(time.time() - f())"
+    before = time.time()
     age_s = float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
-    assert 0 < age_s < 60
+    assert 0 < age_s < time.time() - before + 0.1  # the system counts in hundredths of a second
 
 
 def test_needs_nothing_but_the_standard_library():
@@ -136,14 +138,16 @@ def test_a_failing_subscriber_does_not_hide_an_event(tmp_path):
     assert kinds(told) == kinds(read_events(tmp_path / "events.jsonl")) == ["run_start"]
 
 
-def test_an_emit_costs_microseconds(tmp_path):
-    costs = []
+def test_an_event_of_a_step_is_one_write_and_waits_for_no_disk(tmp_path, monkeypatch):
+    write, written, synchronised = os.write, [], []
+    monkeypatch.setattr(os, "write", lambda file, line: written.append(line) or write(file, line))
+    monkeypatch.setattr(os, "fsync", synchronised.append)
     with EventLog(tmp_path / "events.jsonl") as log:
-        for step in range(500):
-            begin = time.perf_counter()
+        for step in range(5):
             log.emit("steps", first_step=step, num_steps=4, loss=[1.5] * 4, lr=[0.1] * 4, core_s=[0.01] * 4)
-            costs.append(time.perf_counter() - begin)
-    assert sorted(costs)[250] < 100e-6
+        assert not synchronised
+    assert b"".join(written) == (tmp_path / "events.jsonl").read_bytes()
+    assert len(written) == 5
 
 
 class Disk:

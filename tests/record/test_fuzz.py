@@ -6,7 +6,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airank_fast.record import events as events_module
@@ -14,12 +14,6 @@ from airank_fast.record.events import name_floats, to_line
 from airank_fast.record.formats import airank, events, flagperf, mlperf
 from airank_fast.rules import verifying
 from bench.fuzz_targets import SEEDS, TARGETS, run
-
-settings.register_profile(
-    "suite", derandomize=True, deadline=None, database=None, max_examples=60,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
-settings.load_profile("suite")
 
 
 @st.composite

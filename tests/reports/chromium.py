@@ -51,7 +51,7 @@ class Seen:
 class Browser:
     """A browser process; a context manager."""
 
-    def __init__(self, program: str, timeout_s: float = 60):
+    def __init__(self, program: str, timeout_s: float = 300):
         self._timeout_s = timeout_s
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_browser, self._write = os.pipe()
@@ -96,7 +96,9 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._order("Emulation.setEmulatedMedia", {"media": media, "features": features}, session)
         self._order("Page.navigate", {"url": path.resolve().as_uri()}, session)
-        self._wait_for("Page.loadEventFired")
+        loaded = "new Promise(then => document.readyState == 'complete' ? then() : addEventListener('load', then))"
+        self._wait_for("Page.loadEventFired")  # it may have been the empty page's
+        self._order("Runtime.evaluate", {"expression": loaded + ".then(() => 0)", "awaitPromise": True}, session)
         values = {}
         for name, text in (expressions or {}).items():
             wanted = {"expression": text, "returnByValue": True}

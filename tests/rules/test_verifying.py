@@ -116,7 +116,7 @@ def test_a_line_of_a_mebibyte_takes_no_longer_than_it_must(tmp_path, line):
     for name in verifying.BOOKS:
         (tmp_path / "log").write_text(line + "\n")
         list(verifying.check_file(tmp_path / "log", [name], Known()))
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 30  # a tenth of a second here; hours where it is quadratic
 
 
 # run directories
