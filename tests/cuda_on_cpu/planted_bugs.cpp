@@ -44,7 +44,7 @@ __global__ void row_kernel(const float* x, float* y, int num_columns) {
   if (kBug == kTailPastTheEnd || is_aligned<4>(row)) {
     for (int i = 4 * int(threadIdx.x); i < in_packs; i += 4 * kThreads) {
       const Pack<float, 4> pack = load_pack<4>(row + i);
-      for (int k = 0; k < 4; ++k) sum += pack.at[k], largest = fmaxf(largest, pack.at[k]);
+      for (int k = 0; k < 4; ++k) sum += pack.get(k), largest = fmaxf(largest, pack.get(k));
     }
     for (int i = in_packs + int(threadIdx.x); i < num_columns; i += kThreads)
       sum += row[i], largest = fmaxf(largest, row[i]);
