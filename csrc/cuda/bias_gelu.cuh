@@ -42,47 +42,54 @@ HOST_DEVICE math_t<T> bias_at(const BiasGeluTask& task, int64_t column) {
   return load(static_cast<const T*>(task.bias)[column]);
 }
 
+// Formula for x of type T.
+template <typename T> struct FormulaOf { using type = Gelu; };
+template <> struct FormulaOf<__half> { using type = GeluOf16Bits; };
+template <> struct FormulaOf<__nv_bfloat16> { using type = GeluOf16Bits; };
+
 // One thread's columns from `column` on, down the rows of its block's chunk; `sums` takes the columns' gradients.
 template <bool kTanh, bool kBackward, int kPack, typename T>
 __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int64_t column, math_t<T>* sums) {
   using M = math_t<T>;
+  using Formula = typename FormulaOf<T>::type;
   constexpr int kUnroll = kBiasGeluUnroll<T> / (kBackward ? 2 : 1);
-  const T* x = static_cast<const T*>(task.x) + column;
-  const T* grad = static_cast<const T*>(task.grad) + column;
-  T* result = static_cast<T*>(task.result) + column;
+  const int64_t begin = int64_t(blockIdx.y) * task.rows_per_chunk;
+  const int64_t rows = task.rows - begin < task.rows_per_chunk ? task.rows - begin : task.rows_per_chunk;
+  const int warp = int(threadIdx.x / 32);
+  const int64_t first = (begin + warp) * task.columns + column, step = kBiasGeluWarps * task.columns;
+  const T* x = static_cast<const T*>(task.x) + first;
+  const T* grad = static_cast<const T*>(task.grad) + first;
+  T* result = static_cast<T*>(task.result) + first;
   M bias[kPack];
 #pragma unroll
   for (int k = 0; k < kPack; ++k) bias[k] = bias_at<T>(task, column + k);
-  const int64_t begin = int64_t(blockIdx.y) * task.rows_per_chunk;
-  const int64_t after = begin + task.rows_per_chunk;
-  const int64_t end = after < task.rows ? after : task.rows;
-  for (int64_t row = begin + threadIdx.x / 32; row < end; row += kBiasGeluWarps * kUnroll) {
+  for (int left = int(rows) - warp; left > 0; left -= kBiasGeluWarps * kUnroll) {
     Pack<T, kPack> from[kUnroll], grads[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = row + u * kBiasGeluWarps;
-      if (at >= end) continue;
-      from[u] = load_pack<kPack>(x + at * task.columns);
-      if constexpr (kBackward) grads[u] = load_pack<kPack>(grad + at * task.columns);
+      if (u * kBiasGeluWarps >= left) continue;
+      from[u] = load_pack<kPack>(x + u * step);
+      if constexpr (kBackward) grads[u] = load_pack<kPack>(grad + u * step);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = row + u * kBiasGeluWarps;
-      if (at >= end) break;
+      if (u * kBiasGeluWarps >= left) break;
       M to[kPack];
 #pragma unroll
       for (int k = 0; k < kPack; ++k) {
         const M sum = from[u].get(k) + bias[k];
         if constexpr (kBackward) {
-          const M dx = grads[u].get(k) * Gelu::slope<kTanh>(sum);
-          sums[k] += dx;
-          to[k] = dx;
+          to[k] = grads[u].get(k) * Formula::template slope<kTanh>(sum);
+          sums[k] += to[k];
         } else {
-          to[k] = Gelu::value<kTanh>(sum);
+          to[k] = Formula::template value<kTanh>(sum);
         }
       }
-      store_pack(result + at * task.columns, pack_of<T>(to));
+      store_pack(result + u * step, pack_of<T>(to));
     }
+    x += kUnroll * step;
+    if constexpr (kBackward) grad += kUnroll * step;
+    result += kUnroll * step;
   }
 }
 
