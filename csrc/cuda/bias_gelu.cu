@@ -19,7 +19,7 @@ int64_t rows_per_chunk(int64_t rows, int64_t at_least) {
   return needed > at_least ? needed : at_least;
 }
 constexpr int64_t kForwardRows = 64;
-constexpr int64_t kBackwardRows = 128;
+constexpr int64_t kBackwardRows = 32;  // 2,048 blocks of 4096 x 4096 16-bit numbers, for 2 MB of partial sums
 
 template <typename T, int kPack>
 bool fits(const BiasGeluLaunch& work) {

@@ -60,17 +60,21 @@ __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int6
   const T* x = static_cast<const T*>(task.x) + first;
   const T* grad = static_cast<const T*>(task.grad) + first;
   T* result = static_cast<T*>(task.result) + first;
-  M bias[kPack];
-#pragma unroll
-  for (int k = 0; k < kPack; ++k) bias[k] = bias_at<T>(task, column + k);
-  for (int left = int(rows) - warp; left > 0; left -= kBiasGeluWarps * kUnroll) {
-    Pack<T, kPack> from[kUnroll], grads[kUnroll];
+  int left = int(rows) - warp;
+  Pack<T, kPack> from[kUnroll], grads[kUnroll];
+  const auto load_rows = [&] {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       if (u * kBiasGeluWarps >= left) continue;
       from[u] = load_pack<kPack>(x + u * step);
       if constexpr (kBackward) grads[u] = load_pack<kPack>(grad + u * step);
     }
+  };
+  load_rows();  // before the bias, which is waited for
+  M bias[kPack];
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) bias[k] = bias_at<T>(task, column + k);
+  while (left > 0) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       if (u * kBiasGeluWarps >= left) break;
@@ -87,9 +91,11 @@ __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int6
       }
       store_pack(result + u * step, pack_of<T>(to));
     }
+    left -= kBiasGeluWarps * kUnroll;
     x += kUnroll * step;
     if constexpr (kBackward) grad += kUnroll * step;
     result += kUnroll * step;
+    load_rows();
   }
 }
 
