@@ -84,8 +84,7 @@ struct RowGradient {
   T everywhere;
   T at_target;
 
-  HOST_DEVICE T at(T x) const { return of_exp(exp_nonpositive(x - max)); }
-  HOST_DEVICE T of_exp(T e) const { return p_scale * e - everywhere; }
+  HOST_DEVICE T at(T x) const { return p_scale * exp_nonpositive(x - max) - everywhere; }
   HOST_DEVICE T at_the_target(T x) const { return at(x) - at_target; }
 };
 

@@ -219,7 +219,8 @@ HOST_DEVICE void write_columns(T* to, const Pack<T, kPack>& from, int64_t i, int
                                const RowGradient<math_t<T>>& formula) {
   math_t<T> gradient[kPack];
 #pragma unroll
-  for (int k = 0; k < kPack; ++k) gradient[k] = formula.of_exp(exp_below<T>(from.get(k) - formula.max));
+  for (int k = 0; k < kPack; ++k)
+    gradient[k] = formula.p_scale * exp_below<T>(from.get(k) - formula.max) - formula.everywhere;
   if (uint64_t(target - i) < kPack) {  // one thread of the row
 #pragma unroll
     for (int k = 0; k < kPack; ++k)
