@@ -3,7 +3,8 @@
 // Mapping: a warp covers 32 packs of 16 bytes of a row, the 8 warps of a block 8 rows at a time; a block keeps its
 // columns, so a thread reads its part of the bias once, and goes down its chunk of rows with several packs in flight.
 // Where the number of columns or an address does not allow packs, a pack is one element. Bytes per element: 2e
-// forward, 3e backward.
+// forward, 3e backward; in the time that 16-bit elements take to move, an H200's multiprocessor issues 30 instructions
+// for each forward and 45 backward, which is why they have formulas of their own.
 //
 // The bias's gradient is summed in a fixed order: in registers down the chunk, over the 8 warps in shared memory, and
 // over the chunks by a second kernel, from [chunks, columns] numbers that the first one wrote.
@@ -42,7 +43,7 @@ HOST_DEVICE math_t<T> bias_at(const BiasGeluTask& task, int64_t column) {
   return load(static_cast<const T*>(task.bias)[column]);
 }
 
-// Formula for x of type T.
+// The formula for x of type T.
 template <typename T> struct FormulaOf { using type = Gelu; };
 template <> struct FormulaOf<__half> { using type = GeluOf16Bits; };
 template <> struct FormulaOf<__nv_bfloat16> { using type = GeluOf16Bits; };

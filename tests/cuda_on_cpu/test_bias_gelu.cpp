@@ -56,7 +56,7 @@ void check(int64_t rows, int64_t columns, bool tanh) {
 template <typename T, typename B>
 void kernels() {
   for (const bool tanh : {false, true}) {
-    check<T, B>(131, 24, tanh);  // two chunks; packs for every dtype
+    check<T, B>(131, 24, tanh);  // three chunks; packs for every dtype
     check<T, B>(9, 33, tanh);
   }
 }
