@@ -23,6 +23,9 @@ constexpr int kCrossEntropyThreads = 256;
 // Packs in flight per thread; more of float64 would spill registers.
 template <typename T>
 constexpr int kCrossEntropyUnroll = sizeof(T) == 8 ? 1 : 4;
+// Blocks that a multiprocessor is to hold, which leaves a thread 64 registers or, for float64, 80.
+template <typename T>
+constexpr int kCrossEntropyBlocks = sizeof(T) == 8 ? 3 : 4;
 
 // math_t<T> numbers behind the pointers to void; strides in elements.
 struct CrossEntropyRows {
@@ -148,7 +151,7 @@ __device__ __forceinline__ RowPart<M> merged_over_row(RowPart<M> part) {
     part.sum += __shfl_xor_sync(0xffffffffu, part.sum, distance);
     if (kSmoothing) part.above += __shfl_xor_sync(0xffffffffu, part.above, distance);
   }
-  if constexpr (kWarps == 1) return part;
+  if constexpr (kWarps == 1) return part;  // of the whole row
   SHARED(RowPart<M>, of_warp, [kWarps]);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = part;
   __syncthreads();
@@ -162,7 +165,7 @@ __device__ __forceinline__ RowPart<M> merged_over_row(RowPart<M> part) {
 }
 
 template <bool kSmoothing, int kRowThreads, typename T>
-__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
+__global__ void __launch_bounds__(kCrossEntropyThreads, kCrossEntropyBlocks<T>)
     cross_entropy_kernel(const CrossEntropyRows rows, math_t<T>* losses) {
   using M = math_t<T>;
   const int64_t i = row_of_thread<kRowThreads>();
@@ -271,7 +274,7 @@ __device__ __forceinline__ void write_zeros(T* to, int64_t size) {
 
 // `grad` is one number, or one per row, as grad_stride says.
 template <int kRowThreads, typename T>
-__global__ void __launch_bounds__(kCrossEntropyThreads, 4)
+__global__ void __launch_bounds__(kCrossEntropyThreads, kCrossEntropyBlocks<T>)
     cross_entropy_backward_kernel(const CrossEntropyRows rows, const math_t<T>* grad, int64_t grad_stride,
                                   const math_t<T>* scale, void* gradient, int64_t gradient_stride) {
   using M = math_t<T>;
