@@ -65,4 +65,46 @@ struct Gelu {
   }
 };
 
+// The same for 16-bit x on a GPU, where memory would wait for the arithmetic above: half its instructions.
+//
+//   none:  P(-|u|) = 2^p(|u|), p a polynomial fitted to a relative error of 3e-5 for |u| <= 2, 1e-4 to 4, 1e-3 to 9
+//          (P(-9) = 1e-19); its leading coefficient is negative, so P goes to 0 from there
+//   tanh:  s(u) = 1 / (1 + 2^(-2 k log2(e) (u + c u^3))), which overflows to the right limit
+struct GeluOf16Bits {
+  template <bool kTanh>
+  HOST_DEVICE static float value(float u) {
+    if constexpr (kTanh) return quick_quotient(u, 1.0f + tanh_power(u, u * u));
+    else return u * erf_share(u);
+  }
+
+  template <bool kTanh>
+  HOST_DEVICE static float slope(float u) {
+    if constexpr (kTanh) {
+      const float share = quick_reciprocal(1.0f + tanh_power(u, u * u));
+      return share + u * (share - share * share) * (1.59576912f + 0.214064144f * (u * u));
+    } else {
+      return erf_share(u) + 0.398942280f * u * exp2f(-0.721347520f * u * u);
+    }
+  }
+
+ private:
+  HOST_DEVICE static float erf_share(float u) {
+    const float size = fabsf(u);
+    float p = -1.06180380e-6f;
+    p = p * size + 4.40675176e-5f;
+    p = p * size - 7.79091846e-4f;
+    p = p * size + 7.88502954e-3f;
+    p = p * size - 0.0527100787f;
+    p = p * size - 0.459585249f;
+    p = p * size - 1.15091312f;
+    const float below = exp2f(p * size - 1.0f);
+    return u < 0.0f ? below : 1.0f - below;
+  }
+
+  // exp(-2 k (u + c u^3))
+  HOST_DEVICE static float tanh_power(float u, float square) {
+    return exp2f(u * (-2.30220820f - 0.102943240f * square));
+  }
+};
+
 }  // namespace airank_fast

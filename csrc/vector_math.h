@@ -21,11 +21,13 @@ HOST_DEVICE double quick_reciprocal(double x) { return 1.0 / x; }
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 HOST_DEVICE float exp_nonpositive(float x) { return expf(x); }
 #ifdef __CUDA_ARCH__
-HOST_DEVICE float quick_reciprocal(float x) { return __fdividef(1.0f, x); }  // for x >= 1: within 2 ulp
+HOST_DEVICE float quick_quotient(float x, float y) { return __fdividef(x, y); }  // within 2 ulp; 0 for y >= 2^126
 #else
-HOST_DEVICE float quick_reciprocal(float x) { return 1.0f / x; }
+HOST_DEVICE float quick_quotient(float x, float y) { return x / y; }
 #endif
+HOST_DEVICE float quick_reciprocal(float x) { return quick_quotient(1.0f, x); }
 #else
+HOST_DEVICE float quick_quotient(float x, float y) { return x / y; }
 HOST_DEVICE float quick_reciprocal(float x) { return 1.0f / x; }
 
 // exp(x) for x <= 0, NaN for NaN. Below -87.3, where float32 has only subnormal numbers left, it is 0.

@@ -12,14 +12,13 @@ constexpr int64_t kMaxChunks = 1024;  // grid.y allows 65,535; more blocks than 
 
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Enough for every thread to have several packs in flight, few enough for many blocks.
-int64_t rows_per_chunk(int64_t rows, int64_t at_least) {
-  const int64_t step = kBiasGeluWarps * kBiasGeluUnroll<float>;
-  const int64_t needed = divided_up(divided_up(rows, kMaxChunks), step) * step;
-  return needed > at_least ? needed : at_least;
+// Enough for every thread to have several packs in flight and for its columns' bias to be read seldom; few enough for
+// each of an H200's multiprocessors to get 8 blocks of 4096 x 4096 16-bit numbers, and 1 MB of partial sums.
+int64_t rows_per_chunk(int64_t rows) {
+  constexpr int64_t kRows = 64, kStep = kBiasGeluWarps * kBiasGeluUnroll<float>;
+  const int64_t needed = divided_up(divided_up(rows, kMaxChunks), kStep) * kStep;
+  return needed > kRows ? needed : kRows;
 }
-constexpr int64_t kForwardRows = 64;
-constexpr int64_t kBackwardRows = 128;
 
 template <typename T, int kPack>
 bool fits(const BiasGeluLaunch& work) {
@@ -39,7 +38,7 @@ dim3 grid_of(const BiasGeluLaunch& work, int64_t rows) {
 
 template <bool kTanh, int kPack, typename T>
 cudaError_t forward(const BiasGeluLaunch& work, cudaStream_t stream) {
-  const int64_t rows = rows_per_chunk(work.rows, kForwardRows);
+  const int64_t rows = rows_per_chunk(work.rows);
   return launch(bias_gelu_kernel<kTanh, kPack, T>, grid_of<T, kPack>(work, rows), kBlock, 0, stream,
                 task_of(work, rows));
 }
@@ -53,7 +52,7 @@ cudaError_t add_chunks(const BiasGeluLaunch& work, cudaStream_t stream) {
 
 template <bool kTanh, int kPack, typename T>
 cudaError_t backward(const BiasGeluLaunch& work, cudaStream_t stream) {
-  const int64_t rows = rows_per_chunk(work.rows, kBackwardRows);
+  const int64_t rows = rows_per_chunk(work.rows);
   const cudaError_t error = launch(bias_gelu_backward_kernel<kTanh, kPack, T>, grid_of<T, kPack>(work, rows), kBlock,
                                    0, stream, task_of(work, rows));
   if (error != cudaSuccess) return error;
@@ -89,7 +88,7 @@ cudaError_t choose_dtype(const BiasGeluLaunch& work, bool is_backward, cudaStrea
 
 }  // namespace
 
-int64_t bias_gelu_chunks(int64_t rows) { return divided_up(rows, rows_per_chunk(rows, kBackwardRows)); }
+int64_t bias_gelu_chunks(int64_t rows) { return divided_up(rows, rows_per_chunk(rows)); }
 
 cudaError_t launch_bias_gelu(const BiasGeluLaunch& work, cudaStream_t stream) {
   return choose_dtype(work, false, stream);

@@ -1,5 +1,5 @@
-// Cross entropy on the GPU: chooses the kernel for the dtype; a block per row. Free of torch, so that tests can
-// compile it for the CPU. It has not run on a GPU yet.
+// Cross entropy on the GPU: chooses the kernel for the dtype, the length of a row and label smoothing. Free of torch,
+// so that tests can compile it for the CPU. It has not run on a GPU yet.
 #include "cross_entropy.h"
 
 #include "cross_entropy.cuh"
@@ -10,8 +10,32 @@ namespace {
 constexpr dim3 kBlock(kCrossEntropyThreads);
 
 CrossEntropyRows rows_of(const CrossEntropyLaunch& work) {
-  return {work.logits,       work.target,          work.statistics, work.logits_stride, work.num_classes,
-          work.ignore_index, work.label_smoothing, work.label_smoothing / double(work.num_classes)};
+  return {work.logits,      work.target,       work.statistics,      work.num_rows, work.logits_stride,
+          work.num_classes, work.ignore_index, work.label_smoothing, work.label_smoothing / double(work.num_classes)};
+}
+
+// A warp's packs in flight are 2 KB: of shorter rows a block would leave most threads idle, and wait for its barriers.
+template <typename T>
+bool a_warp_is_enough(const CrossEntropyLaunch& work) {
+  return work.num_classes * int64_t(sizeof(T)) <= 4096;
+}
+
+template <int kRowThreads>
+dim3 grid_of(const CrossEntropyLaunch& work) {
+  constexpr int64_t kRows = kCrossEntropyThreads / kRowThreads;
+  return dim3(unsigned((work.num_rows + kRows - 1) / kRows));
+}
+
+template <bool kSmoothing, int kRowThreads, typename T>
+cudaError_t rows_forward(const CrossEntropyLaunch& work, cudaStream_t stream) {
+  return launch(cross_entropy_kernel<kSmoothing, kRowThreads, T>, grid_of<kRowThreads>(work), kBlock, 0, stream,
+                rows_of(work), static_cast<math_t<T>*>(work.losses));
+}
+
+template <bool kSmoothing, typename T>
+cudaError_t choose_threads(const CrossEntropyLaunch& work, cudaStream_t stream) {
+  return a_warp_is_enough<T>(work) ? rows_forward<kSmoothing, 32, T>(work, stream)
+                                   : rows_forward<kSmoothing, kCrossEntropyThreads, T>(work, stream);
 }
 
 template <typename T>
@@ -19,21 +43,27 @@ cudaError_t forward(const CrossEntropyLaunch& work, cudaStream_t stream) {
   using M = math_t<T>;
   M* losses = static_cast<M*>(work.losses);
   if (work.num_rows > 0) {
-    const cudaError_t error = launch(cross_entropy_kernel<T>, dim3(unsigned(work.num_rows)), kBlock, 0, stream,
-                                     rows_of(work), losses);
+    const cudaError_t error = work.label_smoothing != 0 ? choose_threads<true, T>(work, stream)
+                                                        : choose_threads<false, T>(work, stream);
     if (error != cudaSuccess) return error;
   }
   return launch(cross_entropy_reduce_kernel<M>, dim3(1), kBlock, 0, stream, losses, work.target, work.num_rows,
                 work.ignore_index, work.mean, static_cast<M*>(work.loss), static_cast<M*>(work.scale));
 }
 
+template <int kRowThreads, typename T>
+cudaError_t rows_backward(const CrossEntropyLaunch& work, cudaStream_t stream) {
+  using M = math_t<T>;
+  return launch(cross_entropy_backward_kernel<kRowThreads, T>, grid_of<kRowThreads>(work), kBlock, 0, stream,
+                rows_of(work), static_cast<const M*>(work.grad), work.grad_stride, static_cast<const M*>(work.scale),
+                work.gradient, work.gradient_stride);
+}
+
 template <typename T>
 cudaError_t backward(const CrossEntropyLaunch& work, cudaStream_t stream) {
-  using M = math_t<T>;
   if (work.num_rows == 0) return cudaSuccess;
-  return launch(cross_entropy_backward_kernel<T>, dim3(unsigned(work.num_rows)), kBlock, 0, stream, rows_of(work),
-                static_cast<const M*>(work.grad), work.grad_stride, static_cast<const M*>(work.scale), work.gradient,
-                work.gradient_stride);
+  return a_warp_is_enough<T>(work) ? rows_backward<32, T>(work, stream)
+                                   : rows_backward<kCrossEntropyThreads, T>(work, stream);
 }
 
 }  // namespace

@@ -49,13 +49,14 @@ void check(int64_t rows, int64_t columns, bool tanh) {
 
   check_close("bias_gelu: y", y, want_y, 8 * kEpsilon<T>);
   check_close("bias_gelu: dx", dx, want_dx, 8 * kEpsilon<T>);
-  check_close("bias_gelu: bias_gradient", bias_gradient, want_bias, 64 * kEpsilon<M> + 2 * kEpsilon<B>);
+  constexpr double kFormula = sizeof(T) == 2 ? 1e-4 : 64 * kEpsilon<M>;  // of 16-bit x it is fitted to 16 bits
+  check_close("bias_gelu: bias_gradient", bias_gradient, want_bias, kFormula + 2 * kEpsilon<B>);
 }
 
 template <typename T, typename B>
 void kernels() {
   for (const bool tanh : {false, true}) {
-    check<T, B>(131, 24, tanh);  // two chunks; packs for every dtype
+    check<T, B>(131, 24, tanh);  // three chunks; packs for every dtype
     check<T, B>(9, 33, tanh);
   }
 }

@@ -95,7 +95,9 @@ template <typename T>
 void kernels() {
   check<T>({97, 97, 0.1, true, false, true}, targets(96, kIgnore, 0));
   check<T>({1, 1, 0.0, false, true, false}, targets(0, 0, 1));
-  check<T>({2100, 2104, 0.0, false, false, false}, targets(5, 2099, 1000));
+  check<T>({600, 601, 0.0, true, false, true}, targets(kIgnore, 599, 300));
+  check<T>({2100, 2104, 0.0, false, false, false}, targets(5, 2099, 1000));  // longer than a warp takes alone
+  check<T>({2101, 2103, 0.1, false, true, true}, targets(2100, kIgnore, 1000));
 }
 
 void cases() {
