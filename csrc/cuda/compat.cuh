@@ -3,11 +3,14 @@
 //
 //   SHARED(float, sums, [32]);   shared memory of fixed size, in place of `__shared__ float sums[32]`
 //   DYN_SMEM(float, row);        the dynamic shared memory, as a pointer
+//   store_at_once(to, x);        one store instruction to global memory
 //   launch(kernel, grid, block, smem_bytes, stream, arguments...)   in place of <<< >>>
 //
 // Kernels keep to what all three have: cuda_fp16.h, cuda_bf16.h and our own headers, warp intrinsics with
-// explicit masks, no inline PTX, no cooperative groups, no spinning. 16-bit arithmetic is done in float.
+// explicit masks, no inline PTX but here, no cooperative groups, no spinning. 16-bit arithmetic is done in float.
 #pragma once
+
+#include "../host_device.h"
 
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)
 
@@ -35,6 +38,28 @@ using uint64_t = unsigned long long;
 
 #include <cstdint>
 #endif
+
+namespace airank_fast {
+
+// nvcc may make four stores of an assignment of 16 bytes. __stwb is one, but of a stronger kind than is needed.
+template <typename T>
+HOST_DEVICE void store_at_once(T* to, T x) { *to = x; }
+HOST_DEVICE void store_at_once(uint4* to, uint4 x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+#else
+  *to = x;
+#endif
+}
+HOST_DEVICE void store_at_once(uint2* to, uint2 x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
+#else
+  *to = x;
+#endif
+}
+
+}  // namespace airank_fast
 
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 namespace airank_fast {

@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(const NormTable tabl
   math_t<P> sum = 0;
   for (int64_t i = int64_t(threadIdx.x) * kPack; i < in_packs; i += kStride * kNormUnroll)
     add_squares<kPack, kNormUnroll>(x, i, kStride, in_packs, sum);
+#pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kNormThreads) add_squares<1, 1>(x, i, 0, size, sum);
   const Sums total = block_sums<kNormThreads>({double(sum), 0});
   if (threadIdx.x == 0) sums[blockIdx.x] = total.first;

@@ -23,6 +23,9 @@ constexpr int kLambPack = 4;
 constexpr int kLambUnroll = 2;
 constexpr int kLambChunk = 4 * kLambThreads * kLambPack * kLambUnroll;
 constexpr int kLambRateThreads = 128;
+// Blocks that a multiprocessor is to hold: at most 64 registers per thread; of float16 parameters sm_70 wants 80.
+template <typename P>
+constexpr int kLambBlocks = sizeof(P) == 8 ? 1 : sizeof(P) == 2 ? 3 : 4;
 
 enum LambSlot { kLambParam, kLambGrad, kLambM, kLambV, kLambCopy, kLambDepth };
 using LambTable = LargeTable<kLambDepth>;
@@ -77,7 +80,7 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
 }
 
 template <typename P, typename G>
-__global__ void __launch_bounds__(kLambThreads, 1)  // without the 1, sm_70 spills rather than take more registers
+__global__ void __launch_bounds__(kLambThreads, kLambBlocks<P>)
     lamb_moments_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                         const LambScalars<math_t<P>>* scalars_at, Sums* sums) {
   static_assert(sizeof(table) + 64 <= kMostArgumentBytes, "kernel arguments");
@@ -99,6 +102,7 @@ __global__ void __launch_bounds__(kLambThreads, 1)  // without the 1, sm_70 spil
   for (int64_t i = int64_t(threadIdx.x) * kLambPack; i < in_packs; i += kStride * kLambUnroll)
     lamb_moment_packs<kLambPack, kLambUnroll>(param, grad, m, v, i, kStride, in_packs, decay, scalars, of_params,
                                               of_updates);
+#pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLambThreads)
     lamb_moment_packs<1, 1>(param, grad, m, v, i, 0, size, decay, scalars, of_params, of_updates);
   const Sums total = block_sums<kLambThreads>({double(of_params), double(of_updates)});
@@ -145,7 +149,7 @@ HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, in
 }
 
 template <typename P, typename C>
-__global__ void __launch_bounds__(kLambThreads, 1)  // as above
+__global__ void __launch_bounds__(kLambThreads, kLambBlocks<P>)
     lamb_update_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                        const LambScalars<math_t<P>>* scalars_at, const double* rates) {
   using T = math_t<P>;
@@ -166,6 +170,7 @@ __global__ void __launch_bounds__(kLambThreads, 1)  // as above
   constexpr int kStride = kLambThreads * kLambPack;
   for (int64_t i = int64_t(threadIdx.x) * kLambPack; i < in_packs; i += kStride * kLambUnroll)
     lamb_update_packs<kLambPack, kLambUnroll>(param, m, v, copy, i, kStride, in_packs, decay, scalars, rate);
+#pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLambThreads)
     lamb_update_packs<1, 1>(param, m, v, copy, i, 0, size, decay, scalars, rate);
 }

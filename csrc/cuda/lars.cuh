@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(kLarsThreads)
   math_t<P> of_params = 0, of_grads = 0;
   for (int64_t i = int64_t(threadIdx.x) * kLarsPack; i < in_packs; i += kStride * kUnroll)
     lars_norm_packs<kLarsPack, kUnroll>(param, grad, i, kStride, in_packs, of_params, of_grads);
+#pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLarsThreads)
     lars_norm_packs<1, 1>(param, grad, i, 0, size, of_params, of_grads);
   const Sums total = block_sums<kLarsThreads>({double(of_params), double(of_grads)});
@@ -151,6 +152,7 @@ __global__ void __launch_bounds__(kLarsThreads, kLarsBlocks<P>)
   constexpr int kStride = kLarsThreads * kLarsPack;
   for (int64_t i = int64_t(threadIdx.x) * kLarsPack; i < in_packs; i += kStride * kLarsUnroll)
     lars_packs<kLarsPack, kLarsUnroll>(param, grad, velocity, copy, i, kStride, in_packs, scalars);
+#pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLarsThreads)
     lars_packs<1, 1>(param, grad, velocity, copy, i, 0, size, scalars);
 }

@@ -88,6 +88,7 @@ __global__ void __launch_bounds__(kSgdThreads) sgd_kernel(const TensorTable<kSgd
   constexpr int kStride = kSgdThreads * kSgdPack;
   for (int64_t i = int64_t(threadIdx.x) * kSgdPack; i < in_packs; i += kStride * kSgdUnroll)
     sgd_packs<kMomentum, kSgdPack, kSgdUnroll>(param, grad, buffer, copy, i, kStride, in_packs, scalars);
+#pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kSgdThreads)
     sgd_packs<kMomentum, 1, 1>(param, grad, buffer, copy, i, 0, size, scalars);
 }

@@ -111,7 +111,7 @@ HOST_DEVICE Pack<T, N> load_pack(const T* from) {
   return pack;
 }
 
-// To global memory. Of an assignment nvcc may make single stores, of __stwb (the usual kind of store) it does not.
+// To global memory.
 template <typename T, int N>
 HOST_DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
   using Move = typename Pack<T, N>::Move;
@@ -119,7 +119,7 @@ HOST_DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
   for (int i = 0; i < int(sizeof(pack) / sizeof(Move)); ++i) {
     Move move;
     memcpy(&move, reinterpret_cast<const unsigned char*>(pack.words) + i * sizeof(move), sizeof(move));
-    __stwb(reinterpret_cast<Move*>(to) + i, move);
+    store_at_once(reinterpret_cast<Move*>(to) + i, move);
   }
 }
 
