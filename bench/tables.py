@@ -30,7 +30,7 @@ def table(name: str) -> str:
     what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
     where = results[-1]["machine"]["devices"][-1]
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {results[-1]['commit']}.", ""])
+    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {results[-1]['commit'] or 'unknown'}.", ""])
 
 
 def convergence_rows(results: list[dict]) -> list[list[str]]:
