@@ -5,7 +5,8 @@
 Every result is appended to bench/results; --saved runs nothing and judges the last results that are there. A goal is a
 ratio to a peer of the same run, of times or of memory peaks, or a share of the floor: the bytes that must be moved at
 the bandwidth that was measured. A goal that the floor itself would miss, or bare copies of as many bytes timed in the
-same run, is called out of reach; one whose peer was not there, not judged. The exit status is 1 if a bench failed; a goal that was missed is only reported.
+same run, is called out of reach; one whose peer was not there is not judged. The exit status is 1 if a bench failed; a
+goal that was missed is only reported.
 """
 
 from __future__ import annotations
