@@ -77,6 +77,8 @@ def judged(result: dict, device: str) -> list[list[str]]:
         at_copy = ratio / copy if copy is not None else None
         out_of_reach = any(limit is not None and limit < goals.get(peer, 0) for limit in (at_floor, at_copy))
         verdict = judgement(ratio, goals.get(peer), out_of_reach)
+        if peer in goals and peer in result.get("host_in_time", ()):
+            verdict[1] += ", with the host in the peer's time"
         floor = "" if at_floor is None else f"{at_floor:.2f}"
         rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, f"{ratio:.2f}", floor, *verdict])
     peaks = result.get("memory_peak_bytes", {})
@@ -94,11 +96,11 @@ def judged(result: dict, device: str) -> list[list[str]]:
     return rows
 
 
-def judgement(ratio: float, goal: float | None, out_of_reach: bool) -> tuple[str, str]:
+def judgement(ratio: float, goal: float | None, out_of_reach: bool) -> list[str]:
     """The goal and whether it was met."""
     if goal is None:
-        return "", ""
-    return f"{goal:.2f}", "met" if ratio >= goal else "out of reach" if out_of_reach else "MISSED"
+        return ["", ""]
+    return [f"{goal:.2f}", "met" if ratio >= goal else "out of reach" if out_of_reach else "MISSED"]
 
 
 def table(results: list[dict], device: str) -> str:

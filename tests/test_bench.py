@@ -130,6 +130,11 @@ def test_goals_beyond_the_floor_or_beyond_bare_copies_are_out_of_reach(bench):
     assert verdicts(bench, **case, speedup_over=slower_copies)["torch"] == "out of reach"
 
 
+def test_a_ratio_to_a_time_with_the_host_in_it_is_marked(bench):
+    found = verdicts(bench, bench="sgd", case="cuda", speedup_over={"torch fused": 2.0}, host_in_time=["torch fused"])
+    assert found == {"torch fused": "met, with the host in the peer's time"}
+
+
 def test_memory_peaks_have_a_goal(bench):
     case = {"bench": "cross_entropy", "case": "256 x 1000 float32, cuda"}
     assert verdicts(bench, **case, memory_peak_bytes={"ours": 1, "torch": 2}) == {"torch, memory peak": "met"}
