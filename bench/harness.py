@@ -129,7 +129,7 @@ def is_there(module: str) -> bool:
 def wait_until_idle(device: str = "cpu") -> bool:
     """Wait until the machine's processors were 95 % idle for two seconds; False if they never were. Linux.
 
-    Ten minutes at most; one before timing a GPU, whose time is lent and for which other processes matter less.
+    Ten minutes at most; one before timing a GPU, to which other processes matter less.
     """
 
     def jiffies() -> tuple[int, int]:
