@@ -94,7 +94,7 @@ def their_step(config: dict, device: torch.device, compiled: bool):
     ).to(device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    forward = torch.compile(model) if compiled else model
+    forward = harness.compiled(model) if compiled else model
 
     def step(padded) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16):
@@ -129,7 +129,9 @@ def bench_step(case: str, arguments, device: torch.device) -> None:
     steps["transformers eager"] = partial(their_step(config, device, compiled=False)[0], padded)
     if arguments.compile:
         steps["transformers compiled"] = partial(their_step(config, device, compiled=True)[0], padded)
-    times = harness.time_rounds(steps, num_rounds=arguments.rounds, device=device.type, num_warm_up=2)
+    times = harness.time_rounds(
+        steps, num_rounds=arguments.rounds, device=device.type, num_warm_up=2, ahead=False
+    )
     medians = {name: harness.timing(values).median_s for name, values in times.items()}
     sequences = {name: batch_size / median for name, median in medians.items()}
     tokens = {name: sum(lengths) / median for name, median in medians.items()}

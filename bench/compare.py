@@ -3,9 +3,10 @@
     python bench/compare.py [--device cpu|cuda] [--ops lamb layer_norm ...] [--saved]
 
 Every result is appended to bench/results; --saved runs nothing and judges the last results that are there. A goal is a
-ratio to a peer of the same run, or a share of the floor: the bytes that must be moved at the bandwidth that was
-measured. A goal that the floor itself would miss, or a bare copy of the input timed in the same run, is called out of
-reach. The exit status is 1 if a bench failed; a goal that was missed is only reported.
+ratio to a peer of the same run, of times or of memory peaks, or a share of the floor: the bytes that must be moved at
+the bandwidth that was measured. A goal that the floor itself would miss, or bare copies of as many bytes timed in the
+same run, is called out of reach; one whose peer was not there is not judged. The exit status is 1 if a bench failed; a
+goal that was missed is only reported.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ import tables
 OPS = ("sgd", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu", "cross_entropy")
 FLOOR = "floor"
 COPY = "torch's copy of x (yardstick)"
+COPIES = "torch's copies of as many bytes (yardstick)"
+MEMORY = ", memory peak"
 # Device -> (bench, what the case's name must match, peer, how many times as fast). FLOOR: floor / time, at least.
 GOALS = {
     "cpu": [
         ("sgd", "", "torch fused", 1.0),
         ("lamb", "BERT-large", "Python LAMB", 6.0),
         ("lamb", "BERT-large", FLOOR, 1 / 1.5),
-        ("lamb", "^400 tensors", "torch fused AdamW", 1 / 1.5),
+        ("lamb", "^400 tensors", "torch fused AdamW (yardstick)", 1 / 1.5),
         ("layer_norm", "^forward .* bfloat16", "torch", 2.0),
         ("layer_norm", "^backward .* bfloat16", "torch", 1.5),
         ("layer_norm", "autocast", "torch", 2.0),
@@ -50,35 +53,61 @@ GOALS = {
         ("batch_norm_act", "", "torch", 1.6),
         ("batch_norm_act", "", "torch.compile", 1.1),
         ("cross_entropy", "30528", "torch", 2.0),
+        ("cross_entropy", "", "torch" + MEMORY, 2.0),
         ("bias_gelu", "^(?!linear)", "torch", 1.5),
     ],
 }
 
 
 def judged(result: dict, device: str) -> list[list[str]]:
-    """A row for each peer of a result: how many times as fast, what the floor would be, goal, whether it was met."""
+    """A row for each peer of a result: how many times as fast, what the floor would be, goal, whether it was met.
+
+    For a memory peak: how many times as small.
+    """
     ours = result["times"][result["ours"]]["median_s"]
     ratios = dict(result["speedup_over"])
     share = result["floor_s"] / ours if "floor_s" in result else None
     if share is not None:
         ratios[FLOOR] = share
+    copy = ratios.get(COPY, ratios.get(COPIES))
+    goals = {of: g for bench, c, of, g in GOALS[device] if bench == result["bench"] and re.search(c, result["case"])}
     rows = []
     for peer, ratio in ratios.items():
-        goals = [
-            goal
-            for bench, case, of, goal in GOALS[device]
-            if bench == result["bench"] and of == peer and re.search(case, result["case"])
-        ]
         at_floor = ratio / share if share is not None else None
-        verdict, goal = "", ""
-        if goals:
-            goal = f"{goals[0]:.2f}"
-            at_copy = ratio / ratios[COPY] if COPY in ratios else at_floor
-            out_of_reach = at_floor is not None and min(at_floor, at_copy) < goals[0]
-            verdict = "met" if ratio >= goals[0] else "out of reach" if out_of_reach else "MISSED"
-        columns = [f"{ratio:.2f}", "" if at_floor is None else f"{at_floor:.2f}", goal, verdict]
-        rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, *columns])
+        at_copy = ratio / copy if copy is not None else None
+        out_of_reach = any(limit is not None and limit < goals.get(peer, 0) for limit in (at_floor, at_copy))
+        verdict = judgement(ratio, goals.get(peer), out_of_reach)
+        if peer in goals and peer in result.get("host_in_time", ()):
+            verdict[1] += ", with the host in the peer's time"
+        floor = "" if at_floor is None else f"{at_floor:.2f}"
+        rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, f"{ratio:.2f}", floor, *verdict])
+    peaks = result.get("memory_peak_bytes", {})
+    for name, peak in peaks.items():
+        peer, own = name + MEMORY, peaks[result["ours"]]
+        if name != result["ours"]:
+            ratio = peak / max(own, 1)
+            verdict = judgement(ratio, goals.get(peer), False)
+            rows.append([result["bench"], result["case"], f"{own / 2**20:.1f} MiB", peer, f"{ratio:.2f}", "", *verdict])
+    there = {row[3] for row in rows}
+    for peer in goals:
+        if peer not in there:
+            rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, "", "", f"{goals[peer]:.2f}",
+                         "not judged: the peer was not there"])  # fmt: skip
     return rows
+
+
+def judgement(ratio: float, goal: float | None, out_of_reach: bool) -> list[str]:
+    """The goal and whether it was met."""
+    if goal is None:
+        return ["", ""]
+    return [f"{goal:.2f}", "met" if ratio >= goal else "out of reach" if out_of_reach else "MISSED"]
+
+
+def table(results: list[dict], device: str) -> str:
+    """Every result's rows in Markdown."""
+    rows = [["bench", "case", "ours, ms", "peer", "times as fast", "the floor would be", "goal", ""], ["---"] * 8]
+    rows += [row for result in results for row in judged(result, device)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> int:
@@ -93,12 +122,9 @@ def main() -> int:
         command = [sys.executable, str(script), "--device", arguments.device, "--save"]
         if subprocess.run(command, check=False).returncode:
             failed.append(op)
-    rows = [["bench", "case", "ours, ms", "peer", "times as fast", "the floor would be", "goal", ""], ["---"] * 8]
-    for op in arguments.ops:
-        if (tables.RESULTS / f"{op}.jsonl").exists():
-            of_device = (r for r in tables.latest(op) if re.search(rf"\b{arguments.device}$", r["case"]))
-            rows += [row for result in of_device for row in judged(result, arguments.device)]
-    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    saved = [op for op in arguments.ops if (tables.RESULTS / f"{op}.jsonl").exists()]
+    results = [result for op in saved for result in tables.latest(op)]
+    print(table([r for r in results if re.search(rf"\b{arguments.device}$", r["case"])], arguments.device))
     if failed:
         print(f"failed: {', '.join(failed)}")
     return int(bool(failed))

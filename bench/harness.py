@@ -3,11 +3,18 @@
 Contestants take turns within a round, in changing order, so that whatever else the machine is doing meets all
 of them alike. A ratio is the median over rounds of the quotient of two times of the same round; it is far
 steadier than the quotient of two medians. Check first, then time: callers compare results before they call.
+
+On CUDA a time is the device's: the device is held back, by a kernel that only spins, until the host has enqueued the
+whole call, else the gaps in which it waits for Python would count. What the host takes is reported beside it, `host_s`:
+where it is the larger one, as for small tensors, it is what a caller sees. Some calls cannot be enqueued ahead: those
+that wait for the device themselves, and those of more launches than the driver queues (about a thousand). They are
+timed as they come, host included, and are named: `host_in_time`.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import os
 import platform
@@ -15,7 +22,7 @@ import random
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,6 +35,9 @@ from airank_fast.engine.memory import keep_freed_memory
 RESULTS = Path(__file__).parent / "results"
 _FLUSH_BYTES = 256 * 2**20  # larger than a GPU's L2 and what a CPU's cores share
 _CACHE_BYTES = 32 * 2**20  # where the system does not say
+_CLOCK_HZ = 2e9  # of a GPU, at most about; one that runs slower is held back for longer, which does no harm
+_HOLD_LIMIT_S = 0.1
+_PEERS = ("pytorch_optimizer", "transformers", "liger-kernel", "triton")  # beside those that system.versions() names
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,17 @@ class Timing:
     p80_s: float
 
 
+class Times(dict[str, list[float]]):
+    """Seconds of each call, per contestant, one per round; from CUDA also what the host took."""
+
+    host_s: dict[str, list[float]]
+    host_in_time: list[str]
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__((name, []) for name in names)
+        self.host_s, self.host_in_time = {}, []
+
+
 def time_rounds(
     contestants: dict[str, Callable[[], object]],
     *,
@@ -46,8 +67,14 @@ def time_rounds(
     device: str = "cpu",
     num_warm_up: int = 3,
     num_bytes: int | None = None,
-) -> dict[str, list[float]]:
+    refill: Mapping[str, Callable[[], object]] | None = None,
+    ahead: bool = True,
+) -> Times:
     """Seconds of each call, per contestant, one per round. On CUDA by events, with L2 flushed before each call.
+
+    refill: on CUDA, what is done before a contestant's call, outside its time, where it writes over its input.
+    ahead: on CUDA, hold the device back until the host has enqueued the call. Not for whole training steps: their rate
+    is that of the slower of the two.
 
     On a CPU `num_bytes`, what a call touches at least, says how its caches are before each call: where they can hold
     that, as the same contestant leaves them, by a call that is not timed; else full of other data. Otherwise a
@@ -56,30 +83,61 @@ def time_rounds(
     """
     if torch.device(device).type == "cpu":
         keep_freed_memory()
+    refill = refill or {}
     for function in contestants.values():
         for _ in range(num_warm_up):
             function()
-    timer = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
-    if timer is _cpu_seconds and num_bytes is not None:
-        timer = _cold_seconds if num_bytes > _cache_bytes() else _warm_seconds
+    if torch.device(device).type == "cuda":
+        timers = {name: _CudaTimer(contestants[name], refill.get(name, _nothing), ahead) for name in contestants}
+    else:
+        timer = _cpu_seconds
+        if num_bytes is not None:
+            timer = _cold_seconds if num_bytes > _cache_bytes() else _warm_seconds
+        timers = {name: functools.partial(timer, function) for name, function in contestants.items()}
     names, order = list(contestants), random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times = Times(names)
     for _ in range(num_rounds):
         order.shuffle(names)
         for name in names:
-            times[name].append(timer(contestants[name]))
+            times[name].append(timers[name]())
+    for name, timer in timers.items():
+        if isinstance(timer, _CudaTimer):
+            times.host_s[name] = timer.host_s[-num_rounds:]
+            if 2 * timer.num_ahead < num_rounds:
+                times.host_in_time.append(name)
     return times
 
 
-def wait_until_idle(limit_s: float = 600.0) -> bool:
-    """Wait until the machine's processors were 95 % idle for two seconds; False if they never were. Linux."""
+def compiled(function: Callable, dynamic: bool | None = False) -> Callable:
+    """torch.compile's version as a peer at its best: for these very shapes, and never eager in silence."""
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=dynamic)
+
+
+@functools.cache
+def is_there(module: str) -> bool:
+    """Whether a peer can be imported; says so, once, where it cannot."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        print(f"not among the peers: {module} ({error})")
+        return False
+    return True
+
+
+def wait_until_idle(device: str = "cpu") -> bool:
+    """Wait until the machine's processors were 95 % idle for two seconds; False if they never were. Linux.
+
+    Ten minutes at most; one before timing a GPU, to which other processes matter less.
+    """
 
     def jiffies() -> tuple[int, int]:
         with open("/proc/stat") as file:
             fields = [int(field) for field in file.readline().split()[1:]]
         return fields[3] + fields[4], sum(fields)  # idle and waiting for disks, all
 
-    stop = time.monotonic() + limit_s
+    stop = time.monotonic() + (600 if device == "cpu" else 60)
     while time.monotonic() < stop:
         idle_before, all_before = jiffies()
         time.sleep(2)
@@ -100,13 +158,15 @@ def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> float:
     return statistics.median(b / a for a, b in zip(times[ours], times[theirs], strict=True))
 
 
-def bandwidth(device: str = "cpu", num_bytes: int = 2**28) -> float:
+def bandwidth(device: str = "cpu") -> float:
     """Bytes per second that memory gives, for the floor: the better of a copy and an in-place addition.
 
-    On a CPU a copy reads its target's cache lines before it writes them, which this count does not see.
+    On a CPU a copy reads its target's cache lines before it writes them, which this count does not see. A GPU reaches
+    its full rate on gigabytes only.
     """
-    source = torch.ones(num_bytes // 4, device=device)
-    target = torch.zeros_like(source)
+    num_bytes = 2**28 if torch.device(device).type == "cpu" else min(2**32, torch.cuda.mem_get_info()[0] // 4)
+    source = torch.rand(num_bytes // 4, device=device)
+    target = torch.rand_like(source)
     operations = {"copy": lambda: target.copy_(source), "add": lambda: target.add_(source)}
     times = time_rounds(operations, num_rounds=11, device=device)
     moved = {"copy": 2 * num_bytes, "add": 3 * num_bytes}
@@ -115,6 +175,9 @@ def bandwidth(device: str = "cpu", num_bytes: int = 2**28) -> float:
 
 def save(bench: str, case: str, times: dict[str, list[float]], ours: str, **facts: object) -> dict:
     """Append one line to bench/results/<bench>.jsonl (the last line of a case is the valid one) and return it."""
+    if getattr(times, "host_s", None):
+        facts["host_s"] = {name: statistics.median(values) for name, values in times.host_s.items()}
+        facts["host_in_time"] = times.host_in_time
     return append(
         bench,
         case,
@@ -138,18 +201,33 @@ def append(bench: str, case: str, **facts: object) -> dict:
 def as_text(case: str, times: dict[str, list[float]], ours: str) -> str:
     """The result for a person: milliseconds, spread, and how much faster ours is."""
     lines = [case]
+    host_s, host_in_time = getattr(times, "host_s", {}), getattr(times, "host_in_time", ())
     for name, values in times.items():
         t = timing(values)
         against = "" if name == ours else f"   {ours} is {ratio(times, ours, name):.2f}x as fast"
+        host = f"   host {1e3 * statistics.median(host_s[name]):.3f} ms" if name in host_s else ""
+        host += ", in the time" * (name in host_in_time)
         lines.append(
-            f"  {name:24} {1e3 * t.median_s:9.3f} ms  ({1e3 * t.p20_s:.3f} .. {1e3 * t.p80_s:.3f}){against}"
+            f"  {name:24} {1e3 * t.median_s:9.3f} ms  ({1e3 * t.p20_s:.3f} .. {1e3 * t.p80_s:.3f}){host}{against}"
         )
     return "\n".join(lines)
 
 
+def _nothing() -> None:
+    pass
+
+
 @functools.cache
-def _flush_buffer() -> torch.Tensor:
-    return torch.ones(_FLUSH_BYTES // 8, dtype=torch.float64)
+def _flush_buffers(device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """What is read, and where its sum goes."""
+    buffer = torch.ones(_FLUSH_BYTES // 8, dtype=torch.float64, device=device)
+    return buffer, torch.empty((), dtype=torch.float64, device=device)
+
+
+def _flush(device: str = "cpu") -> None:
+    """Fill the caches with other data that is only read, so that nothing is left to be written back."""
+    buffer, result = _flush_buffers(device)
+    torch.sum(buffer, dim=0, out=result)
 
 
 @functools.cache
@@ -163,7 +241,7 @@ def _cache_bytes() -> int:
 
 
 def _cold_seconds(function: Callable[[], object]) -> float:
-    _flush_buffer().sum()  # only read, so that nothing is left to be written back
+    _flush()
     return _cpu_seconds(function)
 
 
@@ -178,28 +256,68 @@ def _cpu_seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _cuda_seconds(function: Callable[[], object]) -> float:
-    torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda").zero_()
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    function()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / 1e3
+class _CudaTimer:
+    """Gives the device's seconds for a call, and keeps the host's."""
+
+    def __init__(self, function: Callable[[], object], refill: Callable[[], object], ahead: bool) -> None:
+        self.function, self.refill = function, refill
+        self.host_s: list[float] = []
+        self.num_ahead, self.hold_s = 0, 0.0
+        self()
+        # The first wait is what the host takes and half as much again; the second, in case the host was interrupted,
+        # much more. Where the device has come to the end of that too before the host has returned, no wait will do.
+        for factor in (1.5, 6.0) if ahead else ():
+            self.hold_s = min(factor * self.host_s[0] + 1e-4, _HOLD_LIMIT_S)
+            self()
+            if self.num_ahead:
+                break
+        else:
+            self.hold_s = 0.0
+        self.num_ahead = 0
+
+    def __call__(self) -> float:
+        self.refill()
+        _flush("cuda")
+        torch.cuda.synchronize()
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if self.hold_s:
+            torch.cuda._sleep(int(self.hold_s * _CLOCK_HZ))
+        start.record()
+        begin = time.perf_counter()
+        self.function()
+        self.host_s.append(time.perf_counter() - begin)
+        stop.record()
+        self.num_ahead += self.hold_s > 0 and not start.query()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
 
 
 def _surroundings() -> dict:
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", "csrc", "airank_fast")
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {"devices": system.devices(), "system": platform.platform(), "load": os.getloadavg()[0]},
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "csrc", "airank_fast")),
-        "versions": system.versions(),
+        "uncommitted_changes": None if changes is None else bool(changes),
+        "versions": system.versions() | _versions_of_peers(),
     }
 
 
+def _versions_of_peers() -> dict[str, str]:
+    found = {}
+    for name in _PEERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(
-        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    """What git says; None without git, or where this is no checkout."""
+    command = ["git", *arguments]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -106,34 +106,27 @@ def contestants(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype, 
         builders |= {"Python LAMB": PythonLAMB, "foreach LAMB": ForeachLAMB}
         if compiled:
             builders["compiled foreach LAMB"] = ForeachLAMB
-    builders |= packages(dtype)
+    builders |= packages(device, dtype)
     made = {}
     for name, build in builders.items():
         params = parameters(shapes, device, dtype)
         step = build(params).step
-        made[name] = (params, torch.compile(step) if name.startswith("compiled") else step)
+        made[name] = (params, harness.compiled(step, dynamic=None) if name.startswith("compiled") else step)
     return made
 
 
-def packages(dtype: torch.dtype) -> dict[str, Callable]:
+def packages(device: str, dtype: torch.dtype) -> dict[str, Callable]:
     """The LAMB of other packages, where they are importable, by name and version."""
     found: dict[str, Callable] = {}
-    try:
+    if dtype == torch.float32 and harness.is_there("pytorch_optimizer"):
         from pytorch_optimizer import Lamb  # its own formula: no bias correction, another clip
 
-        if dtype == torch.float32:
-            found[f"pytorch-optimizer {metadata.version('pytorch_optimizer')}"] = lambda p: Lamb(
-                p, pre_norm=True, **OPTIONS
-            )
-    except ImportError:
-        pass
-    try:
+        name = f"pytorch-optimizer {metadata.version('pytorch_optimizer')}"
+        found[name] = lambda p: Lamb(p, pre_norm=True, **OPTIONS)
+    if device == "cuda" and harness.is_there("apex.optimizers"):
         from apex.optimizers import FusedLAMB as ApexLAMB
 
-        if torch.cuda.is_available():
-            found["apex"] = lambda p: ApexLAMB(p, **OPTIONS)
-    except ImportError:
-        pass
+        found["apex"] = lambda p: ApexLAMB(p, **OPTIONS)
     return found
 
 
@@ -171,7 +164,7 @@ def main() -> None:
     cases = [(name, bert, torch.float32), ("400 tensors of 1,024", [(1024,)] * 400, torch.float32)]
     if device == "cuda":
         cases.append((name, bert, torch.bfloat16))
-    if options.save and not harness.wait_until_idle():
+    if options.save and not harness.wait_until_idle(options.device):
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(device)
     for name, shapes, dtype in cases:

@@ -34,10 +34,8 @@ def others(device: str) -> dict[str, type]:
             ("apex", "apex.normalization", "FusedLayerNorm"),
             ("Liger", "liger_kernel.transformers.layer_norm", "LigerLayerNorm"),
         ):
-            try:
+            if harness.is_there(module):
                 found[name] = getattr(importlib.import_module(module), attribute)
-            except ImportError:
-                print(f"no {name} here")
     return found
 
 
@@ -59,7 +57,7 @@ def contestants(
         _add(name, run, module, x, grad, forward, backward)
         if name == "torch" and compiled:
             torch._functorch.config.donated_buffer = False  # the backward pass is run again and again
-            _add("torch.compile", torch.compile(run), module, x, grad, forward, backward)
+            _add("torch.compile", harness.compiled(run), module, x, grad, forward, backward)
     return forward, backward
 
 
@@ -95,7 +93,7 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
     parser.add_argument("--save", action="store_true", help="append the results to bench/results/layer_norm.jsonl")
     options = parser.parse_args()
-    if options.save and not harness.wait_until_idle():
+    if options.save and not harness.wait_until_idle(options.device):
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)
     for case in CASES:

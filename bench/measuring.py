@@ -56,6 +56,7 @@ def main() -> None:
             {name: partial(block, trainer, clock, arguments.steps) for name, clock in clocks.items()},
             num_rounds=arguments.rounds,
             device=world.device.type,
+            ahead=False,
         )
         log.close()
     case = f"{arguments.steps} steps at {recipe.image_size} px, batch {recipe.batch_size}, {recipe.precision}"

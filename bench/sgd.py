@@ -64,7 +64,7 @@ def contestants(device: str, dtype: torch.dtype, compiled: bool) -> dict[str, tu
     for name, build in builders.items():
         params = parameters(device, dtype)
         optimizer = build(params)
-        step = torch.compile(optimizer.step) if name == "torch.compile" else optimizer.step
+        step = harness.compiled(optimizer.step) if name == "torch.compile" else optimizer.step
         made[name] = (params, step)
     return made
 
@@ -98,7 +98,7 @@ def main() -> None:
     cases = {dtype: contestants(options.device, dtype, options.compile) for dtype in DTYPES}
     for made in cases.values():
         check(made)
-    if options.save and not harness.wait_until_idle():
+    if options.save and not harness.wait_until_idle(options.device):
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)
     for dtype, made in cases.items():

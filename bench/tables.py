@@ -28,9 +28,9 @@ def table(name: str) -> str:
     rows = {"convergence": convergence_rows, "measuring": measuring_rows}.get(name, speed_rows)(results)
     versions = results[-1]["versions"]
     what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
-    where = results[-1]["machine"]["devices"][-1]
+    where, commit = results[-1]["machine"]["devices"][-1], results[-1]["commit"] or "unknown"
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {results[-1]['commit']}.", ""])
+    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {commit}.", ""])
 
 
 def convergence_rows(results: list[dict]) -> list[list[str]]:

@@ -2,7 +2,8 @@
 
     python tests/cuda_on_cpu/on_device.py [--tools memcheck racecheck synccheck] [--ops sgd ...] [--build-only]
 
-nvcc compiles them for the GPU that is there, into build/on_device. The exit status is 1 if anything failed.
+nvcc compiles them for the GPU that is there, into build/on_device, and they run as soon as they are compiled, as many
+at a time as there are processors. The exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,26 +31,24 @@ def tool(name: str) -> str:
     return found
 
 
-def build(op: str, architecture: str) -> tuple[Path, str]:
-    """The program of an op, and what the compiler said if it failed."""
+def build(compiler: str, op: str, architecture: str) -> Path | None:
+    """The program of an op; None, and what the compiler said, if it failed."""
     program = BUILD / f"test_{op}"
     options = ["-std=c++20", "-O2", "-lineinfo", f"-arch={architecture}", f"-I{ROOT}/csrc", f"-I{HERE}", "-x", "cu"]
     sources = [str(HERE / f"test_{op}.cpp"), str(ROOT / f"csrc/cuda/{op}.cu")]
-    command = [tool("nvcc"), *options, *sources, "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return program, done.stdout + done.stderr if done.returncode else ""
+    command = [compiler, *options, *sources, "-o", str(program)]
+    return program if passed(f"{op}, compilation", command) else None
 
 
-def passed(what: str, command: list[str], limit_s: float = 120) -> bool:
+def passed(what: str, command: Sequence[str], limit_s: float = 240) -> bool:
     """Run a command; says how it went, and all that it printed if it failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
         ok, printed = done.returncode == 0, done.stdout + done.stderr
     except subprocess.TimeoutExpired:
         ok, printed = False, f"over {limit_s} s"
-    print(f"{what}: {'passed' if ok else 'FAILED'}", flush=True)
-    if not ok:
-        print(printed[-6000:], flush=True)
+    # In one piece, as others print at the same time.
+    print(f"{what}: passed\n" if ok else f"{what}: FAILED\n{printed[-6000:]}\n", end="", flush=True)
     return ok
 
 
@@ -61,17 +61,21 @@ def main() -> int:
     parser.add_argument("--build-only", action="store_true")
     arguments = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        built = list(pool.map(lambda op: build(op, arguments.architecture), arguments.ops))
     num_failed = 0
-    for op, (program, errors) in zip(arguments.ops, built, strict=True):
-        if errors:
-            print(f"{op}, compilation: FAILED\n{errors}")
-            num_failed += 1
-        elif not arguments.build_only:
-            sanitizer = [tool("compute-sanitizer"), "--error-exitcode", "9", "--tool"] if arguments.tools else []
-            num_failed += not passed(op, [str(program)])
-            num_failed += sum(not passed(f"{op}, {t}", [*sanitizer, t, str(program)]) for t in arguments.tools)
+    compiler, runs = tool("nvcc"), {"": []}
+    if not arguments.build_only:
+        sanitizer = [tool("compute-sanitizer"), "--error-exitcode", "9", "--tool"] if arguments.tools else []
+        runs |= {f", {name}": [*sanitizer, name] for name in arguments.tools}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiling = {pool.submit(build, compiler, op, arguments.architecture): op for op in arguments.ops}
+        results = []
+        for compiled in as_completed(compiling):
+            op, program = compiling[compiled], compiled.result()
+            if program is None:
+                num_failed += 1
+            elif not arguments.build_only:
+                results += [pool.submit(passed, op + what, [*under, str(program)]) for what, under in runs.items()]
+        num_failed += sum(not result.result() for result in results)
     print(f"{num_failed} failed" if num_failed else "all passed")
     return int(num_failed > 0)
 

@@ -1,0 +1,176 @@
+"""What bench/ does around the timing: on a GPU that is simulated, without git, with peers that are missing."""
+
+import importlib
+import json
+import sys
+import tarfile
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCH = Path(__file__).parents[1] / "bench"
+MODULES = ("harness", "compare", "tables", "gpu")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The modules that the benchmarks share, by name; forgotten afterwards."""
+    monkeypatch.syspath_prepend(BENCH)
+    yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    for name in MODULES:
+        del sys.modules[name]
+
+
+class Gpu:
+    """A host's clock, and a queue that runs beside it."""
+
+    def __init__(self) -> None:
+        self.now = self.free_at = 0.0
+
+    def launch(self, host_s: float, device_s: float) -> None:
+        self.now += host_s
+        self.free_at = max(self.now, self.free_at) + device_s
+
+    def synchronize(self) -> None:
+        self.now = max(self.now, self.free_at)
+
+    def event(self, enable_timing: bool) -> types.SimpleNamespace:
+        made = types.SimpleNamespace(at=0.0)
+        made.record = lambda: setattr(made, "at", max(self.now, self.free_at))
+        made.query = lambda: self.now >= made.at
+        made.synchronize = lambda: setattr(self, "now", max(self.now, made.at))
+        made.elapsed_time = lambda other: 1e3 * (other.at - made.at)
+        return made
+
+
+@pytest.fixture
+def gpu(bench, monkeypatch):
+    device = Gpu()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", device.synchronize)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(0, cycles / 1.5e9))
+    monkeypatch.setattr(bench.harness.time, "perf_counter", lambda: device.now)
+    monkeypatch.setattr(bench.harness, "_flush", lambda where: device.launch(1e-5, 7e-5))
+    return device
+
+
+def launches(gpu: Gpu) -> None:
+    for _ in range(10):
+        gpu.launch(host_s=1e-4, device_s=1e-5)
+
+
+def waits(gpu: Gpu) -> None:
+    launches(gpu)
+    gpu.synchronize()
+    launches(gpu)
+
+
+def test_a_gpu_s_time_is_without_the_gaps_in_which_it_waits_for_the_host(bench, gpu):
+    times = bench.harness.time_rounds({"ours": lambda: launches(gpu)}, num_rounds=5, device="cuda")
+    assert times["ours"] == pytest.approx([1e-4] * 5)
+    assert times.host_s["ours"] == pytest.approx([1e-3] * 5)
+    assert times.host_in_time == []
+    assert "host 1.000 ms\n" in bench.harness.as_text("case", times, "ours") + "\n"
+
+
+def test_a_call_that_waits_for_the_gpu_is_timed_with_the_host_and_named(bench, gpu):
+    calls = {"ours": lambda: launches(gpu), "waits": lambda: waits(gpu)}
+    times = bench.harness.time_rounds(calls, num_rounds=5, device="cuda")
+    assert times["ours"] == pytest.approx([1e-4] * 5)
+    assert times["waits"] == pytest.approx([2e-3 + 2e-5] * 5, rel=0.01)
+    assert times.host_in_time == ["waits"]
+    assert "host 2.010 ms, in the time   ours is" in bench.harness.as_text("case", times, "ours")
+
+
+def test_whole_steps_are_timed_as_they_come(bench, gpu):
+    times = bench.harness.time_rounds({"ours": lambda: launches(gpu)}, num_rounds=5, device="cuda", ahead=False)
+    assert times["ours"] == pytest.approx([1e-3 + 1e-5] * 5)
+    assert times.host_in_time == ["ours"]
+
+
+def test_what_is_written_over_is_filled_anew_outside_the_time(bench, gpu):
+    num_refills = []
+
+    def refill() -> None:
+        num_refills.append(1)
+        gpu.launch(1e-3, 1e-3)
+
+    calls = {"ours": lambda: launches(gpu)}
+    times = bench.harness.time_rounds(calls, num_rounds=5, device="cuda", refill={"ours": refill})
+    assert times["ours"] == pytest.approx([1e-4] * 5)
+    assert len(num_refills) >= 5
+
+
+def test_results_are_saved_where_there_is_no_git(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench.harness, "RESULTS", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = bench.harness.append("name", "case")
+    assert line["commit"] is line["uncommitted_changes"] is None
+    assert json.loads((tmp_path / "name.jsonl").read_text()) == line
+
+
+def result(**facts) -> dict:
+    times = {"ours": {"median_s": 0.3}}
+    return {"ours": "ours", "times": times, "speedup_over": {}, "floor_s": 0.25, "memory_peak_bytes": {}} | facts
+
+
+def verdicts(modules, **facts) -> dict[str, str]:
+    return {row[3]: row[-1] for row in modules.compare.judged(result(**facts), "cuda") if row[-1]}
+
+
+def test_goals_beyond_the_floor_or_beyond_bare_copies_are_out_of_reach(bench):
+    case = {"bench": "dropout_add_layer_norm", "case": "65536 x 1024 bfloat16, cuda"}
+    compiled = {"torch.compile": 1.0}
+    assert verdicts(bench, **case, speedup_over=compiled | {"torch": 3.1})["torch"] == "met"
+    assert verdicts(bench, **case, speedup_over=compiled | {"torch": 2.9})["torch"] == "MISSED"
+    assert verdicts(bench, **case, speedup_over=compiled | {"torch": 2.4})["torch"] == "out of reach"
+    slower_copies = compiled | {"torch": 2.9, bench.compare.COPIES: 0.99}
+    assert verdicts(bench, **case, speedup_over=slower_copies)["torch"] == "out of reach"
+
+
+def test_a_ratio_to_a_time_with_the_host_in_it_is_marked(bench):
+    found = verdicts(bench, bench="sgd", case="cuda", speedup_over={"torch fused": 2.0}, host_in_time=["torch fused"])
+    assert found == {"torch fused": "met, with the host in the peer's time"}
+
+
+def test_memory_peaks_have_a_goal(bench):
+    case = {"bench": "cross_entropy", "case": "256 x 1000 float32, cuda"}
+    assert verdicts(bench, **case, memory_peak_bytes={"ours": 1, "torch": 2}) == {"torch, memory peak": "met"}
+    assert verdicts(bench, **case, memory_peak_bytes={"ours": 2, "torch": 3}) == {"torch, memory peak": "MISSED"}
+
+
+def test_goals_whose_peer_is_missing_are_named(bench):
+    found = verdicts(bench, bench="lamb", case="BERT-large, float32, cuda")
+    assert found["apex"] == "not judged: the peer was not there"
+
+
+def test_parts_that_do_not_fit_are_left_out_and_the_others_packed(bench, monkeypatch, tmp_path, capsys):
+    def part(name: str, command: str, **options) -> bench.gpu.Part:
+        return bench.gpu.Part(name, ("-c", command), ("tests",), **{"limit_s": 60} | options)
+
+    made = [
+        part("one", "print('done')", together=True),
+        part("two", "raise SystemExit('broken')", together=True),
+        part("slow", "import time; time.sleep(60)", limit_s=0.2),
+        part("last", "import time; time.sleep(60)"),
+        part("never", ""),
+    ]
+    monkeypatch.setattr(bench.gpu, "parts", lambda: made)
+    monkeypatch.setattr(bench.gpu, "LEAST_S", 1.5)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path / "results"), "--limit", "5"])
+    assert bench.gpu.main() == 1
+    said = capsys.readouterr().out
+    assert "failed: two, slow\nleft out: last, never\n" in said
+    with tarfile.open(tmp_path / "results.tar.gz") as packed:
+        assert {"results/summary.md", "results/one.log", "results/parts.jsonl"} <= set(packed.getnames())
+
+
+def test_every_part_of_the_gpu_run_is_in_a_group_and_is_there(bench):
+    stages = bench.gpu.chosen([])
+    assert [part for stage in stages for part in stage] == bench.gpu.parts()
+    assert {group for part in bench.gpu.parts() for group in part.groups} == set(bench.gpu.GROUPS)
+    scripts = [word for part in bench.gpu.parts() for word in part.command if word.endswith(".py")]
+    assert all((BENCH.parent / script.removeprefix("--ignore=")).exists() for script in scripts)
+    assert all(len({part.name for part in stage}) == 1 for stage in stages if not stage[0].together)
