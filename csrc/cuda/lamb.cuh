@@ -23,9 +23,9 @@ constexpr int kLambPack = 4;
 constexpr int kLambUnroll = 2;
 constexpr int kLambChunk = 4 * kLambThreads * kLambPack * kLambUnroll;
 constexpr int kLambRateThreads = 128;
-// Blocks that a multiprocessor is to hold: at most 64 registers per thread; of float16 parameters sm_70 wants 80.
+// Blocks that a multiprocessor is to hold: at most 80 registers per thread.
 template <typename P>
-constexpr int kLambBlocks = sizeof(P) == 8 ? 1 : sizeof(P) == 2 ? 3 : 4;
+constexpr int kLambBlocks = sizeof(P) == 8 ? 1 : 3;
 
 enum LambSlot { kLambParam, kLambGrad, kLambM, kLambV, kLambCopy, kLambDepth };
 using LambTable = LargeTable<kLambDepth>;
