@@ -37,11 +37,11 @@ Grid grid_of(const BatchNormInput& input, int pack, int64_t num_parts) {
 
 int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 
-// Elementwise kernels: a thread has one group of rows at least; a few waves of blocks even out their ends.
-int64_t num_block_rows(const BatchNormInput& input, int pack, int blocks_per_multiprocessor) {
+// As many as the device holds at once, where a thread still has one group of rows at least.
+int64_t num_block_rows(const BatchNormInput& input, int pack, int resident_blocks) {
   const int64_t packs = divide_up(input.channels, pack), columns = columns_of(packs);
   const int64_t most = divide_up(input.rows, kBatchNormGroup * (kBatchNormThreads / columns));
-  const int64_t wanted = int64_t(num_multiprocessors()) * blocks_per_multiprocessor / divide_up(packs, columns);
+  const int64_t wanted = int64_t(num_multiprocessors()) * resident_blocks / divide_up(packs, columns);
   return std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(most, 1, 65535));
 }
 
@@ -82,7 +82,8 @@ BatchNormFinish finish_of(const BatchNormRunningAddresses& running) {
 
 int64_t batch_norm_num_parts(const BatchNormInput& input) {
   if (input.rows == 0 || input.channels == 0) return 0;
-  return num_block_rows(input, int(16 / size_of(input.dtype)), 4);
+  const int blocks = input.dtype == Dtype::kFloat64 ? kBatchNormBlocks<double> : kBatchNormBlocks<float>;
+  return num_block_rows(input, int(16 / size_of(input.dtype)), blocks);
 }
 
 cudaError_t launch_batch_norm_moments(const BatchNormInput& input, void* parts, void* out,
@@ -130,7 +131,8 @@ cudaError_t launch_batch_norm_act(const BatchNormInput& input, const void* resid
     using E = decltype(element);
     using T = math_t<E>;
     constexpr int kPack = pack.value;
-    const Grid grid = grid_of(input, kPack, num_block_rows(input, kPack, 16));
+    const int blocks = residual ? kBatchNormBlocks<E, true> : kBatchNormBlocks<E>;
+    const Grid grid = grid_of(input, kPack, num_block_rows(input, kPack, blocks));
     const auto kernel = residual ? batch_norm_act_kernel<E, kPack, true> : batch_norm_act_kernel<E, kPack, false>;
     return launch(kernel, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(input.x),
                   static_cast<const E*>(residual), static_cast<E*>(y), static_cast<Byte*>(mask),
@@ -171,7 +173,7 @@ cudaError_t launch_batch_norm_backward(const BatchNormInput& input, const void* 
     using E = decltype(element);
     using T = math_t<E>;
     constexpr int kPack = pack.value;
-    const Grid grid = grid_of(input, kPack, num_block_rows(input, kPack, 16));
+    const Grid grid = grid_of(input, kPack, num_block_rows(input, kPack, kBatchNormBlocks<E, true>));
     const auto kernel =
         dresidual ? batch_norm_backward_kernel<E, kPack, true> : batch_norm_backward_kernel<E, kPack, false>;
     return launch(kernel, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(dy),

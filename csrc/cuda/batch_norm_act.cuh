@@ -4,11 +4,11 @@
 // Mapping: a thread takes kPack neighbouring channels (16 bytes; one where C or an address does not allow that) and
 // walks groups of 8 rows, whose ReLU is one byte of the mask for each channel, so that the thread alone reads or writes
 // it. threadIdx.x and blockIdx.x count packs of channels, threadIdx.y and blockIdx.y groups. What belongs to a channel
-// stays in registers.
+// stays in registers. 8 packs are in flight in each thread, 4 in the forward pass without a residual.
 //
 // Reductions have two stages and no atomics, so results are the same in every run: blocks write one row of partial
-// results each, and a second kernel adds these up in double. Moments are taken about a pivot, the mean of a block's first
-// rows, and combined by their means, so nothing cancels where |mean| >> std.
+// results each, and a second kernel adds these up in double. Moments are taken about a pivot, the mean of a block's
+// first rows, and combined by their means, so nothing cancels where |mean| >> std.
 //
 // Bytes per element of size e: forward 3 e + 1/8, backward 5 e + 1/4; with a residual e more each. The elementwise
 // kernels walk from the last row to the first: what the reduction before them read last is still in the L2.
@@ -20,10 +20,17 @@
 namespace airank_fast {
 
 constexpr int kBatchNormThreads = 256;
-constexpr int kBatchNormGroup = 8;   // rows, the bits of a byte
-constexpr int kBatchNormUnroll = 4;  // rows in flight
+constexpr int kBatchNormGroup = 8;   // rows, the bits of a byte; moments have all in flight
+constexpr int kBatchNormUnroll = 4;  // rows in flight elsewhere
 constexpr int kPivotRows = 4;        // whose mean is a block's pivot
+constexpr int kCombineUnroll = 8;    // parts in flight
 constexpr int kCombineChannels = 8, kCombineLanes = kBatchNormThreads / kCombineChannels;
+
+// Blocks that a multiprocessor holds, which leaves a thread 80 registers or 128; fewer of the kernels that keep most,
+// backward and those with a residual. Grids are one wave of them, so that no multiprocessor waits for another's last
+// blocks, and the elementwise kernels walk once through what is in the L2.
+template <typename E, bool kKeepsMost = false>
+constexpr int kBatchNormBlocks = sizeof(E) == 8 || kKeepsMost ? 2 : 3;
 
 using Byte = unsigned char;
 
@@ -51,72 +58,105 @@ HOST_DEVICE void read_channels(const T* from, int64_t channel, T otherwise, T (&
 
 __global__ inline void batch_norm_count_kernel(int64_t* num_batches) { *num_batches += 1; }
 
-// Adds two numbers for each channel up over the threads of a column; the sums lie where its first thread's were,
-// interleaved. `scratch` has 2 kPack numbers for each thread.
+// Where number i of a thread's numbers lies in scratch memory: those of neighbouring threads side by side, in banks of
+// their own.
+HOST_DEVICE int scratch_at(int i, int thread) { return i * kBatchNormThreads + thread; }
+
+// Adds two numbers for each channel up over the threads of a column; the sums lie where its first thread's were, those
+// of `second` after those of `first`. `scratch` has 2 kPack numbers for each thread.
 template <int kPack, typename T>
 __device__ __forceinline__ void sum_over_rows(const T (&first)[kPack], const T (&second)[kPack], T* scratch) {
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
-    scratch[2 * (thread * kPack + k)] = first[k];
-    scratch[2 * (thread * kPack + k) + 1] = second[k];
+    scratch[scratch_at(k, thread)] = first[k];
+    scratch[scratch_at(kPack + k, thread)] = second[k];
   }
   __syncthreads();
   for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
     if (threadIdx.y < half) {
 #pragma unroll
-      for (int k = 0; k < 2 * kPack; ++k)
-        scratch[2 * thread * kPack + k] += scratch[2 * (thread + int(half * blockDim.x)) * kPack + k];
+      for (int i = 0; i < 2 * kPack; ++i)
+        scratch[scratch_at(i, thread)] += scratch[scratch_at(i, thread + int(half * blockDim.x))];
     }
     __syncthreads();
   }
 }
 
-// Row blockIdx.y of `parts` (mean[C], deviations[C], count) from every gridDim.y-th block of rows.
+// Calls f(group, first row, number of rows) for the groups of this thread, in order or from the last.
+template <bool kFromLast, typename F>
+HOST_DEVICE void for_groups(int64_t rows, F f) {
+  const int64_t num_groups = (rows + kBatchNormGroup - 1) / kBatchNormGroup;
+  const unsigned first = blockIdx.y * blockDim.y + threadIdx.y, stride = gridDim.y * blockDim.y;  // 65535 x 256 at most
+  for (int64_t left = num_groups - first; left > 0; left -= stride) {
+    const int64_t group = kFromLast ? left - 1 : num_groups - left, row = group * kBatchNormGroup;
+    f(group, row, rows - row < kBatchNormGroup ? int(rows - row) : kBatchNormGroup);
+  }
+}
+
+// Calls f(r, n) for the rows r to r + n - 1 of a group: whole groups kRows at a time, a short one, of which there is at
+// most one, row by row. n is known to the compiler, so that no condition stands between the loads of these rows.
+template <int kRows, typename F>
+HOST_DEVICE void for_rows(int num_rows, F f) {
+  static_assert(kBatchNormGroup % kRows == 0);
+  if (num_rows == kBatchNormGroup) {
+#pragma unroll 1
+    for (int r = 0; r < kBatchNormGroup; r += kRows) f(r, kRows);
+  } else {
+#pragma unroll 1
+    for (int r = 0; r < num_rows; ++r) f(r, 1);
+  }
+}
+
+// Row blockIdx.y of `parts` (mean[C], deviations[C], count) from every gridDim.y-th stretch of blockDim.y groups.
 template <typename E, int kPack>
-__global__ void __launch_bounds__(kBatchNormThreads)
+__global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E>)
     batch_norm_moments_kernel(const E* x, BatchNormShape shape, math_t<E>* parts, int64_t* num_batches) {
   using T = math_t<E>;
   SHARED(T, scratch, [2 * kBatchNormThreads * kPack]);
   const int64_t channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
-  const int64_t block_row = int64_t(blockIdx.y) * blockDim.y, stride = int64_t(gridDim.y) * blockDim.y;
-  const int64_t first = block_row + threadIdx.y;
+  const int64_t block_rows = int64_t(blockDim.y) * kBatchNormGroup, first = blockIdx.y * block_rows;
   const bool inside = channel < shape.channels;
   T pivot[kPack], sum[kPack], squares[kPack];
 #pragma unroll
   for (int k = 0; k < kPack; ++k) pivot[k] = sum[k] = squares[k] = 0;
-  const int64_t num_first = shape.rows - block_row < kPivotRows ? shape.rows - block_row : kPivotRows;
-  for (int64_t r = 0; inside && r < num_first; ++r) {
-    const Pack<E, kPack> pack = load_pack<kPack>(x + (block_row + r) * shape.channels + channel);
+  if (inside) {
+    Pack<E, kPack> packs[kPivotRows];  // the last row again where there are fewer
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) pivot[k] += T(pack.get(k)) / T(num_first);
-  }
-  for (int64_t row = first; inside && row < shape.rows; row += kBatchNormUnroll * stride) {
-    Pack<E, kPack> packs[kBatchNormUnroll];
-#pragma unroll
-    for (int u = 0; u < kBatchNormUnroll; ++u)
-      if (row + u * stride < shape.rows) packs[u] = load_pack<kPack>(x + (row + u * stride) * shape.channels + channel);
-#pragma unroll
-    for (int u = 0; u < kBatchNormUnroll; ++u) {
-      if (row + u * stride >= shape.rows) break;
-#pragma unroll
-      for (int k = 0; k < kPack; ++k) {
-        const T distance = T(packs[u].get(k)) - pivot[k];
-        sum[k] += distance;
-        squares[k] += distance * distance;
-      }
+    for (int r = 0; r < kPivotRows; ++r) {
+      const int64_t row = first + r < shape.rows ? first + r : shape.rows - 1;
+      packs[r] = load_pack<kPack>(x + row * shape.channels + channel);
     }
+#pragma unroll
+    for (int r = 0; r < kPivotRows; ++r)
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) pivot[k] += T(packs[r].get(k)) * (T(1) / kPivotRows);
+    for_groups<false>(shape.rows, [&](int64_t, int64_t row, int num_rows) {
+      for_rows<kBatchNormGroup>(num_rows, [&](int r, int n) {
+        Pack<E, kPack> xs[kBatchNormGroup];
+#pragma unroll
+        for (int u = 0; u < n; ++u) xs[u] = load_pack<kPack>(x + (row + r + u) * shape.channels + channel);
+#pragma unroll
+        for (int u = 0; u < n; ++u) {
+#pragma unroll
+          for (int k = 0; k < kPack; ++k) {
+            const T distance = T(xs[u].get(k)) - pivot[k];
+            sum[k] += distance;
+            squares[k] += distance * distance;
+          }
+        }
+      });
+    });
   }
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
   sum_over_rows<kPack>(sum, squares, scratch);
   if (threadIdx.y == 0 && inside) {
-    const int64_t rest = shape.rows % stride - block_row;
-    const T count =
-        T(shape.rows / stride * blockDim.y + (rest < 0 ? 0 : rest < int64_t(blockDim.y) ? rest : int64_t(blockDim.y)));
+    const int64_t stride = gridDim.y * block_rows, rest = shape.rows % stride - first;
+    const T count = T(shape.rows / stride * block_rows + (rest < 0 ? 0 : rest < block_rows ? rest : block_rows));
     T* part = parts + int64_t(blockIdx.y) * (2 * shape.channels + 1);
 #pragma unroll
     for (int k = 0; k < kPack; ++k)
-      moments_from_sums(count, pivot[k], scratch[2 * (thread * kPack + k)], scratch[2 * (thread * kPack + k) + 1],
+      moments_from_sums(count, pivot[k], scratch[scratch_at(k, thread)], scratch[scratch_at(kPack + k, thread)],
                         &part[channel + k], &part[shape.channels + channel + k]);
     if (channel == 0) part[2 * shape.channels] = count;
   }
@@ -137,6 +177,14 @@ __device__ __forceinline__ double sum_over_lanes(double value, double* scratch) 
   return sum;
 }
 
+// Where a lane's next parts are; the last one again past the last, so that loads depend on no condition.
+HOST_DEVICE void find_parts(int64_t part, int64_t num_parts, int64_t stride, int64_t (&at)[kCombineUnroll]) {
+  at[0] = part * stride;
+#pragma unroll
+  for (int u = 1; u < kCombineUnroll; ++u)
+    at[u] = at[u - 1] + (part + u * kCombineLanes < num_parts ? kCombineLanes * stride : 0);
+}
+
 // Combines rows of moments; a block takes kCombineChannels channels, its lanes every kCombineLanes-th row.
 template <typename T>
 __global__ void __launch_bounds__(kBatchNormThreads)
@@ -144,20 +192,35 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   SHARED(double, scratch, [kBatchNormThreads]);
   const int64_t channel = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, stride = 2 * num_channels + 1;
   const bool inside = channel < num_channels;
+  const T *counts = parts + 2 * num_channels, *means = parts + (inside ? channel : 0), *squared = means + num_channels;
   double count = 0, sum = 0, squares = 0;
-  for (int64_t p = threadIdx.y; p < num_parts; p += blockDim.y) {
-    const double n = parts[p * stride + 2 * num_channels];
-    count += n;
-    if (inside && n > 0) sum += n * parts[p * stride + channel];
+  for (int64_t p = threadIdx.y; p < num_parts; p += kCombineUnroll * kCombineLanes) {
+    int64_t at[kCombineUnroll];
+    T n[kCombineUnroll], m[kCombineUnroll];
+    find_parts(p, num_parts, stride, at);
+#pragma unroll
+    for (int u = 0; u < kCombineUnroll; ++u) n[u] = counts[at[u]], m[u] = means[at[u]];
+#pragma unroll
+    for (int u = 0; u < kCombineUnroll; ++u) {
+      const double own = p + u * kCombineLanes < num_parts ? n[u] : T(0);
+      count += own;
+      sum += own > 0 ? own * m[u] : 0.0;
+    }
   }
   count = sum_over_lanes(count, scratch);
   const double inverse = 1 / (count > 0 ? count : 1.0);
   const double mean = sum_over_lanes(sum, scratch) * inverse;
-  for (int64_t p = threadIdx.y; inside && p < num_parts; p += blockDim.y) {
-    const double n = parts[p * stride + 2 * num_channels];
-    if (n == 0) continue;
-    const double distance = parts[p * stride + channel] - mean;
-    squares += parts[p * stride + num_channels + channel] + n * (distance * distance);
+  for (int64_t p = threadIdx.y; inside && p < num_parts; p += kCombineUnroll * kCombineLanes) {
+    int64_t at[kCombineUnroll];
+    T n[kCombineUnroll], m[kCombineUnroll], d[kCombineUnroll];
+    find_parts(p, num_parts, stride, at);
+#pragma unroll
+    for (int u = 0; u < kCombineUnroll; ++u) n[u] = counts[at[u]], m[u] = means[at[u]], d[u] = squared[at[u]];
+#pragma unroll
+    for (int u = 0; u < kCombineUnroll; ++u) {
+      const double own = p + u * kCombineLanes < num_parts ? n[u] : T(0), distance = m[u] - mean;
+      squares += own == 0 ? 0.0 : d[u] + own * (distance * distance);
+    }
   }
   const double deviations = sum_over_lanes(squares, scratch);
   if (threadIdx.y != 0) return;
@@ -182,55 +245,55 @@ HOST_DEVICE void read_scale(const T* statistics, const T* weight, int64_t num_ch
   for (int k = 0; k < kPack; ++k) scale[k] *= statistics[num_channels + channel + k];
 }
 
-// Calls f(group, first row, number of rows) for the groups of this thread, from the last.
-template <typename F>
-HOST_DEVICE void for_groups_from_the_last(int64_t rows, F f) {
-  const int64_t num_groups = (rows + kBatchNormGroup - 1) / kBatchNormGroup;
-  const int64_t first = int64_t(blockIdx.y) * blockDim.y + threadIdx.y, stride = int64_t(gridDim.y) * blockDim.y;
-  for (int64_t i = first; i < num_groups; i += stride) {
-    const int64_t group = num_groups - 1 - i, row = group * kBatchNormGroup;
-    f(group, row, rows - row < kBatchNormGroup ? int(rows - row) : kBatchNormGroup);
-  }
-}
-
 template <typename E, int kPack, bool kResidual>
-__global__ void __launch_bounds__(kBatchNormThreads)
+__global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, kResidual>)
     batch_norm_act_kernel(const E* x, const E* residual, E* y, Byte* mask, BatchNormShape shape,
                           const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* bias, bool relu) {
   using T = math_t<E>;
+  constexpr int kPerWord = Pack<Byte, kPack>::kPerWord;
   const int64_t channels = shape.channels, channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
   if (channel >= channels) return;
+  const T floor = relu ? T(0) : T(-__builtin_inf());
   T mean[kPack], scale[kPack], shift[kPack];
   read_scale(statistics, weight, channels, channel, mean, scale);
   read_channels(bias, channel, T(0), shift);
-  for_groups_from_the_last(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
-    unsigned bits[kPack] = {};
-    for (int r = 0; r < num_rows; r += kBatchNormUnroll) {
+  for_groups<true>(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
+    Pack<Byte, kPack> bytes = {};
+    for_rows<kBatchNormUnroll>(num_rows, [&](int r, int n) {
+      Pack<Byte, kPack> bits = {};
       Pack<E, kPack> xs[kBatchNormUnroll], residuals[kBatchNormUnroll];
       const int64_t at = (row + r) * channels + channel;
 #pragma unroll
-      for (int u = 0; u < kBatchNormUnroll; ++u) {
-        if (r + u >= num_rows) break;
+      for (int u = 0; u < n; ++u) {
         xs[u] = load_pack<kPack>(x + at + u * channels);
         if constexpr (kResidual) residuals[u] = load_pack<kPack>(residual + at + u * channels);
       }
 #pragma unroll
-      for (int u = 0; u < kBatchNormUnroll; ++u) {
-        if (r + u >= num_rows) break;
+      for (int u = 0; u < n; ++u) {
         T result[kPack];
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
           T z = normalise(T(xs[u].get(k)), mean[k], scale[k], shift[k]);
           if constexpr (kResidual) z += residuals[u].get(k);
-          const bool passes = !(z <= 0);
-          bits[k] |= unsigned(passes) << (r + u);
-          result[k] = passes || !relu ? z : T(0);
+          const bool passes = !(z <= floor);
+          if (passes) bits.words[k / kPerWord] |= 1u << (k % kPerWord * 8 + u);
+          result[k] = passes ? z : floor;
         }
         store_pack(y + at + u * channels, pack_of<E>(result));
       }
-    }
-    if (mask != nullptr) store_pack(mask + group * channels + channel, pack_of<Byte>(bits));
+#pragma unroll
+      for (int k = 0; k < kPack; k += kPerWord) bytes.words[k / kPerWord] |= bits.words[k / kPerWord] << r;
+    });
+    if (mask != nullptr) store_pack(mask + group * channels + channel, bytes);
   });
+}
+
+// The mask with row r's bits in the lowest places; all words shift at once, so bits beyond row 7 mean nothing.
+template <int kPack>
+HOST_DEVICE Pack<Byte, kPack> rows_from(int r, Pack<Byte, kPack> mask) {
+#pragma unroll
+  for (auto& word : mask.words) word >>= r;
+  return mask;
 }
 
 // The bits of a thread's channels in a group; all ones without a ReLU.
@@ -245,7 +308,7 @@ HOST_DEVICE Pack<Byte, kPack> load_mask(const Byte* mask, int64_t at) {
 
 // Row blockIdx.y of `parts` (sum dz [C], sum dz * (x - mean) [C]).
 template <typename E, int kPack>
-__global__ void __launch_bounds__(kBatchNormThreads)
+__global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E>)
     batch_norm_sums_kernel(const E* dy, const E* x, const Byte* mask, BatchNormShape shape,
                            const math_t<E>* statistics, math_t<E>* parts) {
   using T = math_t<E>;
@@ -257,28 +320,27 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   for (int k = 0; k < kPack; ++k) sum[k] = products[k] = 0;
   if (inside) {
     read_channels(statistics, channel, T(0), mean);
-    for_groups_from_the_last(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
+    for_groups<true>(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
       const Pack<Byte, kPack> bytes = load_mask<kPack>(mask, group * channels + channel);
-      for (int r = 0; r < num_rows; r += kBatchNormUnroll) {
+      for_rows<kBatchNormUnroll>(num_rows, [&](int r, int n) {
+        const Pack<Byte, kPack> bits = rows_from(r, bytes);
         Pack<E, kPack> dys[kBatchNormUnroll], xs[kBatchNormUnroll];
         const int64_t at = (row + r) * channels + channel;
 #pragma unroll
-        for (int u = 0; u < kBatchNormUnroll; ++u) {
-          if (r + u >= num_rows) break;
+        for (int u = 0; u < n; ++u) {
           dys[u] = load_pack<kPack>(dy + at + u * channels);
           xs[u] = load_pack<kPack>(x + at + u * channels);
         }
 #pragma unroll
-        for (int u = 0; u < kBatchNormUnroll; ++u) {
-          if (r + u >= num_rows) break;
+        for (int u = 0; u < n; ++u) {
 #pragma unroll
           for (int k = 0; k < kPack; ++k) {
-            const T dz = bytes.get(k) >> (r + u) & 1 ? T(dys[u].get(k)) : T(0);
+            const T dz = bits.get(k) >> u & 1 ? T(dys[u].get(k)) : T(0);
             sum[k] += dz;
             products[k] += dz * (T(xs[u].get(k)) - mean[k]);
           }
         }
-      }
+      });
     });
   }
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -287,8 +349,8 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   T* part = parts + int64_t(blockIdx.y) * 2 * channels + channel;
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
-    part[k] = scratch[2 * (thread * kPack + k)];
-    part[channels + k] = scratch[2 * (thread * kPack + k) + 1];
+    part[k] = scratch[scratch_at(k, thread)];
+    part[channels + k] = scratch[scratch_at(kPack + k, thread)];
   }
 }
 
@@ -300,18 +362,25 @@ __global__ void __launch_bounds__(kBatchNormThreads)
   const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const bool inside = column < 2 * num_channels;
   double sum = 0;
-  for (int64_t p = threadIdx.y; inside && p < num_parts; p += blockDim.y) sum += parts[p * 2 * num_channels + column];
+  for (int64_t p = threadIdx.y; inside && p < num_parts; p += kCombineUnroll * kCombineLanes) {
+    int64_t at[kCombineUnroll];
+    T own[kCombineUnroll];
+    find_parts(p, num_parts, 2 * num_channels, at);
+#pragma unroll
+    for (int u = 0; u < kCombineUnroll; ++u) own[u] = parts[at[u] + column];
+#pragma unroll
+    for (int u = 0; u < kCombineUnroll; ++u) sum += p + u * kCombineLanes < num_parts ? own[u] : T(0);
+  }
   sum = sum_over_lanes(sum, scratch);
   // statistics[column] is rstd where column counts the second half.
   if (threadIdx.y == 0 && inside) sums[column] = T(column < num_channels ? sum : sum * statistics[column]);
 }
 
 template <typename E, int kPack, bool kResidual>
-__global__ void __launch_bounds__(kBatchNormThreads)
+__global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, true>)
     batch_norm_backward_kernel(const E* dy, const E* x, const Byte* mask, E* dx, E* dresidual, BatchNormShape shape,
                                const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* sums) {
   using T = math_t<E>;
-  constexpr int kUnroll = kPack == 8 ? 2 : kBatchNormUnroll;  // 4 rows of 8 channels would take 134 registers
   const int64_t channels = shape.channels, channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
   if (channel >= channels) return;
   T mean[kPack], scale[kPack], mean_dz[kPack], slope[kPack];
@@ -323,30 +392,29 @@ __global__ void __launch_bounds__(kBatchNormThreads)
     mean_dz[k] = fixed ? T(0) : sums[channel + k] * inverse;
     slope[k] = fixed ? T(0) : sums[channels + channel + k] * statistics[channels + channel + k] * inverse;
   }
-  for_groups_from_the_last(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
+  for_groups<true>(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
     const Pack<Byte, kPack> bytes = load_mask<kPack>(mask, group * channels + channel);
-    for (int r = 0; r < num_rows; r += kUnroll) {
-      Pack<E, kPack> dys[kUnroll], xs[kUnroll];
+    for_rows<kBatchNormUnroll>(num_rows, [&](int r, int n) {
+      const Pack<Byte, kPack> bits = rows_from(r, bytes);
+      Pack<E, kPack> dys[kBatchNormUnroll], xs[kBatchNormUnroll];
       const int64_t at = (row + r) * channels + channel;
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        if (r + u >= num_rows) break;
+      for (int u = 0; u < n; ++u) {
         dys[u] = load_pack<kPack>(dy + at + u * channels);
         xs[u] = load_pack<kPack>(x + at + u * channels);
       }
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        if (r + u >= num_rows) break;
+      for (int u = 0; u < n; ++u) {
         T dz[kPack], result[kPack];
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
-          dz[k] = bytes.get(k) >> (r + u) & 1 ? T(dys[u].get(k)) : T(0);
+          dz[k] = bits.get(k) >> u & 1 ? T(dys[u].get(k)) : T(0);
           result[k] = input_gradient(dz[k], T(xs[u].get(k)), mean[k], scale[k], mean_dz[k], slope[k]);
         }
         store_pack(dx + at + u * channels, pack_of<E>(result));
         if constexpr (kResidual) store_pack(dresidual + at + u * channels, pack_of<E>(dz));
       }
-    }
+    });
   });
 }
 

@@ -88,6 +88,7 @@ void cases() {
   kernels<double>();
   kernels<__nv_bfloat16>();
   kernels<__half>();
+  layer<__nv_bfloat16>(69, 1032, true, true);  // several groups for a thread
 }
 
 }  // namespace
