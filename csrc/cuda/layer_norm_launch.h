@@ -30,8 +30,9 @@ cudaError_t launch_rows(const LayerNormRows& r, In in, double eps, Y* y, cudaStr
   const int threads = threads_per_row(r.columns, kForwardPacks<kVec> * kVec);
   const int rows_per_block = kRowThreads / threads;
   return launch(layer_norm_kernel<kVec, In, W, Y>, dim3(unsigned(ceil_div(r.rows, rows_per_block))),
-                dim3(kRowThreads), 0, stream, in, static_cast<const W*>(r.weight), static_cast<const W*>(r.bias), y,
-                static_cast<T*>(r.mean), static_cast<T*>(r.rstd), r.rows, int(r.columns), eps, threads);
+                dim3(threads, rows_per_block), 0, stream, in, static_cast<const W*>(r.weight),
+                static_cast<const W*>(r.bias), y, static_cast<T*>(r.mean), static_cast<T*>(r.rstd), r.rows,
+                int(r.columns), eps);
 }
 
 template <int kVec, typename Out, typename G, typename X, typename W>
@@ -43,10 +44,10 @@ cudaError_t launch_rows_backward(const LayerNormRows& r, const LayerNormGrads& g
     const int threads = threads_per_row(r.columns, kBackwardPacks<kVec> * kVec);
     const size_t smem_bytes = threads < kRowThreads ? 2 * r.columns * sizeof(T) : 0;
     const cudaError_t error =
-        launch(layer_norm_backward_kernel<kVec, Out, G, X, W>, dim3(unsigned(g.num_blocks)), dim3(kRowThreads),
-               smem_bytes, stream, static_cast<const G*>(g.grad), static_cast<const X*>(r.x),
+        launch(layer_norm_backward_kernel<kVec, Out, G, X, W>, dim3(unsigned(g.num_blocks)),
+               dim3(threads, kRowThreads / threads), smem_bytes, stream, static_cast<const G*>(g.grad), static_cast<const X*>(r.x),
                static_cast<const T*>(r.mean), static_cast<const T*>(r.rstd), static_cast<const W*>(r.weight), out,
-               partials, r.rows, int(r.columns), threads);
+               partials, r.rows, int(r.columns));
     if (error != cudaSuccess) return error;
   }
   if (g.grad_weight == nullptr || r.columns == 0) return cudaSuccess;
