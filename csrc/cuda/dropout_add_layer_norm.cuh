@@ -1,5 +1,5 @@
-// layer_norm(dropout(x) + residual) on the GPU: the kernels of layer_norm.cuh with rows that are a sum, and gradients that
-// go two ways; formulas in dropout_math.h and layer_norm_math.h. This file has not run on a GPU yet.
+// layer_norm(dropout(x) + residual) on the GPU: the kernels of layer_norm.cuh with rows that are a sum, and gradients
+// that go two ways; formulas in dropout_math.h and layer_norm_math.h. This file has not run on a GPU yet.
 //
 // Bytes per 16-bit element: forward 8 (x and residual read, sum and y written), backward 8 (grad and sum read, grad_x
 // and grad_residual written). The mask costs 10 Philox rounds per 4 elements, and no memory; the seed is read from
@@ -38,7 +38,10 @@ struct DropoutMask {
     return bits;
   }
 
-  HOST_DEVICE T factor(unsigned bits, int k) const { return bits >> k & 1 ? dropout.any() ? dropout.scale : T(1) : T(0); }
+  HOST_DEVICE T factor(unsigned bits, int k) const {
+    const T scale = dropout.any() ? dropout.scale : T(1);
+    return bits >> k & 1 ? scale : T(0);
+  }
 };
 
 // Rows of dropout(x) + residual; the sum is rounded to R and written as it is formed.
@@ -80,15 +83,20 @@ struct SumRows {
 template <typename X, typename R>
 struct SumGrads {
   using T = math_t<X>;
+  template <int kVec> using Read = Pack<R, kVec>;
   const R* grad_sum;  // what reached the sum by another way, or null
   X* grad_x;
   R* grad_residual;
   DropoutMask<T> mask;
 
   template <int kVec>
-  HOST_DEVICE void put(int64_t at, T (&grad)[kVec]) const {
+  HOST_DEVICE Read<kVec> read(int64_t at) const {
+    if (grad_sum != nullptr) return load_pack<kVec>(grad_sum + at);
+    return {};
+  }
+  template <int kVec>
+  HOST_DEVICE void put(int64_t at, T (&grad)[kVec], const Read<kVec>& more) const {
     if (grad_sum != nullptr) {
-      const Pack<R, kVec> more = load_pack<kVec>(grad_sum + at);
 #pragma unroll
       for (int k = 0; k < kVec; ++k) grad[k] += T(more.get(k));
     }

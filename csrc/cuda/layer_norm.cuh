@@ -1,13 +1,13 @@
 // Layer normalisation on the GPU; formula in layer_norm_math.h. This file has not run on a GPU yet.
 //
-// The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end in
-// a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
+// The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end
+// in a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
 //
 // Mapping: blockDim.x threads (a power of two from 32 on) take a row in packs of kVec elements, 16 bytes of the wider
 // type; a block has blockDim.y rows at a time, as many as it has room for. A row is read as a whole before the first of
-// it is used, and kept in registers, in its own type, between the mean, the variance and the result; what does not fit
-// there (over 8192 16-bit columns forward, 2048 backward) is read again. Tensors that are not aligned, and rows that are
-// no whole number of packs, go in packs of one.
+// it is used, backward while the row before is worked on. It is kept in registers, in its own type, between the mean,
+// the variance and the result; what does not fit there (over 8192 16-bit columns forward, 2048 backward) is read again.
+// Tensors that are not aligned, and rows that are no whole number of packs, go in packs of one.
 //
 // Bytes per 16-bit element: forward 4, backward 6. The gradients of weight and bias: every thread sums its columns over
 // the rows that its block walks, a block writes one row of partial sums, and a second kernel adds those in order: no
@@ -21,8 +21,9 @@
 namespace airank_fast {
 
 constexpr int kRowThreads = 256;
-// Blocks that a multiprocessor can hold: forward see In::kBlocks; backward at up to 128 registers per thread, for the
-// elements of two rows, the weights and two sums for 8 columns. Float64 is there for checking, not for speed.
+// Blocks that a multiprocessor can hold: forward see In::kBlocks; backward at up to 128 registers per thread, for 8
+// columns of a row of x and of its gradient and of the next row, weights and two sums. Float64 is there for checking,
+// not for speed.
 template <typename In> constexpr int kForwardBlocks = sizeof(typename In::T) == 8 ? 1 : In::kBlocks;
 template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
 constexpr unsigned kFullWarp = 0xffffffffu;
@@ -31,27 +32,36 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
 template <int kVec> constexpr int kBackwardPacks = kVec == 8 ? 1 : kVec == 4 ? 2 : 4;
 
-template <typename T>
-__device__ __forceinline__ T warp_sum(T value) {
+// Sums over the threads of a row, for all of them; N at a time wait for each other only once. `slots` has one element
+// per warp of the block; all threads of the block must come here, and `slots` must not be used again before another
+// barrier.
+template <int N, typename T>
+__device__ __forceinline__ void row_sums(T (&values)[N], T (&slots)[N][kRowThreads / 32]) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
-  return value;
+  for (int offset = 16; offset > 0; offset /= 2)
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] += __shfl_xor_sync(kFullWarp, values[n], offset);
+  if (blockDim.x == 32) return;
+  const int warps_per_row = int(blockDim.x) / 32, first = int(threadIdx.y) * warps_per_row;
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) slots[n][first + threadIdx.x / 32] = values[n];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < N; ++n) values[n] = slots[n][first];
+#pragma unroll 1
+  for (int w = 1; w < warps_per_row; ++w) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] += slots[n][first + w];
+  }
 }
 
-// The sum over the threads of a row, for all of them. `slots` has one element per warp of the block; all threads of
-// the block must come here, and `slots` must not be used again before another barrier.
 template <typename T>
-__device__ __forceinline__ T row_sum(T value, T* slots) {
-  value = warp_sum(value);
-  if (blockDim.x == 32) return value;
-  const int warps_per_row = int(blockDim.x) / 32;
-  slots += int(threadIdx.y) * warps_per_row;
-  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = slots[0];
-#pragma unroll 1
-  for (int w = 1; w < warps_per_row; ++w) value += slots[w];
-  return value;
+__device__ __forceinline__ T row_sum(T value, T (&slots)[1][kRowThreads / 32]) {
+  T values[1] = {value};
+  row_sums(values, slots);
+  return values[0];
 }
 
 template <int kVec, typename T, typename X>
@@ -97,14 +107,17 @@ struct PlainRows {
   HOST_DEVICE Row<kVec> again(int64_t at) const { return load_pack<kVec>(x + at); }
 };
 
-// Where the gradient of a row goes: a tensor.
+// Where the gradient of a row goes: a tensor. read() loads what is added to it, here nothing.
 template <typename X>
 struct PlainGrads {
   using T = math_t<X>;
+  template <int kVec> struct Read {};
   X* grad_x;
 
   template <int kVec>
-  HOST_DEVICE void put(int64_t at, T (&grad)[kVec]) const { store_narrow<kVec>(grad_x + at, grad); }
+  HOST_DEVICE Read<kVec> read(int64_t) const { return {}; }
+  template <int kVec>
+  HOST_DEVICE void put(int64_t at, T (&grad)[kVec], const Read<kVec>&) const { store_narrow<kVec>(grad_x + at, grad); }
 };
 
 // W: type of the parameters, Y: of the result.
@@ -115,8 +128,8 @@ __global__ void __launch_bounds__(kRowThreads, kForwardBlocks<In>)
   using T = typename In::T;
   using Row = typename In::template Row<kVec>;
   constexpr int kPacks = kForwardPacks<kVec>;
-  SHARED(T, mean_slots, [kRowThreads / 32]);
-  SHARED(T, square_slots, [kRowThreads / 32]);
+  SHARED(T, mean_slots, [1][kRowThreads / 32]);
+  SHARED(T, square_slots, [1][kRowThreads / 32]);
   const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
   const int64_t first = row * columns;
   const int start = int(threadIdx.x) * kVec, step = int(blockDim.x) * kVec;
@@ -204,47 +217,66 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
   T* weight_partials = partials == nullptr ? nullptr : partials + int64_t(blockIdx.x) * columns;
   T* bias_partials = partials == nullptr ? nullptr : weight_partials + int64_t(gridDim.x) * columns;
 
-  T weight_sums[kPacks][kVec] = {}, bias_sums[kPacks][kVec] = {};
-  int parity = 0;  // the slots alternate, so that one barrier per row is enough
-  for (int64_t row0 = int64_t(blockIdx.x) * rows_per_block; row0 < rows; row0 += int64_t(gridDim.x) * rows_per_block) {
-    const int64_t row = row0 + group, first = row * columns;
-    const int end = row < rows ? columns : 0;
-    const Moments<T> moments = {row < rows ? mean[row] : T(0), row < rows ? rstd[row] : T(0)};
+  using More = typename Out::template Read<kVec>;
+  struct Row {
+    Moments<T> moments;
     Pack<G, kVec> grads[kPacks];
     Pack<X, kVec> values[kPacks];
-    T sum_g = 0, sum_gh = 0;
-    const auto add = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value) {
-      const Pack<W, kVec> weights = load_param<kVec>(weight, j, 1);
+    More more[kPacks];
+  };
+  const auto read = [&](int64_t row) {
+    Row to;
+    if (row < rows) to.moments = {mean[row], rstd[row]};
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = start + p * step;
+      if (row >= rows || j >= columns) continue;
+      to.grads[p] = load_pack<kVec>(grad + row * columns + j);
+      to.values[p] = load_pack<kVec>(x + row * columns + j);
+      to.more[p] = out.template read<kVec>(row * columns + j);
+    }
+    return to;
+  };
+
+  Pack<W, kVec> kept_weights[kPacks];
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int j = start + p * step;
+    if (j < columns) kept_weights[p] = load_param<kVec>(weight, j, 1);
+  }
+  T weight_sums[kPacks][kVec] = {}, bias_sums[kPacks][kVec] = {};
+  int parity = 0;  // the slots alternate, so that one barrier per row is enough
+  const int64_t stride = int64_t(gridDim.x) * rows_per_block;
+  Row next = read(int64_t(blockIdx.x) * rows_per_block + group);
+  for (int64_t row0 = int64_t(blockIdx.x) * rows_per_block; row0 < rows; row0 += stride) {
+    const int64_t row = row0 + group, first = row * columns;
+    const int end = row < rows ? columns : 0;
+    const Row now = next;
+    next = read(row + stride);  // on its way while this row is summed and finished
+    const Moments<T> moments = now.moments;
+    T sums[2] = {};  // of g and of g * h
+    const auto add = [&](const Pack<G, kVec>& dy, const Pack<X, kVec>& value, const Pack<W, kVec>& weights) {
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
         const T g = T(dy.get(k)) * T(weights.get(k));
-        sum_g += g;
-        sum_gh += g * normalized(T(value.get(k)), moments);
+        sums[0] += g;
+        sums[1] += g * normalized(T(value.get(k)), moments);
       }
     };
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int j = start + p * step;
-      if (j >= end) continue;
-      grads[p] = load_pack<kVec>(grad + first + j);
-      values[p] = load_pack<kVec>(x + first + j);
-    }
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const int j = start + p * step;
-      if (j < end) add(j, grads[p], values[p]);
+      if (j < end) add(now.grads[p], now.values[p], kept_weights[p]);
     }
 #pragma unroll 1
     for (int j = start + kPacks * step; j < end; j += step)
-      add(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j));
-    // Between the two sums no barrier is needed: they have slots of their own.
-    const T mean_g = row_sum(sum_g, slots[parity][0]) / T(columns);
-    const T mean_gh = row_sum(sum_gh, slots[parity][1]) / T(columns);
+      add(load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), load_param<kVec>(weight, j, 1));
+    row_sums(sums, slots[parity]);
+    const T mean_g = sums[0] / T(columns), mean_gh = sums[1] / T(columns);
     parity ^= 1;
 
-    const auto finish = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value, T(&for_weight)[kVec],
-                            T(&for_bias)[kVec]) {
-      const Pack<W, kVec> weights = load_param<kVec>(weight, j, 1);
+    const auto finish = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value, const Pack<W, kVec>& weights,
+                            const More& more, T(&for_weight)[kVec], T(&for_bias)[kVec]) {
       T result[kVec];
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
@@ -253,12 +285,12 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
         for_bias[k] += d;
         result[k] = layer_norm_grad(d * T(weights.get(k)), h, mean_g, mean_gh, moments.rstd);
       }
-      out.template put<kVec>(first + j, result);
+      out.template put<kVec>(first + j, result, more);
     };
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int j = start + p * step;
-      if (j < end) finish(j, grads[p], values[p], weight_sums[p], bias_sums[p]);
+      if (j < end) finish(j, now.grads[p], now.values[p], kept_weights[p], now.more[p], weight_sums[p], bias_sums[p]);
     }
     // Beyond the registers the partial sums are kept in memory. A row this long has the block for itself.
 #pragma unroll 1
@@ -268,7 +300,8 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
         load_wide<kVec>(weight_partials + j, for_weight);
         load_wide<kVec>(bias_partials + j, for_bias);
       }
-      finish(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), for_weight, for_bias);
+      finish(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), load_param<kVec>(weight, j, 1),
+             out.template read<kVec>(first + j), for_weight, for_bias);
       if (partials != nullptr) {
         store_narrow<kVec>(weight_partials + j, for_weight);
         store_narrow<kVec>(bias_partials + j, for_bias);
