@@ -56,7 +56,8 @@ struct SumRows {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   static constexpr int kBlocks = 2;  // needs a few registers more there
 #else
-  static constexpr int kBlocks = sizeof(X) == 4 ? 2 : 3;  // of 80 registers per thread; 64 of float32 for what is read
+  // At 64 registers per thread, 80, or 128: 32 for what is read of 16 bits, 48 with a float32 residual, 64 of float32.
+  static constexpr int kBlocks = sizeof(X) == 4 ? 2 : sizeof(R) == 4 ? 3 : 4;
 #endif
   const X* x;
   const R* residual;

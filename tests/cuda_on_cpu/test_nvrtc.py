@@ -26,7 +26,7 @@ CEILINGS = {
     "lamb_update_kernel": 80,  # 8 elements in flight of three arrays
     "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
     "layer_norm_backward_kernel": 128,  # 8 elements of two rows, twice, their weights, and two sums for each
-    "layer_norm_kernel": 120,  # 32 elements of a row, or both terms of each, in float32; 80 of 16 bits
+    "layer_norm_kernel": 120,  # 32 elements of a row, or both terms of each, in float32; 64 suffice for 16 bits
     "sgd_kernel": 96,  # 16 elements in flight of up to three arrays
     # What belongs to 8 channels, and 4 rows of them in flight from up to two arrays.
     **{f"batch_norm_{kernel}_kernel": 128 for kernel in ("moments", "act", "sums", "backward")},
