@@ -1,5 +1,5 @@
-// layer_norm(dropout(x) + residual) on the GPU: the kernels of layer_norm.cuh with rows that are a sum, and gradients that
-// go two ways; formulas in dropout_math.h and layer_norm_math.h. This file has not run on a GPU yet.
+// layer_norm(dropout(x) + residual) on the GPU: the kernels of layer_norm.cuh with rows that are a sum, and gradients
+// that go two ways; formulas in dropout_math.h and layer_norm_math.h. This file has not run on a GPU yet.
 //
 // Bytes per 16-bit element: forward 8 (x and residual read, sum and y written), backward 8 (grad and sum read, grad_x
 // and grad_residual written). The mask costs 10 Philox rounds per 4 elements, and no memory; the seed is read from
@@ -17,72 +17,94 @@ struct DropoutMask {
   Dropout<T> dropout;
   const int64_t* seed;  // two numbers, or null where nothing is dropped
 
-  // Multiplies the elements from `at` on by 0 or by the scale. Packs of 4 and 8 begin at a multiple of 4.
+  // One bit for each element from `at` on: whether it is kept. Packs of 4 and 8 begin at a multiple of 4.
   template <int kVec>
-  HOST_DEVICE void apply(int64_t at, T (&values)[kVec]) const {
-    if (!dropout.any()) return;
-    const Philox philox{uint64_t(seed[0]), uint64_t(seed[1])};  // here, from L1: a register less for each while not needed
+  HOST_DEVICE unsigned kept(int64_t at) const {
+    if (!dropout.any()) return ~0u;
+    const Philox philox{uint64_t(seed[0]), uint64_t(seed[1])};  // from L1: registers are dearer
+    unsigned bits = 0;
 #pragma unroll
     for (int k = 0; k < kVec; k += kVec < 4 ? 1 : 4) {
       const Philox::Words random = philox(uint64_t(at + k) / 4);
       if constexpr (kVec < 4) {
         const int word = int((at + k) % 4);
         const uint64_t low = word == 0 ? random.at[0] : random.at[1], high = word == 2 ? random.at[2] : random.at[3];
-        values[k] *= factor(word < 2 ? low : high);
+        bits |= unsigned(dropout.keeps(word < 2 ? low : high)) << k;
       } else {
 #pragma unroll
-        for (int word = 0; word < 4; ++word) values[k + word] *= factor(random.at[word]);
+        for (int word = 0; word < 4; ++word) bits |= unsigned(dropout.keeps(random.at[word])) << (k + word);
       }
     }
+    return bits;
   }
 
-  HOST_DEVICE T factor(uint64_t word) const { return dropout.keeps(word) ? dropout.scale : T(0); }
+  HOST_DEVICE T factor(unsigned bits, int k) const {
+    const T scale = dropout.any() ? dropout.scale : T(1);
+    return bits >> k & 1 ? scale : T(0);
+  }
 };
 
 // Rows of dropout(x) + residual; the sum is rounded to R and written as it is formed.
 template <typename X, typename R>
 struct SumRows {
   using T = math_t<X>;
+  template <int kVec> struct Read {
+    Pack<X, kVec> x;
+    Pack<R, kVec> residual;
+  };
+  template <int kVec> using Row = Pack<R, kVec>;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  static constexpr int kBlocks = 2;  // needs a few registers more there
+#else
+  // At 64 registers per thread, 80, or 128: 32 for what is read of 16 bits, 48 with a float32 residual, 64 of float32.
+  static constexpr int kBlocks = sizeof(X) == 4 ? 2 : sizeof(R) == 4 ? 3 : 4;
+#endif
   const X* x;
   const R* residual;
   R* sum;
   DropoutMask<T> mask;
 
   template <int kVec>
-  HOST_DEVICE void fetch(int64_t at, T (&to)[kVec]) const {
-    load_wide<kVec>(x + at, to);
-    mask.template apply<kVec>(at, to);
-    const Pack<R, kVec> residuals = load_pack<kVec>(residual + at);
+  HOST_DEVICE Read<kVec> read(int64_t at) const { return {load_pack<kVec>(x + at), load_pack<kVec>(residual + at)}; }
+  template <int kVec>
+  HOST_DEVICE Row<kVec> take(int64_t at, const Read<kVec>& terms) const {
+    const unsigned kept = mask.template kept<kVec>(at);  // first, while the terms are on their way
     math_t<R> sums[kVec];
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) sums[k] = math_t<R>(to[k] + T(residuals.get(k)));
-    const Pack<R, kVec> rounded = pack_of<R>(sums);
-#pragma unroll
-    for (int k = 0; k < kVec; ++k) to[k] = T(rounded.get(k));
+    for (int k = 0; k < kVec; ++k) sums[k] = math_t<R>(T(terms.x.get(k)) * mask.factor(kept, k) + T(terms.residual.get(k)));
+    const Row<kVec> rounded = pack_of<R>(sums);
     store_pack(sum + at, rounded);
+    return rounded;
   }
   template <int kVec>
-  HOST_DEVICE void again(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(sum + at, to); }
+  HOST_DEVICE Row<kVec> again(int64_t at) const { return load_pack<kVec>(sum + at); }
 };
 
 // The gradient of the sum goes to the residual as it is and to x through the mask.
 template <typename X, typename R>
 struct SumGrads {
   using T = math_t<X>;
+  template <int kVec> using Read = Pack<R, kVec>;
   const R* grad_sum;  // what reached the sum by another way, or null
   X* grad_x;
   R* grad_residual;
   DropoutMask<T> mask;
 
   template <int kVec>
-  HOST_DEVICE void put(int64_t at, T (&grad)[kVec]) const {
+  HOST_DEVICE Read<kVec> read(int64_t at) const {
+    if (grad_sum != nullptr) return load_pack<kVec>(grad_sum + at);
+    return {};
+  }
+  template <int kVec>
+  HOST_DEVICE void put(int64_t at, T (&grad)[kVec], const Read<kVec>& more) const {
     if (grad_sum != nullptr) {
-      const Pack<R, kVec> more = load_pack<kVec>(grad_sum + at);
 #pragma unroll
       for (int k = 0; k < kVec; ++k) grad[k] += T(more.get(k));
     }
     store_narrow<kVec>(grad_residual + at, grad);
-    mask.template apply<kVec>(at, grad);
+    const unsigned kept = mask.template kept<kVec>(at);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) grad[k] *= mask.factor(kept, k);
     store_narrow<kVec>(grad_x + at, grad);
   }
 };

@@ -23,9 +23,11 @@ constexpr int kLambPack = 4;
 constexpr int kLambUnroll = 2;
 constexpr int kLambChunk = 4 * kLambThreads * kLambPack * kLambUnroll;
 constexpr int kLambRateThreads = 128;
-// Blocks that a multiprocessor is to hold: at most 80 registers per thread.
+// Blocks that a multiprocessor is to hold, which bounds the registers: by 128 and 80, and for float64 by 255.
 template <typename P>
-constexpr int kLambBlocks = sizeof(P) == 8 ? 1 : 3;
+constexpr int kLambMomentBlocks = sizeof(P) == 8 ? 1 : 2;
+template <typename P>
+constexpr int kLambUpdateBlocks = sizeof(P) == 8 ? 1 : 3;
 
 enum LambSlot { kLambParam, kLambGrad, kLambM, kLambV, kLambCopy, kLambDepth };
 using LambTable = LargeTable<kLambDepth>;
@@ -80,7 +82,7 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
 }
 
 template <typename P, typename G>
-__global__ void __launch_bounds__(kLambThreads, kLambBlocks<P>)
+__global__ void __launch_bounds__(kLambThreads, kLambMomentBlocks<P>)
     lamb_moments_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                         const LambScalars<math_t<P>>* scalars_at, Sums* sums) {
   static_assert(sizeof(table) + 64 <= kMostArgumentBytes, "kernel arguments");
@@ -149,7 +151,7 @@ HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, in
 }
 
 template <typename P, typename C>
-__global__ void __launch_bounds__(kLambThreads, kLambBlocks<P>)
+__global__ void __launch_bounds__(kLambThreads, kLambUpdateBlocks<P>)
     lamb_update_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                        const LambScalars<math_t<P>>* scalars_at, const double* rates) {
   using T = math_t<P>;

@@ -1,11 +1,12 @@
 // Layer normalisation on the GPU; formula in layer_norm_math.h. This file has not run on a GPU yet.
 //
-// The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end in
-// a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
+// The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end
+// in a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
 //
-// Mapping: threads_per_row threads (a power of two from 32 on) take a row in packs of kVec elements, 16 bytes of the
-// wider type; a block has as many rows at a time as it has room for. A row is kept in registers between the mean, the
-// variance and the result; what does not fit there (over 8192 16-bit columns forward, 2048 backward) is read again.
+// Mapping: blockDim.x threads (a power of two from 32 on) take a row in packs of kVec elements, 16 bytes of the wider
+// type; a block has blockDim.y rows at a time, as many as it has room for. A row is read as a whole before the first of
+// it is used, backward while the row before is worked on. It is kept in registers, in its own type, between the mean,
+// the variance and the result; what does not fit there (over 8192 16-bit columns forward, 2048 backward) is read again.
 // Tensors that are not aligned, and rows that are no whole number of packs, go in packs of one.
 //
 // Bytes per 16-bit element: forward 4, backward 6. The gradients of weight and bias: every thread sums its columns over
@@ -20,13 +21,10 @@
 namespace airank_fast {
 
 constexpr int kRowThreads = 256;
-// Blocks that a multiprocessor can hold: at 80 registers per thread forward, for 32 elements; up to 128 backward, for the
-// elements of two rows, the weights and two sums for 8 columns. Float64 is there for checking, not for speed.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 2;  // needs a few registers more there
-#else
-template <typename T> constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
-#endif
+// Blocks that a multiprocessor can hold: forward see In::kBlocks; backward at up to 128 registers per thread, for 8
+// columns of a row of x and of its gradient and of the next row, weights and two sums. Float64 is there for checking,
+// not for speed.
+template <typename In> constexpr int kForwardBlocks = sizeof(typename In::T) == 8 ? 1 : In::kBlocks;
 template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -34,27 +32,36 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
 template <int kVec> constexpr int kBackwardPacks = kVec == 8 ? 1 : kVec == 4 ? 2 : 4;
 
-template <typename T>
-__device__ __forceinline__ T warp_sum(T value) {
+// Sums over the threads of a row, for all of them; N at a time wait for each other only once. `slots` has one element
+// per warp of the block; all threads of the block must come here, and `slots` must not be used again before another
+// barrier.
+template <int N, typename T>
+__device__ __forceinline__ void row_sums(T (&values)[N], T (&slots)[N][kRowThreads / 32]) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
-  return value;
+  for (int offset = 16; offset > 0; offset /= 2)
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] += __shfl_xor_sync(kFullWarp, values[n], offset);
+  if (blockDim.x == 32) return;
+  const int warps_per_row = int(blockDim.x) / 32, first = int(threadIdx.y) * warps_per_row;
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) slots[n][first + threadIdx.x / 32] = values[n];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < N; ++n) values[n] = slots[n][first];
+#pragma unroll 1
+  for (int w = 1; w < warps_per_row; ++w) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] += slots[n][first + w];
+  }
 }
 
-// The sum over the threads of a row, for all of them. `slots` has one element per warp of the block; all threads of
-// the block must come here, and `slots` must not be used again before another barrier.
 template <typename T>
-__device__ __forceinline__ T row_sum(T value, int threads_per_row, T* slots) {
-  value = warp_sum(value);
-  if (threads_per_row == 32) return value;
-  const int warp = int(threadIdx.x) / 32, warps_per_row = threads_per_row / 32;
-  if (threadIdx.x % 32 == 0) slots[warp] = value;
-  __syncthreads();
-  const int first = warp / warps_per_row * warps_per_row;
-  value = slots[first];
-#pragma unroll 1
-  for (int w = 1; w < warps_per_row; ++w) value += slots[first + w];
-  return value;
+__device__ __forceinline__ T row_sum(T value, T (&slots)[1][kRowThreads / 32]) {
+  T values[1] = {value};
+  row_sums(values, slots);
+  return values[0];
 }
 
 template <int kVec, typename T, typename X>
@@ -73,109 +80,127 @@ HOST_DEVICE void store_narrow(X* to, const T (&from)[kVec]) {
 }
 
 // Weight or bias, or what stands for one that is not there.
-template <int kVec, typename T, typename W>
-HOST_DEVICE void load_param(const W* param, int column, T otherwise, T (&to)[kVec]) {
-  if (param != nullptr) return load_wide<kVec>(param + column, to);
+template <int kVec, typename W>
+HOST_DEVICE Pack<W, kVec> load_param(const W* param, int column, math_t<W> otherwise) {
+  if (param != nullptr) return load_pack<kVec>(param + column);
+  math_t<W> values[kVec];
 #pragma unroll
-  for (int k = 0; k < kVec; ++k) to[k] = otherwise;
+  for (int k = 0; k < kVec; ++k) values[k] = otherwise;
+  return pack_of<W>(values);
 }
 
-// Where rows come from: a tensor. fetch() is called once for every element, again() for those that did not stay.
+// Where rows come from: a tensor. Once for every element read() loads what it is made of, so that many loads are under
+// way, and take() makes it; again() is for those that did not stay.
 template <typename X>
 struct PlainRows {
   using T = math_t<X>;
+  template <int kVec> using Read = Pack<X, kVec>;
+  template <int kVec> using Row = Pack<X, kVec>;
+  static constexpr int kBlocks = sizeof(X) == 4 ? 3 : 4;  // of 64 registers per thread, 16 for the row; 32 of float32
   const X* x;
 
   template <int kVec>
-  HOST_DEVICE void fetch(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(x + at, to); }
+  HOST_DEVICE Read<kVec> read(int64_t at) const { return load_pack<kVec>(x + at); }
   template <int kVec>
-  HOST_DEVICE void again(int64_t at, T (&to)[kVec]) const { load_wide<kVec>(x + at, to); }
+  HOST_DEVICE Row<kVec> take(int64_t, const Read<kVec>& values) const { return values; }
+  template <int kVec>
+  HOST_DEVICE Row<kVec> again(int64_t at) const { return load_pack<kVec>(x + at); }
 };
 
-// Where the gradient of a row goes: a tensor.
+// Where the gradient of a row goes: a tensor. read() loads what is added to it, here nothing.
 template <typename X>
 struct PlainGrads {
   using T = math_t<X>;
+  template <int kVec> struct Read {};
   X* grad_x;
 
   template <int kVec>
-  HOST_DEVICE void put(int64_t at, T (&grad)[kVec]) const { store_narrow<kVec>(grad_x + at, grad); }
+  HOST_DEVICE Read<kVec> read(int64_t) const { return {}; }
+  template <int kVec>
+  HOST_DEVICE void put(int64_t at, T (&grad)[kVec], const Read<kVec>&) const { store_narrow<kVec>(grad_x + at, grad); }
 };
 
 // W: type of the parameters, Y: of the result.
 template <int kVec, typename In, typename W, typename Y>
-__global__ void __launch_bounds__(kRowThreads, kForwardBlocks<typename In::T>)
+__global__ void __launch_bounds__(kRowThreads, kForwardBlocks<In>)
     layer_norm_kernel(In in, const W* weight, const W* bias, Y* y, typename In::T* mean, typename In::T* rstd,
-                      int64_t rows, int columns, double eps, int threads_per_row) {
+                      int64_t rows, int columns, double eps) {
   using T = typename In::T;
+  using Row = typename In::template Row<kVec>;
   constexpr int kPacks = kForwardPacks<kVec>;
-  SHARED(T, mean_slots, [kRowThreads / 32]);
-  SHARED(T, square_slots, [kRowThreads / 32]);
-  const int thread = int(threadIdx.x) % threads_per_row;
-  const int64_t row = int64_t(blockIdx.x) * (int(blockDim.x) / threads_per_row) + int(threadIdx.x) / threads_per_row;
+  SHARED(T, mean_slots, [1][kRowThreads / 32]);
+  SHARED(T, square_slots, [1][kRowThreads / 32]);
+  const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
   const int64_t first = row * columns;
+  const int start = int(threadIdx.x) * kVec, step = int(blockDim.x) * kVec;
   const int end = row < rows ? columns : 0;  // threads without a row go along to the barriers
-  const int step = threads_per_row * kVec;
 
-  T kept[kPacks][kVec];
-  T sum = 0;
+  typename In::template Read<kVec> read[kPacks];  // all on their way before the first is waited for
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    const int j = thread * kVec + p * step;
-    if (j >= end) continue;
-    in.template fetch<kVec>(first + j, kept[p]);
+    const int j = start + p * step;
+    if (j < end) read[p] = in.template read<kVec>(first + j);
+  }
+  Row kept[kPacks];
+  T sum = 0;
+  const auto add = [&](const Row& values) {
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) sum += kept[p][k];
+    for (int k = 0; k < kVec; ++k) sum += T(values.get(k));
+  };
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int j = start + p * step;
+    if (j < end) add(kept[p] = in.template take<kVec>(first + j, read[p]));
   }
 #pragma unroll 1
-  for (int j = thread * kVec + kPacks * step; j < end; j += step) {
-    T more[kVec];
-    in.template fetch<kVec>(first + j, more);
-#pragma unroll
-    for (int k = 0; k < kVec; ++k) sum += more[k];
-  }
+  for (int j = start + kPacks * step; j < end; j += step)
+    add(in.template take<kVec>(first + j, in.template read<kVec>(first + j)));
   Moments<T> moments;
-  moments.mean = row_sum(sum, threads_per_row, mean_slots) / T(columns);
+  moments.mean = row_sum(sum, mean_slots) / T(columns);
 
-  const auto square = [&](const T(&values)[kVec]) {
+  const auto square = [&](const Row& values) {
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) sum += (values[k] - moments.mean) * (values[k] - moments.mean);
+    for (int k = 0; k < kVec; ++k) {
+      const T centred = T(values.get(k)) - moments.mean;
+      sum += centred * centred;
+    }
   };
   sum = 0;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p)
-    if (thread * kVec + p * step < end) square(kept[p]);
+    if (start + p * step < end) square(kept[p]);
 #pragma unroll 1
-  for (int j = thread * kVec + kPacks * step; j < end; j += step) {
-    T more[kVec];
-    in.template again<kVec>(first + j, more);
-    square(more);
-  }
-  moments.rstd = rstd_of(row_sum(sum, threads_per_row, square_slots), double(columns), eps);
-  if (thread == 0 && row < rows) {
+  for (int j = start + kPacks * step; j < end; j += step) square(in.template again<kVec>(first + j));
+  moments.rstd = rstd_of(row_sum(sum, square_slots), double(columns), eps);
+  if (threadIdx.x == 0 && row < rows) {
     mean[row] = moments.mean;
     rstd[row] = moments.rstd;
   }
 
-  const auto write = [&](int j, T(&values)[kVec]) {
-    T weights[kVec], biases[kVec];
-    load_param<kVec>(weight, j, T(1), weights);
-    load_param<kVec>(bias, j, T(0), biases);
+  const auto write = [&](int j, const Row& values, const Pack<W, kVec>& weights, const Pack<W, kVec>& biases) {
+    T result[kVec];
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) values[k] = normalized(values[k], moments) * weights[k] + biases[k];
-    store_narrow<kVec>(y + first + j, values);
+    for (int k = 0; k < kVec; ++k)
+      result[k] = normalized(T(values.get(k)), moments) * T(weights.get(k)) + T(biases.get(k));
+    store_narrow<kVec>(y + first + j, result);
   };
 #pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const int j = thread * kVec + p * step;
-    if (j < end) write(j, kept[p]);
+  for (int p = 0; p < kPacks; p += 2) {  // two at a time, whose parameters are under way together
+    Pack<W, kVec> weights[2], biases[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int j = start + (p + i) * step;
+      if (j < end) weights[i] = load_param<kVec>(weight, j, 1), biases[i] = load_param<kVec>(bias, j, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int j = start + (p + i) * step;
+      if (j < end) write(j, kept[p + i], weights[i], biases[i]);
+    }
   }
 #pragma unroll 1
-  for (int j = thread * kVec + kPacks * step; j < end; j += step) {
-    T more[kVec];
-    in.template again<kVec>(first + j, more);
-    write(j, more);
-  }
+  for (int j = start + kPacks * step; j < end; j += step)
+    write(j, in.template again<kVec>(first + j), load_param<kVec>(weight, j, 1), load_param<kVec>(bias, j, 0));
 }
 
 // G: type of the gradient that comes in, X: of the rows. `partials` has for every block a row of sums for weight and
@@ -183,83 +208,100 @@ __global__ void __launch_bounds__(kRowThreads, kForwardBlocks<typename In::T>)
 template <int kVec, typename Out, typename G, typename X, typename W>
 __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
     layer_norm_backward_kernel(const G* grad, const X* x, const typename Out::T* mean, const typename Out::T* rstd,
-                               const W* weight, Out out, typename Out::T* partials, int64_t rows, int columns,
-                               int threads_per_row) {
+                               const W* weight, Out out, typename Out::T* partials, int64_t rows, int columns) {
   using T = typename Out::T;
   constexpr int kPacks = kBackwardPacks<kVec>;
   SHARED(T, slots, [2][2][kRowThreads / 32]);
-  const int rows_per_block = int(blockDim.x) / threads_per_row;
-  const int group = int(threadIdx.x) / threads_per_row, thread = int(threadIdx.x) % threads_per_row;
-  const int step = threads_per_row * kVec;
+  const int rows_per_block = int(blockDim.y), group = int(threadIdx.y);
+  const int start = int(threadIdx.x) * kVec, step = int(blockDim.x) * kVec;
   T* weight_partials = partials == nullptr ? nullptr : partials + int64_t(blockIdx.x) * columns;
   T* bias_partials = partials == nullptr ? nullptr : weight_partials + int64_t(gridDim.x) * columns;
 
-  T weight_sums[kPacks][kVec] = {}, bias_sums[kPacks][kVec] = {};
-  int parity = 0;  // the slots alternate, so that one barrier per row is enough
-  for (int64_t row0 = int64_t(blockIdx.x) * rows_per_block; row0 < rows; row0 += int64_t(gridDim.x) * rows_per_block) {
-    const int64_t row = row0 + group, first = row * columns;
-    const int end = row < rows ? columns : 0;
-    const Moments<T> moments = {row < rows ? mean[row] : T(0), row < rows ? rstd[row] : T(0)};
+  using More = typename Out::template Read<kVec>;
+  struct Row {
+    Moments<T> moments;
     Pack<G, kVec> grads[kPacks];
     Pack<X, kVec> values[kPacks];
-    T sum_g = 0, sum_gh = 0;
-    const auto add = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value) {
-      T weights[kVec];
-      load_param<kVec>(weight, j, T(1), weights);
+    More more[kPacks];
+  };
+  const auto read = [&](int64_t row) {
+    Row to;
+    if (row < rows) to.moments = {mean[row], rstd[row]};
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int j = start + p * step;
+      if (row >= rows || j >= columns) continue;
+      to.grads[p] = load_pack<kVec>(grad + row * columns + j);
+      to.values[p] = load_pack<kVec>(x + row * columns + j);
+      to.more[p] = out.template read<kVec>(row * columns + j);
+    }
+    return to;
+  };
+
+  Pack<W, kVec> kept_weights[kPacks];
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int j = start + p * step;
+    if (j < columns) kept_weights[p] = load_param<kVec>(weight, j, 1);
+  }
+  T weight_sums[kPacks][kVec] = {}, bias_sums[kPacks][kVec] = {};
+  int parity = 0;  // the slots alternate, so that one barrier per row is enough
+  const int64_t stride = int64_t(gridDim.x) * rows_per_block;
+  Row next = read(int64_t(blockIdx.x) * rows_per_block + group);
+  for (int64_t row0 = int64_t(blockIdx.x) * rows_per_block; row0 < rows; row0 += stride) {
+    const int64_t row = row0 + group, first = row * columns;
+    const int end = row < rows ? columns : 0;
+    const Row now = next;
+    next = read(row + stride);  // on its way while this row is summed and finished
+    const Moments<T> moments = now.moments;
+    T sums[2] = {};  // of g and of g * h
+    const auto add = [&](const Pack<G, kVec>& dy, const Pack<X, kVec>& value, const Pack<W, kVec>& weights) {
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
-        const T g = T(dy.get(k)) * weights[k];
-        sum_g += g;
-        sum_gh += g * normalized(T(value.get(k)), moments);
+        const T g = T(dy.get(k)) * T(weights.get(k));
+        sums[0] += g;
+        sums[1] += g * normalized(T(value.get(k)), moments);
       }
     };
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int j = thread * kVec + p * step;
-      if (j >= end) continue;
-      grads[p] = load_pack<kVec>(grad + first + j);
-      values[p] = load_pack<kVec>(x + first + j);
-    }
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const int j = thread * kVec + p * step;
-      if (j < end) add(j, grads[p], values[p]);
+      const int j = start + p * step;
+      if (j < end) add(now.grads[p], now.values[p], kept_weights[p]);
     }
 #pragma unroll 1
-    for (int j = thread * kVec + kPacks * step; j < end; j += step)
-      add(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j));
-    // Between the two sums no barrier is needed: they have slots of their own.
-    const T mean_g = row_sum(sum_g, threads_per_row, slots[parity][0]) / T(columns);
-    const T mean_gh = row_sum(sum_gh, threads_per_row, slots[parity][1]) / T(columns);
+    for (int j = start + kPacks * step; j < end; j += step)
+      add(load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), load_param<kVec>(weight, j, 1));
+    row_sums(sums, slots[parity]);
+    const T mean_g = sums[0] / T(columns), mean_gh = sums[1] / T(columns);
     parity ^= 1;
 
-    const auto finish = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value, T(&for_weight)[kVec],
-                            T(&for_bias)[kVec]) {
+    const auto finish = [&](int j, const Pack<G, kVec>& dy, const Pack<X, kVec>& value, const Pack<W, kVec>& weights,
+                            const More& more, T(&for_weight)[kVec], T(&for_bias)[kVec]) {
       T result[kVec];
-      load_param<kVec>(weight, j, T(1), result);
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
         const T h = normalized(T(value.get(k)), moments), d = T(dy.get(k));
         for_weight[k] += d * h;
         for_bias[k] += d;
-        result[k] = layer_norm_grad(d * result[k], h, mean_g, mean_gh, moments.rstd);
+        result[k] = layer_norm_grad(d * T(weights.get(k)), h, mean_g, mean_gh, moments.rstd);
       }
-      out.template put<kVec>(first + j, result);
+      out.template put<kVec>(first + j, result, more);
     };
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int j = thread * kVec + p * step;
-      if (j < end) finish(j, grads[p], values[p], weight_sums[p], bias_sums[p]);
+      const int j = start + p * step;
+      if (j < end) finish(j, now.grads[p], now.values[p], kept_weights[p], now.more[p], weight_sums[p], bias_sums[p]);
     }
     // Beyond the registers the partial sums are kept in memory. A row this long has the block for itself.
 #pragma unroll 1
-    for (int j = thread * kVec + kPacks * step; j < end; j += step) {
+    for (int j = start + kPacks * step; j < end; j += step) {
       T for_weight[kVec] = {}, for_bias[kVec] = {};
       if (partials != nullptr && row0 >= int64_t(gridDim.x)) {
         load_wide<kVec>(weight_partials + j, for_weight);
         load_wide<kVec>(bias_partials + j, for_bias);
       }
-      finish(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), for_weight, for_bias);
+      finish(j, load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), load_param<kVec>(weight, j, 1),
+             out.template read<kVec>(first + j), for_weight, for_bias);
       if (partials != nullptr) {
         store_narrow<kVec>(weight_partials + j, for_weight);
         store_narrow<kVec>(bias_partials + j, for_bias);
@@ -275,7 +317,7 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
     __syncthreads();
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int j = thread * kVec + p * step;
+      const int j = start + p * step;
       if (group != other || j >= columns) continue;
       store_narrow<kVec>(handed + j, weight_sums[p]);
       store_narrow<kVec>(handed + columns + j, bias_sums[p]);
@@ -283,7 +325,7 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
     __syncthreads();
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int j = thread * kVec + p * step;
+      const int j = start + p * step;
       if (group != 0 || j >= columns) continue;
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
@@ -294,7 +336,7 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
   }
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    const int j = thread * kVec + p * step;
+    const int j = start + p * step;
     if (group != 0 || j >= columns) continue;
     store_narrow<kVec>(weight_partials + j, weight_sums[p]);
     store_narrow<kVec>(bias_partials + j, bias_sums[p]);

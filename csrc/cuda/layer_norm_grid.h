@@ -1,4 +1,4 @@
-// How many blocks, and so rows of partial sums, the backward pass of a layer norm has.
+// How many threads a row of a layer norm has, and how many blocks, so rows of partial sums, its backward pass.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,17 +8,29 @@
 
 namespace airank_fast {
 
-constexpr int kResidentBackwardBlocks = 2;  // of 256 threads per multiprocessor, see layer_norm.cuh
+// See layer_norm.cuh; layer_norm_launch.h asserts that they agree.
+constexpr int kBlockThreads = 256;
+constexpr int kResidentBackwardBlocks = 2;  // per multiprocessor
+constexpr int kBackwardElements = 8;        // per thread, in registers
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// As many as the current device holds at once; a block has up to 8 rows at a time.
-inline int64_t backward_blocks(int64_t rows) {
+// The smallest power of two from 32 on with which a row fits into the threads' registers, or the whole block.
+inline int threads_per_row(int64_t columns, int elements_per_thread) {
+  int threads = 32;
+  while (threads < kBlockThreads && int64_t(threads) * elements_per_thread < columns) threads *= 2;
+  return threads;
+}
+
+// As many as the current device holds at once, none without a row: that one would not write its partial sums. Where
+// rows go in packs of one a block has fewer of them at a time, and this is less than it might be.
+inline int64_t backward_blocks(int64_t rows, int64_t columns) {
   int device = 0, multiprocessors = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
     multiprocessors = 1;
-  return std::clamp<int64_t>(ceil_div(rows, 8), 1, kResidentBackwardBlocks * int64_t(multiprocessors));
+  const int rows_per_block = kBlockThreads / threads_per_row(columns, kBackwardElements);
+  return std::clamp<int64_t>(ceil_div(rows, rows_per_block), 1, kResidentBackwardBlocks * int64_t(multiprocessors));
 }
 
 }  // namespace airank_fast

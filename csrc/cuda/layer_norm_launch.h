@@ -1,4 +1,4 @@
-// What the launchers of ops that end in a layer norm share: how many threads take a row, grids, dtypes.
+// What the launchers of ops that end in a layer norm share: grids, dtypes.
 #pragma once
 
 #include "layer_norm.cuh"
@@ -7,14 +7,10 @@
 
 namespace airank_fast {
 
+static_assert(kBlockThreads == kRowThreads);
 static_assert(kResidentBackwardBlocks == kBackwardBlocks<float>);
-
-// The smallest power of two from 32 on with which a row fits into the threads' registers, or the whole block.
-inline int threads_per_row(int64_t columns, int elements_per_thread) {
-  int threads = 32;
-  while (threads < kRowThreads && int64_t(threads) * elements_per_thread < columns) threads *= 2;
-  return threads;
-}
+static_assert(kBackwardElements == kBackwardPacks<8> * 8 && kBackwardElements == kBackwardPacks<4> * 4 &&
+              kBackwardElements == kBackwardPacks<2> * 2 && kBackwardElements >= kBackwardPacks<1>);
 
 // Whether rows can be taken in packs of kVec: of every address given, null ones aside.
 template <int kVec, typename... P>
@@ -30,8 +26,9 @@ cudaError_t launch_rows(const LayerNormRows& r, In in, double eps, Y* y, cudaStr
   const int threads = threads_per_row(r.columns, kForwardPacks<kVec> * kVec);
   const int rows_per_block = kRowThreads / threads;
   return launch(layer_norm_kernel<kVec, In, W, Y>, dim3(unsigned(ceil_div(r.rows, rows_per_block))),
-                dim3(kRowThreads), 0, stream, in, static_cast<const W*>(r.weight), static_cast<const W*>(r.bias), y,
-                static_cast<T*>(r.mean), static_cast<T*>(r.rstd), r.rows, int(r.columns), eps, threads);
+                dim3(threads, rows_per_block), 0, stream, in, static_cast<const W*>(r.weight),
+                static_cast<const W*>(r.bias), y, static_cast<T*>(r.mean), static_cast<T*>(r.rstd), r.rows,
+                int(r.columns), eps);
 }
 
 template <int kVec, typename Out, typename G, typename X, typename W>
@@ -43,10 +40,10 @@ cudaError_t launch_rows_backward(const LayerNormRows& r, const LayerNormGrads& g
     const int threads = threads_per_row(r.columns, kBackwardPacks<kVec> * kVec);
     const size_t smem_bytes = threads < kRowThreads ? 2 * r.columns * sizeof(T) : 0;
     const cudaError_t error =
-        launch(layer_norm_backward_kernel<kVec, Out, G, X, W>, dim3(unsigned(g.num_blocks)), dim3(kRowThreads),
-               smem_bytes, stream, static_cast<const G*>(g.grad), static_cast<const X*>(r.x),
-               static_cast<const T*>(r.mean), static_cast<const T*>(r.rstd), static_cast<const W*>(r.weight), out,
-               partials, r.rows, int(r.columns), threads);
+        launch(layer_norm_backward_kernel<kVec, Out, G, X, W>, dim3(unsigned(g.num_blocks)),
+               dim3(threads, kRowThreads / threads), smem_bytes, stream, static_cast<const G*>(g.grad),
+               static_cast<const X*>(r.x), static_cast<const T*>(r.mean), static_cast<const T*>(r.rstd),
+               static_cast<const W*>(r.weight), out, partials, r.rows, int(r.columns));
     if (error != cudaSuccess) return error;
   }
   if (g.grad_weight == nullptr || r.columns == 0) return cudaSuccess;

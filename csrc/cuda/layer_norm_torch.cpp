@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward_cuda(Tensor grad, Tensor 
   Tensor grad_x = empty_beside(x, x.sizes());
   auto [grad_weight, grad_bias] = empty_param_grads(x, weight, shape, need_params);
   LayerNormGrads grads;
-  grads.num_blocks = backward_blocks(shape.rows);
+  grads.num_blocks = backward_blocks(shape.rows, shape.columns);
   const Tensor partials = empty_beside(
       x, std::vector<int64_t>{2, need_params ? grads.num_blocks : 0, shape.columns}, mean.scalar_type());
   grads.grad = dense_grad.data_ptr();

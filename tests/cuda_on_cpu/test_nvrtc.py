@@ -22,10 +22,11 @@ ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
 CEILING = 64
 CEILINGS = {
     "bias_gelu_backward_kernel": 80,  # two packs of eight in flight, beside the bias and the sums of their columns
-    **dict.fromkeys(["lamb_moments_kernel", "lamb_update_kernel"], 80),  # 8 elements in flight of up to four arrays
+    "lamb_moments_kernel": 88,  # 8 elements in flight of four arrays
+    "lamb_update_kernel": 80,  # 8 elements in flight of three arrays
     "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
-    "layer_norm_backward_kernel": 128,  # 8 elements of two rows, their weights, and two sums for each
-    "layer_norm_kernel": 96,  # 32 elements of a row stay in registers
+    "layer_norm_backward_kernel": 128,  # 8 elements of two rows, twice, their weights, and two sums for each
+    "layer_norm_kernel": 120,  # 32 elements of a row, or both terms of each, in float32; 64 suffice for 16 bits
     "sgd_kernel": 112,  # 16 elements in flight of up to three arrays; with 96 no more blocks are resident
     # Of 8 channels: three to four numbers each, and 8 packs in flight, from one array or two.
     "batch_norm_moments_kernel": 80,
