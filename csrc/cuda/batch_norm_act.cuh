@@ -288,12 +288,11 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, kResidu
   });
 }
 
-// The mask with row r's bits in the lowest places; all words shift at once, so bits beyond row 7 mean nothing.
+// Row n's bits come to the lowest places; whole words shift, so that what comes after row 7's bits means nothing.
 template <int kPack>
-HOST_DEVICE Pack<Byte, kPack> rows_from(int r, Pack<Byte, kPack> mask) {
+HOST_DEVICE void skip_rows(Pack<Byte, kPack>& mask, int n) {
 #pragma unroll
-  for (auto& word : mask.words) word >>= r;
-  return mask;
+  for (auto& word : mask.words) word >>= n;
 }
 
 // The bits of a thread's channels in a group; all ones without a ReLU.
@@ -321,9 +320,8 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E>)
   if (inside) {
     read_channels(statistics, channel, T(0), mean);
     for_groups<true>(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
-      const Pack<Byte, kPack> bytes = load_mask<kPack>(mask, group * channels + channel);
+      Pack<Byte, kPack> bits = load_mask<kPack>(mask, group * channels + channel);
       for_rows<kBatchNormUnroll>(num_rows, [&](int r, int n) {
-        const Pack<Byte, kPack> bits = rows_from(r, bytes);
         Pack<E, kPack> dys[kBatchNormUnroll], xs[kBatchNormUnroll];
         const int64_t at = (row + r) * channels + channel;
 #pragma unroll
@@ -340,6 +338,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E>)
             products[k] += dz * (T(xs[u].get(k)) - mean[k]);
           }
         }
+        skip_rows(bits, n);
       });
     });
   }
@@ -393,9 +392,8 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, true>)
     slope[k] = fixed ? T(0) : sums[channels + channel + k] * statistics[channels + channel + k] * inverse;
   }
   for_groups<true>(shape.rows, [&](int64_t group, int64_t row, int num_rows) {
-    const Pack<Byte, kPack> bytes = load_mask<kPack>(mask, group * channels + channel);
+    Pack<Byte, kPack> bits = load_mask<kPack>(mask, group * channels + channel);
     for_rows<kBatchNormUnroll>(num_rows, [&](int r, int n) {
-      const Pack<Byte, kPack> bits = rows_from(r, bytes);
       Pack<E, kPack> dys[kBatchNormUnroll], xs[kBatchNormUnroll];
       const int64_t at = (row + r) * channels + channel;
 #pragma unroll
@@ -414,6 +412,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, true>)
         store_pack(dx + at + u * channels, pack_of<E>(result));
         if constexpr (kResidual) store_pack(dresidual + at + u * channels, pack_of<E>(dz));
       }
+      skip_rows(bits, n);
     });
   });
 }
