@@ -53,11 +53,11 @@ struct SumRows {
     Pack<R, kVec> residual;
   };
   template <int kVec> using Row = Pack<R, kVec>;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 800 || __CUDA_ARCH__ >= 1200)
   static constexpr int kBlocks = 2;  // needs a few registers more there
 #else
-  // At 64 registers per thread, 80, or 128: 32 for what is read of 16 bits, 48 with a float32 residual, 64 of float32.
-  static constexpr int kBlocks = sizeof(X) == 4 ? 2 : sizeof(R) == 4 ? 3 : 4;
+  // Of 64 registers per thread, 32 for what is read; of 128 where the residual is float32, 48 or 64.
+  static constexpr int kBlocks = sizeof(R) == 4 ? 2 : 4;
 #endif
   const X* x;
   const R* residual;
@@ -71,7 +71,8 @@ struct SumRows {
     const unsigned kept = mask.template kept<kVec>(at);  // first, while the terms are on their way
     math_t<R> sums[kVec];
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) sums[k] = math_t<R>(T(terms.x.get(k)) * mask.factor(kept, k) + T(terms.residual.get(k)));
+    for (int k = 0; k < kVec; ++k)
+      sums[k] = math_t<R>(T(terms.x.get(k)) * mask.factor(kept, k) + T(terms.residual.get(k)));
     const Row<kVec> rounded = pack_of<R>(sums);
     store_pack(sum + at, rounded);
     return rounded;
