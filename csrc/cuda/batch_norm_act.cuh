@@ -56,7 +56,7 @@ HOST_DEVICE void read_channels(const T* from, int64_t channel, T otherwise, T (&
   for (int k = 0; k < kPack; ++k) to[k] = from == nullptr ? otherwise : from[channel + k];
 }
 
-__global__ inline void batch_norm_count_kernel(int64_t* num_batches) { *num_batches += 1; }
+__global__ void batch_norm_count_kernel(int64_t* num_batches) { *num_batches += 1; }
 
 // Where number i of a thread's numbers lies in scratch memory: those of neighbouring threads side by side, in banks of
 // their own.

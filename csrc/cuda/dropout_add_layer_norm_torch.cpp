@@ -57,7 +57,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dropout_add_layer_norm_backward_cuda(
   const OnDevice device(grad);
   const Tensor dense_grad = as_contiguous(grad), dense_sum = as_contiguous(sum);
   const Tensor means = as_contiguous(mean), rstds = as_contiguous(rstd);
-  const OptionalTensor weights = as_contiguous(weight), numbers = as_contiguous(seed), grad_sums = as_contiguous(grad_sum);
+  const OptionalTensor weights = as_contiguous(weight), numbers = as_contiguous(seed);
+  const OptionalTensor grad_sums = as_contiguous(grad_sum);
   Tensor grad_x = empty_beside(grad, grad.sizes());
   Tensor grad_residual = empty_beside(sum, grad.sizes());
   auto [grad_weight, grad_bias] = empty_param_grads(grad, weight, shape, need_params);
