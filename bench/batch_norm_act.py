@@ -123,8 +123,7 @@ def work(modules: list[nn.Module], tensors: list[tuple]) -> Callable[[], None]:
 
 def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy: Tensor) -> None:
     """Every contestant gives the same output and gradient up to its dtype's rounding."""
-    tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}[x.dtype]
-    may_differ = 1e-3 if x.dtype == torch.float32 else 1e-2
+    tolerance = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}[x.dtype]
     expected = None
     for module in modules.values():
         y = module(x, residual)
@@ -132,8 +131,8 @@ def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy:
         got, x.grad = (y.detach(), x.grad), None
         expected = expected or got
         for a, b in zip(got, expected, strict=True):
-            # An output next to zero may pass one ReLU and not the other.
-            assert ((a - b).abs() > tolerance * (1 + b.abs())).float().mean() < may_differ
+            # An output next to zero may pass one ReLU and not the other, which its channel's sums show too.
+            assert ((a - b).abs() > tolerance * (1 + b.abs())).float().mean() < 0.01
 
 
 def bytes_moved(layer: Layer, batch_size: int, dtype: torch.dtype) -> float:
