@@ -57,8 +57,12 @@ def our_step(device: torch.device, fused: bool = True):
 
 
 def check(device: torch.device) -> None:
-    """From the same weights, our loss and gradient are as near to float32's as twice autocast's."""
+    """From the same weights, our loss and gradient are as near to float32's as twice autocast's.
+
+    A single number, the loss, may by chance be exact in autocast: to bfloat16's rounding of it.
+    """
     torch.manual_seed(0)
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     plain = resnet50(NUM_CLASSES, fused=False).to(device, memory_format=torch.channels_last)
     images, labels = made_up(64, 16, device)
     results = {}
@@ -81,8 +85,9 @@ def check(device: torch.device) -> None:
         (loss, gradient), (exact_loss, exact_gradient) = results[who], results["float32"]
         return abs(loss - exact_loss), (gradient - exact_gradient).norm().item()
 
-    for ours, autocast in zip(error("ours"), error("autocast"), strict=True):
-        assert ours <= 2 * autocast, f"error {ours}, of autocast {autocast}"
+    chance = (2**-8 * abs(results["float32"][0]), 0.0)
+    for ours, autocast, may_be in zip(error("ours"), error("autocast"), chance, strict=True):
+        assert ours <= 2 * autocast + may_be, f"error {ours}, of autocast {autocast}"
 
 
 def made_up(size: int, batch_size: int, device: torch.device):

@@ -42,8 +42,10 @@ inline double next_random() {
 #ifdef __CUDACC__
 inline void* allocate(size_t size_bytes) {
   void* memory = nullptr;
-  if (cudaMallocManaged(&memory, size_bytes + (size_bytes == 0)) != cudaSuccess) std::abort();
-  return memory;
+  const cudaError_t error = cudaMallocManaged(&memory, size_bytes + (size_bytes == 0));
+  if (error == cudaSuccess) return memory;
+  std::fprintf(stderr, "cudaMallocManaged of %zu bytes: %s\n", size_bytes, cudaGetErrorString(error));
+  std::abort();
 }
 inline void release(void* memory) { cudaFree(memory); }
 #else

@@ -51,6 +51,14 @@ def worst_error(got, exact):
     return max(errors, default=0.0)
 
 
+def assert_twice_the_error_at_most(got, theirs, exact):
+    """Of `theirs`; in float64, where theirs may be the same operations as `exact`, of 64 units in the last place."""
+    largest = max((e.abs().max().item() for e in exact if e.numel()), default=0.0)
+    double = bool(got) and got[0].dtype == torch.float64
+    unit = 64 * torch.finfo(torch.float64).eps * largest if double else 0.0
+    assert worst_error(got, exact) <= 2 * max(worst_error(theirs, exact), unit)
+
+
 def three():
     """Three tensors of [4, 3]: a list that is right."""
     return [torch.ones(4, 3) for _ in range(3)]

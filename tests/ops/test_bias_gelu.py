@@ -138,7 +138,8 @@ def test_more_rows_than_one_chunk(device):
     exact = results(plain, x.double(), bias.double(), grad.double(), "none")
     of_torch = results(plain, x, bias, grad, "none")
     ours = results(bias_gelu, x, bias, grad, "none")
-    assert error(ours[2], exact[2]) <= 2 * error(of_torch[2], exact[2])
+    unit = torch.finfo(torch.float32).eps * exact[2].abs().max().item()
+    assert error(ours[2], exact[2]) <= 2 * max(error(of_torch[2], exact[2]), unit)
     again = results(bias_gelu, x, bias, grad, "none")
     assert torch.equal(ours[2], again[2])  # summed in a fixed order
 

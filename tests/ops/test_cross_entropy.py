@@ -432,8 +432,9 @@ def test_memory_peak_is_at_most_half_of_torchs(in_place):
         target = torch.zeros(512, dtype=torch.int64, device="cuda")
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        logits = torch.zeros(512, 30_528, device="cuda", dtype=torch.bfloat16) + leaf
+        logits = torch.zeros(512, 30_528, device="cuda", dtype=torch.bfloat16).add_(leaf)
         function(logits, target, **options).backward()
         return torch.cuda.max_memory_allocated() - before
 
-    assert peak(cross_entropy, inplace_backward=in_place) <= peak(F.cross_entropy) / 2
+    # torch: logits, their log-softmax and a gradient of each; a few KB are what belongs to rows
+    assert peak(cross_entropy, inplace_backward=in_place) <= peak(F.cross_entropy) / (4 if in_place else 2) + 2**16

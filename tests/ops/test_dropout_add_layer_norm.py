@@ -231,7 +231,8 @@ def test_any_strides_and_alignment(device):
         expected = with_gradients(ours, arguments)
         for view in (transposed, unaligned):
             for got, want in zip(with_gradients(ours, [view(t) for t in arguments]), expected, strict=True):
-                torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+                # sums in another order may round to the next number of 16 bits
+                torch.testing.assert_close(got, want, rtol=2**-7 if got.dtype == BF16 else 1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -138,16 +138,17 @@ def strided(kind, tensor):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["transposed", "every_other", "not_aligned"])
 def test_any_strides(device, kind):
-    for dtype in (F32, BF16):
+    # sums in another order may round to the next number of 16 bits
+    for dtype, rtol in ((F32, 1e-6), (BF16, 2**-7)):
         x, weight, bias, grad = made((6, 5, 96), (dtype, dtype, dtype), device)
         y, mean, rstd = op.layer_norm(x, weight, bias, 1, 1e-5)
         got = op.layer_norm(strided(kind, x), strided(kind, weight), strided(kind, bias), 1, 1e-5)
         assert got[0].is_contiguous()
-        torch.testing.assert_close(got, (y, mean, rstd), rtol=1e-6, atol=0 if dtype == BF16 else 1e-6)
+        torch.testing.assert_close(got, (y, mean, rstd), rtol=rtol, atol=0 if dtype == BF16 else 1e-6)
         expected = op.layer_norm_backward(grad, x, mean, rstd, weight, 1, True)
         views = [strided(kind, t) for t in (grad, x, mean, rstd, weight)]
         got = op.layer_norm_backward(*views, 1, True)
-        torch.testing.assert_close(got, expected, rtol=1e-6, atol=0 if dtype == BF16 else 1e-5)
+        torch.testing.assert_close(got, expected, rtol=rtol, atol=0 if dtype == BF16 else 1e-5)
     leaf = made((4, 97), device=device)[0].requires_grad_()
     layer_norm(leaf, 97).sum().backward()  # an expanded gradient
     torch.testing.assert_close(leaf.grad, torch.zeros_like(leaf), rtol=0, atol=1e-5)
@@ -196,7 +197,8 @@ def test_a_large_mean_does_not_cancel(device):
     exact, plain = in_float64(x, weight, bias, grad), in_torch(x, weight, bias, grad)
     ours = with_gradients(lambda x, w, b: layer_norm(x, 1024, w, b), x, weight, bias, grad)
     for got, torchs, want in zip(ours, plain, exact, strict=True):
-        assert worst_error(got, want) <= 2 * worst_error(torchs, want)
+        unit = torch.finfo(F32).eps * want.abs().max().item()
+        assert worst_error(got, want) <= 2 * max(worst_error(torchs, want), unit)
 
 
 @pytest.mark.parametrize("device", DEVICES)
