@@ -30,7 +30,7 @@ template <typename To, typename From>
 HOST_DEVICE To bits_as(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
-  memcpy(&to, &from, sizeof(to));
+  memcpy(static_cast<void*>(&to), &from, sizeof(to));  // __half2 is no trivial type to g++
   return to;
 }
 
