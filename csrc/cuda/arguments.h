@@ -1,4 +1,5 @@
-// How a plain C++ launcher is told about tensors: dtypes and addresses, no torch. <op>.h builds on this.
+// How a plain C++ launcher is told about tensors: dtypes and addresses, no torch; and what its grids are counted with.
+// <op>.h builds on this.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,5 +15,7 @@ struct ScalarAddress {
   const void* pointer = nullptr;
   bool is_double = false;
 };
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace airank_fast

@@ -27,21 +27,19 @@ int columns_of(int64_t packs) {
   return columns;
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 Grid grid_of(const BatchNormInput& input, int pack, int64_t num_parts) {
-  const int64_t packs = divide_up(input.channels, pack);
+  const int64_t packs = ceil_div(input.channels, pack);
   const int columns = columns_of(packs);
-  return {dim3(unsigned(divide_up(packs, columns)), unsigned(num_parts)), dim3(columns, kBatchNormThreads / columns)};
+  return {dim3(unsigned(ceil_div(packs, columns)), unsigned(num_parts)), dim3(columns, kBatchNormThreads / columns)};
 }
 
 int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 
 // As many as the device holds at once, where a thread still has one group of rows at least.
 int64_t num_block_rows(const BatchNormInput& input, int pack, int resident_blocks) {
-  const int64_t packs = divide_up(input.channels, pack), columns = columns_of(packs);
-  const int64_t most = divide_up(input.rows, kBatchNormGroup * (kBatchNormThreads / columns));
-  const int64_t wanted = int64_t(num_multiprocessors()) * resident_blocks / divide_up(packs, columns);
+  const int64_t packs = ceil_div(input.channels, pack), columns = columns_of(packs);
+  const int64_t most = ceil_div(input.rows, kBatchNormGroup * (kBatchNormThreads / columns));
+  const int64_t wanted = int64_t(num_multiprocessors()) * resident_blocks / ceil_div(packs, columns);
   return std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(most, 1, 65535));
 }
 
@@ -68,7 +66,7 @@ cudaError_t with_pack(const BatchNormInput& input, std::initializer_list<const v
 template <typename T>
 cudaError_t combine(const void* parts, int64_t num_parts, int64_t channels, void* out, const BatchNormFinish& finish,
                     cudaStream_t stream) {
-  const int64_t blocks = std::max<int64_t>(1, divide_up(channels, kCombineChannels));
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(channels, kCombineChannels));
   return launch(batch_norm_combine_kernel<T>, dim3(unsigned(blocks)), dim3(kCombineChannels, kCombineLanes), 0,
                 stream, static_cast<const T*>(parts), num_parts, channels, static_cast<T*>(out), finish);
 }
@@ -158,7 +156,7 @@ cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, 
                  static_cast<T*>(parts));
       if (error != cudaSuccess) return error;
     }
-    const int64_t blocks = divide_up(2 * input.channels, kCombineChannels);
+    const int64_t blocks = ceil_div(2 * input.channels, kCombineChannels);
     return launch(batch_norm_add_kernel<T>, dim3(unsigned(blocks)), dim3(kCombineChannels, kCombineLanes), 0, stream,
                   static_cast<const T*>(parts), num_parts, input.channels, static_cast<const T*>(statistics),
                   static_cast<T*>(sums));

@@ -10,13 +10,11 @@ namespace {
 constexpr dim3 kBlock(kBiasGeluThreads);
 constexpr int64_t kMaxChunks = 1024;  // grid.y allows 65,535; more blocks than these gain nothing
 
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Enough for every thread to have several packs in flight and for its columns' bias to be read seldom; few enough for
 // each of an H200's multiprocessors to get 8 blocks of 4096 x 4096 16-bit numbers, and 1 MB of partial sums.
 int64_t rows_per_chunk(int64_t rows) {
   constexpr int64_t kRows = 64, kStep = kBiasGeluWarps * kBiasGeluUnroll<float>;
-  const int64_t needed = divided_up(divided_up(rows, kMaxChunks), kStep) * kStep;
+  const int64_t needed = ceil_div(ceil_div(rows, kMaxChunks), kStep) * kStep;
   return needed > kRows ? needed : kRows;
 }
 
@@ -33,7 +31,7 @@ BiasGeluTask task_of(const BiasGeluLaunch& work, int64_t rows) {
 
 template <typename T, int kPack>
 dim3 grid_of(const BiasGeluLaunch& work, int64_t rows) {
-  return dim3(unsigned(divided_up(work.columns, 32 * kPack)), unsigned(divided_up(work.rows, rows)));
+  return dim3(unsigned(ceil_div(work.columns, 32 * kPack)), unsigned(ceil_div(work.rows, rows)));
 }
 
 template <bool kTanh, int kPack, typename T>
@@ -45,7 +43,7 @@ cudaError_t forward(const BiasGeluLaunch& work, cudaStream_t stream) {
 
 template <typename M, typename B>
 cudaError_t add_chunks(const BiasGeluLaunch& work, cudaStream_t stream) {
-  return launch(bias_gelu_sum_kernel<M, B>, dim3(unsigned(divided_up(work.columns, 32))), kBlock, 0, stream,
+  return launch(bias_gelu_sum_kernel<M, B>, dim3(unsigned(ceil_div(work.columns, 32))), kBlock, 0, stream,
                 static_cast<const M*>(work.partial), bias_gelu_chunks(work.rows), work.columns,
                 static_cast<B*>(work.bias_gradient));
 }
@@ -88,7 +86,7 @@ cudaError_t choose_dtype(const BiasGeluLaunch& work, bool is_backward, cudaStrea
 
 }  // namespace
 
-int64_t bias_gelu_chunks(int64_t rows) { return divided_up(rows, rows_per_chunk(rows)); }
+int64_t bias_gelu_chunks(int64_t rows) { return ceil_div(rows, rows_per_chunk(rows)); }
 
 cudaError_t launch_bias_gelu(const BiasGeluLaunch& work, cudaStream_t stream) {
   return choose_dtype(work, false, stream);

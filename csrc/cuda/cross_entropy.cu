@@ -23,7 +23,7 @@ bool a_warp_is_enough(const CrossEntropyLaunch& work) {
 template <int kRowThreads>
 dim3 grid_of(const CrossEntropyLaunch& work) {
   constexpr int64_t kRows = kCrossEntropyThreads / kRowThreads;
-  return dim3(unsigned((work.num_rows + kRows - 1) / kRows));
+  return dim3(unsigned(ceil_div(work.num_rows, kRows)));
 }
 
 template <bool kSmoothing, int kRowThreads, typename T>

@@ -56,6 +56,17 @@ HOST_DEVICE int64_t elements_to_boundary(const T* row) {
   return int64_t((16 - reinterpret_cast<unsigned long long>(row) % 16) % 16 / sizeof(T));
 }
 
+// Of a row: columns [head, in_packs) go in packs, which begin on a boundary of 16 bytes; those around them one by one.
+struct Packed {
+  int64_t head, in_packs;
+};
+template <typename T>
+HOST_DEVICE Packed packed_part(const T* row, int64_t size) {
+  constexpr int kPack = 16 / sizeof(T);
+  const int64_t boundary = elements_to_boundary(row), head = boundary < size ? boundary : size;
+  return {head, head + (size - head) / kPack * kPack};
+}
+
 // exp(difference) for differences below a maximum. Of 16-bit logits by the instruction for 2^x: at -20 it is 1e-6 off,
 // much less than what the logit's own rounding did to it.
 template <typename T>
@@ -112,9 +123,7 @@ __device__ __forceinline__ RowPart<math_t<T>> part_of_row(const T* row, int64_t 
   constexpr int kUnroll = kCrossEntropyUnroll<T>;
   const int thread = thread_of_row<kRowThreads>();
   RowPart<math_t<T>> part = no_columns<math_t<T>>();
-  const int64_t boundary = elements_to_boundary(row);
-  const int64_t head = boundary < size ? boundary : size;
-  const int64_t in_packs = head + (size - head) / kPack * kPack;
+  const auto [head, in_packs] = packed_part(row, size);
   if (thread < head) add_column<kSmoothing>(part, row + thread, reference);
   int64_t i = head + int64_t(thread) * kPack;
   Pack<T, kPack> packs[kUnroll];
@@ -239,10 +248,8 @@ __device__ __forceinline__ void write_row(const T* row, T* to, int64_t size, int
   constexpr int kStride = kRowThreads * kPack;
   constexpr int kUnroll = kCrossEntropyUnroll<T>;
   const int thread = thread_of_row<kRowThreads>();
-  const int64_t boundary = elements_to_boundary(row);
-  const bool alike = boundary == elements_to_boundary(to);
-  const int64_t head = alike && boundary < size ? boundary : size;
-  const int64_t in_packs = head + (size - head) / kPack * kPack;
+  const bool alike = elements_to_boundary(row) == elements_to_boundary(to);
+  const auto [head, in_packs] = alike ? packed_part(row, size) : Packed{size, size};
   for (int64_t i = thread; i < head; i += kRowThreads)
     write_columns<1>(to, load_pack<1>(row + i), i, target, formula);
   for (int64_t i = head + int64_t(thread) * kPack; i < in_packs; i += kStride * kUnroll) {
@@ -262,9 +269,7 @@ template <int kRowThreads, typename T>
 __device__ __forceinline__ void write_zeros(T* to, int64_t size) {
   constexpr int kPack = 16 / sizeof(T);
   const int thread = thread_of_row<kRowThreads>();
-  const int64_t boundary = elements_to_boundary(to);
-  const int64_t head = boundary < size ? boundary : size;
-  const int64_t in_packs = head + (size - head) / kPack * kPack;
+  const auto [head, in_packs] = packed_part(to, size);
   const Pack<T, kPack> zeros{};
   const Pack<T, 1> zero{};
   if (thread < head) store_pack(to + thread, zero);

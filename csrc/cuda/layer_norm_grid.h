@@ -1,6 +1,8 @@
 // How many threads a row of a layer norm has, and how many blocks, so rows of partial sums, its backward pass.
 #pragma once
 
+#include "arguments.h"
+
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -12,8 +14,6 @@ namespace airank_fast {
 constexpr int kBlockThreads = 256;
 constexpr int kResidentBackwardBlocks = 2;  // per multiprocessor
 constexpr int kBackwardElements = 8;        // per thread, in registers
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The smallest power of two from 32 on with which a row fits into the threads' registers, or the whole block.
 inline int threads_per_row(int64_t columns, int elements_per_thread) {
