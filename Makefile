@@ -32,8 +32,9 @@ rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to 
 test: lint ## the same environment, lint, and the whole test suite
 	$(PY) -m pytest $(ARGS)
 
-lint: $(INSTALLED) ## ruff
+lint: $(INSTALLED) ## ruff: rules and format
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
 	$(PIP) --no-build-isolation --editable ".[bench]"

@@ -24,14 +24,20 @@ import tyro
 
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
-from airank_fast.record import converting
+from airank_fast.record.foreign import convert as converting
+from airank_fast.record.foreign.read import LogReader, find_log
 from airank_fast.record.formats import dllogger, perflog
 from airank_fast.record.lines import Lines
-from airank_fast.record.runs import LogReader, find_log
 from airank_fast.record.settings import parse_settings
 
-FILES = {"airank": "airank.log", "mlperf": "mlperf.log", "flagperf": "flagperf.json", "events": "events.jsonl",
-         "dllogger": "dllogger.json", "perflog": "perflog.log"}  # fmt: skip
+FILES = {
+    "airank": "airank.log",
+    "mlperf": "mlperf.log",
+    "flagperf": "flagperf.json",
+    "events": "events.jsonl",
+    "dllogger": "dllogger.json",
+    "perflog": "perflog.log",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

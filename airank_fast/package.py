@@ -79,9 +79,7 @@ def build(options: Options) -> int:
         raise UserError("--format: runs and --output are required with it, got " + ("runs" if options.runs else "none"))
     given = given_fields(options.settings, options.system)
     log_format = "airank" if options.format == "airank" else "mlperf"
-    chosen = [
-        candidates.read_candidate(path, log_format, options.benchmark, options.cards) for path in options.runs
-    ]
+    chosen = [candidates.read_candidate(path, log_format, options.benchmark, options.cards) for path in options.runs]
     candidates.check_distinct(chosen)
     if not options.rehearsal and any(one.is_rehearsal for one in chosen):
         raise UserError(f"runs that are no rehearsal are required without --rehearsal, got {candidates.REHEARSAL} runs")
@@ -91,8 +89,10 @@ def build(options: Options) -> int:
     refused = candidates.refusals(chosen) + results.refusals(found)
     tell(refused)
     if refused and not options.allow_errors:
-        print(f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages and says so)",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages and says so)",
+            file=sys.stderr,
+        )
         return 1
     request = Request(
         candidates=[one for result in found.values() for one in result.runs] or chosen,

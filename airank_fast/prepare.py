@@ -24,7 +24,7 @@ from airank_fast.errors import UserError
 from airank_fast.sources import imagenet, wikicorpus
 from airank_fast.sources.verify import verify
 
-_MAX_PREDICTIONS = {128: 20, 512: 76}       # what NVIDIA's and MLPerf's data sets have; else 15 % of the tokens
+_MAX_PREDICTIONS = {128: 20, 512: 76}  # what NVIDIA's and MLPerf's data sets have; else 15 % of the tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,9 @@ class WikiCorpus:
     def run(self) -> int:
         """Prepare; exit status 0."""
         if (self.vocab is None) == (self.train_vocab is None):
-            raise UserError("--vocab or --train-vocab: one of them is required, got "
-                            + ("both" if self.vocab else "neither"))
+            raise UserError(
+                "--vocab or --train-vocab: one of them is required, got " + ("both" if self.vocab else "neither")
+            )
         _require(self.train_vocab is None or self.train_vocab >= 100, "train-vocab", "at least 100", self.train_vocab)
         _require(0 < self.eval_fraction <= 0.5, "eval-fraction", "above 0, at most 0.5", self.eval_fraction)
         _require(self.eval_samples >= 1, "eval-samples", "at least 1", self.eval_samples)
@@ -82,15 +83,27 @@ class WikiCorpus:
         if predictions is None:
             predictions = _MAX_PREDICTIONS.get(self.max_seq_length, max(1, int(self.max_seq_length * 0.15)))
         plan = wikicorpus.Plan(
-            train_vocab=self.train_vocab, lowercase=not self.cased, max_seq_length=self.max_seq_length,
-            max_predictions=predictions, masked_lm_prob=self.masked_lm_prob, short_seq_prob=self.short_seq_prob,
-            num_duplicates=self.duplicates, eval_fraction=self.eval_fraction, num_eval_samples=self.eval_samples,
-            min_characters=self.min_characters, text_form=self.text_form, part_bytes=int(self.part_mb * 1e6),
-            form=self.form, seed=self.seed)  # fmt: skip
+            train_vocab=self.train_vocab,
+            lowercase=not self.cased,
+            max_seq_length=self.max_seq_length,
+            max_predictions=predictions,
+            masked_lm_prob=self.masked_lm_prob,
+            short_seq_prob=self.short_seq_prob,
+            num_duplicates=self.duplicates,
+            eval_fraction=self.eval_fraction,
+            num_eval_samples=self.eval_samples,
+            min_characters=self.min_characters,
+            text_form=self.text_form,
+            part_bytes=int(self.part_mb * 1e6),
+            form=self.form,
+            seed=self.seed,
+        )
         plan.check()
         if host is None:
-            print("note: airank_fast._host is not built; samples are built in Python, some 90 times slower",
-                  file=sys.stderr)
+            print(
+                "note: airank_fast._host is not built; samples are built in Python, some 90 times slower",
+                file=sys.stderr,
+            )
         wikicorpus.prepare(plan, self.input, self.vocab, self.output, _workers(self.workers))
         return _verified(Verify(self.output, workers=self.workers))
 
@@ -114,8 +127,9 @@ class ImageNet:
 
     def run(self) -> int:
         """Prepare; exit status 0."""
-        imagenet.prepare(self.train, self.val, self.devkit, self.output, partial_set=self.partial,
-                         num_workers=_workers(self.workers))
+        imagenet.prepare(
+            self.train, self.val, self.devkit, self.output, partial_set=self.partial, num_workers=_workers(self.workers)
+        )
         return _verified(Verify(self.output, workers=self.workers))
 
 
@@ -153,13 +167,18 @@ def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]
-    return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="python -m airank_fast.prepare",
-                                                description=__doc__)  # fmt: skip
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, args=arguments, prog="python -m airank_fast.prepare", description=__doc__
+    )
 
 
 def _verified(wanted: Verify) -> int:
-    report = verify(wanted.directory, vocab_size=wanted.vocab_size, max_seq_length=wanted.max_seq_length,
-                    num_workers=_workers(wanted.workers))
+    report = verify(
+        wanted.directory,
+        vocab_size=wanted.vocab_size,
+        max_seq_length=wanted.max_seq_length,
+        num_workers=_workers(wanted.workers),
+    )
     for line in report.lines:
         print(line)
     for problem in report.problems:

@@ -119,8 +119,10 @@ def main() -> int:
     package(rehearsal, resnet, bert)
     (directory / "README.md").write_text(summary(rehearsal.steps), encoding="utf-8")
     others = [step.name for step in rehearsal.steps if not step.as_expected]
-    print(f"{directory}/README.md: {len(rehearsal.steps)} steps, {len(others)} not as expected"
-          + (f" ({', '.join(others)})" if others else ""))  # fmt: skip
+    print(
+        f"{directory}/README.md: {len(rehearsal.steps)} steps, {len(others)} not as expected"
+        + (f" ({', '.join(others)})" if others else "")
+    )
     return int(bool(others))
 
 
@@ -133,9 +135,18 @@ def train(rehearsal: Rehearsal, size: str) -> tuple[list[Path], list[Path]]:
             output = rehearsal.directory / "runs" / f"{benchmark}-{seed}"
             submission = ["--submission.org", ORG, "--submission.platform", PLATFORM]
             rehearsal.airank_fast(
-                f"train {benchmark} {seed}", "train", arguments[0], "--amp", *arguments[1:], "--seed", seed,
-                "--output", output, *submission, expected="reaches its target"
-            )  # fmt: skip
+                f"train {benchmark} {seed}",
+                "train",
+                arguments[0],
+                "--amp",
+                *arguments[1:],
+                "--seed",
+                seed,
+                "--output",
+                output,
+                *submission,
+                expected="reaches its target",
+            )
             shutil.rmtree(output / "checkpoints", ignore_errors=True)
             made.setdefault(benchmark, []).append(output)
     return made["resnet"], made["bert"]
@@ -143,10 +154,21 @@ def train(rehearsal: Rehearsal, size: str) -> tuple[list[Path], list[Path]]:
 
 def judge(rehearsal: Rehearsal, runs: list[Path]) -> None:
     """Verify, score and report."""
-    rehearsal.airank_fast("verify", "verify", *runs, expected="errors: neither data nor targets are the benchmark's",
-                          fits=lambda status, output: status == 1)  # fmt: skip
-    rehearsal.airank_fast("score", "score", *runs, "--own-targets", expected="figures, and that the sets do not count",
-                          fits=lambda status, output: status in (0, 1))  # fmt: skip
+    rehearsal.airank_fast(
+        "verify",
+        "verify",
+        *runs,
+        expected="errors: neither data nor targets are the benchmark's",
+        fits=lambda status, output: status == 1,
+    )
+    rehearsal.airank_fast(
+        "score",
+        "score",
+        *runs,
+        "--own-targets",
+        expected="figures, and that the sets do not count",
+        fits=lambda status, output: status in (0, 1),
+    )
     for language in ("zh", "en"):
         options = ["--lang", language, "--mark", WORD, "--output", rehearsal.directory / "report"]
         rehearsal.airank_fast(f"report {language}", "report", *runs, *options, expected="a report, HTML and Markdown")
@@ -164,19 +186,38 @@ def package(rehearsal: Rehearsal, resnet: list[Path], bert: list[Path]) -> None:
         output = rehearsal.directory / "packages" / name
         call = [*arguments, *marks, "--output", output, *runs]
         asks = rehearsal.airank_fast(
-            f"package {name}, unasked", "package", *call, expected="builds it, or asks for all it cannot find out",
+            f"package {name}, unasked",
+            "package",
+            *call,
+            expected="builds it, or asks for all it cannot find out",
             fits=lambda status, output: status == 0 or "fields are required" in output,
-        )  # fmt: skip
+        )
         if asks.status != 0:
             rehearsal.airank_fast(f"package {name}", "package", *call, *_answers(asks.said), expected="a package")
-        rehearsal.airank_fast(f"check {name}", "package", "--check", output, expected="layout and checksums are right",
-                              fits=lambda status, output: "tree." not in output and status in (0, 1))  # fmt: skip
+        rehearsal.airank_fast(
+            f"check {name}",
+            "package",
+            "--check",
+            output,
+            expected="layout and checksums are right",
+            fits=lambda status, output: "tree." not in output and status in (0, 1),
+        )
     place = rehearsal.directory / "packages" / "gp2bm" / ORG
-    rehearsal.official("package_checker", place, "refuses: below the target of BERT, and faster than the reference",
-                       "10 files do not comply", "RCP Test Failed", "PACKAGE CHECKER FOUND ERRORS")  # fmt: skip
+    rehearsal.official(
+        "package_checker",
+        place,
+        "refuses: below the target of BERT, and faster than the reference",
+        "10 files do not comply",
+        "RCP Test Failed",
+        "PACKAGE CHECKER FOUND ERRORS",
+    )
     rehearsal.official("system_desc_checker", place / "systems" / f"{PLATFORM}.json", "passes", "checker passed")
-    rehearsal.official("result_summarizer", place, "refuses: no run of BERT converges by MLPerf's target",
-                       "Too many non-converging runs")  # fmt: skip
+    rehearsal.official(
+        "result_summarizer",
+        place,
+        "refuses: no run of BERT converges by MLPerf's target",
+        "Too many non-converging runs",
+    )
 
 
 def _answers(question: str) -> list[str]:

@@ -22,7 +22,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
-from airank_fast.record.runs import Run, cards_in_name, read_run
+from airank_fast.record.foreign.read import Run, cards_in_name, read_run
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
 from airank_fast.rules import airank_score, scoring
@@ -84,9 +84,13 @@ def main() -> int:
     if options.rules != "mlperf" and runs:
         judged, targets = (runs, []) if options.own_targets else with_targets(runs, told, options.profile)
         airank = airank_score.airank_result(
-            judged, options.profile, airank_score.Weights(*options.weights), references(options),
-            options.amp_peak_ratio, options.own_targets,
-        )  # fmt: skip
+            judged,
+            options.profile,
+            airank_score.Weights(*options.weights),
+            references(options),
+            options.amp_peak_ratio,
+            options.own_targets,
+        )
         result["airank"] = asdict(airank) | {"targets": targets}
         text += airank_text(airank, targets)
         if options.rules == "airank":
@@ -239,18 +243,27 @@ def set_text(result: SetResult) -> list[str]:
     benchmark = result.benchmark
     chosen = {run.name for run in result.chosen} if result.minutes is not None else set()
     cells = [
-        [run.name, _cell(run.minutes, ".3f", "did not converge"), _cell(run.converged_at, ",.10g"),
-         _cell(run.seed, "d"), "*" if run.name in chosen else ""]
+        [
+            run.name,
+            _cell(run.minutes, ".3f", "did not converge"),
+            _cell(run.converged_at, ",.10g"),
+            _cell(run.seed, "d"),
+            "*" if run.name in chosen else "",
+        ]
         for run in result.runs
-    ]  # fmt: skip
-    lines = [f"MLPerf {benchmark.name}: {len(result.runs)} runs, {benchmark.num_runs} wanted",
-             *table(["run", "minutes", benchmark.unit, "seed", "counts"], cells)]  # fmt: skip
+    ]
+    lines = [
+        f"MLPerf {benchmark.name}: {len(result.runs)} runs, {benchmark.num_runs} wanted",
+        *table(["run", "minutes", benchmark.unit, "seed", "counts"], cells),
+    ]
     if len(result.windows) > 1:
         windows = ", ".join("invalid" if math.isinf(value) else f"{value:.3f}" for value in result.windows)
         lines.append(f"windows of {benchmark.num_runs} consecutive runs: {windows}; the median one counts")
     if result.scaling != 1.0:
-        lines.append(f"scaled by {result.scaling:.4f}: converged after {result.converged_at:,.10g} {benchmark.unit}, "
-                     f"the reference after {result.reference.mean:,.10g}")  # fmt: skip
+        lines.append(
+            f"scaled by {result.scaling:.4f}: converged after {result.converged_at:,.10g} {benchmark.unit}, "
+            f"the reference after {result.reference.mean:,.10g}"
+        )
     elif result.minutes is not None and result.reference is None:
         lines.append("convergence is not compared: no reference point is known (--rcp, or install mlperf-logging)")
     lines += [f"problem: {problem}" for problem in result.problems]
@@ -267,12 +280,28 @@ def gp2bm_text(score: dict) -> list[str]:
         return [f"GP2BM: no score, there is no result of {' and '.join(missing)}", ""]
     r, b = score["r_minutes"], score["b_minutes"]
     lines = [f"GP2BM score: 7.19 / {r:.3f} + 9.05 / {b:.3f} = {score['score']:.3f}", ""]
-    cells = [[f"{row['factor']:g}", f"{row['r_minutes']:.3f}", f"{row['score_at_r']:.3f}", f"{row['b_minutes']:.3f}",
-              f"{row['score_at_b']:.3f}", f"{row['score_at_both']:.3f}"] for row in score["what_if"]]  # fmt: skip
+    cells = [
+        [
+            f"{row['factor']:g}",
+            f"{row['r_minutes']:.3f}",
+            f"{row['score_at_r']:.3f}",
+            f"{row['b_minutes']:.3f}",
+            f"{row['score_at_b']:.3f}",
+            f"{row['score_at_both']:.3f}",
+        ]
+        for row in score["what_if"]
+    ]
     lines += table(["times", "R", "score", "B", "score", "both: score"], cells)
     if score["want"]:
-        cells = [[f"{row['score']:g}", _minutes(row["r_minutes"]), _minutes(row["b_minutes"]),
-                  f"{row['factor_of_both']:.3f}"] for row in score["want"]]  # fmt: skip
+        cells = [
+            [
+                f"{row['score']:g}",
+                _minutes(row["r_minutes"]),
+                _minutes(row["b_minutes"]),
+                f"{row['factor_of_both']:.3f}",
+            ]
+            for row in score["want"]
+        ]
         lines += ["", *table(["wanted", "R with this B", "B with this R", "or both times"], cells)]
     return [*lines, ""]
 
@@ -280,17 +309,34 @@ def gp2bm_text(score: dict) -> list[str]:
 def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[str]:
     """AI-Rank's figures for people, the columns of its summary first; `targets` that no log carried."""
     cells = [
-        [row.model, row.operating_system or "-", row.precision or "-", _cell(row.num_cards, "d"),
-         _cell(row.time2train, ".3f"), _cell(row.throughput, ".1f"), _cell(row.accuracy, ".2%"),
-         _cell(row.card_speedup, ".2f"), _cell(row.card_efficiency, ".1%"),
-         f"{row.num_reached}/{row.num_runs}", "yes" if row.is_task else "no"]
+        [
+            row.model,
+            row.operating_system or "-",
+            row.precision or "-",
+            _cell(row.num_cards, "d"),
+            _cell(row.time2train, ".3f"),
+            _cell(row.throughput, ".1f"),
+            _cell(row.accuracy, ".2%"),
+            _cell(row.card_speedup, ".2f"),
+            _cell(row.card_efficiency, ".1%"),
+            f"{row.num_reached}/{row.num_runs}",
+            "yes" if row.is_task else "no",
+        ]
         for row in result.rows
-    ]  # fmt: skip
+    ]
     header = ["model", "system", "precision", "cards", "Time2train(sec)", "吞吐(samples/sec)", "准确率(%)"]
     lines = ["AI-Rank", *table([*header, "加速比 T1/TN", "efficiency", "reached", "task"], cells)]
     if result.amp:
-        cells = [[each.model, each.operating_system or "-", str(each.num_cards), f"{each.speedup:.2f}",
-                  _cell(each.efficiency, ".1%")] for each in result.amp]  # fmt: skip
+        cells = [
+            [
+                each.model,
+                each.operating_system or "-",
+                str(each.num_cards),
+                f"{each.speedup:.2f}",
+                _cell(each.efficiency, ".1%"),
+            ]
+            for each in result.amp
+        ]
         lines += ["", *table(["model", "system", "cards", "加速比 AMP/FP32", "of peak"], cells)]
     lines += [f"target that the log does not carry: {target}" for target in targets]
     if not all(row.is_task for row in result.rows):

@@ -81,9 +81,7 @@ def prepare_directory(job, options, world: distributed.World) -> tuple[Path, str
             if not (directory / "recipe.json").exists():
                 _write_json(directory / "recipe.json", job.description())
         except OSError as error:
-            trouble = (
-                f"--output: a directory that can be written is required, got {directory} ({error.strerror})"
-            )
+            trouble = f"--output: a directory that can be written is required, got {directory} ({error.strerror})"
         except UserError as error:
             trouble = str(error)
     directory, finished, trouble = world.broadcast([directory, finished, trouble])
@@ -106,16 +104,10 @@ def _check_directory(directory: Path, job, options) -> str | None:
         saved = json.loads((directory / "recipe.json").read_text())
         for name, value in job.description().items():
             if saved.get(name) != value:
-                raise UserError(
-                    f"--resume: the run's own recipe is required, {name} = {saved.get(name)}, got {value}"
-                )
+                raise UserError(f"--resume: the run's own recipe is required, {name} = {saved.get(name)}, got {value}")
     if not (directory / "events.jsonl").exists():
         return None
-    ending = [
-        e
-        for e in effective(read_events(directory / "events.jsonl"))
-        if e["kind"] in ("run_stop", "checkpoint")
-    ]
+    ending = [e for e in effective(read_events(directory / "events.jsonl")) if e["kind"] in ("run_stop", "checkpoint")]
     if [e["kind"] for e in ending[-2:]] == ["run_stop", "checkpoint"]:
         return ending[-2]["status"]
     return None
@@ -149,9 +141,7 @@ def run_config(job, options, world: distributed.World) -> dict:
         "benchmark": job.benchmark,
         "unit": job.unit,
         "recipe": recipe,
-        "options": {
-            f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in recipe
-        },
+        "options": {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in recipe},
         "command": sys.argv,
         "seed": recipe["seed"],
         "precision": recipe["precision"],

@@ -99,6 +99,7 @@ def builders(device: str, dtype: torch.dtype) -> dict[str, Callable[[Layer], nn.
 
 def case(layer: Layer, batch_size: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor | None, Tensor]:
     """x, residual and the gradient of the output, random."""
+
     def random() -> Tensor:
         made = torch.randn(batch_size, layer.channels, layer.side, layer.side, device=device)
         return made.to(dtype, memory_format=torch.channels_last)

@@ -28,7 +28,7 @@ import harness
 import torch
 from torch.nn import functional as F
 
-from airank_fast.data.tokens import TokenBatch
+from airank_fast.data.text.tokens import TokenBatch
 from airank_fast.engine import precision
 from airank_fast.engine.step import TrainingStep
 from airank_fast.models import bert as network
@@ -60,9 +60,14 @@ def made_up(lengths: list[int], device: torch.device) -> tuple[TokenBatch, dict]
     is_next = torch.randint(2, (len(lengths),), generator=generator)
     types = torch.zeros_like(ids)
     packed = TokenBatch(
-        ids[real], types[real], torch.cat([torch.arange(length) for length in lengths]), masked[real].nonzero()[:, 0],
-        labels[real & masked], is_next, lengths,
-    )  # fmt: skip
+        ids[real],
+        types[real],
+        torch.cat([torch.arange(length) for length in lengths]),
+        masked[real].nonzero()[:, 0],
+        labels[real & masked],
+        is_next,
+        lengths,
+    )
     for name, tensor in vars(packed).items():
         if isinstance(tensor, torch.Tensor):
             setattr(packed, name, tensor.to(device))
@@ -89,9 +94,7 @@ def our_step(job: bert.Job, config: dict, device: torch.device):
 def their_step(config: dict, device: torch.device, compiled: bool):
     import transformers
 
-    model = transformers.BertForPreTraining(
-        transformers.BertConfig(**config, attn_implementation="sdpa")
-    ).to(device)
+    model = transformers.BertForPreTraining(transformers.BertConfig(**config, attn_implementation="sdpa")).to(device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     forward = harness.compiled(model) if compiled else model
@@ -129,9 +132,7 @@ def bench_step(case: str, arguments, device: torch.device) -> None:
     steps["transformers eager"] = partial(their_step(config, device, compiled=False)[0], padded)
     if arguments.compile:
         steps["transformers compiled"] = partial(their_step(config, device, compiled=True)[0], padded)
-    times = harness.time_rounds(
-        steps, num_rounds=arguments.rounds, device=device.type, num_warm_up=2, ahead=False
-    )
+    times = harness.time_rounds(steps, num_rounds=arguments.rounds, device=device.type, num_warm_up=2, ahead=False)
     medians = {name: harness.timing(values).median_s for name, values in times.items()}
     sequences = {name: batch_size / median for name, median in medians.items()}
     tokens = {name: sum(lengths) / median for name, median in medians.items()}

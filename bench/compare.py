@@ -91,8 +91,18 @@ def judged(result: dict, device: str) -> list[list[str]]:
     there = {row[3] for row in rows}
     for peer in goals:
         if peer not in there:
-            rows.append([result["bench"], result["case"], f"{1e3 * ours:.3f}", peer, "", "", f"{goals[peer]:.2f}",
-                         "not judged: the peer was not there"])  # fmt: skip
+            rows.append(
+                [
+                    result["bench"],
+                    result["case"],
+                    f"{1e3 * ours:.3f}",
+                    peer,
+                    "",
+                    "",
+                    f"{goals[peer]:.2f}",
+                    "not judged: the peer was not there",
+                ]
+            )
     return rows
 
 

@@ -120,8 +120,9 @@ def main() -> None:
             facts = {"memory_peak_bytes": memory_peaks(steps, leaves)} if options.device == "cuda" else {}
             num_bytes = 3 * logits.numel() * logits.element_size()  # read, read again, gradient written
             refill = {name: partial(leaves[name].data.copy_, logits) for name in WRITES_OVER if name in leaves}
-            times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes,
-                                        refill=refill)  # fmt: skip
+            times = harness.time_rounds(
+                steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes, refill=refill
+            )
             case = f"{rows} x {classes} {str(dtype).removeprefix('torch.')}, forward + backward, {options.device}"
             print(harness.as_text(case, times, OURS))
             floor_s = num_bytes / bandwidth

@@ -25,11 +25,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from airank_fast.data import ImageFolder, make_reader
+from airank_fast.data.images import ImageFolder, make_reader
 from airank_fast.data.sampling import TrainStream, crop_factors, flip_draws, offset_draws, random_resized_window
 
 SIZE, MIN_AREA, NUM_FILES = 224, 0.08, 200
-IDLE_S = 0.25               # by then a reader's queues are full
+IDLE_S = 0.25  # by then a reader's queues are full
 
 
 def make_photographs(root: Path, quality: int) -> float:
@@ -50,8 +50,9 @@ def make_photographs(root: Path, quality: int) -> float:
 
 def pillow(folder: ImageFolder, batch_size: int) -> Iterator[np.ndarray]:
     """The loop one would write: open, resize the window, mirror, to NumPy."""
-    stream = TrainStream(len(folder.train), 0, batch_size_local=batch_size, global_batch_size=batch_size, rank=0,
-                         world_size=1)
+    stream = TrainStream(
+        len(folder.train), 0, batch_size_local=batch_size, global_batch_size=batch_size, rank=0, world_size=1
+    )
     for indices, u in stream.requests(0):
         factors, offsets, flips = crop_factors(u, MIN_AREA), offset_draws(u), flip_draws(u)
         pictures = []
@@ -77,8 +78,9 @@ def check(contestants: dict[str, Callable[[], object]]) -> None:
         assert difference.mean() < 0.5, f"{name}: other pictures, {difference.mean()} grey levels apart"
 
 
-def measure(contestants: dict[str, Callable[[], object]], batch_size: int, num_batches: int,
-            num_rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def measure(
+    contestants: dict[str, Callable[[], object]], batch_size: int, num_batches: int, num_rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
     """CPU seconds per picture, per round; and pictures per second of wall time."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     wall_s: dict[str, list[float]] = {name: [] for name in contestants}
@@ -106,10 +108,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         file_bytes = make_photographs(Path(root), options.quality)
         folder = ImageFolder(root, 2)
-        readers = {name: make_reader(kind, folder, image_size=SIZE, train_crop="random_resized", eval_resize=256,
-                                     batch_size_local=batch_size, global_batch_size=batch_size, min_area=MIN_AREA,
-                                     num_workers=num_workers)
-                   for name, kind, num_workers in (("DALI reader", "dali", 1), ("torch reader", "torch", 0))}
+        readers = {
+            name: make_reader(
+                kind,
+                folder,
+                image_size=SIZE,
+                train_crop="random_resized",
+                eval_resize=256,
+                batch_size_local=batch_size,
+                global_batch_size=batch_size,
+                min_area=MIN_AREA,
+                num_workers=num_workers,
+            )
+            for name, kind, num_workers in (("DALI reader", "dali", 1), ("torch reader", "torch", 0))
+        }
         sources = {name: reader.train(0) for name, reader in readers.items()}
         loop = pillow(folder, batch_size)
         contestants = {name: lambda source=source: next(source)[0] for name, source in sources.items()}
@@ -121,10 +133,20 @@ def main() -> None:
     case = f"224 px from {file_bytes / 1e3:.0f} kB JPEGs, per picture and core"
     print(harness.as_text(case, times, "DALI reader"))
     if options.save:
-        harness.save("data", case, times, "DALI reader", unit="CPU seconds per picture",
-                     images_per_s={name: 1 / statistics.median(values) for name, values in times.items()},
-                     wall_images_per_s=wall, decode_threads=1, batch_size=batch_size, file_bytes=round(file_bytes),
-                     jpeg_quality=options.quality, picture_size=[500, 375])
+        harness.save(
+            "data",
+            case,
+            times,
+            "DALI reader",
+            unit="CPU seconds per picture",
+            images_per_s={name: 1 / statistics.median(values) for name, values in times.items()},
+            wall_images_per_s=wall,
+            decode_threads=1,
+            batch_size=batch_size,
+            file_bytes=round(file_bytes),
+            jpeg_quality=options.quality,
+            picture_size=[500, 375],
+        )
 
 
 if __name__ == "__main__":

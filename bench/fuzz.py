@@ -67,9 +67,19 @@ def run_target(name: str, runs: int, seed: int) -> dict:
     corpus.mkdir(parents=True, exist_ok=True)
     for index, content in enumerate(SEEDS):
         (corpus / f"seed-{index:02}").write_bytes(content)
-    command = [sys.executable, __file__, "--one", name, f"-runs={runs}", f"-seed={seed + 1}", "-timeout=25",
-               "-rss_limit_mb=1024",
-               f"-max_len={MAX_INPUT_BYTES}", f"-artifact_prefix={KEPT}/{name}-", str(corpus)]  # fmt: skip
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        name,
+        f"-runs={runs}",
+        f"-seed={seed + 1}",
+        "-timeout=25",
+        "-rss_limit_mb=1024",
+        f"-max_len={MAX_INPUT_BYTES}",
+        f"-artifact_prefix={KEPT}/{name}-",
+        str(corpus),
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     text = process.communicate()[1].decode(errors="replace")

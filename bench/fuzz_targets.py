@@ -16,9 +16,9 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record import formats
-from airank_fast.record.detect import detect
+from airank_fast.record.foreign.detect import detect
+from airank_fast.record.foreign.read import read_run
 from airank_fast.record.lines import Lines
-from airank_fast.record.runs import read_run
 from airank_fast.rules import verifying
 from airank_fast.rules.known import Known
 

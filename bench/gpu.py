@@ -122,9 +122,13 @@ def start(part: Part, folder: Path) -> subprocess.Popen:
     with (folder / f"{part.name}.log").open("w") as output:
         print("$", *command, file=output, flush=True)
         return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path, "AIRANK_FAST_CUDA": "1"}, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": path, "AIRANK_FAST_CUDA": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def run(stage: list[Part], folder: Path, left_s: float) -> list[dict]:
@@ -201,8 +205,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", help="directory for logs, JSON lines and the summary")
     names = [*GROUPS, *(part.name for part in parts())]
-    parser.add_argument("--parts", nargs="+", choices=names, default=[], metavar="PART",
-                        help=f"only these, or the groups {', '.join(GROUPS)}")  # fmt: skip
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=names,
+        default=[],
+        metavar="PART",
+        help=f"only these, or the groups {', '.join(GROUPS)}",
+    )
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help=f"seconds in all, or {LIMIT_S}")
     parser.add_argument("--archive", type=Path, help="where the results are packed (default: RESULTS.tar.gz)")
     arguments = parser.parse_args()

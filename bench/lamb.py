@@ -171,13 +171,19 @@ def main() -> None:
         made = contestants(shapes, device, dtype, options.compile)
         check(made)
         num_bytes = bytes_moved(made["FusedLAMB"][0])
-        times = harness.time_rounds({who: step for who, (_, step) in made.items()}, num_rounds=options.rounds,
-                                    device=device, num_bytes=num_bytes)  # fmt: skip
+        times = harness.time_rounds(
+            {who: step for who, (_, step) in made.items()},
+            num_rounds=options.rounds,
+            device=device,
+            num_bytes=num_bytes,
+        )
         case = f"{name} ({len(shapes)} tensors), {str(dtype).removeprefix('torch.')}, {device}"
         print(harness.as_text(case, times, "FusedLAMB"))
         seconds, floor = harness.timing(times["FusedLAMB"]).median_s, num_bytes / bandwidth
-        print(f"  {'floor by bandwidth':24} {1e3 * floor:9.3f} ms: {num_bytes / seconds / 1e9:.1f} GB/s by FusedLAMB, "
-              f"{bandwidth / 1e9:.1f} are there")  # fmt: skip
+        print(
+            f"  {'floor by bandwidth':24} {1e3 * floor:9.3f} ms: {num_bytes / seconds / 1e9:.1f} GB/s by FusedLAMB, "
+            f"{bandwidth / 1e9:.1f} are there"
+        )
         if options.save:
             harness.save("lamb", case, times, "FusedLAMB", floor_s=floor, bytes_moved=num_bytes)
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from airank_fast.data.host import host
-from airank_fast.data.samples import Samples, pad_rows, pad_rows_reference
-from airank_fast.data.sentence_pairs import Documents, PairOptions, build_samples, build_samples_reference
+from airank_fast.data.text.samples import Samples, pad_rows, pad_rows_reference
+from airank_fast.data.text.sentence_pairs import Documents, PairOptions, build_samples, build_samples_reference
 
 VOCAB_SIZE = 30522
 
@@ -55,8 +55,10 @@ def main() -> None:
         samples = build_samples(documents, options)
         check(samples, build_samples_reference(documents, options))
         facts = {"num_samples": len(samples), "mean_length": samples.lengths.mean(), "threads": 1}
-        building = {"C++": lambda options=options: build_samples(documents, options),
-                    "Python reference": lambda options=options: build_samples_reference(documents, options)}
+        building = {
+            "C++": lambda options=options: build_samples(documents, options),
+            "Python reference": lambda options=options: build_samples_reference(documents, options),
+        }
         report(arguments, f"build samples of {length} tokens", building, len(samples), facts)
         rows = samples.input_ids, samples.token_offsets, length
         np.testing.assert_array_equal(pad_rows(*rows), pad_rows_reference(*rows))

@@ -76,16 +76,19 @@ def make_log(path: Path, num_bytes: int) -> int:
 def stats(time_ms: int, step: int) -> str:
     """What a trainer tells of a step."""
     throughput = 56_000 + step * 0.7310585786 % 1000
-    return (f':::MLLOG {{"namespace": "", "time_ms": {time_ms}, "event_type": "POINT_IN_TIME", "key": "tracked_stats", '
-            f'"value": {{"throughput": {throughput}}}, "metadata": {{"file": "image_classification/common/fit.py", '
-            f'"lineno": 1001, "step": {step}}}}}\n')  # fmt: skip
+    return (
+        f':::MLLOG {{"namespace": "", "time_ms": {time_ms}, "event_type": "POINT_IN_TIME", "key": "tracked_stats", '
+        f'"value": {{"throughput": {throughput}}}, "metadata": {{"file": "image_classification/common/fit.py", '
+        f'"lineno": 1001, "step": {step}}}}}\n'
+    )
 
 
 def run(name: str, path: Path) -> dict:
     """Seconds and peak resident memory of a contestant on a log."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *COMMANDS[name], str(path)], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, cwd=ROOT)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *COMMANDS[name], str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
     output = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
@@ -112,8 +115,8 @@ def compare(names: list[str], num_bytes: int, num_rounds: int, folder: Path) -> 
 def judge_mutations() -> list[dict]:
     """Each mutation, and what the two say of it."""
     from airank_fast.record.lines import Lines
-    from airank_fast.rules import mlperf
     from airank_fast.rules.findings import ERROR
+    from airank_fast.rules.mlperf import order
 
     logging.disable(logging.CRITICAL)
     judged = []
@@ -122,11 +125,17 @@ def judge_mutations() -> list[dict]:
         for mutation in mutations.MUTATIONS:
             for name in mutation.on:
                 path.write_text("\n".join(mutation.mutate(mlperf_logs.compliant(name))) + "\n", encoding="utf-8")
-                errors = [finding.rule for finding in mlperf.check(Lines(path)) if finding.severity == ERROR]
-                judged.append({
-                    "log": name, "mutation": mutation.name, "forbidden": mutation.forbidden, "why": mutation.why,
-                    "official": mlperf_logs.official(path), "rules": list(dict.fromkeys(errors)),
-                })  # fmt: skip
+                errors = [finding.rule for finding in order.check(Lines(path)) if finding.severity == ERROR]
+                judged.append(
+                    {
+                        "log": name,
+                        "mutation": mutation.name,
+                        "forbidden": mutation.forbidden,
+                        "why": mutation.why,
+                        "official": mlperf_logs.official(path),
+                        "rules": list(dict.fromkeys(errors)),
+                    }
+                )
     logging.disable(logging.NOTSET)
     return judged
 
@@ -138,20 +147,28 @@ def counts(judged: list[dict]) -> list[dict]:
         mine = [each for each in judged if each["log"] == name]
         forbidden = [each for each in mine if each["forbidden"]]
         allowed = [each for each in mine if not each["forbidden"]]
-        rows.append({
-            "log": name, "forbidden": len(forbidden), "caught_by_airank_fast": sum(bool(e["rules"]) for e in forbidden),
-            "caught_by_official": sum(e["official"] != "passes" for e in forbidden),
-            "crashes_official": sum(e["official"] == "crashes" for e in forbidden), "allowed": len(allowed),
-            "accepted_by_airank_fast": sum(not e["rules"] for e in allowed),
-            "accepted_by_official": sum(e["official"] == "passes" for e in allowed),
-        })  # fmt: skip
+        rows.append(
+            {
+                "log": name,
+                "forbidden": len(forbidden),
+                "caught_by_airank_fast": sum(bool(e["rules"]) for e in forbidden),
+                "caught_by_official": sum(e["official"] != "passes" for e in forbidden),
+                "crashes_official": sum(e["official"] == "crashes" for e in forbidden),
+                "allowed": len(allowed),
+                "accepted_by_airank_fast": sum(not e["rules"] for e in allowed),
+                "accepted_by_official": sum(e["official"] == "passes" for e in allowed),
+            }
+        )
     return rows
 
 
 def write_table(judged: list[dict], commit: str) -> None:
     """How many are caught, and each of them, in docs/verify-mlperf.md."""
-    lines = ["| log | forbidden | caught by airank_fast | by the official checker (of these, by a crash) | allowed | "
-             "accepted by airank_fast | by the official checker |", "| --- " * 7 + "|"]  # fmt: skip
+    lines = [
+        "| log | forbidden | caught by airank_fast | by the official checker (of these, by a crash) | allowed | "
+        "accepted by airank_fast | by the official checker |",
+        "| --- " * 7 + "|",
+    ]
     for row in counts(judged):
         official = f"{row['caught_by_official']} ({row['crashes_official']})"
         cells = [row["log"], row["forbidden"], row["caught_by_airank_fast"], official, row["allowed"]]

@@ -279,9 +279,15 @@ class BertForPreTraining(nn.Module):
         """
         if sequences is not None:
             return self._packed(
-                input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label,
+                input_ids,
+                token_type_ids,
+                position_ids,
+                sequences,
+                masked_positions,
+                labels,
+                next_sentence_label,
                 masked_lm_weight,
-            )  # fmt: skip
+            )
         real = _real_tokens(input_ids, attention_mask)  # here the shapes depend on values: the host must know them
         sequences = PackedSequences(real.sum(1).tolist(), input_ids.device)
         if position_ids is None:
@@ -294,9 +300,15 @@ class BertForPreTraining(nn.Module):
             masked_positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
             labels = labels[masked_positions]
         output = self._packed(
-            input_ids[real], types[real], position_ids.expand_as(input_ids)[real], sequences, masked_positions, labels,
-            next_sentence_label, masked_lm_weight,
-        )  # fmt: skip
+            input_ids[real],
+            types[real],
+            position_ids.expand_as(input_ids)[real],
+            sequences,
+            masked_positions,
+            labels,
+            next_sentence_label,
+            masked_lm_weight,
+        )
         if labels is None:
             logits = output.prediction_logits
             padded = logits.new_zeros(*input_ids.shape, logits.shape[-1])
@@ -304,7 +316,14 @@ class BertForPreTraining(nn.Module):
         return output
 
     def _packed(
-        self, input_ids, token_type_ids, position_ids, sequences, masked_positions, labels, next_sentence_label,
+        self,
+        input_ids,
+        token_type_ids,
+        position_ids,
+        sequences,
+        masked_positions,
+        labels,
+        next_sentence_label,
         masked_lm_weight,
     ) -> BertForPreTrainingOutput:
         x = self.bert(input_ids, token_type_ids, position_ids, sequences)

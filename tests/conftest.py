@@ -9,18 +9,27 @@ except ImportError:  # the tests that need it say so; those for a GPU do not
     pass
 else:
     settings.register_profile(
-        "suite", derandomize=True, deadline=None, database=None, max_examples=60,
+        "suite",
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=60,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     settings.load_profile("suite")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--cuda-on-cpu", nargs="?", const="each", metavar="SCHEDULE",
-                     help="test the CUDA kernels, run on the CPU, in place of the CPU kernels; "
-                     "see tests/cuda_on_cpu/plugin.py")  # fmt: skip
-    parser.addoption("--cpu-instructions", metavar="NAME",
-                     help="CPU kernels use no later ones: baseline, AVX2, AVX-512")  # fmt: skip
+    parser.addoption(
+        "--cuda-on-cpu",
+        nargs="?",
+        const="each",
+        metavar="SCHEDULE",
+        help="test the CUDA kernels, run on the CPU, in place of the CPU kernels; see tests/cuda_on_cpu/plugin.py",
+    )
+    parser.addoption(
+        "--cpu-instructions", metavar="NAME", help="CPU kernels use no later ones: baseline, AVX2, AVX-512"
+    )
 
 
 def pytest_configure(config):

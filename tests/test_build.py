@@ -38,7 +38,7 @@ import torch
 from airank_fast.engine import system
 from airank_fast.models.resnet import resnet50
 from airank_fast.optim import FusedSGD
-from airank_fast.data import digits
+from airank_fast.data.images import digits
 weight = torch.nn.Parameter(torch.ones(3))
 weight.grad = torch.ones(3)
 FusedSGD([weight], lr=0.5).step()
@@ -125,7 +125,7 @@ def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_pat
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for path in [*(ROOT / "airank_fast").rglob("*.py"), ROOT / "airank_fast/data/digits.npz"]:
+    for path in [*(ROOT / "airank_fast").rglob("*.py"), ROOT / "airank_fast/data/images/digits.npz"]:
         assert str(path.relative_to(ROOT)) in names
     for path in (ROOT / "models").glob("*.py"):
         assert f"airank_fast/models/{path.name}" in names

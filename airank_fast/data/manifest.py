@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from airank_fast.data.shards import whole_file
+from airank_fast.data.text.shards import whole_file
 from airank_fast.errors import UserError
 
 NAME = "manifest.json"
@@ -22,10 +22,10 @@ VERSION = 1
 class Manifest:
     """The content of manifest.json."""
 
-    kind: str                                               # "wikicorpus" or "imagenet"
-    options: dict = field(default_factory=dict)             # all that the data depends on
-    stages: dict = field(default_factory=dict)              # stage -> its counts; "done" in those that are finished
-    files: dict[str, dict] = field(default_factory=dict)    # name, relative to the manifest -> counts, bytes, sha256
+    kind: str  # "wikicorpus" or "imagenet"
+    options: dict = field(default_factory=dict)  # all that the data depends on
+    stages: dict = field(default_factory=dict)  # stage -> its counts; "done" in those that are finished
+    files: dict[str, dict] = field(default_factory=dict)  # name, relative to the manifest -> counts, bytes, sha256
     version: int = VERSION
 
     @staticmethod

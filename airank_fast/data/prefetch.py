@@ -46,8 +46,9 @@ class Normalise:
     def _row(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift for a whole picture row, so that the innermost loop is long and contiguous."""
         if size not in self._rows:
-            self._rows[size] = tuple(torch.tensor(v, dtype=torch.float32).repeat(size).to(self._device)
-                                     for v in (self._scale, self._shift))
+            self._rows[size] = tuple(
+                torch.tensor(v, dtype=torch.float32).repeat(size).to(self._device) for v in (self._scale, self._shift)
+            )
         return self._rows[size]
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -55,12 +56,17 @@ class Normalise:
         scale, shift = self._row(width)
         rows = pictures.reshape(b * height, width * channels)
         out = torch.empty(rows.shape, dtype=self._dtype, device=pictures.device)
-        torch.addcmul(shift, rows, scale, out=out)      # one pass: reads uint8, computes fp32, writes the dtype
+        torch.addcmul(shift, rows, scale, out=out)  # one pass: reads uint8, computes fp32, writes the dtype
         return out.view(b, height, width, channels).permute(0, 3, 1, 2)
 
 
-def prefetch(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device | str,
-             dtype: torch.dtype, mean: Sequence[float], std: Sequence[float]) -> Iterator[Batch]:
+def prefetch(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[Batch]:
     """Batches on the device. Closing it closes `batches`; an error of the reader comes out as it is."""
     device = torch.device(device)
     normalise = Normalise(mean, std, dtype, device)

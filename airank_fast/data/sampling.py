@@ -19,13 +19,13 @@ import numpy as np
 
 from airank_fast.errors import UserError
 
-NUM_ATTEMPTS = 10           # as torchvision's RandomResizedCrop
-ATTEMPT_LIMITS = np.array([1] * (NUM_ATTEMPTS - 1) + [np.inf], np.float32)      # the last attempt is always taken
-NUM_DRAWS = 24              # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
+NUM_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+ATTEMPT_LIMITS = np.array([1] * (NUM_ATTEMPTS - 1) + [np.inf], np.float32)  # the last attempt is always taken
+NUM_DRAWS = 24  # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
 _DRAW_Y, _DRAW_X, _DRAW_FLIP = 20, 21, 22
-_MAX_RATIO = 4 / 3          # of the sides, either way
-_ORDER, _DRAWS = 0, 1       # second word of the Philox key: what the numbers are for
-_WORDS_PER_COUNT = 4        # Philox 4x64 yields four words per counter value
+_MAX_RATIO = 4 / 3  # of the sides, either way
+_ORDER, _DRAWS = 0, 1  # second word of the Philox key: what the numbers are for
+_WORDS_PER_COUNT = 4  # Philox 4x64 yields four words per counter value
 
 
 class Crop(NamedTuple):
@@ -41,8 +41,8 @@ class Crop(NamedTuple):
 class Request(NamedTuple):
     """What a reader needs for one local batch."""
 
-    indices: np.ndarray             # int64 [b], into the split's files
-    draws: np.ndarray | None        # float64 [b, NUM_DRAWS] in [0, 1); None in evaluation
+    indices: np.ndarray  # int64 [b], into the split's files
+    draws: np.ndarray | None  # float64 [b, NUM_DRAWS] in [0, 1); None in evaluation
 
 
 def philox(seed: int, purpose: int, counter: tuple[int, int]) -> np.random.Philox:
@@ -71,15 +71,20 @@ class TrainStream:
     multiple of batch_size_local * world_size.
     """
 
-    def __init__(self, num_samples: int, seed: int, *, batch_size_local: int, global_batch_size: int,
-                 rank: int, world_size: int):
+    def __init__(
+        self, num_samples: int, seed: int, *, batch_size_local: int, global_batch_size: int, rank: int, world_size: int
+    ):
         per_pass = batch_size_local * world_size
         if batch_size_local < 1 or global_batch_size % per_pass:
-            raise UserError(f"global batch size: a multiple of {world_size} ranks x {batch_size_local} "
-                            f"samples is required, got {global_batch_size}")
+            raise UserError(
+                f"global batch size: a multiple of {world_size} ranks x {batch_size_local} "
+                f"samples is required, got {global_batch_size}"
+            )
         if global_batch_size > num_samples:
-            raise UserError(f"batch size: at most the {num_samples} training samples are required, "
-                            f"got a global batch of {global_batch_size}")
+            raise UserError(
+                f"batch size: at most the {num_samples} training samples are required, "
+                f"got a global batch of {global_batch_size}"
+            )
         self.num_samples, self.seed = num_samples, seed
         self.batch_size_local, self.global_batch_size = batch_size_local, global_batch_size
         self._first_row = rank * (global_batch_size // world_size)
@@ -93,7 +98,7 @@ class TrainStream:
         while done < count:
             epoch, offset = divmod(first_position + done, self.num_samples)
             take = min(count - done, self.num_samples - offset)
-            out[done:done + take] = self._order(epoch)[offset:offset + take]
+            out[done : done + take] = self._order(epoch)[offset : offset + take]
             done += take
         return out
 
@@ -109,8 +114,9 @@ class TrainStream:
         while True:
             for part in range(self.batches_per_step):
                 position = step * self.global_batch_size + self._first_row + part * self.batch_size_local
-                yield Request(self.indices(position, self.batch_size_local),
-                              draws(self.seed, position, self.batch_size_local))
+                yield Request(
+                    self.indices(position, self.batch_size_local), draws(self.seed, position, self.batch_size_local)
+                )
             step += 1
 
 
@@ -128,7 +134,7 @@ def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
     [min_area, 1] of the picture, the logarithm of the aspect ratio (width / height) uniform from 3/4 to 4/3.
     """
     area = min_area + (1 - min_area) * u[:, :NUM_ATTEMPTS]
-    log_ratio = (2 * u[:, NUM_ATTEMPTS:2 * NUM_ATTEMPTS] - 1) * np.log(_MAX_RATIO)
+    log_ratio = (2 * u[:, NUM_ATTEMPTS : 2 * NUM_ATTEMPTS] - 1) * np.log(_MAX_RATIO)
     half = np.exp(0.5 * log_ratio)
     side = np.sqrt(area)
     return np.stack([side / half, side * half], axis=1).astype(np.float32)
@@ -136,7 +142,7 @@ def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
 
 def offset_draws(u: np.ndarray) -> np.ndarray:
     """Where in the free room the window lies, (y, x) in [0, 1): float32 [b, 2], of 22 bits."""
-    return (np.floor(u[:, _DRAW_Y:_DRAW_X + 1] * 2.0**22) * 2.0**-22).astype(np.float32)
+    return (np.floor(u[:, _DRAW_Y : _DRAW_X + 1] * 2.0**22) * 2.0**-22).astype(np.float32)
 
 
 def flip_draws(u: np.ndarray) -> np.ndarray:
@@ -144,8 +150,9 @@ def flip_draws(u: np.ndarray) -> np.ndarray:
     return u[:, _DRAW_FLIP] < 0.5
 
 
-def random_resized_window(height: int, width: int, factors: np.ndarray,
-                          offset: np.ndarray) -> tuple[int, int, int, int]:
+def random_resized_window(
+    height: int, width: int, factors: np.ndarray, offset: np.ndarray
+) -> tuple[int, int, int, int]:
     """The first attempt that fits into the picture, else the last one, cut to the picture.
 
     factors: of one picture, [2, NUM_ATTEMPTS]; offset: (y, x). Returns whole (y, x, height, width). Where no
@@ -159,8 +166,9 @@ def random_resized_window(height: int, width: int, factors: np.ndarray,
     return _whole(_placed(size, shape, offset), shape)
 
 
-def square_window(height: int, width: int, eval_resize: int, image_size: int,
-                  offset: np.ndarray | None) -> tuple[int, int, int, int]:
+def square_window(
+    height: int, width: int, eval_resize: int, image_size: int, offset: np.ndarray | None
+) -> tuple[int, int, int, int]:
     """An image_size square of the picture resized to a shorter side of eval_resize, in whole source pixels.
 
     offset None: the centre (evaluation). Else (y, x) in [0, 1) picks a place anywhere in the picture ('shift').

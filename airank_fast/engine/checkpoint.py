@@ -101,7 +101,5 @@ def load(path: Path, expected: dict[str, Tensor]) -> tuple[dict[str, Tensor], di
         got = list(weights[name].shape) if name in weights else "no such tensor"
         want = list(expected[name].shape) if name in expected else "no such tensor"
         if got != want:
-            raise UserError(
-                f"{path}: a checkpoint of this model is required: {name} must have shape {want}, got {got}"
-            )
+            raise UserError(f"{path}: a checkpoint of this model is required: {name} must have shape {want}, got {got}")
     return weights, state

@@ -81,9 +81,7 @@ class Clock:
     ``core_s, wait_s, h2d_s, measure_s`` are this rank's sums since the clock was made, in seconds.
     """
 
-    def __init__(
-        self, emit: Callable, device: torch.device, batch_size: int, *, enabled: bool = True
-    ) -> None:
+    def __init__(self, emit: Callable, device: torch.device, batch_size: int, *, enabled: bool = True) -> None:
         self._emit = emit
         self._device = device
         self._batch_size = batch_size

@@ -79,17 +79,13 @@ def join(device: str) -> World:
     """
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
-        why = (
-            f"torch {torch.__version__} sees no GPU" if built else f"torch {torch.__version__} is a CPU build"
-        )
+        why = f"torch {torch.__version__} sees no GPU" if built else f"torch {torch.__version__} is a CPU build"
         raise UserError(f"--device cuda: a CUDA device is required, got none ({why})")
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     use_cuda = device != "cpu" and torch.cuda.is_available()
     if use_cuda and local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"--nproc-per-node: at most {torch.cuda.device_count()} GPUs here, got {local_size} ranks"
-        )
+        raise UserError(f"--nproc-per-node: at most {torch.cuda.device_count()} GPUs here, got {local_size} ranks")
     target = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(target)
@@ -101,6 +97,4 @@ def join(device: str) -> World:
 
 def is_lost_rank(error: BaseException) -> bool:
     """Whether ``error`` is a collective that failed because another rank is gone."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
-    )
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

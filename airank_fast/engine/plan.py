@@ -44,11 +44,7 @@ class Plan(_Epochs):
 
     def evaluations(self) -> list[tuple[int, int]]:
         """(epoch, step) of every evaluation: epochs e with e mod eval_every = eval_offset, and the last one."""
-        due = [
-            e
-            for e in range(1, self.epochs + 1)
-            if e % self.eval_every == self.eval_offset or e == self.epochs
-        ]
+        due = [e for e in range(1, self.epochs + 1) if e % self.eval_every == self.eval_offset or e == self.epochs]
         return [(epoch, self.step_after(epoch)) for epoch in due]
 
     def block(self, samples: int, epoch: int) -> dict:
@@ -71,9 +67,7 @@ class SamplePlan(_Epochs):
         """(completed epochs, step) of every evaluation: the first step at each multiple of samples, and the last."""
         multiples = range(1, self.total_steps * self.batch_size // self.eval_every_samples + 1)
         steps = {math.ceil(number * self.eval_every_samples / self.batch_size) for number in multiples}
-        return [
-            (step * self.batch_size // self.samples_per_epoch, step) for step in sorted(steps | {self.total_steps})
-        ]
+        return [(step * self.batch_size // self.samples_per_epoch, step) for step in sorted(steps | {self.total_steps})]
 
     def block(self, samples: int, epoch: int) -> dict:
         """Nothing beyond the samples, which every block says."""

@@ -51,9 +51,16 @@ class DropoutAddLayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Drop elements of x, add the residual and normalise the sum."""
         return dropout_add_layer_norm(
-            x, residual, self.normalized_shape, self.weight, self.bias, self.eps,
-            p=self.p, training=self.training, return_sum=self.return_sum,
-        )  # fmt: skip
+            x,
+            residual,
+            self.normalized_shape,
+            self.weight,
+            self.bias,
+            self.eps,
+            p=self.p,
+            training=self.training,
+            return_sum=self.return_sum,
+        )
 
     def extra_repr(self) -> str:
         """What print shows between the brackets."""

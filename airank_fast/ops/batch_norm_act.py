@@ -150,9 +150,7 @@ def statistics_reference(x, running_mean, running_var, num_batches_tracked, mome
     """batch_norm_statistics_ in plain torch."""
     _check_x("batch_norm_statistics_", x)
     _check_running("batch_norm_statistics_", x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
-    return finish_reference(
-        moments_reference(x)[None], running_mean, running_var, num_batches_tracked, momentum, eps
-    )
+    return finish_reference(moments_reference(x)[None], running_mean, running_var, num_batches_tracked, momentum, eps)
 
 
 @torch.library.impl(_library, "batch_norm_act", "CompositeExplicitAutograd")
@@ -280,9 +278,7 @@ def _check_finish(moments, running_mean, running_var, num_batches_tracked, momen
     required = "moments must be contiguous float32 or float64 of shape [rows, 2 channels + 1]"
     require(op, good and moments.is_contiguous(), required, _what(moments))
     channels = moments.shape[1] // 2
-    _check_running(
-        op, moments, moments.dtype, running_mean, running_var, num_batches_tracked, momentum, channels
-    )
+    _check_running(op, moments, moments.dtype, running_mean, running_var, num_batches_tracked, momentum, channels)
 
 
 def _check_act(x, residual, weight, bias, statistics, relu, with_mask) -> None:
@@ -373,6 +369,11 @@ class _BatchNormAct(torch.autograd.Function):
             dx, dresidual = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, masked)
             dresidual = dresidual if masked else dy
         return (
-            dx, dresidual if need_residual else None, dweight if need_weight else None, dbias if need_bias else None,
-            None, None, None,
-        )  # fmt: skip
+            dx,
+            dresidual if need_residual else None,
+            dweight if need_weight else None,
+            dbias if need_bias else None,
+            None,
+            None,
+            None,
+        )

@@ -101,9 +101,14 @@ def cross_entropy_reference(
 
 @torch.library.impl(_library, "cross_entropy_backward", "CompositeExplicitAutograd")
 def cross_entropy_backward_reference(
-    grad: Tensor, logits: Tensor, target: Tensor, statistics: Tensor, scale: Tensor, label_smoothing: float,
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    statistics: Tensor,
+    scale: Tensor,
+    label_smoothing: float,
     ignore_index: int,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The gradient of the logits in plain torch."""
     _check_backward(grad, logits, target, statistics, scale, label_smoothing)
     x, at, counts, valid = _wide(logits, target, ignore_index)
@@ -117,9 +122,14 @@ def cross_entropy_backward_reference(
 
 @torch.library.impl(_library, "cross_entropy_backward_", "CompositeExplicitAutograd")
 def cross_entropy_backward_reference_(
-    logits: Tensor, grad: Tensor, target: Tensor, statistics: Tensor, scale: Tensor, label_smoothing: float,
+    logits: Tensor,
+    grad: Tensor,
+    target: Tensor,
+    statistics: Tensor,
+    scale: Tensor,
+    label_smoothing: float,
     ignore_index: int,
-) -> None:  # fmt: skip
+) -> None:
     """The same, written over the logits."""
     arguments = (grad, logits, target, statistics, scale, label_smoothing, ignore_index)
     logits.copy_(cross_entropy_backward_reference(*arguments))
@@ -169,9 +179,7 @@ def _backward(ctx, grad, _statistics, _scale):
     return gradient, None, None, None, None, None
 
 
-_cross_entropy = differentiable(
-    _ops.cross_entropy.default, _setup_context, _backward, lib=_library
-)
+_cross_entropy = differentiable(_ops.cross_entropy.default, _setup_context, _backward, lib=_library)
 
 
 def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -171,9 +171,7 @@ def _dropout_add_layer_norm_fake(x, residual, weight, bias, seed, p, num_dims, e
 
 
 @torch.library.register_fake(f"airank_fast::{_OP}_backward", lib=_library)
-def _dropout_add_layer_norm_backward_fake(
-    grad, grad_sum, total, mean, rstd, weight, seed, p, num_dims, need_params
-):  # fmt: skip
+def _dropout_add_layer_norm_backward_fake(grad, grad_sum, total, mean, rstd, weight, seed, p, num_dims, need_params):
     _check_backward(grad, grad_sum, total, mean, rstd, weight, seed, p, num_dims)
     shape = grad.shape[grad.dim() - num_dims :] if need_params else (0,)
     dtype = mean.dtype if weight is None else weight.dtype
@@ -200,8 +198,17 @@ def _backward(ctx, grad, grad_sum, _grad_mean, _grad_rstd):
     need_weight, need_bias = ctx.needs_input_grad[2:4]
     grad_x, grad_residual, grad_weight, grad_bias = autograd.without_gradient(
         _ops.dropout_add_layer_norm_backward.default,
-        grad, grad_sum, total, mean, rstd, weight, seed, ctx.p, ctx.num_dims, need_weight or need_bias,
-    )  # fmt: skip
+        grad,
+        grad_sum,
+        total,
+        mean,
+        rstd,
+        weight,
+        seed,
+        ctx.p,
+        ctx.num_dims,
+        need_weight or need_bias,
+    )
     grad_bias = grad_bias.to(ctx.bias_dtype) if need_bias else None
     return grad_x, grad_residual, grad_weight if need_weight else None, grad_bias, None, None, None, None
 

@@ -72,11 +72,26 @@ def lamb_(
         RuntimeError: "lamb: what is required, got what".
     """
     torch.ops.airank_fast.lamb_(
-        params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, beta1=beta1, beta2=beta2, eps=eps,
-        weight_decay=weight_decay, bias_correction=bias_correction, grad_averaging=grad_averaging,
-        adam_w_mode=adam_w_mode, use_nvlamb=use_nvlamb, max_grad_norm=max_grad_norm, grad_norm=grad_norm,
-        grad_scale=grad_scale, found_inf=found_inf,
-    )  # fmt: skip
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        copies,
+        lr,
+        step,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        bias_correction=bias_correction,
+        grad_averaging=grad_averaging,
+        adam_w_mode=adam_w_mode,
+        use_nvlamb=use_nvlamb,
+        max_grad_norm=max_grad_norm,
+        grad_norm=grad_norm,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
+    )
     if not torch.compiler.is_compiling():  # a compiled graph does this by itself
         # Lets autograd notice when something that it saved has been changed.
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *copies])
@@ -138,10 +153,27 @@ def lamb_reference(
 
 @torch.library.register_fake("airank_fast::lamb_", lib=_library)
 def _lamb_fake(
-    params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.01,
-    bias_correction=True, grad_averaging=True, adam_w_mode=True, use_nvlamb=False, max_grad_norm=1.0,
-    grad_norm=None, grad_scale=None, found_inf=None,
-):  # fmt: skip
+    params,
+    grads,
+    exp_avgs,
+    exp_avg_sqs,
+    copies,
+    lr,
+    step,
+    *,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-6,
+    weight_decay=0.01,
+    bias_correction=True,
+    grad_averaging=True,
+    adam_w_mode=True,
+    use_nvlamb=False,
+    max_grad_norm=1.0,
+    grad_norm=None,
+    grad_scale=None,
+    found_inf=None,
+):
     _check(params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, grad_norm, grad_scale, found_inf)
 
 

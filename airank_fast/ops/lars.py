@@ -62,10 +62,20 @@ def lars_(
         RuntimeError: "lars: what is required, got what".
     """
     torch.ops.airank_fast.lars_(
-        params, grads, velocities, copies, lr, momentum=momentum, weight_decay=weight_decay,
-        trust_coefficient=trust_coefficient, eps=eps, nesterov=nesterov, adapt=adapt,
-        grad_scale=grad_scale, found_inf=found_inf,
-    )  # fmt: skip
+        params,
+        grads,
+        velocities,
+        copies,
+        lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        trust_coefficient=trust_coefficient,
+        eps=eps,
+        nesterov=nesterov,
+        adapt=adapt,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
+    )
     if not torch.compiler.is_compiling():  # a compiled graph does this by itself
         # Lets autograd notice when something that it saved has been changed.
         torch.autograd.graph.increment_version([*params, *velocities, *copies])
@@ -115,9 +125,21 @@ def lars_reference(
 
 @torch.library.register_fake("airank_fast::lars_", lib=_library)
 def _lars_fake(
-    params, grads, velocities, copies, lr, *, momentum=0.0, weight_decay=0.0, trust_coefficient=0.001, eps=0.0,
-    nesterov=False, adapt=True, grad_scale=None, found_inf=None,
-):  # fmt: skip
+    params,
+    grads,
+    velocities,
+    copies,
+    lr,
+    *,
+    momentum=0.0,
+    weight_decay=0.0,
+    trust_coefficient=0.001,
+    eps=0.0,
+    nesterov=False,
+    adapt=True,
+    grad_scale=None,
+    found_inf=None,
+):
     _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
 
 

@@ -59,10 +59,19 @@ def sgd_(
         RuntimeError: "sgd: what is required, got what".
     """
     torch.ops.airank_fast.sgd_(
-        params, grads, momentum_buffers, copies, lr, momentum=momentum, dampening=dampening,
-        weight_decay=weight_decay, nesterov=nesterov, maximize=maximize,
-        grad_scale=grad_scale, found_inf=found_inf,
-    )  # fmt: skip
+        params,
+        grads,
+        momentum_buffers,
+        copies,
+        lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        maximize=maximize,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
+    )
     if not torch.compiler.is_compiling():  # a compiled graph does this by itself
         # Lets autograd notice when something that it saved has been changed.
         torch.autograd.graph.increment_version([*params, *momentum_buffers, *copies])
@@ -108,9 +117,20 @@ def sgd_reference(
 
 @torch.library.register_fake("airank_fast::sgd_", lib=_library)
 def _sgd_fake(
-    params, grads, momentum_buffers, copies, lr, *, momentum=0.0, dampening=0.0, weight_decay=0.0,
-    nesterov=False, maximize=False, grad_scale=None, found_inf=None,
-):  # fmt: skip
+    params,
+    grads,
+    momentum_buffers,
+    copies,
+    lr,
+    *,
+    momentum=0.0,
+    dampening=0.0,
+    weight_decay=0.0,
+    nesterov=False,
+    maximize=False,
+    grad_scale=None,
+    found_inf=None,
+):
     _check(params, grads, momentum_buffers, copies, lr, momentum, grad_scale, found_inf)
 
 

@@ -90,16 +90,30 @@ _SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-5}
 _LARS = {"lr": 2.0, "momentum": 0.9, "weight_decay": 5e-5, "trust_coefficient": 0.001, "eps": 0.0}
 _LAMB = {"lr": 4.25e-4, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
 CASES = (
-    Case("FusedSGD", FusedSGD, {**_SGD, "nesterov": False}, sgd_equation, torch_peer=torch.optim.SGD,
-         apex_peer="FusedSGD"),
-    Case("FusedSGD, nesterov", FusedSGD, {**_SGD, "nesterov": True}, sgd_equation, torch_peer=torch.optim.SGD,
-         apex_peer="FusedSGD"),
-    Case("FusedLARS", FusedLARS, _LARS, lars_equation, {"weight_decay": 0.0, "is_skipped": True},
-         apex_peer="FusedLARS"),
+    Case(
+        "FusedSGD",
+        FusedSGD,
+        {**_SGD, "nesterov": False},
+        sgd_equation,
+        torch_peer=torch.optim.SGD,
+        apex_peer="FusedSGD",
+    ),
+    Case(
+        "FusedSGD, nesterov",
+        FusedSGD,
+        {**_SGD, "nesterov": True},
+        sgd_equation,
+        torch_peer=torch.optim.SGD,
+        apex_peer="FusedSGD",
+    ),
+    Case(
+        "FusedLARS", FusedLARS, _LARS, lars_equation, {"weight_decay": 0.0, "is_skipped": True}, apex_peer="FusedLARS"
+    ),
     Case("FusedLAMB", FusedLAMB, {**_LAMB, "use_nvlamb": False}, lamb_equation, apex_peer="FusedLAMB"),
-    Case("FusedLAMB, use_nvlamb (NVLAMB)", FusedLAMB, {**_LAMB, "use_nvlamb": True}, lamb_equation,
-         apex_peer="FusedLAMB"),
-)  # fmt: skip
+    Case(
+        "FusedLAMB, use_nvlamb (NVLAMB)", FusedLAMB, {**_LAMB, "use_nvlamb": True}, lamb_equation, apex_peer="FusedLAMB"
+    ),
+)
 
 
 def measure(cases=CASES, shapes=SHAPES, seeds=SEEDS, steps=STEPS, dtypes=DTYPES, devices=None) -> list[dict]:
@@ -120,8 +134,16 @@ def measure(cases=CASES, shapes=SHAPES, seeds=SEEDS, steps=STEPS, dtypes=DTYPES,
                     for seed in seeds:
                         _run(case, problem, seed, steps, dtype, torch.device(device), found)
                 for (num_steps, name), sums in sorted(found.items(), key=lambda item: item[0][0]):
-                    rows.append({"optimizer": case.name, "device": device, "dtype": str(dtype).removeprefix("torch."),
-                                 "steps": num_steps, "implementation": name, **sums.figures()})  # fmt: skip
+                    rows.append(
+                        {
+                            "optimizer": case.name,
+                            "device": device,
+                            "dtype": str(dtype).removeprefix("torch."),
+                            "steps": num_steps,
+                            "implementation": name,
+                            **sums.figures(),
+                        }
+                    )
     return rows
 
 
@@ -244,8 +266,9 @@ def environment(cases=CASES) -> dict:
         devices["cuda"] = torch.cuda.get_device_name()
     ran = {
         f"{case.op} on {device}": "kernel" if has_kernel(case.op, device.upper()) else "reference in plain torch"
-        for case in cases for device in devices
-    }  # fmt: skip
+        for case in cases
+        for device in devices
+    }
     try:
         apex = importlib.import_module("apex")
         told = getattr(apex, "__version__", "installed")

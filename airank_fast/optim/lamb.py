@@ -68,10 +68,16 @@ class FusedLAMB(FusedOptimizer):
         if amsgrad:
             raise UserError("lamb: amsgrad must be False, got True")
         options = {
-            "lr": lr, "bias_correction": bias_correction, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-            "adam_w_mode": adam_w_mode, "grad_averaging": grad_averaging, "max_grad_norm": max_grad_norm,
+            "lr": lr,
+            "bias_correction": bias_correction,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "adam_w_mode": adam_w_mode,
+            "grad_averaging": grad_averaging,
+            "max_grad_norm": max_grad_norm,
             "use_nvlamb": use_nvlamb,
-        }  # fmt: skip
+        }
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
@@ -100,12 +106,26 @@ class FusedLAMB(FusedOptimizer):
             beta1, beta2 = group["betas"]
             for (device, *_), of_list in lists[index].items():
                 lamb_(
-                    *of_list, self.lr_of(index, group, device), scalar_on(device, step), beta1=beta1, beta2=beta2,
-                    **{name: group[name] for name in ("eps", "weight_decay", "bias_correction", "grad_averaging",
-                                                      "adam_w_mode", "use_nvlamb")},
-                    max_grad_norm=group["max_grad_norm"] or 1.0, grad_norm=scalar_on(device, grad_norm),
+                    *of_list,
+                    self.lr_of(index, group, device),
+                    scalar_on(device, step),
+                    beta1=beta1,
+                    beta2=beta2,
+                    **{
+                        name: group[name]
+                        for name in (
+                            "eps",
+                            "weight_decay",
+                            "bias_correction",
+                            "grad_averaging",
+                            "adam_w_mode",
+                            "use_nvlamb",
+                        )
+                    },
+                    max_grad_norm=group["max_grad_norm"] or 1.0,
+                    grad_norm=scalar_on(device, grad_norm),
                     **self.scaling(device),
-                )  # fmt: skip
+                )
 
     def _grad_norm(self, lists: list[tuple[list[Tensor], ...]]) -> Tensor | None:
         """The norm over the gradients of all lists; None where nothing is clipped."""

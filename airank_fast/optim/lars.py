@@ -64,9 +64,15 @@ class FusedLARS(FusedOptimizer):
         if wd_after_momentum:
             raise UserError("lars: wd_after_momentum must be False, got True")
         options = {
-            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient, "eps": eps, "nesterov": nesterov, "is_skipped": False,
-        }  # fmt: skip
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "eps": eps,
+            "nesterov": nesterov,
+            "is_skipped": False,
+        }
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
@@ -83,8 +89,16 @@ class FusedLARS(FusedOptimizer):
             for (device, *_), lists in self.lists(group, names).items():
                 params, grads, *velocities, copies = lists
                 lars_(
-                    params, grads, velocities[0] if velocities else [], copies, self.lr_of(index, group, device),
-                    momentum=group["momentum"], weight_decay=group["weight_decay"],
-                    trust_coefficient=group["trust_coefficient"], eps=group["eps"], nesterov=group["nesterov"],
-                    adapt=not group["is_skipped"], **self.scaling(device),
-                )  # fmt: skip
+                    params,
+                    grads,
+                    velocities[0] if velocities else [],
+                    copies,
+                    self.lr_of(index, group, device),
+                    momentum=group["momentum"],
+                    weight_decay=group["weight_decay"],
+                    trust_coefficient=group["trust_coefficient"],
+                    eps=group["eps"],
+                    nesterov=group["nesterov"],
+                    adapt=not group["is_skipped"],
+                    **self.scaling(device),
+                )

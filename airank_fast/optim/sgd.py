@@ -74,8 +74,15 @@ class FusedSGD(FusedOptimizer):
             for (device, *_, first_step), lists in self.lists(group, names, is_first).items():
                 params, grads, *buffers, copies = lists
                 sgd_(
-                    params, grads, buffers[0] if buffers else [], copies, self.lr_of(index, group, device),
-                    momentum=group["momentum"], dampening=0.0 if first_step else group["dampening"],
-                    weight_decay=group["weight_decay"], nesterov=group["nesterov"], maximize=group["maximize"],
+                    params,
+                    grads,
+                    buffers[0] if buffers else [],
+                    copies,
+                    self.lr_of(index, group, device),
+                    momentum=group["momentum"],
+                    dampening=0.0 if first_step else group["dampening"],
+                    weight_decay=group["weight_decay"],
+                    nesterov=group["nesterov"],
+                    maximize=group["maximize"],
                     **self.scaling(device),
-                )  # fmt: skip
+                )

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airank_fast.data import pydoc
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
-from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
+from airank_fast.data.text import pydoc
+from airank_fast.data.text.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
+from airank_fast.data.text.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
 from airank_fast.optim import FusedLAMB
@@ -88,9 +88,12 @@ class Job:
         gradients over micro-batches and ranks is that over the global batch, whoever got which samples.
         """
         output = _call(
-            model, batch, labels=batch.labels, next_sentence_label=batch.next_sentence_label,
+            model,
+            batch,
+            labels=batch.labels,
+            next_sentence_label=batch.next_sentence_label,
             masked_lm_weight=batch.masked_weight,
-        )  # fmt: skip
+        )
         if batch.next_sentence_label is None:  # DistributedDataParallel wants a gradient, if only 0, of every parameter
             return output.loss + 0 * output.seq_relationship_logits.float().sum()
         return output.loss
@@ -122,17 +125,26 @@ class Job:
             num_train, num_eval = len(train.lengths), len(held_out.lengths)
             stream = TrainStream(num_train, recipe.seed, **shard)
             self.reader = BlockReader(
-                train, held_out, stream, rank=world.rank, world_size=world.size, eval_batch_size=eval_batch_size,
+                train,
+                held_out,
+                stream,
+                rank=world.rank,
+                world_size=world.size,
+                eval_batch_size=eval_batch_size,
                 balance=recipe.balance_tokens,
-            )  # fmt: skip
+            )
         else:
             corpus = WikiCorpus(data, vocab_size=recipe.vocab_size, max_seq_length=recipe.sequence_length)
             source, checksum = str(data), corpus.checksum()
             num_train, num_eval = corpus.num_train, min(recipe.eval_samples, corpus.num_eval)
             self.reader = WikiCorpusReader(
-                corpus, seed=recipe.seed, eval_batch_size=eval_batch_size, num_eval_samples=num_eval,
-                balance=recipe.balance_tokens, **shard,
-            )  # fmt: skip
+                corpus,
+                seed=recipe.seed,
+                eval_batch_size=eval_batch_size,
+                num_eval_samples=num_eval,
+                balance=recipe.balance_tokens,
+                **shard,
+            )
         return {
             "train_samples": num_train,
             "eval_samples": num_eval,
@@ -177,9 +189,11 @@ class Job:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
         recipe = self.recipe
         shape = {
-            "base": recipe.learning_rate, "end": recipe.end_learning_rate, "power": recipe.decay_power,
+            "base": recipe.learning_rate,
+            "end": recipe.end_learning_rate,
+            "power": recipe.decay_power,
             "warmup_steps": recipe.warmup_steps,
-        }  # fmt: skip
+        }
         if recipe.decay_after_warmup:
             return polynomial_decay(step, **shape, decay_steps=max(1, plan.total_steps - recipe.warmup_steps))
         total = {"total_steps": plan.total_steps, "start_warmup_step": recipe.start_warmup_step}

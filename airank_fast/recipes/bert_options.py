@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from airank_fast.data import pydoc
+from airank_fast.data.text import pydoc
 from airank_fast.errors import UserError
 from airank_fast.models import bert
 from airank_fast.recipes import bert_mlperf
@@ -223,8 +223,14 @@ def resolve(options: Options, world_size: int, amp_precision: Precision) -> Reci
     recipe = replace(base, **named)
     if base.name == "pydoc" and recipe.sequence_length > base.max_position_embeddings:
         recipe = replace(recipe, max_position_embeddings=recipe.sequence_length)
-    counts = ("steps", "batch_size", "gradient_accumulation_steps", "eval_every_samples", "eval_samples",
-              "eval_batch_size")  # fmt: skip
+    counts = (
+        "steps",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "eval_every_samples",
+        "eval_samples",
+        "eval_batch_size",
+    )
     check_options(options, recipe, world_size, counts)
     _check(recipe, options)
     return recipe

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast import data as datasets
+from airank_fast.data import images as datasets
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedLARS, FusedSGD

@@ -73,7 +73,7 @@ def _caches(directory: Path) -> str | None:
     for index in sorted(directory.glob("index*")):
         level, kind, size = (_text(index / name).strip() for name in ("level", "type", "size"))
         if level and size:
-            found.append(f"L{level}{ {'Data': 'd', 'Instruction': 'i'}.get(kind, '')} {size}")
+            found.append(f"L{level}{ {'Data': 'd', 'Instruction': 'i'}.get(kind, '') } {size}")
     return ", ".join(found) or None
 
 
@@ -91,8 +91,11 @@ def _storage(lsblk: str) -> dict:
     disks = [d for d in disks if d.get("type") == "disk" and d["size"] and not d["name"].startswith("zram")]
     kinds = sorted({_disk_kind(disk) for disk in disks})
     size_bytes = sum(disk["size"] for disk in disks)
-    return {"host_storage_type": " + ".join(kinds), "host_storage_capacity": f"{size_bytes / 2**30:.1f} GiB"} \
-        if disks else {}  # fmt: skip
+    return (
+        {"host_storage_type": " + ".join(kinds), "host_storage_capacity": f"{size_bytes / 2**30:.1f} GiB"}
+        if disks
+        else {}
+    )
 
 
 def _disk_kind(disk: dict) -> str:

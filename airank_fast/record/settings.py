@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 
 from airank_fast.errors import UserError
-from airank_fast.record.completing import MOMENTS, check_config
+from airank_fast.record.foreign.complete import MOMENTS, check_config
 
 # Fields of run_config; of the log's own making are options, recipe, command.
 FIELDS = ("benchmark", "unit", "target", "seed", "precision", "world_size", "global_batch_size")

@@ -11,8 +11,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * wide for wide in widths]
-    return ["  ".join(_pad(cell, wide, index == 0) for index, (cell, wide) in enumerate(zip(row, widths, strict=True)))
-            .rstrip() for row in (cells[0], rule, *cells[1:])]  # fmt: skip
+    return [
+        "  ".join(
+            _pad(cell, wide, index == 0) for index, (cell, wide) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (cells[0], rule, *cells[1:])
+    ]
 
 
 def width(text: str) -> int:

@@ -67,5 +67,9 @@ def _judged(finding: Finding, path: Path) -> Judged:
     place = Path(finding.path)
     name = place.relative_to(path).as_posix() if path.is_dir() and place.is_relative_to(path) else place.name
     line = "" if finding.line is None else f":{finding.line}"
-    return Judged(finding.severity, clean(name, 200) + line, clean(f"{finding.found}; {finding.required}", _MAX_TEXT),
-                  finding.rule)  # fmt: skip
+    return Judged(
+        finding.severity,
+        clean(name, 200) + line,
+        clean(f"{finding.found}; {finding.required}", _MAX_TEXT),
+        finding.rule,
+    )

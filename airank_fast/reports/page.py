@@ -25,15 +25,23 @@ from airank_fast.rules.findings import ERROR, NOTE, WARNING
 MAX_FILES = 500  # listed of a run
 MAX_ROWS = 500  # of a recipe or a system
 _NAMES = {"resnet50": "ResNet-50", "bert": "BERT"}
-_TASKS = {"zh": {"resnet50": "图像分类", "bert": "语义表示"},
-          "en": {"resnet50": "image classification", "bert": "language representation"}}  # fmt: skip
+_TASKS = {
+    "zh": {"resnet50": "图像分类", "bert": "语义表示"},
+    "en": {"resnet50": "image classification", "bert": "language representation"},
+}
 
 
 class Report:
     """What a report on `runs` shows, in one language; the templates read its attributes."""
 
-    def __init__(self, runs: list[ReportedRun], language: str, mark: str = "", settings: Sequence[str] = (),
-                 leave_out: Path | None = None):  # fmt: skip
+    def __init__(
+        self,
+        runs: list[ReportedRun],
+        language: str,
+        mark: str = "",
+        settings: Sequence[str] = (),
+        leave_out: Path | None = None,
+    ):
         _name_apart(runs)
         self.runs, self.language, self.mark = runs, language, clean(mark)
         self.options = ["--lang", language, *(["--mark", mark] if mark else [])]
@@ -55,8 +63,11 @@ class Report:
 
     @property
     def period(self) -> str:
-        spans = [(run.start_t, run.start_t + (run.summary["total_time"] or 0.0)) for run in self.runs
-                 if run.start_t is not None]  # fmt: skip
+        spans = [
+            (run.start_t, run.start_t + (run.summary["total_time"] or 0.0))
+            for run in self.runs
+            if run.start_t is not None
+        ]
         if not spans:
             return ""
         starts, stops = zip(*spans, strict=True)
@@ -91,9 +102,18 @@ class Report:
     @cached_property
     def system(self) -> Columns:
         hidden = {"t", "kind", "versions", "kernels"}
-        return Columns(self.runs, [{self.t.field(key): value for key, value in run.system.items() if key not in
-                                    hidden | ({"software_stack"} if run.system.get("versions") else set())}
-                                   for run in self.runs], self.t)  # fmt: skip
+        return Columns(
+            self.runs,
+            [
+                {
+                    self.t.field(key): value
+                    for key, value in run.system.items()
+                    if key not in hidden | ({"software_stack"} if run.system.get("versions") else set())
+                }
+                for run in self.runs
+            ],
+            self.t,
+        )
 
     @cached_property
     def versions(self) -> Columns:
@@ -101,10 +121,19 @@ class Report:
 
     @cached_property
     def kernels(self) -> Columns:
-        return Columns(self.runs, [{op: " · ".join(f"{device}: {what}" for device, what in found.items())
-                                    if isinstance(found, dict) else found
-                                    for op, found in dictionary(run.system.get("kernels")).items()}
-                                   for run in self.runs], self.t)  # fmt: skip
+        return Columns(
+            self.runs,
+            [
+                {
+                    op: " · ".join(f"{device}: {what}" for device, what in found.items())
+                    if isinstance(found, dict)
+                    else found
+                    for op, found in dictionary(run.system.get("kernels")).items()
+                }
+                for run in self.runs
+            ],
+            self.t,
+        )
 
     @property
     def requirements(self) -> str:
@@ -117,14 +146,23 @@ class Report:
         found: dict[str, tuple[list[str], dict]] = {}
         for run in self.runs:
             if run.data:
-                shown = {self.t(f"data_{name}"): run.data[key] for name, key in
-                         (("source", "source"), ("train", "train_samples"), ("eval", "eval_samples"),
-                          ("checksum", "checksum")) if run.data.get(key) is not None}  # fmt: skip
+                shown = {
+                    self.t(f"data_{name}"): run.data[key]
+                    for name, key in (
+                        ("source", "source"),
+                        ("train", "train_samples"),
+                        ("eval", "eval_samples"),
+                        ("checksum", "checksum"),
+                    )
+                    if run.data.get(key) is not None
+                }
                 if isinstance(corrupt := run.data.get("corrupt_files"), list):
                     shown[self.t("data_corrupt")] = len(corrupt)
                 found.setdefault(repr(shown), ([], shown))[0].append(run.name)
-        return [(self.t("all_runs") if len(names) == len(self.runs) else ", ".join(names), shown)
-                for names, shown in found.values()]  # fmt: skip
+        return [
+            (self.t("all_runs") if len(names) == len(self.runs) else ", ".join(names), shown)
+            for names, shown in found.values()
+        ]
 
     @property
     def commands(self) -> list[tuple[str, str | None]]:
@@ -173,9 +211,16 @@ class Model:
 
     @property
     def amp(self) -> list[str]:
-        return [self.t("amp_ratio", cards=cards(amp.group, self.t), ratio=f"{ratio:.2f}",
-                       amp=f"{amp.throughput.value:.1f}", fp32=f"{fp32.throughput.value:.1f}")
-                for amp, fp32, ratio in amp_ratios(self.rows)]  # fmt: skip
+        return [
+            self.t(
+                "amp_ratio",
+                cards=cards(amp.group, self.t),
+                ratio=f"{ratio:.2f}",
+                amp=f"{amp.throughput.value:.1f}",
+                fp32=f"{fp32.throughput.value:.1f}",
+            )
+            for amp, fp32, ratio in amp_ratios(self.rows)
+        ]
 
     @cached_property
     def recipe(self) -> Columns:
@@ -195,16 +240,25 @@ class Model:
     def indicators(self) -> list[tuple[str, str, str]]:
         """FlagPerf's common figures: (name, value, remark)."""
         t, run = self.t, self.runs[0][1]
-        task = next((task for name, task in _TASKS[t.language].items() if slug(run.config.get("benchmark"))
-                     .startswith(name)), "")  # fmt: skip
+        task = next(
+            (task for name, task in _TASKS[t.language].items() if slug(run.config.get("benchmark")).startswith(name)),
+            "",
+        )
         device = ", ".join(dict.fromkeys(str(run.flagperf["device"]) for _, run in self.runs if run.flagperf["device"]))
         data = ", ".join(dict.fromkeys(str(run.data["source"]) for _, run in self.runs if run.data.get("source")))
-        names = (("precision", "precision"), ("fix_hp", "fix_hp"), ("mem", "mem"), ("e2e", "e2e_time"),
-                 ("whole", "p_whole"), ("train", "p_train"), ("core", "p_core"), ("acc", "acc"))  # fmt: skip
+        names = (
+            ("precision", "precision"),
+            ("fix_hp", "fix_hp"),
+            ("mem", "mem"),
+            ("e2e", "e2e_time"),
+            ("whole", "p_whole"),
+            ("train", "p_train"),
+            ("core", "p_core"),
+            ("acc", "acc"),
+        )
         seen = [(t(f"fp_{key}"), t("fp_see", name=name), t(f"fp_{key}_remark")) for key, name in names]
         known = [(t("fp_task"), task, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
-        return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:],
-                (t("fp_extra"), t("unknown"), "")]  # fmt: skip
+        return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:], (t("fp_extra"), t("unknown"), "")]
 
 
 class Columns:

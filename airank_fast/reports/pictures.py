@@ -50,8 +50,9 @@ def colour(number: int) -> str:
     return f"c{number % NUM_COLOURS}" + (" dashed" if number >= NUM_COLOURS else "")
 
 
-def line_plot(x: Axis, y: Axis, series: Sequence[Series], x_label: str,
-              target: tuple[float, str] | None = None) -> tuple[Markup, int]:  # fmt: skip
+def line_plot(
+    x: Axis, y: Axis, series: Sequence[Series], x_label: str, target: tuple[float, str] | None = None
+) -> tuple[Markup, int]:
     """A plot of the series, with `target` (value, label) as a line across; its drawing and height."""
     inside = [_grid(x, y)]
     inside += [_band(item, x, y) for item in series]
@@ -59,15 +60,22 @@ def line_plot(x: Axis, y: Axis, series: Sequence[Series], x_label: str,
     inside += [
         _line(item.middle, x, y, f"line {colour(item.number)}", item.label) for item in series if not item.band_only
     ]
-    inside += [_dots(curve, x, y, item) for item in series if item.dots
-               for _, curve in item.lines or [(item.label, item.middle)]]  # fmt: skip
+    inside += [
+        _dots(curve, x, y, item)
+        for item in series
+        if item.dots
+        for _, curve in item.lines or [(item.label, item.middle)]
+    ]
     parts = []
     if target is not None:
         height = _GRID * (1 - y.at(target[0]))
         inside.append(Markup('<path class="target" d="M0 {0:.1f}H{1}"/>').format(height, _GRID))
         # Accuracy begins low, so the label covers nothing at the left end.
-        parts.append(Markup('<text class="target-label" x="{:.2f}%" y="{:.1f}">{}</text>').format(
-            LEFT + 0.7, TOP + HEIGHT * height / _GRID - 5, target[1]))  # fmt: skip
+        parts.append(
+            Markup('<text class="target-label" x="{:.2f}%" y="{:.1f}">{}</text>').format(
+                LEFT + 0.7, TOP + HEIGHT * height / _GRID - 5, target[1]
+            )
+        )
     plot = Markup(
         '<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 {g} {g}" preserveAspectRatio="none" '
         'overflow="visible">{}</svg>'
@@ -89,9 +97,10 @@ def bar_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, float, str]]]]) 
             width = min(max(share, 0.0), 1.0 - begin)
             if width > 0:
                 parts.append(
-                    Markup('<rect class="{}" x="{:.3f}%" y="{}" width="{:.3f}%" height="16"><title>{}</title></rect>')
-                    .format(css, begin * 100, top + 20, width * 100, tooltip)
-                )  # fmt: skip
+                    Markup(
+                        '<rect class="{}" x="{:.3f}%" y="{}" width="{:.3f}%" height="16"><title>{}</title></rect>'
+                    ).format(css, begin * 100, top + 20, width * 100, tooltip)
+                )
             begin += width
         top += 48
     return Markup("").join(parts), top
@@ -100,17 +109,20 @@ def bar_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, float, str]]]]) 
 def inline(picture: Picture) -> Markup:
     """The drawing inside an HTML page, as wide as its place."""
     return Markup('<svg class="picture" role="img" aria-label="{}" width="100%" height="{}">{}</svg>').format(
-        f"{picture.title}: {picture.description}", picture.height, picture.body)  # fmt: skip
+        f"{picture.title}: {picture.description}", picture.height, picture.body
+    )
 
 
 def standalone(picture: Picture, style: str, mark: str = "", width: int = 640) -> str:
     """The drawing as a file of its own, with its title, its legend and its colours for light and dark; `mark` stands
     before the title."""
     legend = Markup("").join(
-        Markup('<rect class="key {}" x="0" y="{y}" width="12" height="12" rx="2"/><text class="name" x="20" y="{t}">{}'
-               "</text>").format(css, label, y=picture.height + 8 + 20 * index, t=picture.height + 18 + 20 * index)
+        Markup(
+            '<rect class="key {}" x="0" y="{y}" width="12" height="12" rx="2"/><text class="name" x="20" y="{t}">{}'
+            "</text>"
+        ).format(css, label, y=picture.height + 8 + 20 * index, t=picture.height + 18 + 20 * index)
         for index, (css, label) in enumerate(picture.legend)
-    )  # fmt: skip
+    )
     height = picture.height + 20 * len(picture.legend) + 12
     marked = Markup('<tspan class="target-label">[{}]</tspan> ').format(mark) if mark else ""
     text = Markup(
@@ -119,8 +131,17 @@ def standalone(picture: Picture, style: str, mark: str = "", width: int = 640) -
         '<rect class="paper" x="-16" y="-36" width="{w}" height="{h}"/>'
         '<text class="title" x="0" y="-12">{mark}{title}</text>'
         '<svg class="picture" width="{inner}" height="{h}" overflow="visible">{body}{legend}</svg></svg>\n'
-    ).format(w=width, h=height + 40, inner=width - 32, title=picture.title, description=picture.description,
-             style=Markup(style), body=picture.body, legend=legend, mark=marked)  # fmt: skip
+    ).format(
+        w=width,
+        h=height + 40,
+        inner=width - 32,
+        title=picture.title,
+        description=picture.description,
+        style=Markup(style),
+        body=picture.body,
+        legend=legend,
+        mark=marked,
+    )
     return str(text)
 
 
@@ -164,14 +185,21 @@ def _labels(x: Axis, y: Axis, x_label: str) -> list[Markup]:
     bottom = TOP + HEIGHT
     found = [
         Markup('<text class="tick" x="{:.2f}%" y="{:.1f}" text-anchor="end">{}</text>').format(
-            LEFT - 1.5, TOP + HEIGHT * (1 - y.at(value)) + 4, label)
+            LEFT - 1.5, TOP + HEIGHT * (1 - y.at(value)) + 4, label
+        )
         for value, label in y.ticks
-    ]  # fmt: skip
+    ]
     for value, label in x.ticks:
         place = x.at(value)
         anchor = "end" if place > 0.97 else "middle"
-        found.append(Markup('<text class="tick" x="{:.2f}%" y="{}" text-anchor="{}">{}</text>').format(
-            LEFT + WIDTH * place, bottom + 16, anchor, label))  # fmt: skip
-    found.append(Markup('<text class="axis" x="{:.2f}%" y="{}" text-anchor="middle">{}</text>').format(
-        LEFT + WIDTH / 2, bottom + 36, x_label))  # fmt: skip
+        found.append(
+            Markup('<text class="tick" x="{:.2f}%" y="{}" text-anchor="{}">{}</text>').format(
+                LEFT + WIDTH * place, bottom + 16, anchor, label
+            )
+        )
+    found.append(
+        Markup('<text class="axis" x="{:.2f}%" y="{}" text-anchor="middle">{}</text>').format(
+            LEFT + WIDTH / 2, bottom + 36, x_label
+        )
+    )
     return found

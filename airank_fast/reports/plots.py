@@ -85,8 +85,11 @@ class _Plots:
         rows = []
         for group, run in runs:
             total_s = sum(run.seconds.values())
-            pieces = [(f"part-{part}", run.seconds[part] / total_s, self._spent(part, run.seconds[part], total_s))
-                      for part in PARTS if part in run.seconds]  # fmt: skip
+            pieces = [
+                (f"part-{part}", run.seconds[part] / total_s, self._spent(part, run.seconds[part], total_s))
+                for part in PARTS
+                if part in run.seconds
+            ]
             rows.append((self._row_name(group, run), duration(total_s), pieces))
         body, height = bar_plot(rows)
         used = [part for part in PARTS if any(run.seconds.get(part) for _, run in runs)]
@@ -96,8 +99,12 @@ class _Plots:
         return Picture(f"{self.name}-seconds", title, self.texts("seconds_note"), body, height, legend, said)
 
     def memory(self) -> Picture:
-        runs = [(group, run) for group in self.groups for run in group.runs
-                if run.summary["mem_used_gib"] and run.summary["mem_total_gib"]]  # fmt: skip
+        runs = [
+            (group, run)
+            for group in self.groups
+            for run in group.runs
+            if run.summary["mem_used_gib"] and run.summary["mem_total_gib"]
+        ]
         if not runs:
             return self._nothing("memory")
         rows = []
@@ -130,8 +137,17 @@ class _Plots:
         x = axes.span(xs, log=log)
         return x, self.texts("time_log" if log else "time", unit=self.texts(f"unit_{unit}")), series
 
-    def _lines(self, name: str, series: list[Series], x: axes.Axis, y: axes.Axis, x_label: str, said: str,
-               target: tuple[float, str] | None = None, note: str = "") -> Picture:  # fmt: skip
+    def _lines(
+        self,
+        name: str,
+        series: list[Series],
+        x: axes.Axis,
+        y: axes.Axis,
+        x_label: str,
+        said: str,
+        target: tuple[float, str] | None = None,
+        note: str = "",
+    ) -> Picture:
         series = [_drawn(item) for item in series]
         body, height = line_plot(x, y, series, x_label, target)
         banded = any(list(item.middle.low) != list(item.middle.high) for item in series)

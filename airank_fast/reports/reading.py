@@ -12,8 +12,8 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective
+from airank_fast.record.foreign.read import Run, cards_in_name, read_run
 from airank_fast.record.formats.flagperf import flagperf
-from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.reports.cleaning import MAX_ITEMS, clean, number
 from airank_fast.reports.curves import Curve, RateOverTime, thin
 from airank_fast.reports.judging import Verdict, judge
@@ -21,9 +21,14 @@ from airank_fast.reports.judging import Verdict, judge
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _RATES = ("p_whole", "p_train", "p_core", "avg_ips")
 _TYPES = {  # of fields of run_config that figures and groups are made of
-    "benchmark": str, "unit": str, "precision": str, "target": float, "world_size": int, "global_batch_size": int,
+    "benchmark": str,
+    "unit": str,
+    "precision": str,
+    "target": float,
+    "world_size": int,
+    "global_batch_size": int,
     "samples_per_epoch": int,
-}  # fmt: skip
+}
 
 
 @dataclass

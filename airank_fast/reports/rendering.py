@@ -21,19 +21,39 @@ from airank_fast.reports.pictures import shorten, standalone
 from airank_fast.reports.reading import ReportedRun
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_SECTIONS = ("summary", "pictures", "runs", "findings", "flagperf", "system", "recipe", "reproduce", "checksums",
-             "notes")  # fmt: skip
+_SECTIONS = (
+    "summary",
+    "pictures",
+    "runs",
+    "findings",
+    "flagperf",
+    "system",
+    "recipe",
+    "reproduce",
+    "checksums",
+    "notes",
+)
 # Columns of the tables of runs: key in the summary, text, decimals, factor.
 _RESULTS = (
-    ("time2train", "time2train", 2, 1), ("total_time", "total_time", 2, 1), ("e2e_time", "e2e_time", 2, 1),
-    ("best_accuracy", "best_accuracy", 2, 100), ("final_accuracy", "final_accuracy", 2, 100),
-    ("epochs", "epochs_done", 0, 1), ("evaluations", "evaluations", 0, 1),
-)  # fmt: skip
+    ("time2train", "time2train", 2, 1),
+    ("total_time", "total_time", 2, 1),
+    ("e2e_time", "e2e_time", 2, 1),
+    ("best_accuracy", "best_accuracy", 2, 100),
+    ("final_accuracy", "final_accuracy", 2, 100),
+    ("epochs", "epochs_done", 0, 1),
+    ("evaluations", "evaluations", 0, 1),
+)
 _PERFORMANCE = (
-    ("trained_samples", "trained", 0, 1), ("avg_ips", "avg_ips", 1, 1), ("p_whole", "p_whole", 1, 1),
-    ("p_train", "p_train", 1, 1), ("p_core", "p_core", 1, 1), ("data_wait_s", "data_wait", 2, 1),
-    ("h2d_s", "h2d", 2, 1), ("measure_s", "measure", 3, 1), ("mem_used_gib", "memory", 2, 1),
-)  # fmt: skip
+    ("trained_samples", "trained", 0, 1),
+    ("avg_ips", "avg_ips", 1, 1),
+    ("p_whole", "p_whole", 1, 1),
+    ("p_train", "p_train", 1, 1),
+    ("p_core", "p_core", 1, 1),
+    ("data_wait_s", "data_wait", 2, 1),
+    ("h2d_s", "h2d", 2, 1),
+    ("measure_s", "measure", 3, 1),
+    ("mem_used_gib", "memory", 2, 1),
+)
 
 
 def html(report: Report) -> str:
@@ -49,8 +69,12 @@ def markdown(report: Report, folder: str) -> str:
 def picture_files(report: Report) -> dict[str, str]:
     """File name -> SVG of each picture."""
     style = _read("picture.css")
-    return {f"{picture.name}.svg": standalone(picture, style, report.mark)
-            for model in report.models for picture in model.pictures if picture.height}  # fmt: skip
+    return {
+        f"{picture.name}.svg": standalone(picture, style, report.mark)
+        for model in report.models
+        for picture in model.pictures
+        if picture.height
+    }
 
 
 def escape_markdown(text: object) -> str:
@@ -99,10 +123,19 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        figure=_figure, range=_range, fixed=_fixed, shown=_shown, steps=_steps, started=_started, clean=clean,
-        short=lambda text, length: shorten(str(text), length), md=escape_markdown, code=fenced, breaks=_breaks,
+        figure=_figure,
+        range=_range,
+        fixed=_fixed,
+        shown=_shown,
+        steps=_steps,
+        started=_started,
+        clean=clean,
+        short=lambda text, length: shorten(str(text), length),
+        md=escape_markdown,
+        code=fenced,
+        breaks=_breaks,
         sums=_sums,
-    )  # fmt: skip
+    )
     return environment
 
 

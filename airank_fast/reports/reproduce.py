@@ -44,5 +44,7 @@ def requirements(runs: list[ReportedRun]) -> list[str]:
 def check_commands(runs: list[ReportedRun], options: list[str]) -> list[str]:
     """What verifies the logs and makes the report again, with its options."""
     paths = [str(run.path) for run in runs]
-    return [shlex.join(["python", "-m", "airank_fast.verify", *paths]),
-            shlex.join(["python", "-m", "airank_fast.report", *paths, *options])]  # fmt: skip
+    return [
+        shlex.join(["python", "-m", "airank_fast.verify", *paths]),
+        shlex.join(["python", "-m", "airank_fast.report", *paths, *options]),
+    ]

@@ -219,7 +219,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "versions": ("软件版本", "Software versions"),
     "kernels": ("算子实现", "Operator implementations"),
     "kernels_note": (
-        "kernel：本项目的算子；reference：torch 的参考实现。", "kernel: the project's own; reference: plain torch.",
+        "kernel：本项目的算子；reference：torch 的参考实现。",
+        "kernel: the project's own; reference: plain torch.",
     ),
     "no_system": ("日志没有记录系统信息。", "The logs carry no system information."),
     "no_recipe": ("日志没有记录训练配方。", "The logs carry no recipe."),
@@ -287,9 +288,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "run_stop.",
     ),
     "def_accuracy": (
-        "准确率：各次评估中的最高值；每个评估样本计一次。", "Accuracy: the best of all evaluations; each sample once.",
+        "准确率：各次评估中的最高值；每个评估样本计一次。",
+        "Accuracy: the best of all evaluations; each sample once.",
     ),
-}  # fmt: skip
+}
 
 SYSTEM_FIELDS = [*TEXTS][[*TEXTS].index("submitter") : [*TEXTS].index("software_stack") + 1]
 _UNITS = {"images": ("图片", "images"), "samples": ("样本", "samples"), "sequences": ("序列", "sequences")}

@@ -92,9 +92,11 @@ class _Book(Figures):
             self.dash = dash
             if dash and self.known.avg_ips is None:  # not of our own runs
                 yield self._broken(
-                    PREFIX, number, "lines begin with '- AI-Rank-log', as in the document's sample",
+                    PREFIX,
+                    number,
+                    "lines begin with '- AI-Rank-log', as in the document's sample",
                     "its text says 'AI-Rank-log'; both are accepted",
-                )  # fmt: skip
+                )
         elif dash != self.dash and not self.mixed:
             self.mixed = True
             forms = {True: "'- AI-Rank-log'", False: "'AI-Rank-log'"}
@@ -105,9 +107,11 @@ class _Book(Figures):
     def _time(self, number: int, event: Event) -> Iterator[Finding]:
         if event["t"] < self.last_t:
             yield self._broken(
-                TIME_ORDER, number, f"timestamp {event['t']:.3f} after {self.last_t:.3f}",
+                TIME_ORDER,
+                number,
+                f"timestamp {event['t']:.3f} after {self.last_t:.3f}",
                 "timestamps that do not run backwards are required",
-            )  # fmt: skip
+            )
         elif not self.first and not self.num_evaluations and event["t"] < 1e9:
             yield self._broken(TIMESTAMP, number, f"timestamp {event['t']:.3f}", "seconds since 1970 are required")
         self.last_t = max(self.last_t, event["t"])
@@ -168,9 +172,12 @@ class _Book(Figures):
             )
         elif epoch == 0 and not self.num_evaluations and severity != NOTE:
             yield self._broken(
-                EPOCHS, number, "total_epoch_cnt 0 at the first evaluation",
-                "the number of epochs completed, from 1 on, is required", severity,
-            )  # fmt: skip
+                EPOCHS,
+                number,
+                "total_epoch_cnt 0 at the first evaluation",
+                "the number of epochs completed, from 1 on, is required",
+                severity,
+            )
         elif epoch == last and self.num_evaluations and severity != NOTE:
             yield self._broken(
                 EPOCHS, number, f"total_epoch_cnt {epoch:g} twice", "a count that grows is required", severity
@@ -186,13 +193,21 @@ class _Book(Figures):
         if self.off_cadence is not None:  # not the last evaluation, which may come early
             line, odd = self.off_cadence
             self.off_cadence = None
-            yield self._broken(CADENCE, line, f"an evaluation after {odd:g} epochs, before that every {self.spacing:g}",
-                               "an evaluation every N epochs is required")  # fmt: skip
+            yield self._broken(
+                CADENCE,
+                line,
+                f"an evaluation after {odd:g} epochs, before that every {self.spacing:g}",
+                "an evaluation every N epochs is required",
+            )
         if self.spacing is None:
             self.spacing = step
             if self.profile == "2021-05" and step != 1:
-                yield self._broken(CADENCE, number, f"an evaluation every {step:g} epochs",
-                                   "one every epoch is required unless the task says otherwise (2021-05)")  # fmt: skip
+                yield self._broken(
+                    CADENCE,
+                    number,
+                    f"an evaluation every {step:g} epochs",
+                    "one every epoch is required unless the task says otherwise (2021-05)",
+                )
         elif step != self.spacing:
             self.off_cadence = number, step
 
@@ -210,14 +225,19 @@ class _Book(Figures):
                     LOAD_DATA, None, "no load_data", "load_data with a checksum before test_begin is required"
                 )
             elif self.known.profile is None:
-                yield self._broken(LOAD_DATA, None, "no load_data: checked as a log of 2020-12",
-                                   "--profile 2021-05 asks for it", NOTE)  # fmt: skip
+                yield self._broken(
+                    LOAD_DATA, None, "no load_data: checked as a log of 2020-12", "--profile 2021-05 asks for it", NOTE
+                )
         yield from self._target_reached()
         asked = TARGETS.get((self.profile, self.known.model))
         if asked is not None and self.known.target not in (None, asked.accuracy):
             asked_by = Rule(name=TARGET.name, severity=WARNING, source=asked.source)
-            yield self._broken(asked_by, None, f"a target of {self.known.target:g} ({self.known.target_source})",
-                               f"{asked.accuracy:g} is required of {self.known.model}")  # fmt: skip
+            yield self._broken(
+                asked_by,
+                None,
+                f"a target of {self.known.target:g} ({self.known.target_source})",
+                f"{asked.accuracy:g} is required of {self.known.model}",
+            )
 
     def _target_reached(self) -> Iterator[Finding]:
         goal = self.known.goal(self.profile)
@@ -226,20 +246,27 @@ class _Book(Figures):
             options = "--model or --target"
             if self.known.model is not None:
                 options = f"--target ({self.profile} names none for {self.known.model})"
-            yield self._broken(TARGET, None, "the log does not say which accuracy was the target",
-                               f"not checked: {options}", NOTE)  # fmt: skip
+            yield self._broken(
+                TARGET, None, "the log does not say which accuracy was the target", f"not checked: {options}", NOTE
+            )
         elif self.reached is not None and not told:
             number, event = self.reached
             asked_by = Rule(name=MISSING.name, severity=ERROR, source=goal.source)
             yield self._broken(
-                asked_by, number, f"eval_accuracy {event['accuracy']:g} without target_quality_time",
+                asked_by,
+                number,
+                f"eval_accuracy {event['accuracy']:g} without target_quality_time",
                 f"target_quality_time after the evaluation that reached {goal.accuracy:g} is required",
-            )  # fmt: skip
+            )
         elif self.reached is None and self.num_evaluations:
             best = max(self.best, self.last[1]["accuracy"] * self.scale)
             asked_by = Rule(name=TARGET.name, severity=WARNING, source=goal.source)
-            yield self._broken(asked_by, None, f"no evaluation reached {goal.accuracy:g}, the best is {best:g}",
-                               "Time2train of this run is '-'")  # fmt: skip
+            yield self._broken(
+                asked_by,
+                None,
+                f"no evaluation reached {goal.accuracy:g}, the best is {best:g}",
+                "Time2train of this run is '-'",
+            )
 
 
 _SHOWN = {"run_start": "test_begin", "run_stop": "test_finish", "eval_stop": "eval_accuracy", "data": "load_data"}

@@ -95,9 +95,11 @@ class Figures:
             return
         if goal is None and at[1]["accuracy"] * self.scale <= self.best:
             yield self._broken(
-                TARGET_TIME, number, f"the evaluation before it (line {at[0]}) is no better than an earlier one",
+                TARGET_TIME,
+                number,
+                f"the evaluation before it (line {at[0]}) is no better than an earlier one",
                 "this line right after the first evaluation at the target is required",
-            )  # fmt: skip
+            )
         by_definition, by_own = at[1]["t"] - begin, event["t"] - begin
         tolerance = _CLOCK_S + self.rounding
         if abs(stated - by_definition) <= tolerance:
@@ -117,9 +119,11 @@ class Figures:
         total_s = self._total_s()
         if total_s is not None and abs(event["value"] - total_s) > _CLOCK_S + self.rounding:
             yield self._broken(
-                TOTAL_TIME, number, f"total_use_time {event['value']:g} s",
+                TOTAL_TIME,
+                number,
+                f"total_use_time {event['value']:g} s",
                 f"{total_s:.3f} s is required: the timestamp of test_finish minus that of test_begin",
-            )  # fmt: skip
+            )
 
     def _avg_ips(self, number: int, event: Event) -> Iterator[Finding]:
         known, stated, total_s = self.known, event["value"], self._total_s()
@@ -137,14 +141,21 @@ class Figures:
         if size is None:
             implied = f", which implies {stated * total_s / epochs:.1f} samples an epoch" if epochs > 0 else ""
             yield self._broken(
-                AVG_IPS, number, f"avg_ips {stated:g} over {epochs:g} epochs in {total_s:.3f} s{implied}",
+                AVG_IPS,
+                number,
+                f"avg_ips {stated:g} over {epochs:g} epochs in {total_s:.3f} s{implied}",
                 "not checked: the log does not carry the samples of an epoch; --samples-per-epoch or --model resnet50, "
-                "and --warmup-epochs", NOTE,
-            )  # fmt: skip
+                "and --warmup-epochs",
+                NOTE,
+            )
             return
         if epochs <= 0 or spans is None:
-            yield self._broken(AVG_IPS, number, f"avg_ips {stated:g} with {warmup} warm-up epochs",
-                               "epochs after the warm-up are required")  # fmt: skip
+            yield self._broken(
+                AVG_IPS,
+                number,
+                f"avg_ips {stated:g} with {warmup} warm-up epochs",
+                "epochs after the warm-up are required",
+            )
             return
         slowest, fastest = (epochs * size / span for span in spans)
         if slowest * (1 - _IPS_TOLERANCE) <= stated <= fastest * (1 + _IPS_TOLERANCE):
@@ -153,12 +164,17 @@ class Figures:
         sure = known.samples_per_epoch is not None and known.warmup_epochs is not None
         implied = stated * sum(spans) / 2 / epochs
         yield self._broken(
-            AVG_IPS, number, f"avg_ips {stated:g}, which implies {implied:.1f} samples an epoch",
+            AVG_IPS,
+            number,
+            f"avg_ips {stated:g}, which implies {implied:.1f} samples an epoch",
             f"{wanted} is required: {epochs:g} epochs of {size} samples in {total_s:.3f} s"
-            + (f", {warmup} warm-up epochs left out" if sure else
-               ", if no warm-up is left out; --samples-per-epoch and --warmup-epochs say it exactly"),
+            + (
+                f", {warmup} warm-up epochs left out"
+                if sure
+                else ", if no warm-up is left out; --samples-per-epoch and --warmup-epochs say it exactly"
+            ),
             ERROR if sure else WARNING,
-        )  # fmt: skip
+        )
 
     def _timed_spans(self, total_s: float) -> tuple[float, float] | None:
         """Seconds from the end of the warm-up to test_finish, at most and at least."""

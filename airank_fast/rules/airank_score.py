@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from airank_fast.record.events import dictionary
-from airank_fast.record.runs import Run
+from airank_fast.record.foreign.read import Run
 from airank_fast.rules.targets import IMAGENET_SAMPLES, TARGETS, is_smaller
 
 AnyRun = TypeVar("AnyRun")  # with a path
@@ -158,8 +158,21 @@ def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
         run = middle(group, _seconds)
         time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
-        rows.append(Row(model, system, precision, num_cards, str(run.path), len(group), num_reached, time2train,
-                        run.summary["avg_ips"], best, counts))  # fmt: skip
+        rows.append(
+            Row(
+                model,
+                system,
+                precision,
+                num_cards,
+                str(run.path),
+                len(group),
+                num_reached,
+                time2train,
+                run.summary["avg_ips"],
+                best,
+                counts,
+            )
+        )
     return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])
 
 

@@ -88,8 +88,11 @@ class _Book:
     def feed(self, number: int, event: Event) -> Iterator[Finding]:
         self.line, kind = number, event["kind"]
         if event["t"] < self.last_t:
-            yield self._broken(TIME_ORDER, f"t {event['t']:.6f} after {self.last_t:.6f}",
-                               "times that do not run backwards are required")  # fmt: skip
+            yield self._broken(
+                TIME_ORDER,
+                f"t {event['t']:.6f} after {self.last_t:.6f}",
+                "times that do not run backwards are required",
+            )
         self.last_t = max(self.last_t, event["t"])
         if kind not in event_fields.FIELDS:
             yield self._broken(KIND, f"an event of kind {quote(kind, 30)}", "one of the documented kinds is required")
@@ -124,11 +127,17 @@ class _Book:
         yield from ()
 
     def _on_resume(self, event: Event) -> Iterator[Finding]:
-        yield self._broken(RESUMED, f"resumed at step {event['step']}",
-                           "a run whose clock never stood still is required; this one is not comparable")  # fmt: skip
+        yield self._broken(
+            RESUMED,
+            f"resumed at step {event['step']}",
+            "a run whose clock never stood still is required; this one is not comparable",
+        )
         if event["step"] > self.step:
-            yield self._broken(STEPS, f"resume at step {event['step']}, but the log ends at {self.step}",
-                               "a step that was trained is required")  # fmt: skip
+            yield self._broken(
+                STEPS,
+                f"resume at step {event['step']}, but the log ends at {self.step}",
+                "a step that was trained is required",
+            )
         self.step, self.samples = event["step"], event["samples"]
         self.epoch = max((old["epoch"] for old in self.tally.epochs if old["step"] <= self.step), default=0)
         self.stop = None
@@ -137,8 +146,11 @@ class _Book:
         if event["status"] not in _STATUSES:
             yield self._broken(STATUS, f"status {quote(event['status'], 30)}", f"{' or '.join(_STATUSES)} is required")
         elif event["status"] == "success" and self.tally.target is not None and self.tally.reached() is None:
-            yield self._broken(STATUS, f"success without an evaluation at {self.tally.target:g}",
-                               "an evaluation at or above the target is required")  # fmt: skip
+            yield self._broken(
+                STATUS,
+                f"success without an evaluation at {self.tally.target:g}",
+                "an evaluation at or above the target is required",
+            )
         elif event["status"] == "aborted" and event.get("reason") == "target":
             yield self._broken(STATUS, "aborted with reason target", "success is required")
         if event.get("reason") is not None and event["reason"] not in _REASONS:
@@ -168,8 +180,9 @@ class _Book:
             yield self._broken(STEPS, f"{length} values of {name} for {count} steps", "one a step is required")
         batch = self.tally.config.get("global_batch_size")
         if batch and event["samples"] != count * batch:
-            yield self._broken(STEPS, f"{event['samples']} samples in {count} steps",
-                               f"{count * batch} are required: {batch} a step")  # fmt: skip
+            yield self._broken(
+                STEPS, f"{event['samples']} samples in {count} steps", f"{count * batch} are required: {batch} a step"
+            )
         bad = next((index for index, loss in enumerate(event["loss"]) if not math.isfinite(loss)), None)
         if bad is not None and not self.nan_told:
             self.nan_told = True
@@ -187,8 +200,11 @@ class _Book:
             yield self._broken(BLOCK, "block_stop without a block_start", "block_start before it is required")
         yield from self._counts(event)
         if event["step"] < self.ahead:
-            yield self._broken(EPOCHS, f"an epoch_stop at step {self.ahead} in a block that stops at {event['step']}",
-                               "an epoch that ends in its block is required")  # fmt: skip
+            yield self._broken(
+                EPOCHS,
+                f"an epoch_stop at step {self.ahead} in a block that stops at {event['step']}",
+                "an epoch that ends in its block is required",
+            )
         self.step, self.samples, self.ahead = event["step"], event["samples"], 0
         ranks = self.tally.config.get("world_size")
         for name in ("core_s", "wait_s", "h2d_s", "measure_s"):
@@ -236,8 +252,11 @@ class _Book:
         if not counted or correct > counted:
             yield self._broken(EVALUATION, f"{correct} of {counted} correct", "a part of what was counted is required")
         elif not math.isclose(accuracy, correct / counted, rel_tol=1e-6, abs_tol=1e-9):
-            yield self._broken(EVALUATION, f"accuracy {accuracy} with {correct} of {counted} correct",
-                               f"{correct / counted!r} is required")  # fmt: skip
+            yield self._broken(
+                EVALUATION,
+                f"accuracy {accuracy} with {correct} of {counted} correct",
+                f"{correct / counted!r} is required",
+            )
         samples = self.data.get("eval_samples") or self.tally.config.get("eval_samples")
         if samples and self.tally.unit == "images" and counted != samples:
             yield self._broken(EVALUATION, f"an evaluation of {counted} images", f"all {samples} are required")
@@ -257,15 +276,21 @@ class _Book:
             if kind not in self.first:
                 yield MISSING.broken(self.path, None, f"no {kind}", f"{kind} is required")
         if self.stop is None:
-            yield MISSING.broken(self.path, None, "no run_stop: the run was cut off, or is still under way",
-                                 "run_stop is required")  # fmt: skip
+            yield MISSING.broken(
+                self.path, None, "no run_stop: the run was cut off, or is still under way", "run_stop is required"
+            )
         summary = self.tally.summary()
         for note in summary["notes"]:
             if note.startswith("core_s"):
-                yield RATES.broken(self.path, None, note, "time in steps within the time outside evaluations is "
-                                   "required", WARNING)  # fmt: skip
+                yield RATES.broken(
+                    self.path, None, note, "time in steps within the time outside evaluations is required", WARNING
+                )
         rates = [(name, summary[name]) for name in ("p_core", "p_train", "p_whole") if summary[name] is not None]
         for (faster, high), (slower, low) in pairwise(rates):
             if high < low * (1 - 1e-9):
-                yield RATES.broken(self.path, None, f"{faster} {high:.3f} below {slower} {low:.3f}",
-                                   f"{faster} >= {slower} is required")  # fmt: skip
+                yield RATES.broken(
+                    self.path,
+                    None,
+                    f"{faster} {high:.3f} below {slower} {low:.3f}",
+                    f"{faster} >= {slower} is required",
+                )

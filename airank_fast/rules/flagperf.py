@@ -165,10 +165,12 @@ class _Run:
         room = e2e_s * p_whole
         if size is None:
             yield self._broken(
-                E2E_TIME, f"e2e_time {e2e_s:g} s at {p_whole:g} samples/s, room for {room:.0f} samples",
+                E2E_TIME,
+                f"e2e_time {e2e_s:g} s at {p_whole:g} samples/s, room for {room:.0f} samples",
                 "not checked: the table does not carry the number of samples; --samples-per-epoch or --model resnet50, "
-                "and --epochs", NOTE,
-            )  # fmt: skip
+                "and --epochs",
+                NOTE,
+            )
             return
         exactly = known.epochs is not None
         epochs = known.epochs if exactly else int(room / size)
@@ -176,14 +178,25 @@ class _Run:
         shown = f"{epochs:g} epochs of {size} samples at {p_whole:g}/s"
         rounding = epochs * size * 0.5 / p_whole**2 + 0.5 if self.line is not None else 1e-3
         if epochs < 1 and not exactly:
-            yield self._broken(E2E_TIME, f"e2e_time {e2e_s:g} s, less than an epoch of {size} samples at {p_whole:g}/s",
-                               "whole epochs are the usual run", WARNING)  # fmt: skip
+            yield self._broken(
+                E2E_TIME,
+                f"e2e_time {e2e_s:g} s, less than an epoch of {size} samples at {p_whole:g}/s",
+                "whole epochs are the usual run",
+                WARNING,
+            )
         elif init_s < -rounding:
-            yield self._broken(E2E_TIME, f"e2e_time {e2e_s:g} s, {-init_s:.0f} s less than {shown}",
-                               f"at least {e2e_s - init_s:.0f} s is required")  # fmt: skip
+            yield self._broken(
+                E2E_TIME,
+                f"e2e_time {e2e_s:g} s, {-init_s:.0f} s less than {shown}",
+                f"at least {e2e_s - init_s:.0f} s is required",
+            )
         elif init_s > _LONGEST_INIT_S + rounding:
-            yield self._broken(E2E_TIME, f"e2e_time {e2e_s:g} s, {init_s:.0f} s more than {shown}",
-                               f"initialisation within {_LONGEST_INIT_S:.0f} s is the usual case", WARNING)  # fmt: skip
+            yield self._broken(
+                E2E_TIME,
+                f"e2e_time {e2e_s:g} s, {init_s:.0f} s more than {shown}",
+                f"initialisation within {_LONGEST_INIT_S:.0f} s is the usual case",
+                WARNING,
+            )
 
     def _accuracy(self) -> Iterator[Finding]:
         accuracy = self.run.get("acc")

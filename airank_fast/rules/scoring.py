@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from airank_fast.record.events import effective
-from airank_fast.record.runs import Run
-from airank_fast.rules import rcp
+from airank_fast.record.foreign.read import Run
+from airank_fast.rules.mlperf import rcp
 from airank_fast.rules.targets import IMAGENET_SAMPLES, MLPERF_TARGETS
 
 
@@ -155,9 +155,7 @@ def olympic_mean(values: Sequence[float | None]) -> float | None:
     return None if mean is None or math.isinf(mean) else mean
 
 
-def set_result(
-    benchmark: Benchmark, runs: Iterable[RunResult], reference: ReferencePoint | None = None
-) -> SetResult:
+def set_result(benchmark: Benchmark, runs: Iterable[RunResult], reference: ReferencePoint | None = None) -> SetResult:
     """The result of the runs of a benchmark; with more than it wants, that of the median window.
 
     With an even number of windows the slower of the two in the middle counts: the rules ask for the set with the

@@ -36,7 +36,7 @@ TARGETS = {
     ("2021-05", "word2vec"): Target(0.6, _2021),
 }
 MODELS = tuple(dict.fromkeys(model for _, model in TARGETS))
-# MLPerf's name of a benchmark -> target in its closed division: training_rules.adoc as mlperf_rules.py names it.
+# MLPerf's name of a benchmark -> target in its closed division: training_rules.adoc as rules.py names it.
 MLPERF_TARGETS = {"resnet": 0.759, "bert": 0.720}
 
 

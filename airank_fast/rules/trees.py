@@ -22,19 +22,41 @@ MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 SCORE_SHEET = "MLPerf.csv"
 
 MLPERF_FIELDS = (
-    "submitter", "division", "status", "system_name", "number_of_nodes", "host_processors_per_node",
-    "host_processor_model_name", "host_processor_core_count", "host_processor_vcpu_count",
-    "host_processor_frequency", "host_processor_caches", "host_processor_interconnect", "host_memory_capacity",
-    "host_storage_type", "host_storage_capacity", "host_networking", "host_networking_topology",
-    "host_memory_configuration", "accelerators_per_node", "accelerator_model_name",
-    "accelerator_host_interconnect", "accelerator_frequency", "accelerator_on-chip_memories",
-    "accelerator_memory_configuration", "accelerator_memory_capacity", "accelerator_interconnect",
-    "accelerator_interconnect_topology", "cooling", "hw_notes", "framework", "other_software_stack",
-    "operating_system", "sw_notes",
-)  # fmt: skip
-MLPERF_NUMBERS = (
-    "number_of_nodes", "host_processors_per_node", "host_processor_core_count", "accelerators_per_node"
-)  # fmt: skip
+    "submitter",
+    "division",
+    "status",
+    "system_name",
+    "number_of_nodes",
+    "host_processors_per_node",
+    "host_processor_model_name",
+    "host_processor_core_count",
+    "host_processor_vcpu_count",
+    "host_processor_frequency",
+    "host_processor_caches",
+    "host_processor_interconnect",
+    "host_memory_capacity",
+    "host_storage_type",
+    "host_storage_capacity",
+    "host_networking",
+    "host_networking_topology",
+    "host_memory_configuration",
+    "accelerators_per_node",
+    "accelerator_model_name",
+    "accelerator_host_interconnect",
+    "accelerator_frequency",
+    "accelerator_on-chip_memories",
+    "accelerator_memory_configuration",
+    "accelerator_memory_capacity",
+    "accelerator_interconnect",
+    "accelerator_interconnect_topology",
+    "cooling",
+    "hw_notes",
+    "framework",
+    "other_software_stack",
+    "operating_system",
+    "sw_notes",
+)
+MLPERF_NUMBERS = ("number_of_nodes", "host_processors_per_node", "host_processor_core_count", "accelerators_per_node")
 STATUS_WORDS = {
     "onprem": "Available on-premise",
     "cloud": "Available cloud",
@@ -43,11 +65,22 @@ STATUS_WORDS = {
 }
 NUM_RESULTS = {name: benchmark.num_runs for name, benchmark in BENCHMARKS.items()}
 AIRANK_FIELDS = (
-    "submitter", "hardware_name", "hardware_type", "number_of_nodes", "accelerators_per_node", "accelerator_name",
-    "accelerator_memory_capacity", "host_processor_name", "host_processors_per_node",
-    "host_processor_core_count", "host_memory_capacity", "host_storage_type", "host_storage_capacity",
-    "operating_system", "software_stack",
-)  # fmt: skip
+    "submitter",
+    "hardware_name",
+    "hardware_type",
+    "number_of_nodes",
+    "accelerators_per_node",
+    "accelerator_name",
+    "accelerator_memory_capacity",
+    "host_processor_name",
+    "host_processors_per_node",
+    "host_processor_core_count",
+    "host_memory_capacity",
+    "host_storage_type",
+    "host_storage_capacity",
+    "operating_system",
+    "software_stack",
+)
 
 _OURS = "airank_fast package"
 _CHECKER = "mlperf-logging 4.1.68, package_checker"

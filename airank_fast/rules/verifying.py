@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from airank_fast.errors import UserError
-from airank_fast.record.detect import detect
+from airank_fast.record.foreign.detect import detect
 from airank_fast.record.lines import Lines
-from airank_fast.rules import agreement, airank, events, flagperf, mlperf, mlperf_set, trees
+from airank_fast.rules import agreement, airank, events, flagperf, trees
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.known import Known
+from airank_fast.rules.mlperf import order, result
 
 # Format of a file (see record/detect.py) -> its book: check(lines, known) yields findings.
 BOOKS: dict[str, Callable[[Lines, Known], Iterator[Finding]]] = {
     "events": events.check,
     "airank": airank.check,
-    "mlperf": mlperf.check,
+    "mlperf": order.check,
     "flagperf": flagperf.check,
     "flagperf_table": flagperf.check_table,
 }
@@ -97,8 +98,9 @@ def in_order(findings: Iterator[Finding]) -> Iterator[Finding]:
             last[kind] = finding
     for kind, finding in last.items():
         more = f"{counts[kind] - MOST_OF_A_RULE} more of this rule, the last: {finding.found}"
-        kept.append(Finding(finding.severity, finding.path, finding.line, finding.rule, finding.source, more,
-                            finding.required))  # fmt: skip
+        kept.append(
+            Finding(finding.severity, finding.path, finding.line, finding.rule, finding.source, more, finding.required)
+        )
     yield from sorted(kept, key=lambda finding: (finding.line is None, finding.line or 0))
 
 
@@ -115,9 +117,9 @@ def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
         yield _layout, path
         logs = trees.logs_of(path)
         for folder in dict.fromkeys(log.parent for log in logs):
-            if mlperf_set.is_result(folder):
+            if result.is_result(folder):
                 yield _result, folder
-        yield from ((_file_in_folder, log) for log in logs if not mlperf_set.is_result(log.parent))
+        yield from ((_file_in_folder, log) for log in logs if not result.is_result(log.parent))
         return
     if (path / "events.jsonl").is_file():
         yield _run_directory, path
@@ -126,11 +128,11 @@ def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
         items = sorted(path.iterdir())
     except OSError as error:
         raise UserError(f"{path}: a directory that can be read is required, got {error.strerror}") from None
-    is_result = mlperf_set.is_result(path)
+    is_result = result.is_result(path)
     if is_result:
         yield _result, path
     for item in items:
-        if item.name.startswith(".") or item.is_symlink() or (is_result and item.match(mlperf_set.PATTERN)):
+        if item.name.startswith(".") or item.is_symlink() or (is_result and item.match(result.PATTERN)):
             continue
         if item.is_dir():
             yield from _below(item)
@@ -150,7 +152,7 @@ def _layout(path: Path, _: Known) -> Iterator[Finding]:
 
 
 def _result(path: Path, _: Known) -> Iterator[Finding]:
-    yield from mlperf_set.check_set(sorted(path.glob(mlperf_set.PATTERN)), path)
+    yield from result.check_set(sorted(path.glob(result.PATTERN)), path)
 
 
 def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:

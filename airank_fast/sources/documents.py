@@ -23,7 +23,7 @@ from airank_fast.sources.wikitext import paragraphs
 from airank_fast.sources.workers import ordered_map
 
 TEXT_FORMS = ("paragraphs", "sentences")
-_CHUNK_CHARACTERS = 2**19       # of raw text that a worker gets at once
+_CHUNK_CHARACTERS = 2**19  # of raw text that a worker gets at once
 _EMPTY_LINE = re.compile(r"\n[^\S\n]*\r?\n")
 _REASONS = ("redirects", "other_namespaces", "not_wikitext", "short")
 
@@ -31,15 +31,15 @@ _REASONS = ("redirects", "other_namespaces", "not_wikitext", "short")
 class _Chunk(NamedTuple):
     """Consecutive items of one input."""
 
-    source: int                 # number of the input
+    source: int  # number of the input
     first_item: int
-    items: list                 # Page, or str: a document of a text file
+    items: list  # Page, or str: a document of a text file
     media: frozenset[str]
     min_characters: int
     text_form: str
-    read_bytes: int             # of all inputs so far, for the progress bar
-    size_bytes: int             # of this input so far
-    sha256: str                 # of this input, in its last chunk
+    read_bytes: int  # of all inputs so far, for the progress bar
+    size_bytes: int  # of this input so far
+    sha256: str  # of this input, in its last chunk
 
 
 def find_inputs(paths: list[Path]) -> list[Path]:
@@ -71,12 +71,34 @@ def is_dump(path: Path) -> bool:
     return path.name.endswith((".xml", ".xml.bz2", ".xml.gz")) or ".xml-p" in path.name
 
 
-def write_text(manifest: Manifest, root: Path, inputs: list[Path], *, min_characters: int, eval_fraction: float,
-               text_form: str, part_bytes: int, num_workers: int) -> None:
+def write_text(
+    manifest: Manifest,
+    root: Path,
+    inputs: list[Path],
+    *,
+    min_characters: int,
+    eval_fraction: float,
+    text_form: str,
+    part_bytes: int,
+    num_workers: int,
+) -> None:
     """Run the stage, or what is left of it. UserError: a broken input, no documents, none held out."""
-    stage = manifest.stages.setdefault("documents", {
-        "done": False, "parts": 0, "source": 0, "item": 0, "inputs": [], "read": 0, **dict.fromkeys(_REASONS, 0),
-        "documents": 0, "eval_documents": 0, "sentences": 0, "characters": 0})
+    stage = manifest.stages.setdefault(
+        "documents",
+        {
+            "done": False,
+            "parts": 0,
+            "source": 0,
+            "item": 0,
+            "inputs": [],
+            "read": 0,
+            **dict.fromkeys(_REASONS, 0),
+            "documents": 0,
+            "eval_documents": 0,
+            "sentences": 0,
+            "characters": 0,
+        },
+    )
     if stage["done"]:
         return
     (root / "text").mkdir(parents=True, exist_ok=True)
@@ -107,9 +129,11 @@ def write_text(manifest: Manifest, root: Path, inputs: list[Path], *, min_charac
     train = now["documents"] - now["eval_documents"]
     if train < 2 or now["eval_documents"] < 2:
         left_out = ", ".join(f"{now[reason]} {reason.replace('_', ' ')}" for reason in _REASONS)
-        raise UserError(f"--input: at least 2 documents to train on and 2 held out are required, got {train} and "
-                        f"{now['eval_documents']} ({now['read']} read, of which left out: {left_out}); a larger "
-                        "--eval-fraction holds out more, a smaller --min-characters leaves out fewer")
+        raise UserError(
+            f"--input: at least 2 documents to train on and 2 held out are required, got {train} and "
+            f"{now['eval_documents']} ({now['read']} read, of which left out: {left_out}); a larger "
+            "--eval-fraction holds out more, a smaller --min-characters leaves out fewer"
+        )
     stage.update(now, done=True)
     manifest.save(root)
 
@@ -126,9 +150,9 @@ def _count(now: dict, document: list[str] | None, reason: str) -> None:
 
 def _chunks(inputs: list[Path], stage: dict, text_form: str, min_characters: int) -> Iterator[_Chunk]:
     """The inputs from where the stage stands, in pieces; the last one of each, maybe empty, has its checksum."""
-    before = sum(path.stat().st_size for path in inputs[:stage["source"]])
+    before = sum(path.stat().st_size for path in inputs[: stage["source"]])
     skip = stage["item"]
-    for source, path in enumerate(inputs[stage["source"]:], stage["source"]):
+    for source, path in enumerate(inputs[stage["source"] :], stage["source"]):
         dump = Dump(path) if is_dump(path) else None
         file = dump.file if dump else Counted(path)
         items, size, first, number = [], 0, skip, 0
@@ -170,8 +194,10 @@ def _documents(file: Counted, path: Path, text_form: str) -> Iterator[str]:
         if lines:
             yield b"\n".join(lines).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"--input: UTF-8 text is required, {path} is not ({error.reason} at byte {error.start}); a "
-                        "MediaWiki export is named *.xml, *.xml.bz2 or *.xml.gz") from None
+        raise UserError(
+            f"--input: UTF-8 text is required, {path} is not ({error.reason} at byte {error.start}); a "
+            "MediaWiki export is named *.xml, *.xml.bz2 or *.xml.gz"
+        ) from None
 
 
 def _clean(chunk: _Chunk) -> tuple[_Chunk, list[tuple[list[str] | None, str]]]:
@@ -181,8 +207,11 @@ def _clean(chunk: _Chunk) -> tuple[_Chunk, list[tuple[list[str] | None, str]]]:
 
 def _clean_one(item: Page | str, chunk: _Chunk) -> tuple[list[str] | None, str]:
     if isinstance(item, Page):
-        for reason, left_out in (("redirects", item.is_redirect), ("other_namespaces", item.namespace != 0),
-                                 ("not_wikitext", item.model != "wikitext")):
+        for reason, left_out in (
+            ("redirects", item.is_redirect),
+            ("other_namespaces", item.namespace != 0),
+            ("not_wikitext", item.model != "wikitext"),
+        ):
             if left_out:
                 return None, reason
         lines = paragraphs(item.text, chunk.media)
@@ -199,9 +228,9 @@ class _Part:
 
     def __init__(self, root: Path, number: int, every: int):
         self.names = [f"text/{split}-{number:05d}.txt" for split in ("train", "eval")]
-        self.num_bytes, self.counts = 0, [[0, 0], [0, 0]]       # per file: documents, sentences
+        self.num_bytes, self.counts = 0, [[0, 0], [0, 0]]  # per file: documents, sentences
         self._every, self._paths = every, [root / name for name in self.names]
-        self._files = [open(f"{path}.partial", "wb") for path in self._paths]   # noqa: SIM115  (closed below)
+        self._files = [open(f"{path}.partial", "wb") for path in self._paths]  # noqa: SIM115  (closed below)
 
     def add(self, number: int, document: list[str]) -> bool:
         """Write a document; whether it was held out, which its number says."""

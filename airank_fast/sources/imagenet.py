@@ -31,7 +31,7 @@ class _Inner(NamedTuple):
     """A class's tar inside the training tar."""
 
     wnid: str
-    path: Path                  # the outer tar
+    path: Path  # the outer tar
     offset: int
     size: int
 
@@ -88,8 +88,10 @@ def _open(root: Path, options: dict) -> Manifest:
         manifest = Manifest("imagenet", options)
         manifest.save(root)
     if manifest.kind != "imagenet" or manifest.options != options:
-        raise UserError(f"--output: a directory for these tars is required, got {root}, which holds {manifest.kind} "
-                        f"made with {manifest.options}")
+        raise UserError(
+            f"--output: a directory for these tars is required, got {root}, which holds {manifest.kind} "
+            f"made with {manifest.options}"
+        )
     return manifest
 
 
@@ -102,8 +104,9 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise UserError("--devkit: scipy is required to read meta.mat and is not installed "
-                        "(pip install 'airank-fast[imagenet]')") from None
+        raise UserError(
+            "--devkit: scipy is required to read meta.mat and is not installed (pip install 'airank-fast[imagenet]')"
+        ) from None
     found: dict[str, bytes] = {}
     with _open_tar(path, "--devkit") as tar:
         for member in _members(tar, path, "--devkit"):
@@ -118,7 +121,7 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
         # Children are 0 of the classes proper; the others are their parents in WordNet.
         classes = {int(one.ILSVRC2012_ID): str(one.WNID) for one in synsets if int(one.num_children) == 0}
         truth = [int(line) for line in found[_TRUTH].split()]
-    except Exception as error:      # loadmat: many kinds
+    except Exception as error:  # loadmat: many kinds
         raise UserError(f"--devkit: readable data are required, got {path} ({type(error).__name__}: {error})") from None
     strange = set(truth) - set(classes)
     if strange:
@@ -163,7 +166,7 @@ class _Section(io.RawIOBase):
     """A part of a file as a file."""
 
     def __init__(self, path: Path, offset: int, size: int):
-        self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0      # noqa: SIM115
+        self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0  # noqa: SIM115
 
     def readable(self) -> bool:
         return True
@@ -177,7 +180,7 @@ class _Section(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         self._file.seek(self._offset + self._at)
-        num = self._file.readinto(memoryview(buffer)[:max(0, self._size - self._at)])
+        num = self._file.readinto(memoryview(buffer)[: max(0, self._size - self._at)])
         self._at += num
         return num
 
@@ -198,8 +201,10 @@ def _extract(inner: _Inner, root: Path) -> dict:
                     if member.isfile():
                         _write(tar, member, partial_folder, pictures, inner.path)
         except tarfile.TarError as error:
-            raise UserError(f"--train: a whole tar of pictures is required, {inner.wnid}.tar in {inner.path} is none "
-                            f"({_reason(error)})") from None
+            raise UserError(
+                f"--train: a whole tar of pictures is required, {inner.wnid}.tar in {inner.path} is none "
+                f"({_reason(error)})"
+            ) from None
     return _finish(partial_folder, folder, pictures)
 
 
@@ -215,15 +220,17 @@ def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
             stem = PurePosixPath(member.name).stem
             number = int(stem.rpartition("_")[2]) if stem.rpartition("_")[2].isdigit() else 0
             if not 1 <= number <= len(wnids):
-                raise UserError(f"--val: pictures ILSVRC2012_val_00000001 to {len(wnids):08d} are required, got "
-                                f"{member.name}")
+                raise UserError(
+                    f"--val: pictures ILSVRC2012_val_00000001 to {len(wnids):08d} are required, got {member.name}"
+                )
             wnid = wnids[number - 1]
             (partial_folder / wnid).mkdir(exist_ok=True)
             _write(tar, member, partial_folder / wnid, pictures[wnid], path)
     num = sum(map(len, pictures.values()))
     if num != len(wnids):
-        raise UserError(f"--val: {len(wnids):,} pictures, as the devkit has labels, are required, got {num:,} in "
-                        f"{path}")
+        raise UserError(
+            f"--val: {len(wnids):,} pictures, as the devkit has labels, are required, got {num:,} in {path}"
+        )
     if folder.exists():
         shutil.rmtree(folder)
     entries = {wnid: _entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
@@ -240,7 +247,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures: dict[str, str], path: Path) -> None:
-    name = PurePosixPath(member.name).name          # never a path of the archive's choosing
+    name = PurePosixPath(member.name).name  # never a path of the archive's choosing
     try:
         content = tar.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -256,8 +263,11 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures
 def _entry(folder: Path, pictures: dict[str, str]) -> dict:
     """Counts, and one checksum over names and contents."""
     lines = "".join(f"{pictures[name]}  {name}\n" for name in sorted(pictures))
-    return {"pictures": len(pictures), "bytes": sum((folder / name).stat().st_size for name in pictures),
-            "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return {
+        "pictures": len(pictures),
+        "bytes": sum((folder / name).stat().st_size for name in pictures),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
 
 
 def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dict:
@@ -272,8 +282,11 @@ def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dic
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(what is there, what is wrong): every picture of every class is read again."""
     names = [*manifest.names("train"), *manifest.names("val")]
-    problems = [] if manifest.stages.get("pictures", {}).get("done") else ["pictures: not finished (the same prepare "
-                                                                           "command goes on with it)"]
+    problems = (
+        []
+        if manifest.stages.get("pictures", {}).get("done")
+        else ["pictures: not finished (the same prepare command goes on with it)"]
+    )
     found = ordered_map(partial(_found, root=root), names, num_workers)
     found = tqdm(found, total=len(names), unit="class", desc="verify", disable=None)
     for name, entry in zip(names, found, strict=True):

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from airank_fast.errors import UserError
 
-_FILE, _CATEGORY = 6, 14        # numbers of namespaces
+_FILE, _CATEGORY = 6, 14  # numbers of namespaces
 _BROKEN = (EOFError, OSError, zlib.error, ElementTree.ParseError)
 
 
@@ -21,9 +21,9 @@ class Page(NamedTuple):
     """A page with its newest text."""
 
     title: str
-    namespace: int              # 0: articles
+    namespace: int  # 0: articles
     is_redirect: bool
-    model: str                  # "wikitext"; scripts and styles have other ones
+    model: str  # "wikitext"; scripts and styles have other ones
     text: str
 
 
@@ -31,7 +31,7 @@ class Counted:
     """A file that counts and hashes what is read from it; for decompressors, which read it in order."""
 
     def __init__(self, path: Path):
-        self._file = open(path, "rb")       # noqa: SIM115  (closed by `close`)
+        self._file = open(path, "rb")  # noqa: SIM115  (closed by `close`)
         self.size, self._digest = 0, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
@@ -62,14 +62,16 @@ class Dump:
         """Every page. UserError where the file is no export, or breaks off in the middle."""
         try:
             yield from self._pages(self._decompressed())
-            while self.file.read(2**20):        # what may follow the last page, for the checksum
+            while self.file.read(2**20):  # what may follow the last page, for the checksum
                 pass
         except _BROKEN as error:
-            if isinstance(error, OSError) and error.errno:      # the disk's trouble, not the content's
+            if isinstance(error, OSError) and error.errno:  # the disk's trouble, not the content's
                 raise
             what = "" if self.num_pages else ", before the first"
-            raise UserError(f"input: a whole MediaWiki export is required, {self.path} breaks off after "
-                            f"{self.num_pages} pages{what} ({' '.join(str(error).split())})") from None
+            raise UserError(
+                f"input: a whole MediaWiki export is required, {self.path} breaks off after "
+                f"{self.num_pages} pages{what} ({' '.join(str(error).split())})"
+            ) from None
         finally:
             self.file.close()
 
@@ -83,7 +85,7 @@ class Dump:
     def _pages(self, stream) -> Iterator[Page]:
         root = None
         for event, element in ElementTree.iterparse(stream, events=("start", "end")):
-            tag = element.tag.rpartition("}")[2]        # without {http://www.mediawiki.org/xml/export-0.11/}
+            tag = element.tag.rpartition("}")[2]  # without {http://www.mediawiki.org/xml/export-0.11/}
             if root is None:
                 root = element
                 if tag != "mediawiki":
@@ -93,7 +95,7 @@ class Dump:
             elif event == "end" and tag == "page":
                 self.num_pages += 1
                 yield _page(element)
-                root.clear()                            # else every page stays in memory
+                root.clear()  # else every page stays in memory
 
 
 def _page(element: ElementTree.Element) -> Page:
@@ -103,6 +105,6 @@ def _page(element: ElementTree.Element) -> Page:
         tag = child.tag.rpartition("}")[2]
         is_redirect |= tag == "redirect"
         if tag in values:
-            values[tag] = child.text or ""              # of several revisions the last one counts
+            values[tag] = child.text or ""  # of several revisions the last one counts
     namespace = int(values["ns"]) if values["ns"].lstrip("-").isdigit() else 0
     return Page(values["title"], namespace, is_redirect, values["model"], values["text"])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 
-_SPACED = ".!?…؟۔।॥։።፧។៕။"          # these end a sentence where white space follows
-_UNSPACED = "。！？｡．"                  # and these anywhere
+_SPACED = ".!?…؟۔।॥։።፧។៕။"  # these end a sentence where white space follows
+_UNSPACED = "。！？｡．"  # and these anywhere
 ENDS = frozenset(_SPACED + _UNSPACED)
 _CLOSING = r"[\"'»”’)\]）」』〉》】]*"
 _BOUNDARY = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\s*|[{re.escape(_SPACED)}]+{_CLOSING}\s+")
 _OPENING = "\"'«“‘([（「『¿¡"
 # Words, in lower case, whose full stop does not end a sentence, whatever follows.
-_ABBREVIATIONS = frozenset("""
+_ABBREVIATIONS = """
     adm al approx arch art ave bros ca capt cf ch chap co col comdr corp dept dr ed eds e.g eq esp est etc fig figs fl
     fr gen gov hon i.e inc jr lit lt ltd maj messrs mr mrs ms mt no nos op orig p pl pp prof pt pub rep rev sen sec ser
     sgt sr st trans univ v vol vols vs viz a.k.a d.h z.b bzw vgl usw geb gest nr св г гг др им т.е т.к т.д
-""".split())  # noqa: SIM905
+"""
+_ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -23,7 +24,9 @@ def split_sentences(paragraph: str) -> list[str]:
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(paragraph):
         end = match.end()
-        if end < len(paragraph) and _ends_here(paragraph[start:match.start()], match.group(), paragraph[end:end + 8]):
+        if end < len(paragraph) and _ends_here(
+            paragraph[start : match.start()], match.group(), paragraph[end : end + 8]
+        ):
             sentences.append(paragraph[start:end].strip())
             start = end
     sentences.append(paragraph[start:].strip())
@@ -32,7 +35,7 @@ def split_sentences(paragraph: str) -> list[str]:
 
 def _ends_here(before: str, mark: str, after: str) -> bool:
     first = after.lstrip(_OPENING)[:1]
-    if first.islower():                                     # Latin, Greek, Cyrillic ... begin a sentence in capitals
+    if first.islower():  # Latin, Greek, Cyrillic ... begin a sentence in capitals
         return mark[0] in _UNSPACED
     if mark[0] != "." or mark.startswith(".."):
         return True
@@ -40,4 +43,4 @@ def _ends_here(before: str, mark: str, after: str) -> bool:
     if word.lower() in _ABBREVIATIONS:
         return False
     is_initial = (len(word) == 1 and word.isalpha()) or re.fullmatch(r"(?:\w\.)+\w", word) is not None
-    return not (is_initial and word[-1:].isupper())         # J. R. R. Tolkien, the U.S. Army
+    return not (is_initial and word[-1:].isupper())  # J. R. R. Tolkien, the U.S. Army

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest, checksum
-from airank_fast.data.shards import read_shard
-from airank_fast.data.wikicorpus import WikiCorpus
+from airank_fast.data.text.shards import read_shard
+from airank_fast.data.text.wikicorpus import WikiCorpus
 from airank_fast.errors import UserError
 from airank_fast.sources import imagenet
 from airank_fast.sources.wikicorpus import shard_counts
@@ -21,8 +21,8 @@ from airank_fast.sources.workers import ordered_map
 class Report(NamedTuple):
     """What was found."""
 
-    lines: list[str]            # what is there, for a person
-    problems: list[str]         # what is wrong, one line each; none: the data set is sound
+    lines: list[str]  # what is there, for a person
+    problems: list[str]  # what is wrong, one line each; none: the data set is sound
 
 
 def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_workers: int) -> Report:
@@ -37,11 +37,14 @@ def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_worke
         return _foreign(root, vocab_size, max_seq_length, num_workers)
     if manifest.kind == "imagenet":
         return Report(*imagenet.verify(manifest, root, num_workers))
-    problems = [f"{stage}: not finished (the same prepare command goes on with it)"
-                for stage in ("documents", "vocabulary", "samples") if not manifest.stages.get(stage, {}).get("done")]
+    problems = [
+        f"{stage}: not finished (the same prepare command goes on with it)"
+        for stage in ("documents", "vocabulary", "samples")
+        if not manifest.stages.get(stage, {}).get("done")
+    ]
     names = list(manifest.files)
     texts = manifest.names("text")
-    if texts and not any((root / name).exists() for name in texts):     # taken away to save room: nobody misses them
+    if texts and not any((root / name).exists() for name in texts):  # taken away to save room: nobody misses them
         names = [name for name in names if name not in texts]
     with tqdm(total=len(names), unit="file", desc="verify", disable=None) as bar:
         check = partial(_check_file, root=root, manifest=manifest)
@@ -67,8 +70,9 @@ def _check_file(name: str, root: Path, manifest: Manifest) -> list[str]:
         found = shard_counts(read_shard(path, vocab_size=vocab_size, max_seq_length=manifest.options["max_seq_length"]))
     except UserError as error:
         return [f"{name}: {error}"]
-    return [f"{name}: {key} {entry[key]} is required, got {value}" for key, value in found.items()
-            if entry[key] != value]
+    return [
+        f"{name}: {key} {entry[key]} is required, got {value}" for key, value in found.items() if entry[key] != value
+    ]
 
 
 def _strangers(root: Path, manifest: Manifest) -> list[str]:
@@ -88,32 +92,41 @@ def _twice(manifest: Manifest) -> list[str]:
 
 
 def _empty(manifest: Manifest) -> list[str]:
-    problems = [f"{name}: no samples" for folder in ("train", "eval") for name in manifest.names(folder)
-                if not manifest.files[name]["samples"]]
+    problems = [
+        f"{name}: no samples"
+        for folder in ("train", "eval")
+        for name in manifest.names(folder)
+        if not manifest.files[name]["samples"]
+    ]
     return problems + [f"{folder}: no shards" for folder in ("train", "eval") if not manifest.names(folder)]
 
 
 def _summary(manifest: Manifest) -> list[str]:
     read, samples = manifest.stages.get("documents", {}), manifest.stages.get("samples", {})
-    lines = [f"documents  {read.get('documents', 0):>13,}   ({read.get('eval_documents', 0):,} held out, "
-             f"{read.get('read', 0):,} read)",
-             f"sentences  {read.get('sentences', 0):>13,}",
-             f"vocabulary {manifest.stages.get('vocabulary', {}).get('tokens', 0):>13,}"]
+    lines = [
+        f"documents  {read.get('documents', 0):>13,}   ({read.get('eval_documents', 0):,} held out, "
+        f"{read.get('read', 0):,} read)",
+        f"sentences  {read.get('sentences', 0):>13,}",
+        f"vocabulary {manifest.stages.get('vocabulary', {}).get('tokens', 0):>13,}",
+    ]
     for folder in ("train", "eval"):
         counts = samples.get(folder)
         if counts and counts["samples"]:
             unknown = counts["unknown_tokens"] / counts["text_tokens"]
-            lines.append(f"{folder:<10} {counts['samples']:>13,} samples in {len(manifest.names(folder)):,} shards, "
-                         f"{counts['tokens'] / counts['samples']:.1f} tokens each, "
-                         f"{counts['masked'] / counts['samples']:.1f} masked, {unknown:.2%} of the text unknown")
+            lines.append(
+                f"{folder:<10} {counts['samples']:>13,} samples in {len(manifest.names(folder)):,} shards, "
+                f"{counts['tokens'] / counts['samples']:.1f} tokens each, "
+                f"{counts['masked'] / counts['samples']:.1f} masked, {unknown:.2%} of the text unknown"
+            )
     return lines
 
 
 def _foreign(root: Path, vocab_size: int | None, max_seq_length: int, num_workers: int) -> Report:
     """Shards without a manifest: what can be said of them alone."""
     if vocab_size is None:
-        raise UserError(f"--verify: a manifest is required, {root} has none; for shards from other scripts give "
-                        "--vocab-size")
+        raise UserError(
+            f"--verify: a manifest is required, {root} has none; for shards from other scripts give --vocab-size"
+        )
     corpus = WikiCorpus(root, vocab_size=vocab_size, max_seq_length=max_seq_length)
     contents: dict[str, str] = {}
     problems: list[str] = []
@@ -126,9 +139,14 @@ def _foreign(root: Path, vocab_size: int | None, max_seq_length: int, num_worker
             problems.append(f"{name}: {counts}")
         elif (other := contents.setdefault(counts["content"], name)) != name:
             problems.append(f"{name}: the same samples as in {other}")
-    return Report([f"train      {corpus.num_train:>13,} samples in {len(corpus.train):,} shards",
-                   f"eval       {corpus.num_eval:>13,} samples in {len(corpus.eval):,} shards",
-                   "no manifest: checksums could not be compared"], problems)
+    return Report(
+        [
+            f"train      {corpus.num_train:>13,} samples in {len(corpus.train):,} shards",
+            f"eval       {corpus.num_eval:>13,} samples in {len(corpus.eval):,} shards",
+            "no manifest: checksums could not be compared",
+        ],
+        problems,
+    )
 
 
 def _progress(items: Iterator, total: int) -> Iterator:

@@ -22,19 +22,19 @@ import numpy as np
 from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest, checksum
-from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import philox
-from airank_fast.data.sentence_pairs import Documents, PairOptions, build_samples
-from airank_fast.data.shards import import_h5py, write_shard
+from airank_fast.data.text.samples import Samples
+from airank_fast.data.text.sentence_pairs import Documents, PairOptions, build_samples
+from airank_fast.data.text.shards import import_h5py, write_shard
 from airank_fast.errors import UserError
 from airank_fast.sources import documents as text
 from airank_fast.sources import wordpiece
 from airank_fast.sources.wikitext import import_parser
 from airank_fast.sources.workers import ordered_map
 
-_SHUFFLE = 4                    # Philox key word, beside those in `airank_fast.data`
-_MOST_UNKNOWN = 0.5             # of the tokens: the vocabulary is another language's
-_EVAL_BLOCK = 2**32             # its random numbers are no training part's
+_SHUFFLE = 4  # Philox key word, beside those in `airank_fast.data`
+_MOST_UNKNOWN = 0.5  # of the tokens: the vocabulary is another language's
+_EVAL_BLOCK = 2**32  # its random numbers are no training part's
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,13 @@ class Plan:
     def pair_options(self, vocab_size: int, cls_id: int, sep_id: int, mask_id: int) -> PairOptions:
         """How samples are built. UserError: a value that cannot be."""
         names = ("max_seq_length", "max_predictions", "masked_lm_prob", "short_seq_prob", "num_duplicates", "seed")
-        return PairOptions(vocab_size=vocab_size, cls_id=cls_id, sep_id=sep_id, mask_id=mask_id,
-                           **{name: getattr(self, name) for name in names})
+        return PairOptions(
+            vocab_size=vocab_size,
+            cls_id=cls_id,
+            sep_id=sep_id,
+            mask_id=mask_id,
+            **{name: getattr(self, name) for name in names},
+        )
 
     def check(self) -> None:
         """UserError for a value that cannot be, before any work is done."""
@@ -73,15 +78,23 @@ def prepare(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path,
     UserError: bad input, or a directory that holds a data set made from other inputs or with other options.
     """
     inputs = text.find_inputs(inputs)
-    import_h5py()               # what is missing is said now, not after hours
+    import_h5py()  # what is missing is said now, not after hours
     wordpiece.import_tokenizers()
     if any(map(text.is_dump, inputs)):
         import_parser()
     given = wordpiece.read_vocabulary(vocabulary) if vocabulary else None
     root.mkdir(parents=True, exist_ok=True)
     manifest = _open(plan, inputs, vocabulary, root)
-    text.write_text(manifest, root, inputs, min_characters=plan.min_characters, eval_fraction=plan.eval_fraction,
-                    text_form=plan.text_form, part_bytes=plan.part_bytes, num_workers=num_workers)
+    text.write_text(
+        manifest,
+        root,
+        inputs,
+        min_characters=plan.min_characters,
+        eval_fraction=plan.eval_fraction,
+        text_form=plan.text_form,
+        part_bytes=plan.part_bytes,
+        num_workers=num_workers,
+    )
     _vocabulary(manifest, root, plan, given)
     _samples(manifest, root, plan, num_workers)
     return manifest
@@ -99,8 +112,10 @@ def _open(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path) -
         raise UserError(f"--output: a directory of its own is required, got {root}, which holds {manifest.kind}")
     for name, value in options.items():
         if manifest.options.get(name) != value:
-            raise UserError(f"--output: a directory for {name} = {value} is required, got {root}, where preparing "
-                            f"began with {manifest.options.get(name)}")
+            raise UserError(
+                f"--output: a directory for {name} = {value} is required, got {root}, where preparing "
+                f"began with {manifest.options.get(name)}"
+            )
     return manifest
 
 
@@ -162,16 +177,20 @@ def _samples(manifest: Manifest, root: Path, plan: Plan, num_workers: int) -> No
     totals = {}
     for folder in ("train", "eval"):
         shards = [manifest.files[name] for name in manifest.names(folder)]
-        totals[folder] = {key: sum(shard[key] for shard in shards)
-                          for key in ("samples", "tokens", "masked", "random_next", "text_tokens", "unknown_tokens")}
+        totals[folder] = {
+            key: sum(shard[key] for shard in shards)
+            for key in ("samples", "tokens", "masked", "random_next", "text_tokens", "unknown_tokens")
+        }
     manifest.stages["samples"] = {"done": True, "shards": len(manifest.names("train")), **totals}
     manifest.save(root)
 
 
 def _blocks(manifest: Manifest, root: Path, plan: Plan) -> list[_Block]:
     """Training parts, as many together as have two documents, of which samples pair sentences; then evaluation."""
-    names = {split: [name for name in manifest.names("text") if name.startswith(f"text/{split}")]
-             for split in ("train", "eval")}
+    names = {
+        split: [name for name in manifest.names("text") if name.startswith(f"text/{split}")]
+        for split in ("train", "eval")
+    }
     groups: list[list[str]] = [[]]
     for name in names["train"]:
         if sum(manifest.files[other]["documents"] for other in groups[-1]) >= 2:
@@ -191,8 +210,10 @@ def _build(block: _Block) -> dict:
     documents = _tokenise((document for name in block.texts for document in read_text(block.root / name)), tokenizer)
     unknown = int((documents.tokens == tokenizer.unknown).sum())
     if not len(documents) or unknown > _MOST_UNKNOWN * len(documents.tokens):
-        raise UserError(f"--vocab: a vocabulary for this text is required, of {len(documents.tokens):,} tokens of "
-                        f"{block.texts[0]} {unknown:,} are [UNK]")
+        raise UserError(
+            f"--vocab: a vocabulary for this text is required, of {len(documents.tokens):,} tokens of "
+            f"{block.texts[0]} {unknown:,} are [UNK]"
+        )
     options = plan.pair_options(tokenizer.vocab_size, tokenizer.cls, tokenizer.sep, tokenizer.mask)
     options = replace(options, num_duplicates=1) if is_eval else options
     samples = build_samples(documents, options, block.number)
@@ -202,17 +223,31 @@ def _build(block: _Block) -> dict:
     else:
         keys = philox(plan.seed, _SHUFFLE, (0, block.number)).random_raw(len(samples))
         samples = samples.take(np.argsort(keys, kind="stable"))
-    write_shard(block.root / block.name, samples, form=plan.form, max_seq_length=plan.max_seq_length,
-                max_predictions=plan.max_predictions, vocab_size=tokenizer.vocab_size)
-    return {**shard_counts(samples), "documents": len(documents), "text_tokens": len(documents.tokens),
-            "unknown_tokens": unknown}
+    write_shard(
+        block.root / block.name,
+        samples,
+        form=plan.form,
+        max_seq_length=plan.max_seq_length,
+        max_predictions=plan.max_predictions,
+        vocab_size=tokenizer.vocab_size,
+    )
+    return {
+        **shard_counts(samples),
+        "documents": len(documents),
+        "text_tokens": len(documents.tokens),
+        "unknown_tokens": unknown,
+    }
 
 
 def shard_counts(samples: Samples) -> dict:
     """What a manifest says of a shard's content: counts, and a number that is the same in any order of the samples."""
-    return {"samples": len(samples), "tokens": len(samples.input_ids), "masked": len(samples.masked_lm_ids),
-            "random_next": int(samples.next_sentence_labels.sum()),
-            "content": f"{sum(samples.digests()) % 2**128:032x}"}
+    return {
+        "samples": len(samples),
+        "tokens": len(samples.input_ids),
+        "masked": len(samples.masked_lm_ids),
+        "random_next": int(samples.next_sentence_labels.sum()),
+        "content": f"{sum(samples.digests()) % 2**128:032x}",
+    }
 
 
 def _tokenise(documents: Iterator[list[str]], tokenizer: wordpiece.Tokenizer) -> Documents:
@@ -223,5 +258,8 @@ def _tokenise(documents: Iterator[list[str]], tokenizer: wordpiece.Tokenizer) ->
             ids += [np.array(one, np.int32) for one in encoded]
             lengths += map(len, encoded)
             num_sentences.append(len(encoded))
-    return Documents(np.concatenate(ids) if ids else np.empty(0, np.int32), np.cumsum([0, *lengths], dtype=np.int64),
-                     np.cumsum([0, *num_sentences], dtype=np.int64))
+    return Documents(
+        np.concatenate(ids) if ids else np.empty(0, np.int32),
+        np.cumsum([0, *lengths], dtype=np.int64),
+        np.cumsum([0, *num_sentences], dtype=np.int64),
+    )

@@ -13,24 +13,63 @@ from airank_fast.errors import UserError
 from airank_fast.sources.sentences import ENDS
 
 # Tags whose content is no prose.
-_DROPPED = {"ref", "references", "gallery", "math", "chem", "ce", "timeline", "table", "score", "syntaxhighlight",
-            "source", "pre", "style", "script", "templatestyles", "imagemap", "graph", "mapframe", "maplink",
-            "indicator", "hiero", "section", "categorytree", "inputbox", "noinclude", "includeonly", "hr"}
+_DROPPED = {
+    "ref",
+    "references",
+    "gallery",
+    "math",
+    "chem",
+    "ce",
+    "timeline",
+    "table",
+    "score",
+    "syntaxhighlight",
+    "source",
+    "pre",
+    "style",
+    "script",
+    "templatestyles",
+    "imagemap",
+    "graph",
+    "mapframe",
+    "maplink",
+    "indicator",
+    "hiero",
+    "section",
+    "categorytree",
+    "inputbox",
+    "noinclude",
+    "includeonly",
+    "hr",
+}
 # Templates that stand for words in a sentence: which argument the words are (-1: the last without a name).
-_WORDS = {"lang": -1, "transl": -1, "transliteration": -1, "nowrap": 1, "nobr": 1, "small": 1, "abbr": 1, "em": 1,
-          "convert": 1, "cvt": 1}
+_WORDS = {
+    "lang": -1,
+    "transl": -1,
+    "transliteration": -1,
+    "nowrap": 1,
+    "nobr": 1,
+    "small": 1,
+    "abbr": 1,
+    "em": 1,
+    "convert": 1,
+    "cvt": 1,
+}
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple)")
 _LANG = re.compile(r"lang-[a-z-]+")
-_VARIANT = re.compile(r"-\{(?:[^{}]*?[:|])?([^{}:;|]*?)(?:;[^{}]*)?\}-")        # -{zh-cn:A; zh-tw:B}- is A
-_LEFT_OVER = re.compile(r"'{2,}|__[^\W\d_]+__|\{\{|\}\}|\[\[|\]\]"
-                        r"|</?(?:ref|br|div|span|small|big|sub|sup|nowiki|center|[biusp]|table|t[rdh]|li|[uod]l|font|gallery|math"
-                        r"|code|blockquote|includeonly|noinclude|onlyinclude)\b[^<>]*>", re.IGNORECASE)
+_VARIANT = re.compile(r"-\{(?:[^{}]*?[:|])?([^{}:;|]*?)(?:;[^{}]*)?\}-")  # -{zh-cn:A; zh-tw:B}- is A
+_LEFT_OVER = re.compile(
+    r"'{2,}|__[^\W\d_]+__|\{\{|\}\}|\[\[|\]\]"
+    r"|</?(?:ref|br|div|span|small|big|sub|sup|nowiki|center|[biusp]|table|t[rdh]|li|[uod]l|font|gallery|math"
+    r"|code|blockquote|includeonly|noinclude|onlyinclude)\b[^<>]*>",
+    re.IGNORECASE,
+)
 _EMPTY_BRACKETS = re.compile(r"\s*(?:\(\s*(?:[,;:/،、]\s*)*\)|（\s*(?:[,;:/、，；]\s*)*）|\[\s*\])")
 _AFTER_BRACKET = re.compile(r"([(（])\s*(?:[,;:،、，；]\s*)+")
 _BEFORE_BRACKET = re.compile(r"\s*[,;:،、，；]\s*([)）])")
 _BEFORE_STOP = re.compile(r"[ ]+([,.;:!?)])")
 _CLOSING = "\"'»”’)]）」』"
-_LONG = 80              # characters of a line that is prose without ending as a sentence: not all scripts mark ends
+_LONG = 80  # characters of a line that is prose without ending as a sentence: not all scripts mark ends
 
 
 def import_parser():
@@ -38,8 +77,10 @@ def import_parser():
     try:
         import mwparserfromhell
     except ImportError:
-        raise UserError("input: mwparserfromhell is required to read wiki markup and is not installed "
-                        "(pip install 'airank-fast[wikicorpus]')") from None
+        raise UserError(
+            "input: mwparserfromhell is required to read wiki markup and is not installed "
+            "(pip install 'airank-fast[wikicorpus]')"
+        ) from None
     return mwparserfromhell
 
 
@@ -51,7 +92,7 @@ def paragraphs(markup: str, media: frozenset[str] | set[str]) -> list[str]:
     mwparserfromhell = import_parser()
     try:
         text = _Renderer(mwparserfromhell.nodes, media).render(mwparserfromhell.parse(markup))
-    except (mwparserfromhell.parser.ParserError, RecursionError):       # nested hundreds of times: the page is left out
+    except (mwparserfromhell.parser.ParserError, RecursionError):  # nested hundreds of times: the page is left out
         return []
     return [line for line in map(_line, text.split("\n")) if line]
 
@@ -61,16 +102,22 @@ class _Renderer:
 
     def __init__(self, nodes, media: frozenset[str] | set[str]):
         self._media = media
-        self._kinds = {nodes.Text: lambda node: node.value, nodes.Wikilink: self._wikilink,
-                       nodes.ExternalLink: self._external, nodes.Tag: self._tag, nodes.Template: self._template,
-                       nodes.HTMLEntity: self._entity, nodes.Heading: lambda node: "\n",
-                       nodes.Argument: lambda node: self.render(node.default)}
+        self._kinds = {
+            nodes.Text: lambda node: node.value,
+            nodes.Wikilink: self._wikilink,
+            nodes.ExternalLink: self._external,
+            nodes.Tag: self._tag,
+            nodes.Template: self._template,
+            nodes.HTMLEntity: self._entity,
+            nodes.Heading: lambda node: "\n",
+            nodes.Argument: lambda node: self.render(node.default),
+        }
 
     def render(self, code) -> str:
         """code: Wikicode or None."""
         if code is None:
             return ""
-        nothing = lambda node: ""       # noqa: E731  (comments, and what a later version may add)
+        nothing = lambda node: ""  # noqa: E731  (comments, and what a later version may add)
         return "".join(self._kinds.get(type(node), nothing)(node) for node in code.nodes)
 
     def _wikilink(self, node) -> str:
@@ -79,11 +126,11 @@ class _Renderer:
         if colon and prefix.strip().lower().replace("_", " ") in self._media:
             return ""
         if node.text is None:
-            if colon and _LANGUAGE.fullmatch(prefix):       # the same page in another language
+            if colon and _LANGUAGE.fullmatch(prefix):  # the same page in another language
                 return ""
             return title.removeprefix(":").replace("_", " ") if not title.startswith("#") else title[1:]
         words = self.render(node.text)
-        if not words.strip():                               # [[Paris (Texas)|]] shows Paris
+        if not words.strip():  # [[Paris (Texas)|]] shows Paris
             return re.sub(r"\s*\(.*\)$", "", title.rpartition(":")[2])
         return words
 
@@ -115,19 +162,22 @@ class _Renderer:
     def _entity(node) -> str:
         try:
             return node.normalize()
-        except (ValueError, OverflowError):                 # &#xFFFFFFFF;
+        except (ValueError, OverflowError):  # &#xFFFFFFFF;
             return ""
 
 
 def _line(line: str) -> str:
     """A line of rendered text as prose, or nothing."""
     line = line.strip()
-    if not line or line[0] in "|!{" or line.startswith(("<", "}")):     # what is left of a table that was never closed
+    if not line or line[0] in "|!{" or line.startswith(("<", "}")):  # what is left of a table that was never closed
         return ""
     line = _VARIANT.sub(r"\1", line)
     line = _LEFT_OVER.sub("", line)
-    line = "".join(c if c.isprintable() or c.isspace() else "" for c in line if unicodedata.category(c) != "Cf"
-                   or c in "\u200c\u200d")                                # joiners mean something in Indic scripts
+    line = "".join(
+        c if c.isprintable() or c.isspace() else ""
+        for c in line
+        if unicodedata.category(c) != "Cf" or c in "\u200c\u200d"
+    )  # joiners mean something in Indic scripts
     line = _AFTER_BRACKET.sub(r"\1", _BEFORE_BRACKET.sub(r"\1", _EMPTY_BRACKETS.sub("", line)))
     line = _BEFORE_STOP.sub(r"\1", " ".join(line.split())).lstrip("*#:; ")
     if not any(c.isalpha() for c in line):

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from airank_fast.data.shards import whole_file
+from airank_fast.data.text.shards import whole_file
 from airank_fast.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_MAX_ALPHABET = 1000        # characters, the commonest
+_MAX_ALPHABET = 1000  # characters, the commonest
 
 
 def import_tokenizers():
@@ -18,8 +18,9 @@ def import_tokenizers():
     try:
         import tokenizers
     except ImportError:
-        raise UserError("vocab: tokenizers is required and is not installed (pip install 'airank-fast[wikicorpus]')"
-                        ) from None
+        raise UserError(
+            "vocab: tokenizers is required and is not installed (pip install 'airank-fast[wikicorpus]')"
+        ) from None
     return tokenizers
 
 
@@ -32,11 +33,15 @@ def read_vocabulary(path: Path) -> list[str]:
     tokens = [token.rstrip("\r") for token in (tokens if tokens[-1] else tokens[:-1])]
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
-        raise UserError(f"--vocab: a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)} is required, "
-                        f"{path} has no {', '.join(missing)}")
+        raise UserError(
+            f"--vocab: a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)} is required, "
+            f"{path} has no {', '.join(missing)}"
+        )
     if tokens[0] != "[PAD]":
-        raise UserError(f"--vocab: [PAD] as the first token is required (shards are padded with 0), {path} begins with "
-                        f"{tokens[0]!r}")
+        raise UserError(
+            f"--vocab: [PAD] as the first token is required (shards are padded with 0), {path} begins with "
+            f"{tokens[0]!r}"
+        )
     if len(set(tokens)) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
         raise UserError(f"--vocab: different tokens are required, {path} has {twice!r} twice")
@@ -61,14 +66,22 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lowercase
     for line in lines():
         counts.update(tokenizer.normalize(line))
     commonest = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
-    alphabet = sorted(commonest[:min(_MAX_ALPHABET, size // 4)])
+    alphabet = sorted(commonest[: min(_MAX_ALPHABET, size // 4)])
     inside = [f"##{c}" for c in alphabet]
-    tokenizer.train_from_iterator(lines(), size, special_tokens=[*SPECIAL_TOKENS, *inside], initial_alphabet=alphabet,
-                                  limit_alphabet=len(alphabet), show_progress=False)
+    tokenizer.train_from_iterator(
+        lines(),
+        size,
+        special_tokens=[*SPECIAL_TOKENS, *inside],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
     ids = tokenizer.get_vocab()
     if len(ids) != size:
-        raise UserError(f"--train-vocab: a size that the text has words for is required, got {size}; this text makes "
-                        f"{len(ids)} tokens")
+        raise UserError(
+            f"--train-vocab: a size that the text has words for is required, got {size}; this text makes "
+            f"{len(ids)} tokens"
+        )
     return sorted(ids, key=ids.get)
 
 

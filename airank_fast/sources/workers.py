@@ -25,7 +25,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
         yield from map(function, items)
         return
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)    # a spawned one imports torch anew
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)  # a spawned one imports torch anew
     pool = ProcessPoolExecutor(num_workers, context, _begin)
     waiting: deque = deque()
     try:
@@ -36,12 +36,13 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise UserError("--workers: memory for each is required, one was killed; take fewer of them, or a smaller "
-                        "--part-mb") from None
+        raise UserError(
+            "--workers: memory for each is required, one was killed; take fewer of them, or a smaller --part-mb"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's business
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"      # its threads do not survive a fork, and there are workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork, and there are workers

@@ -106,14 +106,18 @@ def _log_names(runs: list[Candidate]) -> dict[str, Candidate]:
     found: dict[str, Candidate] = {}
     for one in sorted(runs, key=lambda one: (one.cards or 0, one.config.get("precision") == "fp32", one.started)):
         if not one.cards:
-            raise UserError(f"{one.log}: the number of cards is required, got a log that does not say it; give "
-                            "--cards, or name it GPUx<cards>.log")  # fmt: skip
+            raise UserError(
+                f"{one.log}: the number of cards is required, got a log that does not say it; give "
+                "--cards, or name it GPUx<cards>.log"
+            )
         name = f"GPUx{one.cards}.log"
         if name in found and one.config.get("precision") == "fp32" != found[name].config.get("precision"):
             name = f"GPUx{one.cards}_FP32.log"
         if name in found:
-            raise UserError(f"{one.log}: one run of {one.benchmark} with {one.cards} cards is required, got a second "
-                            f"beside {found[name].log}")  # fmt: skip
+            raise UserError(
+                f"{one.log}: one run of {one.benchmark} with {one.cards} cards is required, got a second "
+                f"beside {found[name].log}"
+            )
         found[name] = one
     return found
 
@@ -154,8 +158,11 @@ def _row(cards: int, figures: dict, alone: float | None) -> str:
     time2train, accuracy = figures["time2train"], figures["accuracy"]
     speed_up = alone / time2train if alone and time2train else None
     cells = [
-        _cell(time2train, 2), _cell(figures["throughput"], 2), _cell(accuracy and accuracy * 100, 2), _cell(speed_up, 2)
-    ]  # fmt: skip
+        _cell(time2train, 2),
+        _cell(figures["throughput"], 2),
+        _cell(accuracy and accuracy * 100, 2),
+        _cell(speed_up, 2),
+    ]
     return f"| {cards}卡 | {' | '.join(cells)} |"
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record import source
 from airank_fast.record.events import dictionary
+from airank_fast.record.foreign.read import Run, cards_in_name, read_run
 from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
-from airank_fast.record.runs import Run, cards_in_name, read_run
 from airank_fast.rules import agreement, verifying
 from airank_fast.rules.findings import ERROR, Finding, Rule
 from airank_fast.rules.scoring import benchmark_of
 
 _LOGS = {"airank": AIRANK_FILE, "mlperf": MLPERF_FILE}
 REHEARSAL = "REHEARSAL"
-SOURCE = Rule(name="package.source", severity=ERROR,
-              source="MLPerf training rules, GP2BM and AI-Rank: the source code that ran is handed in")  # fmt: skip
+SOURCE = Rule(
+    name="package.source",
+    severity=ERROR,
+    source="MLPerf training rules, GP2BM and AI-Rank: the source code that ran is handed in",
+)
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,11 @@ def refusals(candidates: list[Candidate]) -> list[Finding]:
     """
     errors = []
     for one in candidates:
-        errors += [finding for finding in verifying.verify(one.run.path)
-                   if finding.severity == ERROR and _concerns(finding, one)]  # fmt: skip
+        errors += [
+            finding
+            for finding in verifying.verify(one.run.path)
+            if finding.severity == ERROR and _concerns(finding, one)
+        ]
     return errors + _source_errors(candidates)
 
 

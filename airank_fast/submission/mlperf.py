@@ -56,8 +56,10 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
     run, here = request.facts()
     description = mlperf_description(request.given, run, here, request.source()[0])
     if "submitter" in run and run["submitter"] != description["submitter"]:
-        raise UserError(f"--set submitter: {run['submitter']!r} is required as in the logs' submission_org, "
-                        f"got {description['submitter']!r}")  # fmt: skip
+        raise UserError(
+            f"--set submitter: {run['submitter']!r} is required as in the logs' submission_org, "
+            f"got {description['submitter']!r}"
+        )
     if request.is_rehearsal:
         description["hw_notes"] = f"{texts.BANNER} {description['hw_notes']}"
     org = component("submitter", description["submitter"])
@@ -118,7 +120,7 @@ def _markdown(rows: list[tuple], description: dict, request: Request) -> str:
     told = (
         f"{description['submitter']}, {description['system_name']}: one node, "
         f"{description['accelerators_per_node']} x {description['accelerator_model_name']}, "
-        f"{description['framework']}. The same rows as {SCORE_SHEET}, for the \"MLPerf\" tab of the spreadsheet.\n\n"
+        f'{description["framework"]}. The same rows as {SCORE_SHEET}, for the "MLPerf" tab of the spreadsheet.\n\n'
     )
     table = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     table.insert(1, "|---" * len(rows[0]) + "|")

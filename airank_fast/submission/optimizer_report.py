@@ -82,8 +82,11 @@ def _verdict(rows: list[dict]) -> str:
         f"- 16-bit weights that are not their master, rounded: {unrounded}.",
     ]
     if found := largest_ratio(rows):
-        lines.insert(2, f"- Largest ratio of our rms deviation to that of the same equation in torch's float32: "
-                        f"{found[0]:.2f}\n  ({_place(found[1])}).")  # fmt: skip
+        lines.insert(
+            2,
+            f"- Largest ratio of our rms deviation to that of the same equation in torch's float32: "
+            f"{found[0]:.2f}\n  ({_place(found[1])}).",
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -92,8 +95,11 @@ def _place(row: dict) -> str:
 
 
 def _table(title: str, rows: list[dict]) -> str:
-    lines = [f"\n### {title}\n", "| device | dtype | steps | implementation | max | rms | of the way |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        f"\n### {title}\n",
+        "| device | dtype | steps | implementation | max | rms | of the way |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         figures = " | ".join(f"{row[name]:.1e}" for name in ("max", "rms", "of_path"))
         place = " | ".join(str(row[name]) for name in ("device", "dtype", "steps", "implementation"))

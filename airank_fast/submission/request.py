@@ -20,8 +20,15 @@ ReportWriter = Callable[[str, list[Candidate], bool], dict[str, str | bytes]]
 """(title, runs, is it a rehearsal) -> file name -> content."""
 
 # What must be alike in all runs of a package, because one description stands for them.
-_ONE_SYSTEM = ("submitter", "system_name", "division", "status", "host_processor_model_name", "accelerator_model_name",
-               "framework")  # fmt: skip
+_ONE_SYSTEM = (
+    "submitter",
+    "system_name",
+    "division",
+    "status",
+    "host_processor_model_name",
+    "accelerator_model_name",
+    "framework",
+)
 
 
 def markdown_report(title: str, runs: list[Candidate], is_rehearsal: bool) -> dict[str, str | bytes]:
@@ -53,8 +60,9 @@ class Request:
             facts = facts_of_run(one.system, one.config)
             for name in _ONE_SYSTEM:
                 if name not in self.given and name in found and facts.get(name, found[name]) != found[name]:
-                    raise UserError(f"{one.log}: {name} {found[name]!r} is required as in the other runs, "
-                                    f"got {facts[name]!r}")  # fmt: skip
+                    raise UserError(
+                        f"{one.log}: {name} {found[name]!r} is required as in the other runs, got {facts[name]!r}"
+                    )
             found |= facts
         return found, self.here if self.runs_were_here or is_same_machine(found, self.here) else {}
 
@@ -121,14 +129,16 @@ def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request)
     entries = []
     for name, one in logs:
         summary = one.run.summary
-        entries.append({
-            "log": name,
-            "benchmark": one.benchmark,
-            "cards": one.cards,
-            "seed": one.config.get("seed"),
-            "status": summary["status"],
-            "total_time_s": summary["total_time"],
-        })  # fmt: skip
+        entries.append(
+            {
+                "log": name,
+                "benchmark": one.benchmark,
+                "cards": one.cards,
+                "seed": one.config.get("seed"),
+                "status": summary["status"],
+                "total_time_s": summary["total_time"],
+            }
+        )
     return {
         "format": form,
         **({"rehearsal": texts.BANNER} if request.is_rehearsal else {}),

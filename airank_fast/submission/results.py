@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airank_fast.errors import UserError
-from airank_fast.rules import rcp, scoring
+from airank_fast.rules import scoring
 from airank_fast.rules.findings import ERROR, Finding, Rule
-from airank_fast.rules.mlperf_set import check_set
+from airank_fast.rules.mlperf import rcp
+from airank_fast.rules.mlperf.result import check_set
 from airank_fast.rules.scoring import BENCHMARKS, RunResult, SetResult
 from airank_fast.submission.candidates import Candidate, by_benchmark
 
@@ -62,11 +63,14 @@ def refusals(results: dict[str, Result]) -> list[Finding]:
     """The errors about the logs of each result, and what keeps its runs from being one."""
     errors = []
     for name, result in results.items():
-        errors += [finding for finding in check_set([one.log for one in result.runs], name)
-                   if finding.severity == ERROR]  # fmt: skip
+        errors += [
+            finding for finding in check_set([one.log for one in result.runs], name) if finding.severity == ERROR
+        ]
         for one in result.runs:
-            errors += [RUN.broken(str(one.log), None, doubt, "a whole run of the benchmark is required")
-                       for doubt in result.of(one).doubts]  # fmt: skip
+            errors += [
+                RUN.broken(str(one.log), None, doubt, "a whole run of the benchmark is required")
+                for doubt in result.of(one).doubts
+            ]
             for field in ("world_size", "precision"):  # MLPerf's logs do not carry them
                 value, first = one.config.get(field), result.runs[0].config.get(field)
                 if value != first:

@@ -18,8 +18,12 @@ from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS
 
 UNKNOWN = {"", "unknown"}
 _RUN_NAMES = {"host_processor_name": "host_processor_model_name", "accelerator_name": "accelerator_model_name"}
-_SAME_MACHINE = ("host_processor_model_name", "host_processor_vcpu_count", "host_memory_capacity",
-                 "accelerator_model_name")  # fmt: skip
+_SAME_MACHINE = (
+    "host_processor_model_name",
+    "host_processor_vcpu_count",
+    "host_memory_capacity",
+    "accelerator_model_name",
+)
 
 
 def given_fields(settings: Iterable[str], file: Path | None) -> dict[str, str]:
@@ -81,8 +85,9 @@ def facts_of_run(system: Event, config: Event) -> dict:
     }
     return {
         name: value if name == "other_software_stack" else _plain(value)
-        for name, value in facts.items() if _is_known(value)
-    }  # fmt: skip
+        for name, value in facts.items()
+        if _is_known(value)
+    }
 
 
 def _plain(value) -> str | int:

@@ -79,8 +79,9 @@ def recipe_of(one: Candidate) -> dict:
     return shorten_all({name: config[name] for name in names if config.get(name) not in (None, {})})
 
 
-def code_readme(title: str, runs: list[Candidate], source: dict | None, findings: list[Finding],
-                is_rehearsal: bool) -> str:  # fmt: skip
+def code_readme(
+    title: str, runs: list[Candidate], source: dict | None, findings: list[Finding], is_rehearsal: bool
+) -> str:
     """README.md of an implementation: what it is, how to install it, the commands, where everything is.
 
     `source` is the identity of our source code; None if another program made the runs.
@@ -94,11 +95,12 @@ def code_readme(title: str, runs: list[Candidate], source: dict | None, findings
         *([f"The runs recorded of their own source: {'; '.join(recorded)}."] if recorded else []),
         *([_INSTALL] if source else []),
         "## Data\n\n" + data_text(runs),
-        "## Run\n\n" + (commands or "The logs do not carry the commands that made them; see `source/`.")
+        "## Run\n\n"
+        + (commands or "The logs do not carry the commands that made them; see `source/`.")
         + ("\n\nThe same, as a script: `run_and_time.sh`." if commands else ""),
         "## Check\n\n    python -m airank_fast.verify LOG...\n    python -m airank_fast.package --check DIR",
         *([findings_text(findings)] if findings else []),
-    ]  # fmt: skip
+    ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -110,8 +112,10 @@ def _version(source: dict) -> str:
 
 def findings_text(findings: list[Finding]) -> str:
     """A section that says which errors the packager let through."""
-    lines = [f"- `{finding.rule}`, {shorten(finding.path)}: {shorten(finding.found)}; {finding.required}"
-             for finding in findings]  # fmt: skip
+    lines = [
+        f"- `{finding.rule}`, {shorten(finding.path)}: {shorten(finding.found)}; {finding.required}"
+        for finding in findings
+    ]
     return f"## Packaged with --allow-errors\n\nThe rules refuse these {len(lines)} points:\n\n" + "\n".join(lines)
 
 
@@ -138,8 +142,16 @@ def report(title: str, runs: list[Candidate], is_rehearsal: bool) -> str:
     rows = ["| run | seed | cards | precision | status | minutes | best accuracy | samples/s |", "|---" * 8 + "|"]
     for number, one in enumerate(runs):
         summary, seed = one.run.summary, one.config.get("seed")
-        cells = [number, seed, one.cards, summary["precision"], summary["status"], _number(_minutes(one), 4),
-                 _number(summary["best_accuracy"], 4), _number(summary["avg_ips"], 1)]  # fmt: skip
+        cells = [
+            number,
+            seed,
+            one.cards,
+            summary["precision"],
+            summary["status"],
+            _number(_minutes(one), 4),
+            _number(summary["best_accuracy"], 4),
+            _number(summary["avg_ips"], 1),
+        ]
         rows.append("| " + " | ".join("-" if cell is None else str(cell) for cell in cells) + " |")
     head = banner(is_rehearsal) + f"# {title}: 测试&复现报告 / test and reproduction report\n\n"
     commands = [f"    {command}" for command in dict.fromkeys(map(command_of, runs)) if command]

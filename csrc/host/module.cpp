@@ -1,5 +1,5 @@
 // The extension module airank_fast._host: what runs on the host and is too slow in Python. pybind11 and NumPy, no torch.
-// Arguments are checked where they come from, in airank_fast/data/sentence_pairs.py and samples.py.
+// Arguments are checked where they come from, in airank_fast/data/text/sentence_pairs.py and samples.py.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 

@@ -1,5 +1,5 @@
 // Training samples for BERT from tokenised documents: sentence pairs, masked. Knows neither Python nor torch.
-// airank_fast/data/sentence_pairs.py is the same in Python, draw by draw, and says what is built; the two agree exactly.
+// airank_fast/data/text/sentence_pairs.py is the same in Python, draw by draw, and says what is built; the two agree exactly.
 // Sentences lie end to end in one array of tokens, so every part of a sample is a span of it: a sample is written
 // once, straight into the result, and nothing is copied before.
 #pragma once

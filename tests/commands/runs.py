@@ -33,11 +33,26 @@ def write_tree(root: Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
     """A run of a few seconds: 6 steps an epoch, 3 epochs, out of reach of its target."""
     return [
-        "resnet50", "--recipe", "digits", "--num-classes", str(NUM_CLASSES), "--data", str(data),
-        "--output", str(output),
-        "--batch-size", "16", "--eval-batch-size", "8", "--epochs", "3", "--target", "1.0",
-        "--no-stop-at-target", *more,
-    ]  # fmt: skip
+        "resnet50",
+        "--recipe",
+        "digits",
+        "--num-classes",
+        str(NUM_CLASSES),
+        "--data",
+        str(data),
+        "--output",
+        str(output),
+        "--batch-size",
+        "16",
+        "--eval-batch-size",
+        "8",
+        "--epochs",
+        "3",
+        "--target",
+        "1.0",
+        "--no-stop-at-target",
+        *more,
+    ]
 
 
 def environment(num_threads: int = 2) -> dict[str, str]:
@@ -55,8 +70,12 @@ def start(args: list[str], *, ranks: int = 1, **kwargs) -> subprocess.Popen:
         command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
     return subprocess.Popen(
         [*command, "airank_fast.train", *args],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(2 if ranks == 1 else 1), **kwargs,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(2 if ranks == 1 else 1),
+        **kwargs,
+    )
 
 
 def train(args: list[str], **kwargs) -> subprocess.CompletedProcess:

@@ -11,8 +11,8 @@ from rules.mlperf_runs import write as write_mlperf
 
 from airank_fast import convert as command
 from airank_fast.record.events import read_events, to_line
+from airank_fast.record.foreign.read import read_run
 from airank_fast.record.formats import airank, dllogger, mlperf, perflog
-from airank_fast.record.runs import read_run
 
 DLL = """\
 DLL 2021-03-23 09:24:42.127408 - PARAMETER arch : resnet50  batch_size : 256  amp : True  world_size : 8
@@ -24,9 +24,20 @@ Experiment ended
 DLL 2021-03-23 10:15:03.127408 - Summary: val.top1 : 75.97 %
 """
 AIRANK = ["--set", "target=0.759", "--set", "samples_per_epoch=1281167"]
-MLPERF = ["submission_org=X", "submission_platform=Y", "submission_division=closed", "submission_status=onprem",
-          "seed=1", "cache_clear=true", "init_s=8", "eval_s=5.5", "target=0.759", "train_samples=1281167",
-          "eval_samples=50000", *(f"{name}={value}" for name, value in SGD.items())]  # fmt: skip
+MLPERF = [
+    "submission_org=X",
+    "submission_platform=Y",
+    "submission_division=closed",
+    "submission_status=onprem",
+    "seed=1",
+    "cache_clear=true",
+    "init_s=8",
+    "eval_s=5.5",
+    "target=0.759",
+    "train_samples=1281167",
+    "eval_samples=50000",
+    *(f"{name}={value}" for name, value in SGD.items()),
+]
 
 
 def convert(*arguments):
@@ -70,8 +81,10 @@ def test_it_runs_without_torch_in_a_plain_locale(dll):
 def test_what_is_missing_is_asked_for_by_name(dll):
     done = convert(dll, "--to", "airank")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == ("error: --to airank requires what the log does not say, --set target=, "
-                           "--set samples_per_epoch= (or --incomplete), got none of it\n")  # fmt: skip
+    assert done.stderr == (
+        "error: --to airank requires what the log does not say, --set target=, "
+        "--set samples_per_epoch= (or --incomplete), got none of it\n"
+    )
     done = convert(dll, "--to", "airank", "--incomplete")
     assert done.returncode == 0
     assert "target_quality_time" not in done.stdout
@@ -92,8 +105,17 @@ def test_a_complete_mlperf_log_passes_the_official_checker(dll, tmp_path):
 
 
 def test_flagperfs_figures(dll, tmp_path):
-    settings = [*AIRANK, "--set", "init_s=9", "--set", "eval_s=10", "--set", "number_of_nodes=1",
-                "--set", "accelerator_name=V100"]  # fmt: skip
+    settings = [
+        *AIRANK,
+        "--set",
+        "init_s=9",
+        "--set",
+        "eval_s=10",
+        "--set",
+        "number_of_nodes=1",
+        "--set",
+        "accelerator_name=V100",
+    ]
     run = json.loads(convert(dll, "--to", "flagperf", *settings).stdout)
     samples = 2 * 1281167
     assert run["e2e_time"] == pytest.approx(3030)
@@ -106,18 +128,35 @@ def test_flagperfs_figures(dll, tmp_path):
 
 def test_perflogs_own_figures_are_taken_where_its_events_give_none(tmp_path):
     path = tmp_path / "rank0.out.log"
-    finished = {"e2e_time": 62.0, "train_time": 50.0, "throughput(ips)_raw": 10.0, "throughput(ips)_no_eval": 12.0,
-                "throughput(ips)_pure_compute": 13.0, "converged": True, "final_acc1": 75.95}  # fmt: skip
+    finished = {
+        "e2e_time": 62.0,
+        "train_time": 50.0,
+        "throughput(ips)_raw": 10.0,
+        "throughput(ips)_no_eval": 12.0,
+        "throughput(ips)_pure_compute": 13.0,
+        "converged": True,
+        "final_acc1": 75.95,
+    }
     lines = [("TRAIN_START", None, 1000), ("TRAIN_END", None, 51_000), ("FINISHED", finished, 52_000)]
-    path.write_text("".join(
-        "[PerfLog] " + json.dumps({"event": name, "value": value, "metadata": {"time_ms": t, "rank": 0}}) + "\n"
-        for name, value, t in lines))  # fmt: skip
-    settings = [f"--set={name}" for name in ("precision=fp16", "world_size=1", "benchmark=resnet50",
-                                             "global_batch_size=64")]  # fmt: skip
+    path.write_text(
+        "".join(
+            "[PerfLog] " + json.dumps({"event": name, "value": value, "metadata": {"time_ms": t, "rank": 0}}) + "\n"
+            for name, value, t in lines
+        )
+    )
+    settings = [
+        f"--set={name}" for name in ("precision=fp16", "world_size=1", "benchmark=resnet50", "global_batch_size=64")
+    ]
     run = json.loads(convert(path, "--to", "flagperf", *settings).stdout)
     figures = {name: run[name] for name in ("e2e_time", "p_whole", "p_train", "p_core", "acc", "status")}
-    assert figures == {"e2e_time": 62.0, "p_whole": 10.0, "p_train": 12.0, "p_core": 13.0, "acc": 0.7595,
-                       "status": "success"}  # fmt: skip
+    assert figures == {
+        "e2e_time": 62.0,
+        "p_whole": 10.0,
+        "p_train": 12.0,
+        "p_core": 13.0,
+        "acc": 0.7595,
+        "status": "success",
+    }
 
 
 PARSERS = {"airank": airank.parse, "mlperf": mlperf.parse, "dllogger": dllogger.parse, "perflog": perflog.parse}

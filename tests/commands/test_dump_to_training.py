@@ -62,10 +62,29 @@ def test_from_raw_text_to_a_network_and_on_after_a_kill(source, form, tmp_path, 
     assert capsys.readouterr().out.splitlines()[-1] == f"{data}: sound"
 
     command = [
-        "bert-tiny", "--amp", "--data", data, "--vocab-size", PREPARE[source][1], "--sequence-length", 64,
-        "--batch-size", 8, "--steps", 6, "--warmup-steps", 2, "--eval-every-samples", 24, "--target", 0.99,
-        "--learning-rate", 0.01, "--checkpoint-steps", 2,
-    ]  # fmt: skip
+        "bert-tiny",
+        "--amp",
+        "--data",
+        data,
+        "--vocab-size",
+        PREPARE[source][1],
+        "--sequence-length",
+        64,
+        "--batch-size",
+        8,
+        "--steps",
+        6,
+        "--warmup-steps",
+        2,
+        "--eval-every-samples",
+        24,
+        "--target",
+        0.99,
+        "--learning-rate",
+        0.01,
+        "--checkpoint-steps",
+        2,
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(train, *command, "--output", whole) == 1  # 0.99 is out of reach
     evaluations = [e for e in read_events(whole / "events.jsonl") if e["kind"] == "eval_stop"]

@@ -71,11 +71,14 @@ def test_versions_leaves_out_what_is_not_installed():
     [
         (lambda: None, 0, ""),
         (lambda: 3, 3, ""),
-        (lambda: raise_(UserError("--data: a directory is required,\n  got nothing")),
-         2, "error: --data: a directory is required, got nothing\n"),
+        (
+            lambda: raise_(UserError("--data: a directory is required,\n  got nothing")),
+            2,
+            "error: --data: a directory is required, got nothing\n",
+        ),
         (lambda: raise_(KeyboardInterrupt()), 130, ""),
     ],
-)  # fmt: skip
+)
 def test_run_command_turns_endings_into_exit_statuses(main, status, stderr, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.run_command(main)

@@ -94,8 +94,12 @@ def changed(run, directory, file, old, new):
 
 def test_logs_that_the_rules_refuse_are_packaged_only_if_it_is_said_inside(resnet, tmp_path, capsys):
     settings = [f"{name}={value}" for name, value in synthetic.ASKED.items()]
-    runs = [changed(resnet[0], tmp_path / "run", "mlperf.log", '"cache_clear", "value": true',
-                    '"cache_clear", "value": false'), *resnet[1:]]  # fmt: skip
+    runs = [
+        changed(
+            resnet[0], tmp_path / "run", "mlperf.log", '"cache_clear", "value": true', '"cache_clear", "value": false'
+        ),
+        *resnet[1:],
+    ]
     options = {"runs": runs, "format": "mlperf", "output": tmp_path / "out", "settings": settings}
     assert package.build(package.Options(**options)) == 1
     assert not (tmp_path / "out").exists()

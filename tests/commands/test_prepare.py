@@ -17,15 +17,37 @@ pytest.importorskip("tokenizers")
 
 from airank_fast import prepare
 from airank_fast.data.manifest import Manifest
-from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
+from airank_fast.data.text.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.errors import UserError
 from airank_fast.sources import documents, wikicorpus, wordpiece
 
 EXPORT = Path(__file__).parents[1] / "sources/export.xml"
-FRAGMENT = ["--train-vocab", "300", "--max-seq-length", "64", "--eval-fraction", "0.3", "--part-mb", "0.001",
-            "--workers", "1"]  # fmt: skip
-PYDOC = ["--train-vocab", "1000", "--max-seq-length", "128", "--eval-fraction", "0.1", "--part-mb", "0.1",
-         "--duplicates", "2", "--workers", "1"]  # fmt: skip
+FRAGMENT = [
+    "--train-vocab",
+    "300",
+    "--max-seq-length",
+    "64",
+    "--eval-fraction",
+    "0.3",
+    "--part-mb",
+    "0.001",
+    "--workers",
+    "1",
+]
+PYDOC = [
+    "--train-vocab",
+    "1000",
+    "--max-seq-length",
+    "128",
+    "--eval-fraction",
+    "0.1",
+    "--part-mb",
+    "0.1",
+    "--duplicates",
+    "2",
+    "--workers",
+    "1",
+]
 
 
 def run(*arguments) -> int:
@@ -85,7 +107,12 @@ def test_the_fragment(fragment):
     manifest = json.loads((fragment / "manifest.json").read_text())
     stage = manifest["stages"]["documents"]
     assert {key: stage[key] for key in ("read", "redirects", "other_namespaces", "not_wikitext", "short")} == {
-        "read": 16, "redirects": 1, "other_namespaces": 3, "not_wikitext": 1, "short": 2}  # fmt: skip
+        "read": 16,
+        "redirects": 1,
+        "other_namespaces": 3,
+        "not_wikitext": 1,
+        "short": 2,
+    }
     assert (stage["documents"], stage["eval_documents"]) == (9, 3)
     assert manifest["stages"]["samples"]["shards"] > 1
     text = "".join(path.read_text() for path in (fragment / "text").iterdir())
@@ -113,8 +140,11 @@ def test_neither_workers_nor_an_interruption_change_a_byte(pydoc_text, pydoc, tm
     interrupted = tmp_path / "interrupted"
     command = ["wikicorpus", "--input", pydoc_text, "--output", interrupted, *PYDOC]
     enter, build = documents._enter, wikicorpus._build
-    for module, name, original, times in ((documents, "_enter", enter, 2), (documents, "_enter", enter, 1),
-                                          (wikicorpus, "_build", build, 2)):  # fmt: skip
+    for module, name, original, times in (
+        (documents, "_enter", enter, 2),
+        (documents, "_enter", enter, 1),
+        (wikicorpus, "_build", build, 2),
+    ):
         calls = iter(range(times))
 
         def stop(*arguments, original=original, calls=calls):
@@ -153,13 +183,34 @@ def test_the_same_text_one_sentence_a_line_and_in_padded_form(pydoc, tmp_path):
     for path in (pydoc / "text").glob("train-*"):
         shutil.copy(path, tmp_path / "in")
     root = tmp_path / "out"
-    command = ["wikicorpus", "--input", tmp_path / "in", "--output", root, "--vocab", pydoc / "vocab.txt",
-               "--text-form", "sentences", "--max-seq-length", "32", "--form", "padded", "--eval-fraction", "0.1",
-               "--duplicates", "1", "--workers", "1", "--eval-samples", "20"]  # fmt: skip
+    command = [
+        "wikicorpus",
+        "--input",
+        tmp_path / "in",
+        "--output",
+        root,
+        "--vocab",
+        pydoc / "vocab.txt",
+        "--text-form",
+        "sentences",
+        "--max-seq-length",
+        "32",
+        "--form",
+        "padded",
+        "--eval-fraction",
+        "0.1",
+        "--duplicates",
+        "1",
+        "--workers",
+        "1",
+        "--eval-samples",
+        "20",
+    ]
     assert run(*command) == 0
     stages = Manifest.load(root).stages
     assert stages["documents"]["sentences"] == sum(
-        entry["sentences"] for name, entry in Manifest.load(pydoc).files.items() if name.startswith("text/train"))
+        entry["sentences"] for name, entry in Manifest.load(pydoc).files.items() if name.startswith("text/train")
+    )
     corpus = WikiCorpus(root, vocab_size=1000, max_seq_length=32)
     assert (corpus.num_eval, corpus.train[0].form) == (20, "padded")
     assert corpus.read(corpus.train[0]).num_masked.max() == 4
@@ -185,8 +236,9 @@ def test_verify_finds_what_was_changed(copy, capsys):
     (line,) = problems(copy, capsys)
     assert line.startswith("error: train/part-00001.hdf5: sha256 ")
     shard.write_bytes(content[:-9])
-    assert problems(copy, capsys) == [f"error: train/part-00001.hdf5: {len(content)} bytes are required, got "
-                                      f"{len(content) - 9}"]  # fmt: skip
+    assert problems(copy, capsys) == [
+        f"error: train/part-00001.hdf5: {len(content)} bytes are required, got {len(content) - 9}"
+    ]
     shard.unlink()
     assert problems(copy, capsys) == ["error: train/part-00001.hdf5: missing"]
     shard.write_bytes(content)
@@ -199,8 +251,14 @@ def test_verify_finds_shards_with_the_same_samples(copy, capsys):
     corpus = WikiCorpus(copy, vocab_size=300, max_seq_length=64)
     samples = corpus.read(corpus.train[0])
     reversed_samples = samples.take(np.arange(len(samples))[::-1])
-    wikicorpus.write_shard(copy / "train/part-00001.hdf5", reversed_samples, form="variable", max_seq_length=64,
-                           max_predictions=9, vocab_size=300)
+    wikicorpus.write_shard(
+        copy / "train/part-00001.hdf5",
+        reversed_samples,
+        form="variable",
+        max_seq_length=64,
+        max_predictions=9,
+        vocab_size=300,
+    )
     manifest = Manifest.load(copy)
     manifest.add(copy, "train/part-00001.hdf5", **wikicorpus.shard_counts(reversed_samples))
     manifest.save(copy)
@@ -261,9 +319,11 @@ def test_options_that_cannot_be(tmp_path, dump, fragment):
     assert prepare_("--train-vocab", "300", "--eval-fraction", "0").startswith("--eval-fraction: must be above 0")
     assert "a readable vocab.txt is required" in prepare_("--vocab", tmp_path / "vocab.txt")
     assert not (tmp_path / "out").exists()
-    for tokens, message in ((["[PAD]", "a"], "has no [UNK], [CLS], [SEP], [MASK]"),
-                            ([*wordpiece.SPECIAL_TOKENS, "a", "a"], "has 'a' twice"),
-                            (["a", *wordpiece.SPECIAL_TOKENS], "[PAD] as the first token is required")):  # fmt: skip
+    for tokens, message in (
+        (["[PAD]", "a"], "has no [UNK], [CLS], [SEP], [MASK]"),
+        ([*wordpiece.SPECIAL_TOKENS, "a", "a"], "has 'a' twice"),
+        (["a", *wordpiece.SPECIAL_TOKENS], "[PAD] as the first token is required"),
+    ):
         (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
         assert message in prepare_("--vocab", tmp_path / "vocab.txt")
     large = prepare_("--train-vocab", "300000", "--eval-fraction", "0.3")
@@ -275,8 +335,9 @@ def test_options_that_cannot_be(tmp_path, dump, fragment):
 def test_a_vocabulary_of_another_script(tmp_path, pydoc_text):
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in (*wordpiece.SPECIAL_TOKENS, "塔", "光")))
     root = tmp_path / "out"
-    message = refusal("wikicorpus", "--input", pydoc_text, "--output", root, "--vocab", tmp_path / "vocab.txt",
-                      *PYDOC[2:])  # fmt: skip
+    message = refusal(
+        "wikicorpus", "--input", pydoc_text, "--output", root, "--vocab", tmp_path / "vocab.txt", *PYDOC[2:]
+    )
     assert message.startswith("--vocab: a vocabulary for this text is required, of ")
 
 

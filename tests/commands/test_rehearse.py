@@ -62,7 +62,10 @@ def test_every_field_that_may_be_asked_has_an_answer():
 def test_bad_input_is_one_line(tmp_path, arguments):
     (tmp_path / "file").write_text("x")
     done = rehearse.Rehearsal(tmp_path).airank_fast(
-        "bad", "rehearse", *[str(tmp_path) if one == "{occupied}" else one for one in arguments], expected="refuses",
+        "bad",
+        "rehearse",
+        *[str(tmp_path) if one == "{occupied}" else one for one in arguments],
+        expected="refuses",
         fits=lambda status, output: status == 2 and output.count("\n") == 1,
-    )  # fmt: skip
+    )
     assert done.as_expected

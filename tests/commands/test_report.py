@@ -21,8 +21,9 @@ def report(*arguments, before=""):
     """Run the command, after `before` in the same process."""
     program = f"import runpy, sys\n{before}\nsys.argv[0] = 'report'\n"
     program += "runpy.run_module('airank_fast.report', run_name='__main__', alter_sys=True)"
-    return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,10 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, said):
 
 def test_what_a_log_does_not_say_is_set(tmp_path):
     log = tmp_path / "GPUx8.log"
-    log.write_text("- AI-Rank-log 10.0 test_begin\n- AI-Rank-log 13.5 eval_accuracy:0.8, total_epoch_cnt:4\n"
-                   "- AI-Rank-log 20.0 test_finish\n")  # fmt: skip
+    log.write_text(
+        "- AI-Rank-log 10.0 test_begin\n- AI-Rank-log 13.5 eval_accuracy:0.8, total_epoch_cnt:4\n"
+        "- AI-Rank-log 20.0 test_finish\n"
+    )
     done = report(log, "--output", tmp_path / "out", "--set", "benchmark=resnet50", "--set", "target=0.759")
     assert done.returncode == 0, done.stderr
     markdown = (tmp_path / "out" / "report.zh.md").read_text(encoding="utf-8")

@@ -34,9 +34,17 @@ def test_a_run_leaves_everything_behind(finished):
     assert process.returncode in (0, 1), process.stderr
     names = {path.name for path in output.iterdir()}
     assert names >= {
-        "events.jsonl", "airank.log", "mlperf.log", "flagperf.json", "flagperf.md", "summary.json", "recipe.json",
-        "system_information.json", "checkpoints", "tensorboard",
-    }  # fmt: skip
+        "events.jsonl",
+        "airank.log",
+        "mlperf.log",
+        "flagperf.json",
+        "flagperf.md",
+        "summary.json",
+        "recipe.json",
+        "system_information.json",
+        "checkpoints",
+        "tensorboard",
+    }
     assert not list(output.rglob("*.tmp"))
     assert json.loads((output / "recipe.json").read_text())["precision"] == "bf16"
 
@@ -119,11 +127,29 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(tree, tmp_path):
 
 def test_synthetic_reader_and_fp16_loss_scaling(tmp_path):
     output = tmp_path / "out"
-    process = train([
-        "resnet50", "--reader", "synthetic", "--recipe", "digits", "--precision", "fp16", "--batch-size", "2",
-        "--eval-batch-size", "4", "--epochs", "1", "--eval-every", "1", "--learning-rate", "1e-4",
-        "--output", str(output),
-    ])  # fmt: skip
+    process = train(
+        [
+            "resnet50",
+            "--reader",
+            "synthetic",
+            "--recipe",
+            "digits",
+            "--precision",
+            "fp16",
+            "--batch-size",
+            "2",
+            "--eval-batch-size",
+            "4",
+            "--epochs",
+            "1",
+            "--eval-every",
+            "1",
+            "--learning-rate",
+            "1e-4",
+            "--output",
+            str(output),
+        ]
+    )
     assert process.returncode == 0, process.stderr
     assert all(math.isfinite(loss) for loss in losses(output))
     assert len(losses(output)) == 100

@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 from commands.runs import arguments, train
 
-from airank_fast import data
 from airank_fast.cli import run_command
+from airank_fast.data import images as data
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 from airank_fast.train import main

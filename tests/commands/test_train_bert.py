@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from airank_fast import train as command
 from airank_fast.cli import run_command
-from airank_fast.data import pydoc
-from airank_fast.data.samples import Samples
-from airank_fast.data.shards import write_shard
+from airank_fast.data.text import pydoc
+from airank_fast.data.text.samples import Samples
+from airank_fast.data.text.shards import write_shard
 from airank_fast.engine.plan import make_plan
 from airank_fast.models import bert as network
 from airank_fast.recipes import bert, bert_mlperf
@@ -37,10 +37,29 @@ def text():
 def arguments(output, *more: str) -> list[str]:
     """A run of a second or two: 8 steps, an evaluation after every 2, out of reach of its target."""
     return [
-        "bert-tiny", "--output", str(output), "--sequence-length", "32", "--batch-size", "8", "--steps", "8",
-        "--warmup-steps", "2", "--eval-every-samples", "16", "--eval-samples", "20", "--eval-batch-size", "8",
-        "--target", "0.9", "--learning-rate", "0.01", *more,
-    ]  # fmt: skip
+        "bert-tiny",
+        "--output",
+        str(output),
+        "--sequence-length",
+        "32",
+        "--batch-size",
+        "8",
+        "--steps",
+        "8",
+        "--warmup-steps",
+        "2",
+        "--eval-every-samples",
+        "16",
+        "--eval-samples",
+        "20",
+        "--eval-batch-size",
+        "8",
+        "--target",
+        "0.9",
+        "--learning-rate",
+        "0.01",
+        *more,
+    ]
 
 
 def here(args: list[str]) -> int:
@@ -105,8 +124,15 @@ def shards(root, vocab_size: int = 100):
         ids = rng.integers(5, vocab_size, lengths.sum()).astype(np.int32)
         offsets = [np.concatenate([[0], counts.cumsum()]) for counts in (lengths, masked)]
         positions = np.concatenate([np.arange(1, number + 1) for number in masked]).astype(np.int32)
-        made = Samples(ids, (ids % 2).astype(np.int8), offsets[0], positions, ids[: masked.sum()], offsets[1],
-                       rng.integers(0, 2, num).astype(np.int8))  # fmt: skip
+        made = Samples(
+            ids,
+            (ids % 2).astype(np.int8),
+            offsets[0],
+            positions,
+            ids[: masked.sum()],
+            offsets[1],
+            rng.integers(0, 2, num).astype(np.int8),
+        )
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         path = root / f"{name}.hdf5"
         write_shard(path, made, form="padded", max_seq_length=128, max_predictions=20, vocab_size=vocab_size)
@@ -116,8 +142,16 @@ def shards(root, vocab_size: int = 100):
 def test_two_ranks_train_as_one_with_the_same_global_batch(tmp_path):
     """With other lengths and another number of masked tokens on each rank, too."""
     one, two = tmp_path / "one", tmp_path / "two"
-    more = ["--data", str(shards(tmp_path / "shards")), "--vocab-size", "100", "--sequence-length", "64",
-            "--dropout", "0"]  # fmt: skip
+    more = [
+        "--data",
+        str(shards(tmp_path / "shards")),
+        "--vocab-size",
+        "100",
+        "--sequence-length",
+        "64",
+        "--dropout",
+        "0",
+    ]
     assert here(arguments(one, *more)) == 1
     process = train(arguments(two, *more), ranks=2)
     assert (two / "summary.json").exists(), process.stderr
@@ -211,12 +245,18 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path, capsys):
     state = model.state_dict()
     path = tmp_path / "weights.safetensors"
     save_file(state | {"cls.predictions.bias": torch.zeros(7)}, path)
-    refused(arguments(tmp_path / "a", "--init-checkpoint", str(path)), capsys,
-            "cls.predictions.bias must have shape [2048], got [7]")  # fmt: skip
+    refused(
+        arguments(tmp_path / "a", "--init-checkpoint", str(path)),
+        capsys,
+        "cls.predictions.bias must have shape [2048], got [7]",
+    )
     del state["bert.pooler.dense.bias"]
     torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "weights.pt")
-    refused(arguments(tmp_path / "b", "--init-checkpoint", str(tmp_path / "weights.pt")), capsys,
-            "bert.pooler.dense.bias is missing")  # fmt: skip
+    refused(
+        arguments(tmp_path / "b", "--init-checkpoint", str(tmp_path / "weights.pt")),
+        capsys,
+        "bert.pooler.dense.bias is missing",
+    )
 
 
 def test_recipes_on_real_data_follow_their_rule_books():

@@ -29,8 +29,11 @@ def checker_passes(log, cwd) -> bool:
     options = ["--usage", "training", "--ruleset", "4.0.0"]
     done = subprocess.run(
         [sys.executable, "-m", "mlperf_logging.compliance_checker", *options, str(log)],
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = done.stdout + done.stderr
     assert "SUCCESS" in said or "FAILED" in said, said
     return "SUCCESS" in said and done.returncode == 0

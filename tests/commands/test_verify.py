@@ -80,7 +80,6 @@ def test_names_and_contents_that_no_terminal_can_print(tmp_path):
     assert "\x1b" not in done.stdout
 
 
-
 def test_whoever_has_seen_enough_of_the_output_gets_no_traceback(tmp_path):
     for number in range(300):
         (tmp_path / f"{number}.log").write_text(PUBLISHED)

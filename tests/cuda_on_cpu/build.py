@@ -24,17 +24,31 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build/cuda_on_cpu"
 COMPILER = os.environ.get("CXX", "g++").split()[0]
-FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas",
-         "-DAIRANK_FAST_CUDA_ON_CPU", f"-I{ROOT}/csrc", f"-I{HERE}"]  # fmt: skip
+FLAGS = [
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-DAIRANK_FAST_CUDA_ON_CPU",
+    f"-I{ROOT}/csrc",
+    f"-I{HERE}",
+]
 EMULATOR = ["cuda_on_cpu.cpp", "runtime.cpp"]
 # -O1: compiling takes longer than running. -g1: lines, for reports. Left out of UBSan is what ASan finds as well and
 # takes long to compile.
 MODES = {
     "plain": ["-O1"],
-    "asan": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize=vptr,null,object-size,pointer-overflow",
-             "-fno-sanitize-recover=all"],
+    "asan": [
+        "-O1",
+        "-g1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize=vptr,null,object-size,pointer-overflow",
+        "-fno-sanitize-recover=all",
+    ],
     "tsan": ["-O1", "-g1", "-fsanitize=thread"],
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -88,8 +102,15 @@ def run(program: Path, *arguments: str) -> str:
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "atexit_sleep_ms=0",  # there is no other thread that might still find something
     }
-    done = subprocess.run([*_without_randomisation(), str(program), *arguments], capture_output=True, text=True,
-                          check=False, errors="replace", env={**os.environ, **options}, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [*_without_randomisation(), str(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        errors="replace",
+        env={**os.environ, **options},
+        timeout=300,
+    )
     return f"{done.stdout}{done.stderr}\nexit status {done.returncode}"
 
 

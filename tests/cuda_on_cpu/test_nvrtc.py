@@ -62,8 +62,10 @@ def instantiations(op: str) -> list[str]:
     """What <op>.cu launches, as C++ expressions: "airank_fast::sgd_kernel<true, float, float, ...>"."""
     symbols = subprocess.run(
         ["nm", "-C", "--defined-only", str(build.compiled(build.ROOT / f"csrc/cuda/{op}.cu"))],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
     functions = {without_parameters(line.split(maxsplit=2)[2]) for line in symbols if line.split()[1] in "TtWw"}
     names = kernel_names(op)
     return sorted(f for f in functions if f.split("<")[0].rpartition("::")[2] in names)

@@ -25,10 +25,12 @@ BUGS = {
     "kDifferentBarriers": dict.fromkeys(build.MODES, r"some threads wait at the __syncthreads of line \d+, others at"),
     "kMissingSyncwarp": {"tsan": RACE},
     "kWritePastShared": {
-        "plain": "written behind an array", "asan": "out of bounds|use-after-poison", "tsan": "written behind an array",
+        "plain": "written behind an array",
+        "asan": "out of bounds|use-after-poison",
+        "tsan": "written behind an array",
     },
     "kMissingLane": dict.fromkeys(build.MODES, r"is not in the mask it gives in line"),
-}  # fmt: skip
+}
 FOUND_BY = [(bug, mode) for bug, modes in BUGS.items() for mode in modes]
 
 pytestmark = pytest.mark.skipif(bool(build.missing()), reason=str(build.missing()))

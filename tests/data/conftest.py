@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from airank_fast.data import ImageFolder
+from airank_fast.data.images import ImageFolder
 
-NUM_TRAIN, NUM_VAL = 24, 11     # neither divides by the batch sizes of the tests
+NUM_TRAIN, NUM_VAL = 24, 11  # neither divides by the batch sizes of the tests
 
 
 def photographs(num: int, seed: int) -> list[Image.Image]:
@@ -20,8 +20,11 @@ def photographs(num: int, seed: int) -> list[Image.Image]:
     for i in range(num):
         width = int(rng.integers(120, 501))
         size = (width, width * 3 // 4) if i % 3 else (width * 3 // 4, width)
-        x, y = (int(rng.integers(0, room - side + 1)) for room, side in zip((640, 427), size, strict=True)
-                ) if size[1] <= 427 else (0, 0)
+        x, y = (
+            (int(rng.integers(0, room - side + 1)) for room, side in zip((640, 427), size, strict=True))
+            if size[1] <= 427
+            else (0, 0)
+        )
         pictures.append(sources[i % 2].crop((x, y, x + size[0], y + size[1])).resize(size))
     return pictures
 

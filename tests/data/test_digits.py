@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airank_fast.data import ImageFolder, digits
+from airank_fast.data.images import ImageFolder, digits
 from airank_fast.errors import UserError
 
 
 def test_the_embedded_pictures_are_scikit_learns():
     from sklearn.datasets import load_digits
+
     original = load_digits()
     images, labels = digits.load()
     assert np.array_equal(images, original.images)
@@ -39,7 +40,7 @@ def test_a_written_picture_is_the_embedded_one(root):
         assert pixels.shape == (40, 40, 3)
         small = pixels[4:36, 4:36, 0].reshape(8, 4, 8, 4).mean((1, 3))
         assert np.corrcoef(small.ravel(), images[number].ravel())[0, 1] > 0.97
-        assert np.abs(small - images[number] * (255 / 16)).mean() < 20      # bicubic softens the strokes
+        assert np.abs(small - images[number] * (255 / 16)).mean() < 20  # bicubic softens the strokes
         assert pixels[:2].max() < 16
 
 

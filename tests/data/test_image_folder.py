@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airank_fast.data import ImageFolder, find_corrupt
+from airank_fast.data.images import ImageFolder, find_corrupt
 from airank_fast.errors import UserError
 
 
@@ -28,18 +28,21 @@ def test_index(tmp_path):
     assert folder.classes == ("a", "b")
     assert folder.train.labels.dtype == np.int64
     assert folder.train.labels.tolist() == [0, 0, 1]
-    assert [f[len(str(tmp_path)) + 1:] for f in folder.train.files + folder.val.files] == GOOD
+    assert [f[len(str(tmp_path)) + 1 :] for f in folder.train.files + folder.val.files] == GOOD
 
 
-@pytest.mark.parametrize(("names", "num_classes", "match"), [
-    (["train/a/1.jpg"], 1, "no val/"),
-    (["val/a/1.jpg"], 1, "no train/"),
-    (["train/.hidden/1.jpg", "val/a/1.jpg"], 1, "one folder per class"),
-    ([*GOOD, "train/c/1.jpg"], 2, r"'c' missing in .*val"),
-    ([*GOOD, "val/c/1.jpg", "val/d/1.jpg"], 2, r"'c', 'd' missing in .*train"),
-    ([*GOOD, "train/c", "val/c/1.jpg"], 3, r"train/c has none"),
-    (GOOD, 1000, r"1000 classes are required, got 2 .*--num-classes 2"),
-])
+@pytest.mark.parametrize(
+    ("names", "num_classes", "match"),
+    [
+        (["train/a/1.jpg"], 1, "no val/"),
+        (["val/a/1.jpg"], 1, "no train/"),
+        (["train/.hidden/1.jpg", "val/a/1.jpg"], 1, "one folder per class"),
+        ([*GOOD, "train/c/1.jpg"], 2, r"'c' missing in .*val"),
+        ([*GOOD, "val/c/1.jpg", "val/d/1.jpg"], 2, r"'c', 'd' missing in .*train"),
+        ([*GOOD, "train/c", "val/c/1.jpg"], 3, r"train/c has none"),
+        (GOOD, 1000, r"1000 classes are required, got 2 .*--num-classes 2"),
+    ],
+)
 def test_complaints(tmp_path, names, num_classes, match):
     with pytest.raises(UserError, match=match) as caught:
         ImageFolder(tree(tmp_path, names), num_classes)

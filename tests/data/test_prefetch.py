@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from airank_fast.data import Normalise, prefetch
+from airank_fast.data.images import Normalise, prefetch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -11,8 +11,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("num", "size"), [(1, 1), (5, 32), (3, 97), (2, 224), (0, 32)])
 def test_normalised_and_rounded_once(dtype, num, size):
-    pictures = torch.randint(0, 256, (num, size, size, 3), dtype=torch.uint8,
-                             generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(
+        0, 256, (num, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     images = Normalise(MEAN, STD, dtype, torch.device("cpu"))(pictures)
     exact = (pictures.double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
     assert images.shape == (num, 3, size, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from airank_fast.data import pydoc
+from airank_fast.data.text import pydoc
 from airank_fast.errors import UserError
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from airank_fast import data
-from airank_fast.data import ImageFolder, digits, make_reader
+from airank_fast.data import images as data
+from airank_fast.data.images import ImageFolder, digits, make_reader
 from airank_fast.data.sampling import permutation
 from airank_fast.errors import UserError
 
@@ -53,8 +53,9 @@ def assert_same(a, b, mean=MEAN_TOLERANCE, largest=MAX_TOLERANCE):
 
 
 @needs_dali
-@pytest.mark.parametrize("options", [{}, {"train_crop": "shift"}, {"image_size": 224, "eval_resize": 256},
-                                     {"flip": False, "min_area": 0.9}])
+@pytest.mark.parametrize(
+    "options", [{}, {"train_crop": "shift"}, {"image_size": 224, "eval_resize": 256}, {"flip": False, "min_area": 0.9}]
+)
 def test_dali_and_torch_give_the_same_pictures(photos, options):
     ours, labels = batches("dali", photos, **options)
     theirs, other_labels = batches("torch", photos, **options)
@@ -64,8 +65,9 @@ def test_dali_and_torch_give_the_same_pictures(photos, options):
     assert labels.dtype == torch.int64
     assert torch.equal(labels, other_labels)
     assert_same(ours, theirs)
-    for (a, la), (b, lb) in zip(evaluated("dali", photos, **options), evaluated("torch", photos, **options),
-                                strict=True):
+    for (a, la), (b, lb) in zip(
+        evaluated("dali", photos, **options), evaluated("torch", photos, **options), strict=True
+    ):
         assert torch.equal(la, lb)
         assert_same(a, b)
 
@@ -82,7 +84,8 @@ def test_the_digits_are_the_same_too(tmp_path_factory, size):
 @pytest.mark.parametrize("train_crop", ["random_resized", "shift"])
 def test_the_graph_that_a_gpu_resizes_with_gives_the_same_pictures(photos, monkeypatch, train_crop):
     """DALI clamps at a window's edge where torch takes the mean of what is there: a few levels, there only."""
-    from airank_fast.data.dali_reader import DaliReader
+    from airank_fast.data.images.dali_reader import DaliReader
+
     expected, _ = batches("torch", photos, train_crop=train_crop)
     expected_val = torch.cat([pictures for pictures, _ in evaluated("torch", photos)])
     monkeypatch.setattr(DaliReader, "resize_in_graph", True)
@@ -120,8 +123,10 @@ def test_the_evaluation_picture_is_the_centre(photos, kind):
 @pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
 def test_two_ranks_read_the_global_batch_of_one(photos, kind):
     whole, labels = batches(kind, photos, num=3)
-    parts = [batches(kind, photos, num=3, batch_size_local=4, global_batch_size=8, rank=rank, world_size=2)
-             for rank in range(2)]
+    parts = [
+        batches(kind, photos, num=3, batch_size_local=4, global_batch_size=8, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
     for what, together in ((0, whole), (1, labels)):
         halves = [part[what].split(4) for part in parts]
         assert torch.equal(torch.cat([torch.cat(pair) for pair in zip(*halves, strict=True)]), together)
@@ -149,8 +154,14 @@ def test_training_can_be_started_again_on_the_same_reader(photos, kind):
 @pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
 @pytest.mark.parametrize(("batch", "world_size"), [(4, 1), (11, 1), (20, 1), (3, 2), (2, 3), (1, 12)])
 def test_evaluation_sees_each_picture_once(photos, kind, batch, world_size):
-    options = {"num_classes": 2, "num_eval_samples": 11, "global_batch_size": 12, "batch_size_local": 1,
-               "eval_batch_size": batch, "num_workers": 0}
+    options = {
+        "num_classes": 2,
+        "num_eval_samples": 11,
+        "global_batch_size": 12,
+        "batch_size_local": 1,
+        "eval_batch_size": batch,
+        "num_workers": 0,
+    }
     got = [evaluated(kind, photos, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
     assert all(len(labels) <= batch for rank in got for _, labels in rank)
     labels = [label for rank in got for _, labels in rank for label in labels.tolist()]
@@ -187,7 +198,8 @@ def test_batches_handed_out_are_not_written_again(photos, kind):
 
 @needs_dali
 def test_batches_of_the_graph_that_resizes_are_not_written_again(photos, monkeypatch):
-    from airank_fast.data.dali_reader import DaliReader
+    from airank_fast.data.images.dali_reader import DaliReader
+
     monkeypatch.setattr(DaliReader, "resize_in_graph", True)
     test_batches_handed_out_are_not_written_again(photos, "dali")
 
@@ -195,11 +207,11 @@ def test_batches_of_the_graph_that_resizes_are_not_written_again(photos, monkeyp
 @pytest.mark.parametrize("kind", [*FROM_FILES, "synthetic"])
 def test_reading_leaves_the_random_states_alone(photos, kind):
     torch.manual_seed(3)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()     # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     batches(kind, photos)
     evaluated(kind, photos)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])          # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
 @pytest.mark.parametrize("kind", FROM_FILES)
@@ -209,7 +221,7 @@ def test_half_of_the_pictures_are_mirrored(photos, kind):
     straight, _ = batches(kind, photos, flip=False, **options)
     is_straight = (mirrored == straight).flatten(1).all(1)
     assert torch.equal(mirrored[~is_straight], straight[~is_straight].flip(2))
-    assert 12 <= is_straight.sum() <= 36        # of 48
+    assert 12 <= is_straight.sum() <= 36  # of 48
 
 
 def broken_files():
@@ -217,8 +229,15 @@ def broken_files():
     Image.effect_noise((200, 150), 60).convert("RGB").save(buffer, "JPEG", quality=90)
     good, buffer = buffer.getvalue(), io.BytesIO()
     Image.new("RGB", (20, 20)).save(buffer, "GIF")
-    return {"truncated": good[:len(good) // 2], "cut short": good[:-40], "header only": good[:200],
-            "text": b"not a picture\n" * 50, "tiny": b"abc", "empty": b"", "gif": buffer.getvalue()}
+    return {
+        "truncated": good[: len(good) // 2],
+        "cut short": good[:-40],
+        "header only": good[:200],
+        "text": b"not a picture\n" * 50,
+        "tiny": b"abc",
+        "empty": b"",
+        "gif": buffer.getvalue(),
+    }
 
 
 @pytest.mark.parametrize("what", broken_files())
@@ -275,15 +294,17 @@ def test_choosing_a_reader(photos, monkeypatch):
 @pytest.mark.parametrize("kind", FROM_FILES)
 @pytest.mark.parametrize("ending", ["", "raise RuntimeError('ours')", "import os; os._exit(7)"])
 def test_a_process_that_does_not_close_its_reader_still_ends(photo_root, kind, ending):
-    code = (f"from airank_fast.data import ImageFolder, make_reader\n"
-            f"r = make_reader({kind!r}, ImageFolder({str(photo_root)!r}, 2), batch_size_local=4, "
-            f"global_batch_size=4, num_workers=2, **{PHOTOS!r})\n"
-            f"it = r.train(0); next(it); ev = r.evaluate(); next(ev)\n{ending}\n")
+    code = (
+        f"from airank_fast.data.images import ImageFolder, make_reader\n"
+        f"r = make_reader({kind!r}, ImageFolder({str(photo_root)!r}, 2), batch_size_local=4, "
+        f"global_batch_size=4, num_workers=2, **{PHOTOS!r})\n"
+        f"it = r.train(0); next(it); ev = r.evaluate(); next(ev)\n{ending}\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == {"": 0, "i": 7, "r": 1}[ending[:1]], done.stderr
     assert "terminate" not in done.stderr
 
 
 def test_a_worker_ends_though_its_parent_was_gone_before_it_was_ready():
-    code = "from airank_fast.data.torch_reader import end_with; import time; end_with(1 << 22); time.sleep(1000)"
+    code = "from airank_fast.data.images.torch_reader import end_with; import time; end_with(1 << 22); time.sleep(1000)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 1

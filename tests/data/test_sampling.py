@@ -11,8 +11,14 @@ from airank_fast.errors import UserError
 
 
 def stream(num_samples=97, batch=8, rank=0, world_size=1, parts=1, seed=3):
-    return TrainStream(num_samples, seed, batch_size_local=batch // world_size // parts, global_batch_size=batch,
-                       rank=rank, world_size=world_size)
+    return TrainStream(
+        num_samples,
+        seed,
+        batch_size_local=batch // world_size // parts,
+        global_batch_size=batch,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def take(stream, first_step, num):
@@ -23,7 +29,7 @@ def take(stream, first_step, num):
 def test_an_epoch_is_a_permutation_and_batches_straddle_epochs():
     indices, _ = take(stream(), 0, 3 * 97)
     for epoch in range(8):
-        assert sorted(indices[epoch * 97:(epoch + 1) * 97]) == list(range(97))
+        assert sorted(indices[epoch * 97 : (epoch + 1) * 97]) == list(range(97))
     assert not np.array_equal(indices[:97], indices[97:194])
 
 
@@ -44,14 +50,11 @@ def test_the_order_is_pinned():
 @pytest.mark.parametrize(("world_size", "parts"), [(2, 1), (4, 1), (1, 2), (2, 4)])
 def test_ranks_and_accumulation_share_out_the_same_global_batches(world_size, parts):
     whole_indices, whole_draws = take(stream(), 2, 5)
-    shares = [take(stream(rank=rank, world_size=world_size, parts=parts), 2, 5 * parts)
-              for rank in range(world_size)]
+    shares = [take(stream(rank=rank, world_size=world_size, parts=parts), 2, 5 * parts) for rank in range(world_size)]
     per_step = [np.split(indices, 5) for indices, _ in shares]
-    assert np.array_equal(np.concatenate([np.concatenate(rows) for rows in zip(*per_step, strict=True)]),
-                          whole_indices)
+    assert np.array_equal(np.concatenate([np.concatenate(rows) for rows in zip(*per_step, strict=True)]), whole_indices)
     per_step = [np.split(draws, 5) for _, draws in shares]
-    assert np.array_equal(np.concatenate([np.concatenate(rows) for rows in zip(*per_step, strict=True)]),
-                          whole_draws)
+    assert np.array_equal(np.concatenate([np.concatenate(rows) for rows in zip(*per_step, strict=True)]), whole_draws)
 
 
 @pytest.mark.parametrize("step", [0, 1, 12, 13, 100])
@@ -71,11 +74,14 @@ def test_draws_are_uniform_and_not_repeated():
     assert np.abs(np.corrcoef(u.T) - np.eye(u.shape[1])).max() < 0.08
 
 
-@pytest.mark.parametrize(("num_samples", "batch", "local", "match"), [
-    (7, 8, 4, "at most the 7 training samples"),
-    (97, 8, 3, "multiple of 2 ranks x 3 samples is required, got 8"),
-    (97, 0, 0, "multiple of"),
-])
+@pytest.mark.parametrize(
+    ("num_samples", "batch", "local", "match"),
+    [
+        (7, 8, 4, "at most the 7 training samples"),
+        (97, 8, 3, "multiple of 2 ranks x 3 samples is required, got 8"),
+        (97, 0, 0, "multiple of"),
+    ],
+)
 def test_impossible_batches_are_refused(num_samples, batch, local, match):
     with pytest.raises(UserError, match=match):
         TrainStream(num_samples, 0, batch_size_local=local, global_batch_size=batch, rank=0, world_size=2)
@@ -85,8 +91,12 @@ def test_impossible_batches_are_refused(num_samples, batch, local, match):
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_evaluation_covers_each_picture_once(num_samples, world_size, batch_size):
-    seen = [i for rank in range(world_size)
-            for batch in sampling.eval_batches(num_samples, batch_size, rank, world_size) for i in batch]
+    seen = [
+        i
+        for rank in range(world_size)
+        for batch in sampling.eval_batches(num_samples, batch_size, rank, world_size)
+        for i in batch
+    ]
     assert seen == list(range(num_samples))
 
 
@@ -113,8 +123,8 @@ def test_random_windows_have_the_areas_and_aspects_asked_for():
     assert area.min() > 0.24
     assert 0.74 < ratio.min() < 0.76
     assert 1.32 < ratio.max() < 1.35
-    assert np.log(ratio).mean() == pytest.approx(0, abs=0.01)       # uniform in the logarithm
-    square = np.abs(np.log(ratio)) < 0.05                           # of these hardly any is too large to fit
+    assert np.log(ratio).mean() == pytest.approx(0, abs=0.01)  # uniform in the logarithm
+    square = np.abs(np.log(ratio)) < 0.05  # of these hardly any is too large to fit
     assert np.percentile(area[square], [25, 50, 75]) == pytest.approx([0.4375, 0.625, 0.8125], abs=0.04)
 
 

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from airank_fast.data import samples as samples_module
 from airank_fast.data.host import host
-from airank_fast.data.samples import Samples
-from airank_fast.data.sentence_pairs import Documents, PairOptions, Random, build_samples, build_samples_reference
+from airank_fast.data.text import samples as samples_module
+from airank_fast.data.text.samples import Samples
+from airank_fast.data.text.sentence_pairs import Documents, PairOptions, Random, build_samples, build_samples_reference
 from airank_fast.errors import UserError
 
 CLS, SEP, MASK, VOCAB_SIZE = 2, 3, 4, 30522
@@ -19,13 +19,29 @@ def documents(num=20, num_sentences=30, sentence_length=40, seed=0) -> Documents
     """Tokens count up from 1000 through all documents, so that every token says where it is from."""
     rng = np.random.default_rng(seed)
     token = iter(range(1000, VOCAB_SIZE))
-    return Documents.of([[[next(token) for _ in range(rng.integers(1, sentence_length))]
-                          for _ in range(rng.integers(1, num_sentences))] for _ in range(num)])
+    return Documents.of(
+        [
+            [
+                [next(token) for _ in range(rng.integers(1, sentence_length))]
+                for _ in range(rng.integers(1, num_sentences))
+            ]
+            for _ in range(num)
+        ]
+    )
 
 
 def options(**changes) -> PairOptions:
-    return PairOptions(**{"max_seq_length": 128, "max_predictions": 20, "vocab_size": VOCAB_SIZE, "cls_id": CLS,
-                          "sep_id": SEP, "mask_id": MASK, **changes})
+    return PairOptions(
+        **{
+            "max_seq_length": 128,
+            "max_predictions": 20,
+            "vocab_size": VOCAB_SIZE,
+            "cls_id": CLS,
+            "sep_id": SEP,
+            "mask_id": MASK,
+            **changes,
+        }
+    )
 
 
 def assert_equal(a: Samples, b: Samples) -> None:
@@ -43,12 +59,18 @@ def originals(sample: dict) -> list[int]:
 
 
 @needs_host
-@pytest.mark.parametrize("changes", [
-    {}, {"max_seq_length": 512, "max_predictions": 76, "num_duplicates": 2},
-    {"max_seq_length": 8, "max_predictions": 7},
-    {"short_seq_prob": 1.0, "masked_lm_prob": 1.0}, {"short_seq_prob": 0.0, "seed": 2**64 - 1},
-    {"max_seq_length": 129, "max_predictions": 128, "masked_lm_prob": 0.5},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_seq_length": 512, "max_predictions": 76, "num_duplicates": 2},
+        {"max_seq_length": 8, "max_predictions": 7},
+        {"short_seq_prob": 1.0, "masked_lm_prob": 1.0},
+        {"short_seq_prob": 0.0, "seed": 2**64 - 1},
+        {"max_seq_length": 129, "max_predictions": 128, "masked_lm_prob": 0.5},
+    ],
+    ids=str,
+)
 def test_the_kernel_equals_the_reference(changes):
     several = [documents(), documents(num=1), documents(num=2, num_sentences=2), documents(40, 5, 200)]
     for seed, texts in enumerate(several):
@@ -82,7 +104,7 @@ def test_each_sample_is_two_parts_of_documents():
         assert tokens[0] == CLS
         assert [i for i, token in enumerate(tokens) if token == SEP] == [(segments == 0).sum() - 1, len(tokens) - 1]
         assert (np.diff(segments) >= 0).all()
-        parts = [np.array(tokens[1:(segments == 0).sum() - 1]), np.array(tokens[(segments == 0).sum():-1])]
+        parts = [np.array(tokens[1 : (segments == 0).sum() - 1]), np.array(tokens[(segments == 0).sum() : -1])]
         for part in parts:
             assert len(part)
             assert (np.diff(part) == 1).all()  # a piece of the text as it stands
@@ -124,15 +146,18 @@ def test_a_sample_depends_on_seed_block_duplicate_and_document_alone():
     assert not digests & set(build_samples(texts, options(num_duplicates=2, seed=1)).digests())
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"max_seq_length": 7}, "--max-seq-length: must be 8 ... 32767, got 7"),
-    ({"max_predictions": 0}, "--max-predictions: must be 1 ... 127, got 0"),
-    ({"max_predictions": 128}, "--max-predictions: must be 1 ... 127, got 128"),
-    ({"masked_lm_prob": 0.0}, "--masked-lm-prob: must be above 0, at most 1, got 0.0"),
-    ({"short_seq_prob": 1.5}, "--short-seq-prob: must be 0 ... 1, got 1.5"),
-    ({"num_duplicates": 0}, "--duplicates: must be at least 1, got 0"),
-    ({"seed": -1}, "--seed: must be 0 ... 2^64 - 1, got -1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_seq_length": 7}, "--max-seq-length: must be 8 ... 32767, got 7"),
+        ({"max_predictions": 0}, "--max-predictions: must be 1 ... 127, got 0"),
+        ({"max_predictions": 128}, "--max-predictions: must be 1 ... 127, got 128"),
+        ({"masked_lm_prob": 0.0}, "--masked-lm-prob: must be above 0, at most 1, got 0.0"),
+        ({"short_seq_prob": 1.5}, "--short-seq-prob: must be 0 ... 1, got 1.5"),
+        ({"num_duplicates": 0}, "--duplicates: must be at least 1, got 0"),
+        ({"seed": -1}, "--seed: must be 0 ... 2^64 - 1, got -1"),
+    ],
+)
 def test_options_that_cannot_be(changes, message):
     with pytest.raises(UserError) as error:
         options(**changes)
@@ -162,8 +187,13 @@ def test_take_pad_and_concatenate(kernel, monkeypatch):
 
     padded = built.padded(130, 25)
     assert {name: values.dtype.name for name, values in padded.items()} == {
-        "input_ids": "int32", "input_mask": "int8", "segment_ids": "int8", "masked_lm_positions": "int32",
-        "masked_lm_ids": "int32", "next_sentence_labels": "int8"}  # fmt: skip
+        "input_ids": "int32",
+        "input_mask": "int8",
+        "segment_ids": "int8",
+        "masked_lm_positions": "int32",
+        "masked_lm_ids": "int32",
+        "next_sentence_labels": "int8",
+    }
     np.testing.assert_array_equal(padded["input_mask"].sum(1), built.lengths)
     for i, length in enumerate(built.lengths):
         np.testing.assert_array_equal(padded["input_ids"][i, :length], built[i]["input_ids"])

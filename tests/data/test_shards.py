@@ -9,8 +9,8 @@ h5py = pytest.importorskip("h5py")
 
 from data.corpora import MAX_SEQ_LENGTH, VOCAB_SIZE, make_samples, write  # noqa: E402
 
-from airank_fast.data.samples import Samples  # noqa: E402
-from airank_fast.data.shards import inspect_shard, read_shard, whole_file  # noqa: E402
+from airank_fast.data.text.samples import Samples  # noqa: E402
+from airank_fast.data.text.shards import inspect_shard, read_shard, whole_file  # noqa: E402
 from airank_fast.errors import UserError  # noqa: E402
 
 
@@ -45,15 +45,24 @@ def test_what_is_written_is_read(tmp_path, form):
 def test_fields_are_those_of_nvidias_scripts(tmp_path):
     with h5py.File(write(tmp_path / "variable.hdf5", make_samples(5))) as file:
         kinds = {name: h5py.check_vlen_dtype(file[name].dtype) or file[name].dtype for name in file}
-    assert kinds == {"input_ids": np.int16, "segment_ids": np.int8, "masked_lm_positions": np.int16,
-                     "masked_lm_ids": np.int16, "next_sentence_labels": np.int8}  # fmt: skip
+    assert kinds == {
+        "input_ids": np.int16,
+        "segment_ids": np.int8,
+        "masked_lm_positions": np.int16,
+        "masked_lm_ids": np.int16,
+        "next_sentence_labels": np.int8,
+    }
     with h5py.File(write(tmp_path / "wide.hdf5", make_samples(5), vocab_size=2**15 + 1)) as file:
         assert h5py.check_vlen_dtype(file["input_ids"].dtype) == np.int32
     with h5py.File(write(tmp_path / "padded.hdf5", make_samples(5), "padded")) as file:
         assert {name: (file[name].shape, file[name].dtype.name) for name in file} == {
-            "input_ids": ((5, 64), "int32"), "input_mask": ((5, 64), "int8"), "segment_ids": ((5, 64), "int8"),
-            "masked_lm_positions": ((5, 10), "int32"), "masked_lm_ids": ((5, 10), "int32"),
-            "next_sentence_labels": ((5,), "int8")}  # fmt: skip
+            "input_ids": ((5, 64), "int32"),
+            "input_mask": ((5, 64), "int8"),
+            "segment_ids": ((5, 64), "int8"),
+            "masked_lm_positions": ((5, 10), "int32"),
+            "masked_lm_ids": ((5, 10), "int32"),
+            "next_sentence_labels": ((5,), "int8"),
+        }
 
 
 def test_a_padded_shard_in_int64_with_labels_in_a_column(tmp_path):
@@ -64,14 +73,17 @@ def test_a_padded_shard_in_int64_with_labels_in_a_column(tmp_path):
     assert read(tmp_path / "a.hdf5").digests() == samples.digests()
 
 
-@pytest.mark.parametrize(("field", "row", "change", "message"), [
-    ("input_ids", 3, 500, "input_ids of 0 ... 499 are required, got 500 in row 3"),
-    ("input_ids", 0, -1, "input_ids of 0 ... 499 are required, got -1 in row 0"),
-    ("masked_lm_ids", 8, 30000, "masked_lm_ids of 0 ... 499 are required, got 30000 in row 8"),
-    ("masked_lm_positions", 5, 64, "masked_lm_positions within the sample are required, got 64 in row 5"),
-    ("segment_ids", 2, 2, "segment_ids 0 or 1 are required, got 2 in row 2"),
-    ("next_sentence_labels", 4, 7, "next_sentence_labels 0 or 1 are required, got 7 in row 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "row", "change", "message"),
+    [
+        ("input_ids", 3, 500, "input_ids of 0 ... 499 are required, got 500 in row 3"),
+        ("input_ids", 0, -1, "input_ids of 0 ... 499 are required, got -1 in row 0"),
+        ("masked_lm_ids", 8, 30000, "masked_lm_ids of 0 ... 499 are required, got 30000 in row 8"),
+        ("masked_lm_positions", 5, 64, "masked_lm_positions within the sample are required, got 64 in row 5"),
+        ("segment_ids", 2, 2, "segment_ids 0 or 1 are required, got 2 in row 2"),
+        ("next_sentence_labels", 4, 7, "next_sentence_labels 0 or 1 are required, got 7 in row 4"),
+    ],
+)
 @pytest.mark.parametrize("form", ["variable", "padded"])
 def test_values_out_of_range(tmp_path, form, field, row, change, message):
     path = write(tmp_path / "a.hdf5", make_samples(9), form)
@@ -88,7 +100,7 @@ def test_values_out_of_range(tmp_path, form, field, row, change, message):
 def test_a_truncated_file(tmp_path):
     path = write(tmp_path / "a.hdf5", make_samples(50))
     content = path.read_bytes()
-    path.write_bytes(content[:len(content) * 2 // 3])
+    path.write_bytes(content[: len(content) * 2 // 3])
     assert refusal(inspect_shard, path).startswith(f"data: a whole HDF5 file is required, got {path} (truncated file")
     path.write_bytes(b"")
     assert "a whole HDF5 file is required" in refusal(inspect_shard, path)

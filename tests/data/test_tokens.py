@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from airank_fast.data import pydoc
-from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tokens import BlockReader, Fill, MicroBatch, collate, deal, prefetch, shares
+from airank_fast.data.text import pydoc
+from airank_fast.data.text.samples import Samples
+from airank_fast.data.text.tokens import BlockReader, Fill, MicroBatch, collate, deal, prefetch, shares
 from airank_fast.errors import UserError
 
 
@@ -23,8 +23,15 @@ def samples(*lengths: int) -> Samples:
     offsets = np.concatenate([[0], lengths.cumsum()])
     ids = np.concatenate([100 * i + np.arange(length) for i, length in enumerate(lengths)]).astype(np.int32)
     ones = np.arange(len(lengths) + 1)
-    return Samples(ids, (ids % 2).astype(np.int8), offsets, (lengths - 1).astype(np.int32), ids[offsets[1:] - 1],
-                   ones, (np.arange(len(lengths)) % 2).astype(np.int8))  # fmt: skip
+    return Samples(
+        ids,
+        (ids % 2).astype(np.int8),
+        offsets,
+        (lengths - 1).astype(np.int32),
+        ids[offsets[1:] - 1],
+        ones,
+        (np.arange(len(lengths)) % 2).astype(np.int8),
+    )
 
 
 def test_a_batch_is_the_samples_one_behind_the_other_short_ones_first():
@@ -60,6 +67,7 @@ def wikipedia_lengths(num: int, seed: int) -> np.ndarray:
 
 def test_no_rank_has_much_more_to_do_than_the_others():
     """Tokens of the busiest of 8 ranks over the mean, 56 samples each: what the step waits for."""
+
     def busiest(balance: bool) -> float:
         excess = []
         for seed in range(50):
@@ -127,8 +135,14 @@ def test_batches_are_laid_out_before_they_are_asked_for():
 def reader(rank=0, world_size=1, micro_batches=1, seed=1, **blocks) -> BlockReader:
     tokens = (5 + np.arange(2000) % 600).astype(np.uint16)
     train, held_out = (pydoc.Blocks(part, 22, seed=seed, **blocks) for part in (tokens[:1500], tokens[1500:]))
-    stream = TrainStream(len(train.lengths), seed, batch_size_local=8 // world_size // micro_batches,
-                         global_batch_size=8, rank=rank, world_size=world_size)  # fmt: skip
+    stream = TrainStream(
+        len(train.lengths),
+        seed,
+        batch_size_local=8 // world_size // micro_batches,
+        global_batch_size=8,
+        rank=rank,
+        world_size=world_size,
+    )
     return BlockReader(train, held_out, stream, rank=rank, world_size=world_size, eval_batch_size=4)
 
 
@@ -137,8 +151,10 @@ def rows(batches) -> list[tuple]:
     found = []
     for item in batches:
         batch = item.samples if isinstance(item, MicroBatch) else item
-        ids, positions, originals = (array.reshape(len(batch.token_offsets) - 1, -1) for array in (
-            batch.input_ids, batch.masked_lm_positions, batch.masked_lm_ids))
+        ids, positions, originals = (
+            array.reshape(len(batch.token_offsets) - 1, -1)
+            for array in (batch.input_ids, batch.masked_lm_positions, batch.masked_lm_ids)
+        )
         found += [tuple(map(tuple, sample)) for sample in zip(ids, positions, originals, strict=True)]
     return found
 

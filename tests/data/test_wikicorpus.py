@@ -11,7 +11,7 @@ from data.corpora import MAX_SEQ_LENGTH, VOCAB_SIZE, make_corpus, make_samples, 
 
 from airank_fast.data.manifest import Manifest
 from airank_fast.data.sampling import permutation
-from airank_fast.data.wikicorpus import WikiCorpus, WikiCorpusReader
+from airank_fast.data.text.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.errors import UserError
 
 SIZES = (40, 25, 33)
@@ -44,8 +44,9 @@ def reader(root, **options) -> WikiCorpusReader:
 
 
 def stream(number_of, one: WikiCorpusReader, num_batches: int, first_step: int = 0) -> list[list[int]]:
-    batches = [[number_of[digest] for digest in samples.digests()]
-               for samples, _ in islice(one.train(first_step), num_batches)]
+    batches = [
+        [number_of[digest] for digest in samples.digests()] for samples, _ in islice(one.train(first_step), num_batches)
+    ]
     one.close()
     return batches
 
@@ -53,14 +54,17 @@ def stream(number_of, one: WikiCorpusReader, num_batches: int, first_step: int =
 def test_where_everything_fits_the_order_is_the_projects_permutation(root, number_of):
     numbers = np.concatenate(stream(number_of, reader(root), 2 * NUM // 8))
     expected = np.concatenate([permutation(NUM, 5, 0), permutation(NUM, 5, 1)])
-    np.testing.assert_array_equal(numbers, expected[:len(numbers)])
+    np.testing.assert_array_equal(numbers, expected[: len(numbers)])
 
 
 @pytest.mark.parametrize("pool_samples", [1, 66, 10**6])
 def test_each_sample_once_an_epoch_and_shuffled_across_shards(root, number_of, pool_samples):
-    numbers = np.concatenate(stream(number_of, reader(root, batch_size_local=7, global_batch_size=7,
-                                                      pool_samples=pool_samples), 3 * NUM // 7))  # fmt: skip
-    epochs = [numbers[i * NUM:(i + 1) * NUM] for i in range(3)]
+    numbers = np.concatenate(
+        stream(
+            number_of, reader(root, batch_size_local=7, global_batch_size=7, pool_samples=pool_samples), 3 * NUM // 7
+        )
+    )
+    epochs = [numbers[i * NUM : (i + 1) * NUM] for i in range(3)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(NUM))
     assert not np.array_equal(epochs[0], epochs[1])
@@ -75,13 +79,24 @@ def test_each_sample_once_an_epoch_and_shuffled_across_shards(root, number_of, p
 def test_ranks_share_the_stream_and_a_run_goes_on_where_it_was(root, number_of, pool_samples):
     alone = stream(number_of, reader(root, batch_size_local=12, global_batch_size=12, pool_samples=pool_samples), 30)
     for world_size, local in ((2, 6), (3, 2)):  # the second accumulates two batches
-        parts = [reader(root, batch_size_local=local, global_batch_size=12, rank=rank, world_size=world_size,
-                        pool_samples=pool_samples) for rank in range(world_size)]
+        parts = [
+            reader(
+                root,
+                batch_size_local=local,
+                global_batch_size=12,
+                rank=rank,
+                world_size=world_size,
+                pool_samples=pool_samples,
+            )
+            for rank in range(world_size)
+        ]
         for first_step in (0, 7, 23):
             num = 12 // world_size // local
             per_rank = [stream(number_of, part, 5 * num, first_step) for part in parts]
             for step in range(5):
-                together = [n for batches in per_rank for batch in batches[step * num:(step + 1) * num] for n in batch]
+                together = [
+                    n for batches in per_rank for batch in batches[step * num : (step + 1) * num] for n in batch
+                ]
                 assert together == alone[first_step + step]
 
 
@@ -96,7 +111,7 @@ def test_a_step_has_the_same_samples_however_it_is_dealt(root, number_of, pool_s
         dealt = [list(islice(one.train(first_step), 2 * 20)) for one in ranks]
         for step in range(20):
             samples, num_masked = expected[first_step + step]
-            parts = [part for batches in dealt for part in batches[2 * step:2 * step + 2]]
+            parts = [part for batches in dealt for part in batches[2 * step : 2 * step + 2]]
             assert sorted(d for part, _ in parts for d in part.digests()) == sorted(samples.digests())
             assert {mean for _, mean in parts} == {num_masked / 4} == {samples.num_masked.sum() / 4}
             tokens = [len(part.input_ids) for part, _ in parts]
@@ -108,9 +123,14 @@ def test_a_step_has_the_same_samples_however_it_is_dealt(root, number_of, pool_s
 def test_evaluation_is_every_sample_once_over_the_ranks(root):
     expected = make_samples(17, seed=99).digests()
     for world_size in (1, 2, 3):
-        found = [digest for rank in range(world_size)
-                 for batch in reader(root, rank=rank, world_size=world_size, batch_size_local=1, global_batch_size=6,
-                                     eval_batch_size=4).evaluate() for digest in batch.digests()]  # fmt: skip
+        found = [
+            digest
+            for rank in range(world_size)
+            for batch in reader(
+                root, rank=rank, world_size=world_size, batch_size_local=1, global_batch_size=6, eval_batch_size=4
+            ).evaluate()
+            for digest in batch.digests()
+        ]
         assert found == expected
     few = list(reader(root, num_eval_samples=5).evaluate())
     assert [digest for batch in few for digest in batch.digests()] == expected[:5]
@@ -148,6 +168,7 @@ def test_what_is_no_data_set(tmp_path):
 def test_a_shard_that_breaks_off_is_named_when_it_is_read(tmp_path):
     make_corpus(tmp_path, sizes=(40, 40))
     import h5py
+
     with h5py.File(tmp_path / "train/part-00001.hdf5", "a") as file:
         file["input_ids"][3] = np.full(len(file["input_ids"][3]), 9999, np.int16)
     with pytest.raises(UserError, match=r"got 9999 in row 3 of .*part-00001"):

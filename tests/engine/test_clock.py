@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from airank_fast.data import Batch
+from airank_fast.data.images import Batch
 from airank_fast.engine.clock import Clock, NanLoss
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from airank_fast.data.pydoc import MaskedBlocks
-from airank_fast.data.samples import Samples
-from airank_fast.data.tokens import Fill, collate
+from airank_fast.data.text.pydoc import MaskedBlocks
+from airank_fast.data.text.samples import Samples
+from airank_fast.data.text.tokens import Fill, collate
 from airank_fast.engine.distributed import World
 from airank_fast.engine.graph import CapturedStep
 from airank_fast.engine.loop import Trainer
@@ -29,15 +29,29 @@ def sentence_pairs(*lengths: int, seed: int) -> Samples:
     ids = rng.integers(5, VOCAB_SIZE, tokens[-1]).astype(np.int32)
     positions = np.concatenate([np.arange(1, number + 1) for number in num_masked]).astype(np.int32)
     originals = rng.integers(5, VOCAB_SIZE, masked[-1]).astype(np.int32)
-    return Samples(ids, np.zeros(len(ids), np.int8), tokens, positions, originals, masked,
-                   rng.integers(0, 2, len(lengths)).astype(np.int8))  # fmt: skip
+    return Samples(
+        ids,
+        np.zeros(len(ids), np.int8),
+        tokens,
+        positions,
+        originals,
+        masked,
+        rng.integers(0, 2, len(lengths)).astype(np.int8),
+    )
 
 
 def bert_trainer(tmp_path, device="cpu", precision="fp32", dropout=0.0) -> Trainer:
     recipe = replace(
-        bert.MLPERF, size="tiny", batch_size=3, sequence_length=LONGEST, vocab_size=VOCAB_SIZE, dropout=dropout,
-        precision=precision, max_position_embeddings=LONGEST, weight_decay=0.01,
-    )  # fmt: skip
+        bert.MLPERF,
+        size="tiny",
+        batch_size=3,
+        sequence_length=LONGEST,
+        vocab_size=VOCAB_SIZE,
+        dropout=dropout,
+        precision=precision,
+        max_position_embeddings=LONGEST,
+        weight_decay=0.01,
+    )
     job = bert.Job(recipe, bert.COMMANDS["bert-tiny"]())
     trainer = Trainer(job, job.options, World(0, 1, 0, 1, torch.device(device)), None, tmp_path)
     trainer.prepare()
@@ -77,8 +91,11 @@ def test_a_shape_is_captured_when_it_comes_for_the_second_time(tmp_path):
         kept = copy.deepcopy(batch)
         losses = [run([batch], learning_rate=0.01 * (number + 1)) for run in (plain.step, step)]
         assert torch.equal(*losses)
-        assert all(torch.equal(value, getattr(kept, name)) for name, value in vars(batch).items()
-                   if isinstance(value, torch.Tensor))  # fmt: skip
+        assert all(
+            torch.equal(value, getattr(kept, name))
+            for name, value in vars(batch).items()
+            if isinstance(value, torch.Tensor)
+        )
         counts.append(len(captured))
     assert counts == [0, 1, 1, 1, 2, 2, 2]  # 32, 32, 48, 16, 48, 32 and 48 tokens
     for name, tensor in plain.model.state_dict().items():

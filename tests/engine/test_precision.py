@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from airank_fast.data import Batch
+from airank_fast.data.images import Batch
 from airank_fast.engine import precision
 from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError

@@ -13,9 +13,15 @@ from airank_fast.nn import PackedSequences
 transformers = pytest.importorskip("transformers")
 
 SMALL = {
-    "vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-    "max_position_embeddings": 20, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-}  # fmt: skip
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 20,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 LENGTHS = (7, 16, 1, 16, 12)
 
 
@@ -107,8 +113,10 @@ def test_float32_is_no_farther_from_float64_than_twice_hugging_face():
     assert error["ours"] <= 2 * error["theirs"]
     eps = torch.finfo(torch.float32).eps
     assert outputs["ours"].loss.item() == pytest.approx(outputs["exact"].loss.item(), rel=8 * eps)
-    found = {name: gradients(module, outputs[name].loss)
-             for name, module in (("exact", exact), ("theirs", reference), ("ours", model))}  # fmt: skip
+    found = {
+        name: gradients(module, outputs[name].loss)
+        for name, module in (("exact", exact), ("theirs", reference), ("ours", model))
+    }
     largest = max(wanted.norm().item() for wanted in found["exact"].values())  # a key's bias has a gradient of 0
     for name, wanted in found["exact"].items():
         error = {who: (found[who][name] - wanted).norm().item() for who in ("theirs", "ours")}

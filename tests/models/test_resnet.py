@@ -40,12 +40,8 @@ def test_parameters_have_torchvisions_names_and_shapes():
 
 def test_buffers_have_torchvisions_names():
     parameters = torchvision_shapes(10)
-    norms = {
-        name.removesuffix(".bias") for name in parameters if name.endswith(".bias") and name != "fc.bias"
-    }
-    expected = {
-        f"{norm}.{kind}" for norm in norms for kind in ("running_mean", "running_var", "num_batches_tracked")
-    }
+    norms = {name.removesuffix(".bias") for name in parameters if name.endswith(".bias") and name != "fc.bias"}
+    expected = {f"{norm}.{kind}" for norm in norms for kind in ("running_mean", "running_var", "num_batches_tracked")}
     assert {name for name, _ in resnet50(10).named_buffers()} == expected
 
 
@@ -56,9 +52,7 @@ def test_the_3x3_convolution_takes_the_stride():
 
 @pytest.mark.parametrize("zero", [False, True])
 def test_zero_initialised_last_batch_norm(zero):
-    scales = [
-        m.bn3.weight for m in resnet50(10, zero_init_last_bn=zero).modules() if isinstance(m, Bottleneck)
-    ]
+    scales = [m.bn3.weight for m in resnet50(10, zero_init_last_bn=zero).modules() if isinstance(m, Bottleneck)]
     assert len(scales) == 16
     assert all((scale == 0).all() if zero else (scale == 1).all() for scale in scales)
 

@@ -22,9 +22,9 @@ def made(num_tokens: int, dtype=torch.float64, device="cpu") -> list[torch.Tenso
 
 def one_by_one(q, k, v, lengths):
     parts = zip(*(tensor.split(lengths) for tensor in (q, k, v)), strict=True)
-    return torch.cat([
-        F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in qkv)).transpose(0, 1) for qkv in parts
-    ])  # fmt: skip
+    return torch.cat(
+        [F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in qkv)).transpose(0, 1) for qkv in parts]
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,9 +8,13 @@ import torch
 SIZES = [1, 97, 1023, 1025, 0, 40_000]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [  # of parameters and gradients
-    (torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float16),
-    (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
-]  # fmt: skip
+    (torch.float32, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float32, torch.float16),
+    (torch.float64, torch.float64),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+]
 LAYOUTS = ["contiguous", "channels_last", "transposed", "every_other"]
 
 
@@ -72,16 +76,17 @@ WRONG_FOR_ALL = {
     "grads[2] must be float32 like the others, got float16": {"grads": [ONES, ONES, HALF]},
     "params[1] must be float32 like the others, got float64": {"params": [ONES, ONES.double(), ONES]},
     "params must be float32, float64, bfloat16 or float16, got int64": {"params": [ONES.long()] * 3},
-    "params must be float32, float64, bfloat16 or float16, got complex64": {
-        "params": [ONES.to(torch.complex64)] * 3},
+    "params must be float32, float64, bfloat16 or float16, got complex64": {"params": [ONES.to(torch.complex64)] * 3},
     "grads must be float32, bfloat16 or float16, got float64": {"grads": [ONES.double()] * 3},
     "copies must have as many tensors as params (3), got 1": {"copies": [HALF]},
     "copies must be bfloat16 or float16, of float32 params, got float32 of float32": {"copies": [ONES] * 3},
     "lr must be one float32 or float64 number on cpu, got float32 of shape [2] on cpu": {"lr": torch.ones(2)},
     "grad_scale must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {
-        "grad_scale": torch.tensor(2)},
+        "grad_scale": torch.tensor(2)
+    },
     "found_inf must be one float32 or float64 number on cpu, got bool of shape [] on cpu": {
-        "found_inf": torch.tensor(False)},
+        "found_inf": torch.tensor(False)
+    },
     "grads[0] must be on cpu, got meta": {"grads": [ONES.to("meta")] * 3},
     "grads[1] must be dense, got a sparse tensor": {"grads": [ONES, ONES.to_sparse(), ONES]},
-}  # fmt: skip
+}

@@ -108,8 +108,9 @@ def test_kernels_agree_with_references_part_by_part(device, dtype):
     def close(a, b, tolerance=1e-5):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
-    moments, statistics = (op(x, *rest) for op, rest in (
-        (batch_norm_moments, []), (batch_norm_statistics_, [None, None, None, 0.1, EPS])))  # fmt: skip
+    moments, statistics = (
+        op(x, *rest) for op, rest in ((batch_norm_moments, []), (batch_norm_statistics_, [None, None, None, 0.1, EPS]))
+    )
     close(moments, moments_reference(x))
     close(statistics, statistics_reference(x, None, None, None, 0.1, EPS))
     for z in (None, residual):
@@ -213,48 +214,100 @@ WRONG = [
     ("act", {"x": torch.ones(2, 4)}, "x must have the 4 dimensions [N, C, H, W], got shape [2, 4]"),
     ("act", {"x": X.long()}, "x must be float32, float64, bfloat16 or float16, got int64"),
     ("act", {"x": torch.ones(2, 4, 3, 3)}, "x must be channels_last without gaps, got strides [36, 9, 3, 1]"),
-    ("act", {"residual": X[:1]}, "residual must be float32 of shape [2, 4, 3, 3] on cpu like x, "
-     "got float32 of shape [1, 4, 3, 3] on cpu"),
-    ("act", {"residual": X.half()}, "residual must be float32 of shape [2, 4, 3, 3] on cpu like x, "
-     "got float16 of shape [2, 4, 3, 3] on cpu"),
-    ("act", {"residual": torch.ones(2, 4, 3, 3)}, "residual must be channels_last without gaps like x, "
-     "got strides [36, 9, 3, 1]"),
-    ("act", {"weight": C4.half()}, "weight must be contiguous float32 of shape [4] on cpu, "
-     "got float16 of shape [4] on cpu"),
-    ("act", {"bias": torch.ones(8)[::2]}, "bias must be contiguous float32 of shape [4] on cpu, "
-     "got float32 of shape [4] on cpu with strides [2]"),
-    ("act", {"statistics": C4}, "statistics must be contiguous float32 of shape [9] on cpu, "
-     "got float32 of shape [4] on cpu"),
+    (
+        "act",
+        {"residual": X[:1]},
+        "residual must be float32 of shape [2, 4, 3, 3] on cpu like x, got float32 of shape [1, 4, 3, 3] on cpu",
+    ),
+    (
+        "act",
+        {"residual": X.half()},
+        "residual must be float32 of shape [2, 4, 3, 3] on cpu like x, got float16 of shape [2, 4, 3, 3] on cpu",
+    ),
+    (
+        "act",
+        {"residual": torch.ones(2, 4, 3, 3)},
+        "residual must be channels_last without gaps like x, got strides [36, 9, 3, 1]",
+    ),
+    (
+        "act",
+        {"weight": C4.half()},
+        "weight must be contiguous float32 of shape [4] on cpu, got float16 of shape [4] on cpu",
+    ),
+    (
+        "act",
+        {"bias": torch.ones(8)[::2]},
+        "bias must be contiguous float32 of shape [4] on cpu, got float32 of shape [4] on cpu with strides [2]",
+    ),
+    (
+        "act",
+        {"statistics": C4},
+        "statistics must be contiguous float32 of shape [9] on cpu, got float32 of shape [4] on cpu",
+    ),
     ("act", {"relu": False}, "with_mask must be false without relu, got true"),
-    ("act_sums", {"dy": X.double()}, "dy must be float32 of shape [2, 4, 3, 3] on cpu like x, "
-     "got float64 of shape [2, 4, 3, 3] on cpu"),
-    ("act_sums", {"mask": MASK[:2]}, "mask must be contiguous uint8 of shape [3, 4] on cpu, "
-     "got uint8 of shape [2, 4] on cpu"),
-    ("act_backward", {"sums": C4}, "sums must be contiguous float32 of shape [2, 4] on cpu, "
-     "got float32 of shape [4] on cpu"),
-    ("statistics_", {"running_mean": torch.ones(3)}, "running_mean must be contiguous float32 of shape [4] on cpu, "
-     "got float32 of shape [3] on cpu"),
+    (
+        "act_sums",
+        {"dy": X.double()},
+        "dy must be float32 of shape [2, 4, 3, 3] on cpu like x, got float64 of shape [2, 4, 3, 3] on cpu",
+    ),
+    (
+        "act_sums",
+        {"mask": MASK[:2]},
+        "mask must be contiguous uint8 of shape [3, 4] on cpu, got uint8 of shape [2, 4] on cpu",
+    ),
+    (
+        "act_backward",
+        {"sums": C4},
+        "sums must be contiguous float32 of shape [2, 4] on cpu, got float32 of shape [4] on cpu",
+    ),
+    (
+        "statistics_",
+        {"running_mean": torch.ones(3)},
+        "running_mean must be contiguous float32 of shape [4] on cpu, got float32 of shape [3] on cpu",
+    ),
     ("statistics_", {"running_var": None}, "running_mean and running_var must be given together, got one of them"),
-    ("statistics_", {"num_batches_tracked": torch.tensor(0.0)}, "num_batches_tracked must be contiguous int64 of "
-     "shape [] on cpu, got float32 of shape [] on cpu"),
-    ("statistics_", {"num_batches_tracked": None, "momentum": None},
-     "momentum must be given without num_batches_tracked, got neither"),
+    (
+        "statistics_",
+        {"num_batches_tracked": torch.tensor(0.0)},
+        "num_batches_tracked must be contiguous int64 of shape [] on cpu, got float32 of shape [] on cpu",
+    ),
+    (
+        "statistics_",
+        {"num_batches_tracked": None, "momentum": None},
+        "momentum must be given without num_batches_tracked, got neither",
+    ),
     ("moments", {"x": torch.ones(4)}, "x must have the 4 dimensions [N, C, H, W], got shape [4]"),
-    ("finish_", {"moments": torch.ones(2, 8)}, "moments must be contiguous float32 or float64 of shape "
-     "[rows, 2 channels + 1], got float32 of shape [2, 8] on cpu"),
-]  # fmt: skip
+    (
+        "finish_",
+        {"moments": torch.ones(2, 8)},
+        "moments must be contiguous float32 or float64 of shape "
+        "[rows, 2 channels + 1], got float32 of shape [2, 8] on cpu",
+    ),
+]
 GOOD = {
     "act": {"x": X, "residual": X, "weight": C4, "bias": C4, "statistics": STATISTICS, "relu": True, "with_mask": True},
     "act_sums": {"dy": X, "x": X, "mask": MASK, "statistics": STATISTICS},
-    "act_backward": {"dy": X, "x": X, "mask": MASK, "weight": C4, "statistics": STATISTICS,
-                     "sums": torch.ones(2, 4), "with_residual": True},
+    "act_backward": {
+        "dy": X,
+        "x": X,
+        "mask": MASK,
+        "weight": C4,
+        "statistics": STATISTICS,
+        "sums": torch.ones(2, 4),
+        "with_residual": True,
+    },
     "moments": {"x": X},
-}  # fmt: skip
+}
 RUNNING = {"running_mean": C4, "running_var": C4, "num_batches_tracked": torch.tensor(0), "momentum": 0.1, "eps": EPS}
 GOOD |= {"statistics_": {"x": X} | RUNNING, "finish_": {"moments": torch.ones(2, 9)} | RUNNING}
-REFERENCES = {"act": act_reference, "act_sums": sums_reference, "act_backward": backward_reference,
-              "moments": moments_reference, "statistics_": statistics_reference, "finish_": finish_reference,
-              }  # fmt: skip
+REFERENCES = {
+    "act": act_reference,
+    "act_sums": sums_reference,
+    "act_backward": backward_reference,
+    "moments": moments_reference,
+    "statistics_": statistics_reference,
+    "finish_": finish_reference,
+}
 
 
 @pytest.mark.parametrize("of", ["kernel", "reference"])

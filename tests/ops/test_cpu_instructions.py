@@ -20,8 +20,22 @@ LEFT_OUT = "opcheck or gradcheck or compile or wrong or captured or stream or in
 
 @pytest.mark.parametrize("name", OLDER)
 def test_kernels_for_older_processors(name):
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__).parent),
-               "-m", "not gpu", "-k", f"not ({LEFT_OUT})", "--cpu-instructions", name]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).parent),
+        "-m",
+        "not gpu",
+        "-k",
+        f"not ({LEFT_OUT})",
+        "--cpu-instructions",
+        name,
+    ]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": SETS[name]}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

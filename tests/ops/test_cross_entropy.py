@@ -134,8 +134,9 @@ def test_nan_and_inf_as_torch(device, dtype, smoothing):
     rows, target = rows.to(device, dtype), target.to(device)
     wide = rows.to(torch.promote_types(dtype, torch.float32))
     want, _ = both(F.cross_entropy, wide, target, torch.ones(8).to(wide), reduction="none", label_smoothing=smoothing)
-    got, gradient = both(cross_entropy, rows, target, torch.ones(8).to(wide), reduction="none",
-                         label_smoothing=smoothing)  # fmt: skip
+    got, gradient = both(
+        cross_entropy, rows, target, torch.ones(8).to(wide), reduction="none", label_smoothing=smoothing
+    )
     if dtype != torch.float16 and smoothing:
         want[6], want[7] = got[6], got[7]  # the sum over the classes overflows, or not, by the order
     torch.testing.assert_close(got, want, equal_nan=True)
@@ -324,8 +325,15 @@ WRONG_BACKWARD = {
 def test_wrong_arguments_of_the_backward(message, changes):
     from airank_fast.ops.cross_entropy import cross_entropy_backward_reference
 
-    good = {"grad": torch.ones(()), "logits": ONES, "target": AT, "statistics": torch.ones(3, 2),
-            "scale": torch.ones(()), "label_smoothing": 0.0, "ignore_index": -100}  # fmt: skip
+    good = {
+        "grad": torch.ones(()),
+        "logits": ONES,
+        "target": AT,
+        "statistics": torch.ones(3, 2),
+        "scale": torch.ones(()),
+        "label_smoothing": 0.0,
+        "ignore_index": -100,
+    }
     for function in (OPS.cross_entropy_backward, cross_entropy_backward_reference):
         with pytest.raises(RuntimeError) as caught:
             function(**(good | changes))

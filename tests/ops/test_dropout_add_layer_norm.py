@@ -20,8 +20,16 @@ from airank_fast.ops.dropout_add_layer_norm import (
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 # (x, residual, parameters)
-DTYPES = [(F32, F32, F32), (F64, F64, F64), (BF16, BF16, BF16), (BF16, BF16, F32), (BF16, F32, F32), (BF16, F32, BF16),
-          (F16, F16, F16), (F16, F32, F32)]  # fmt: skip
+DTYPES = [
+    (F32, F32, F32),
+    (F64, F64, F64),
+    (BF16, BF16, BF16),
+    (BF16, BF16, F32),
+    (BF16, F32, F32),
+    (BF16, F32, BF16),
+    (F16, F16, F16),
+    (F16, F32, F32),
+]
 SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (40, 1024), (6, 8200)]
 op = torch.ops.airank_fast
 
@@ -271,8 +279,16 @@ def test_the_kernels_are_loaded_where_the_extension_is_built():
 
 
 ONES, SEED = torch.ones(4, 3), torch.tensor([1, 2])
-GOOD = {"x": ONES, "residual": ONES, "weight": ONES[0], "bias": ONES[0], "seed": SEED, "p": 0.5, "num_dims": 1,
-        "eps": 1e-5}  # fmt: skip
+GOOD = {
+    "x": ONES,
+    "residual": ONES,
+    "weight": ONES[0],
+    "bias": ONES[0],
+    "seed": SEED,
+    "p": 0.5,
+    "num_dims": 1,
+    "eps": 1e-5,
+}
 WRONG = {
     "x must be float32, float64, bfloat16 or float16, got bool": {"x": ONES.bool()},
     "num_dims must be from 1 to the 2 dimensions of x, got 3": {"num_dims": 3},
@@ -299,8 +315,18 @@ def test_wrong_arguments_are_named_in_one_line(function, message, changes):
     assert str(caught.value) == "dropout_add_layer_norm: " + message
 
 
-GOOD_BACKWARD = {"grad": ONES, "grad_sum": ONES, "sum": ONES, "mean": ONES[:, 0], "rstd": ONES[:, 0],
-                 "weight": ONES[0], "seed": SEED, "p": 0.5, "num_dims": 1, "need_params": True}  # fmt: skip
+GOOD_BACKWARD = {
+    "grad": ONES,
+    "grad_sum": ONES,
+    "sum": ONES,
+    "mean": ONES[:, 0],
+    "rstd": ONES[:, 0],
+    "weight": ONES[0],
+    "seed": SEED,
+    "p": 0.5,
+    "num_dims": 1,
+    "need_params": True,
+}
 WRONG_BACKWARD = {
     "sum must have shape [4, 3], got [3, 4]": {"sum": ONES.T},
     "grad_sum must be float32, got float16": {"grad_sum": ONES.half()},

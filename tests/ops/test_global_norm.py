@@ -15,20 +15,21 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 def made(*dtypes, device="cpu", sizes=SIZES):
     generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(size, generator=generator).to(device, dtypes[i % len(dtypes)]) for i, size in enumerate(sizes)
-    ]
+    return [torch.randn(size, generator=generator).to(device, dtypes[i % len(dtypes)]) for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "dtypes",
     [
-        (torch.float32,), (torch.float64,), (torch.bfloat16,), (torch.float16,),
+        (torch.float32,),
+        (torch.float64,),
+        (torch.bfloat16,),
+        (torch.float16,),
         (torch.float16, torch.float32, torch.bfloat16, torch.float64, torch.float32),
     ],
     ids=["float32", "float64", "bfloat16", "float16", "mixed"],
-)  # fmt: skip
+)
 def test_equals_the_norm_in_float64(device, dtypes):
     tensors = made(*dtypes, device=device)
     norm = global_norm(tensors)
@@ -44,8 +45,12 @@ def test_strides_holes_and_views_that_are_not_aligned(device):
     whole = torch.randn(64, 32, 5, 4, device=device)
     for tensor in (whole.permute(3, 1, 0, 2), whole[..., ::2], whole.flatten()[1:], whole.new_ones(()).expand(7, 3)):
         exact = torch.linalg.vector_norm(tensor.double())
-        torch.testing.assert_close(global_norm([whole[0], tensor]).square() - global_norm([whole[0]]).square(),
-                                   exact.square(), rtol=1e-5, atol=0)  # fmt: skip
+        torch.testing.assert_close(
+            global_norm([whole[0], tensor]).square() - global_norm([whole[0]]).square(),
+            exact.square(),
+            rtol=1e-5,
+            atol=0,
+        )
 
 
 @pytest.mark.parametrize("device", DEVICES)

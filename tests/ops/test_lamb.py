@@ -62,8 +62,16 @@ def in_float64(arguments, options):
 def python_step(arguments, options):
     """(params, exp_avgs, exp_avg_sqs) after a step written in plain torch, in the parameters' dtype throughout."""
     params, grads, ms, vs, _, lr, step = cloned(arguments)
-    o = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "weight_decay": 0.01, "adam_w_mode": True, "grad_averaging": True,
-         "use_nvlamb": False, "bias_correction": True} | options  # fmt: skip
+    o = {
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "adam_w_mode": True,
+        "grad_averaging": True,
+        "use_nvlamb": False,
+        "bias_correction": True,
+    } | options
     correction1, correction2 = (1 - o[b] ** step.item() if o["bias_correction"] else 1 for b in ("beta1", "beta2"))
     clip = o["grad_norm"].item() / o["max_grad_norm"] if "grad_norm" in o else 1
     for i, param in enumerate(params):
@@ -234,8 +242,15 @@ def test_empty_lists_and_empty_tensors(step):
 
 def wrong(**changes):
     """Keyword arguments of the op for three tensors of [4, 3], with changes."""
-    good = {"params": three(), "grads": three(), "exp_avgs": three(), "exp_avg_sqs": three(), "copies": [],
-            "lr": torch.tensor(0.1), "step": torch.tensor(1.0)}  # fmt: skip
+    good = {
+        "params": three(),
+        "grads": three(),
+        "exp_avgs": three(),
+        "exp_avg_sqs": three(),
+        "copies": [],
+        "lr": torch.tensor(0.1),
+        "step": torch.tensor(1.0),
+    }
     return good | changes
 
 
@@ -248,8 +263,9 @@ WRONG = WRONG_FOR_ALL | {
     "exp_avg_sqs[0] must have shape [4, 3], got [4]": {"exp_avg_sqs": [ONES[:, 0]] * 3},
     "step must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {"step": torch.tensor(1)},
     "grad_norm must be one float32 or float64 number on cpu, got float32 of shape [0] on cpu": {
-        "grad_norm": torch.empty(0)},
-}  # fmt: skip
+        "grad_norm": torch.empty(0)
+    },
+}
 
 
 @pytest.mark.parametrize("step", [lamb_, lamb_reference])

@@ -194,8 +194,14 @@ def test_empty_lists_and_empty_tensors(step):
 
 def wrong(**changes):
     """Keyword arguments of the op for three tensors of [4, 3], with changes."""
-    good = {"params": three(), "grads": three(), "velocities": three(), "copies": [],
-            "lr": torch.tensor(0.1), "momentum": 0.9}  # fmt: skip
+    good = {
+        "params": three(),
+        "grads": three(),
+        "velocities": three(),
+        "copies": [],
+        "lr": torch.tensor(0.1),
+        "momentum": 0.9,
+    }
     return good | changes
 
 
@@ -203,7 +209,7 @@ WRONG = WRONG_FOR_ALL | {
     "velocities must be float32, got float16": {"velocities": [HALF] * 3},
     "velocities must have as many tensors as params (3), got 0": {"velocities": []},
     "velocities must be empty without momentum, got 3": {"momentum": 0.0},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("step", [lars_, lars_reference])

@@ -14,8 +14,16 @@ from airank_fast.ops.layer_norm import layer_norm_backward_reference, layer_norm
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 # (x, parameters, result)
-DTYPES = [(F32, F32, F32), (F32, F32, BF16), (F32, F32, F16), (F64, F64, F64), (BF16, BF16, BF16), (BF16, F32, BF16),
-          (F16, F16, F16), (F16, F32, F16)]  # fmt: skip
+DTYPES = [
+    (F32, F32, F32),
+    (F32, F32, BF16),
+    (F32, F32, F16),
+    (F64, F64, F64),
+    (BF16, BF16, BF16),
+    (BF16, F32, BF16),
+    (F16, F16, F16),
+    (F16, F32, F16),
+]
 # Rows enough that one lucky rounding of a row's statistics does not decide.
 SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (67, 64), (40, 1024), (300, 24), (6, 8200)]
 op = torch.ops.airank_fast
@@ -204,9 +212,7 @@ def test_a_large_mean_does_not_cancel(device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_same_bits_every_time(device):
     x, weight, bias, grad = made((1000, 96), (BF16, F32, BF16), device)
-    first, second = (
-        with_gradients(lambda x, w, b: layer_norm(x, 96, w, b), x, weight, bias, grad) for _ in range(2)
-    )
+    first, second = (with_gradients(lambda x, w, b: layer_norm(x, 96, w, b), x, weight, bias, grad) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -268,8 +274,12 @@ WRONG = {
     "bias must have shape [3], got [1, 3]": {"bias": ONES[:1]},
     "dtype must be float32 or bfloat16 or float16, got float64": {"dtype": F64},
     "dtype must be float64, got float32": {
-        "x": ONES.double(), "weight": ONES[0].double(), "bias": ONES[0].double(), "dtype": F32},
-}  # fmt: skip
+        "x": ONES.double(),
+        "weight": ONES[0].double(),
+        "bias": ONES[0].double(),
+        "dtype": F32,
+    },
+}
 
 
 @pytest.mark.parametrize("function", [op.layer_norm, layer_norm_reference])
@@ -280,8 +290,15 @@ def test_wrong_arguments_are_named_in_one_line(function, message, changes):
     assert str(caught.value) == "layer_norm: " + message
 
 
-GOOD_BACKWARD = {"grad": ONES, "x": ONES, "mean": ONES[:, 0], "rstd": ONES[:, 0], "weight": ONES[0], "num_dims": 1,
-                 "need_params": True}  # fmt: skip
+GOOD_BACKWARD = {
+    "grad": ONES,
+    "x": ONES,
+    "mean": ONES[:, 0],
+    "rstd": ONES[:, 0],
+    "weight": ONES[0],
+    "num_dims": 1,
+    "need_params": True,
+}
 WRONG_BACKWARD = {
     "grad must be float32 or bfloat16 or float16, got float64": {"grad": ONES.double()},
     "grad must have shape [4, 3], got [3, 4]": {"grad": ONES.T},

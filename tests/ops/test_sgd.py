@@ -220,18 +220,23 @@ def test_empty_lists_and_empty_tensors(step):
 
 def wrong(**changes):
     """Keyword arguments of the op for three tensors of [4, 3], with changes."""
-    good = {"params": three(), "grads": three(), "momentum_buffers": three(), "copies": [],
-            "lr": torch.tensor(0.1), "momentum": 0.9}  # fmt: skip
+    good = {
+        "params": three(),
+        "grads": three(),
+        "momentum_buffers": three(),
+        "copies": [],
+        "lr": torch.tensor(0.1),
+        "momentum": 0.9,
+    }
     return good | changes
 
 
 WRONG = WRONG_FOR_ALL | {
-    "grads must be float64, got float32": {
-        "params": [ONES.double()] * 3, "momentum_buffers": [ONES.double()] * 3},
+    "grads must be float64, got float32": {"params": [ONES.double()] * 3, "momentum_buffers": [ONES.double()] * 3},
     "momentum_buffers must be float32, got float16": {"momentum_buffers": [HALF] * 3},
     "momentum_buffers must have as many tensors as params (3), got 0": {"momentum_buffers": []},
     "momentum_buffers must be empty without momentum, got 3": {"momentum": 0.0},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("step", [sgd_, sgd_reference])

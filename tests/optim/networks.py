@@ -9,8 +9,9 @@ from torch import nn
 def network(dtype=torch.float32, seed=0):
     """Convolutions in channels_last, batch norm and a linear layer; no parameter whose gradient is only rounding."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1),
-                          nn.Flatten(), nn.Linear(36, 5)).to(dtype)  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(36, 5)
+    ).to(dtype)
     return model.to(memory_format=torch.channels_last)
 
 

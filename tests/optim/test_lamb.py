@@ -26,8 +26,19 @@ OPTIONS = {
 class PythonLAMB(torch.optim.Optimizer):
     """apex.optimizers.FusedLAMB's formula in the plainest torch."""
 
-    def __init__(self, params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
-                 adam_w_mode=True, grad_averaging=True, max_grad_norm=1.0, use_nvlamb=False):  # fmt: skip
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        bias_correction=True,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.01,
+        adam_w_mode=True,
+        grad_averaging=True,
+        max_grad_norm=1.0,
+        use_nvlamb=False,
+    ):
         defaults = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
         super().__init__(params, defaults)
 
@@ -85,17 +96,34 @@ def test_the_norm_is_one_over_all_groups_and_devices_of_gradients():
 
 
 def test_arguments_are_apexs_in_apexs_order():
-    optimizer = FusedLAMB([nn.Parameter(torch.ones(2))], 0.5, False, (0.8, 0.9), 1e-5, 0.25, False, False, False,
-                          False, 2.0, True)  # fmt: skip
+    optimizer = FusedLAMB(
+        [nn.Parameter(torch.ones(2))], 0.5, False, (0.8, 0.9), 1e-5, 0.25, False, False, False, False, 2.0, True
+    )
     group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-    assert group == {"lr": 0.5, "bias_correction": False, "betas": (0.8, 0.9), "eps": 1e-5, "weight_decay": 0.25,
-                     "adam_w_mode": False, "grad_averaging": False, "max_grad_norm": 2.0,
-                     "use_nvlamb": True}  # fmt: skip
+    assert group == {
+        "lr": 0.5,
+        "bias_correction": False,
+        "betas": (0.8, 0.9),
+        "eps": 1e-5,
+        "weight_decay": 0.25,
+        "adam_w_mode": False,
+        "grad_averaging": False,
+        "max_grad_norm": 2.0,
+        "use_nvlamb": True,
+    }
     assert not optimizer.set_grad_none
     defaults = FusedLAMB([nn.Parameter(torch.ones(2))]).defaults
-    assert defaults == {"lr": 1e-3, "bias_correction": True, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01,
-                        "adam_w_mode": True, "grad_averaging": True, "max_grad_norm": 1.0,
-                        "use_nvlamb": False}  # fmt: skip
+    assert defaults == {
+        "lr": 1e-3,
+        "bias_correction": True,
+        "betas": (0.9, 0.999),
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "adam_w_mode": True,
+        "grad_averaging": True,
+        "max_grad_norm": 1.0,
+        "use_nvlamb": False,
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

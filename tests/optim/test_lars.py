@@ -24,8 +24,18 @@ class PythonLARS(torch.optim.Optimizer):
     """MLPerf's LARS in the plainest torch; the learning rate is in the velocity."""
 
     def __init__(self, params, lr, momentum=0.0, weight_decay=0.0, trust_coefficient=0.001, eps=0.0, nesterov=False):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "is_skipped": False,
-                                  "eta": trust_coefficient, "eps": eps, "nesterov": nesterov})  # fmt: skip
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "is_skipped": False,
+                "eta": trust_coefficient,
+                "eps": eps,
+                "nesterov": nesterov,
+            },
+        )
 
     @torch.no_grad()
     def step(self):
@@ -67,8 +77,16 @@ def test_the_learning_rate_is_in_the_momentum():
 def test_arguments_are_apexs_in_apexs_order():
     optimizer = FusedLARS([nn.Parameter(torch.ones(2))], 0.5, 0.9, 0.0, 0.1, 0.02, 1e-3, True, False, True, True)
     group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-    assert group == {"lr": 0.5, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.1, "trust_coefficient": 0.02,
-                     "eps": 1e-3, "nesterov": True, "is_skipped": False}  # fmt: skip
+    assert group == {
+        "lr": 0.5,
+        "momentum": 0.9,
+        "dampening": 0.0,
+        "weight_decay": 0.1,
+        "trust_coefficient": 0.02,
+        "eps": 1e-3,
+        "nesterov": True,
+        "is_skipped": False,
+    }
     assert optimizer.set_grad_none
     assert not FusedLARS([nn.Parameter(torch.ones(2))], lr=1.0).set_grad_none
 
@@ -126,10 +144,12 @@ def test_state_dict_round_trip_continues_bit_for_bit(dtype):
         ("lars: eps must be >= 0, got -1.0", {"eps": -1.0}),
         ("lars: dampening must be 0, got 0.5", {"dampening": 0.5}),
         ("lars: wd_after_momentum must be False, got True", {"wd_after_momentum": True}),
-        ("lars: nesterov requires momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
-         {"nesterov": True}),
+        (
+            "lars: nesterov requires momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
+            {"nesterov": True},
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_options(message, options):
     with pytest.raises(UserError) as caught:
         FusedLARS([nn.Parameter(torch.ones(2))], **({"lr": 1.0} | options))

@@ -210,10 +210,12 @@ def test_backward_after_a_step_notices_changed_parameters():
         ("sgd: lr must be a number or a tensor of one element, got shape [2]", {"lr": torch.ones(2)}),
         ("sgd: momentum must be >= 0, got -0.5", {"lr": 1.0, "momentum": -0.5}),
         ("sgd: weight_decay must be >= 0, got -0.1", {"lr": 1.0, "weight_decay": -0.1}),
-        ("sgd: nesterov requires momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
-         {"lr": 1.0, "nesterov": True}),
+        (
+            "sgd: nesterov requires momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
+            {"lr": 1.0, "nesterov": True},
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_options(message, options):
     with pytest.raises(UserError) as caught:
         FusedSGD([nn.Parameter(torch.ones(2))], **options)

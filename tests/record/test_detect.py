@@ -3,7 +3,7 @@
 import pytest
 
 from airank_fast.errors import UserError
-from airank_fast.record.detect import detect
+from airank_fast.record.foreign.detect import detect
 
 OUTPUT = b"output of a trainer\n" * 200
 DLL = b"DLL 2021-03-23 09:24:42.127408 - Epoch: 0  train.loss : 6.5\n"

@@ -39,7 +39,11 @@ def test_text_as_nvidia_writes_it():
     assert config["options"]["pretrained_weights"] == ""
     assert config["options"]["resume"] is None
     assert {name: config[name] for name in ("benchmark", "world_size", "seed", "precision")} == {
-        "benchmark": "resnet50", "world_size": 2, "seed": 7, "precision": "fp16"}  # fmt: skip
+        "benchmark": "resnet50",
+        "world_size": 2,
+        "seed": 7,
+        "precision": "fp16",
+    }
     assert (config["global_batch_size"], config["gradient_accumulation_steps"]) == (2048, 4)
     assert start["t"] == pytest.approx(START, abs=1e-6)
     assert first["values"] == {"train.loss": 7.65124, "train.total_ips": 848.12}
@@ -57,18 +61,35 @@ def test_the_zone_of_text_is_an_option():
 
 def record(step, data, t=100.5, **fields):
     return "DLLL " + json.dumps(
-        {"timestamp": str(t), "datetime": "2019-10-10 14:15:16.14+00:00", "elapsedtime": "0.5", "type": "LOG",
-         "step": step, "data": data} | fields)  # fmt: skip
+        {
+            "timestamp": str(t),
+            "datetime": "2019-10-10 14:15:16.14+00:00",
+            "elapsedtime": "0.5",
+            "type": "LOG",
+            "step": step,
+            "data": data,
+        }
+        | fields
+    )
 
 
 def test_json_as_nvidia_writes_it():
     unit = record(None, {}, type="METADATA", metric="val.top1", metadata={"unit": "%", "format": ":.2f"})
-    lines = [record("PARAMETER", {"arch": "resnet50", "seed": None}), unit, record([0, 5], {"train.loss": 8.5}, 101),
-             record([0, 25, 5], {"val.top1": 1.5}, 102), record([0], {"val.top1": 0.5, "val.loss": 9}, 103),
-             record([], {"val.top1": 0.5}, 104)]  # fmt: skip
+    lines = [
+        record("PARAMETER", {"arch": "resnet50", "seed": None}),
+        unit,
+        record([0, 5], {"train.loss": 8.5}, 101),
+        record([0, 25, 5], {"val.top1": 1.5}, 102),
+        record([0], {"val.top1": 0.5, "val.loss": 9}, 103),
+        record([], {"val.top1": 0.5}, 104),
+    ]
     events = list(parse(lines))
     assert [(e["t"], e["kind"]) for e in events if e["kind"] not in ("reading", "run_config")] == [
-        (100.5, "run_start"), (103.0, "epoch_stop"), (103.0, "eval_stop"), (104.0, "run_stop")]  # fmt: skip
+        (100.5, "run_start"),
+        (103.0, "epoch_stop"),
+        (103.0, "eval_stop"),
+        (104.0, "run_stop"),
+    ]
     assert next(e for e in events if e["kind"] == "eval_stop")["accuracy"] == 0.005
 
 
@@ -111,8 +132,13 @@ def test_per_cent_become_fractions_in_decimal(percent, fraction):
     assert from_percent(percent) == fraction
 
 
-CARRIED = {"run_start": (), "reading": ("position", "values"), "epoch_stop": ("epoch",),
-           "eval_stop": ("epoch", "accuracy"), "run_stop": ("status",)}  # fmt: skip
+CARRIED = {
+    "run_start": (),
+    "reading": ("position", "values"),
+    "epoch_stop": ("epoch",),
+    "eval_stop": ("epoch", "accuracy"),
+    "run_stop": ("status",),
+}
 TIMES = st.integers(0, 4_000_000_000_000_000).map(lambda micros: micros / 1e6)
 NUMBERS = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers())
 NAMES = st.text().filter(lambda name: name not in ("val.top1", "status"))  # what other events become
@@ -122,15 +148,23 @@ VALUES = st.dictionaries(NAMES, NUMBERS, max_size=3)
 @st.composite
 def runs(draw):
     """Events that DLLogger carries, in order of time."""
-    config = {"kind": "run_config", "benchmark": draw(st.sampled_from(["resnet50", "bert"])),
-              "world_size": draw(st.integers(1, 64)), "seed": draw(st.integers(0, 99))}  # fmt: skip
+    config = {
+        "kind": "run_config",
+        "benchmark": draw(st.sampled_from(["resnet50", "bert"])),
+        "world_size": draw(st.integers(1, 64)),
+        "seed": draw(st.integers(0, 99)),
+    }
     middle = []
     for epoch in range(1, draw(st.integers(1, 5))):
-        middle += [{"kind": "reading", "position": [epoch - 1, step], "values": draw(VALUES) | {"loss": 1.5}}
-                   for step in range(draw(st.integers(0, 2)))]  # fmt: skip
+        middle += [
+            {"kind": "reading", "position": [epoch - 1, step], "values": draw(VALUES) | {"loss": 1.5}}
+            for step in range(draw(st.integers(0, 2)))
+        ]
         middle += [{"kind": "epoch_stop", "epoch": epoch}]
-        middle += [{"kind": "eval_stop", "epoch": epoch, "accuracy": draw(st.floats(0, 1))}
-                   for _ in range(draw(st.integers(0, 2)))]  # fmt: skip
+        middle += [
+            {"kind": "eval_stop", "epoch": epoch, "accuracy": draw(st.floats(0, 1))}
+            for _ in range(draw(st.integers(0, 2)))
+        ]
     end = [{"kind": "run_stop", "status": draw(st.sampled_from(["success", "aborted"]))}]
     events = [config, {"kind": "run_start"}, *middle, *(end if draw(st.booleans()) else [])]
     times = sorted(draw(st.lists(TIMES, min_size=len(events), max_size=len(events))))
@@ -154,14 +188,24 @@ def test_parse_gives_back_the_events_that_the_log_carries(events):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.one_of(
-    st.text(), st.text().map(lambda text: "DLL 2021-03-23 09:24:42.1 - " + text),
-    st.text().map(lambda text: "DLLL {" + text),
-    st.text().map(lambda text: "DLL 2021-03-23 09:24:42 - Epoch: 1  " + text),
-    st.builds(record, st.one_of(st.none(), st.lists(st.integers()), st.text(), st.just("PARAMETER")),
-              st.dictionaries(st.sampled_from(["val.top1", "arch", "seed", "amp", "batch_size", "world_size"]),
-                              st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.just([])))),
-)))  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.text(),
+            st.text().map(lambda text: "DLL 2021-03-23 09:24:42.1 - " + text),
+            st.text().map(lambda text: "DLLL {" + text),
+            st.text().map(lambda text: "DLL 2021-03-23 09:24:42 - Epoch: 1  " + text),
+            st.builds(
+                record,
+                st.one_of(st.none(), st.lists(st.integers()), st.text(), st.just("PARAMETER")),
+                st.dictionaries(
+                    st.sampled_from(["val.top1", "arch", "seed", "amp", "batch_size", "world_size"]),
+                    st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.just([])),
+                ),
+            ),
+        )
+    )
+)
 def test_any_lines_give_a_user_error_at_most(lines):
     with suppress(UserError):
         assert all(set(event) >= {"t", "kind"} for event in parse(lines, unit="percent"))

@@ -28,10 +28,27 @@ def damaged(draw):
             st.one_of(
                 st.binary(max_size=20),
                 st.sampled_from(SEEDS),
-                st.sampled_from([b"", b"nan", b"1e999", b"-1", b"9" * 400, b"\r", b"\r\n", b"\0", b"\xef\xbb\xbf",
-                                 b"null", b"[]", b"{}", b'"', b"|", "：".encode()]),
+                st.sampled_from(
+                    [
+                        b"",
+                        b"nan",
+                        b"1e999",
+                        b"-1",
+                        b"9" * 400,
+                        b"\r",
+                        b"\r\n",
+                        b"\0",
+                        b"\xef\xbb\xbf",
+                        b"null",
+                        b"[]",
+                        b"{}",
+                        b'"',
+                        b"|",
+                        "：".encode(),
+                    ]
+                ),
             )
-        )  # fmt: skip
+        )
         content = content[:start] + piece + content[stop:]
     return content
 
@@ -115,8 +132,13 @@ def test_airank(times, accuracies, checksum):
 )
 def test_mlperf(times, accuracies, reported):
     reported = {name: value for name, value in reported.items() if value == value and abs(value) < 1e15}
-    config = {"t": times[0], "kind": "run_config", "benchmark": "resnet50", "reported": reported,
-              "submission": {"org": "x"}}  # fmt: skip
+    config = {
+        "t": times[0],
+        "kind": "run_config",
+        "benchmark": "resnet50",
+        "reported": reported,
+        "submission": {"org": "x"},
+    }
     run = [event for event in told(times, accuracies) if event["kind"] != "data"]
     starts = [{**event, "kind": "eval_start"} for event in run if event["kind"] == "eval_stop"]
     events_in_order = sorted([config, *starts, *run], key=lambda event: event["t"])
@@ -138,12 +160,21 @@ fractions = st.none() | st.floats(0, 1)
 
 @given(
     st.builds(
-        dict, device=names, nnodes=st.integers(1, 99), nproc=st.integers(1, 99),
-        precision=st.none() | st.sampled_from(["fp32", "amp", "tf32"]), fix_hp=st.sampled_from(["/", "bs=256,lr=0.8"]),
-        e2e_time=rates, p_whole=rates, p_train=rates, p_core=rates, acc=fractions,
-        mem_used=st.none() | st.floats(0, 100), mem_total=st.floats(1, 100),
+        dict,
+        device=names,
+        nnodes=st.integers(1, 99),
+        nproc=st.integers(1, 99),
+        precision=st.none() | st.sampled_from(["fp32", "amp", "tf32"]),
+        fix_hp=st.sampled_from(["/", "bs=256,lr=0.8"]),
+        e2e_time=rates,
+        p_whole=rates,
+        p_train=rates,
+        p_core=rates,
+        acc=fractions,
+        mem_used=st.none() | st.floats(0, 100),
+        mem_total=st.floats(1, 100),
     )
-)  # fmt: skip
+)
 def test_flagperf(run):
     run["config"] = f"{run['nnodes']}x{run['nproc']}"
     row = flagperf.row(run)

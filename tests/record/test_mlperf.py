@@ -167,7 +167,12 @@ def test_records_are_read_amid_other_output():
     odd += [line.replace("OG ", "OG   "), line.replace(" {", "{")]
     read = list(records(odd))
     assert [(number, trouble is None) for number, _, trouble in read] == [
-        (2, True), (3, True), (4, True), (5, True), (6, False)]  # fmt: skip
+        (2, True),
+        (3, True),
+        (4, True),
+        (5, True),
+        (6, False),
+    ]
     assert all(fields == {"key": "seed", "time_ms": 1, "value": 1} for _, fields, trouble in read if not trouble)
 
 

@@ -14,30 +14,54 @@ from airank_fast.record.formats.perflog import PerfLogLog, parse
 def line(name, value=None, t=1_669_032_000_000, rank=0, **fields):
     """A line as FlagPerf's logger writes it."""
     metadata = {"file": "run_pretraining.py", "lineno": 127, "time_ms": t, "rank": rank}
-    return "[PerfLog] " + json.dumps({"event": name, **({} if value is None else {"value": value}), **fields,
-                                      "metadata": metadata})  # fmt: skip
+    return "[PerfLog] " + json.dumps(
+        {"event": name, **({} if value is None else {"value": value}), **fields, "metadata": metadata}
+    )
 
 
 BERT = [
-    line("LAUNCH_TRAINING", other="Launch training"), line("INIT_START", t=1000),
+    line("LAUNCH_TRAINING", other="Launch training"),
+    line("INIT_START", t=1000),
     line("INIT_EVALUATION", {"time": 3.0}),
-    line("INIT_END", t=9000, other="Finish initialization"), line("TRAIN_START", t=9000), line("TRAIN_START", rank=1),
-    line("STEP_END", {"loss": 2.5, "global_steps": 10}, t=20_000), "Train Step 10",
+    line("INIT_END", t=9000, other="Finish initialization"),
+    line("TRAIN_START", t=9000),
+    line("TRAIN_START", rank=1),
+    line("STEP_END", {"loss": 2.5, "global_steps": 10}, t=20_000),
+    "Train Step 10",
     line("EVALUATE", {"global_steps": 10, "eval_loss": 2.0, "eval_mlm_accuracy": 0.69, "time": 4.0}, t=30_000),
     line("EVALUATE", {"global_steps": 20, "eval_mlm_accuracy": 0.721, "time": 4.0}, t=60_000),
-    line("EPOCH_END", t=60_001), line("TRAIN_END", t=60_002),
-    line("FINISHED", {"e2e_time": 62.0, "train_time": 51.0, "train_no_eval_time": 43.0, "throughput(sps)_raw": 10.0,
-                      "throughput(sps)_no_eval": 12.0, "throughput(sps)_pure_compute": 13.0, "converged": True,
-                      "final_mlm_accuracy": 0.721}, t=61_000),
-]  # fmt: skip
+    line("EPOCH_END", t=60_001),
+    line("TRAIN_END", t=60_002),
+    line(
+        "FINISHED",
+        {
+            "e2e_time": 62.0,
+            "train_time": 51.0,
+            "train_no_eval_time": 43.0,
+            "throughput(sps)_raw": 10.0,
+            "throughput(sps)_no_eval": 12.0,
+            "throughput(sps)_pure_compute": 13.0,
+            "converged": True,
+            "final_mlm_accuracy": 0.721,
+        },
+        t=61_000,
+    ),
+]
 
 
 def test_berts_log():
     lost = []
     events = list(parse(BERT, lost=lambda *what: lost.append(what)))
     assert [(e["t"], e["kind"]) for e in events if e["kind"] != "figure"] == [
-        (1.0, "init_start"), (9.0, "init_stop"), (9.0, "run_start"), (20.0, "reading"), (30.0, "eval_stop"),
-        (60.0, "eval_stop"), (60.001, "epoch_stop"), (60.002, "run_stop")]  # fmt: skip
+        (1.0, "init_start"),
+        (9.0, "init_stop"),
+        (9.0, "run_start"),
+        (20.0, "reading"),
+        (30.0, "eval_stop"),
+        (60.0, "eval_stop"),
+        (60.001, "epoch_stop"),
+        (60.002, "run_stop"),
+    ]
     evaluations = [event for event in events if event["kind"] == "eval_stop"]
     assert [(e["step"], e["accuracy"], e["duration_s"]) for e in evaluations] == [(10, 0.69, 4.0), (20, 0.721, 4.0)]
     assert next(e for e in events if e["kind"] == "run_stop")["status"] == "success"
@@ -70,9 +94,19 @@ def test_a_unit_that_is_not_known_is_asked_for():
     assert next(parse(lines, accuracy="auc", unit="fraction"))["accuracy"] == 0.8
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"event": "A", "metadata": {"time_ms": "x"}}',
-                                  '{"event": 3, "metadata": {"time_ms": 1}}', '{"event": "A", "metadata": 3}',
-                                  '{"event": "A", "metadata": {"time_ms": 1e99}}', "[" * 100_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"event": "A", "metadata": {"time_ms": "x"}}',
+        '{"event": 3, "metadata": {"time_ms": 1}}',
+        '{"event": "A", "metadata": 3}',
+        '{"event": "A", "metadata": {"time_ms": 1e99}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_broken_line_is_named(text):
     with pytest.raises(UserError, match=r"line 2: JSON with event and metadata.time_ms is required, got"):
         list(parse(["output", "[PerfLog] " + text]))
@@ -110,18 +144,41 @@ def test_parse_gives_back_the_events_that_the_log_carries(events):
     assert (config["benchmark"], config["seed"]) == ("bert", events[0]["seed"])
 
 
-JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
-                    lambda inner: st.one_of(st.lists(inner, max_size=2),
-                                            st.dictionaries(st.text(), inner, max_size=2)), max_leaves=4)  # fmt: skip
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.text(), inner, max_size=2)),
+    max_leaves=4,
+)
 NAMES = st.sampled_from(["INIT_START", "TRAIN_START", "TRAIN_END", "EVALUATE", "FINISHED", "STEP_END", "SUBMIT_INFO"])
-KEYS = ["eval_acc1", "final_acc1", "global_steps", "time", "train_time", "throughput(ips)_raw", "converged", "model",
-        "config"]  # fmt: skip
+KEYS = [
+    "eval_acc1",
+    "final_acc1",
+    "global_steps",
+    "time",
+    "train_time",
+    "throughput(ips)_raw",
+    "converged",
+    "model",
+    "config",
+]
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.one_of(st.text(), st.text().map(lambda text: "[PerfLog] {" + text),
-                          st.builds(line, NAMES, st.one_of(JSON, st.dictionaries(st.sampled_from(KEYS), JSON)),
-                                    st.one_of(st.integers(), st.floats()), JSON))))  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.text(),
+            st.text().map(lambda text: "[PerfLog] {" + text),
+            st.builds(
+                line,
+                NAMES,
+                st.one_of(JSON, st.dictionaries(st.sampled_from(KEYS), JSON)),
+                st.one_of(st.integers(), st.floats()),
+                JSON,
+            ),
+        )
+    )
+)
 def test_any_lines_give_a_user_error_at_most(lines):
     with suppress(UserError):
         assert all(set(event) >= {"t", "kind"} for event in parse(lines))

@@ -7,13 +7,28 @@ from airank_fast.record.settings import parse_settings
 
 
 def test_settings():
-    settings = ["target=0.759", "unit=images", "submission_org=A B", "opt_name=sgd", "sgd_opt_momentum=0.9",
-                "operating_system=Windows 10", "cache_clear=true", "init_s=3", "*x8.log:world_size=8",
-                "*x1.log:world_size=1"]  # fmt: skip
+    settings = [
+        "target=0.759",
+        "unit=images",
+        "submission_org=A B",
+        "opt_name=sgd",
+        "sgd_opt_momentum=0.9",
+        "operating_system=Windows 10",
+        "cache_clear=true",
+        "init_s=3",
+        "*x8.log:world_size=8",
+        "*x1.log:world_size=1",
+    ]
     assert parse_settings(settings, "logs/GPUx8.log") == {
-        "target": 0.759, "unit": "images", "submission": {"org": "A B"}, "cache_clear": True, "init_s": 3,
-        "reported": {"opt_name": "sgd", "sgd_opt_momentum": 0.9}, "system": {"operating_system": "Windows 10"},
-        "world_size": 8}  # fmt: skip
+        "target": 0.759,
+        "unit": "images",
+        "submission": {"org": "A B"},
+        "cache_clear": True,
+        "init_s": 3,
+        "reported": {"opt_name": "sgd", "sgd_opt_momentum": 0.9},
+        "system": {"operating_system": "Windows 10"},
+        "world_size": 8,
+    }
     assert parse_settings(["target=none"]) == {"target": None}
 
 

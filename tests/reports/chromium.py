@@ -56,13 +56,25 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                   "--no-first-run", "--disable-background-networking", "--disable-component-update",
-                   "--hide-scrollbars", "--force-device-scale-factor=1", "--remote-debugging-pipe",
-                   f"--user-data-dir={self._profile.name}", "about:blank"]  # fmt: skip
+        command = [
+            program,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--hide-scrollbars",
+            "--force-device-scale-factor=1",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self._profile.name}",
+            "about:blank",
+        ]
         arguments = [sys.executable, "-c", _START, str(to_browser), str(from_browser), *command]
-        self._process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                         pass_fds=(to_browser, from_browser))  # fmt: skip
+        self._process = subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(to_browser, from_browser)
+        )
         os.close(to_browser)
         os.close(from_browser)
         self._rest, self._number = b"", 0
@@ -83,8 +95,16 @@ class Browser:
         os.close(self._read)
         self._profile.cleanup()
 
-    def open(self, path: Path, width: int, scheme: str = "light", expressions: dict | None = None,
-             picture: bool = False, media: str = "screen", height: int = 900) -> Seen:  # fmt: skip
+    def open(
+        self,
+        path: Path,
+        width: int,
+        scheme: str = "light",
+        expressions: dict | None = None,
+        picture: bool = False,
+        media: str = "screen",
+        height: int = 900,
+    ) -> Seen:
         """Open a file at `width` px in the colour scheme; evaluate JavaScript expressions by their names."""
         target = self._order("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self._order("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]

@@ -18,13 +18,23 @@ from airank_fast.record.logs import write_logs
 GIB = 1 << 30
 EPOCH_SAMPLES, EPOCHS, EVAL_EVERY, TARGET = 64_000, 40, 4, 0.759
 SYSTEM = {
-    "submitter": "Example", "hardware_name": "example-8", "hardware_type": "onprem", "accelerators_per_node": 8,
-    "accelerator_name": "Made-up GPU", "accelerator_memory_capacity": "40.0 GiB", "host_processor_name": "Made-up CPU",
-    "host_processors_per_node": 2, "host_processor_core_count": 64, "host_memory_capacity": "512.0 GiB",
-    "host_storage_type": "NVMe", "host_storage_capacity": "7000.0 GiB", "operating_system": "Example Linux 1",
-    "software_stack": "python 3.11.7, torch 2.13.0", "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    "submitter": "Example",
+    "hardware_name": "example-8",
+    "hardware_type": "onprem",
+    "accelerators_per_node": 8,
+    "accelerator_name": "Made-up GPU",
+    "accelerator_memory_capacity": "40.0 GiB",
+    "host_processor_name": "Made-up CPU",
+    "host_processors_per_node": 2,
+    "host_processor_core_count": 64,
+    "host_memory_capacity": "512.0 GiB",
+    "host_storage_type": "NVMe",
+    "host_storage_capacity": "7000.0 GiB",
+    "operating_system": "Example Linux 1",
+    "software_stack": "python 3.11.7, torch 2.13.0",
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
     "kernels": {"lamb_": {"cpu": "kernel", "cuda": "kernel"}},
-}  # fmt: skip
+}
 
 
 class MadeUpRun:
@@ -47,17 +57,35 @@ class MadeUpRun:
     def begin(self) -> MadeUpRun:
         self.emit("process_start", pid=1)
         self.t += 4
-        recipe = {"name": "made-up", "batch_size": self.batch, "epochs": EPOCHS, "learning_rate": self.batch / 1000,
-                  "seed": self.seed, "precision": self.precision, "target": TARGET}  # fmt: skip
-        self.emit("run_config", **{
-            "benchmark": "resnet50", "unit": "images", "recipe": recipe, "seed": self.seed, "target": TARGET,
-            "precision": self.precision, "world_size": self.cards, "devices": ["Made-up GPU"] * self.cards,
-            "global_batch_size": self.batch, "gradient_accumulation_steps": 1, "warmup_epochs_excluded": 0,
-            "reported": {"opt_name": "sgd", "sgd_opt_base_learning_rate": self.batch / 1000},
-            "command": ["/x/airank_fast/train.py", "resnet50", "--seed", str(self.seed), "--output", "runs/a b"],
-            "submission": {"org": "Example", "platform": "example-8", "division": "closed", "status": "onprem"},
-            **self.config,
-        })  # fmt: skip
+        recipe = {
+            "name": "made-up",
+            "batch_size": self.batch,
+            "epochs": EPOCHS,
+            "learning_rate": self.batch / 1000,
+            "seed": self.seed,
+            "precision": self.precision,
+            "target": TARGET,
+        }
+        self.emit(
+            "run_config",
+            **{
+                "benchmark": "resnet50",
+                "unit": "images",
+                "recipe": recipe,
+                "seed": self.seed,
+                "target": TARGET,
+                "precision": self.precision,
+                "world_size": self.cards,
+                "devices": ["Made-up GPU"] * self.cards,
+                "global_batch_size": self.batch,
+                "gradient_accumulation_steps": 1,
+                "warmup_epochs_excluded": 0,
+                "reported": {"opt_name": "sgd", "sgd_opt_base_learning_rate": self.batch / 1000},
+                "command": ["/x/airank_fast/train.py", "resnet50", "--seed", str(self.seed), "--output", "runs/a b"],
+                "submission": {"org": "Example", "platform": "example-8", "division": "closed", "status": "onprem"},
+                **self.config,
+            },
+        )
         self.emit("system", **SYSTEM, number_of_nodes=max(1, self.cards // 8))
         self.emit("cache_clear", value=True)
         self.emit("init_start")
@@ -65,8 +93,15 @@ class MadeUpRun:
         self.emit("init_stop")
         self.emit("run_start")
         self.t += 2 + self.random.random()
-        self.emit("data", train_samples=EPOCH_SAMPLES, eval_samples=2000, classes=1000, source="made up", checksum="00",
-                  corrupt_files=[])  # fmt: skip
+        self.emit(
+            "data",
+            train_samples=EPOCH_SAMPLES,
+            eval_samples=2000,
+            classes=1000,
+            source="made up",
+            checksum="00",
+            corrupt_files=[],
+        )
         return self
 
     def train(self, epochs: int = EPOCHS, stop_at_target: bool = True) -> MadeUpRun:
@@ -78,8 +113,10 @@ class MadeUpRun:
             for epoch in range(first, first + EVAL_EVERY):
                 self._epoch(steps)
                 self.emit("epoch_stop", epoch=epoch, step=self.step, samples=self.step * self.batch)
-            ranks = {name: [round(value * self.random.uniform(0.98, 1), 6) for _ in range(self.cards)]
-                     for name, value in self.spent.items()}  # fmt: skip
+            ranks = {
+                name: [round(value * self.random.uniform(0.98, 1), 6) for _ in range(self.cards)]
+                for name, value in self.spent.items()
+            }
             self.emit("block_stop", step=self.step, samples=self.step * self.batch, **ranks)
             if self._evaluate(first + EVAL_EVERY - 1) >= TARGET and stop_at_target:
                 break
@@ -146,13 +183,20 @@ class MadeUpRun:
 
 def write_set(directory: Path) -> list[Path]:
     """Runs on 1, 8 and 32 cards with their repetitions, AMP and FP32, an aborted and a resumed one."""
-    found = [MadeUpRun(cards, seed).begin().train().stop().write(directory / f"gpux{cards}-seed{seed}")
-             for cards, count in ((1, 3), (8, 5), (32, 3)) for seed in range(1, count + 1)]  # fmt: skip
+    found = [
+        MadeUpRun(cards, seed).begin().train().stop().write(directory / f"gpux{cards}-seed{seed}")
+        for cards, count in ((1, 3), (8, 5), (32, 3))
+        for seed in range(1, count + 1)
+    ]
     fp32 = MadeUpRun(1, 1, "fp32", rate=420.0).begin().train().stop()
     aborted = MadeUpRun(8, 9).begin().train(16).stop("aborted", "exception", "RuntimeError: made up")
     resumed = MadeUpRun(8, 8).begin().train(8).resume(8 * EPOCH_SAMPLES // 2048).train().stop()
-    return [*found, fp32.write(directory / "gpux1-fp32"), aborted.write(directory / "gpux8-aborted"),
-            resumed.write(directory / "gpux8-resumed")]  # fmt: skip
+    return [
+        *found,
+        fp32.write(directory / "gpux1-fp32"),
+        aborted.write(directory / "gpux8-aborted"),
+        resumed.write(directory / "gpux8-resumed"),
+    ]
 
 
 if __name__ == "__main__":

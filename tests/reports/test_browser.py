@@ -101,8 +101,12 @@ def test_pictures_by_themselves(browser, run_set, tmp_path):
     report = Report([read(path) for path in run_set], "zh")
     for name, text in rendering.picture_files(report).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-        seen = browser.open(tmp_path / name, 700, "dark", {"root": "document.documentElement.tagName",
-                            "error": "document.querySelector('parsererror') !== null"})  # fmt: skip
+        seen = browser.open(
+            tmp_path / name,
+            700,
+            "dark",
+            {"root": "document.documentElement.tagName", "error": "document.querySelector('parsererror') !== null"},
+        )
         assert seen.values == {"root": "svg", "error": False}
         assert seen.complaints == []
         assert seen.requests == [(tmp_path / name).as_uri()]

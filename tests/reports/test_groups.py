@@ -3,7 +3,7 @@
 import pytest
 from reports.made_up import EPOCH_SAMPLES, MadeUpRun
 
-from airank_fast.record.runs import read_run
+from airank_fast.record.foreign.read import read_run
 from airank_fast.reports.groups import amp_ratios, grouped, split, summary_rows
 from airank_fast.reports.page import Report
 from airank_fast.reports.reading import read
@@ -26,8 +26,11 @@ def test_a_set_gives_a_row_for_each_number_of_cards(run_set):
     (groups,) = grouped(map(read, run_set))
     rows = summary_rows(groups)
     assert [(row.group.cards, row.group.precision, len(row.counted), len(row.group.runs)) for row in rows] == [
-        (1, "bf16", 3, 3), (1, "fp32", 1, 1), (8, "bf16", 5, 7), (32, "bf16", 3, 3),
-    ]  # fmt: skip
+        (1, "bf16", 3, 3),
+        (1, "fp32", 1, 1),
+        (8, "bf16", 5, 7),
+        (32, "bf16", 3, 3),
+    ]
     one, fp32, eight, _ = rows
     times = sorted(run.summary["time2train"] for run in one.group.runs)
     assert (one.time2train.low, one.time2train.value, one.time2train.high) == tuple(times)
@@ -49,8 +52,12 @@ def test_the_seed_of_a_run_does_not_make_another_setting_and_the_batch_size_does
 def test_aborted_resumed_and_unfinished_runs_do_not_count(write):
     cut_off = MadeUpRun(1, 4).begin().train(8)
     resumed = MadeUpRun(1, 5).begin().train(8).resume(8 * EPOCH_SAMPLES // 256).train().stop()
-    runs = [write("whole", whole(1, 1)), write("cut", cut_off), write("resumed", resumed),
-            write("aborted", MadeUpRun(1, 6).begin().train(8).stop("aborted", "sigterm"))]  # fmt: skip
+    runs = [
+        write("whole", whole(1, 1)),
+        write("cut", cut_off),
+        write("resumed", resumed),
+        write("aborted", MadeUpRun(1, 6).begin().train(8).stop("aborted", "sigterm")),
+    ]
     (row,) = summary_rows(grouped(runs)[0])
     assert [run.name for run in row.counted] == ["whole"]
     assert len(row.group.runs) == 4

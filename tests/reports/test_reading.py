@@ -89,8 +89,18 @@ def test_an_airank_log_gives_what_it_carries(tmp_path):
     unknown = ("p_whole", "p_train", "p_core", "e2e_time", "epochs", "trained_samples", "data_wait_s", "mem_used_gib")
     assert {run.summary[name] for name in unknown} == {None}
     assert run.seconds == {}
-    assert set(run.missing) == {"benchmark", "target", "samples", "steps", "seconds", "memory", "system", "recipe",
-                                "command", "seed"}  # fmt: skip
+    assert set(run.missing) == {
+        "benchmark",
+        "target",
+        "samples",
+        "steps",
+        "seconds",
+        "memory",
+        "system",
+        "recipe",
+        "command",
+        "seed",
+    }
     told = read(path, {"target": 0.759, "benchmark": "resnet50"})
     assert told.figure("time2train", "target_quality_time") == (pytest.approx(6.0), False)
     assert told.config["benchmark"] == "resnet50"
@@ -107,13 +117,29 @@ def test_a_run_that_is_cut_off_anywhere_can_be_read(tmp_path):
 @pytest.mark.parametrize("value", [None, "many", [], {}, True, "inf", 1e308, 1e-320, 10**400])
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("eval_stop", "accuracy"), ("steps", "loss"), ("steps", "core_s"), ("steps", "num_steps"),
-     ("memory", "used_bytes"), ("run_config", "target"), ("run_config", "world_size"), ("run_config", "recipe"),
-     ("run_config", "devices"),
-     ("run_config", "command"), ("run_config", "benchmark"), ("system", "versions"), ("data", "corrupt_files"),
-     ("block_stop", "core_s"), ("run_stop", "reason"), ("run_start", "t"), ("memory", "total_bytes"),
-     ("data", "train_samples"), ("system", "accelerator_name"), ("eval_stop", "t")],
-)  # fmt: skip
+    [
+        ("eval_stop", "accuracy"),
+        ("steps", "loss"),
+        ("steps", "core_s"),
+        ("steps", "num_steps"),
+        ("memory", "used_bytes"),
+        ("run_config", "target"),
+        ("run_config", "world_size"),
+        ("run_config", "recipe"),
+        ("run_config", "devices"),
+        ("run_config", "command"),
+        ("run_config", "benchmark"),
+        ("system", "versions"),
+        ("data", "corrupt_files"),
+        ("block_stop", "core_s"),
+        ("run_stop", "reason"),
+        ("run_start", "t"),
+        ("memory", "total_bytes"),
+        ("data", "train_samples"),
+        ("system", "accelerator_name"),
+        ("eval_stop", "t"),
+    ],
+)
 def test_odd_values_are_read_or_refused_in_one_line(tmp_path, kind, name, value):
     story = MadeUpRun(8).begin().train(4).stop()
     event = next(event for event in story.events if event["kind"] == kind)

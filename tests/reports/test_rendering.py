@@ -18,7 +18,7 @@ from airank_fast.rules import verifying
 
 EVIL = (
     "<script>alert(1)</script>",
-    "\"><img src=x onerror=alert(1)>",
+    '"><img src=x onerror=alert(1)>',
     "</style></title></svg><h1>evil</h1>",
     "{{ 7 * 7 }}{% raw %}",
     "a | b | c",
@@ -27,7 +27,7 @@ EVIL = (
     "# evil\n- evil\n| evil |\n",
     "`evil` **evil** ~~evil~~ &lt;b&gt;",
     "\u202eevil\ud800\x00\x1b[31m",
-)  # fmt: skip
+)
 VOID = {"meta", "br", "img", "wbr"}
 
 
@@ -77,9 +77,16 @@ def test_both_files_say_everything(run_set, language):
         assert t(column) in text
         assert f" {t(column)} |" in markdown
     ((_, _, ratio),) = amp_ratios(summary_rows(grouped(map(read, run_set))[0]))
-    for said in ("gpux8-aborted", t("state_resumed", count=1), t("state_aborted", reason="exception"), "23.42",
-                 f"{ratio:.2f}", "torchrun --nproc-per-node 8 --nnodes 4",
-                 "--output 'runs/a b'", "Made-up GPU"):  # fmt: skip
+    for said in (
+        "gpux8-aborted",
+        t("state_resumed", count=1),
+        t("state_aborted", reason="exception"),
+        "23.42",
+        f"{ratio:.2f}",
+        "torchrun --nproc-per-node 8 --nnodes 4",
+        "--output 'runs/a b'",
+        "Made-up GPU",
+    ):
         assert said in text
         assert said in markdown
     assert len(pictures) == parsed.tags.count("figure") == 6
@@ -136,8 +143,13 @@ def test_checksums_can_be_checked(run_set, tmp_path):
 
     _, markdown, _ = made(run_set[:1])
     (tmp_path / "sums").write_text(re.search(r"```\n((?:[0-9a-f]{64}  .*\n)+)```", markdown)[1])
-    done = subprocess.run(["sha256sum", "--check", "--strict", str(tmp_path / "sums")], cwd=run_set[0],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", str(tmp_path / "sums")],
+        cwd=run_set[0],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "events.jsonl: OK" in done.stdout
 
@@ -152,12 +164,25 @@ def test_logs_cannot_speak_through_the_report(tmp_path, text):
     story = MadeUpRun(8).begin()
     for event in story.events:
         if event["kind"] == "run_config":
-            event |= {"benchmark": text, "precision": text, "unit": text, "devices": [text], "seed": text,
-                      "recipe": {text: text, "nested": {text: [text]}}, "reported": {text: text},
-                      "command": ["x/airank_fast/train.py", text]}  # fmt: skip
+            event |= {
+                "benchmark": text,
+                "precision": text,
+                "unit": text,
+                "devices": [text],
+                "seed": text,
+                "recipe": {text: text, "nested": {text: [text]}},
+                "reported": {text: text},
+                "command": ["x/airank_fast/train.py", text],
+            }
         if event["kind"] in ("system", "data"):
-            event |= {"accelerator_name": text, "source": text, "checksum": text, text: text, "versions": {text: text},
-                      "kernels": {text: {text: text}}}  # fmt: skip
+            event |= {
+                "accelerator_name": text,
+                "source": text,
+                "checksum": text,
+                text: text,
+                "versions": {text: text},
+                "kernels": {text: {text: text}},
+            }
     story.emit("warning", message=text)
     story.train(4).stop("aborted", text, text)
     name = re.sub("[/\x00\ud800]", "_", text)
@@ -219,9 +244,18 @@ def test_a_long_run_makes_a_small_report(tmp_path):
         file.writelines(to_line(event) + "\n" for event in story.events)
         for number in range(num_events):
             story.t += 60
-            event = {"t": story.t, "kind": "steps", "first_step": number * steps_per_event + 1,
-                     "num_steps": steps_per_event, "samples": 256 * steps_per_event, "loss": column, "lr": column,
-                     "core_s": column, "wait_s": column, "h2d_s": column}  # fmt: skip
+            event = {
+                "t": story.t,
+                "kind": "steps",
+                "first_step": number * steps_per_event + 1,
+                "num_steps": steps_per_event,
+                "samples": 256 * steps_per_event,
+                "loss": column,
+                "lr": column,
+                "core_s": column,
+                "wait_s": column,
+                "h2d_s": column,
+            }
             file.write(json.dumps(event) + "\n")
             for kind in ("eval_start", "eval_stop"):
                 event = {"t": story.t, "kind": kind, "epoch": number, "step": number, "samples": 0, "accuracy": 0.5}
@@ -242,11 +276,19 @@ def test_every_text_is_used():
     from pathlib import Path
 
     folder = Path(texts.__file__).parent
-    sources = [path.read_text(encoding="utf-8") for path in [*folder.glob("*.py"), *folder.glob("templates/*.j2")]
-               if path.name != "texts.py"]  # fmt: skip
+    sources = [
+        path.read_text(encoding="utf-8")
+        for path in [*folder.glob("*.py"), *folder.glob("templates/*.j2")]
+        if path.name != "texts.py"
+    ]
     made_keys = ("part_", "picture_", "missing_", "unit_", "data_", "fp_")  # beginnings that code completes
-    unused = [key for key in texts.TEXTS if key not in texts.SYSTEM_FIELDS and not key.startswith(made_keys)
-              and not any(f'"{key}"' in source or f"'{key}'" in source for source in sources)]  # fmt: skip
+    unused = [
+        key
+        for key in texts.TEXTS
+        if key not in texts.SYSTEM_FIELDS
+        and not key.startswith(made_keys)
+        and not any(f'"{key}"' in source or f"'{key}'" in source for source in sources)
+    ]
     assert unused == []
 
 

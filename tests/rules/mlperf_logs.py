@@ -67,9 +67,15 @@ def events(name, seed=7, points=None, minute_ms=60.0, **config):
         t += after_s
         happened.append({"t": round(t, 3), "kind": kind, **fields})
 
-    happens("run_config", benchmark="bert_large" if bert else "resnet50", seed=seed, submission=SUBMISSION,
-            reported=REPORTED[name], gradient_accumulation_steps=1,
-            **{"global_batch_size": 448 if bert else 3264, **config})  # fmt: skip
+    happens(
+        "run_config",
+        benchmark="bert_large" if bert else "resnet50",
+        seed=seed,
+        submission=SUBMISSION,
+        reported=REPORTED[name],
+        gradient_accumulation_steps=1,
+        **{"global_batch_size": 448 if bert else 3264, **config},
+    )
     happens("cache_clear", value=True)
     happens("init_start")
     happens("init_stop", after_s=300)

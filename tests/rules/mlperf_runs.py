@@ -2,20 +2,37 @@
 
 from pathlib import Path
 
+from airank_fast.record.foreign.read import Run, read_run
 from airank_fast.record.formats.mlperf import MLPerfLog
-from airank_fast.record.runs import Run, read_run
 
-SGD = {"opt_name": "sgd", "sgd_opt_base_learning_rate": 1.632, "sgd_opt_end_learning_rate": 1e-4,
-       "sgd_opt_learning_rate_decay_poly_power": 2, "sgd_opt_learning_rate_decay_steps": 30000,
-       "sgd_opt_weight_decay": 1e-4, "sgd_opt_momentum": 0.9, "model_bn_span": 204,
-       "opt_learning_rate_warmup_epochs": 2}  # fmt: skip
-LAMB = {"opt_base_learning_rate": 4e-4, "opt_lamb_epsilon": 1e-6, "opt_epsilon": 1e-6,
-        "opt_learning_rate_training_steps": 7100, "opt_learning_rate_warmup_steps": 0, "num_warmup_steps": 0,
-        "start_warmup_step": 0, "opt_lamb_beta_1": 0.9, "opt_lamb_beta_2": 0.999,
-        "opt_lamb_weight_decay_rate": 0.01}  # fmt: skip
+SGD = {
+    "opt_name": "sgd",
+    "sgd_opt_base_learning_rate": 1.632,
+    "sgd_opt_end_learning_rate": 1e-4,
+    "sgd_opt_learning_rate_decay_poly_power": 2,
+    "sgd_opt_learning_rate_decay_steps": 30000,
+    "sgd_opt_weight_decay": 1e-4,
+    "sgd_opt_momentum": 0.9,
+    "model_bn_span": 204,
+    "opt_learning_rate_warmup_epochs": 2,
+}
+LAMB = {
+    "opt_base_learning_rate": 4e-4,
+    "opt_lamb_epsilon": 1e-6,
+    "opt_epsilon": 1e-6,
+    "opt_learning_rate_training_steps": 7100,
+    "opt_learning_rate_warmup_steps": 0,
+    "num_warmup_steps": 0,
+    "start_warmup_step": 0,
+    "opt_lamb_beta_1": 0.9,
+    "opt_lamb_beta_2": 0.999,
+    "opt_lamb_weight_decay_rate": 0.01,
+}
 SUBMISSION = {"org": "Example", "platform": "example-8", "division": "closed", "status": "onprem"}
-SIZES = {"resnet50": {"global_batch_size": 1632, "train_samples": 1281167, "eval_samples": 50000},
-         "bert_large": {"global_batch_size": 448, "train_samples": 156725653, "eval_samples": 10000}}  # fmt: skip
+SIZES = {
+    "resnet50": {"global_batch_size": 1632, "train_samples": 1281167, "eval_samples": 50000},
+    "bert_large": {"global_batch_size": 448, "train_samples": 156725653, "eval_samples": 10000},
+}
 
 
 def events(benchmark, number=0, minutes=20.0, converged_at=36, accuracy=None):
@@ -28,8 +45,15 @@ def events(benchmark, number=0, minutes=20.0, converged_at=36, accuracy=None):
     block = {"step": 0, "samples": 0} | ({} if is_bert else {"first_epoch": 1, "epoch_count": converged_at})
     where = {"step": 1000, "samples": samples, "epoch": samples // sizes["train_samples"] if is_bert else converged_at}
     reached = accuracy >= (0.72 if is_bert else 0.759)
-    config = {"benchmark": benchmark, "seed": 1000 + number, "gradient_accumulation_steps": 1, "submission": SUBMISSION,
-              "reported": LAMB if is_bert else SGD, "target": 0.72 if is_bert else 0.759, **sizes}  # fmt: skip
+    config = {
+        "benchmark": benchmark,
+        "seed": 1000 + number,
+        "gradient_accumulation_steps": 1,
+        "submission": SUBMISSION,
+        "reported": LAMB if is_bert else SGD,
+        "target": 0.72 if is_bert else 0.759,
+        **sizes,
+    }
     story = [
         (start - 20, "run_config", config),
         (start - 20, "cache_clear", {"value": True}),

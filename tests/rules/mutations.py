@@ -278,8 +278,11 @@ forbid("org is empty", _START, value("submission_org", ""))
 forbid("status is 'done'", _START, value("submission_status", "done"))
 forbid("division is 'Closed'", _START, value("submission_division", "Closed"))
 forbid("benchmark is 'resnet50'", _START, value("submission_benchmark", "resnet50"))
-forbid("division after init_stop", "the checker takes the limit of the initialization from it",
-       move("submission_division", "init_stop"))  # fmt: skip
+forbid(
+    "division after init_stop",
+    "the checker takes the limit of the initialization from it",
+    move("submission_division", "init_stop"),
+)
 forbid("batch is 0", "above 0", value("global_batch_size", 0))
 forbid("batch is true", "a number", value("global_batch_size", True))
 forbid("batch is 3264.5", "a whole number", value("global_batch_size", 3264.5))
@@ -401,8 +404,12 @@ allow("epochs for blocks", "one of the two", blocks_to_epochs)
 allow("offset 0", "0 to 3", evaluations_at(*range(4, 37, 4)), RESNET)
 allow("offset 1", "0 to 3", evaluations_at(*range(1, 38, 4)), RESNET)
 allow("weight decay 0.0002", "0.0001 x 2^1", value("lars_opt_weight_decay", 0.0002), ("resnet-lars",))
-allow("momentum 0.94 at 32k", "free from there on",
-      then(value("lars_opt_momentum", 0.94), value("global_batch_size", 32768)), ("resnet-lars",))  # fmt: skip
+allow(
+    "momentum 0.94 at 32k",
+    "free from there on",
+    then(value("lars_opt_momentum", 0.94), value("global_batch_size", 32768)),
+    ("resnet-lars",),
+)
 allow("no warm-up", "from 0", value("opt_learning_rate_warmup_epochs", 0), ("resnet-sgd",))
 allow("train_samples to converge", "the rules allow it", value("train_samples", 2_550_016), ("bert",))
 allow("no opt_epsilon", "the checker knows opt_lamb_epsilon", drop("opt_epsilon"), ("bert",))

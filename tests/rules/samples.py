@@ -42,8 +42,11 @@ AI-Rank-log 1558631920.424 total_use_time:10.000sec
 AI-Rank-log 1558631920.424 avg_ips:1000.000images/sec
 """
 GOOD_KNOWN = {
-    "profile": "2020-12", "model": "resnet50", "samples_per_epoch": 1000, "warmup_epochs": 0,
-}  # fmt: skip
+    "profile": "2020-12",
+    "model": "resnet50",
+    "samples_per_epoch": 1000,
+    "warmup_epochs": 0,
+}
 
 FLAGPERF_TABLE = """\
 ### 运行情况

@@ -26,8 +26,9 @@ def test_the_published_sample_contradicts_itself_in_these_ways_and_is_no_error(t
     assert "its text says 'AI-Rank-log'" in said["airank.prefix", 1]
     assert re.match(
         r"target_quality_time 8\.03 s, which is this line's own timestamp minus test_begin's; 6\.000 s is required: .*"
-        r"\(line 6\)", said["airank.target_quality_time", 7],
-    )  # fmt: skip
+        r"\(line 6\)",
+        said["airank.target_quality_time", 7],
+    )
     assert "1558631918.454 after 1558631922.454" in said["airank.time_order", 13]
     assert "1558631918.455 after 1558631922.454" in said["airank.time_order", 14]
     assert "1190 over 18 epochs in 12.030 s, which implies 795.3 samples an epoch" in said["airank.avg_ips", 14]
@@ -102,10 +103,15 @@ MUTATIONS = [
     ("test_begin\n", "test_beginAI-Rank-log 1558631910.425 test_begin\n", "order", "error", 1),
     ("test_begin\n", "test_begin\nAI-Rank-log 1558631910.424 test_begin\n", "order", "error", 2),
     ("test_begin\n", "test_begin\nAI-Rank-log 1558631910.424 load_data, checksum:c0ffee\n", "order", "error", 2),
-    ("AI-Rank-log 1558631920.424 eval", "AI-Rank-log 1558631920.424 test_finish\nAI-Rank-log 1558631920.424 eval",
-     "order", "error", 8),
+    (
+        "AI-Rank-log 1558631920.424 eval",
+        "AI-Rank-log 1558631920.424 test_finish\nAI-Rank-log 1558631920.424 eval",
+        "order",
+        "error",
+        8,
+    ),
     ("images/sec\n", "images/sec\nAI-Rank-log 1558631920.424 test_finish\n", "order", "error", 11),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("old", "new", "rule", "severity", "line"), MUTATIONS)
@@ -142,8 +148,9 @@ def test_an_option_goes_before_the_models_target(tmp_path):
     found = findings(tmp_path / "log", GOOD, **GOOD_KNOWN, target=0.78)
     assert errors(found) == [("airank.target_quality_time", 5)]
     assert [finding.found for finding in found if finding.rule == "airank.target"] == [
-        "no evaluation reached 0.78, the best is 0.7705", "a target of 0.78 (--target)",
-    ]  # fmt: skip
+        "no evaluation reached 0.78, the best is 0.7705",
+        "a target of 0.78 (--target)",
+    ]
 
 
 def test_warm_up_epochs_are_left_out(tmp_path):

@@ -4,14 +4,30 @@ from pathlib import Path
 
 import pytest
 
-from airank_fast.record.runs import Run
+from airank_fast.record.foreign.read import Run
 from airank_fast.rules.airank_score import MODELS, REFERENCES, Weights, airank_result
 
 
-def run(time2train, cards=1, model="resnet50", precision="fp16", system="Ubuntu 20.04", rate=100.0, name="run",
-        target=0.759, samples=1281167):  # fmt: skip
-    summary = {"target": target, "benchmark": model, "world_size": cards, "precision": precision,
-               "time2train": time2train, "avg_ips": rate, "best_accuracy": 0.76}  # fmt: skip
+def run(
+    time2train,
+    cards=1,
+    model="resnet50",
+    precision="fp16",
+    system="Ubuntu 20.04",
+    rate=100.0,
+    name="run",
+    target=0.759,
+    samples=1281167,
+):
+    summary = {
+        "target": target,
+        "benchmark": model,
+        "world_size": cards,
+        "precision": precision,
+        "time2train": time2train,
+        "avg_ips": rate,
+        "best_accuracy": 0.76,
+    }
     events = [{"t": 0, "kind": "data", "train_samples": samples}]
     events += [{"t": 0, "kind": "system", "operating_system": system}] if system else []
     return Run(Path(name), Path(name), "events", events, summary)
@@ -43,8 +59,13 @@ def test_of_several_runs_the_median_one_is_shown():
 
 @pytest.mark.parametrize(("profile", "num_models"), [("2020-12", 14), ("2021-05", 11)])
 def test_task_coverage(profile, num_models):
-    runs = [run(1.0), run(1.0, model="bert_large"), run(1.0, model="tsm_tiny"), run(None, model="hrnet_w18"),
-            run(1.0, model="made_up")]  # fmt: skip
+    runs = [
+        run(1.0),
+        run(1.0, model="bert_large"),
+        run(1.0, model="tsm_tiny"),
+        run(None, model="hrnet_w18"),
+        run(1.0, model="made_up"),
+    ]
     result = airank_result(runs, profile)
     assert result.models == ["BERT", "ResNet50"]
     assert result.composite.coverage == 2 / num_models == len(result.models) / len(MODELS[profile])
@@ -52,9 +73,13 @@ def test_task_coverage(profile, num_models):
 
 @pytest.mark.parametrize(
     ("texts", "systems", "share"),
-    [(["Ubuntu 20.04", "Linux 5.4"], ["Linux"], 0.5), (["Windows 10", "CentOS 7"], ["Linux", "Windows"], 1.0),
-     ([None], [], None), (["unknown"], [], None)],
-)  # fmt: skip
+    [
+        (["Ubuntu 20.04", "Linux 5.4"], ["Linux"], 0.5),
+        (["Windows 10", "CentOS 7"], ["Linux", "Windows"], 1.0),
+        ([None], [], None),
+        (["unknown"], [], None),
+    ],
+)
 def test_operating_systems(texts, systems, share):
     result = airank_result([run(1.0, system=text) for text in texts])
     assert (result.operating_systems, result.composite.operating_systems) == (systems, share)

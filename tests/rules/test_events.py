@@ -154,19 +154,36 @@ def test_a_broken_rule_is_found(tmp_path, rule, mutate):
         ("warning", "kind", lambda events: [*events[:3], {"t": events[3]["t"], "kind": "pause"}, *events[3:]]),
         ("warning", "loss", change("steps", loss=[1.0, math.nan] + [1.0] * 5)),
         ("warning", "rates", change("block_stop", -1, core_s=[1e6])),
-        ("warning", "order", lambda events: sorted(events, key=lambda e: (e["kind"] != "process_start",
-                                                                         e["kind"] != "data"))),
-        ("note", "warned", lambda events: [*events[:3], {"t": events[3]["t"], "kind": "warning", "message": "hot"},
-                                           *events[3:]]),
+        (
+            "warning",
+            "order",
+            lambda events: sorted(events, key=lambda e: (e["kind"] != "process_start", e["kind"] != "data")),
+        ),
+        (
+            "note",
+            "warned",
+            lambda events: [*events[:3], {"t": events[3]["t"], "kind": "warning", "message": "hot"}, *events[3:]],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_reviewer_will_ask(tmp_path, severity, rule, mutate):
     found = findings(tmp_path / "events.jsonl", text_of(mutate(base())))
     assert (severity, f"events.{rule}") in [(finding.severity, finding.rule) for finding in found]
 
 
-@pytest.mark.parametrize("line", ["", "{", "[1]", '{"t": 1}', '{"t": NaN, "kind": "x"}', '{"t": 1e999, "kind": "x"}',
-                                  '{"t": %s, "kind": "x"}' % ("9" * 400), "[" * 5000])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "[1]",
+        '{"t": 1}',
+        '{"t": NaN, "kind": "x"}',
+        '{"t": 1e999, "kind": "x"}',
+        '{"t": %s, "kind": "x"}' % ("9" * 400),
+        "[" * 5000,
+    ],
+)
 def test_a_line_that_is_no_event(tmp_path, line):
     lines = text_of(base()).splitlines(keepends=True)
     found = findings(tmp_path / "events.jsonl", "".join([*lines[:5], line + "\n", *lines[5:]]))

@@ -25,10 +25,24 @@ def test_its_first_two_rows_leave_32_and_30_seconds_for_initialisation():
     left = [row["e2e_time"] - 100 * 1281167 / row["p_whole"] for row in rows[:2]]
     assert [round(seconds) for seconds in left] == [32, 30]
     assert rows[1] == {
-        "t": 0.0, "kind": "flagperf", "device": "A100", "config": "1x8", "nnodes": 1, "nproc": 8, "nodes_said": 1,
-        "devices_said": 8, "precision": "fp32", "fix_hp": "bs=256,lr=0.8", "e2e_time": 22653.0, "p_whole": 5663.0,
-        "p_train": 5866.0, "p_core": 6105.0, "acc": 0.735, "mem_used": 28.3, "mem_total": 40.0,
-    }  # fmt: skip
+        "t": 0.0,
+        "kind": "flagperf",
+        "device": "A100",
+        "config": "1x8",
+        "nnodes": 1,
+        "nproc": 8,
+        "nodes_said": 1,
+        "devices_said": 8,
+        "precision": "fp32",
+        "fix_hp": "bs=256,lr=0.8",
+        "e2e_time": 22653.0,
+        "p_whole": 5663.0,
+        "p_train": 5866.0,
+        "p_core": 6105.0,
+        "acc": 0.735,
+        "mem_used": 28.3,
+        "mem_total": 40.0,
+    }
     assert rows[2]["e2e_time"] is rows[2]["acc"] is None
 
 

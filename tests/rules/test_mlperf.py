@@ -11,14 +11,15 @@ from rules.mutations import edit, key_of, pause_after, value
 from airank_fast.errors import UserError
 from airank_fast.record.formats.mlperf import parse
 from airank_fast.record.lines import Lines
-from airank_fast.rules import mlperf, mlperf_rules
 from airank_fast.rules.findings import ERROR, NOTE, SEVERITIES
+from airank_fast.rules.mlperf import order
+from airank_fast.rules.mlperf import rules as mlperf_rules
 from airank_fast.rules.verifying import verify
 
 
 def check(path, lines):
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return list(mlperf.check(Lines(path)))
+    return list(order.check(Lines(path)))
 
 
 @pytest.mark.parametrize("key", ["global_batch_size", "eval_samples", "cache_clear", "lars_opt_momentum", "seed"])
@@ -63,7 +64,7 @@ def test_many_alike_are_counted(tmp_path):
 def test_files_in_any_state(tmp_path, change, rules):
     path = tmp_path / "log"
     path.write_bytes(change("".join(line + "\n" for line in ["", *compliant("resnet-sgd")])))
-    assert {finding.rule for finding in mlperf.check(Lines(path))} == rules
+    assert {finding.rule for finding in order.check(Lines(path))} == rules
 
 
 def test_the_open_division_is_judged_by_the_common_rules(tmp_path):
@@ -81,7 +82,7 @@ def test_other_benchmarks_are_judged_by_the_common_rules(tmp_path):
 def test_what_a_set_is_judged_by(tmp_path):
     path = tmp_path / "result_0.txt"
     path.write_text("\n".join(compliant("bert", seed=5)))
-    log = mlperf.read(path)
+    log = order.read(path)
     assert (log.benchmark.name, log.status, log.converged_at) == ("bert", "success", 2_550_016)
     times = {key_of(line): decode(line)["time_ms"] for line in compliant("bert")}
     assert log.minutes == pytest.approx((times["run_stop"] - times["run_start"]) / 60_000)
@@ -145,7 +146,7 @@ def test_nothing_makes_it_fail(tmp_path_factory, name, edits, junk, at):
     path = tmp_path_factory.getbasetemp() / "fuzzed.txt"
     text = "\n".join(apply(compliant(name), edits)).encode()
     path.write_bytes(text[:at] + junk + text[at:])
-    for finding in mlperf.check(Lines(path)):
+    for finding in order.check(Lines(path)):
         assert finding.severity in SEVERITIES
         assert len(str(finding)) < 1000
         json.dumps(finding.to_json())

@@ -9,8 +9,9 @@ from rules.mlperf_logs import compliant, official
 from rules.mutations import ALL, MUTATIONS
 
 from airank_fast.record.lines import Lines
-from airank_fast.rules import mlperf, mlperf_rules
 from airank_fast.rules.findings import ERROR, Rule, worst
+from airank_fast.rules.mlperf import order
+from airank_fast.rules.mlperf import rules as mlperf_rules
 
 OF_FILES_AND_SETS = {
     f"mlperf.{name}"
@@ -30,7 +31,7 @@ def test_every_rule_that_refuses_a_log_is_broken_by_one(tmp_path):
     path, broken = tmp_path / "result_0.txt", set()
     for name, mutation in CASES:
         path.write_text("\n".join(mutation.mutate(compliant(name))), encoding="utf-8")
-        broken |= {finding.rule for finding in mlperf.check(Lines(path)) if finding.severity == ERROR}
+        broken |= {finding.rule for finding in order.check(Lines(path)) if finding.severity == ERROR}
     rules = {rule.name for rule in vars(mlperf_rules).values() if isinstance(rule, Rule) and rule.severity == ERROR}
     assert broken - {"mlperf.intervals"} == rules - OF_FILES_AND_SETS
 
@@ -42,7 +43,7 @@ def test_mutation(name, mutation, tmp_path):
     changed = mutation.mutate(lines)
     assert (changed == lines) == (mutation.name == "unchanged")
     path.write_bytes(("\n".join(changed) + "\n" * (mutation.name != "no newline at the end")).encode())
-    findings = list(mlperf.check(Lines(path)))
+    findings = list(order.check(Lines(path)))
     refuses = worst(findings) == ERROR
     assert refuses == mutation.forbidden, [str(finding) for finding in findings]
     if official(path) != "passes":

@@ -8,7 +8,7 @@ import pytest
 from rules.mlperf_runs import Runs, events
 
 from airank_fast.record.events import to_line
-from airank_fast.record.runs import read_run
+from airank_fast.record.foreign.read import read_run
 from airank_fast.rules.scoring import (
     BENCHMARKS,
     ReferencePoint,
@@ -37,8 +37,9 @@ def official(runs, benchmark):
     from mlperf_logging.result_summarizer import result_summarizer
 
     folder = str(runs.folder)
-    passed, *_ = rcp_checker.check_directory(folder, "training", "4.0.0", False, False, rcp_pass="pruned_rcps",
-                                             set_scaling=True)  # fmt: skip
+    passed, *_ = rcp_checker.check_directory(
+        folder, "training", "4.0.0", False, False, rcp_pass="pruned_rcps", set_scaling=True
+    )
     score, _, factor = result_summarizer._compute_strong_score_standalone(
         benchmark, "system", False, folder, "training", "4.0.0"
     )
@@ -58,8 +59,9 @@ def minutes(count, seed=0):
 
 
 @pytest.mark.parametrize("failed", [(), (0,), (3,), (1, 2)])
-@pytest.mark.parametrize(("name", "benchmark", "batch", "epochs"),
-                         [("resnet50", RESNET, 1632, 36), ("bert_large", BERT, 448, 2_500_000)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "benchmark", "batch", "epochs"), [("resnet50", RESNET, 1632, 36), ("bert_large", BERT, 448, 2_500_000)]
+)
 def test_the_result_summarizer_gives_the_same(runs, name, benchmark, batch, epochs, failed):
     read = runs.read(name, minutes(benchmark.num_runs), failed=failed)
     ours = set_result(benchmark, [run_result(run) for run in read], reference_point(benchmark.name, batch))
@@ -116,9 +118,15 @@ def results(*minutes):
 
 @pytest.mark.parametrize(
     ("values", "mean"),
-    [([5, 1, 3], 3), ([1, 2, 3, 4, 100], 3), ([1, 2, 3, 4, None], 3), ([1, 2, 3, None, None], None), ([1, 2], None),
-     ([], None)],
-)  # fmt: skip
+    [
+        ([5, 1, 3], 3),
+        ([1, 2, 3, 4, 100], 3),
+        ([1, 2, 3, 4, None], 3),
+        ([1, 2, 3, None, None], None),
+        ([1, 2], None),
+        ([], None),
+    ],
+)
 def test_olympic_mean(values, mean):
     assert olympic_mean(values) == mean
 

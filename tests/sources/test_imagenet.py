@@ -14,7 +14,7 @@ import numpy as np
 import scipy.io
 
 from airank_fast import prepare
-from airank_fast.data import ImageFolder
+from airank_fast.data.images import ImageFolder
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import UserError
 from airank_fast.sources import imagenet
@@ -46,15 +46,24 @@ def devkit(path: Path, truth=TRUTH, classes=CLASSES) -> None:
     rows = [(number, wnid, "a thing", 0) for number, wnid in classes.items()] + [(4, "n00001740", "entity", 2)]
     meta = io.BytesIO()
     scipy.io.savemat(meta, {"synsets": np.array(rows, dtype=record)})
-    tar_of(path, {"ILSVRC2012_devkit_t12/data/meta.mat": meta.getvalue(),
-                  "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt":
-                  "".join(f"{label}\n" for label in truth).encode()}, "w:gz")  # fmt: skip
+    tar_of(
+        path,
+        {
+            "ILSVRC2012_devkit_t12/data/meta.mat": meta.getvalue(),
+            "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "".join(
+                f"{label}\n" for label in truth
+            ).encode(),
+        },
+        "w:gz",
+    )
 
 
 @pytest.fixture
 def tars(tmp_path) -> Path:
-    inner = {f"{wnid}.tar": tar_of(None, {f"{wnid}_{i}.JPEG": picture(50 * n + i) for i in range(n + 1)})
-             for n, wnid in CLASSES.items()}  # fmt: skip
+    inner = {
+        f"{wnid}.tar": tar_of(None, {f"{wnid}_{i}.JPEG": picture(50 * n + i) for i in range(n + 1)})
+        for n, wnid in CLASSES.items()
+    }
     tar_of(tmp_path / "train.tar", inner)
     tar_of(tmp_path / "val.tar", {f"ILSVRC2012_val_{i:08d}.JPEG": picture(200 + i) for i in range(1, 5)})
     devkit(tmp_path / "devkit.tar.gz")
@@ -80,10 +89,16 @@ def test_tars_to_folders(tars, workers, capsys):
     assert "train           9 pictures in 3 classes" in capsys.readouterr().out
     out = tars / "out"
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert names == sorted([
-        "manifest.json", *(f"train/{wnid}/{wnid}_{i}.JPEG" for n, wnid in CLASSES.items() for i in range(n + 1)),
-        "val/n01440764/ILSVRC2012_val_00000001.JPEG", "val/n02119789/ILSVRC2012_val_00000002.JPEG",
-        "val/n02100735/ILSVRC2012_val_00000003.JPEG", "val/n02100735/ILSVRC2012_val_00000004.JPEG"])  # fmt: skip
+    assert names == sorted(
+        [
+            "manifest.json",
+            *(f"train/{wnid}/{wnid}_{i}.JPEG" for n, wnid in CLASSES.items() for i in range(n + 1)),
+            "val/n01440764/ILSVRC2012_val_00000001.JPEG",
+            "val/n02119789/ILSVRC2012_val_00000002.JPEG",
+            "val/n02100735/ILSVRC2012_val_00000003.JPEG",
+            "val/n02100735/ILSVRC2012_val_00000004.JPEG",
+        ]
+    )
     assert (out / "val/n02119789/ILSVRC2012_val_00000002.JPEG").read_bytes() == picture(202)
     folder = ImageFolder(out, 3)
     assert (len(folder.train), len(folder.val)) == (9, 4)
@@ -135,8 +150,10 @@ def test_verify_finds_what_was_changed(tars, capsys):
     manifest = Manifest.load(out)
     manifest.options["partial"] = False
     manifest.save(out)
-    assert problems()[-2:] == ["error: train: 1,281,167 pictures are required, got 9",
-                               "error: val: 50,000 pictures are required, got 4"]  # fmt: skip
+    assert problems()[-2:] == [
+        "error: train: 1,281,167 pictures are required, got 9",
+        "error: val: 50,000 pictures are required, got 4",
+    ]
 
 
 def test_input_that_cannot_be_used(tars):
@@ -154,7 +171,7 @@ def test_input_that_cannot_be_used(tars):
         return refusal(tars, "--partial")
 
     train, val = original["train.tar"], original["val.tar"]
-    assert "breaks off" in with_("train.tar", train[:len(train) // 2])
+    assert "breaks off" in with_("train.tar", train[: len(train) // 2])
     assert "breaks off in ILSVRC2012_val_00000001.JPEG" in with_("val.tar", val[:700])
     assert "a tar file is required" in with_("train.tar", b"nothing of the kind")
     assert "is not there" in with_("val.tar", None)
@@ -163,7 +180,8 @@ def test_input_that_cannot_be_used(tars):
     few = {f"ILSVRC2012_val_{i:08d}.JPEG": picture(i) for i in range(1, 4)}
     assert "4 pictures, as the devkit has labels, are required, got 3" in with_("val.tar", tar_of(None, few))
     assert "to 00000004 are required, got ILSVRC2012_val_00000009" in with_(
-        "val.tar", tar_of(None, {"ILSVRC2012_val_00000009.JPEG": picture(1)}))
+        "val.tar", tar_of(None, {"ILSVRC2012_val_00000009.JPEG": picture(1)})
+    )
     assert "has 0 bytes" in with_("val.tar", tar_of(None, {"ILSVRC2012_val_00000001.JPEG": b""}))
     broken = tar_of(None, {f"{wnid}.tar": b"no tar" * 200 for wnid in CLASSES.values()})
     assert "a whole tar of pictures is required, n01440764.tar" in with_("train.tar", broken)
@@ -174,9 +192,13 @@ def test_input_that_cannot_be_used(tars):
 
 
 def test_a_name_with_folders_stays_inside(tars):
-    evil = {f"{wnid}.tar": tar_of(None, {f"../../{wnid}.JPEG": picture(1), f"/tmp/{wnid}_2.JPEG": picture(n)})
-            for n, wnid in CLASSES.items()}  # fmt: skip
+    evil = {
+        f"{wnid}.tar": tar_of(None, {f"../../{wnid}.JPEG": picture(1), f"/tmp/{wnid}_2.JPEG": picture(n)})
+        for n, wnid in CLASSES.items()
+    }
     tar_of(tars / "train.tar", evil)
     assert run(tars, "--partial") == 0
-    assert sorted(path.name for path in (tars / "out/train/n01440764").iterdir()) == ["n01440764.JPEG",
-                                                                                     "n01440764_2.JPEG"]  # fmt: skip
+    assert sorted(path.name for path in (tars / "out/train/n01440764").iterdir()) == [
+        "n01440764.JPEG",
+        "n01440764_2.JPEG",
+    ]

@@ -21,8 +21,11 @@ def test_pages(tmp_path, name, pack):
     pages = list(dump.pages())
     assert dump.num_pages == len(pages) == 16
     assert dump.media == {"file", "image", "category", "файл", "категория"}
-    assert [page.title for page in pages[:3]] == ["Old lighthouse", "Lighthouse of Northpoint",
-                                                  "Talk:Lighthouse of Northpoint"]  # fmt: skip
+    assert [page.title for page in pages[:3]] == [
+        "Old lighthouse",
+        "Lighthouse of Northpoint",
+        "Talk:Lighthouse of Northpoint",
+    ]
     assert [page.title for page in pages if page.is_redirect] == ["Old lighthouse"]
     assert [page.namespace for page in pages[:6]] == [0, 0, 1, 10, 828, 0]
     assert {page.model for page in pages} == {"wikitext", "Scribunto", "sanitized-css"}
@@ -45,7 +48,7 @@ def test_a_dump_of_several_streams(tmp_path):
 def test_a_dump_that_breaks_off(tmp_path, name, pack):
     path = tmp_path / name
     content = pack(EXPORT.read_bytes())
-    path.write_bytes(content[:len(content) * 2 // 3])
+    path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(UserError) as error:
         list(Dump(path).pages())
     assert str(error.value).startswith(f"input: a whole MediaWiki export is required, {path} breaks off after ")
@@ -55,7 +58,7 @@ def test_a_dump_that_breaks_off(tmp_path, name, pack):
 def test_a_dump_that_breaks_off_between_two_streams(tmp_path):
     text = EXPORT.read_bytes()
     path = tmp_path / "a.xml.bz2"
-    path.write_bytes(bz2.compress(text[:text.index(b"<page>", 5000)]))
+    path.write_bytes(bz2.compress(text[: text.index(b"<page>", 5000)]))
     with pytest.raises(UserError, match="breaks off after 2 pages"):
         list(Dump(path).pages())
 

@@ -93,13 +93,19 @@ def write_run(directory: Path, events: list[dict]) -> Path:
     return directory
 
 
-def resnet(directory: Path, number: int = 0, *, minutes: float = 28.0, epochs: int = 36, reached: bool = True,
-           **config) -> Path:  # fmt: skip
+def resnet(
+    directory: Path, number: int = 0, *, minutes: float = 28.0, epochs: int = 36, reached: bool = True, **config
+) -> Path:
     """A run of ResNet-50, evaluated every 4 epochs, which reaches its target with the last evaluation."""
     told = {
-        "benchmark": "resnet50", "unit": "images", "target": 0.759, "global_batch_size": 1632, "reported": RESNET,
-        "recipe": {"name": "imagenet-8gpu", "epochs": epochs}, **config,
-    }  # fmt: skip
+        "benchmark": "resnet50",
+        "unit": "images",
+        "target": 0.759,
+        "global_batch_size": 1632,
+        "reported": RESNET,
+        "recipe": {"name": "imagenet-8gpu", "epochs": epochs},
+        **config,
+    }
     data = {"train_samples": 1_281_167, "eval_samples": 50_000, "classes": 1000, "checksum": "5" * 64}
     marks = []
     batch = told["global_batch_size"]
@@ -110,13 +116,19 @@ def resnet(directory: Path, number: int = 0, *, minutes: float = 28.0, epochs: i
     return write_run(directory, _story(told, data, marks, number, minutes * 60, 50_000))
 
 
-def bert(directory: Path, number: int = 0, *, minutes: float = 17.0, evaluations: int = 17, reached: bool = True,
-         **config) -> Path:  # fmt: skip
+def bert(
+    directory: Path, number: int = 0, *, minutes: float = 17.0, evaluations: int = 17, reached: bool = True, **config
+) -> Path:
     """A run of BERT-large at global batch 448, evaluated every 150,000 samples."""
     told = {
-        "benchmark": "bert_large", "unit": "samples", "target": 0.72, "global_batch_size": 448, "reported": BERT,
-        "recipe": {"name": "mlperf", "steps": 6700}, **config,
-    }  # fmt: skip
+        "benchmark": "bert_large",
+        "unit": "samples",
+        "target": 0.72,
+        "global_batch_size": 448,
+        "reported": BERT,
+        "recipe": {"name": "mlperf", "steps": 6700},
+        **config,
+    }
     data = {"train_samples": 156_725_653, "eval_samples": 10_000, "checksum": "b" * 64}
     marks = []
     for index in range(1, evaluations + 1):
@@ -135,13 +147,29 @@ def _story(config: dict, data: dict, marks: list, number: int, total_s: float, c
         events.append({"t": round(t, 6), "kind": kind, **fields})
 
     emit("process_start", pid=number + 1)
-    arguments = ["airank_fast/train.py", config["benchmark"], "--amp", "--seed", str(1000 + number),
-                 "--data", f"{HOME}/somebody/data"]  # fmt: skip
-    emit("run_config", **{
-        "seed": 1000 + number, "precision": "bf16", "world_size": 8, "devices": ["Synthetic GPU"] * 8,
-        "gradient_accumulation_steps": 1, "warmup_epochs_excluded": 0, "command": arguments,
-        "submission": {"org": ORG, "platform": PLATFORM, "division": "closed", "status": "onprem"}, **config,
-    })  # fmt: skip
+    arguments = [
+        "airank_fast/train.py",
+        config["benchmark"],
+        "--amp",
+        "--seed",
+        str(1000 + number),
+        "--data",
+        f"{HOME}/somebody/data",
+    ]
+    emit(
+        "run_config",
+        **{
+            "seed": 1000 + number,
+            "precision": "bf16",
+            "world_size": 8,
+            "devices": ["Synthetic GPU"] * 8,
+            "gradient_accumulation_steps": 1,
+            "warmup_epochs_excluded": 0,
+            "command": arguments,
+            "submission": {"org": ORG, "platform": PLATFORM, "division": "closed", "status": "onprem"},
+            **config,
+        },
+    )
     emit("system", **SYSTEM)
     emit("cache_clear", value=True)
     emit("init_start")
@@ -164,8 +192,15 @@ def _story(config: dict, data: dict, marks: list, number: int, total_s: float, c
         emit("block_stop", step=step, samples=samples, **{name: [value] * ranks for name, value in clocks.items()})
         emit("eval_start", epoch=epoch, step=step, samples=samples)
         t += 2
-        emit("eval_stop", epoch=epoch, step=step, samples=samples, correct=round(accuracy * counted), counted=counted,
-             accuracy=round(accuracy * counted) / counted)  # fmt: skip
+        emit(
+            "eval_stop",
+            epoch=epoch,
+            step=step,
+            samples=samples,
+            correct=round(accuracy * counted),
+            counted=counted,
+            accuracy=round(accuracy * counted) / counted,
+        )
         step_before, samples_before = step, samples
         t += 0.5
     t = start + total_s

@@ -33,8 +33,12 @@ def test_the_tree_of_2020_12_is_the_published_one(cards, build, tmp_path):
     assert build(out, cards, "airank", settings=[]) == 0
     assert names(out) == ["SHA256SUMS", "manifest.json", SYSTEM]
     assert names(out, SYSTEM) == [
-        "bert", "resnet50", "submitter_information.md", "summary_metrics.md", "system_information.md"
-    ]  # fmt: skip
+        "bert",
+        "resnet50",
+        "submitter_information.md",
+        "summary_metrics.md",
+        "system_information.md",
+    ]
     assert names(out, SYSTEM, "resnet50") == ["code", "data", "log", "report"]
     assert names(out, SYSTEM, "resnet50", "log") == ["GPUx1.log", "GPUx1_FP32.log", "GPUx32.log", "GPUx8.log"]
     assert names(out, SYSTEM, "bert", "log") == ["GPUx8.log"]
@@ -48,8 +52,11 @@ def test_the_summary_is_the_published_table_with_its_figures(cards, build, tmp_p
     assert build(tmp_path / "out", cards, "airank", settings=[]) == 0
     text = (tmp_path / "out" / SYSTEM / "summary_metrics.md").read_text()
     assert "|              | Time2train(sec)  | 吞吐(samples/sec) | 准确率(%) | 加速比 |" in text
-    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:6]]
-            for cells in (line.split("|") for line in text.split("- resnet50")[1].splitlines()) if len(cells) == 7}
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:6]]
+        for cells in (line.split("|") for line in text.split("- resnet50")[1].splitlines())
+        if len(cells) == 7
+    }
     assert list(rows)[2:] == ["1卡", "8卡", "32卡"]
     samples = 28262 * 1632  # of 36 epochs
     assert rows["8卡"] == ["1799.00", f"{samples / 1800:.2f}", "76.01", f"{14399 / 1799:.2f}"]

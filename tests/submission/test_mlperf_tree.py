@@ -12,7 +12,7 @@ from submission import synthetic
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import read_events
-from airank_fast.rules import rcp
+from airank_fast.rules.mlperf import rcp
 from airank_fast.rules.trees import MLPERF_FIELDS, check_tree
 
 ORG, SYSTEM = "Synthetic_Submitter", "synthetic_1x8"
@@ -146,8 +146,10 @@ def test_a_run_that_was_resumed_is_no_result(build, tmp_path, runs, capsys):
     events = read_events(runs[0] / "events.jsonl")
     at = next(index for index, event in enumerate(events) if event["kind"] == "eval_stop")
     counts = {name: events[at][name] for name in ("step", "samples")}
-    again = [{"t": events[at]["t"], "kind": kind, **fields} for kind, fields in
-             (("process_start", {"pid": 2}), ("resume", counts))]  # fmt: skip
+    again = [
+        {"t": events[at]["t"], "kind": kind, **fields}
+        for kind, fields in (("process_start", {"pid": 2}), ("resume", counts))
+    ]
     resumed = synthetic.write_run(tmp_path / "r", [*events[: at + 1], *again, *events[at + 1 :]])
     assert build(tmp_path / "out", [resumed, *runs[1:5]]) == 1
     assert "was resumed: its clock is not comparable" in capsys.readouterr().err

@@ -47,10 +47,16 @@ def test_unknown_is_as_good_as_blank():
 def test_a_run_without_accelerators_has_nothing_to_say_of_them():
     system = {**synthetic.SYSTEM, "accelerators_per_node": 0, "accelerator_name": "Synthetic CPU", "machine": {}}
     fields = mlperf_description(
-        {name: "x" for name in MLPERF_FIELDS if not name.startswith(("acc", "n", "status", "div", "host_processor_c",
-                                                                     "host_processors"))}
-        | {"host_processor_core_count": "2", "host_processor_caches": "x"}, facts_of_run(system, CONFIG), {}, None
-    )  # fmt: skip
+        {
+            name: "x"
+            for name in MLPERF_FIELDS
+            if not name.startswith(("acc", "n", "status", "div", "host_processor_c", "host_processors"))
+        }
+        | {"host_processor_core_count": "2", "host_processor_caches": "x"},
+        facts_of_run(system, CONFIG),
+        {},
+        None,
+    )
     accelerator = {name: value for name, value in fields.items() if name.startswith("accelerator_")}
     assert set(accelerator.values()) == {"N/A (no accelerator)"}
     assert fields["accelerators_per_node"] == "0"
@@ -73,14 +79,16 @@ def test_a_value_that_cannot_be_is_refused(name, value, message):
 def test_fields_come_from_a_file_and_options_go_before(tmp_path, suffix):
     pytest.importorskip("tomllib")
     file = tmp_path / f"system{suffix}"
-    texts = {".toml": 'cooling = "water"\nnumber_of_nodes = 1\n"accelerator_on-chip_memories" = "x"\n',
-             ".json": '{"cooling": "water", "number_of_nodes": 1, "accelerator_on-chip_memories": "x"}'}  # fmt: skip
+    texts = {
+        ".toml": 'cooling = "water"\nnumber_of_nodes = 1\n"accelerator_on-chip_memories" = "x"\n',
+        ".json": '{"cooling": "water", "number_of_nodes": 1, "accelerator_on-chip_memories": "x"}',
+    }
     file.write_text(texts[suffix])
     given = given_fields(["cooling=air=cold"], file)
     assert given == {"cooling": "air=cold", "number_of_nodes": "1", "accelerator_on-chip_memories": "x"}
 
 
-@pytest.mark.parametrize("text", ["cooling = ", "[cooling]\nx = 1", "", '\udcff', "cooling = 'x'\nsecret = 'y'"])
+@pytest.mark.parametrize("text", ["cooling = ", "[cooling]\nx = 1", "", "\udcff", "cooling = 'x'\nsecret = 'y'"])
 def test_a_file_that_holds_no_fields_is_refused(tmp_path, text):
     pytest.importorskip("tomllib")
     file = tmp_path / "system.toml"
@@ -91,8 +99,15 @@ def test_a_file_that_holds_no_fields_is_refused(tmp_path, text):
 
 
 def test_this_machine_is_taken_only_for_runs_that_match_it():
-    here = {name: RUN[name] for name in ("host_processor_model_name", "host_processor_vcpu_count",
-                                         "host_memory_capacity", "accelerator_model_name")}  # fmt: skip
+    here = {
+        name: RUN[name]
+        for name in (
+            "host_processor_model_name",
+            "host_processor_vcpu_count",
+            "host_memory_capacity",
+            "accelerator_model_name",
+        )
+    }
     assert is_same_machine(RUN, here)
     for name in here:
         assert not is_same_machine(RUN, {**here, name: "another"})

@@ -45,10 +45,11 @@ MUTATIONS = {
     "a link to outside": (lambda root: (root / "passwords").symlink_to("/etc/passwd"), "tree.link"),
     "a folder that is a link": (lambda root: (root / "etc").symlink_to("/etc"), "tree.link"),
     "sums that leave the tree": (
-        lambda root: (root / SUMS).open("a").write("0" * 64 + "  ../../etc/passwd\n"), "tree.sum"
+        lambda root: (root / SUMS).open("a").write("0" * 64 + "  ../../etc/passwd\n"),
+        "tree.sum",
     ),
     "sums that are none": (lambda root: (root / SUMS).open("a").write("garbage\n"), "tree.sum"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -68,8 +69,16 @@ def test_what_is_wrong_is_found(gp2bm, tmp_path, name):
 def airank_tree(request, tmp_path):
     """The published example, as somebody else may hand it in: plain files and folders, no checksums."""
     root = tmp_path / "airank" / "system name"
-    for name in (request.param, "summary metrics", "submitter information", "model1/code/run.sh", "model1/data/get.md",
-                 "model1/log/GPUx1.log", "model1/log/GPUx32.log", "model1/report/report.docx"):  # fmt: skip
+    for name in (
+        request.param,
+        "summary metrics",
+        "submitter information",
+        "model1/code/run.sh",
+        "model1/data/get.md",
+        "model1/log/GPUx1.log",
+        "model1/log/GPUx32.log",
+        "model1/report/report.docx",
+    ):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")

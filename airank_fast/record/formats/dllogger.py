@@ -23,8 +23,8 @@ from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
 
 from airank_fast.errors import UserError
-from airank_fast.record.completing import MAX_T, MIN_T
 from airank_fast.record.events import Event, name_floats
+from airank_fast.record.foreign.complete import MAX_T, MIN_T
 
 ACCURACY = "val.top1"
 

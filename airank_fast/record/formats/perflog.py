@@ -16,8 +16,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 from airank_fast.errors import UserError
-from airank_fast.record.completing import MAX_T, MIN_T
 from airank_fast.record.events import Event, dictionary, name_floats
+from airank_fast.record.foreign.complete import MAX_T, MIN_T
 from airank_fast.record.formats.dllogger import from_percent
 from airank_fast.record.metrics import Tally
 

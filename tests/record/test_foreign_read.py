@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import to_line
+from airank_fast.record.foreign.read import find_log, read_run
 from airank_fast.record.formats.airank import AIRankLog
 from airank_fast.record.formats.dllogger import DLLoggerLog
 from airank_fast.record.formats.mlperf import MLPerfLog
 from airank_fast.record.formats.perflog import PerfLogLog
-from airank_fast.record.runs import find_log, read_run
 
 WRITERS = {"airank": AIRankLog, "mlperf": MLPerfLog, "dllogger": DLLoggerLog, "perflog": PerfLogLog}
 KNOWN = {"target": 0.759, "samples_per_epoch": 1000, "global_batch_size": 64, "unit": "images"}
@@ -98,13 +98,15 @@ def test_what_the_log_says_goes_before_what_is_told(tell, tmp_path):
 def test_the_seeds_sample(tmp_path):
     """AI-Rank's published sample: its last two lines carry earlier times than the line before."""
     path = tmp_path / "GPUx1.log"
-    path.write_text("- AI-Rank-log 1558631910.424 test_begin\n"
-                    "- AI-Rank-log 1558631916.424 eval_accuracy:0.7605400085449219, total_epoch_cnt:10\n"
-                    "- AI-Rank-log 1558631918.454 target_quality_time:8.03sec\n"
-                    "- AI-Rank-log 1558631922.424 eval_accuracy:0.955400085449219, total_epoch_cnt:18\n"
-                    "- AI-Rank-log 1558631922.454 test_finish\n"
-                    "- AI-Rank-log 1558631918.454 total_use_time:12.03sec\n"
-                    "- AI-Rank-log 1558631918.455 avg_ips:1190images/sec\n")  # fmt: skip
+    path.write_text(
+        "- AI-Rank-log 1558631910.424 test_begin\n"
+        "- AI-Rank-log 1558631916.424 eval_accuracy:0.7605400085449219, total_epoch_cnt:10\n"
+        "- AI-Rank-log 1558631918.454 target_quality_time:8.03sec\n"
+        "- AI-Rank-log 1558631922.424 eval_accuracy:0.955400085449219, total_epoch_cnt:18\n"
+        "- AI-Rank-log 1558631922.454 test_finish\n"
+        "- AI-Rank-log 1558631918.454 total_use_time:12.03sec\n"
+        "- AI-Rank-log 1558631918.455 avg_ips:1190images/sec\n"
+    )
     summary = read_run(path, {"target": 0.759}).summary
     assert (summary["status"], summary["reason"]) == ("success", "target")
     assert (round(summary["time2train"], 3), round(summary["total_time"], 3)) == (6.0, 12.03)
@@ -135,14 +137,18 @@ def test_the_directory_of_a_run_and_a_choice_of_format(tell, tmp_path):
         (b'{"t": 1, "kind": "nan"}\n', "a kind that is a word is required, got nan"),
         (b'{"t": 3e11, "kind": "a"}\n', "a: a time that is a date is required, got 300000000000.0"),
         (b'{"t": 1, "kind": "eval_stop"}\n', "eval_stop: epoch is required, got none"),
-        (b'{"t": 1, "kind": "steps", "first_step": 1, "num_steps": 1, "samples": "x", "core_s": []}\n',
-         "steps: samples must be a number, got 'x'"),
-        (b'{"t": 1, "kind": "steps", "first_step": 1, "num_steps": 1, "samples": 1, "core_s": [null]}\n',
-         "steps: core_s must be a list of numbers"),
+        (
+            b'{"t": 1, "kind": "steps", "first_step": 1, "num_steps": 1, "samples": "x", "core_s": []}\n',
+            "steps: samples must be a number, got 'x'",
+        ),
+        (
+            b'{"t": 1, "kind": "steps", "first_step": 1, "num_steps": 1, "samples": 1, "core_s": [null]}\n',
+            "steps: core_s must be a list of numbers",
+        ),
         (b'{"t": 1, "kind": "run_config", "world_size": 0}\n', "world_size: a whole number above 0 is required, got 0"),
         (b'{"t": 1, "kind": "run_config", "target": "x"}\n', "target: a number is required, got 'x'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_run_is_said_in_one_line(content, message, tmp_path):
     path = tmp_path / "log"
     path.write_bytes(content)

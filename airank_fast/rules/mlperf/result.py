@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from airank_fast.record.detect import detect
-from airank_fast.rules import mlperf, rcp
-from airank_fast.rules import mlperf_rules as rules
+from airank_fast.record.foreign.detect import detect
 from airank_fast.rules.findings import ERROR, WARNING, Finding
-from airank_fast.rules.mlperf import Log
-from airank_fast.rules.mlperf_rules import is_number, short
+from airank_fast.rules.mlperf import order, rcp, rules
+from airank_fast.rules.mlperf.log import Log
+from airank_fast.rules.mlperf.rules import is_number, short
 
 PATTERN = "result_*.txt"  # logs of a result, by the names that the package checker wants
 
@@ -34,7 +33,7 @@ def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") 
 
     A run that did not converge is a warning if there is no other.
     """
-    logs = [mlperf.read(each) for each in paths]
+    logs = [order.read(each) for each in paths]
     failed = [log for log in logs if log.converged_at is None]
     for log in logs:
         for finding in log.findings:

@@ -9,9 +9,9 @@ from rules.mlperf_logs import bert_points, compliant, resnet_points
 from rules.mutations import value
 
 from airank_fast.errors import UserError
-from airank_fast.rules import rcp
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
-from airank_fast.rules.mlperf_set import PATTERN, check_set, is_result
+from airank_fast.rules.mlperf import rcp
+from airank_fast.rules.mlperf.result import PATTERN, check_set, is_result
 
 SET_RULES = ("num_runs", "converged", "same_system", "same_hyperparameters", "seeds_differ", "rcp", "rcp_missing")
 
@@ -76,8 +76,9 @@ def test_runs_of_a_set_belong_together(tmp_path, change, rule):
 def not_converged(runs):
     return lambda k, lines: (
         [line.replace('"success"', '"aborted"') for line in value("eval_accuracy", 0.7, nth=-1)(lines)]
-        if k in runs else lines
-    )  # fmt: skip
+        if k in runs
+        else lines
+    )
 
 
 def test_one_run_may_fail_to_converge(tmp_path):

@@ -76,13 +76,29 @@ TIME_SLACK_MS = 1000  # lines of several processes pass each other by some milli
 EARLIEST_TIME_MS, LATEST_TIME_MS = 10**12, 10**13  # 2001 to 2286: seconds and microseconds lie far outside
 LARGE_BATCH = 32 * 1024  # "32k": from here on LARS's momentum is free
 WORDS = {
-    "submission_benchmark": ("resnet", "ssd", "stable_diffusion", "maskrcnn", "gpt3", "dlrm_dcnv2", "bert", "rnnt",
-                             "unet3d", "gnn", "llama2_70b_lora"),
+    "submission_benchmark": (
+        "resnet",
+        "ssd",
+        "stable_diffusion",
+        "maskrcnn",
+        "gpt3",
+        "dlrm_dcnv2",
+        "bert",
+        "rnnt",
+        "unet3d",
+        "gnn",
+        "llama2_70b_lora",
+    ),
     "submission_division": ("closed", "open"),
     "submission_status": ("cloud", "onprem", "preview", "research"),
-}  # fmt: skip
-SUBMISSION_KEYS = ("submission_benchmark", "submission_org", "submission_platform", "submission_division",
-                   "submission_status")  # fmt: skip
+}
+SUBMISSION_KEYS = (
+    "submission_benchmark",
+    "submission_org",
+    "submission_platform",
+    "submission_division",
+    "submission_status",
+)
 CLOCK_KEYS = ("init_stop", "run_start", "run_stop")
 KEYS_IN_ORDER = ("submission_division", "cache_clear", "init_start", *CLOCK_KEYS, "seed", "eval_accuracy")
 # BERT's checkpoints may be evaluated when the clock has stopped, with the time at which they were written.
@@ -96,9 +112,18 @@ NEEDED = [
     ("block_stop", "epoch_stop"),
 ]
 # Keys that say nothing which a rule is about, of mllog and of common trainers.
-HARMLESS_KEYS = {"weights_initialization", "tracked_stats", "opt_gradient_clip_norm", "max_sequence_length",
-                 "eval_max_prediction_symbols", "submission_entry", "submission_poc_name", "submission_poc_email",
-                 "trained_samples", "init_checkpoint_step"}  # fmt: skip
+HARMLESS_KEYS = {
+    "weights_initialization",
+    "tracked_stats",
+    "opt_gradient_clip_norm",
+    "max_sequence_length",
+    "eval_max_prediction_symbols",
+    "submission_entry",
+    "submission_poc_name",
+    "submission_poc_email",
+    "trained_samples",
+    "init_checkpoint_step",
+}
 
 
 class Wanted(NamedTuple):

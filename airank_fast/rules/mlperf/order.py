@@ -2,8 +2,8 @@
 
 All that the official compliance checker demands, and what it lets through although the training rules forbid it: the
 order of time and of events, how the run ended, the evaluation cadence, sizes, and hyper-parameters that it only wants
-to be there. mlperf_rules.py holds the rules as data, mlperf_contents.py judges what was said, this file when it was
-said; mlperf_set.py judges the logs of a result together. docs/verify-mlperf.md shows it beside the official checker.
+to be there. rules.py holds the rules as data, contents.py judges what was said, this file when it was
+said; result.py judges the logs of a result together. docs/verify-mlperf.md shows it beside the official checker.
 """
 
 from __future__ import annotations
@@ -12,59 +12,16 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from airank_fast.record.formats.mlperf import records
 from airank_fast.record.lines import Lines
-from airank_fast.rules import mlperf_contents as contents
-from airank_fast.rules import mlperf_rules as rules
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
-from airank_fast.rules.mlperf_rules import BENCHMARKS, Benchmark, is_number, short
+from airank_fast.rules.mlperf import contents, rules
+from airank_fast.rules.mlperf.log import Evaluation, Log
+from airank_fast.rules.mlperf.rules import is_number, short
 
 _MAX_ALIKE = 10  # findings of one rule that are told one by one
 _MAX_NAMES = 50  # unknown keys, namespaces and seeds that are remembered
-
-
-@dataclass
-class Log:
-    """What the book read of a log, for those who judge several together."""
-
-    path: str
-    findings: list[Finding] = field(default_factory=list, repr=False)
-    values: dict[str, tuple[object, int]] = field(default_factory=dict)  # of what appears once: first value, line
-    seeds: list[tuple[object, dict, int]] = field(default_factory=list)  # value, metadata, line
-    evaluations: list[contents.Evaluation] = field(default_factory=list, repr=False)
-    run_start_ms: float | None = None
-    run_stop_ms: float | None = None
-    status: str | None = None  # of the run_stop
-
-    def value(self, key: str) -> object:
-        """The first value of a key; None if the log has none."""
-        return self.values.get(key, (None, 0))[0]
-
-    @property
-    def benchmark(self) -> Benchmark | None:
-        """What rules it falls under; None for a benchmark that this book does not know."""
-        name = self.value("submission_benchmark")
-        return BENCHMARKS.get(name) if isinstance(name, str) else None
-
-    @property
-    def closed(self) -> Benchmark | None:
-        """The same, unless it is of the open division, which may do otherwise."""
-        return None if self.value("submission_division") == "open" else self.benchmark
-
-    @property
-    def minutes(self) -> float | None:
-        """The result of the run: from run_start to run_stop."""
-        if self.run_start_ms is None or self.run_stop_ms is None:
-            return None
-        return (self.run_stop_ms - self.run_start_ms) / 60_000
-
-    @property
-    def converged_at(self) -> float | None:
-        """Epochs (BERT: samples) at the last evaluation of a run that ended in success, as the RCP checker reads it."""
-        last = self.evaluations[-1].epoch if self.evaluations else None
-        return round(last, 3) if self.status == "success" and is_number(last) else None
 
 
 def check(lines: Lines, known: object = None) -> Iterator[Finding]:
@@ -270,7 +227,7 @@ class _Book(_Findings):
     def _on_eval_accuracy(self, number: int, record: dict, metadata: dict) -> None:
         self._demand_running(number, "eval_accuracy")
         epoch = metadata.get("epoch_num")
-        evaluation = contents.Evaluation(number, record["value"], epoch, metadata.get("samples_count"))
+        evaluation = Evaluation(number, record["value"], epoch, metadata.get("samples_count"))
         if "eval" in self._open:
             self._demand_same(number, "epoch_num", metadata, self._open["eval"])
         if len(self.log.evaluations) < contents.MAX_EVALUATIONS:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective, name_floats, to_line
+from airank_fast.record.foreign.read import unknown_figures
 from airank_fast.record.formats import airank, dllogger, flagperf, mlperf, perflog
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import Tally
-from airank_fast.record.runs import unknown_figures
 from airank_fast.record.settings import LAMB, LARS, SGD, SUBMISSION
 
 FORMATS = ("airank", "mlperf", "flagperf", "events", "dllogger", "perflog")
@@ -21,11 +21,22 @@ _IMPLIED = {"airank": {"block_start", "block_stop", "epoch_stop"}}  # by the eva
 _BRACKETS = {"init_start", "init_stop", "run_start", "run_stop", "eval_stop", "epoch_stop", "reading"}
 CARRIED = {  # the kinds of event that a format has lines for
     "airank": {"run_start", "eval_stop", "run_stop"},
-    "mlperf": {"run_config", "cache_clear", "init_start", "init_stop", "run_start", "block_start", "block_stop",
-               "eval_start", "eval_stop", "run_stop", "data"},
+    "mlperf": {
+        "run_config",
+        "cache_clear",
+        "init_start",
+        "init_stop",
+        "run_start",
+        "block_start",
+        "block_stop",
+        "eval_start",
+        "eval_stop",
+        "run_stop",
+        "data",
+    },
     "dllogger": {"run_config", "run_start", "reading", "epoch_stop", "eval_stop", "run_stop"},
     "perflog": {"run_config", "process_stop", *_BRACKETS},
-}  # fmt: skip
+}
 _ODDITIES = {"not_utf8": "bytes that are no text", "nul": "NUL characters", "long": "a line of more than 1 MiB, cut"}
 _MAX_KINDS = 200
 
@@ -91,8 +102,15 @@ class Needs:
             yield from self._lacks("samples_per_epoch")
 
     def _mlperf(self) -> Iterator[str]:
-        yield from self._lacks("benchmark", "target", "seed", "global_batch_size", "gradient_accumulation_steps",
-                               "train_samples", "eval_samples")  # fmt: skip
+        yield from self._lacks(
+            "benchmark",
+            "target",
+            "seed",
+            "global_batch_size",
+            "gradient_accumulation_steps",
+            "train_samples",
+            "eval_samples",
+        )
         submission = self.config.get("submission") or {}
         yield from (name for name in SUBMISSION if submission.get(name.removeprefix("submission_")) is None)
         for kind, name in (("cache_clear", "cache_clear"), ("init_start", "init_s"), ("eval_start", "eval_s")):
@@ -191,8 +209,12 @@ def convert(
     if to == "flagperf":
         yield from _flagperf(events, markdown)
         return
-    writer = {"airank": lambda: airank.AIRankLog(profile), "mlperf": mlperf.MLPerfLog,
-              "dllogger": dllogger.DLLoggerLog, "perflog": perflog.PerfLogLog}[to]()  # fmt: skip
+    writer = {
+        "airank": lambda: airank.AIRankLog(profile),
+        "mlperf": mlperf.MLPerfLog,
+        "dllogger": dllogger.DLLoggerLog,
+        "perflog": perflog.PerfLogLog,
+    }[to]()
     for number, event in enumerate(events, 1):
         kind = event["kind"]
         if kind not in CARRIED[to] | _RECOMPUTED | _IMPLIED.get(to, set()) | {"run_config"}:
@@ -236,8 +258,11 @@ def _flagperf(events: Iterable[Event], markdown: bool) -> Iterator[str]:
 
     unknown = unknown_figures(followed())
     run = {name: None if name in unknown else value for name, value in flagperf.columns(tally).items()}
-    run |= {name: stated[name] for name in ("e2e_time", "p_whole", "p_train", "p_core")
-            if run[name] is None and name in stated}  # fmt: skip
+    run |= {
+        name: stated[name]
+        for name in ("e2e_time", "p_whole", "p_train", "p_core")
+        if run[name] is None and name in stated
+    }
     if markdown:
         yield from flagperf.HEADER.split("\n")
         yield flagperf.row(run)
@@ -248,4 +273,3 @@ def _flagperf(events: Iterable[Event], markdown: bool) -> Iterator[str]:
 def standing(events: Iterable[Event], kinds: Counter[str]) -> Iterable[Event]:
     """The events without those that a resume made void; only a resumed run is held in memory for it."""
     return effective(events) if "resume" in kinds else events
-

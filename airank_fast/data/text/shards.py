@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from airank_fast.data.samples import Samples
+from airank_fast.data.text.samples import Samples
 from airank_fast.errors import UserError
 
 FIELDS = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels")
 FORMS = ("variable", "padded")
-_ROWS_AT_ONCE = 4096        # of a padded shard: what is held beside the samples
+_ROWS_AT_ONCE = 4096  # of a padded shard: what is held beside the samples
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Shard:
     """What the head of a shard says; nothing of it has been read yet."""
 
     path: Path
-    form: str                   # one of FORMS
+    form: str  # one of FORMS
     num_samples: int
 
 
@@ -39,8 +39,10 @@ def import_h5py():
     try:
         import h5py
     except ImportError:
-        raise UserError("data: h5py is required to read and write HDF5 shards and is not installed "
-                        "(pip install 'airank-fast[wikicorpus]')") from None
+        raise UserError(
+            "data: h5py is required to read and write HDF5 shards and is not installed "
+            "(pip install 'airank-fast[wikicorpus]')"
+        ) from None
     return h5py
 
 
@@ -57,8 +59,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_shard(path: Path, samples: Samples, *, form: str, max_seq_length: int, max_predictions: int,
-                vocab_size: int) -> None:
+def write_shard(
+    path: Path, samples: Samples, *, form: str, max_seq_length: int, max_predictions: int, vocab_size: int
+) -> None:
     """Write a shard, whole or not at all; equal samples make equal files."""
     assert form in FORMS, form
     h5py = import_h5py()
@@ -66,14 +69,20 @@ def write_shard(path: Path, samples: Samples, *, form: str, max_seq_length: int,
         if form == "padded":
             for name, values in samples.padded(max_seq_length, max_predictions).items():
                 chunks = (min(len(values), 1024), *values.shape[1:]) if len(values) else None
-                file.create_dataset(name, data=values, chunks=chunks, compression="gzip" if chunks else None,
-                                    compression_opts=4 if chunks else None)
+                file.create_dataset(
+                    name,
+                    data=values,
+                    chunks=chunks,
+                    compression="gzip" if chunks else None,
+                    compression_opts=4 if chunks else None,
+                )
             return
         ids = np.int16 if vocab_size <= 2**15 else np.int32
         _write_rows(file, h5py, "input_ids", samples.input_ids.astype(ids), samples.token_offsets)
         _write_rows(file, h5py, "segment_ids", samples.segment_ids, samples.token_offsets)
-        _write_rows(file, h5py, "masked_lm_positions", samples.masked_lm_positions.astype(np.int16),
-                    samples.masked_offsets)
+        _write_rows(
+            file, h5py, "masked_lm_positions", samples.masked_lm_positions.astype(np.int16), samples.masked_offsets
+        )
         _write_rows(file, h5py, "masked_lm_ids", samples.masked_lm_ids.astype(ids), samples.masked_offsets)
         file.create_dataset("next_sentence_labels", data=samples.next_sentence_labels)
 
@@ -84,7 +93,7 @@ def _write_rows(file, h5py, name: str, values: np.ndarray, offsets: np.ndarray) 
     for i, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
         rows[i] = values[start:end]
     dataset = file.create_dataset(name, (len(rows),), dtype=dtype)
-    if len(rows):       # `dataset[:] = rows` takes rows of equal lengths for a matrix, and fails
+    if len(rows):  # `dataset[:] = rows` takes rows of equal lengths for a matrix, and fails
         dataset.id.write(h5py.h5s.ALL, h5py.h5s.ALL, rows)
 
 
@@ -101,7 +110,7 @@ def open_shard(path: Path):
 def _reason(error: Exception) -> str:
     """h5py's message: what is in its parentheses, where it has them."""
     text = str(error)
-    return text[text.find("(") + 1:text.rfind(")")] if "(" in text and ")" in text else text
+    return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
 
 
 def inspect_shard(path: Path) -> Shard:
@@ -116,8 +125,10 @@ def _inspect(file, path: Path) -> Shard:
     if missing:
         raise UserError(f"data: the fields {', '.join(FIELDS)} are required, {path} has no {', '.join(missing)}")
     if "packed_input_len" in file:
-        raise UserError(f"data: one sample a row is required, got {path}, whose rows are packed from several "
-                        "(packed_input_len); give the shards from before packing")
+        raise UserError(
+            f"data: one sample a row is required, got {path}, whose rows are packed from several "
+            "(packed_input_len); give the shards from before packing"
+        )
     kinds = {}
     for name in FIELDS:
         of_rows = h5py.check_vlen_dtype(file[name].dtype)
@@ -132,7 +143,7 @@ def _inspect(file, path: Path) -> Shard:
     form = kinds["input_ids"]
     wanted = {name: 1 if form == "variable" or name == FIELDS[-1] else 2 for name in FIELDS}
     got = {name: file[name].ndim for name in FIELDS}
-    got[FIELDS[-1]] = 1 if file[FIELDS[-1]].size == num[FIELDS[-1]] else got[FIELDS[-1]]     # [n, 1] will do
+    got[FIELDS[-1]] = 1 if file[FIELDS[-1]].size == num[FIELDS[-1]] else got[FIELDS[-1]]  # [n, 1] will do
     if got != wanted or any(kinds[name] != form for name in FIELDS[:-1]) or kinds[FIELDS[-1]] != "padded":
         raise UserError(f"data: a shard in variable or padded form is required, {path} mixes them")
     if form == "padded" and "input_mask" not in file:
@@ -196,8 +207,10 @@ def _variable(file, rows: slice) -> Samples:
     positions, masked = read("masked_lm_positions", np.int32)
     originals, original_offsets = read("masked_lm_ids", np.int32)
     if not (np.array_equal(tokens, segment_offsets) and np.array_equal(masked, original_offsets)):
-        raise UserError(f"data: as many segment_ids as input_ids, and masked_lm_ids as masked_lm_positions, are "
-                        f"required in every row, {file.filename} has others in rows {rows.start} to {rows.stop - 1}")
+        raise UserError(
+            f"data: as many segment_ids as input_ids, and masked_lm_ids as masked_lm_positions, are "
+            f"required in every row, {file.filename} has others in rows {rows.start} to {rows.stop - 1}"
+        )
     labels = file["next_sentence_labels"][rows].reshape(-1)
     return Samples(ids, segments, tokens, positions, originals, masked, _cast(labels, np.int8))
 
@@ -212,16 +225,23 @@ def _cast(values: np.ndarray, dtype) -> np.ndarray:
 
 def _padded(file, rows: slice, path: Path) -> Samples:
     ids, segments, positions, originals, mask = (
-        file[name][rows] for name in ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "input_mask"))
-    real, masked = mask != 0, positions != 0        # position 0 is [CLS], which is never masked
+        file[name][rows] for name in ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "input_mask")
+    )
+    real, masked = mask != 0, positions != 0  # position 0 is [CLS], which is never masked
     for name, flags in (("input_mask", real), ("masked_lm_positions", masked)):
         if (flags[:, 1:] & ~flags[:, :-1]).any():
             raise UserError(f"data: {name} must be filled from the front, in {path} it is not")
     offsets = [np.concatenate([[0], flags.sum(1).cumsum()]) for flags in (real, masked)]
     labels = file["next_sentence_labels"][rows].reshape(-1)
-    return Samples(_cast(ids[real], np.int32), _cast(segments[real], np.int8), offsets[0],
-                   _cast(positions[masked], np.int32), _cast(originals[masked], np.int32), offsets[1],
-                   _cast(labels, np.int8))
+    return Samples(
+        _cast(ids[real], np.int32),
+        _cast(segments[real], np.int8),
+        offsets[0],
+        _cast(positions[masked], np.int32),
+        _cast(originals[masked], np.int32),
+        offsets[1],
+        _cast(labels, np.int8),
+    )
 
 
 def _check(samples: Samples, path: Path, first_row: int, vocab_size: int, max_seq_length: int) -> None:
@@ -232,15 +252,19 @@ def _check(samples: Samples, path: Path, first_row: int, vocab_size: int, max_se
         if bad.any():
             at = int(bad.argmax())
             row = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
-            raise UserError(f"data: {name} {required} are required, got {values[at]} in row {first_row + row} "
-                            f"of {path}")
+            raise UserError(
+                f"data: {name} {required} are required, got {values[at]} in row {first_row + row} of {path}"
+            )
 
     tokens, masked, in_vocabulary = samples.token_offsets, samples.masked_offsets, f"of 0 ... {vocab_size - 1}"
     refuse((lengths < 3) | (lengths > max_seq_length), None, "samples", f"of 3 ... {max_seq_length} tokens", lengths)
-    for name, values, offsets in (("input_ids", samples.input_ids, tokens),
-                                  ("masked_lm_ids", samples.masked_lm_ids, masked)):
+    for name, values, offsets in (
+        ("input_ids", samples.input_ids, tokens),
+        ("masked_lm_ids", samples.masked_lm_ids, masked),
+    ):
         refuse((values < 0) | (values >= vocab_size), offsets, name, in_vocabulary, values)
     refuse((positions < 0) | (positions >= ends), masked, "masked_lm_positions", "within the sample", positions)
     refuse((samples.segment_ids & ~1) != 0, tokens, "segment_ids", "0 or 1", samples.segment_ids)
-    refuse((samples.next_sentence_labels & ~1) != 0, None, "next_sentence_labels", "0 or 1",
-           samples.next_sentence_labels)
+    refuse(
+        (samples.next_sentence_labels & ~1) != 0, None, "next_sentence_labels", "0 or 1", samples.next_sentence_labels
+    )

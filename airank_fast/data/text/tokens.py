@@ -24,7 +24,7 @@ from torch import Tensor
 from airank_fast.data.sampling import TrainStream, eval_batches
 
 IGNORED_LABEL = -100
-AHEAD = 2       # batches that are laid out before they are asked for
+AHEAD = 2  # batches that are laid out before they are asked for
 
 
 class MicroBatch(NamedTuple):
@@ -33,7 +33,7 @@ class MicroBatch(NamedTuple):
     num_masked_mean: masked tokens of the whole step, over all ranks, divided by its micro-batches on all ranks.
     """
 
-    samples: object             # airank_fast.data.samples.Samples, or what has its arrays
+    samples: object  # airank_fast.data.text.samples.Samples, or what has its arrays
     num_masked_mean: float
 
 
@@ -86,15 +86,15 @@ class Fill(NamedTuple):
 
 
 def collate(samples, device: torch.device | str, fill: Fill | None = None) -> TokenBatch:
-    """The batch of `samples` (arrays by the names of airank_fast.data.samples.Samples, in any order of length)."""
+    """The batch of `samples` (arrays by the names of airank_fast.data.text.samples.Samples, in any order of length)."""
     return _move(_lay_out(samples, fill), torch.device(device))
 
 
 class _LaidOut(NamedTuple):
     """A batch on the host: its arrays end to end in one tensor, so that they travel in one copy."""
 
-    joined: Tensor              # int64
-    sizes: dict[str, int]       # of the fields of TokenBatch in it
+    joined: Tensor  # int64
+    sizes: dict[str, int]  # of the fields of TokenBatch in it
     lengths: list[int]
     longest: int | None
     seconds: float
@@ -122,7 +122,7 @@ def _lay_out(item, fill: Fill | None = None) -> _LaidOut:
     lengths = lengths.tolist()
     if fill is not None:
         lengths.append(_fill_up(arrays, fill))
-    arrays["masked_weight"] = np.array([weight]).view(np.int64)     # its bits
+    arrays["masked_weight"] = np.array([weight]).view(np.int64)  # its bits
     sizes = {name: len(array) for name, array in arrays.items()}
     joined = torch.from_numpy(np.concatenate(list(arrays.values()), dtype=np.int64))
     return _LaidOut(joined, sizes, lengths, fill and fill.tokens, time.perf_counter() - start)
@@ -133,10 +133,14 @@ def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
     num_tokens, num_masked = len(arrays["input_ids"]), len(arrays["labels"])
     extra, extra_masked = fill.tokens - num_tokens % fill.tokens, -num_masked % fill.masked
     ends = {
-        "input_ids": np.zeros(extra), "token_type_ids": np.zeros(extra), "position_ids": np.arange(extra),
-        "masked_positions": np.zeros(extra_masked), "labels": np.full(extra_masked, IGNORED_LABEL),
-        "next_sentence_label": [IGNORED_LABEL], "offsets": [num_tokens + extra],
-    }  # fmt: skip
+        "input_ids": np.zeros(extra),
+        "token_type_ids": np.zeros(extra),
+        "position_ids": np.arange(extra),
+        "masked_positions": np.zeros(extra_masked),
+        "labels": np.full(extra_masked, IGNORED_LABEL),
+        "next_sentence_label": [IGNORED_LABEL],
+        "offsets": [num_tokens + extra],
+    }
     for name, array in arrays.items():
         arrays[name] = np.concatenate([array, ends[name]], dtype=np.int64, casting="unsafe")
     return extra
@@ -153,8 +157,7 @@ def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
     parts = dict(zip(batch.sizes, joined.split(list(batch.sizes.values())), strict=True))
     parts.setdefault("next_sentence_label", None)
     parts["masked_weight"] = parts["masked_weight"].view(torch.float64)[0].float()
-    return TokenBatch(**parts, lengths=batch.lengths, longest=batch.longest, _copy_s=batch.seconds,
-                      _copy_events=events)
+    return TokenBatch(**parts, lengths=batch.lengths, longest=batch.longest, _copy_s=batch.seconds, _copy_events=events)
 
 
 def deal(lengths: np.ndarray, num_parts: int) -> list[np.ndarray]:
@@ -184,8 +187,17 @@ class BlockReader:
 
     name = "pydoc"
 
-    def __init__(self, train, held_out, stream: TrainStream, *, rank: int, world_size: int, eval_batch_size: int,
-                 balance: bool = True):
+    def __init__(
+        self,
+        train,
+        held_out,
+        stream: TrainStream,
+        *,
+        rank: int,
+        world_size: int,
+        eval_batch_size: int,
+        balance: bool = True,
+    ):
         self._train, self._held_out, self._stream, self._balance = train, held_out, stream, balance
         self._rank, self._world_size, self._eval_batch_size = rank, world_size, eval_batch_size
 
@@ -197,7 +209,7 @@ class BlockReader:
             positions = step * batch_size + np.arange(batch_size)
             indices = self._stream.indices(step * batch_size, batch_size)
             parts = shares(self._train.lengths[indices], self._world_size * per_step, balance=self._balance)
-            for rows in parts[self._rank * per_step:(self._rank + 1) * per_step]:
+            for rows in parts[self._rank * per_step : (self._rank + 1) * per_step]:
                 yield MicroBatch(self._train.take(indices[rows], positions[rows]), len(rows) * self._train.num_masked)
             step += 1
 

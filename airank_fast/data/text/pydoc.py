@@ -26,11 +26,11 @@ from airank_fast.errors import UserError
 NAME = "Python's language reference and docstrings"
 VOCAB_SIZE = 2048
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
-_FORMAT = 1                 # another number for another text or vocabulary
+_FORMAT = 1  # another number for another text or vocabulary
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_SHORTEST = 40              # characters of a docstring worth reading
-_HOLD_OUT = 20              # one document in so many
-_MASKS = 4                  # Philox key word, beside sampling's, synthetic's and wikicorpus'
+_SHORTEST = 40  # characters of a docstring worth reading
+_HOLD_OUT = 20  # one document in so many
+_MASKS = 4  # Philox key word, beside sampling's, synthetic's and wikicorpus'
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def load(cache_dir: str | os.PathLike | None = None) -> Text:
         try:
             _write_once(target)
         except OSError as error:
-            raise UserError(f"embedded text: a writable {cache} is required, got {error}; "
-                            "or pass --data with a directory of shards") from error
+            raise UserError(
+                f"embedded text: a writable {cache} is required, got {error}; or pass --data with a directory of shards"
+            ) from error
     vocab = (target / "vocab.txt").read_text(encoding="utf-8").splitlines()
     sides = [np.load(target / f"{side}.npy") for side in ("train", "held_out")]
     return Text(*sides, vocab, f"{NAME}, {platform.python_version()}")
@@ -80,7 +81,7 @@ def _write_once(target: Path) -> None:
         try:
             folder.rename(target)
         except OSError:
-            if not target.is_dir():         # else another process was first, with the same text
+            if not target.is_dir():  # else another process was first, with the same text
                 raise
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
@@ -101,8 +102,10 @@ def documents() -> list[str]:
             found.append(_distinct(_docstrings(path), seen))
     found = [text for text in found if text]
     if len(found) < 100:
-        raise UserError(f"embedded text: the standard library's sources are required in {library}, "
-                        f"got {len(found)} documents; or pass --data with a directory of shards")
+        raise UserError(
+            f"embedded text: the standard library's sources are required in {library}, "
+            f"got {len(found)} documents; or pass --data with a directory of shards"
+        )
     return found
 
 
@@ -138,8 +141,9 @@ def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np
     try:
         from tokenizers import BertWordPieceTokenizer
     except ImportError:
-        raise UserError("embedded text: the package tokenizers is required, got none "
-                        "(pip install 'airank-fast[wikicorpus]')") from None
+        raise UserError(
+            "embedded text: the package tokenizers is required, got none (pip install 'airank-fast[wikicorpus]')"
+        ) from None
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(train, VOCAB_SIZE, special_tokens=SPECIAL_TOKENS, show_progress=False)
     ids = tokenizer.get_vocab()
@@ -152,7 +156,7 @@ def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np
 
 
 class Blocks:
-    """A text as a source of samples (see airank_fast.data.tokens): [CLS], a stretch of it, [SEP]; masked at each use.
+    """A text as a source of samples (airank_fast.data.text.tokens): [CLS], a stretch of it, [SEP]; masked at each use.
 
     tokens: uint16 [n], a side of Text, cut into stretches of length - 2. mask_rate of each is to be guessed, at least
     one: 80 % of that is [MASK], 10 % a random word, 10 % left as it is. Masks depend on (seed, position in the stream)
@@ -164,7 +168,7 @@ class Blocks:
         num_blocks = min(limit, len(tokens) // width)
         if not num_blocks:
             raise UserError(f"embedded text: a sequence length of at most {len(tokens) + 2} is required, got {length}")
-        self._blocks = tokens[:num_blocks * width].reshape(num_blocks, width).astype(np.int32)
+        self._blocks = tokens[: num_blocks * width].reshape(num_blocks, width).astype(np.int32)
         self._seed, self.num_masked = seed, max(1, round(mask_rate * width))
         self.lengths = np.full(num_blocks, length)
 
@@ -172,8 +176,8 @@ class Blocks:
         """The blocks with these indices, masked by the draws of these positions of the stream."""
         num, (_, width) = len(indices), self._blocks.shape
         raw = np.stack([self._draws(position) for position in positions.tolist()])
-        chosen = np.sort(np.argsort(raw[:, :width], axis=1, kind="stable")[:, :self.num_masked], axis=1) + 1
-        kinds, words = np.split(raw[:, width:width + 2 * self.num_masked], 2, axis=1)
+        chosen = np.sort(np.argsort(raw[:, :width], axis=1, kind="stable")[:, : self.num_masked], axis=1) + 1
+        kinds, words = np.split(raw[:, width : width + 2 * self.num_masked], 2, axis=1)
         ids = np.full((num, width + 2), SPECIAL_TOKENS.index("[SEP]"), np.int32)
         ids[:, 0] = SPECIAL_TOKENS.index("[CLS]")
         ids[:, 1:-1] = self._blocks[indices]
@@ -192,7 +196,7 @@ class Blocks:
 
 
 class MaskedBlocks:
-    """Masked samples of one length, under the names of airank_fast.data.samples.Samples.
+    """Masked samples of one length, under the names of airank_fast.data.text.samples.Samples.
 
     ids [n, length], positions [n, m] within the sample, ascending, and what stood there [n, m].
     """

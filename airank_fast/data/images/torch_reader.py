@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from airank_fast.data.image_folder import FORMATS, ImageFolder, Split, corrupt_error, why_corrupt
-from airank_fast.data.resize import resize_into
+from airank_fast.data.images.image_folder import FORMATS, ImageFolder, Split, corrupt_error, why_corrupt
+from airank_fast.data.images.resize import resize_into
 from airank_fast.data.sampling import (
     Crop,
     Request,
@@ -67,8 +67,9 @@ class _Batches(Dataset):
             if u is not None and crop.train_crop == "random_resized":
                 y, x, h, w = random_resized_window(image.height, image.width, factors[i], offsets[i])
             else:
-                y, x, h, w = square_window(image.height, image.width, crop.eval_resize, crop.image_size,
-                                           None if u is None else offsets[i])
+                y, x, h, w = square_window(
+                    image.height, image.width, crop.eval_resize, crop.image_size, None if u is None else offsets[i]
+                )
             window = np.array(image.crop((x, y, x + w, y + h)))
             resize_into(out[i], window, mirrored=u is not None and bool(flips[i]))
         return torch.from_numpy(out), torch.from_numpy(self.split.labels[request.indices])
@@ -94,8 +95,18 @@ class TorchReader:
 
     name = "torch"
 
-    def __init__(self, folder: ImageFolder, stream: TrainStream, crop: Crop, *, eval_batch_size: int,
-                 rank: int, world_size: int, device: torch.device, num_workers: int):
+    def __init__(
+        self,
+        folder: ImageFolder,
+        stream: TrainStream,
+        crop: Crop,
+        *,
+        eval_batch_size: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        num_workers: int,
+    ):
         self._stream, self._rank, self._world_size = stream, rank, world_size
         self._eval_batch_size, self._num_val = eval_batch_size, len(folder.val)
         self._pin, self._num_workers = device.type == "cuda", num_workers
@@ -103,11 +114,17 @@ class TorchReader:
         self._training: Iterator | None = None
 
     def _run(self, dataset: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        loader = DataLoader(dataset, batch_size=None, sampler=requests, num_workers=self._num_workers,
-                            pin_memory=self._pin, prefetch_factor=2 if self._num_workers else None,
-                            worker_init_fn=partial(end_with, os.getpid()),
-                            generator=torch.Generator())        # else it draws from the run's random state
-        gc.freeze()         # a forked worker must not collect what it inherits, such as DALI
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=requests,
+            num_workers=self._num_workers,
+            pin_memory=self._pin,
+            prefetch_factor=2 if self._num_workers else None,
+            worker_init_fn=partial(end_with, os.getpid()),
+            generator=torch.Generator(),
+        )  # else it draws from the run's random state
+        gc.freeze()  # a forked worker must not collect what it inherits, such as DALI
         try:
             batches = iter(loader)
         finally:
@@ -118,7 +135,7 @@ class TorchReader:
                     raise corrupt_error(*batch)
                 yield tuple(batch)
         finally:
-            del batches     # ends the workers now; later, as part of an exception's garbage, each would take 5 s
+            del batches  # ends the workers now; later, as part of an exception's garbage, each would take 5 s
 
     def train(self, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
@@ -128,8 +145,9 @@ class TorchReader:
 
     def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
-        requests = (Request(i, None) for i in eval_batches(self._num_val, self._eval_batch_size,
-                                                           self._rank, self._world_size))
+        requests = (
+            Request(i, None) for i in eval_batches(self._num_val, self._eval_batch_size, self._rank, self._world_size)
+        )
         return self._run(self._val, _Sampler(lambda: requests))
 
     def close(self) -> None:

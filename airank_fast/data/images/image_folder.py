@@ -14,17 +14,17 @@ from PIL import Image
 
 from airank_fast.errors import UserError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")     # of the names; ImageNet has a PNG that is called .JPEG
-FORMATS = ("JPEG", "PNG")                # of the contents
+SUFFIXES = (".jpeg", ".jpg", ".png")  # of the names; ImageNet has a PNG that is called .JPEG
+FORMATS = ("JPEG", "PNG")  # of the contents
 
 
 @dataclass(frozen=True)
 class Split:
     """One half of the tree."""
 
-    files: list[str]            # absolute paths, sorted by class, then by name
-    labels: np.ndarray          # int64 [len(files)]
-    classes: tuple[str, ...]    # folder names, sorted; a label is a position in it
+    files: list[str]  # absolute paths, sorted by class, then by name
+    labels: np.ndarray  # int64 [len(files)]
+    classes: tuple[str, ...]  # folder names, sorted; a label is a position in it
 
     def __len__(self) -> int:
         return len(self.files)
@@ -35,8 +35,10 @@ class Split:
         keep = np.array([f not in dropped for f in self.files], dtype=bool)
         left = np.bincount(self.labels[keep], minlength=len(self.classes))
         if not left.all():
-            raise UserError(f"{name}: a readable picture in every class is required, class "
-                            f"'{self.classes[int(left.argmin())]}' has none")
+            raise UserError(
+                f"{name}: a readable picture in every class is required, class "
+                f"'{self.classes[int(left.argmin())]}' has none"
+            )
         return Split([f for f, k in zip(self.files, keep, strict=True) if k], self.labels[keep], self.classes)
 
 
@@ -50,18 +52,21 @@ class ImageFolder:
     def __init__(self, root: str | os.PathLike, num_classes: int | None = None):
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         if not os.path.isdir(self.root):
-            raise UserError(f"data: a directory with train/ and val/ is required, got {self.root}, "
-                            "which is none")
+            raise UserError(f"data: a directory with train/ and val/ is required, got {self.root}, which is none")
         classes = {side: self._classes(side) for side in ("train", "val")}
         for here, there in (("train", "val"), ("val", "train")):
             missing = sorted(set(classes[here]) - set(classes[there]))
             if missing:
-                raise UserError(f"data: the same classes in train/ and val/ are required, "
-                                f"{_some(missing)} missing in {os.path.join(self.root, there)}")
+                raise UserError(
+                    f"data: the same classes in train/ and val/ are required, "
+                    f"{_some(missing)} missing in {os.path.join(self.root, there)}"
+                )
         self.classes = classes["train"]
         if num_classes is not None and len(self.classes) != num_classes:
-            raise UserError(f"data: {num_classes} classes are required, got {len(self.classes)} in "
-                            f"{self.root} (pass --num-classes {len(self.classes)} to train on these)")
+            raise UserError(
+                f"data: {num_classes} classes are required, got {len(self.classes)} in "
+                f"{self.root} (pass --num-classes {len(self.classes)} to train on these)"
+            )
         self.train, self.val = self._split("train"), self._split("val")
 
     def checksum(self) -> str:
@@ -91,11 +96,11 @@ class ImageFolder:
         for name in self.classes:
             path = os.path.join(self.root, side, name)
             with os.scandir(path) as entries:
-                pictures = sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES)
-                                  and not e.name.startswith("."))
+                pictures = sorted(
+                    e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not e.name.startswith(".")
+                )
             if not pictures:
-                raise UserError(f"data: pictures ({', '.join(SUFFIXES)}) are required in every class, "
-                                f"{path} has none")
+                raise UserError(f"data: pictures ({', '.join(SUFFIXES)}) are required in every class, {path} has none")
             files += [os.path.join(path, p) for p in pictures]
             counts.append(len(pictures))
         return Split(files, np.repeat(np.arange(len(counts), dtype=np.int64), counts), self.classes)
@@ -118,19 +123,20 @@ def why_corrupt(path: str | os.PathLike) -> str | None:
         return "the file is gone"
     except Image.UnidentifiedImageError:
         return "not a JPEG or PNG file"
-    except Exception as error:           # Pillow: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # Pillow: OSError, SyntaxError, ValueError, struct.error, ...
         return " ".join(str(error).split()) or type(error).__name__
     return None
 
 
 def corrupt_error(path: str | os.PathLike, why: str) -> UserError:
     """The one line for a file that cannot be read."""
-    return UserError(f"data: a whole JPEG or PNG picture is required, got {Path(path)} ({why}); "
-                     "--skip-corrupt leaves such files out")
+    return UserError(
+        f"data: a whole JPEG or PNG picture is required, got {Path(path)} ({why}); --skip-corrupt leaves such files out"
+    )
 
 
 def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[tuple[str, str]]:
     """(path, why) of every file that cannot be decoded to its end, in the order given."""
     files = list(files)
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:     # Pillow decodes without the GIL
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # Pillow decodes without the GIL
         return [(f, why) for f, why in zip(files, pool.map(why_corrupt, files), strict=True) if why]

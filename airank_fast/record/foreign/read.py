@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airank_fast.errors import UserError
-from airank_fast.record.completing import Outline, checked, complete
-from airank_fast.record.detect import detect
 from airank_fast.record.events import Event, iter_events
+from airank_fast.record.foreign.complete import Outline, checked, complete
+from airank_fast.record.foreign.detect import detect
 from airank_fast.record.formats import airank, dllogger, mlperf, perflog
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import summarize
@@ -48,7 +48,7 @@ def read_run(path: str | os.PathLike, known: dict | None = None, prefer: str | N
     """The run at `path`: a directory with events.jsonl, or one log file.
 
     `known` holds fields of run_config that the log does not carry (target, unit, samples_per_epoch ...); the
-    log's own come first. With them, what follows from the log is completed (see completing.py); what another
+    log's own come first. With them, what follows from the log is completed (see complete.py); what another
     program's log reads out between its evaluations is not kept. `prefer` names the format to read where a file holds
     several. UserError, with the path, if there is no run, or none that can be read.
     """

@@ -9,15 +9,18 @@ from record.test_dllogger import TEXT
 from record.test_perflog import BERT
 
 from airank_fast.errors import UserError
-from airank_fast.record.completing import Outline, complete
-from airank_fast.record.converting import FORMATS, Losses, Needs, convert
+from airank_fast.record.foreign.complete import Outline, complete
+from airank_fast.record.foreign.convert import FORMATS, Losses, Needs, convert
 from airank_fast.record.formats import dllogger, perflog
 from airank_fast.record.metrics import summarize
 
 LOGS = {dllogger.parse: TEXT.splitlines(), perflog.parse: BERT}
 PIECES = st.sampled_from(["", "nan", "-1", "9" * 30, "1e999", "[", "{", "null", " : ", "Epoch: ", "%", "0.9", "\0"])
-KNOWN = [{}, {"target": 0.5, "samples_per_epoch": 10},
-         {"target": 0.5, "samples_per_epoch": 9, "global_batch_size": 4, "eval_s": 3.0, "init_s": 2.0}]  # fmt: skip
+KNOWN = [
+    {},
+    {"target": 0.5, "samples_per_epoch": 10},
+    {"target": 0.5, "samples_per_epoch": 9, "global_batch_size": 4, "eval_s": 3.0, "init_s": 2.0},
+]
 
 
 @st.composite

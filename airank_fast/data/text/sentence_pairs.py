@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from airank_fast.data.host import host
-from airank_fast.data.samples import Samples
+from airank_fast.data.text.samples import Samples
 from airank_fast.errors import UserError
 
 _WORD = 2**64 - 1
@@ -48,8 +48,12 @@ class PairOptions:
 
     def __post_init__(self):
         _require(8 <= self.max_seq_length <= 32767, "max-seq-length", "8 ... 32767", self.max_seq_length)
-        _require(1 <= self.max_predictions < self.max_seq_length, "max-predictions",
-                 f"1 ... {self.max_seq_length - 1}", self.max_predictions)
+        _require(
+            1 <= self.max_predictions < self.max_seq_length,
+            "max-predictions",
+            f"1 ... {self.max_seq_length - 1}",
+            self.max_predictions,
+        )
         _require(0 < self.masked_lm_prob <= 1, "masked-lm-prob", "above 0, at most 1", self.masked_lm_prob)
         _require(0 <= self.short_seq_prob <= 1, "short-seq-prob", "0 ... 1", self.short_seq_prob)
         _require(self.num_duplicates >= 1, "duplicates", "at least 1", self.num_duplicates)
@@ -76,9 +80,9 @@ def _require(condition: bool, option: str, wanted: str, got: object) -> None:
 class Documents:
     """Tokenised documents, end to end; no sentence and no document is empty."""
 
-    tokens: np.ndarray              # int32 [num_tokens]
-    sentence_offsets: np.ndarray    # int64 [num_sentences + 1], into tokens
-    document_offsets: np.ndarray    # int64 [num_documents + 1], into sentences
+    tokens: np.ndarray  # int32 [num_tokens]
+    sentence_offsets: np.ndarray  # int64 [num_sentences + 1], into tokens
+    document_offsets: np.ndarray  # int64 [num_documents + 1], into sentences
 
     def __len__(self) -> int:
         return len(self.document_offsets) - 1
@@ -89,8 +93,11 @@ class Documents:
         documents = [kept for document in documents if (kept := [s for s in document if len(s)])]
         sentences = [sentence for document in documents for sentence in document]
         tokens = np.fromiter((token for sentence in sentences for token in sentence), np.int32)
-        return Documents(tokens, np.cumsum([0, *map(len, sentences)], dtype=np.int64),
-                         np.cumsum([0, *map(len, documents)], dtype=np.int64))
+        return Documents(
+            tokens,
+            np.cumsum([0, *map(len, sentences)], dtype=np.int64),
+            np.cumsum([0, *map(len, documents)], dtype=np.int64),
+        )
 
 
 def build_samples(documents: Documents, options: PairOptions, block: int = 0) -> Samples:
@@ -102,10 +109,22 @@ def build_samples(documents: Documents, options: PairOptions, block: int = 0) ->
     _check(documents, options)
     if host is None:
         return build_samples_reference(documents, options, block)
-    return Samples(*host.build(
-        documents.tokens, documents.sentence_offsets, documents.document_offsets, options.num_masked,
-        options.cls_id, options.sep_id, options.mask_id, options.vocab_size, options.short_threshold, options.seed,
-        block, options.num_duplicates))
+    return Samples(
+        *host.build(
+            documents.tokens,
+            documents.sentence_offsets,
+            documents.document_offsets,
+            options.num_masked,
+            options.cls_id,
+            options.sep_id,
+            options.mask_id,
+            options.vocab_size,
+            options.short_threshold,
+            options.seed,
+            block,
+            options.num_duplicates,
+        )
+    )
 
 
 def build_samples_reference(documents: Documents, options: PairOptions, block: int = 0) -> Samples:
@@ -117,11 +136,17 @@ def build_samples_reference(documents: Documents, options: PairOptions, block: i
         for document in range(len(documents)):
             random = Random(options.seed, block, duplicate, document)
             for a, b, is_random in _pairs(document, sentences, starts, options, random):
-                built.append(_sample(tokens[a[0]:a[1]], tokens[b[0]:b[1]], is_random, options, num_masked, random))
+                built.append(_sample(tokens[a[0] : a[1]], tokens[b[0] : b[1]], is_random, options, num_masked, random))
     ids, segments, positions, originals, labels = map(list, zip(*built, strict=True)) if built else [[]] * 5
-    return Samples(_flat(ids, np.int32), _flat(segments, np.int8), np.cumsum([0, *map(len, ids)], dtype=np.int64),
-                   _flat(positions, np.int32), _flat(originals, np.int32),
-                   np.cumsum([0, *map(len, positions)], dtype=np.int64), np.array(labels, np.int8))
+    return Samples(
+        _flat(ids, np.int32),
+        _flat(segments, np.int8),
+        np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        _flat(positions, np.int32),
+        _flat(originals, np.int32),
+        np.cumsum([0, *map(len, positions)], dtype=np.int64),
+        np.array(labels, np.int8),
+    )
 
 
 class Random:

@@ -23,14 +23,14 @@ from typing import NamedTuple
 import numpy as np
 
 from airank_fast.data.manifest import Manifest
-from airank_fast.data.samples import Samples
 from airank_fast.data.sampling import TrainStream, eval_batches, permutation, philox
-from airank_fast.data.shards import Shard, inspect_shard, read_counts, read_shard
-from airank_fast.data.tokens import MicroBatch, shares
+from airank_fast.data.text.samples import Samples
+from airank_fast.data.text.shards import Shard, inspect_shard, read_counts, read_shard
+from airank_fast.data.text.tokens import MicroBatch, shares
 from airank_fast.errors import UserError
 
-POOL_SAMPLES = 2**18        # about 2 kB each at 512 tokens; three times that while a pool is being read
-_ORDER, _SHARDS = 0, 3      # Philox key words, beside sampling's
+POOL_SAMPLES = 2**18  # about 2 kB each at 512 tokens; three times that while a pool is being read
+_ORDER, _SHARDS = 0, 3  # Philox key words, beside sampling's
 _WORDS_PER_COUNT = 4
 _FOLDERS = {"train": ("train", "training"), "eval": ("eval", "eval_varlength", "test")}
 _SUFFIXES = (".hdf5", ".h5")
@@ -54,8 +54,9 @@ class WikiCorpus:
             self._check_manifest(manifest)
         self._check_vocabulary()
         self.train, self.eval = (self._shards(split, manifest) for split in ("train", "eval"))
-        self.num_train, self.num_eval = (sum(shard.num_samples for shard in shards)
-                                         for shards in (self.train, self.eval))
+        self.num_train, self.num_eval = (
+            sum(shard.num_samples for shard in shards) for shards in (self.train, self.eval)
+        )
 
     def checksum(self) -> str:
         """sha256 of the names and sample counts of all shards, in hex."""
@@ -70,12 +71,15 @@ class WikiCorpus:
         if manifest.kind != "wikicorpus":
             raise UserError(f"data: a wikicorpus data set is required, got {self.root}, which is {manifest.kind}")
         if not manifest.stages.get("samples", {}).get("done"):
-            raise UserError(f"data: a finished data set is required, preparing {self.root} was interrupted "
-                            "(the same prepare command goes on with it)")
+            raise UserError(
+                f"data: a finished data set is required, preparing {self.root} was interrupted "
+                "(the same prepare command goes on with it)"
+            )
         length = manifest.options["max_seq_length"]
         if length > self.max_seq_length:
-            raise UserError(f"data: samples of at most {self.max_seq_length} tokens are required, got {length} in "
-                            f"{self.root}")
+            raise UserError(
+                f"data: samples of at most {self.max_seq_length} tokens are required, got {length} in {self.root}"
+            )
 
     def _check_vocabulary(self) -> None:
         path = self.root / "vocab.txt"
@@ -94,8 +98,10 @@ class WikiCorpus:
             listed, found = set(manifest.names(split)), {str(path.relative_to(self.root)) for path in paths}
             for names, what in ((listed - found, "is missing"), (found - listed, "is not in the manifest")):
                 if names:
-                    raise UserError(f"data: the shards of the manifest are required in {self.root}, {min(names)} {what}"
-                                    + f" ({len(names)} such)" * (len(names) > 1))
+                    raise UserError(
+                        f"data: the shards of the manifest are required in {self.root}, {min(names)} {what}"
+                        + f" ({len(names)} such)" * (len(names) > 1)
+                    )
         shards = [shard for shard in map(inspect_shard, paths) if shard.num_samples]
         if not shards:
             raise UserError(f"data: HDF5 shards with samples are required in {folders[0]}, there are none")
@@ -104,7 +110,7 @@ class WikiCorpus:
 
 class _Pool(NamedTuple):
     epoch: int
-    first: int              # position of the pool's first sample in the epoch
+    first: int  # position of the pool's first sample in the epoch
     shards: list[Shard]
     num_samples: int
 
@@ -120,13 +126,30 @@ class WikiCorpusReader:
 
     name = "wikicorpus"
 
-    def __init__(self, corpus: WikiCorpus, *, batch_size_local: int, global_batch_size: int, rank: int = 0,
-                 world_size: int = 1, seed: int = 0, eval_batch_size: int | None = None,
-                 num_eval_samples: int | None = None, pool_samples: int = POOL_SAMPLES, balance: bool = True):
+    def __init__(
+        self,
+        corpus: WikiCorpus,
+        *,
+        batch_size_local: int,
+        global_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        num_eval_samples: int | None = None,
+        pool_samples: int = POOL_SAMPLES,
+        balance: bool = True,
+    ):
         self._corpus, self._rank, self._world_size, self._seed = corpus, rank, world_size, seed
         self._balance = balance
-        self._stream = TrainStream(corpus.num_train, seed, batch_size_local=batch_size_local,
-                                   global_batch_size=global_batch_size, rank=rank, world_size=world_size)
+        self._stream = TrainStream(
+            corpus.num_train,
+            seed,
+            batch_size_local=batch_size_local,
+            global_batch_size=global_batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
         self._pool_samples, self._eval_batch_size = pool_samples, eval_batch_size or batch_size_local
         self.num_eval_samples = corpus.num_eval if num_eval_samples is None else num_eval_samples
         if not 0 < self.num_eval_samples <= corpus.num_eval:
@@ -145,8 +168,10 @@ class WikiCorpusReader:
         held, last = None, -1
         for indices in eval_batches(self.num_eval_samples, self._eval_batch_size, self._rank, self._world_size):
             parts = []
-            for number in range(np.searchsorted(starts, indices[0], side="right") - 1,
-                                np.searchsorted(starts, indices[-1], side="right")):
+            for number in range(
+                np.searchsorted(starts, indices[0], side="right") - 1,
+                np.searchsorted(starts, indices[-1], side="right"),
+            ):
                 if number != last:
                     held, last = self._corpus.read(self._corpus.eval[number]), number
                 here = indices[(indices >= starts[number]) & (indices < starts[number + 1])]
@@ -203,24 +228,24 @@ class WikiCorpusReader:
             num_steps = len(lengths) // batch
             mine = []
             for start in range(0, num_steps * batch, batch):
-                parts = shares(lengths[start:start + batch], self._world_size * per_step, balance=self._balance)
-                mine += [start + rows for rows in parts[self._rank * per_step:(self._rank + 1) * per_step]]
+                parts = shares(lengths[start : start + batch], self._world_size * per_step, balance=self._balance)
+                mine += [start + rows for rows in parts[self._rank * per_step : (self._rank + 1) * per_step]]
             rest = np.arange(num_steps * batch, len(lengths))
-            wanted = np.concatenate([*mine, rest])      # numbered through `begun` and the pool's order
+            wanted = np.concatenate([*mine, rest])  # numbered through `begun` and the pool's order
             is_new = wanted >= len(begun)
             numbers = order[wanted[is_new] - len(begun)]
             ascending = np.sort(numbers)
             wanted[is_new] = len(begun) + np.searchsorted(ascending, numbers)
             held = Samples.concatenate([begun, self._read(pool, ascending)])
-            begun = held.take(wanted[len(wanted) - len(rest):])
-            yield held.take(wanted[:len(wanted) - len(rest)]), masked[:num_steps * batch].reshape(-1, batch).sum(1)
+            begun = held.take(wanted[len(wanted) - len(rest) :])
+            yield held.take(wanted[: len(wanted) - len(rest)]), masked[: num_steps * batch].reshape(-1, batch).sum(1)
 
     def _read(self, pool: _Pool, numbers: np.ndarray) -> Samples:
         """The samples of a pool with these numbers, ascending, counted through its shards."""
         starts = np.cumsum([0, *(shard.num_samples for shard in pool.shards)])
         parts = []
         for shard, start, end in zip(pool.shards, starts[:-1], starts[1:], strict=True):
-            rows = numbers[np.searchsorted(numbers, start):np.searchsorted(numbers, end)] - start
+            rows = numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, end)] - start
             if len(rows):
                 parts.append(self._corpus.read(shard, rows))
         return Samples.concatenate(parts)

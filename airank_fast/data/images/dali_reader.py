@@ -16,8 +16,8 @@ import torch
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import Pipeline
 
-from airank_fast.data.image_folder import ImageFolder, Split, corrupt_error, find_corrupt, why_corrupt
-from airank_fast.data.resize import resize_into
+from airank_fast.data.images.image_folder import ImageFolder, Split, corrupt_error, find_corrupt, why_corrupt
+from airank_fast.data.images.resize import resize_into
 from airank_fast.data.sampling import (
     ATTEMPT_LIMITS,
     NUM_ATTEMPTS,
@@ -30,9 +30,9 @@ from airank_fast.data.sampling import (
     offset_draws,
 )
 
-_DEPTH = 2                  # batches that DALI works on ahead of the caller
-_TAIL_BYTES = 32            # where a whole file's end marker is looked for
-_END_MARKERS = (b"\xff\xd9", b"IEND")       # JPEG, PNG
+_DEPTH = 2  # batches that DALI works on ahead of the caller
+_TAIL_BYTES = 32  # where a whole file's end marker is looked for
+_END_MARKERS = (b"\xff\xd9", b"IEND")  # JPEG, PNG
 
 
 # The window functions of `sampling`, operation by operation, on float32 nodes: (start, shape), each (y, x).
@@ -60,14 +60,27 @@ def _placed(size, shape, offset):
     return math.floor(offset * (size - shape + 1.0))
 
 
-def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads: int, device: torch.device,
-           resize_in_graph: bool):
+def _build(
+    source,
+    crop: Crop,
+    train: bool,
+    *,
+    max_batch_size: int,
+    num_threads: int,
+    device: torch.device,
+    resize_in_graph: bool,
+):
     """A pipeline from what `_Run._feed` says to (pictures or windows, uint8 HWC; last bytes of the file)."""
     on_gpu = device.type == "cuda"
     # The dynamic executor gives each batch memory of its own, which may be handed out; the static one uses its
     # memory again (a few per cent faster), which will do for windows that are resized before the next run.
-    pipeline = Pipeline(max_batch_size, num_threads, (device.index or 0) if on_gpu else None,
-                        prefetch_queue_depth=_DEPTH, exec_dynamic=resize_in_graph)
+    pipeline = Pipeline(
+        max_batch_size,
+        num_threads,
+        (device.index or 0) if on_gpu else None,
+        prefetch_queue_depth=_DEPTH,
+        exec_dynamic=resize_in_graph,
+    )
     with pipeline:
         inputs = fn.external_source(source, num_outputs=len(_inputs(crop, train, resize_in_graph)), batch=True)
         given = dict(zip(_inputs(crop, train, resize_in_graph), inputs, strict=True))
@@ -78,13 +91,26 @@ def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads:
         else:
             start, shape = _square(size, crop, given.get("offset"))
         pictures = fn.decoders.image_slice(
-            encoded, start, shape, device="mixed" if on_gpu else "cpu", normalized_anchor=False,
-            normalized_shape=False, axes=[0, 1], adjust_orientation=False)
+            encoded,
+            start,
+            shape,
+            device="mixed" if on_gpu else "cpu",
+            normalized_anchor=False,
+            normalized_shape=False,
+            axes=[0, 1],
+            adjust_orientation=False,
+        )
         if resize_in_graph:
             # A region of interest that runs from right to left comes out mirrored, without a pass of its own.
             turn = shape * given["mirror"] if train else 0.0 * shape
-            pictures = fn.resize(pictures, size=[crop.image_size] * 2, roi_start=turn, roi_end=shape - turn,
-                                 interp_type=types.INTERP_LINEAR, antialias=True)
+            pictures = fn.resize(
+                pictures,
+                size=[crop.image_size] * 2,
+                roi_start=turn,
+                roi_end=shape - turn,
+                interp_type=types.INTERP_LINEAR,
+                antialias=True,
+            )
         pipeline.set_outputs(pictures, encoded[-_TAIL_BYTES:])
     pipeline.build()
     return pipeline
@@ -92,16 +118,19 @@ def _build(source, crop: Crop, train: bool, *, max_batch_size: int, num_threads:
 
 def _inputs(crop: Crop, train: bool, resize_in_graph: bool) -> list[str]:
     """What a pipeline is fed; it warns of what it has no use for."""
-    wanted = {"offset": train, "factors": train and crop.train_crop == "random_resized",
-              "mirror": train and resize_in_graph}
+    wanted = {
+        "offset": train,
+        "factors": train and crop.train_crop == "random_resized",
+        "mirror": train and resize_in_graph,
+    }
     return ["path", *(name for name, is_wanted in wanted.items() if is_wanted)]
 
 
 class _Asked(NamedTuple):
     """A batch that DALI is working on."""
 
-    indices: np.ndarray     # int64 [b]
-    mirror: np.ndarray      # float32 [b, 2], (y, x); 1 is mirrored
+    indices: np.ndarray  # int64 [b]
+    mirror: np.ndarray  # float32 [b, 2], (y, x); 1 is mirrored
 
 
 class _Run:
@@ -116,9 +145,11 @@ class _Run:
         self._pipeline = _build(self._feed, crop, train, resize_in_graph=resize_in_graph, **build)
 
     def _feed(self):
-        indices, u = next(self._requests)       # StopIteration ends the pipeline's epoch
-        given = {"path": [np.frombuffer(self._split.files[i].encode(), np.uint8) for i in indices],
-                 "mirror": np.zeros((len(indices), 2), np.float32)}
+        indices, u = next(self._requests)  # StopIteration ends the pipeline's epoch
+        given = {
+            "path": [np.frombuffer(self._split.files[i].encode(), np.uint8) for i in indices],
+            "mirror": np.zeros((len(indices), 2), np.float32),
+        }
         if u is not None:
             given["mirror"][:, 1] = flip_draws(u) & self._crop.flip
             given["offset"] = offset_draws(u)
@@ -143,7 +174,7 @@ class _Run:
 
     def _pictures(self, pictures, mirror: np.ndarray) -> torch.Tensor:
         if self._resize_in_graph:
-            return torch.from_dlpack(pictures.as_tensor())      # keeps DALI's memory alive; nothing is copied
+            return torch.from_dlpack(pictures.as_tensor())  # keeps DALI's memory alive; nothing is copied
         out = np.empty((len(mirror), self._crop.image_size, self._crop.image_size, 3), np.uint8)
         for i, window in enumerate(pictures):
             resize_into(out[i], np.asarray(window), mirrored=bool(mirror[i, 1]))
@@ -170,21 +201,34 @@ class _Run:
         return self._pipeline is not None and not self._asked
 
     def close(self) -> None:
-        self._pipeline = None               # the last reference: DALI's destructor joins its threads
+        self._pipeline = None  # the last reference: DALI's destructor joins its threads
 
 
 class DaliReader:
     """See `make_reader`. num_workers: DALI's threads."""
 
     name = "dali"
-    resize_in_graph = False         # on the CPU; tests set it, to check here what a GPU will do
+    resize_in_graph = False  # on the CPU; tests set it, to check here what a GPU will do
 
-    def __init__(self, folder: ImageFolder, stream: TrainStream, crop: Crop, *, eval_batch_size: int,
-                 rank: int, world_size: int, device: torch.device, num_workers: int):
+    def __init__(
+        self,
+        folder: ImageFolder,
+        stream: TrainStream,
+        crop: Crop,
+        *,
+        eval_batch_size: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        num_workers: int,
+    ):
         self._folder, self._stream, self._crop = folder, stream, crop
         self._eval = (eval_batch_size, rank, world_size)
-        self._build = {"num_threads": max(1, num_workers), "device": device,
-                       "resize_in_graph": self.resize_in_graph or device.type == "cuda"}
+        self._build = {
+            "num_threads": max(1, num_workers),
+            "device": device,
+            "resize_in_graph": self.resize_in_graph or device.type == "cuda",
+        }
         self._train_run: _Run | None = None
         self._eval_run: _Run | None = None
 
@@ -192,17 +236,18 @@ class DaliReader:
         """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
         if self._train_run is not None:
             self._train_run.close()
-        self._train_run = _Run(self._folder.train, self._crop, True, **self._build,
-                               max_batch_size=self._stream.batch_size_local)
+        self._train_run = _Run(
+            self._folder.train, self._crop, True, **self._build, max_batch_size=self._stream.batch_size_local
+        )
         return self._train_run.batches(self._stream.requests(first_step))
 
     def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
         if self._eval_run is None or not self._eval_run.is_idle():
-            self._eval_run = _Run(self._folder.val, self._crop, False, **self._build,
-                                  max_batch_size=self._eval[0])
-        return self._eval_run.batches(Request(indices, None) for indices in
-                                      eval_batches(len(self._folder.val), *self._eval))
+            self._eval_run = _Run(self._folder.val, self._crop, False, **self._build, max_batch_size=self._eval[0])
+        return self._eval_run.batches(
+            Request(indices, None) for indices in eval_batches(len(self._folder.val), *self._eval)
+        )
 
     def close(self) -> None:
         """Stops DALI's threads and ends its iterators. Batches handed out stay valid."""

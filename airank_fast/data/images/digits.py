@@ -21,10 +21,10 @@ from airank_fast.errors import UserError
 
 NAME = "UCI optical digits (CC BY 4.0)"
 NUM_CLASSES = 10
-PICTURE_SIZE = 40           # 8 pixels enlarged to 32, and a border of 4 all round: room to shift by 1 pixel
+PICTURE_SIZE = 40  # 8 pixels enlarged to 32, and a border of 4 all round: room to shift by 1 pixel
 _ENLARGED_SIZE = 32
-_FOLDER = "uci-digits-v1"   # another version for another format
-_HOLD_OUT = 5               # every fifth picture of a class is in val
+_FOLDER = "uci-digits-v1"  # another version for another format
+_HOLD_OUT = 5  # every fifth picture of a class is in val
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -50,13 +50,15 @@ def materialise(cache_dir: str | os.PathLike | None = None) -> Path:
             _write(half_done / "tree")
             (half_done / "tree").rename(target)
         except OSError:
-            if not target.is_dir():         # else another process was first, with the same pictures
+            if not target.is_dir():  # else another process was first, with the same pictures
                 raise
         finally:
             shutil.rmtree(half_done, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"embedded data set: a writable {cache} is required, got {error}; "
-                        "or pass --data with a directory of pictures") from error
+        raise UserError(
+            f"embedded data set: a writable {cache} is required, got {error}; "
+            "or pass --data with a directory of pictures"
+        ) from error
     return target
 
 

@@ -1,9 +1,9 @@
 """BERT's training samples, of different lengths, end to end in a few arrays: nothing is spent on padding.
 
-    samples[5]                              one sample, as a dict of arrays
-    samples.take([3, 1, 2])                 some of them, in this order
-    samples.padded(512, 76)                 the six arrays [n, ...] that NVIDIA's scripts write
-    samples.tensors()                       torch, for a model that wants cumulative lengths
+samples[5]                              one sample, as a dict of arrays
+samples.take([3, 1, 2])                 some of them, in this order
+samples.padded(512, 76)                 the six arrays [n, ...] that NVIDIA's scripts write
+samples.tensors()                       torch, for a model that wants cumulative lengths
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from airank_fast.data.host import host
 class Samples:
     """Sample i has the tokens from token_offsets[i] to token_offsets[i + 1], and masked tokens likewise."""
 
-    input_ids: np.ndarray               # int32 [num_tokens], with [CLS] and [SEP], masked
-    segment_ids: np.ndarray             # int8 [num_tokens], 0 or 1
-    token_offsets: np.ndarray           # int64 [n + 1]; the lengths, summed up
-    masked_lm_positions: np.ndarray     # int32 [num_masked], within the sample, ascending
-    masked_lm_ids: np.ndarray           # int32 [num_masked], what stood there
-    masked_offsets: np.ndarray          # int64 [n + 1]
-    next_sentence_labels: np.ndarray    # int8 [n]; 1: the second part is from elsewhere
+    input_ids: np.ndarray  # int32 [num_tokens], with [CLS] and [SEP], masked
+    segment_ids: np.ndarray  # int8 [num_tokens], 0 or 1
+    token_offsets: np.ndarray  # int64 [n + 1]; the lengths, summed up
+    masked_lm_positions: np.ndarray  # int32 [num_masked], within the sample, ascending
+    masked_lm_ids: np.ndarray  # int32 [num_masked], what stood there
+    masked_offsets: np.ndarray  # int64 [n + 1]
+    next_sentence_labels: np.ndarray  # int8 [n]; 1: the second part is from elsewhere
 
     def __len__(self) -> int:
         return len(self.next_sentence_labels)
@@ -37,10 +37,13 @@ class Samples:
         index = range(len(self))[index]
         tokens = slice(self.token_offsets[index], self.token_offsets[index + 1])
         masked = slice(self.masked_offsets[index], self.masked_offsets[index + 1])
-        return {"input_ids": self.input_ids[tokens], "segment_ids": self.segment_ids[tokens],
-                "masked_lm_positions": self.masked_lm_positions[masked],
-                "masked_lm_ids": self.masked_lm_ids[masked],
-                "next_sentence_label": self.next_sentence_labels[index]}
+        return {
+            "input_ids": self.input_ids[tokens],
+            "segment_ids": self.segment_ids[tokens],
+            "masked_lm_positions": self.masked_lm_positions[masked],
+            "masked_lm_ids": self.masked_lm_ids[masked],
+            "next_sentence_label": self.next_sentence_labels[index],
+        }
 
     @property
     def lengths(self) -> np.ndarray:
@@ -57,20 +60,30 @@ class Samples:
         indices = np.ascontiguousarray(indices, np.int64)
         assert not len(indices) or (indices.min() >= 0 and indices.max() < len(self))
         tokens, masked = _offsets(self.lengths[indices]), _offsets(self.num_masked[indices])
-        return Samples(take_rows(self.input_ids, self.token_offsets, indices),
-                       take_rows(self.segment_ids, self.token_offsets, indices), tokens,
-                       take_rows(self.masked_lm_positions, self.masked_offsets, indices),
-                       take_rows(self.masked_lm_ids, self.masked_offsets, indices), masked,
-                       self.next_sentence_labels[indices])
+        return Samples(
+            take_rows(self.input_ids, self.token_offsets, indices),
+            take_rows(self.segment_ids, self.token_offsets, indices),
+            tokens,
+            take_rows(self.masked_lm_positions, self.masked_offsets, indices),
+            take_rows(self.masked_lm_ids, self.masked_offsets, indices),
+            masked,
+            self.next_sentence_labels[indices],
+        )
 
     @staticmethod
     def concatenate(parts: Iterable[Samples]) -> Samples:
         """All samples of several, one after the other; of none at all, none."""
         parts = list(parts) or [empty()]
-        merged = {field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                  for field in fields(Samples) if not field.name.endswith("_offsets")}
-        return Samples(token_offsets=_offsets(np.concatenate([part.lengths for part in parts])),
-                       masked_offsets=_offsets(np.concatenate([part.num_masked for part in parts])), **merged)
+        merged = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Samples)
+            if not field.name.endswith("_offsets")
+        }
+        return Samples(
+            token_offsets=_offsets(np.concatenate([part.lengths for part in parts])),
+            masked_offsets=_offsets(np.concatenate([part.num_masked for part in parts])),
+            **merged,
+        )
 
     def padded(self, max_seq_length: int, max_predictions: int) -> dict[str, np.ndarray]:
         """NVIDIA's fixed form, zeros for padding.
@@ -81,12 +94,14 @@ class Samples:
         assert self.lengths.max(initial=0) <= max_seq_length, "a sample is longer than max_seq_length"
         assert self.num_masked.max(initial=0) <= max_predictions, "a sample has more than max_predictions"
         ones = np.ones(len(self.input_ids), np.int8)
-        return {"input_ids": pad_rows(self.input_ids, self.token_offsets, max_seq_length),
-                "input_mask": pad_rows(ones, self.token_offsets, max_seq_length),
-                "segment_ids": pad_rows(self.segment_ids, self.token_offsets, max_seq_length),
-                "masked_lm_positions": pad_rows(self.masked_lm_positions, self.masked_offsets, max_predictions),
-                "masked_lm_ids": pad_rows(self.masked_lm_ids, self.masked_offsets, max_predictions),
-                "next_sentence_labels": self.next_sentence_labels}
+        return {
+            "input_ids": pad_rows(self.input_ids, self.token_offsets, max_seq_length),
+            "input_mask": pad_rows(ones, self.token_offsets, max_seq_length),
+            "segment_ids": pad_rows(self.segment_ids, self.token_offsets, max_seq_length),
+            "masked_lm_positions": pad_rows(self.masked_lm_positions, self.masked_offsets, max_predictions),
+            "masked_lm_ids": pad_rows(self.masked_lm_ids, self.masked_offsets, max_predictions),
+            "next_sentence_labels": self.next_sentence_labels,
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The seven arrays as int64 tensors, by their names."""
@@ -99,10 +114,10 @@ class Samples:
         positions, originals = memoryview(self.masked_lm_positions).cast("B"), memoryview(self.masked_lm_ids).cast("B")
         out = []
         for i, label in enumerate(self.next_sentence_labels.tolist()):
-            digest = hashlib.blake2b(ids[4 * tokens[i]:4 * tokens[i + 1]], digest_size=16, salt=bytes([label]))
-            digest.update(segments[tokens[i]:tokens[i + 1]])
-            digest.update(positions[4 * masked[i]:4 * masked[i + 1]])
-            digest.update(originals[4 * masked[i]:4 * masked[i + 1]])
+            digest = hashlib.blake2b(ids[4 * tokens[i] : 4 * tokens[i + 1]], digest_size=16, salt=bytes([label]))
+            digest.update(segments[tokens[i] : tokens[i + 1]])
+            digest.update(positions[4 * masked[i] : 4 * masked[i + 1]])
+            digest.update(originals[4 * masked[i] : 4 * masked[i + 1]])
             out.append(int.from_bytes(digest.digest(), "little"))
         return out
 
@@ -127,7 +142,7 @@ def take_rows(values: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> n
 
 def take_rows_reference(values: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The same in NumPy."""
-    rows = [values[offsets[i]:offsets[i + 1]] for i in indices]
+    rows = [values[offsets[i] : offsets[i + 1]] for i in indices]
     return np.concatenate(rows) if rows else values[:0]
 
 

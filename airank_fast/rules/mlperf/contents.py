@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
-from airank_fast.rules import mlperf_rules as rules
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
-from airank_fast.rules.mlperf_rules import Benchmark, Wanted, is_number, is_whole, short
-
-if TYPE_CHECKING:
-    from airank_fast.rules.mlperf import Log
+from airank_fast.rules.mlperf import rules
+from airank_fast.rules.mlperf.log import Evaluation, Log
+from airank_fast.rules.mlperf.rules import Benchmark, Wanted, is_number, is_whole, short
 
 MAX_EVALUATIONS = 10_000  # that are remembered; a run has tens
 Find = Callable[..., None]  # find(rule, line, found, required, severity=None)
-
-
-class Evaluation(NamedTuple):
-    """An eval_accuracy line."""
-
-    line: int
-    accuracy: object
-    epoch: object  # epoch_num
-    samples_count: object
-
-    def reaches(self, target: float) -> bool:
-        """At or above the target, and a fraction."""
-        return is_number(self.accuracy) and target <= self.accuracy < 1
 
 
 def judge_values(log: Log, find: Find) -> None:

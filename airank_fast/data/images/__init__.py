@@ -1,0 +1,125 @@
+"""Pictures for training and evaluation, from any source by one interface.
+
+    folder = ImageFolder(root, num_classes=1000)
+    reader = make_reader(default_kind(), folder, image_size=224, ...)
+    for batch in prefetch(reader.train(first_step=0), device, torch.bfloat16, mean, std): ...
+
+A reader has `train(first_step)`, endless; `evaluate()`, each picture once over all ranks; `close()`; `name`.
+Both yield (pictures uint8 [b, S, S, 3], labels int64 [b]). Which picture comes when is `sampling`'s business.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from airank_fast.data.images import digits
+from airank_fast.data.images.image_folder import ImageFolder, Split, find_corrupt
+from airank_fast.data.images.synthetic import SyntheticReader
+from airank_fast.data.prefetch import Batch, Normalise, prefetch
+from airank_fast.data.sampling import Crop, TrainStream
+from airank_fast.errors import UserError
+
+__all__ = [
+    "Batch",
+    "ImageFolder",
+    "Normalise",
+    "Split",
+    "default_kind",
+    "digits",
+    "find_corrupt",
+    "make_reader",
+    "prefetch",
+]
+
+CROPS = ("random_resized", "shift")
+KINDS = ("dali", "torch", "synthetic")
+
+
+def make_reader(
+    kind: str,
+    folder: ImageFolder | None,
+    *,
+    image_size: int,
+    train_crop: str,
+    eval_resize: int,
+    batch_size_local: int,
+    global_batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    num_workers: int = 1,
+    flip: bool = True,
+    min_area: float = 0.08,
+    eval_batch_size: int | None = None,
+    num_classes: int = 1000,
+    num_eval_samples: int = 0,
+):
+    """A reader.
+
+    kind: one of KINDS.
+    image_size: S, pixels. train_crop: "random_resized" (area min_area ... 1 of the picture, aspect 3/4 ...
+    4/3) or "shift" (a random S x S window of the picture with its shorter side resized to eval_resize). flip:
+    mirror half of the training pictures. Evaluation: shorter side to eval_resize, centre S x S.
+    batch_size_local: pictures per yielded training batch; global_batch_size: per optimizer step over all
+    ranks; their ratio over world_size is the number of accumulated batches. eval_batch_size: default
+    batch_size_local. num_workers: DALI's threads or torch's worker processes of this rank.
+    num_classes, num_eval_samples: of the synthetic reader only, which needs no folder.
+    UserError: DALI asked for but not installed; more pictures in a global batch than in the training set.
+    """
+    assert train_crop in CROPS, train_crop
+    assert image_size <= eval_resize, (image_size, eval_resize)
+    device = torch.device(device)
+    if kind not in KINDS:
+        raise UserError(f"reader: one of {', '.join(KINDS)} is required, got {kind}")
+    if kind == "dali" and not has_dali():
+        raise UserError(
+            "reader: DALI is required for --reader dali and not installed "
+            "(pip install nvidia-dali-cuda130, or use --reader torch)"
+        )
+    shard = {
+        "batch_size_local": batch_size_local,
+        "global_batch_size": global_batch_size,
+        "rank": rank,
+        "world_size": world_size,
+    }
+    eval_batch_size = eval_batch_size or batch_size_local
+    if kind == "synthetic":
+        return SyntheticReader(
+            image_size=image_size,
+            seed=seed,
+            device=device,
+            num_classes=num_classes,
+            num_eval_samples=num_eval_samples,
+            eval_batch_size=eval_batch_size,
+            **shard,
+        )
+
+    stream = TrainStream(len(folder.train), seed, **shard)
+    crop = Crop(image_size, train_crop, eval_resize, min_area, flip)
+    common = {
+        "eval_batch_size": eval_batch_size,
+        "rank": rank,
+        "world_size": world_size,
+        "device": device,
+        "num_workers": num_workers,
+    }
+    if kind == "dali":
+        from airank_fast.data.images.dali_reader import DaliReader
+
+        return DaliReader(folder, stream, crop, **common)
+    from airank_fast.data.images.torch_reader import TorchReader
+
+    return TorchReader(folder, stream, crop, **common)
+
+
+def default_kind() -> str:
+    """The kind of reader to take where nobody asks for one: DALI where it is installed, else torch."""
+    return "dali" if has_dali() else "torch"
+
+
+def has_dali() -> bool:
+    """Whether DALI is installed; does not import it."""
+    return bool(importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"))

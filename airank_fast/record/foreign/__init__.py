@@ -1,0 +1,1 @@
+"""Logs of other programs: recognised, completed, read as events, and converted."""
