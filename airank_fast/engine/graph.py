@@ -1,7 +1,7 @@
 """The training step as CUDA graphs, one for each shape of its batches: one launch where the host made thousands.
 
 Everything that the step reads lies where it lay at the capture: weights, optimizer state, learning rate and loss scale
-by themselves, the batches because they are copied there. This has not run on a GPU yet.
+by themselves, the batches because they are copied there.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences
 
     What runs was chosen by measuring (``bench/bert.py --attention``). A batch of one length is one call of torch's
     SDPA. Of several lengths: on CUDA, SDPA over jagged tensors, which is the variable-length flash kernel and knows
-    dropout (`torch.nn.attention.varlen` does not; this has not run on a GPU yet). On a CPU one call for each run of
+    dropout (`torch.nn.attention.varlen` does not). On a CPU one call for each run of
     equal lengths: padding costs twice to six times as much, jagged tensors ten times. There the two products written
     out are twice as fast as SDPA in 16 bits; with dropout, which SDPA's CPU kernel has not, in float32 too.
     """

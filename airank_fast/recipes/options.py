@@ -51,7 +51,7 @@ class RunOptions:
     checkpoint_steps: int | None = None
     """Save every N steps as well."""
     cuda_graphs: bool = False
-    """Capture the training step and replay it, which saves the host's work; on one GPU. Has not run on a GPU yet."""
+    """Capture the training step and replay it, which saves the host's work; on one GPU."""
     tensorboard: bool = False
     """Write TensorBoard event files to OUTPUT/tensorboard."""
     airank_profile: Literal["2020-12", "2021-05"] = "2020-12"

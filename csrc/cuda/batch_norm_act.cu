@@ -1,5 +1,5 @@
 // Batch norm on the GPU: chooses the kernels for dtype and alignment, and the grids. Free of torch, so that tests can
-// compile it for the CPU. It has not run on a GPU yet.
+// compile it for the CPU.
 #include "batch_norm_act.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // Batch norm + residual + ReLU on the GPU, over NHWC memory seen as [rows, channels]; formulas in
-// batch_norm_act_math.h. This file has not run on a GPU yet.
+// batch_norm_act_math.h.
 //
 // Mapping: a thread takes kPack neighbouring channels (16 bytes; one where C or an address does not allow that) and
 // walks groups of 8 rows, whose ReLU is one byte of the mask for each channel, so that the thread alone reads or writes

@@ -1,5 +1,4 @@
 // airank_fast::batch_norm_* for CUDA tensors: checks, addresses, the current stream; the work is in batch_norm_act.cu.
-// It has not run on a GPU yet.
 #include <optional>
 #include <tuple>
 

@@ -1,5 +1,5 @@
 // Bias + GELU on the GPU: chooses the kernel for dtype, approximation and alignment, and cuts the rows into chunks.
-// Free of torch, so that tests can compile it for the CPU. It has not run on a GPU yet.
+// Free of torch, so that tests can compile it for the CPU.
 #include "bias_gelu.h"
 
 #include "bias_gelu.cuh"

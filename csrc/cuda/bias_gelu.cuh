@@ -1,4 +1,4 @@
-// GELU of x + bias on the GPU; formula in bias_gelu_math.h. This file has not run on a GPU yet.
+// GELU of x + bias on the GPU; formula in bias_gelu_math.h.
 //
 // Mapping: a warp covers 32 packs of 16 bytes of a row, the 8 warps of a block 8 rows at a time; a block keeps its
 // columns, so a thread reads its part of the bias once, and goes down its chunk of rows with several packs in flight.

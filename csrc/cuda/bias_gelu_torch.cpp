@@ -1,5 +1,5 @@
 // airank_fast::bias_gelu and its backward for CUDA tensors: checks, addresses, the current stream; the work is in
-// bias_gelu.cu. It has not run on a GPU yet.
+// bias_gelu.cu.
 #include <tuple>
 
 #include "../bias_gelu_args.h"

@@ -1,5 +1,5 @@
 // Cross entropy on the GPU: chooses the kernel for the dtype, the length of a row and label smoothing. Free of torch,
-// so that tests can compile it for the CPU. It has not run on a GPU yet.
+// so that tests can compile it for the CPU.
 #include "cross_entropy.h"
 
 #include "cross_entropy.cuh"

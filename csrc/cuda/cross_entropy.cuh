@@ -1,4 +1,4 @@
-// Cross entropy on the GPU; formula in cross_entropy_math.h. This file has not run on a GPU yet.
+// Cross entropy on the GPU; formula in cross_entropy_math.h.
 //
 // Mapping: a block takes one row of more than 4 KB, each of its warps a shorter one. The threads of a row walk it in
 // packs of 16 bytes, several in flight each; what stands before the first and after the last whole pack goes one by

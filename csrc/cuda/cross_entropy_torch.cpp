@@ -1,5 +1,5 @@
 // airank_fast::cross_entropy and its backward for CUDA tensors: checks, addresses, the current stream; the work is in
-// cross_entropy.cu. It has not run on a GPU yet.
+// cross_entropy.cu.
 #include <tuple>
 
 #include "../cross_entropy_args.h"

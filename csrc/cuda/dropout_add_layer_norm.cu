@@ -1,5 +1,5 @@
 // layer_norm(dropout(x) + residual) on the GPU: chooses the kernel for the dtypes and the grid for the shape. Free of
-// torch, so that tests can compile it for the CPU. It has not run on a GPU yet.
+// torch, so that tests can compile it for the CPU.
 #include "dropout_add_layer_norm.h"
 
 #include "dropout_add_layer_norm.cuh"

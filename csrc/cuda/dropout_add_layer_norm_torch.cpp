@@ -1,5 +1,5 @@
 // airank_fast::dropout_add_layer_norm for CUDA tensors: checks, addresses, the current stream; the work is in
-// dropout_add_layer_norm.cu. It has not run on a GPU yet.
+// dropout_add_layer_norm.cu.
 #include "dropout_add_layer_norm.h"
 
 #include <tuple>

@@ -1,5 +1,5 @@
 // global_norm on the GPU: one launch per dtype (and per 1,500 tensors), and one that adds up. Free of torch, so that
-// tests can compile it for the CPU. It has not run on a GPU yet.
+// tests can compile it for the CPU.
 #include "global_norm.h"
 
 #include "global_norm.cuh"

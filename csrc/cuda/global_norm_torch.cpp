@@ -1,5 +1,4 @@
 // airank_fast::global_norm for CUDA tensors: checks, addresses, the current stream; the work is in global_norm.cu.
-// It has not run on a GPU yet.
 #include <vector>
 
 #include "binding.h"

@@ -1,4 +1,4 @@
-// LAMB on the GPU, for a list of parameters; formula in lamb_math.h. This file has not run on a GPU yet.
+// LAMB on the GPU, for a list of parameters; formula in lamb_math.h.
 //
 // Four launches, whatever the number of tensors (up to LambTable::kCapacity of them):
 //   scalars   one thread: clip factor and bias corrections, in double, from numbers in device memory

@@ -1,5 +1,4 @@
 // airank_fast::lamb_ for CUDA tensors: checks, addresses, the current stream; the work is in lamb.cu.
-// It has not run on a GPU yet.
 #include <optional>
 
 #include "../lamb_args.h"

@@ -1,5 +1,5 @@
 // LARS on the GPU: chooses the kernels for the dtypes and cuts the list into launches. Free of torch, so that tests
-// can compile it for the CPU. It has not run on a GPU yet.
+// can compile it for the CPU.
 #include "lars.h"
 
 #include "lars.cuh"

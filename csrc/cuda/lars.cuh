@@ -1,4 +1,4 @@
-// LARS on the GPU, for a list of parameters; formula in lars_math.h. This file has not run on a GPU yet.
+// LARS on the GPU, for a list of parameters; formula in lars_math.h.
 //
 // Three launches, whatever the number of tensors (up to LarsTable::kCapacity of them):
 //   norms     a block takes one chunk of one tensor: sums of the squares of parameter and gradient

@@ -1,5 +1,4 @@
 // airank_fast::lars_ for CUDA tensors: checks, addresses, the current stream; the work is in lars.cu.
-// It has not run on a GPU yet.
 #include <optional>
 
 #include "../lars_args.h"

@@ -1,5 +1,5 @@
 // Layer normalisation on the GPU: chooses the kernel for the dtypes and the grid for the shape. Free of torch, so that
-// tests can compile it for the CPU. It has not run on a GPU yet.
+// tests can compile it for the CPU.
 #include "layer_norm.h"
 
 #include "layer_norm_launch.h"

@@ -1,4 +1,4 @@
-// Layer normalisation on the GPU; formula in layer_norm_math.h. This file has not run on a GPU yet.
+// Layer normalisation on the GPU; formula in layer_norm_math.h.
 //
 // The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end
 // in a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.

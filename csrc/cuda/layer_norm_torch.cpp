@@ -1,5 +1,4 @@
 // airank_fast::layer_norm for CUDA tensors: checks, addresses, the current stream; the work is in layer_norm.cu.
-// It has not run on a GPU yet.
 #include "layer_norm.h"
 
 #include <tuple>

@@ -1,5 +1,5 @@
 // SGD on the GPU: chooses the kernel for the dtypes and cuts the list into launches. Free of torch, so that
-// tests can compile it for the CPU. It has not run on a GPU yet.
+// tests can compile it for the CPU.
 #include "sgd.h"
 
 #include "optimizer_dtypes.h"

@@ -1,4 +1,4 @@
-// SGD on the GPU, for a list of parameters; formula in sgd_math.h. This file has not run on a GPU yet.
+// SGD on the GPU, for a list of parameters; formula in sgd_math.h.
 //
 // Mapping: a block takes one chunk of one tensor; its threads walk it in packs of 4, kUnroll packs in flight
 // each. 4 is what makes every float32 access one of 16 bytes; the 16-bit gradient and copy then move 8 bytes

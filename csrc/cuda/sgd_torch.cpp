@@ -1,5 +1,4 @@
 // airank_fast::sgd_ for CUDA tensors: checks, addresses, the current stream; the work is in sgd.cu.
-// It has not run on a GPU yet.
 #include <optional>
 
 #include "../sgd_args.h"
