@@ -1,4 +1,6 @@
-"""Write the tables of README.md from the result files: `python bench/tables.py`; `--check` only compares.
+"""Write the tables of README.md and docs/benchmarks.md from the result files; `--check` only compares.
+
+    python bench/tables.py [--check]
 
 Between `<!-- results: NAME -->` and `<!-- end -->` stands the table of bench/results/NAME.jsonl, from the last line
 of each case.
@@ -13,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -70,13 +73,14 @@ def amount(result: dict, seconds: float) -> str:
 
 
 def main() -> int:
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], old)
-    if "--check" in sys.argv:
-        return int(old != new)
-    readme.write_text(new)
-    return 0
+    stale = 0
+    for page in PAGES:
+        old = page.read_text()
+        new = MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], old)
+        stale += old != new
+        if "--check" not in sys.argv:
+            page.write_text(new)
+    return int("--check" in sys.argv and stale > 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""The documents: generated pages are up to date, links lead somewhere, and one page alone says what has not run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "csrc" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture
+def status(monkeypatch):
+    """bench/status.py, imported as the command runs it."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import status
+
+    yield status
+    for name in ("status", "tables"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("command", ["tables", "status"])
+def test_generated_pages_are_those_of_the_result_files(command):
+    done = subprocess.run([sys.executable, ROOT / "bench" / f"{command}.py", "--check"], check=False)
+    assert done.returncode == 0, f"python bench/{command}.py writes them"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_readme_is_read_in_two_minutes():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_what_has_not_run_on_a_gpu_stands_in_one_place():
+    claim = re.compile(r"\b(?:not|no|never)\b[^.]{0,60}\brun on (?:a GPU|one)\b")
+    code = [*(ROOT / "airank_fast").rglob("*.py"), *(ROOT / "csrc").rglob("*.*"), *(ROOT / "models").glob("*.py")]
+    found = [str(path.relative_to(ROOT)) for path in [*PAGES, *code] if claim.search(path.read_text(encoding="utf-8"))]
+    assert found in ([], ["docs/status.md"])
+
+
+def line(bench, device="cpu: Made-up, 2 threads, AVX2", **facts):
+    """A line of a result file."""
+    machine, versions = {"devices": [device]}, {"python": "3.11.7", "torch": "2.13.0"}
+    return {"bench": bench, "case": "all", "time": "2026-01-02T03:04:05", "commit": "abc1234", **facts} | {
+        "machine": machine,
+        "versions": versions,
+    }
+
+
+def test_status_says_what_ran_where(status):
+    runs = [
+        line("convergence", case="resnet50 --amp --seed 1", status="success", time2train=30.0, target=0.97),
+        line("convergence", case="resnet50 --amp --seed 2", status="aborted", time2train=None, target=0.97),
+        line("suite", passed=7, failed=0, skipped=2, seconds=90.0),
+    ]
+    page = status.page(runs)
+    assert status.NO_GPU in page
+    assert "| cpu: Made-up, AVX2 | convergence, suite | 2026-01-02 | 2.13.0 |" in page
+    assert "| all | 3.11.7 | 2.13.0 | cpu: Made-up, 2 threads, AVX2 | 7 | 0 | 2 | 1.5 | abc1234 |" in page
+    assert "| `resnet50 --amp` | cpu: Made-up, 2 threads, AVX2 | 0.97 | 1 of 2 seeds | 30.0 s | abc1234 |" in page
+
+
+def test_a_result_from_a_gpu_ends_the_claim_that_there_is_none(status):
+    assert status.NO_GPU not in status.page([line("sgd", device="cuda: Made-up H200")])
+
+
+def test_a_suite_s_result_counts_each_test_once(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_a(): pass\n"
+        "def test_b(): assert False\n"
+        "@pytest.mark.skip\ndef test_c(): pass\n"
+        "@pytest.fixture\ndef broken(): raise ValueError\n"
+        "def test_d(broken): pass\n"
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import json, pytest, suite\n"
+        "count = suite.Count()\n"
+        "pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[2]], plugins=[count])\n"
+        "print(json.dumps(vars(count)))\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "bench"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(done.stdout.splitlines()[-1]) == {"passed": 1, "failed": 2, "skipped": 1}
