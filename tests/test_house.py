@@ -17,25 +17,26 @@ LEAVES = {"errors"}  # every room may import these
 ARROWS = {
     "errors": set(),
     "cli": set(),
-    "record": set(),
-    "rules": {"record"},
-    "reports": {"record", "rules"},
-    "submission": {"record", "rules"},
+    "tasks": set(),
+    "record": {"tasks"},
+    "rules": {"record", "tasks"},
+    "reports": {"record", "rules", "tasks"},
+    "submission": {"record", "rules", "tasks"},
     "ops": set(),
     "nn": {"ops"},
     "optim": {"ops"},
     "models": {"nn"},
     "data": set(),
     "sources": {"data"},
-    "engine": {"record"},
-    "recipes": {"models", "data", "optim", "nn", "record"},
-    "commands": {"recipes", "engine", "record", "rules", "cli"},
+    "engine": {"record", "tasks"},
+    "recipes": {"models", "data", "optim", "nn", "record", "tasks"},
+    "commands": {"recipes", "engine", "record", "rules", "cli", "tasks"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
     "prepare": {"sources", "data", "cli"},  # a command that makes data sets
-    "report": {"reports", "record", "rules", "cli"},
-    "package": {"submission", "reports", "record", "rules", "optim", "cli"},
+    "report": {"reports", "record", "rules", "cli", "tasks"},
+    "package": {"submission", "reports", "record", "rules", "optim", "cli", "tasks"},
 }
-STANDARD_LIBRARY_ONLY = {"record", "rules", "submission"}
+STANDARD_LIBRARY_ONLY = {"record", "rules", "submission", "tasks"}
 LAZY = {"record/console.py": {"tqdm"}, "record/tensorboard.py": {"tensorboard"}}  # inside functions only
 
 
