@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from airank_fast.cli import run_command
+
 
 def commands() -> dict[str, str]:
     """Name -> first docstring line of each module here that can be run; read from source, not imported."""
@@ -27,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
