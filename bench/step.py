@@ -17,7 +17,7 @@ import harness
 import torch
 from torch.nn import functional as F
 
-from airank_fast.data.images import Batch
+from airank_fast.data.images import ImageBatch
 from airank_fast.engine import precision
 from airank_fast.engine.step import TrainingStep
 from airank_fast.models.resnet import resnet50
@@ -51,7 +51,7 @@ def our_step(device: torch.device, fused: bool = True):
     training_step = TrainingStep(job, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
 
     def step(images, labels) -> None:
-        training_step([Batch(images.to(torch.bfloat16), labels)], learning_rate=0.01)
+        training_step([ImageBatch(images.to(torch.bfloat16), labels)], learning_rate=0.01)
 
     return step
 
@@ -74,7 +74,7 @@ def check(device: torch.device) -> None:
                 model = resnet50(NUM_CLASSES)
                 model.load_state_dict(plain.state_dict())
                 model = precision.apply(model, "bf16", device)
-                loss = job.loss(model, Batch(images.bfloat16(), labels))
+                loss = job.loss(model, ImageBatch(images.bfloat16(), labels))
             else:
                 loss = F.cross_entropy(plain(images), labels, label_smoothing=0.1)
         loss.backward()

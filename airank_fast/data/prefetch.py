@@ -1,119 +1,139 @@
-"""From a reader's uint8 NHWC pictures to what the model eats: one pass that normalises, rounds once to the
-dtype and leaves channels_last; on CUDA one batch ahead of the step, on a stream of its own."""
+"""What every batch says about itself, and the one way from a reader to the device.
+
+On a CPU a batch is made when it is asked for. On CUDA it is one batch ahead of the step, on a stream of its own. Work
+of the host alone (`lay_out`) is done ahead of both by a thread.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
+
+AHEAD = 2  # items that are laid out before they are asked for
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Batch:
-    """A batch on the device, and what it took to get there.
+    """A batch on the device. A subclass has the tensors as its fields, and `num_samples`.
 
-    images: [b, 3, S, S] channels_last; labels: int64 [b].
+    weight: what the mean over this batch counts for, beside that of an average micro-batch of the step: 1, unless the
+    mean is over another thing than samples. seconds: what it took to make the batch, where the host did it. span: the
+    events before and behind its transfer, where a CUDA stream did.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    _copy_s: float = 0.0
-    _copy_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    weight: Tensor | float = 1.0
+    seconds: float = field(default=0.0, repr=False)
+    span: tuple[torch.cuda.Event, torch.cuda.Event] | None = field(default=None, repr=False)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the data set in this batch."""
+        raise NotImplementedError
+
+    @property
+    def units(self) -> int:
+        """What throughput counts in this batch: its samples, unless a subclass counts another thing."""
+        return self.num_samples
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The batch's tensors by the names of their fields."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def shape_key(self) -> object:
+        """What decides beside the tensors' shapes which kernels a step over this batch runs."""
+        return None
 
     def h2d_s(self) -> float | None:
-        """Seconds of transfer and conversion: on CUDA between events, None while they are not finished."""
-        if self._copy_events is None:
-            return self._copy_s
-        start, stop = self._copy_events
+        """Seconds of transfer and conversion; on CUDA between two events, None while they are not finished."""
+        if self.span is None:
+            return self.seconds
+        start, stop = self.span
         return start.elapsed_time(stop) / 1e3 if stop.query() else None
 
 
-class Normalise:
-    """uint8 [b, S, S, 3] -> (x / 255 - mean) / std as dtype [b, 3, S, S] channels_last; computed in fp32.
-
-    mean, std: per channel, of pictures scaled to 0 ... 1.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device):
-        self._scale = [1 / (255 * s) for s in std]
-        self._shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        self._dtype, self._device = dtype, device
-        self._rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def _row(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and shift for a whole picture row, so that the innermost loop is long and contiguous."""
-        if size not in self._rows:
-            self._rows[size] = tuple(
-                torch.tensor(v, dtype=torch.float32).repeat(size).to(self._device) for v in (self._scale, self._shift)
-            )
-        return self._rows[size]
-
-    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        b, height, width, channels = pictures.shape
-        scale, shift = self._row(width)
-        rows = pictures.reshape(b * height, width * channels)
-        out = torch.empty(rows.shape, dtype=self._dtype, device=pictures.device)
-        torch.addcmul(shift, rows, scale, out=out)  # one pass: reads uint8, computes fp32, writes the dtype
-        return out.view(b, height, width, channels).permute(0, 3, 1, 2)
-
-
 def prefetch(
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable,
     device: torch.device | str,
-    dtype: torch.dtype,
-    mean: Sequence[float],
-    std: Sequence[float],
+    move: Callable[[Any], Batch],
+    lay_out: Callable[[Any], Any] | None = None,
 ) -> Iterator[Batch]:
-    """Batches on the device. Closing it closes `batches`; an error of the reader comes out as it is."""
-    device = torch.device(device)
-    normalise = Normalise(mean, std, dtype, device)
-    source = iter(batches)
-    try:
-        yield from (_cuda if device.type == "cuda" else _cpu)(source, device, normalise)
-    finally:
+    """Batches on the device.
+
+    move: makes a batch of a reader's item; on CUDA by copies that nobody waits for, on the current stream. lay_out:
+    what the host does to an item before that, AHEAD of need. Closing the iterator closes `batches`; an error of the
+    reader comes out as it is, when its batch would have.
+    """
+    device, source = torch.device(device), iter(batches)
+    with contextlib.ExitStack() as stack:
         if hasattr(source, "close"):
-            source.close()
+            stack.callback(source.close)
+        items: Iterator[tuple[Any, float]] = ((item, 0.0) for item in source)
+        if lay_out is not None:
+            items = stack.enter_context(contextlib.closing(_ahead(map(partial(_timed, lay_out), source))))
+        yield from _on_a_stream(items, device, move) if device.type == "cuda" else _in_place(items, move)
 
 
-def _cpu(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
-    for pictures, labels in source:
-        start = time.perf_counter()
-        images = normalise(pictures)
-        yield Batch(images, labels, time.perf_counter() - start)
+def _timed(function: Callable, item) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = function(item)
+    return result, time.perf_counter() - start
 
 
-def _cuda(source: Iterator, device: torch.device, normalise: Normalise) -> Iterator[Batch]:
+def _ahead(items: Iterator) -> Iterator:
+    """The items, taken AHEAD of need by a thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting = deque(thread.submit(next, items, None) for _ in range(AHEAD))
+        try:
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(thread.submit(next, items, None))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def _in_place(items: Iterator[tuple[Any, float]], move: Callable[[Any], Batch]) -> Iterator[Batch]:
+    for item, seconds in items:
+        batch, more = _timed(move, item)
+        batch.seconds = seconds + more
+        yield batch
+
+
+def _on_a_stream(items: Iterator[tuple[Any, float]], device, move: Callable[[Any], Batch]) -> Iterator[Batch]:
     side = torch.cuda.Stream(device)
     ahead = None
-    being_read: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
-    for pictures, labels in source:
-        pictures, labels = (t if t.is_cuda or t.is_pinned() else t.pin_memory() for t in (pictures, labels))
-        if pictures.is_cuda:
+    being_read: deque[tuple[torch.cuda.Event, Any]] = deque()
+    for item, _ in items:
+        if any(part.is_cuda for part in item if isinstance(part, Tensor)):
             side.wait_stream(torch.cuda.current_stream(device))
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.stream(side):
             start.record()
-            images = normalise(pictures.to(device, non_blocking=True))
-            labels = labels.to(device, non_blocking=True)
+            batch = move(item)
             stop.record()
+        batch.span = start, stop
         # A reader's memory on the device is not torch's: it must not go back while the side stream reads it.
-        being_read.append((stop, pictures))
+        being_read.append((stop, item))
         while being_read and being_read[0][0].query():
             being_read.popleft()
-        now, ahead = ahead, Batch(images, labels, _copy_events=(start, stop))
+        now, ahead = ahead, batch
         if now is not None:
-            yield _handed_over(now, device)
+            yield _handed_over(now, stream=torch.cuda.current_stream(device))
     if ahead is not None:
-        yield _handed_over(ahead, device)
+        yield _handed_over(ahead, stream=torch.cuda.current_stream(device))
 
 
-def _handed_over(batch: Batch, device: torch.device) -> Batch:
+def _handed_over(batch: Batch, stream) -> Batch:
     """Order the step after the copy, and keep the memory from being reused before the step has read it."""
-    stream = torch.cuda.current_stream(device)
-    stream.wait_event(batch._copy_events[1])
-    batch.images.record_stream(stream)
-    batch.labels.record_stream(stream)
+    stream.wait_event(batch.span[1])
+    for tensor in batch.tensors().values():
+        tensor.record_stream(stream)
     return batch

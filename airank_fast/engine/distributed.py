@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from airank_fast.errors import UserError
 
@@ -56,9 +57,10 @@ class World:
             dist.broadcast_object_list(objects, device=self.device)
         return objects
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Replace floating-point buffers (batch-norm statistics) by their mean over the ranks, in one transfer."""
-        buffers = [b for b in model.buffers() if b.is_floating_point()]
+    def average_buffers(self, network: nn.Module) -> None:
+        """Replace batch-norm statistics by their mean over the ranks, in one transfer; no other buffer is touched."""
+        norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+        buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
         if self.size == 1 or not buffers:
             return
         flat = torch.cat([b.flatten() for b in buffers])

@@ -19,8 +19,8 @@ class CapturedStep:
     """A TrainingStep of one rank that is captured when a shape comes for the second time, and replayed from then on.
 
     The first time it runs as it is, which selects kernels. Graphs share their memory, as only one runs at a time.
-    Batches are objects with tensors, and with a `shape_key()` where more than their tensors' shapes decides which
-    kernels run. capture: see `capture_on_device`.
+    A batch's `shape_key()` says what decides beside its tensors' shapes which kernels run. capture: see
+    `capture_on_device`.
     """
 
     def __init__(self, step: TrainingStep, capture: Callable | None = None) -> None:
@@ -41,7 +41,7 @@ class CapturedStep:
             self._captured[key] = inputs, self._capture(lambda: self.step.run(inputs))
         inputs, replay = self._captured[key]
         for batch, place in zip(batches, inputs, strict=True):
-            for name, tensor in _tensors(batch).items():
+            for name, tensor in batch.tensors().items():
                 getattr(place, name).copy_(tensor, non_blocking=True)
         return replay()
 
@@ -65,18 +65,14 @@ def capture_on_device() -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]
     return capture
 
 
-def _tensors(batch) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-
-
 def _shape(batch) -> tuple:
-    shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(batch).items())
-    return (*shapes, batch.shape_key()) if hasattr(batch, "shape_key") else shapes
+    shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in batch.tensors().items())
+    return (*shapes, batch.shape_key())
 
 
 def _copy(batch):
     """The batch with its tensors at addresses of their own."""
     copied = copy.copy(batch)
-    for name, tensor in _tensors(batch).items():
+    for name, tensor in batch.tensors().items():
         setattr(copied, name, tensor.clone())
     return copied

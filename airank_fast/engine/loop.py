@@ -18,7 +18,7 @@ from airank_fast.engine import checkpoint, precision
 from airank_fast.engine.clock import Clock, NanLoss
 from airank_fast.engine.distributed import World, is_lost_rank
 from airank_fast.engine.graph import CapturedStep
-from airank_fast.engine.memory import keep_freed_memory, peak_memory
+from airank_fast.engine.memory import keep_freed_memory, peak_memory, reset_peak_memory
 from airank_fast.engine.plan import Plan, SamplePlan, make_plan
 from airank_fast.engine.shutdown import Shutdown, Terminated
 from airank_fast.engine.step import TrainingStep
@@ -113,9 +113,7 @@ class Trainer:
         batch = self.job.made_up_batch(self.world, self.device, self.dtype)
         for _ in range(NUM_WARMUP_STEPS):
             self.step([batch] * self.recipe.gradient_accumulation_steps, learning_rate=0.0)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
 
     def _load(self, weights: dict, state: dict | None) -> None:
         """Put weights and state in place; without a state, that of a run's beginning."""

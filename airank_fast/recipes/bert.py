@@ -92,7 +92,7 @@ class Job:
             batch,
             labels=batch.labels,
             next_sentence_label=batch.next_sentence_label,
-            masked_lm_weight=batch.masked_weight,
+            masked_lm_weight=batch.weight,
         )
         if batch.next_sentence_label is None:  # DistributedDataParallel wants a gradient, if only 0, of every parameter
             return output.loss + 0 * output.seq_relationship_logits.float().sum()

@@ -257,14 +257,14 @@ class Job:
             return FusedLARS(groups, lr=lr, momentum=self.recipe.momentum, **lars)
         return FusedSGD(groups, lr=lr, momentum=self.recipe.momentum)
 
-    def loss(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: datasets.ImageBatch) -> Tensor:
         """Mean cross entropy with label smoothing over the batch, float32 scalar."""
         logits, smoothing = model(batch.images), self.recipe.label_smoothing
         if self.recipe.fused:
             return cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 
-    def correct(self, model: nn.Module, batch: datasets.Batch) -> Tensor:
+    def correct(self, model: nn.Module, batch: datasets.ImageBatch) -> Tensor:
         """Number of pictures of the batch whose largest logit is the label's, int64 scalar."""
         return (model(batch.images).argmax(1) == batch.labels).sum()
 
@@ -311,21 +311,21 @@ class Job:
             "corrupt_files": corrupt,
         }
 
-    def train_batches(self, first_step: int) -> Iterator[datasets.Batch]:
+    def train_batches(self, first_step: int) -> Iterator[datasets.ImageBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
         return datasets.prefetch(self.reader.train(first_step), **self._place)
 
-    def eval_batches(self) -> Iterator[datasets.Batch]:
+    def eval_batches(self) -> Iterator[datasets.ImageBatch]:
         """This rank's part of the evaluation set, each picture once."""
         return datasets.prefetch(self.reader.evaluate(), **self._place)
 
-    def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> datasets.Batch:
+    def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
         """A batch of noise in the shape of the real ones, for warm-up before the clock starts."""
         num_images = self.recipe.batch_size // world.size // self.recipe.gradient_accumulation_steps
         side = self.recipe.image_size
         images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         labels = torch.randint(self.recipe.num_classes, (num_images,), device=device)
-        return datasets.Batch(images, labels)
+        return datasets.ImageBatch(images, labels)
 
     def schedule(self) -> dict:
         """How the run is planned: in epochs."""

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from airank_fast.data.images import Normalise, prefetch
+from airank_fast.data.images import ImageBatch, Normalise, prefetch
+from airank_fast.data.prefetch import prefetch as any_prefetch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -60,3 +61,20 @@ def test_on_the_device_one_batch_ahead():
         assert (batch.images == i).all()
         assert (batch.labels == i).all()
         assert batch.h2d_s() > 0
+
+
+def test_a_batch_counts_its_samples_and_names_its_tensors():
+    batch = ImageBatch(torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.int64))
+    assert (batch.num_samples, batch.units, batch.weight) == (3, 3, 1.0)
+    assert batch.tensors().keys() == {"images", "labels"}
+
+
+def test_any_items_are_moved_and_laid_out_in_order():
+    """With and without work for a thread; what is laid out, is so before it is moved."""
+
+    def move(item):
+        return ImageBatch(torch.full((1, 3, 2, 2), float(item)), torch.tensor([item]))
+
+    plain = [batch.labels.item() for batch in any_prefetch(range(5), "cpu", move)]
+    doubled = [batch.labels.item() for batch in any_prefetch(range(5), "cpu", move, lambda item: 2 * item)]
+    assert (plain, doubled) == ([0, 1, 2, 3, 4], [0, 2, 4, 6, 8])

@@ -44,7 +44,7 @@ def test_a_batch_is_the_samples_one_behind_the_other_short_ones_first():
     assert batch.next_sentence_label.tolist() == [1, 0, 0]
     assert batch.offsets.tolist() == [0, 2, 5, 9]
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    assert tensors.pop("masked_weight").dtype == torch.float32
+    assert tensors.pop("weight").dtype == torch.float32
     assert {tensor.dtype for tensor in tensors.values()} == {torch.int64}
 
 
@@ -83,8 +83,8 @@ def test_no_rank_has_much_more_to_do_than_the_others():
 def test_a_micro_batch_weighs_what_its_masked_tokens_are_of_the_steps():
     parts = [MicroBatch(samples(10, 12, 3), 2.0), MicroBatch(samples(2), 2.0)]
     batches = list(prefetch(iter(parts), "cpu"))
-    assert [(batch.lengths, batch.masked_weight.item()) for batch in batches] == [([3, 10, 12], 1.5), ([2], 0.5)]
-    assert collate(samples(4, 2), "cpu").masked_weight == 1
+    assert [(batch.lengths, batch.weight.item()) for batch in batches] == [([3, 10, 12], 1.5), ([2], 0.5)]
+    assert collate(samples(4, 2), "cpu").weight == 1
 
 
 def test_batches_are_filled_up_to_a_few_shapes():
@@ -191,3 +191,8 @@ def test_masks_are_berts():
 def test_too_short_a_text():
     with pytest.raises(UserError, match="a sequence length of at most 12 is required, got 22"):
         pydoc.Blocks(np.zeros(10, np.uint16), 22, seed=0)
+
+
+def test_what_fills_up_a_batch_is_no_sample():
+    assert collate(samples(4, 2, 9), "cpu").num_samples == 3
+    assert collate(samples(4, 2, 9), "cpu", Fill(tokens=16, masked=4)).num_samples == 3

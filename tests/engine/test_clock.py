@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from airank_fast.data.images import Batch
+from airank_fast.data.images import ImageBatch
 from airank_fast.engine.clock import Clock, NanLoss
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def batches():
     while True:
-        yield Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
+        yield ImageBatch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
 
 
 def run(clock, losses, first_step=1):

@@ -48,3 +48,43 @@ def test_peak_memory_covers_what_was_allocated():
     after = peak_memory(torch.device("cpu"))
     assert 0 < before["used_bytes"] <= after["used_bytes"] <= after["total_bytes"]
     assert after["used_bytes"] >= kept.nbytes
+
+
+LARGE_PARENT = """
+import subprocess, sys
+kept = bytearray(2**30)
+kept[::4096] = b"x" * len(kept[::4096])
+subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
+"""
+SMALL_CHILD = """
+import resource, torch
+from airank_fast.engine.memory import peak_memory
+print(peak_memory(torch.device("cpu"))["used_bytes"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has a peak of the program that runs")
+def test_a_small_child_of_a_large_parent_reports_its_own_peak():
+    command = [sys.executable, "-c", LARGE_PARENT, SMALL_CHILD]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, inherited = map(int, done.stdout.split())
+    assert inherited >= 1024 * MB  # else this test shows nothing
+    assert 0 < peak < 900 * MB
+
+
+RESET = """
+import torch
+from airank_fast.engine.memory import peak_memory, reset_peak_memory
+device = torch.device("cpu")
+large = torch.ones(64 * 2**20)
+before = peak_memory(device)["used_bytes"]
+del large
+reset_peak_memory(device)
+print(before - peak_memory(device)["used_bytes"])
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux can reset a process's peak")
+def test_the_peak_counts_from_its_reset():
+    done = subprocess.run([sys.executable, "-c", RESET], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 200 * MB  # of the 256 MB that were freed

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from airank_fast.data.images import Batch
+from airank_fast.data.images import ImageBatch
 from airank_fast.engine import precision
 from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_as_close_to_float64_as_autocasts():
                 loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
         else:
             model = precision.apply(model, "bf16", CPU)
-            loss = job().loss(model, Batch(images.bfloat16(), labels))
+            loss = job().loss(model, ImageBatch(images.bfloat16(), labels))
             assert loss.dtype == torch.float32
         loss.backward()
         losses[name] = loss.item()
@@ -69,7 +69,7 @@ def test_what_is_saved_is_the_float32_master_and_loads_back(name):
     model = precision.apply(small_model(), name, CPU)
     optimizer = job().build_optimizer(model, CPU)
     images, labels = batch()
-    made = Batch(images.to(precision.DTYPES[name]), labels)
+    made = ImageBatch(images.to(precision.DTYPES[name]), labels)
     step = TrainingStep(job(), model, optimizer, torch.amp.GradScaler("cpu", enabled=name == "fp16"))
     step([made], learning_rate=0.1)
     precision.load_full_state(model, optimizer, initial)
@@ -86,7 +86,7 @@ def test_accumulated_micro_batches_are_the_mean_gradient():
         model = precision.apply(small_model(), "fp32", CPU).eval()  # batch norm of its own would differ
         optimizer = job().build_optimizer(model, CPU)
         optimizer.zero_grad = lambda set_to_none: None
-        batches = [Batch(i, la) for i, la in zip(images.chunk(parts), labels.chunk(parts), strict=True)]
+        batches = [ImageBatch(i, la) for i, la in zip(images.chunk(parts), labels.chunk(parts), strict=True)]
         TrainingStep(job(), model, optimizer, torch.amp.GradScaler("cpu", enabled=False))(batches, 0.0)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
@@ -98,7 +98,7 @@ def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     images, labels = batch()
     before = [p.clone() for p in model.parameters()]
-    loss = TrainingStep(job(), model, optimizer, scaler)([Batch(images.half(), labels)], 0.1)
+    loss = TrainingStep(job(), model, optimizer, scaler)([ImageBatch(images.half(), labels)], 0.1)
     assert torch.isfinite(loss)
     assert scaler.get_scale() == 2.0**39
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -15,14 +15,14 @@ import importlib.util
 import torch
 
 from airank_fast.data.images import digits
+from airank_fast.data.images.batches import ImageBatch, Normalise, prefetch
 from airank_fast.data.images.image_folder import ImageFolder, Split, find_corrupt
 from airank_fast.data.images.synthetic import SyntheticReader
-from airank_fast.data.prefetch import Batch, Normalise, prefetch
 from airank_fast.data.sampling import Crop, TrainStream
 from airank_fast.errors import UserError
 
 __all__ = [
-    "Batch",
+    "ImageBatch",
     "ImageFolder",
     "Normalise",
     "Split",

@@ -9,10 +9,7 @@ of the step it goes to is decided here, by lengths that every rank knows.
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -21,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from airank_fast.data.prefetch import Batch
+from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import TrainStream, eval_batches
 
 IGNORED_LABEL = -100
-AHEAD = 2  # batches that are laid out before they are asked for
 
 
 class MicroBatch(NamedTuple):
@@ -38,12 +36,12 @@ class MicroBatch(NamedTuple):
 
 
 @dataclass
-class TokenBatch:
+class TokenBatch(Batch):
     """b sequences on the device, T tokens in all, one sequence behind the other, short ones first; M are to be guessed.
 
     input_ids, token_type_ids, position_ids: int64 [T]; masked_positions: int64 [M], into T; labels: int64 [M], what
     stands there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host; offsets: int64 [b + 1], where
-    each sequence begins, and T. masked_weight, float32: how many times as much the mean over these M counts as that of
+    each sequence begins, and T. weight, float32: how many times as much the mean over these M counts as that of
     an average micro-batch of the step; with it the mean over all micro-batches and ranks is the mean over all masked
     tokens, however they are spread. longest: of a batch that was filled up (see `Fill`), the most tokens that any of
     its sequences may have.
@@ -57,21 +55,16 @@ class TokenBatch:
     next_sentence_label: Tensor | None
     lengths: list[int]
     offsets: Tensor | None = None
-    masked_weight: Tensor | float = 1.0
     longest: int | None = None
-    _copy_s: float = 0.0
-    _copy_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Sequences of the data set in this batch."""
+        return len(self.lengths) - (self.longest is not None)  # one of them fills up
 
     def shape_key(self) -> object:
         """What decides beside the tensors' shapes which kernels a step over this batch runs."""
         return tuple(self.lengths) if self.longest is None else self.longest
-
-    def h2d_s(self) -> float:
-        """Seconds it took to move the batch to the device; on a CPU to lay it out, which is done ahead of the step."""
-        if self._copy_events is None:
-            return self._copy_s
-        start, stop = self._copy_events
-        return start.elapsed_time(stop) / 1e3
 
 
 class Fill(NamedTuple):
@@ -97,11 +90,9 @@ class _LaidOut(NamedTuple):
     sizes: dict[str, int]  # of the fields of TokenBatch in it
     lengths: list[int]
     longest: int | None
-    seconds: float
 
 
 def _lay_out(item, fill: Fill | None = None) -> _LaidOut:
-    start = time.perf_counter()
     samples, num_masked_mean = item if isinstance(item, MicroBatch) else (item, None)
     lengths = np.diff(samples.token_offsets)
     if (lengths[1:] < lengths[:-1]).any():
@@ -122,10 +113,10 @@ def _lay_out(item, fill: Fill | None = None) -> _LaidOut:
     lengths = lengths.tolist()
     if fill is not None:
         lengths.append(_fill_up(arrays, fill))
-    arrays["masked_weight"] = np.array([weight]).view(np.int64)  # its bits
+    arrays["weight"] = np.array([weight]).view(np.int64)  # its bits
     sizes = {name: len(array) for name, array in arrays.items()}
     joined = torch.from_numpy(np.concatenate(list(arrays.values()), dtype=np.int64))
-    return _LaidOut(joined, sizes, lengths, fill and fill.tokens, time.perf_counter() - start)
+    return _LaidOut(joined, sizes, lengths, fill and fill.tokens)
 
 
 def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
@@ -148,16 +139,14 @@ def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
 
 def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
     """To the device; on CUDA in one copy from pinned memory, which nobody waits for."""
-    joined, events = batch.joined, None
+    joined = batch.joined
     if device.type == "cuda":
-        events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
-        events[0].record()
         joined = joined.pin_memory().to(device, non_blocking=True)
-        events[1].record()
     parts = dict(zip(batch.sizes, joined.split(list(batch.sizes.values())), strict=True))
-    parts.setdefault("next_sentence_label", None)
-    parts["masked_weight"] = parts["masked_weight"].view(torch.float64)[0].float()
-    return TokenBatch(**parts, lengths=batch.lengths, longest=batch.longest, _copy_s=batch.seconds, _copy_events=events)
+    weight = parts.pop("weight").view(torch.float64)[0].float()
+    next_sentence_label = parts.pop("next_sentence_label", None)
+    more = {"next_sentence_label": next_sentence_label, "lengths": batch.lengths, "longest": batch.longest}
+    return TokenBatch(**parts, **more, weight=weight)
 
 
 def deal(lengths: np.ndarray, num_parts: int) -> list[np.ndarray]:
@@ -223,20 +212,10 @@ class BlockReader:
 
 
 def prefetch(batches: Iterable, device: torch.device | str, fill: Fill | None = None) -> Iterator[TokenBatch]:
-    """Batches of samples on the device, read and laid out AHEAD of need by a thread.
+    """Batches of samples on the device, read and laid out ahead of need by a thread.
 
     batches: of MicroBatch or of samples. Closing the iterator closes `batches`; an error of the reader comes out as it
     is, when its batch would have. fill: to which shapes they are filled up.
     """
-    device, source = torch.device(device), iter(batches)
-    laid_out = map(partial(_lay_out, fill=fill), source)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    waiting = deque(thread.submit(next, laid_out, None) for _ in range(AHEAD))
-    try:
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(thread.submit(next, laid_out, None))
-            yield _move(batch, device)
-    finally:
-        thread.shutdown(cancel_futures=True)
-        if hasattr(source, "close"):
-            source.close()
+    device = torch.device(device)
+    return any_prefetch(batches, device, partial(_move, device=device), partial(_lay_out, fill=fill))

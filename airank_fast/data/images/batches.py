@@ -1,0 +1,77 @@
+"""From a reader's uint8 NHWC pictures to what the model eats: one pass that normalises, rounds once to the dtype and
+leaves channels_last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from airank_fast.data.prefetch import Batch
+from airank_fast.data.prefetch import prefetch as any_prefetch
+
+
+@dataclass
+class ImageBatch(Batch):
+    """Pictures on the device. images: [b, 3, S, S] channels_last; labels: int64 [b]."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def num_samples(self) -> int:
+        """Pictures in this batch."""
+        return len(self.labels)
+
+
+class Normalise:
+    """uint8 [b, S, S, 3] -> (x / 255 - mean) / std as dtype [b, 3, S, S] channels_last; computed in fp32.
+
+    mean, std: per channel, of pictures scaled to 0 ... 1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device):
+        self._scale = [1 / (255 * s) for s in std]
+        self._shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self._dtype, self._device = dtype, device
+        self._rows: dict[int, tuple[torch.Tensor, ...]] = {}
+
+    def _row(self, size: int) -> tuple[torch.Tensor, ...]:
+        """Scale and shift for a whole picture row, so that the innermost loop is long and contiguous."""
+        if size not in self._rows:
+            self._rows[size] = tuple(
+                torch.tensor(v, dtype=torch.float32).repeat(size).to(self._device) for v in (self._scale, self._shift)
+            )
+        return self._rows[size]
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        b, height, width, channels = pictures.shape
+        scale, shift = self._row(width)
+        rows = pictures.reshape(b * height, width * channels)
+        out = torch.empty(rows.shape, dtype=self._dtype, device=pictures.device)
+        torch.addcmul(shift, rows, scale, out=out)  # one pass: reads uint8, computes fp32, writes the dtype
+        return out.view(b, height, width, channels).permute(0, 3, 1, 2)
+
+
+def prefetch(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[ImageBatch]:
+    """A reader's batches on the device, normalised. Closing it closes `batches`; its errors come out as they are."""
+    device = torch.device(device)
+    normalise = Normalise(mean, std, dtype, device)
+
+    def to_device(tensor: torch.Tensor) -> torch.Tensor:
+        if device.type == "cuda" and not (tensor.is_cuda or tensor.is_pinned()):
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    def move(item: tuple[torch.Tensor, torch.Tensor]) -> ImageBatch:
+        pictures, labels = item
+        return ImageBatch(normalise(to_device(pictures)), to_device(labels))
+
+    return any_prefetch(batches, device, move)

@@ -1,0 +1,50 @@
+"""The ranks of a run: what is averaged over them, and what is gathered from them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from airank_fast.engine.distributed import World
+
+
+class Network(nn.Module):
+    """Two kinds of normalisation, and a buffer that is not a statistic."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.norm, self.instance = nn.BatchNorm2d(2), nn.InstanceNorm2d(2, track_running_stats=True)
+        self.register_buffer("anchors", torch.full((3,), float(rank)))
+        for statistic in (self.norm.running_mean, self.norm.running_var, self.instance.running_mean):
+            statistic.fill_(float(rank))
+        self.norm.num_batches_tracked.fill_(rank)
+
+
+def average(rank: int, store: str, results) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    network = Network(rank)
+    World(rank, 2, rank, 2, torch.device("cpu")).average_buffers(network)
+    results[rank] = {name: tensor.tolist() for name, tensor in network.state_dict().items()}
+    dist.destroy_process_group()
+
+
+def test_batch_norm_statistics_are_averaged_and_no_other_buffer(tmp_path):
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(average, (str(tmp_path / "store"), results), nprocs=2)
+        for rank, state in results.items():
+            assert state["norm.running_mean"] == state["norm.running_var"] == [0.5, 0.5]
+            assert state["instance.running_mean"] == [0.5, 0.5]
+            assert state["anchors"] == [rank] * 3
+            assert state["norm.num_batches_tracked"] == rank
+        assert len(results) == 2
+
+
+@pytest.mark.parametrize("network", [Network(3), nn.Linear(2, 2)])
+def test_one_rank_averages_nothing(network):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    World(0, 1, 0, 1, torch.device("cpu")).average_buffers(network)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
