@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+import torch
 import tyro
 
 import airank_fast.ops  # noqa: F401  (registers the ops that are reported on)
 from airank_fast.cli import run_command
-from airank_fast.engine import system
+from airank_fast.engine import precision, system
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Options:
 
 
 def collect() -> dict:
-    """All that is known, as one JSON-able dict: ops, extension, devices, versions."""
+    """All that is known, as one JSON-able dict: ops, extension, devices, what --amp means on each, versions."""
+    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     return {
         "ops": system.kernels(),
         "extension": system.extension(),
         "devices": system.devices(),
+        "amp": {name: asdict(precision.amp_choice(torch.device(name))) for name in names},
         "versions": system.versions(),
     }
 
@@ -40,6 +43,7 @@ def as_text(facts: dict) -> str:
     ]
     lines += ["extension"] + [f"  {key:<{width}}  {value}" for key, value in facts["extension"].items()]
     lines += ["devices"] + [f"  {device}" for device in facts["devices"]]
+    lines += ["--amp"] + [f"  {name}: {what['precision']} ({what['reason']})" for name, what in facts["amp"].items()]
     lines += ["versions"] + [f"  {name:<{width}}  {version}" for name, version in facts["versions"].items()]
     return "\n".join(lines)
 

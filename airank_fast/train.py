@@ -32,9 +32,10 @@ def main() -> int:
     recipes = next(module for module in (resnet50, bert) if isinstance(options, module.Options))
     world = distributed.join(options.device)
     try:
-        recipe = recipes.resolve(options, world.size, precision.amp_precision(world.device))
+        choice = choose_precision(options, world)
+        recipe = recipes.resolve(options, world.size, choice.precision)
         precision.check(recipe.precision, world.device)
-        return train(recipes.Job(recipe, options), options, world)
+        return train(recipes.Job(recipe, options), options, world, choice)
     finally:
         world.close()
 
@@ -46,7 +47,13 @@ def parse(arguments: list[str]):
     )
 
 
-def train(job, options, world: distributed.World) -> int:
+def choose_precision(options, world: distributed.World) -> precision.Choice:
+    """Rank 0's choice, on every rank: processors may differ, and so may what is measured on them."""
+    chosen = precision.choose(options.amp, options.precision, world.device) if world.rank == 0 else None
+    return world.broadcast([chosen])[0]
+
+
+def train(job, options, world: distributed.World, choice: precision.Choice) -> int:
     """Run ``job`` on this rank with everything that rank 0 writes; returns the exit status."""
     directory, finished = prepare_directory(job, options, world)
     if finished:
@@ -55,7 +62,7 @@ def train(job, options, world: distributed.World) -> int:
         return loop.EXIT_REACHED if finished == "success" else loop.EXIT_NOT_REACHED
     if world.rank != 0:
         return loop.execute(job, options, world, None, directory)
-    log, logs = open_log(job, options, world, directory)
+    log, logs = open_log(job, options, world, directory, choice)
     try:
         return loop.execute(job, options, world, log, directory)
     finally:
@@ -113,7 +120,9 @@ def _check_directory(directory: Path, job, options) -> str | None:
     return None
 
 
-def open_log(job, options, world: distributed.World, directory: Path) -> tuple[EventLog, Logs]:
+def open_log(
+    job, options, world: distributed.World, directory: Path, choice: precision.Choice
+) -> tuple[EventLog, Logs]:
     """Rank 0's event log with every format and display that hangs on it, its first events written."""
     path = directory / "events.jsonl"
     resume = options.resume and path.exists()
@@ -126,7 +135,9 @@ def open_log(job, options, world: distributed.World, directory: Path) -> tuple[E
         log.subscribe(TensorBoard(directory / "tensorboard"))
     log.emit("process_start", t=process_start_time(), pid=os.getpid())
     if not any(event["kind"] == "run_config" for event in log.history):
-        log.emit("run_config", **run_config(job, options, world))
+        log.emit("run_config", **run_config(job, options, world), precision_reason=choice.reason)
+        if choice.warning:
+            log.emit("warning", message=choice.warning)
         information = system.information(options.submission, world)
         _write_json(directory / "system_information.json", information)
         log.emit("system", **information)

@@ -7,22 +7,108 @@ loss too. The products are those of autocast; its casts of every weight and grad
 
 from __future__ import annotations
 
-from typing import Literal
+import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from airank_fast.engine import system
 from airank_fast.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FASTER = 1.2  # by a short measurement, which a busy machine disturbs, from here on
+_ROUNDS, _ROUNDS_S = (2, 8), 0.1  # of a measurement: at least, at most, and the time after which it ends
 
 
-def amp_precision(device: torch.device) -> Literal["bf16", "fp16"]:
-    """What --amp means: bf16 on the CPU and on GPUs of compute capability 8.0 and later, else fp16."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "fp16"
-    return "bf16"
+@dataclass(frozen=True)
+class Choice:
+    """The arithmetic of a run, and why it is this one."""
+
+    precision: str
+    reason: str
+    warning: str | None = None
+
+
+def choose(amp: bool, requested: str | None, device: torch.device) -> Choice:
+    """What the options --amp and --precision (None: not given) mean on ``device``; --amp is looked at first.
+
+    With one of the 16-bit precisions requested on a CPU the choice has a warning where fp32 is faster, by measurement.
+    """
+    if amp:
+        found = amp_choice(device)
+        return Choice(found.precision, f"--amp: {found.reason}")
+    if requested is None:
+        return Choice("fp32", "the default")
+    reason = f"--precision {requested}"
+    if device.type != "cpu" or DTYPES[requested] == torch.float32 or _is_native(requested):
+        return Choice(requested, reason)
+    speed = relative_speed(DTYPES[requested])
+    if speed >= 1:
+        return Choice(requested, reason)
+    how_slow = f"{requested} is {1 / speed:.1f} times as slow as fp32 on this processor ({system.instruction_set()})"
+    return Choice(requested, reason, f"{reason}: {how_slow}, by a short measurement")
+
+
+def amp_choice(device: torch.device) -> Choice:
+    """What --amp means: the 16 bits that are faster than fp32 on ``device``, or fp32 where none are.
+
+    On a GPU bf16 from compute capability 8.0 on, else fp16. On a CPU bf16 where the processor has the instructions; a
+    short measurement decides where oneDNN has kernels that do without them, as on AVX-512; fp32 elsewhere.
+    """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return Choice("bf16" if major >= 8 else "fp16", f"compute capability {major}.{minor}")
+    instructions = system.instruction_set()
+    if _is_native("bf16"):
+        return Choice("bf16", f"{instructions} multiplies bf16")
+    if instructions == "AVX2" or not (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        return Choice("fp32", f"{instructions} has no bf16 instructions")
+    speed = relative_speed(torch.bfloat16)
+    measured = f"bf16 is {speed:.1f} times as fast as fp32 on this processor ({instructions}), by measurement"
+    return Choice("bf16" if speed >= FASTER else "fp32", measured)
+
+
+def relative_speed(dtype: torch.dtype) -> float:
+    """How many times as fast a matrix product and a convolution of this CPU are in ``dtype`` as in float32.
+
+    Takes tens of ms, where 16 bits are emulated up to some 300; draws no random numbers.
+    """
+    seconds = {torch.float32: [], dtype: []}
+    operations = {which: _typical_operations(which) for which in seconds}
+    least, most = _ROUNDS
+    begin = time.perf_counter()
+    for done in range(most):
+        if done >= least and time.perf_counter() - begin > _ROUNDS_S:
+            break
+        for which, calls in operations.items():
+            seconds[which].append([_seconds(call) for call in calls])
+    # The fastest of each: the first call prepares the kernels, and others may have been interrupted.
+    of_float32, of_dtype = (sum(map(min, zip(*rounds, strict=True))) for rounds in seconds.values())
+    return of_float32 / of_dtype
+
+
+def _typical_operations(dtype: torch.dtype) -> tuple:
+    """A matrix product and a 3x3 convolution, as of a small batch."""
+    rows, weights = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    images = torch.ones(4, 64, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    filters = torch.ones(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    return lambda: F.linear(rows, weights), lambda: F.conv2d(images, filters, padding=1)
+
+
+def _seconds(call) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _is_native(precision: str) -> bool:
+    """Whether the CPU has instructions for products in ``precision``, and may use them."""
+    return precision == "bf16" and system.instruction_set() in system.WITH_BF16
 
 
 def check(precision: str, device: torch.device) -> None:

@@ -64,7 +64,8 @@ class RunOptions:
     """Who hands the run in."""
 
     amp: bool = False
-    """Mixed precision: bf16 where the device has it, fp16 with dynamic loss scaling elsewhere."""
+    """Mixed precision where it is faster: bf16, or fp16 with dynamic loss scaling on GPUs before compute capability
+    8.0; fp32 on CPUs without bf16 instructions."""
     precision: Precision | None = None
     """Name the arithmetic outright instead of --amp."""
     learning_rate: ByRecipe[float] = None

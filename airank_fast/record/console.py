@@ -64,6 +64,8 @@ class Console:
 
     def _on_run_config(self, event: Event) -> None:
         self._target, self._unit = event.get("target"), event.get("unit") or "samples"
+        if event.get("precision_reason"):
+            self._say(f"precision: {event['precision']} ({event['precision_reason']})")
 
     def _on_data(self, event: Event) -> None:
         self._total_steps = event.get("total_steps") or self._total_steps

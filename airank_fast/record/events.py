@@ -5,10 +5,10 @@ events, so that no two of them can disagree. Kinds and their fields (samples and
 start of the run, over all ranks; steps are numbered from 1):
 
     process_start  pid; t is the start of the process by the operating system
-    run_config     benchmark, recipe, options, seed, precision, world_size, devices, global_batch_size,
-                   gradient_accumulation_steps, train_samples, eval_samples, samples_per_epoch, unit, target,
-                   warmup_epochs_excluded, reported {MLPerf key: value}, submission {org, platform, division,
-                   status}
+    run_config     benchmark, recipe, options, seed, precision, precision_reason, world_size, devices,
+                   global_batch_size, gradient_accumulation_steps, train_samples, eval_samples,
+                   samples_per_epoch, unit, target, warmup_epochs_excluded, reported {MLPerf key: value},
+                   submission {org, platform, division, status}
     system         the fields of system_information.json, versions, kernels
     cache_clear    value
     init_start, init_stop, run_start

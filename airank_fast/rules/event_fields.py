@@ -47,8 +47,9 @@ _PLACE = "step:count samples:count"
 _KINDS = {
     "process_start": "pid:count",
     "run_config": (
-        "benchmark:text? recipe:object? options:object? seed:any? precision:text? world_size:positive? devices:list? "
-        "global_batch_size:positive? gradient_accumulation_steps:positive? train_samples:count? eval_samples:count? "
+        "benchmark:text? recipe:object? options:object? seed:any? precision:text? "
+        "precision_reason:text? world_size:positive? devices:list? global_batch_size:positive? "
+        "gradient_accumulation_steps:positive? train_samples:count? eval_samples:count? "
         "samples_per_epoch:positive? unit:text? target:number? warmup_epochs_excluded:number? reported:object? "
         "submission:object?"
     ),

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <string_view>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define AIRANK_FAST_X86_VARIANTS 1
@@ -33,6 +35,13 @@ struct Variants<Loop, void(Args...)> {
 enum class Isa { baseline, avx2, avx512, avx512_bf16 };
 constexpr const char* kIsaNames[] = {"baseline", "AVX2", "AVX-512", "AVX-512 BF16"};
 
+// ATEN_CPU_CAPABILITY limits torch's own kernels to those for an older processor: avx2 or default. Ours go with them.
+inline Isa environment_isa() {
+  const char* value = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view name = value == nullptr ? "" : value;
+  return name == "default" ? Isa::baseline : name == "avx2" ? Isa::avx2 : Isa::avx512_bf16;
+}
+
 inline Isa processor_isa() {
 #ifdef AIRANK_FAST_X86_VARIANTS
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -49,7 +58,7 @@ inline Isa processor_isa() {
 inline std::atomic<Isa> isa_limit{Isa::avx512_bf16};
 
 inline Isa isa() {
-  static const Isa has = processor_isa();
+  static const Isa has = std::min(processor_isa(), environment_isa());
   return std::min(has, isa_limit.load(std::memory_order_relaxed));
 }
 

@@ -40,6 +40,8 @@ def test_json_holds_ops_devices_versions_and_what_the_extension_was_built_with()
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["versions"]["python"].startswith("3.")
     assert facts["devices"][0].startswith("cpu: ")
+    assert facts["amp"]["cpu"]["precision"] in ("bf16", "fp32")
+    assert facts["amp"]["cpu"]["reason"]
     assert set(facts["ops"]["sgd_"]) == {"cpu", "cuda"}
     built = "missing" not in facts["extension"]
     assert facts["ops"]["sgd_"]["cpu"] == ("kernel" if built else "reference")

@@ -10,6 +10,7 @@ import torch
 from commands.runs import NUM_CLASSES, NUM_VAL, arguments, train
 from safetensors.torch import load_file
 
+from airank_fast.engine.precision import amp_choice
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.logs import write_logs
 from airank_fast.record.metrics import summarize
@@ -46,7 +47,9 @@ def test_a_run_leaves_everything_behind(finished):
         "tensorboard",
     }
     assert not list(output.rglob("*.tmp"))
-    assert json.loads((output / "recipe.json").read_text())["precision"] == "bf16"
+    amp = amp_choice(torch.device("cpu"))
+    assert json.loads((output / "recipe.json").read_text())["precision"] == amp.precision
+    assert process.stderr.count(f"precision: {amp.precision} (--amp: ") == 1
 
 
 def test_the_table_and_the_summary_hold_the_same_figures(finished):

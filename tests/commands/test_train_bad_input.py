@@ -148,7 +148,7 @@ def test_a_nan_loss_stops_the_run_and_names_the_step(tree, tmp_path, refused):
     [
         (("--device", "cuda"), ("--device cuda", "CUDA device is required")),
         (("--precision", "tf32"), ("tf32", "CUDA")),
-        (("--amp", "--precision", "fp32"), ("--amp", "fp32")),
+        (("--amp", "--precision", "fp16"), ("--amp", "fp16")),
         (("--batch-size", "0"), ("--batch-size", "at least 1", "0")),
         (("--gradient-accumulation-steps", "3"), ("--batch-size", "multiple", "16")),
         (("--target", "75.9"), ("--target", "fraction", "75.9")),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from airank_fast.data.images import ImageBatch
-from airank_fast.engine import precision
+from airank_fast.engine import precision, system
 from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
 from airank_fast.models.resnet import ResNet
@@ -109,5 +114,101 @@ def test_tf32_needs_cuda():
         precision.check("tf32", CPU)
 
 
-def test_amp_on_a_cpu_is_bf16():
-    assert precision.amp_precision(CPU) == "bf16"
+def processor(monkeypatch, instructions: str, *, kernels: bool = True, speed: float | None = None) -> None:
+    """Stand in for a processor: its instructions, whether oneDNN has kernels of 16 bits for it, how fast they are."""
+
+    def measured(dtype):
+        assert speed is not None, "measured where the instructions decide"
+        return speed
+
+    monkeypatch.setattr(system, "instruction_set", lambda: instructions)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: kernels)
+    monkeypatch.setattr(precision, "relative_speed", measured)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "kernels", "speed", "expected"),
+    [
+        ("AVX512_BF16", True, None, "bf16"),
+        ("AMX", True, None, "bf16"),
+        ("AVX512", True, 1.7, "bf16"),
+        ("AVX512", True, 1.1, "fp32"),  # within what a busy machine may be wrong by
+        ("AVX512", True, 0.4, "fp32"),
+        ("AVX2", True, None, "fp32"),
+        ("DEFAULT", False, None, "fp32"),
+        ("SVE256", True, 2.5, "bf16"),
+    ],
+)
+def test_amp_on_a_cpu_is_16_bits_only_where_that_is_faster(monkeypatch, instructions, kernels, speed, expected):
+    processor(monkeypatch, instructions, kernels=kernels, speed=speed)
+    choice = precision.choose(True, None, CPU)
+    assert (choice.precision, choice.warning) == (expected, None)
+    assert choice.reason.startswith("--amp: ")
+    assert instructions in choice.reason
+    assert speed is None or f"{speed} times" in choice.reason
+
+
+def test_a_requested_precision_that_is_slower_than_fp32_warns_with_the_factor(monkeypatch):
+    processor(monkeypatch, "AVX2", kernels=False, speed=1 / 26)
+    choice = precision.choose(False, "bf16", CPU)
+    assert (choice.precision, choice.reason) == ("bf16", "--precision bf16")
+    assert "26.0 times as slow as fp32 on this processor (AVX2)" in choice.warning
+    assert "26.0 times" in precision.choose(False, "fp16", CPU).warning
+    processor(monkeypatch, "AVX512", speed=1.3)
+    assert precision.choose(False, "bf16", CPU).warning is None
+
+
+def test_what_needs_no_measurement_is_not_measured(monkeypatch):
+    processor(monkeypatch, "AVX512_BF16")
+    assert precision.choose(False, "bf16", CPU) == precision.Choice("bf16", "--precision bf16")
+    processor(monkeypatch, "AVX2")
+    assert precision.choose(False, "fp32", CPU) == precision.Choice("fp32", "--precision fp32")
+    assert precision.choose(False, None, CPU) == precision.Choice("fp32", "the default")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert precision.choose(True, None, torch.device("cuda")).precision == "fp16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert precision.choose(True, None, torch.device("cuda")).precision == "bf16"
+
+
+def test_the_measurement_is_of_the_fastest_rounds_and_leaves_random_numbers_alone(monkeypatch):
+    # A clock that advances by what a call costs: float32 products 1 s, bfloat16 4 s, ten times that at first.
+    costs = {torch.float32: 1.0, torch.bfloat16: 4.0}
+    calls = dict.fromkeys(costs, 0)
+
+    def seconds(of):
+        calls[of] += 1
+        return costs[of] * (10 if calls[of] <= 2 else 1)
+
+    monkeypatch.setattr(precision, "_typical_operations", lambda of: (of, of))
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    assert precision.relative_speed(torch.bfloat16) == 0.25
+    monkeypatch.undo()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert 0.001 < precision.relative_speed(torch.float64) < 10
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, ["AVX2", "AVX2", "fp32"]),
+        ({"ATEN_CPU_CAPABILITY": "default"}, ["DEFAULT", "baseline", None]),
+    ],
+)
+def test_the_variables_that_make_an_older_processor_are_respected(variables, expected):
+    """torch's name of the instructions, the name of those of our kernels, what --amp means."""
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("the processor has no AVX2")
+    done = subprocess.run(
+        [sys.executable, "-m", "airank_fast.info", "--json"],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    facts = json.loads(done.stdout)
+    name, ours, amp = expected
+    assert facts["devices"][0].endswith(f" {name}")
+    assert facts["extension"].get("cpu_instructions", ours) == ours
+    assert amp is None or facts["amp"]["cpu"]["precision"] == amp
