@@ -1,4 +1,4 @@
-"""The ranks of a run: one process per device, started by torchrun or alone."""
+"""The ranks of a run: one process per device, started by torchrun, srun or mpirun, or alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from airank_fast.errors import UserError
+from airank_fast.engine.launch import Launch, read_launch
+from airank_fast.errors import UserError, require
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -75,26 +76,39 @@ class World:
 
 
 def join(device: str) -> World:
-    """Join the ranks that torchrun started, or stand alone. ``device``: auto, cpu or cuda.
+    """Join the ranks that torchrun, srun or mpirun has started, or stand alone. ``device``: auto, cpu or cuda.
 
-    Raises UserError where CUDA is asked for and there is none.
+    UserError where a CUDA device is requested and there is none, and where the ranks cannot meet.
     """
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
         why = f"torch {torch.__version__} sees no GPU" if built else f"torch {torch.__version__} is a CPU build"
-        raise UserError(f"--device cuda: a CUDA device is required, got none ({why})")
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        raise UserError(f"--device: must be cpu or auto where there is no CUDA device, got cuda ({why})")
+    launch = read_launch(os.environ)
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    if use_cuda and local_rank >= torch.cuda.device_count():
-        raise UserError(f"--nproc-per-node: at most {torch.cuda.device_count()} GPUs here, got {local_size} ranks")
-    target = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        most = torch.cuda.device_count()
+        require(launch.local_rank < most, "ranks of a machine", f"at most its {most} GPUs", launch.local_rank + 1)
+    target = torch.device("cuda", launch.local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(target)
-    if "RANK" in os.environ:
-        backend = "nccl" if use_cuda else "gloo"
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=target if use_cuda else None)
-    return World(rank, size, local_rank, local_size, target)
+    if launch.size > 1:
+        _meet(launch, target)
+    return World(launch.rank, launch.size, launch.local_rank, launch.local_size, target)
+
+
+def _meet(launch: Launch, target: torch.device) -> None:
+    os.environ |= {"RANK": str(launch.rank), "WORLD_SIZE": str(launch.size)}
+    os.environ |= {"MASTER_ADDR": launch.address, "MASTER_PORT": str(launch.port)}
+    use_cuda = target.type == "cuda"
+    try:
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo", timeout=COLLECTIVE_TIMEOUT, device_id=target if use_cuda else None
+        )
+    except (RuntimeError, ValueError) as error:  # torch's errors of the network are RuntimeErrors
+        why = str(error).split("\n")[0][:200]
+        place = f"{launch.address}:{launch.port}"
+        raise UserError(f"MASTER_ADDR:MASTER_PORT: must be where rank 0 can listen, got {place} ({why})") from None
 
 
 def is_lost_rank(error: BaseException) -> bool:

@@ -146,7 +146,7 @@ def test_a_nan_loss_stops_the_run_and_names_the_step(tree, tmp_path, refused):
 @pytest.mark.parametrize(
     ("options", "fragments"),
     [
-        (("--device", "cuda"), ("--device cuda", "CUDA device is required")),
+        (("--device", "cuda"), ("--device: must be cpu or auto", "no CUDA device")),
         (("--precision", "tf32"), ("tf32", "CUDA")),
         (("--amp", "--precision", "fp16"), ("--amp", "fp16")),
         (("--batch-size", "0"), ("--batch-size", "at least 1", "0")),
