@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from airank_fast.errors import UserError
+from airank_fast.walk import files
 
 _CHUNK_BYTES = 1 << 20
 
@@ -29,13 +29,11 @@ def checksums(path: Path, leave_out: Path | None = None) -> list[FileSum]:
     try:
         if not path.is_dir():
             return [FileSum(path.name, *_sum(path))]
-        found = []
-        for folder, folders, names in os.walk(path):
-            here = Path(folder)
-            folders[:] = sorted(name for name in folders if leave_out is None or (here / name).resolve() != leave_out)
-            for file in (here / name for name in sorted(names)):
-                if file.is_file() and not file.is_symlink() and not file.name.endswith((".tmp", ".reserve")):
-                    found.append(FileSum(file.relative_to(path).as_posix(), *_sum(file)))
+        found = [
+            FileSum(file.relative_to(path).as_posix(), *_sum(file))
+            for file in files(path, lambda entry: leave_out is None or Path(entry.path).resolve() != leave_out)
+            if not file.is_symlink() and not file.name.endswith((".tmp", ".reserve"))
+        ]
     except OSError as error:
         raise UserError(f"{path}: files that can be read are required, got {error}") from None
     return sorted(found, key=lambda file: (file.path.count("/"), file.path))

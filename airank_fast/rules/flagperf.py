@@ -206,6 +206,10 @@ class _Run:
             yield self._broken(ACCURACY, f"acc {accuracy:.1%}", "at most 100 % is required")
         elif self.line is not None and 0 < accuracy < 0.01:
             yield self._broken(ACCURACY, f"acc {accuracy:.2%}", "per cent is required: is this a fraction?", WARNING)
+        target = self.run.get("target")
+        if self.line is not None and target is not None and accuracy < target:
+            found = f"acc {accuracy:g}/{target:g}"
+            yield self._broken(ACCURACY, found, "an accuracy that reaches its target is the usual case", WARNING)
 
     def _memory(self) -> Iterator[Finding]:
         used, total = self.run.get("mem_used"), self.run.get("mem_total")

@@ -17,6 +17,7 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.scoring import BENCHMARKS
+from airank_fast.walk import files, walk
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 SCORE_SHEET = "MLPerf.csv"
@@ -182,10 +183,9 @@ def _information(place: Path) -> list[Path]:
 
 
 def _links(root: Path) -> Iterator[Finding]:
-    for folder, names, files in os.walk(root):
-        for name in sorted(names + files):
-            if (entry := Path(folder, name)).is_symlink():
-                yield LINK.broken(str(entry), None, f"a symbolic link to {os.readlink(entry)}", "a file is required")
+    for entry in walk(root):
+        if entry.is_symlink():
+            yield LINK.broken(entry.path, None, f"a symbolic link to {os.readlink(entry)}", "a file is required")
 
 
 def _sums(root: Path) -> Iterator[Finding]:
@@ -205,7 +205,7 @@ def _sums(root: Path) -> Iterator[Finding]:
             yield SUM.broken(str(sums), number, f"no file {match[2]}", "every file that is listed is required")
         elif _sha256(file) != match[1]:
             yield SUM.broken(str(file), None, "another content", f"the one with sha256 {match[1]} is required")
-    for file in sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink()):
+    for file in (path for path in files(root) if not path.is_symlink()):
         name = file.relative_to(root).as_posix()
         if name not in listed and name != SUMS:
             by_checker = file.name == "scaling.json" and "results" in file.parts

@@ -19,6 +19,7 @@ from airank_fast.rules import agreement, airank, events, flagperf, trees
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.known import Known
 from airank_fast.rules.mlperf import order, result
+from airank_fast.walk import entries
 
 # Format of a file (see record/detect.py) -> its book: check(lines, known) yields findings.
 BOOKS: dict[str, Callable[[Lines, Known], Iterator[Finding]]] = {
@@ -41,6 +42,8 @@ _STATES = {  # oddities of record/lines.py
     "cut_off": (NOTE, "the last line has no end", "a newline is the usual form: the log may have been cut off"),
 }
 _READABLE = Rule(name="file.readable", severity=WARNING, source=_FILE)
+_COMPRESSED = Rule(name="file.compressed", severity=WARNING, source=_FILE)
+_COMPRESSIONS = {".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"}  # in folders these are named, not read
 # In folders these are passed over: programs quote lines of logs.
 _PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
 
@@ -56,9 +59,12 @@ def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding
         yield from _file(path, known)
         return
     found_any = False
-    for check, item in _below(path):
-        found_any = True
-        yield from check(item, known)
+    try:
+        for check, item in _below(path):
+            found_any = found_any or check is not _compressed
+            yield from check(item, known)
+    except OSError as error:  # a path that is too long, or a folder that was just closed to us
+        raise UserError(f"{path}: a directory that can be read is required, got {error.strerror} in it") from None
     if not found_any:
         raise UserError(f"{path}: a directory with logs of a known format is required, got none in it")
 
@@ -113,31 +119,40 @@ _Check = Callable[[Path, Known], Iterator[Finding]]
 def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
     """What a directory holds that can be judged, in order: of a submission its layout and its logs, and nothing of the
     programs and documents in it; else results, run directories and files."""
-    if trees.is_tree(path):
-        yield _layout, path
-        logs = trees.logs_of(path)
-        for folder in dict.fromkeys(log.parent for log in logs):
-            if result.is_result(folder):
-                yield _result, folder
-        yield from ((_file_in_folder, log) for log in logs if not result.is_result(log.parent))
-        return
-    if (path / "events.jsonl").is_file():
-        yield _run_directory, path
-        return
-    try:
-        items = sorted(path.iterdir())
-    except OSError as error:
-        raise UserError(f"{path}: a directory that can be read is required, got {error.strerror}") from None
-    is_result = result.is_result(path)
-    if is_result:
-        yield _result, path
-    for item in items:
-        if item.name.startswith(".") or item.is_symlink() or (is_result and item.match(result.PATTERN)):
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        if not path.is_dir():
+            yield _compressed if path.suffix in _COMPRESSIONS else _file_in_folder, path
             continue
-        if item.is_dir():
-            yield from _below(item)
-        elif item.is_file() and item.suffix not in _PROGRAMS and _is_known(item):
-            yield _file_in_folder, item
+        inside = [Path(entry.path) for entry in entries(path) if not entry.name.startswith(".")]
+        if trees.is_tree(path):
+            yield from _of_tree(path)
+            continue
+        if (path / "events.jsonl").is_file():
+            yield _run_directory, path
+            continue
+        results = set(path.glob(result.PATTERN)) if result.is_result(path) else set()
+        if results:
+            yield _result, path
+        waiting += [item for item in reversed(inside) if item not in results and _is_of_interest(item)]
+
+
+def _of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
+    yield _layout, path
+    logs = trees.logs_of(path)
+    for folder in dict.fromkeys(log.parent for log in logs):
+        if result.is_result(folder):
+            yield _result, folder
+    yield from ((_file_in_folder, log) for log in logs if not result.is_result(log.parent))
+
+
+def _is_of_interest(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    if path.is_dir() or path.suffix in _COMPRESSIONS:
+        return True
+    return path.is_file() and path.suffix not in _PROGRAMS and _is_known(path)
 
 
 def _is_known(path: Path) -> bool:
@@ -160,6 +175,10 @@ def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:
         yield from _file(path, known)
     except UserError as error:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")
+
+
+def _compressed(path: Path, _: Known) -> Iterator[Finding]:
+    yield _COMPRESSED.broken(str(path), None, "a compressed file, which was not read", "its logs as text are required")
 
 
 def _run_directory(path: Path, known: Known) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from airank_fast.sources.mediawiki import Counted, Dump, Page
 from airank_fast.sources.sentences import split_sentences
 from airank_fast.sources.wikitext import paragraphs
 from airank_fast.sources.workers import ordered_map
+from airank_fast.walk import files
 
 TEXT_FORMS = ("paragraphs", "sentences")
 _CHUNK_CHARACTERS = 2**19  # of raw text that a worker gets at once
@@ -50,7 +51,7 @@ def find_inputs(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            inside = [file for file in files(path) if not file.name.startswith(".")]
             if not inside:
                 raise UserError(f"--input: a directory with text files is required, {path} has none")
             found += inside

@@ -15,6 +15,7 @@ from airank_fast.submission.privacy import shorten_all
 from airank_fast.submission.results import Result
 from airank_fast.submission.system import facts_of_run, is_same_machine
 from airank_fast.submission.tree import Tree
+from airank_fast.walk import walk
 
 ReportWriter = Callable[[str, list[Candidate], bool], dict[str, str | bytes]]
 """(title, runs, is it a rehearsal) -> file name -> content."""
@@ -114,11 +115,14 @@ def _files(root: Path) -> list[tuple[str, Path]]:
     if not root.is_dir():
         raise UserError(f"--code: a directory is required, got {root}")
     skipped = {".git", "__pycache__"}
-    entries = sorted(path for path in root.rglob("*") if not skipped & set(path.relative_to(root).parts))
-    for path in entries:
-        if path.is_symlink():
-            raise UserError(f"--code: files without symbolic links are required, got {path}")
-    files = [(path.relative_to(root).as_posix(), path) for path in entries if path.is_file()]
+    files = []
+    for entry in walk(root, lambda entry: entry.name not in skipped):
+        if entry.name in skipped:
+            continue
+        if entry.is_symlink():
+            raise UserError(f"--code: files without symbolic links are required, got {entry.path}")
+        if entry.is_file():
+            files.append((Path(entry.path).relative_to(root).as_posix(), Path(entry.path)))
     if not files:
         raise UserError(f"--code: a directory with files is required, got {root}, which holds none")
     return files

@@ -28,6 +28,7 @@ from airank_fast.data.text.samples import Samples
 from airank_fast.data.text.shards import Shard, inspect_shard, read_counts, read_shard
 from airank_fast.data.text.tokens import MicroBatch, shares
 from airank_fast.errors import UserError
+from airank_fast.walk import files
 
 POOL_SAMPLES = 2**18  # about 2 kB each at 512 tokens; three times that while a pool is being read
 _ORDER, _SHARDS = 0, 3  # Philox key words, beside sampling's
@@ -93,7 +94,7 @@ class WikiCorpus:
         folders = [self.root / name for name in _FOLDERS[split] if (self.root / name).is_dir()]
         if not folders:
             raise UserError(f"data: {split}/ with HDF5 shards is required in {self.root}, there is none")
-        paths = sorted(path for path in folders[0].rglob("*") if path.suffix in _SUFFIXES)
+        paths = [path for path in files(folders[0]) if path.suffix in _SUFFIXES]
         if manifest is not None:
             listed, found = set(manifest.names(split)), {str(path.relative_to(self.root)) for path in paths}
             for names, what in ((listed - found, "is missing"), (found - listed, "is not in the manifest")):

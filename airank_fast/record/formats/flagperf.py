@@ -117,6 +117,7 @@ _CONFIG = re.compile(
 )
 _DECIMAL = re.compile(r"\d{1,15}(?:\.\d{0,15})?", re.ASCII)
 _PER_CENT = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) *[%％]", re.ASCII)
+_OF_TARGET = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?: *(?:GiB|GB|G))?", re.ASCII)
 
 
@@ -124,7 +125,8 @@ def read_table(lines: Iterable[str]) -> Iterator[Entry]:
     """The rows of every Markdown table that has FlagPerf's columns, in any order; other lines are passed over.
 
     An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_said` and
-    `devices_said` are what the name of the configuration says in words (两机8卡: 2 and 8). Kinds of trouble
+    `devices_said` are what the name of the configuration says in words (两机8卡: 2 and 8). An accuracy may be
+    actual/target in fractions (0.657/0.655), as FlagPerf's BERT has it; then `target` is there. Kinds of trouble
     beside BROKEN: columns, config, cell (one that does not have its column's form; its value is None), fraction
     (accuracy is not in per cent).
     """
@@ -168,7 +170,11 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
         run |= {"nodes_said": said[0], "devices_said": said[1]}
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
     run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
-    if _DECIMAL.fullmatch(cell.get("acc", "")) and float(cell["acc"]) <= 1:
+    of_target = _OF_TARGET.fullmatch(cell.get("acc", ""))
+    if of_target and max(float(number) for number in of_target.groups()) <= 1:  # 实际/目标, fractions
+        cell["acc"] = f"{float(of_target[1]) * 100:.10f}%"
+        run["target"] = float(of_target[2])
+    elif _DECIMAL.fullmatch(cell.get("acc", "")) and float(cell["acc"]) <= 1:
         troubles.append(Trouble("fraction", f"acc {cell['acc']}", "per cent, like 75.0%,"))
         cell["acc"] = f"{float(cell['acc']) * 100:.10f}%"
     per_cent = _cell(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%,")

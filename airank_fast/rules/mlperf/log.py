@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from airank_fast.rules.findings import Finding
-from airank_fast.rules.mlperf.rules import BENCHMARKS, Benchmark, is_number
+from airank_fast.rules.mlperf.rules import BENCHMARKS, WORDS, Benchmark, is_number
 
 
 class Evaluation(NamedTuple):
@@ -15,7 +15,7 @@ class Evaluation(NamedTuple):
     line: int
     accuracy: object
     epoch: object  # epoch_num
-    samples_count: object
+    samples_count: object  # or step_num, by which some logs of 3.1 count
 
     def reaches(self, target: float) -> bool:
         """At or above the target, and a fraction."""
@@ -46,9 +46,20 @@ class Log:
         return BENCHMARKS.get(name) if isinstance(name, str) else None
 
     @property
+    def lacks_book(self) -> bool:
+        """Whether it is of one of MLPerf's benchmarks, and not of one that this book knows."""
+        name = self.value("submission_benchmark")
+        return self.benchmark is None and name in WORDS["submission_benchmark"]
+
+    @property
     def closed(self) -> Benchmark | None:
         """The same, unless it is of the open division, which may do otherwise."""
         return None if self.value("submission_division") == "open" else self.benchmark
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run did not converge, as far as is known."""
+        return self.converged_at is None if self.benchmark else self.status != "success"
 
     @property
     def minutes(self) -> float | None:

@@ -39,9 +39,9 @@ def read(lines: Lines | str | os.PathLike) -> Log:
             book.find(rules.RECORD, number, trouble, "the official parser refuses or loses the line")
             continue
         time_ms = record["time_ms"]
-        if time_ms < last_ms:
+        if time_ms < last_ms and not rules.has_no_time(record):
             book.clock_runs_back(number, record["key"], last_ms - time_ms)
-        last_ms = time_ms
+        last_ms = time_ms or last_ms
         feed(number, record)
     book.end(utf16=lines.oddities.get("utf16"))
     return book.log
@@ -64,11 +64,15 @@ class _Findings:
             self._untold[rule] = rule.broken(self.log.path, line, found, required, severity)
 
     def finish(self) -> None:
-        """Say how many were left out, and put all in the order of their lines."""
+        """Say how many were left out, and put all in the order of their lines. Of a benchmark without a book only what
+        the rules have in common stays."""
         for rule, first in self._untold.items():
             more = self._counts[rule] - _MAX_ALIKE - 1
             found = f"{first.found}, and {more} more like it" if more else first.found
             self.log.findings.append(rule.broken(first.path, first.line, found, first.required, first.severity))
+        if self.log.lacks_book:
+            of_a_book = {(rule.name, rule.source) for rule in rules.OF_A_BOOK}
+            self.log.findings = [each for each in self.log.findings if (each.rule, each.source) not in of_a_book]
         self.log.findings.sort(key=lambda finding: (finding.line is None, finding.line or 0))
 
 
@@ -96,12 +100,19 @@ class _Book(_Findings):
     def _counts_samples(self) -> bool:
         return self.log.benchmark is not None and self.log.benchmark.counts_samples
 
+    @property
+    def _may_evaluate_later(self) -> bool:
+        """Where the reference does; without a book nobody knows."""
+        return self.log.benchmark is None or self.log.benchmark.counts_samples
+
     def clock_runs_back(self, line: int, key: str, by_ms: float) -> None:
         """A line is older than the one before it."""
         severity, required = ERROR, "time goes on"
         if by_ms <= rules.TIME_SLACK_MS:
             severity = WARNING
-        elif self._counts_samples and key in rules.KEYS_OF_CHECKPOINTS:
+        elif key not in rules.KEYS_OF_THE_CLOCK:
+            severity, required = WARNING, "time goes on, but for facts that another process wrote late"
+        elif self._may_evaluate_later and key in rules.KEYS_OF_CHECKPOINTS:
             severity, required = WARNING, "time goes on, but for checkpoints that were evaluated later"
         self.find(rules.TIME_ORDER, line, f"the clock runs back by {by_ms:.0f} ms at {key[:60]}", required, severity)
 
@@ -111,7 +122,7 @@ class _Book(_Findings):
         if record.get("namespace") != "":
             self._judge_namespace(number, record)
         if type(time_ms) is not int or not rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
-            self._judge_time(number, time_ms)
+            self._judge_time(number, record)
         if metadata is None:
             self.find(rules.METADATA, number, f"{key[:60]} without metadata", "an object: the official parser needs it")
             metadata = {}
@@ -137,8 +148,12 @@ class _Book(_Findings):
             found = f"namespace {name}" if "namespace" in record else "no namespace"
             self.find(rules.NAMESPACE, number, found, "an empty one in a submission")
 
-    def _judge_time(self, number: int, time_ms: float) -> None:
-        if rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
+    def _judge_time(self, number: int, record: dict) -> None:
+        time_ms = record["time_ms"]
+        if rules.has_no_time(record):
+            found = f"{record['key'][:60]} with time_ms 0"
+            self.find(rules.TIME_UNIT, number, found, "the time at which it was logged", WARNING)
+        elif rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
             self.find(rules.TIME_UNIT, number, f"time_ms {time_ms!r}", "a whole number of milliseconds", WARNING)
         else:
             self.find(rules.TIME_UNIT, number, f"time_ms {time_ms:g}", "milliseconds since 1970, about 1.7e12")
@@ -169,9 +184,10 @@ class _Book(_Findings):
             self.find(rules.EVENT_ORDER, number, "submission_division after init_stop", required)
 
     def _on_cache_clear(self, number: int, record: dict, metadata: dict) -> None:
-        if record["value"] is not True:
+        if record["value"] in rules.DENIALS:
             self.find(rules.CACHE, number, f"cache_clear is {short(record['value'])}", "true: caches are flushed")
-        if "run_start" in self._moments:
+        start_ms, _ = self._moments.get("run_start", (math.inf, 0))
+        if "run_start" in self._moments and (record["time_ms"] >= start_ms or rules.has_no_time(record)):
             self.find(rules.CACHE, number, "cache_clear after run_start", "before the run")
 
     def _on_init_start(self, number: int, record: dict, metadata: dict) -> None:
@@ -227,7 +243,8 @@ class _Book(_Findings):
     def _on_eval_accuracy(self, number: int, record: dict, metadata: dict) -> None:
         self._demand_running(number, "eval_accuracy")
         epoch = metadata.get("epoch_num")
-        evaluation = Evaluation(number, record["value"], epoch, metadata.get("samples_count"))
+        counted = metadata.get("samples_count", metadata.get("step_num"))
+        evaluation = Evaluation(number, record["value"], epoch, counted)
         if "eval" in self._open:
             self._demand_same(number, "epoch_num", metadata, self._open["eval"])
         if len(self.log.evaluations) < contents.MAX_EVALUATIONS:
@@ -260,7 +277,7 @@ class _Book(_Findings):
     def _judge_interval(self, number: int, key: str, metadata: dict) -> None:
         """What the metadata of a block, an epoch, an evaluation must hold."""
         trouble = rules.lacks(key, metadata)
-        if trouble:
+        if trouble and not (self.log.benchmark is None and "step_num" in metadata):  # as round 3.1 has it
             told = {name: value for name, value in metadata.items() if name not in ("file", "lineno")}
             self.find(rules.INTERVALS, number, f"{key} with {', '.join(told)[:80] or 'nothing'}", trouble, ERROR)
         epoch = metadata.get("first_epoch_num" if key.startswith("block") else "epoch_num")
@@ -289,7 +306,9 @@ class _Book(_Findings):
     def _demand_running(self, number: int, key: str) -> None:
         if "run_start" not in self._moments or "run_stop" in self._moments:
             when = "after run_stop" if "run_stop" in self._moments else "before run_start"
-            self.find(rules.EVENT_ORDER, number, f"{key} {when}", "while the clock runs")
+            is_checked = key == "block_start" and "run_start" not in self._moments
+            rule = rules.EVENT_ORDER if is_checked else rules.RUNNING
+            self.find(rule, number, f"{key} {when}", "while the clock runs")
 
     def _demand_same(self, number: int, name: str, metadata: dict, started: tuple[dict, int]) -> None:
         got, wanted = metadata.get(name), started[0].get(name)
@@ -300,7 +319,9 @@ class _Book(_Findings):
         """Judge the log as a whole."""
         if utf16:
             self.find(rules.ENCODING, utf16, "UTF-16", "UTF-8: the official parser finds no line")
-        missing = [" or ".join(keys) for keys in rules.NEEDED if not any(self._seen[key] for key in keys)]
+        is_other = self.log.value("submission_benchmark") in rules.OTHER_ROUNDS
+        needed = rules.NEEDED_IN_EVERY_ROUND if is_other else rules.NEEDED
+        missing = [" or ".join(keys) for keys in needed if not any(self._seen[key] for key in keys)]
         if missing:
             self.find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
         contents.judge_values(self.log, self.find)

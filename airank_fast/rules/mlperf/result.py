@@ -31,13 +31,14 @@ def is_result(path: Path) -> bool:
 def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") -> Iterator[Finding]:
     """The findings about each log of a result, then those about all of them at `path` (the directory that holds them).
 
-    A run that did not converge is a warning if there is no other.
+    A run that did not converge is a warning if no more of them than the benchmark allows did not.
     """
     logs = [order.read(each) for each in paths]
-    failed = [log for log in logs if log.converged_at is None]
+    failed = [log for log in logs if log.failed]
+    may_fail = 0 < len(failed) <= _most_failed(logs)
     for log in logs:
         for finding in log.findings:
-            if finding.rule in _NOT_CONVERGED and finding.severity == ERROR and failed == [log]:
+            if finding.rule in _NOT_CONVERGED and finding.severity == ERROR and may_fail:
                 finding = replace(
                     finding, severity=WARNING, required=f"{finding.required}; it counts as the slowest run"
                 )
@@ -45,28 +46,54 @@ def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") 
     yield from judge_set(logs, os.fspath(path) or os.path.dirname(logs[0].path if logs else "") or ".")
 
 
+def _most_failed(logs: Sequence[Log]) -> int:
+    """Runs of a set that may fail to converge."""
+    return max((rules.MAX_FAILED.get(str(log.value("submission_benchmark")), 1) for log in logs), default=1)
+
+
 def judge_set(logs: Sequence[Log], path: str) -> Iterator[Finding]:
     """What concerns logs together.
 
     The runs must be as many as the benchmark wants, of one system with the same hyper-parameters, with seeds of their
-    own, and converge no faster than the reference. One may fail to converge.
+    own, and converge no faster than the reference. One may fail to converge, and none may be a copy of another.
     """
     yield from _judge_number(logs, path)
+    yield from _judge_copies(logs)
     yield from _judge_equality(logs)
-    yield from _judge_seeds(logs)
+    yield from _judge_seeds([log for log in logs if log.value("submission_division") != "open"])
     yield from _judge_convergence(logs, path)
 
 
 def _judge_number(logs: Sequence[Log], path: str) -> Iterator[Finding]:
-    failed = [log for log in logs if log.converged_at is None]
+    failed = [log for log in logs if log.failed]
     benchmark = next((log.benchmark for log in logs if log.benchmark), None)
+    most = _most_failed(logs)
     if benchmark and len(logs) != benchmark.num_runs:
         yield rules.NUM_RUNS.broken(
             path, None, f"{len(logs)} runs of {benchmark.name}", f"exactly {benchmark.num_runs}"
         )
-    if len(failed) > 1:
+    if len(failed) > most:
         names = ", ".join(_name(log, logs) for log in failed)
-        yield rules.CONVERGED.broken(path, None, f"{len(failed)} runs did not converge: {names}", "one at most")
+        yield rules.CONVERGED.broken(path, None, f"{len(failed)} runs did not converge: {names}", f"{most} at most")
+
+
+def same_start(starts_ms: Sequence[float | None]) -> list[list[int]]:
+    """Which runs of a set begin at the same millisecond, by their places in it: groups of two and more.
+
+    Independent runs do not, so that all but one of a group are copies, whatever their seeds say.
+    """
+    groups = defaultdict(list)
+    for place, start_ms in enumerate(starts_ms):
+        if start_ms is not None:
+            groups[start_ms].append(place)
+    return [places for places in groups.values() if len(places) > 1]
+
+
+def _judge_copies(logs: Sequence[Log]) -> Iterator[Finding]:
+    for first, *others in same_start([log.run_start_ms for log in logs]):
+        for log in (logs[place] for place in others):
+            found = f"run_start at {log.run_start_ms:.0f} as in {_name(logs[first], logs)}"
+            yield rules.COPY.broken(log.path, None, found, "a run of its own, not a copy")
 
 
 def _name(log: Log, logs: Sequence[Log]) -> str:
@@ -98,6 +125,10 @@ def _judge_seeds(logs: Sequence[Log]) -> Iterator[Finding]:
                 found = f"seed {place[0]} as in {_name(taken[place], logs)}"
                 yield rules.SEEDS_DIFFER.broken(log.path, line, found, "a seed of its own")
             taken.setdefault(place, log)
+    for log in logs:
+        if taken and not log.seeds:
+            found = f"no line seed, {_name(next(iter(taken.values())), logs)} has one"
+            yield rules.SEEDS_OF_ALL.broken(log.path, None, found, "a seed in all runs, or in none")
 
 
 def _judge_convergence(logs: Sequence[Log], path: str) -> Iterator[Finding]:

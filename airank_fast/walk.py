@@ -1,0 +1,43 @@
+"""What lies below a folder, at any depth: the one walk of every command that looks into folders.
+
+`Path.rglob` and, before Python 3.12, `os.walk` recurse, so that a tree of a thousand folders in each other ends them;
+both pass over a folder that cannot be read without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from airank_fast.errors import UserError
+
+
+def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """What a folder holds, by name. UserError if it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        path = os.fspath(folder)
+        shown = path if len(path) <= 200 else f"{path[:100]}...{path[-100:]}"
+        raise UserError(f"{shown}: a directory that can be read is required, got {error.strerror}") from None
+
+
+def walk(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None = None) -> Iterator[os.DirEntry]:
+    """Everything below a folder, in the order of the paths' parts; a folder comes before what it holds.
+
+    Folders that `enter` denies are yielded and not entered, and so are symbolic links. UserError for a folder that
+    cannot be read.
+    """
+    waiting = entries(folder)[::-1]
+    while waiting:
+        entry = waiting.pop()
+        yield entry
+        if entry.is_dir(follow_symlinks=False) and (enter is None or enter(entry)):
+            waiting += entries(entry.path)[::-1]
+
+
+def files(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None = None) -> Iterator[Path]:
+    """The files below a folder, and links to files, as `walk` meets them."""
+    return (Path(entry.path) for entry in walk(folder, enter) if entry.is_file())
