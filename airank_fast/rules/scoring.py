@@ -14,6 +14,7 @@ from itertools import groupby
 from airank_fast.record.events import effective
 from airank_fast.record.foreign.read import Run
 from airank_fast.rules.mlperf import rcp
+from airank_fast.rules.mlperf.result import same_start
 from airank_fast.rules.targets import IMAGENET_SAMPLES, MLPERF_TARGETS
 
 
@@ -205,12 +206,14 @@ def _problems(benchmark: Benchmark, runs: list[RunResult]) -> list[str]:
         values = sorted({getattr(run, name) for run in runs} - {None})
         if len(values) > 1:
             problems.append(f"{len(values)} {what} in one set: {', '.join(map(str, values))}")
-    for what, key in (("begin at the same millisecond", "start_ms"), ("have the same seed", "seed")):
-        ordered = sorted((run for run in runs if getattr(run, key) is not None), key=lambda run: getattr(run, key))
-        for value, same in groupby(ordered, key=lambda run: getattr(run, key)):
-            names = [run.name for run in same]
-            if len(names) > 1:
-                problems.append(f"{' and '.join(names)} {what}: {value}")
+    for places in same_start([run.start_ms for run in runs]):
+        names = " and ".join(runs[place].name for place in places)
+        problems.append(f"{names} begin at the same millisecond: {runs[places[0]].start_ms}")
+    seeded = sorted((run for run in runs if run.seed is not None), key=lambda run: run.seed)
+    for seed, same in groupby(seeded, key=lambda run: run.seed):
+        names = [run.name for run in same]
+        if len(names) > 1:
+            problems.append(f"{' and '.join(names)} have the same seed: {seed}")
     return problems
 
 

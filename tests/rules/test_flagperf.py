@@ -78,6 +78,8 @@ MUTATIONS = [
     ("A100两机", "A100单机", "config", "error", 16),
     (" 75.0% | 5.8/40.0 |", " 75.0% |", "line", "error", 13),
     ("| precision |", "| |", "columns", "error", 11),
+    ("75.0%", "0.647/0.655", "acc", "warning", 13),
+    ("75.0%", "1.647/0.655", "cell", "error", 13),
 ]
 
 
@@ -86,6 +88,14 @@ def test_a_broken_rule_is_found_at_its_line(tmp_path, old, new, rule, severity, 
     assert old in FLAGPERF_TABLE
     found = findings(tmp_path / "README.md", FLAGPERF_TABLE.replace(old, new, 1), **KNOWN)
     assert (severity, f"flagperf.{rule}", line) in short(found)
+
+
+def test_an_accuracy_beside_its_target(tmp_path):
+    """FlagPerf's README of bert_hf, 通用指标: acc is actual / target (实际/目标), in fractions."""
+    table = FLAGPERF_TABLE.replace("75.0%", "0.657/0.655").replace("73.5%", "0.655 / 0.655")
+    assert findings(tmp_path / "README.md", table, **KNOWN) == []
+    run = next(flagperf.read_table(table.splitlines())).event
+    assert (run["acc"], run["target"]) == (0.657, 0.655)
 
 
 def figures(**changes):

@@ -5,8 +5,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules.changes import edit, key_of, pause_after, value
 from rules.mlperf_logs import TOKEN, compliant, decode, encode
-from rules.mutations import edit, key_of, pause_after, value
 
 from airank_fast.errors import UserError
 from airank_fast.record.formats.mlperf import parse

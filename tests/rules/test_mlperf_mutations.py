@@ -15,7 +15,17 @@ from airank_fast.rules.mlperf import rules as mlperf_rules
 
 OF_FILES_AND_SETS = {
     f"mlperf.{name}"
-    for name in ("encoding", "num_runs", "converged", "same_system", "same_hyperparameters", "seeds_differ", "rcp")
+    for name in (
+        "encoding",
+        "num_runs",
+        "converged",
+        "same_system",
+        "same_hyperparameters",
+        "seeds_differ",
+        "seeds_of_all",
+        "copy",
+        "rcp",
+    )
 }
 CASES = [(name, mutation) for name in ALL for mutation in MUTATIONS if name in mutation.on]
 

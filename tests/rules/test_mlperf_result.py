@@ -5,15 +5,25 @@ import logging
 import random
 
 import pytest
+from rules.changes import drop, value
 from rules.mlperf_logs import bert_points, compliant, resnet_points
-from rules.mutations import value
 
 from airank_fast.errors import UserError
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
 from airank_fast.rules.mlperf import rcp
 from airank_fast.rules.mlperf.result import PATTERN, check_set, is_result
 
-SET_RULES = ("num_runs", "converged", "same_system", "same_hyperparameters", "seeds_differ", "rcp", "rcp_missing")
+SET_RULES = (
+    "copy",
+    "seeds_of_all",
+    "num_runs",
+    "converged",
+    "same_system",
+    "same_hyperparameters",
+    "seeds_differ",
+    "rcp",
+    "rcp_missing",
+)
 
 
 def write_set(folder, name, num, change=None, points_of=(), **options):
@@ -71,6 +81,40 @@ def test_runs_of_a_set_belong_together(tmp_path, change, rule):
     assert set(findings) == {rule}
     assert findings[rule].severity == ERROR
     assert findings[rule].line
+
+
+def copied(at, of):
+    """Run `at` is run `of` with its own seed, as a public submission of 4.1 has it."""
+
+    def change(k, lines):
+        seed = next(line for line in lines if '"seed"' in line)
+        return (
+            [seed if '"seed"' in line else line for line in compliant("resnet-lars", seed=100 + of)]
+            if k == at
+            else lines
+        )
+
+    return change
+
+
+def test_a_copy_of_a_run_with_another_seed(tmp_path):
+    findings = list(check_set(write_set(tmp_path, "resnet-lars", 5, copied(3, 1)), tmp_path))
+    finding = about_the_set(findings)["copy"]
+    assert (finding.severity, finding.path) == (ERROR, str(tmp_path / "result_3.txt"))
+    assert finding.found.endswith("as in result_1.txt")
+    assert not {"seeds_differ", "copy"} & about_the_set(check_set(write_set(tmp_path, "resnet-lars", 5))).keys()
+
+
+def test_a_run_without_a_seed_beside_others_that_have_one(tmp_path):
+    """seed_checker.py of 4.0.0: all runs or none. The open division need not log them."""
+    one = write_set(tmp_path, "resnet-lars", 5, lambda k, lines: drop("seed")(lines) if k == 2 else lines)
+    finding = about_the_set(check_set(one))["seeds_of_all"]
+    assert (finding.severity, finding.path) == (ERROR, str(tmp_path / "result_2.txt"))
+    none = list(check_set(write_set(tmp_path, "resnet-lars", 5, lambda k, lines: drop("seed")(lines))))
+    assert {finding.severity for finding in none} == {WARNING}
+    opened = value("submission_division", "open")
+    both = write_set(tmp_path, "resnet-lars", 5, lambda k, lines: opened(drop("seed")(lines) if k else lines))
+    assert "seeds_of_all" not in about_the_set(check_set(both))
 
 
 def not_converged(runs):

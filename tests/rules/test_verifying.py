@@ -230,6 +230,17 @@ def test_a_folder_of_runs_and_logs(tmp_path):
     assert "run.agreement" in _rules(found)
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip", ".zst"])
+def test_a_compressed_log_in_a_folder_is_named(tmp_path, suffix):
+    (tmp_path / f"GPUx8.log{suffix}").write_bytes(b"\x1f\x8b\x08 not read")
+    with pytest.raises(UserError, match="got none in it"):  # alone it is not enough
+        findings(tmp_path)
+    (tmp_path / "GPUx1.log").write_text(GOOD)
+    found = findings(tmp_path, **GOOD_KNOWN)
+    assert short(found) == [("warning", "file.compressed", None)]
+    assert found[0].path == str(tmp_path / f"GPUx8.log{suffix}")
+
+
 def test_a_submission_is_judged_by_its_layout_and_its_logs_alone(tmp_path):
     system = tmp_path / "runs" / "V100"
     (system / "ResNet50" / "log").mkdir(parents=True)

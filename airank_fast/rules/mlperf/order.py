@@ -184,7 +184,7 @@ class _Book(_Findings):
             self.find(rules.EVENT_ORDER, number, "submission_division after init_stop", required)
 
     def _on_cache_clear(self, number: int, record: dict, metadata: dict) -> None:
-        if record["value"] in rules.DENIALS:
+        if record["value"] not in rules.CLEARED:
             self.find(rules.CACHE, number, f"cache_clear is {short(record['value'])}", "true: caches are flushed")
         start_ms, _ = self._moments.get("run_start", (math.inf, 0))
         if "run_start" in self._moments and (record["time_ms"] >= start_ms or rules.has_no_time(record)):

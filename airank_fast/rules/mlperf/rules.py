@@ -120,7 +120,7 @@ SUBMISSION_KEYS = (
     "submission_division",
     "submission_status",
 )
-DENIALS = (False, "false", "False")  # cache_clear without a value states the event itself
+CLEARED = (True, "true", "True", None)  # cache_clear: the checker takes any value, and none states the event itself
 CLOCK_KEYS = ("init_stop", "run_start", "run_stop")
 KEYS_IN_ORDER = ("submission_division", "cache_clear", "init_start", *CLOCK_KEYS, "seed", "eval_accuracy")
 # BERT's checkpoints may be evaluated when the clock has stopped, with the time at which they were written.
