@@ -27,11 +27,10 @@ def judge_values(log: Log, find: Find) -> None:
     elif benchmark is None:
         if log.lacks_book:
             name = log.value("submission_benchmark")
-            of_round = rules.OTHER_ROUNDS.get(name)
             find(
                 rules.DIVISION,
                 log.values["submission_benchmark"][1],
-                f"benchmark {name}" + (f", of MLPerf training {of_round}" if of_round else ""),
+                f"benchmark {name}" + (f", of MLPerf training {log.other_round}" if log.other_round else ""),
                 f"no more than the common rules: there is no book of {name} here, there are those of resnet and bert",
             )
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from airank_fast.rules.findings import Finding
-from airank_fast.rules.mlperf.rules import BENCHMARKS, WORDS, Benchmark, is_number
+from airank_fast.rules.mlperf.rules import BENCHMARKS, OTHER_ROUNDS, WORDS, Benchmark, is_number
 
 
 class Evaluation(NamedTuple):
@@ -50,6 +50,12 @@ class Log:
         """Whether it is of one of MLPerf's benchmarks, and not of one that this book knows."""
         name = self.value("submission_benchmark")
         return self.benchmark is None and name in WORDS["submission_benchmark"]
+
+    @property
+    def other_round(self) -> str | None:
+        """The rounds that have its benchmark, where this book's has not."""
+        name = self.value("submission_benchmark")
+        return OTHER_ROUNDS.get(name) if isinstance(name, str) else None
 
     @property
     def closed(self) -> Benchmark | None:

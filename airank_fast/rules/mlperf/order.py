@@ -319,8 +319,7 @@ class _Book(_Findings):
         """Judge the log as a whole."""
         if utf16:
             self.find(rules.ENCODING, utf16, "UTF-16", "UTF-8: the official parser finds no line")
-        is_other = self.log.value("submission_benchmark") in rules.OTHER_ROUNDS
-        needed = rules.NEEDED_IN_EVERY_ROUND if is_other else rules.NEEDED
+        needed = rules.NEEDED_IN_EVERY_ROUND if self.log.other_round else rules.NEEDED
         missing = [" or ".join(keys) for keys in needed if not any(self._seen[key] for key in keys)]
         if missing:
             self.find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
