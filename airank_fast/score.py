@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from airank_fast import tasks
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
@@ -27,7 +28,6 @@ from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
 from airank_fast.rules import airank_score, scoring
 from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
-from airank_fast.rules.targets import target_of
 
 WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
 
@@ -164,10 +164,13 @@ def with_targets(runs: list[Run], told: list[dict], profile: str) -> tuple[list[
     """The runs, those without a target judged by AI-Rank's; and which target that is, with its source."""
     judged, targets = [], {}
     for run, known in zip(runs, told, strict=True):
-        target = target_of(run.summary["benchmark"], profile)
+        config, benchmark = run.first("run_config"), run.summary["benchmark"]
+        task = None if tasks.is_smaller(benchmark) else tasks.of(config)
+        target = airank_score.required(task, profile) if task else None
         if run.summary["target"] is None and "target" not in known and target is not None:
-            run = read_run(run.path, {**known, "target": target.accuracy})
-            targets[f"{run.summary['benchmark']} {target.accuracy:g} ({target.source})"] = None
+            accuracy = target.values[task.headline.name]
+            run = read_run(run.path, {**known, "target": accuracy})
+            targets[f"{benchmark} {accuracy:g} ({target.source})"] = None
         judged.append(run)
     return judged, list(targets)
 
@@ -316,7 +319,7 @@ def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[s
             _cell(row.num_cards, "d"),
             _cell(row.time2train, ".3f"),
             _cell(row.throughput, ".1f"),
-            _cell(row.accuracy, ".2%"),
+            _cell(row.accuracy, row.accuracy_format),
             _cell(row.card_speedup, ".2f"),
             _cell(row.card_efficiency, ".1%"),
             f"{row.num_reached}/{row.num_runs}",

@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from airank_fast import tasks
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.rules import verifying
 from airank_fast.rules.findings import ERROR, SEVERITIES
 from airank_fast.rules.known import Known
-from airank_fast.rules.targets import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,11 @@ class Options:
     """A JSON object a finding on standard output instead of text."""
     profile: Literal["2020-12", "2021-05"] | None = None
     """Which of AI-Rank's documents a log follows. Default: 2021-05 if it has a load_data line, else 2020-12."""
-    model: Literal[MODELS] | None = None  # type: ignore[valid-type]
-    """What was trained: gives the target, and of resnet50 the samples of an epoch (ImageNet)."""
+    model: str | None = None
+    """What was trained, by any rule book's name of it: gives the target, and of resnet50 the samples of an epoch
+    (ImageNet)."""
     target: float | None = None
-    """Accuracy that the run had to reach, a fraction; goes before the model's."""
+    """Accuracy that the run had to reach, a fraction (BLEU: up to 100); goes before the model's."""
     samples_per_epoch: int | None = None
     """Training samples of an epoch, for the figures that logs do not carry enough for."""
     warmup_epochs: int | None = None
@@ -48,13 +49,18 @@ class Options:
 
     def known(self) -> Known:
         """The facts among the options; UserError for one that cannot be."""
-        _require(self.target is None or 0 < self.target <= 1, "--target", "a fraction in (0, 1]", self.target)
         for name, least in (("samples_per_epoch", 1), ("warmup_epochs", 0), ("epochs", 0)):
             value = getattr(self, name)
             option = f"--{name.replace('_', '-')}"
             _require(value is None or least <= value <= 10**12, option, f"at least {least}", value)
-        names = ("profile", "model", "target", "samples_per_epoch", "warmup_epochs", "epochs")
-        return Known(**{name: getattr(self, name) for name in names})
+        task = tasks.find(self.model)
+        names = ", ".join(each.name for each in tasks.all_tasks())
+        _require(self.model is None or task is not None, "--model", f"one of {names}", self.model)
+        maximum = task.headline.maximum if task else 1.0
+        is_target = self.target is None or 0 < self.target <= maximum
+        _require(is_target, "--target", f"a number in (0, {maximum:g}]", self.target)
+        names = ("profile", "target", "samples_per_epoch", "warmup_epochs", "epochs")
+        return Known(task=task, **{name: getattr(self, name) for name in names})
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record import formats
 from airank_fast.record.foreign.detect import detect
@@ -23,7 +24,8 @@ from airank_fast.rules import verifying
 from airank_fast.rules.known import Known
 
 _READERS = ("read", "parse")  # functions of a format's module whose names begin so take the lines of a log
-_KNOWN = Known(profile="2021-05", model="resnet50", target=0.7, samples_per_epoch=1000, warmup_epochs=1, epochs=3)
+_TASK = tasks.find("resnet50")
+_KNOWN = Known(profile="2021-05", task=_TASK, target=0.7, samples_per_epoch=1000, warmup_epochs=1, epochs=3)
 _SPLIT = b"\n\0airank.log\0\n"  # between the files of a run directory, in one input
 
 

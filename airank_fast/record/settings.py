@@ -25,6 +25,7 @@ LAMB = ("opt_base_learning_rate", "opt_lamb_epsilon", "opt_epsilon", "opt_learni
 LAMB += ("opt_learning_rate_warmup_steps", "num_warmup_steps", "start_warmup_step", "opt_lamb_beta_1")
 LAMB += ("opt_lamb_beta_2", "opt_lamb_weight_decay_rate")
 HYPER_PARAMETERS = ("opt_name", *SGD, *LARS, *LAMB)
+OF_ONE_OPTIMIZER = {"bert": LAMB}  # tasks of which MLPerf has one optimizer, so that logs need not name it
 NAMES = (*FIELDS, *SYSTEM, *SUBMISSION, *MOMENTS, *HYPER_PARAMETERS)
 
 

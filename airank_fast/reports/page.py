@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from airank_fast import __version__
-from airank_fast.record.events import dictionary
+from airank_fast import __version__, tasks
+from airank_fast.record.events import Event, dictionary
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import judging, pictures, plots
 from airank_fast.reports.cleaning import clean
@@ -24,11 +24,6 @@ from airank_fast.rules.findings import ERROR, NOTE, WARNING
 
 MAX_FILES = 500  # listed of a run
 MAX_ROWS = 500  # of a recipe or a system
-_NAMES = {"resnet50": "ResNet-50", "bert": "BERT"}
-_TASKS = {
-    "zh": {"resnet50": "图像分类", "bert": "语义表示"},
-    "en": {"resnet50": "image classification", "bert": "language representation"},
-}
 
 
 class Report:
@@ -194,7 +189,7 @@ class Model:
     def __init__(self, groups: list[Group], number: int, t: Texts):
         self.groups, self.t = groups, t
         self.key = f"m{number + 1}-{slug(groups[0].benchmark)}"
-        self.title = _title(groups[0].benchmark) or t("unknown_benchmark")
+        self.title = _title(groups[0].runs[0].config) or t("unknown_benchmark")
         self.labels = {group.number: _label(group, t) for group in groups}
         self.runs = [(group, run) for group in groups for run in group.runs]
         self.rows = summary_rows(groups)
@@ -240,10 +235,8 @@ class Model:
     def indicators(self) -> list[tuple[str, str, str]]:
         """FlagPerf's common figures: (name, value, remark)."""
         t, run = self.t, self.runs[0][1]
-        task = next(
-            (task for name, task in _TASKS[t.language].items() if slug(run.config.get("benchmark")).startswith(name)),
-            "",
-        )
+        task = tasks.of(run.config)
+        title = task.title.get(t.language, "") if task else ""
         device = ", ".join(dict.fromkeys(str(run.flagperf["device"]) for _, run in self.runs if run.flagperf["device"]))
         data = ", ".join(dict.fromkeys(str(run.data["source"]) for _, run in self.runs if run.data.get("source")))
         names = (
@@ -257,7 +250,7 @@ class Model:
             ("acc", "acc"),
         )
         seen = [(t(f"fp_{key}"), t("fp_see", name=name), t(f"fp_{key}_remark")) for key, name in names]
-        known = [(t("fp_task"), task, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
+        known = [(t("fp_task"), title, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
         return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:], (t("fp_extra"), t("unknown"), "")]
 
 
@@ -313,11 +306,12 @@ def slug(text: object) -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(text or "unknown").lower()).strip("-")[:40] or "unknown"
 
 
-def _title(benchmark: str | None) -> str:
-    if not benchmark:
-        return ""
-    start, _, rest = str(benchmark).partition("_")
-    return f"{_NAMES[start]}-{rest}".rstrip("-") if start in _NAMES else str(benchmark)
+def _title(config: Event) -> str:
+    """The model as people write it, with the words that tell its networks apart: BERT-large of bert_large."""
+    benchmark, task = str(config.get("benchmark") or ""), tasks.of(config)
+    if task is None or not benchmark.startswith(task.name):
+        return benchmark
+    return "-".join([task.model, *benchmark.removeprefix(task.name).split("_")[1:]])
 
 
 def _label(group: Group, t: Texts) -> str:

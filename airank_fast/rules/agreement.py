@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event, effective, name_floats
@@ -56,13 +57,12 @@ class Story:
     def known(self, known: Known) -> Known:
         """What the events say that a log beside them does not carry; what the user says goes first."""
         tally, config = self.tally, self.tally.config
-        benchmark = config.get("benchmark") or ""
         profile = (config.get("options") or {}).get("airank_profile")
         size = config.get("samples_per_epoch") or self.train_samples
         return replace(
             known,
             profile=known.profile or (profile if isinstance(profile, str) else None),
-            model=known.model or ("bert" if benchmark.startswith("bert") else benchmark or None),
+            task=known.task or tasks.of(config) or tasks.from_facts({"name": config.get("benchmark")}),
             target=tally.target if known.target is None else known.target,
             target_source="events.jsonl" if known.target is None else known.target_source,
             samples_per_epoch=known.samples_per_epoch or size or None,

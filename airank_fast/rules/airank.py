@@ -17,7 +17,6 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules.airank_figures import Figures, rule
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.known import Known
-from airank_fast.rules.targets import TARGETS
 
 _SOURCE_2021 = "AI-Rank docs/software/train.md (2021-05-28), 日志格式要求"
 
@@ -152,10 +151,11 @@ class _Book(Figures):
             self.reached = number, event
 
     def _accuracy(self, number: int, accuracy: float) -> Iterator[Finding]:
-        if 0 <= accuracy <= 1:
+        maximum = self.known.task.headline.maximum if self.known.task else 1.0
+        if 0 <= accuracy <= maximum:
             return
-        required = "a fraction from 0 to 1 is required"
-        if 1 < accuracy <= 100:
+        required = "a fraction from 0 to 1 is required" if maximum == 1 else f"from 0 to {maximum:g} is required"
+        if maximum == 1 and 1 < accuracy <= 100:
             self.scale = 0.01
             required += f", {accuracy / 100:g} if this is per cent (per cent is for the summary table)"
         yield self._broken(ACCURACY, number, f"eval_accuracy {accuracy:g}", required)
@@ -164,8 +164,8 @@ class _Book(Figures):
         """Counts of completed epochs, at a steady distance. A task that is counted in steps (BERT) may evaluate
         more than once an epoch."""
         epoch, last = event["epoch"], self.last[1]["epoch"] if self.last else 0
-        model = self.known.model
-        severity = {None: WARNING, "bert": NOTE}.get(model, ERROR)
+        task = self.known.task
+        severity = WARNING if task is None else ERROR if task.counted_in == "epochs" else NOTE
         if epoch < 0 or epoch < last:
             yield self._broken(
                 EPOCHS, number, f"total_epoch_cnt {epoch:g} after {last:g}", "a count that grows is required"
@@ -229,14 +229,14 @@ class _Book(Figures):
                     LOAD_DATA, None, "no load_data: checked as a log of 2020-12", "--profile 2021-05 asks for it", NOTE
                 )
         yield from self._target_reached()
-        asked = TARGETS.get((self.profile, self.known.model))
+        asked = self.known.required(self.profile)
         if asked is not None and self.known.target not in (None, asked.accuracy):
             asked_by = Rule(name=TARGET.name, severity=WARNING, source=asked.source)
             yield self._broken(
                 asked_by,
                 None,
                 f"a target of {self.known.target:g} ({self.known.target_source})",
-                f"{asked.accuracy:g} is required of {self.known.model}",
+                f"{asked.accuracy:g} is required of {self.known.task.name}",
             )
 
     def _target_reached(self) -> Iterator[Finding]:
@@ -244,8 +244,8 @@ class _Book(Figures):
         told = "target_quality_time" in self.first
         if goal is None:
             options = "--model or --target"
-            if self.known.model is not None:
-                options = f"--target ({self.profile} names none for {self.known.model})"
+            if self.known.task is not None:
+                options = f"--target ({self.profile} names none for {self.known.task.name})"
             yield self._broken(
                 TARGET, None, "the log does not say which accuracy was the target", f"not checked: {options}", NOTE
             )

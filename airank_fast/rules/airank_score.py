@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from airank_fast import tasks
 from airank_fast.record.events import dictionary
 from airank_fast.record.foreign.read import Run
-from airank_fast.rules.targets import IMAGENET_SAMPLES, TARGETS, is_smaller
+from airank_fast.tasks import Target, Task
 
 AnyRun = TypeVar("AnyRun")  # with a path
-_MODELS_2021 = ("ResNet50", "MaskRCNN", "YOLOv3", "DeepLabv3", "HRNet", "BERT", "Transformer", "TSM", "DeepFM")
-_MODELS_2021 += ("Wide&Deep", "Word2Vec")
-MODELS = {"2020-12": (*_MODELS_2021, "CycleGAN", "pix2pix", "DSSM"), "2021-05": _MODELS_2021}  # that a profile names
+PROFILES = ("2020-12", "2021-05")
+MODELS = {  # that a profile names
+    profile: tuple(task.names["airank"] for task in tasks.all_tasks() if task.is_listed("airank", profile))
+    for profile in PROFILES
+}
 OPERATING_SYSTEMS = ("Linux", "Windows")  # that AI-Rank prescribes environments for
 AMP = ("bf16", "fp16", "amp")
 FP32 = "fp32"
-# What makes a run one of AI-Rank's task, where a text says it: target, training samples of its data set.
-TASKS = {"resnet50": (TARGETS["2020-12", "resnet50"].accuracy, IMAGENET_SAMPLES)}
 # Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
 # V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
 REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
@@ -52,10 +53,11 @@ class Row:
     num_reached: int
     time2train: float | None  # s; None: the target was not reached
     throughput: float | None  # avg_ips, samples/s
-    accuracy: float | None  # the best, a fraction
+    accuracy: float | None  # the best, in the unit of the task's headline metric
     is_task: bool  # not a smaller one with its own target, which counts neither as coverage nor as performance
     card_speedup: float | None = None  # 加速比: T1 / TN
     card_efficiency: float | None = None  # 加速效率: T1 / TN / N
+    accuracy_format: str = ".2%"
 
 
 @dataclass(frozen=True)
@@ -105,22 +107,19 @@ def airank_result(
 
     `own_targets`: a rehearsal; smaller tasks count like AI-Rank's, and against `references` alone.
     """
-    rows = _with_speedups(_rows(runs, own_targets))
+    rows = _with_speedups(_rows(runs, profile, own_targets))
     reached = [row for row in rows if row.time2train is not None and row.is_task]
-    models = sorted({name for row in reached for name in MODELS[profile] if _is_model(row.model, name)})
+    models = sorted({name for row in reached if (name := model_of(row.model)) in MODELS[profile]})
     systems = sorted({row.operating_system for row in reached if row.operating_system})
     known = {**({} if own_targets else REFERENCES), **(references or {})}
     composite = _composite(rows, models, systems, len(MODELS[profile]), known, weights)
     return AIRankResult(rows, _amp(rows, amp_peak_ratio), models, len(MODELS[profile]), systems, composite)
 
 
-def _is_model(benchmark: str, model: str) -> bool:
-    """bert_large is BERT, mask_rcnn is MaskRCNN."""
-    return _letters(benchmark).startswith(_letters(model))
-
-
-def _letters(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+def model_of(benchmark: object) -> str | None:
+    """AI-Rank's name of the model that a run's benchmark is: bert_large is BERT, mask_rcnn is MaskRCNN."""
+    task = tasks.find(benchmark)
+    return task.names.get("airank") if task else None
 
 
 def operating_system(run: Run) -> str | None:
@@ -134,23 +133,43 @@ def operating_system(run: Run) -> str | None:
     return "Linux" if any(name in text.lower() for name in linux) else text
 
 
-def is_task(run: Run) -> bool:
-    """Whether a run is of AI-Rank's task, as far as a text defines it and the run says."""
-    name, target = run.summary["benchmark"] or "", run.summary["target"]
-    if is_smaller(name):
+def required(task: Task, profile: str) -> Target | None:
+    """What a profile requires of a task; where its row is blank, what the last document requires."""
+    return task.target("airank", profile) or task.target("airank", PROFILES[-1])
+
+
+def is_task(run: Run, profile: str) -> bool:
+    """Whether a run is of a task of the profile: its network, target and data set, as far as the run states them."""
+    config, target = run.first("run_config"), run.summary["target"]
+    task = tasks.of(config)
+    if task is None or not task.is_listed("airank", profile) or tasks.is_smaller(config.get("benchmark")):
         return False
-    wanted, train_samples = TASKS.get(name, (0.0, 0))
+    least = required(task, profile)
+    stated = tasks.target_of_facts(config.get("task")) or {task.headline.name: target}
+    if least and target is not None:
+        # A log of another program states its headline alone.
+        compared = least.values if "task" in config else least.values.keys() & stated.keys()
+        if not task.reached(stated, {name: least.values[name] for name in compared}):
+            return False
+    samples = _train_samples(run, task)
+    return samples is None or samples >= (task.least_samples or task.train_samples or 0)
+
+
+def _train_samples(run: Run, task: Task) -> int | None:
+    """The size of the run's data set; None where the log does not state it."""
     data, config = run.first("data"), run.first("run_config")
     samples = data.get("train_samples") or config.get("train_samples") or config.get("samples_per_epoch")
-    return not (target is not None and target < wanted) and not (isinstance(samples, int) and samples < train_samples)
+    if run.format == "mlperf" and task.counted_in == "samples":
+        return None  # there it may be the samples that it took to converge
+    return samples if type(samples) is int else None
 
 
-def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
+def _rows(runs: Iterable[Run], profile: str, own_targets: bool) -> list[Row]:
     groups = defaultdict(list)
     for run in runs:
         summary = run.summary
         precision = "amp" if summary["precision"] in AMP else summary["precision"]
-        counts = own_targets or is_task(run)
+        counts = own_targets or is_task(run, profile)
         key = summary["benchmark"] or "unknown", operating_system(run), precision, summary["world_size"], counts
         groups[key].append(run)
     rows = []
@@ -158,6 +177,7 @@ def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
         run = middle(group, _seconds)
         time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
+        task = tasks.of(run.first("run_config"))
         rows.append(
             Row(
                 model,
@@ -171,6 +191,7 @@ def _rows(runs: Iterable[Run], own_targets: bool) -> list[Row]:
                 run.summary["avg_ips"],
                 best,
                 counts,
+                accuracy_format=task.headline.format if task else ".2%",
             )
         )
     return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from airank_fast import tasks
 from airank_fast.record.events import effective
 from airank_fast.record.foreign.read import Run
 from airank_fast.rules.mlperf import rcp
 from airank_fast.rules.mlperf.result import same_start
-from airank_fast.rules.targets import IMAGENET_SAMPLES, MLPERF_TARGETS
+from airank_fast.rules.mlperf.rules import ROUND
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Benchmark:
     train_samples: int | None  # of its data set
 
 
-BENCHMARKS = {
-    "resnet": Benchmark(
-        "resnet", rcp.NUM_RUNS["resnet"], MLPERF_TARGETS["resnet"], 7.19, "epochs", "resnet50", IMAGENET_SAMPLES
-    ),
-    "bert": Benchmark("bert", rcp.NUM_RUNS["bert"], MLPERF_TARGETS["bert"], 9.05, "samples", "bert_large", None),
-}
+def _benchmark(name: str, reference_minutes: float) -> Benchmark:
+    task = tasks.find(name)
+    target = task.headline_target("mlperf", ROUND)
+    unit, network, size = task.counted_in, task.network, task.train_samples
+    return Benchmark(name, rcp.NUM_RUNS[name], target, reference_minutes, unit, network, size)
+
+
+BENCHMARKS = {"resnet": _benchmark("resnet", 7.19), "bert": _benchmark("bert", 9.05)}
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ class SetResult:
 
 
 def benchmark_of(name: object) -> Benchmark | None:
-    """The MLPerf benchmark that a run's benchmark (`resnet50`, `bert_large`) is of."""
-    return next((known for short, known in BENCHMARKS.items() if str(name).startswith(short)), None)
+    """The MLPerf benchmark that a run's benchmark (`resnet50`, `bert_large`) is of; None of those without a score."""
+    task = tasks.find(name)
+    return BENCHMARKS.get(task.names.get("mlperf")) if task else None
 
 
 def run_result(run: Run, own_target: bool = False) -> RunResult:

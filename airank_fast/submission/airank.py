@@ -13,6 +13,7 @@ reviewers asked for. The text of 2021-05 wants no report or summary; they are in
 
 from __future__ import annotations
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import dictionary, effective
 from airank_fast.record.formats.airank import PROFILES, AIRankLog
@@ -23,7 +24,6 @@ from airank_fast.submission.request import Request, add_code, manifest
 from airank_fast.submission.system import airank_description
 from airank_fast.submission.tree import Tree, component
 
-_MODELS = {"resnet50": "resnet50", "bert_large": "bert"}
 _HEADER = (
     "|              | Time2train(sec)  | 吞吐(samples/sec) | 准确率(%) | 加速比 |\n"
     "|--------------|------------|------------|------------|-----------|"
@@ -36,7 +36,7 @@ def build(request: Request, profile: str) -> tuple[Tree, dict]:
         raise UserError(f"--profile: one of {', '.join(PROFILES)} is required, got {profile}")
     run, here = request.facts()
     system = airank_description(request.given, run, here)
-    models = by_benchmark(request.candidates, lambda one: _MODELS.get(one.benchmark, one.benchmark))
+    models = by_benchmark(request.candidates, _folder)
     logs = {model: _log_names(runs) for model, runs in models.items()}
     tree = Tree()
     write = _profile_2020_12 if profile == PROFILES[0] else _profile_2021_05
@@ -47,6 +47,12 @@ def build(request: Request, profile: str) -> tuple[Tree, dict]:
 
 
 Placed = list[tuple[str, Candidate]]
+
+
+def _folder(one: Candidate) -> str:
+    """The name of a model's folder; a network smaller than the model's has one of its own."""
+    task = tasks.of({**one.config, "benchmark": one.benchmark})
+    return task.name if task and not tasks.is_smaller(one.benchmark) else one.benchmark
 
 
 def _profile_2020_12(tree: Tree, request: Request, system: dict, models: dict[str, dict[str, Candidate]]) -> Placed:

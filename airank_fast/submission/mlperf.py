@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.rules.scoring import BENCHMARKS, gp2bm_score
 from airank_fast.rules.trees import SCORE_SHEET
@@ -25,7 +26,6 @@ from airank_fast.submission.tree import Tree, component
 
 RULESET = "4.0.0"
 IMPLEMENTATION = "airank_fast"
-_TITLES = {"resnet50": "ResNet-50 v1.5, image classification", "bert_large": "BERT-large, pre-training"}
 
 
 def build(request: Request) -> tuple[Tree, dict]:
@@ -82,9 +82,11 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
 def _title(runs: list[Candidate], request: Request) -> str:
     """What stands above the texts of a benchmark. UserError for a smaller model than MLPerf's, but in a rehearsal."""
     names = sorted({one.benchmark for one in runs})
-    if len(names) > 1 or (names[0] not in _TITLES and not request.is_rehearsal):
-        raise UserError(f"benchmark: {' or '.join(_TITLES)} is required in all runs, got {', '.join(names)}")
-    return _TITLES.get(names[0], names[0])
+    networks = [benchmark.network for benchmark in BENCHMARKS.values()]
+    if len(names) > 1 or (names[0] not in networks and not request.is_rehearsal):
+        raise UserError(f"benchmark: {' or '.join(networks)} is required in all runs, got {', '.join(names)}")
+    task = tasks.find(names[0])
+    return f"{task.model} ({names[0]}), {task.title['en']}" if task else names[0]
 
 
 def _sheet(placed: list[tuple[str, Candidate]], score: float | None, request: Request) -> list[tuple]:

@@ -55,6 +55,9 @@ class Target:
     source: str
 
 
+BLANK_2020 = Target({}, AIRANK_2020)  # a model of that document's table whose target it leaves blank
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The facts of a benchmark.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from record.conftest import tell
 
+from airank_fast import tasks
 from airank_fast.record.events import to_line
 from airank_fast.record.logs import write_logs
 from airank_fast.rules import verifying
@@ -68,11 +69,11 @@ FLAGPERF_TABLE = """\
 """
 
 
-def findings(path: Path, content: str | bytes | None = None, **known) -> list[Finding]:
+def findings(path: Path, content: str | bytes | None = None, model: str | None = None, **known) -> list[Finding]:
     """What verify finds in a file, which is first given this content."""
     if content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(verifying.verify(path, Known(**known)))
+    return list(verifying.verify(path, Known(task=tasks.find(model), **known)))
 
 
 def short(found: list[Finding]) -> list[tuple[str, str, int | None]]:

@@ -5,8 +5,8 @@ import re
 import pytest
 from rules.samples import GOOD, GOOD_KNOWN, PUBLISHED, errors, findings, short
 
+from airank_fast import tasks
 from airank_fast.rules.known import Known
-from airank_fast.rules.targets import TARGETS
 
 OPEN = [("note", "airank.load_data", None), ("note", "airank.target", None)]  # what needs an option
 
@@ -179,11 +179,11 @@ def test_the_profile_of_2021(tmp_path):
 
 
 def test_targets_are_those_of_the_documents():
-    assert TARGETS["2020-12", "resnet50"].accuracy == TARGETS["2021-05", "resnet50"].accuracy == 0.759
-    assert {TARGETS[profile, "bert"].accuracy for profile in ("2020-12", "2021-05")} == {0.712}
-    assert all(0 < target.accuracy < 1 and target.source for target in TARGETS.values())
-    assert Known(model="tsm").goal("2020-12") is None
-    assert Known(model="tsm").goal("2021-05").accuracy == 0.711
+    for name, accuracy in (("resnet50", 0.759), ("bert", 0.712)):
+        assert {Known(task=tasks.find(name)).goal(profile).accuracy for profile in ("2020-12", "2021-05")} == {accuracy}
+    assert Known(task=tasks.find("tsm")).goal("2020-12") is None
+    assert Known(task=tasks.find("tsm")).goal("2021-05").accuracy == 0.711
+    assert Known(task=tasks.find("tsm"), target=0.7).goal("2021-05") == (0.7, "--target")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from airank_fast.record.foreign.read import Run
-from airank_fast.rules.airank_score import MODELS, REFERENCES, Weights, airank_result
+from airank_fast.rules.airank_score import MODELS, REFERENCES, Weights, airank_result, model_of
 
 
 def run(
@@ -17,7 +17,8 @@ def run(
     rate=100.0,
     name="run",
     target=0.759,
-    samples=1281167,
+    samples=None,
+    **config,
 ):
     summary = {
         "target": target,
@@ -28,7 +29,9 @@ def run(
         "avg_ips": rate,
         "best_accuracy": 0.76,
     }
-    events = [{"t": 0, "kind": "data", "train_samples": samples}]
+    samples = samples or {"resnet50": 1_281_167, "bert_large": 156_725_653}.get(model, 50_000_000)
+    events = [{"t": 0, "kind": "run_config", "benchmark": model, "target": target, **config}]
+    events += [{"t": 0, "kind": "data", "train_samples": samples}]
     events += [{"t": 0, "kind": "system", "operating_system": system}] if system else []
     return Run(Path(name), Path(name), "events", events, summary)
 
@@ -117,6 +120,34 @@ def test_a_part_without_weight_may_be_missing():
 def test_nothing_reached_is_no_score():
     composite = airank_result([run(None, 8)]).composite
     assert (composite.coverage, composite.performance, composite.score) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "counts"),
+    [
+        ({"model": "bert_large", "target": 0.712}, True),
+        ({"model": "bert_large", "target": 0.1, "samples": 100}, False),
+        ({"model": "bert_large", "target": 0.711}, False),
+        ({"model": "bert_large", "target": 0.72, "samples": 100}, False),
+        ({"model": "tsm", "target": 0.711}, True),
+        ({"model": "tsm", "target": 0.70}, False),  # blank in 2020-12: what the last document requires
+        ({"model": "tsm", "target": 0.711, "samples": 1000}, False),
+        ({"model": "resnet50", "target": 0.75}, False),
+        ({"model": "resnet50", "samples": 1437}, False),
+        ({"model": "mask_rcnn", "target": 0.377}, True),  # a log with one number
+        ({"model": "mask_rcnn", "target": 0.377, "task": {"target": {"box_ap": 0.377, "mask_ap": 0.339}}}, True),
+        ({"model": "mask_rcnn", "target": 0.377, "task": {"target": {"box_ap": 0.377, "mask_ap": 0.3}}}, False),
+        ({"model": "mask_rcnn", "target": 0.377, "task": {"target": {"box_ap": 0.377}}}, False),
+        ({"model": "pix2pix", "target": 20.0}, True),  # no text names a target
+        ({"model": "pix2pix", "target": 20.0, "samples": 400}, False),
+        ({"model": "resnet18"}, False),
+        ({"model": "ocr"}, False),  # in neither profile
+    ],
+)
+def test_coverage_is_by_task_data_set_and_target(told, counts):
+    (row,) = airank_result([run(10.0, 8, **told)]).rows
+    assert row.is_task is counts
+    assert airank_result([run(10.0, 8, **told)]).models == ([model_of(told["model"])] if counts else [])
 
 
 @pytest.mark.parametrize("smaller", [{"target": 0.5}, {"samples": 1437}, {"model": "bert_mini"}])

@@ -208,7 +208,10 @@ def test_what_a_wanted_score_asks_for():
     assert wanted_minutes(RESNET, 1.0, BERT, 6.378) == math.inf  # BERT alone gives more
 
 
-@pytest.mark.parametrize(("name", "known"), [("resnet50", RESNET), ("bert_tiny", BERT), ("unet", None), (None, None)])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("resnet50", RESNET), ("bert_tiny", BERT), ("resnet18", None), ("tsm", None), ("unet", None), (None, None)],
+)
 def test_which_benchmark_a_run_is_of(name, known):
     assert benchmark_of(name) is known
 
@@ -221,6 +224,6 @@ def test_a_smaller_task_is_no_run_of_the_benchmark(tmp_path):
     path.write_text("".join(to_line(event) + "\n" for event in story))
     assert run_result(read_run(path)).doubts == ("trains on 1,437 samples, the benchmark has 1,281,167",)
     assert run_result(read_run(path), own_target=True).doubts == ()
-    story[0]["benchmark"] = "resnet18"
+    story[0]["benchmark"] = "resnet50_tiny"
     path.write_text("".join(to_line(event) + "\n" for event in story))
-    assert "is of resnet18, the benchmark of resnet50" in run_result(read_run(path)).doubts
+    assert "is of resnet50_tiny, the benchmark of resnet50" in run_result(read_run(path)).doubts

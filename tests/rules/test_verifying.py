@@ -8,6 +8,7 @@ import pytest
 from record.conftest import Story, tell
 from rules.samples import FLAGPERF_TABLE, GOOD, GOOD_KNOWN, PUBLISHED, errors, findings, short, write_run
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import to_line
 from airank_fast.rules import agreement, verifying
@@ -200,8 +201,10 @@ def test_broken_events_are_not_compared_with(tmp_path):
 
 
 def test_the_logs_are_judged_with_what_the_events_know(tmp_path):
-    known = agreement.Story(write_run(tmp_path / "run", target=0.77) / "events.jsonl").known(Known(model="bert"))
-    assert (known.target, known.target_source, known.model) == (0.77, "events.jsonl", "bert")
+    known = agreement.Story(write_run(tmp_path / "run", target=0.77) / "events.jsonl").known(
+        Known(task=tasks.find("bert"))
+    )
+    assert (known.target, known.target_source, known.task.name) == (0.77, "events.jsonl", "bert")
     assert known.samples_per_epoch == 1000
     assert known.epochs == pytest.approx(79 * 64 / 1000)
     found = findings(tmp_path / "run")

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 
@@ -111,9 +112,10 @@ class Outline:
         self.system = known.pop("system", {})
         _merge(self.config, known)
         check_config(self.config)
-        if str(self.config.get("benchmark")).startswith(("resnet", "bert")):
-            self.config.setdefault("unit", "images" if self.config["benchmark"].startswith("resnet") else "samples")
-        self.counts_samples = counts_samples and str(self.config.get("benchmark")).startswith("bert")
+        task = tasks.of(self.config)
+        if task is not None:
+            self.config.setdefault("unit", task.unit)
+        self.counts_samples = counts_samples and task is not None and task.counted_in == "samples"
         self.evaluations = [self.place(event) for event in self.evaluations]
 
     def place(self, event: Event) -> Event:

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective, name_floats, to_line
 from airank_fast.record.foreign.read import unknown_figures
 from airank_fast.record.formats import airank, dllogger, flagperf, mlperf, perflog
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import Tally
-from airank_fast.record.settings import LAMB, LARS, SGD, SUBMISSION
+from airank_fast.record.settings import LARS, OF_ONE_OPTIMIZER, SGD, SUBMISSION
 
 FORMATS = ("airank", "mlperf", "flagperf", "events", "dllogger", "perflog")
 _MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": perflog.MARK, "dllogger": "DLL"}
@@ -117,10 +118,9 @@ class Needs:
             if kind not in self.kinds:
                 yield name
         reported = self.config.get("reported") or {}
-        if str(self.config.get("benchmark")).startswith("bert"):
-            wanted = LAMB
-        else:
-            wanted = ("opt_name", *(LARS if reported.get("opt_name") == "lars" else SGD))
+        task = tasks.find(self.config.get("benchmark"))
+        wanted = OF_ONE_OPTIMIZER.get(task.name) if task else None
+        wanted = wanted or ("opt_name", *(LARS if reported.get("opt_name") == "lars" else SGD))
         yield from (name for name in wanted if reported.get(name) is None)
 
     def _flagperf(self) -> Iterator[str]:

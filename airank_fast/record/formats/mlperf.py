@@ -11,14 +11,13 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 
 _MARK, _TOKEN = ":::MLLOG", ":::MLLOG "
 _FILE = "airank_fast/record/formats/mlperf.py"
 _POINT, _START, _END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
-_BENCHMARKS = {"resnet50": "resnet", **dict.fromkeys(("bert_tiny", "bert_mini", "bert_base", "bert_large"), "bert")}
-_EPOCHS_ARE_SAMPLES = {"bert"}  # benchmarks whose epoch_num is the number of samples trained
 _SUBMISSION = ("org", "platform", "division", "status")
 _SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 _LARGEST_TIME_MS = 1 << 53  # beyond it milliseconds are no longer exact as a float
@@ -66,8 +65,11 @@ class MLPerfLog:
         self._seen.add("run_config")
         values = {}
         if event.get("benchmark") is not None:
-            values["submission_benchmark"] = _BENCHMARKS.get(event["benchmark"], event["benchmark"])
-            self._epoch = "samples" if values["submission_benchmark"] in _EPOCHS_ARE_SAMPLES else self._epoch
+            task = tasks.find(event["benchmark"])
+            values["submission_benchmark"] = (
+                task.names.get("mlperf", event["benchmark"]) if task else event["benchmark"]
+            )
+            self._epoch = "samples" if task and task.counted_in == "samples" else self._epoch
         submission = event.get("submission") or {}
         values |= {f"submission_{name}": submission[name] for name in _SUBMISSION if name in submission}
         values |= {"seed": event["seed"]} if event.get("seed") is not None else {}
@@ -237,7 +239,8 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
         if fields.get("event_type", _POINT) == _POINT and key not in _EVENTS:
             config = config or {"t": t, "kind": "run_config", "submission": {}, "reported": {}}
             _configure(config, key, value, number)
-            counts_samples = counts_samples or (key == "submission_benchmark" and value in _EPOCHS_ARE_SAMPLES)
+            task = _task(value) if key == "submission_benchmark" else None
+            counts_samples = counts_samples or (task is not None and task.counted_in == "samples")
             continue
         if config is not None:
             yield config
@@ -251,12 +254,18 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
         yield config
 
 
+def _task(name: str) -> tasks.Task | None:
+    """The task that MLPerf calls by that name; None of another rule book's name."""
+    task = tasks.find(name)
+    return task if task and task.names.get("mlperf") == name else None
+
+
 def _configure(config: Event, key: str, value, number: int) -> None:
     if key.startswith("submission_"):
         _require(isinstance(value, str), number, f"{key}: a string", value)
     if key == "submission_benchmark":
-        names = {short: name for name, short in _BENCHMARKS.items()}
-        config["benchmark"] = names.get(value, value)
+        task = _task(value)
+        config["benchmark"] = task.network or task.name if task else value
     elif key.startswith("submission_"):
         config["submission"][key.removeprefix("submission_")] = value
     elif key in _SIZES:

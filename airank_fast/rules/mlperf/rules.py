@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
-from airank_fast.rules.targets import IMAGENET_SAMPLES, MLPERF_TARGETS
+from airank_fast.tasks import find
 
+ROUND = "4.0"
 COMMON_YAML = "compliance_checker training_4.0.0/common.yaml"
 CLOSED_YAML = "compliance_checker training_4.0.0/closed_common.yaml"
 PARSER = "compliance_checker mlp_parser/ruleset_400.py"
@@ -281,9 +282,17 @@ class Benchmark:
         return f"compliance_checker training_4.0.0/closed_{self.name}.yaml"
 
 
+def _benchmark(name: str, num_runs: int, optimizers: dict, default_optimizer: str | None = None) -> Benchmark:
+    """The benchmark with the sizes and the target that its task states."""
+    task = find(name)
+    target, counts_samples = task.headline_target("mlperf", ROUND), task.counted_in == "samples"
+    sizes = task.eval_samples, task.train_samples
+    return Benchmark(name, num_runs, target, *sizes, optimizers, default_optimizer, counts_samples)
+
+
 BENCHMARKS = {
-    "resnet": Benchmark("resnet", 5, MLPERF_TARGETS["resnet"], 50_000, IMAGENET_SAMPLES, {"lars": _LARS, "sgd": _SGD}),
-    "bert": Benchmark("bert", 10, MLPERF_TARGETS["bert"], 10_000, None, {"lamb": _LAMB}, "lamb", counts_samples=True),
+    "resnet": _benchmark("resnet", 5, {"lars": _LARS, "sgd": _SGD}),
+    "bert": _benchmark("bert", 10, {"lamb": _LAMB}, "lamb"),
 }
 KEYS_ONCE = {*SUBMISSION_KEYS, *CLOCK_KEYS, *SIZE_KEYS, "train_samples", "eval_samples", "opt_name", "opt_epsilon"}
 KEYS_ONCE |= {key for each in BENCHMARKS.values() for keys in each.optimizers.values() for key in keys}
