@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 
@@ -69,9 +70,9 @@ def train(job, options, world: distributed.World, choice: precision.Choice) -> i
         log.emit("process_stop")
         log.close()
         summary = logs.summary()
-        if summary["steps"]:
-            print(final_table(summary))
-        print(f"logs, metrics and checkpoints: {directory}")
+        table = f"{final_table(summary)}\n" if summary["steps"] else ""
+        with suppress(OSError):  # a lost output must not hide how the run ended
+            print(f"{table}logs, metrics and checkpoints: {directory}", flush=True)
 
 
 def prepare_directory(job, options, world: distributed.World) -> tuple[Path, str | None]:

@@ -25,7 +25,7 @@ from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EXIT_REACHED, EXIT_NOT_REACHED, EXIT_SIGTERM = 0, 1, 143
+EXIT_REACHED, EXIT_NOT_REACHED = 0, 1
 NUM_WARMUP_STEPS = 2
 INITIAL_ACCURACY_TOLERANCE = 0.01
 READ_BEFORE_THE_CLOCK = (
@@ -301,7 +301,7 @@ def execute(job, options, world: World, log, directory: Path) -> int:
             pass  # no room even for the last words; what is on the disk is whole
 
     def last_words() -> None:
-        finish("aborted", "sigterm", f"stuck after step {trainer.progress['step']}")
+        finish("aborted", shutdown.reason, f"left after step {trainer.progress['step']}")
         trainer.emit("process_stop")
         if log is not None:
             log.close()
@@ -313,7 +313,7 @@ def execute(job, options, world: World, log, directory: Path) -> int:
             reason, detail, raised = _explain(error, trainer, shutdown)
             finish("aborted", reason, detail)
             if raised is None:
-                return EXIT_SIGTERM
+                return shutdown.exit_status
             if raised is error:
                 raise
             raise raised from None
@@ -336,8 +336,8 @@ def _run(trainer: Trainer, shutdown: Shutdown, finish) -> int:
         if trainer.clock is not None:  # else in the initial evaluation
             trainer.clock.finish_block()
         trainer.save(average=False)
-        finish("aborted", "sigterm", f"saved at step {trainer.progress['step']}")
-        return EXIT_SIGTERM
+        finish("aborted", shutdown.reason, f"saved at step {trainer.progress['step']}")
+        return shutdown.exit_status
     reached = trainer.progress["reached"] or trainer.recipe.target is None
     finish("success" if reached else "aborted", reason)
     trainer.save()
@@ -345,10 +345,10 @@ def _run(trainer: Trainer, shutdown: Shutdown, finish) -> int:
 
 
 def _explain(error: BaseException, trainer: Trainer, shutdown: Shutdown) -> tuple[str, str, BaseException | None]:
-    """What ended the run: (reason, detail, the exception to raise, None to leave with EXIT_SIGTERM)."""
+    """What ended the run: (reason, detail, the exception to raise, None to leave with the signal's exit status)."""
     lost = trainer.world.size > 1 and is_lost_rank(error)
     if lost and shutdown.requested:
-        return "sigterm", "another rank left first", None
+        return shutdown.reason, "another rank left first", None
     if isinstance(error, UserError):
         return "bad_data", str(error), error
     if isinstance(error, NanLoss):

@@ -47,7 +47,7 @@ class RunOptions:
     skip_corrupt: bool = False
     """Read every file once before training, leave out those that do not decode, and report them."""
     checkpoint_every: int = 1
-    """Save at every N-th evaluation (and at the end, and on SIGTERM)."""
+    """Save at every N-th evaluation (and at the end, on SIGTERM, Ctrl-C and a lost terminal)."""
     checkpoint_steps: int | None = None
     """Save every N steps as well."""
     cuda_graphs: bool = False

@@ -27,8 +27,8 @@ start of the run, over all ranks; steps are numbered from 1):
     memory         used_bytes, total_bytes, per_rank
     warning        message
     resume         step, samples: a new process goes on from here; what was logged past this step is void
-    run_stop       status (success | aborted), reason (target | epochs | exception | sigterm | rank_lost |
-                   nan_loss | bad_data | disk_full), detail
+    run_stop       status (success | aborted), reason (target | epochs | exception | sigterm | sigint | sighup |
+                   rank_lost | nan_loss | bad_data | disk_full), detail
     process_stop
 
 `t` is wall time carried forward by the monotonic clock: it never runs backwards, not even over a resume. A

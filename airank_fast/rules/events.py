@@ -42,7 +42,8 @@ WARNED = _rule("warned", NOTE)
 FORM_RULES = {LINE.name, FIELD.name}  # a log that breaks them cannot be computed with
 
 _STATUSES = ("success", "aborted")
-_REASONS = ("target", "epochs", "exception", "sigterm", "rank_lost", "nan_loss", "bad_data", "disk_full")
+_REASONS = ("target", "epochs", "exception", "sigterm", "sigint", "sighup", "rank_lost", "nan_loss", "bad_data")
+_REASONS += ("disk_full",)
 _ONCE = ("run_config", "system", "cache_clear", "init_start", "init_stop", "run_start", "data")
 _TIMED = {"block_start", "block_stop", "epoch_stop", "steps", "eval_start", "eval_stop"}
 _LISTS = ("loss", "lr", "core_s", "wait_s", "h2d_s")

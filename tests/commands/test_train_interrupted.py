@@ -107,6 +107,42 @@ def test_sigterm_saves_closes_and_resumes(tree, uninterrupted, tmp_path):
     assert_same_run(output, uninterrupted)
 
 
+BERT = ["bert-tiny", "--sequence-length", "32", "--batch-size", "8", "--warmup-steps", "2", "--eval-samples", "20"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_ctrl_c_and_a_lost_terminal_save_and_close_as_well(number, status, tmp_path):
+    output = tmp_path / "out"
+    process = start([*BERT, "--output", str(output)], start_new_session=True)
+    wait_until(lambda: "steps" in kinds_of(output), process)
+    os.killpg(process.pid, number)  # as a terminal does
+    _, stderr = end_of(process)
+    assert process.returncode == status, stderr
+    assert "Traceback" not in stderr
+    assert_airank_log_is_closed(output, number.name.lower())
+    (saved,) = (output / "checkpoints").iterdir()
+    steps = [e for e in read_events(output / "events.jsonl") if e["kind"] == "steps"]
+    assert saved.name == f"step-{steps[-1]['first_step'] + steps[-1]['num_steps'] - 1:08d}"
+
+
+def test_a_second_ctrl_c_leaves_without_a_traceback_and_with_the_log_closed(tmp_path):
+    """The first comes before the run can notice it: in the warm-up of a network that takes seconds for it."""
+    output = tmp_path / "out"
+    large = ["bert-base", *BERT[1:], "--batch-size", "64", "--sequence-length", "64"]
+    process = start([*large, "--output", str(output)])
+    wait_until(lambda: "init_start" in kinds_of(output), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    asked_at = time.monotonic()
+    _, stderr = end_of(process)
+    assert time.monotonic() - asked_at < 10
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert kinds_of(output)[-3:] == ["memory", "run_stop", "process_stop"]
+    assert summarize(read_events(output / "events.jsonl"))["reason"] == "sigint"
+
+
 def rank_processes(launcher):
     found = {}
     for child in psutil.Process(launcher.pid).children(recursive=True):

@@ -1,4 +1,4 @@
-"""SIGTERM: noticed between steps; a process that is stuck still says its last words."""
+"""Signals: noticed between steps; a process that is stuck still says its last words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 
-from airank_fast.engine.shutdown import Shutdown
+import pytest
+
+from airank_fast.engine.shutdown import ONE_CTRL_C_S, SIGNALS, Shutdown
 
 STUCK = """
 import ctypes
@@ -21,16 +23,35 @@ with shutdown.Shutdown(lambda: print("last words", flush=True)):
 """
 
 
-def test_a_signal_is_noticed_and_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_is_noticed_and_handlers_are_put_back(number, status):
+    before = [signal.getsignal(each) for each in SIGNALS]
     with Shutdown(lambda: None) as shutdown:
         assert not shutdown.requested
-        os.kill(os.getpid(), signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while not shutdown.requested and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert shutdown.requested
-    assert signal.getsignal(signal.SIGTERM) == before
+        os.kill(os.getpid(), number)
+        wait_for(lambda: shutdown.requested)
+        assert (shutdown.reason, shutdown.exit_status) == (number.name.lower(), status)
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_what_the_process_was_started_to_ignore_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Shutdown(lambda: None) as shutdown:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_for(lambda: shutdown.requested)
+            assert shutdown.reason == "sigterm"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_stuck_process_says_its_last_words():
@@ -40,3 +61,20 @@ def test_a_stuck_process_says_its_last_words():
     out, _ = process.communicate(timeout=120)
     assert out == "last words\n"
     assert process.returncode == 143
+
+
+def test_a_second_ctrl_c_leaves_at_once():
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.replace("0.3", "600")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # as a wrapper that passes on what the terminal has sent: the same
+    time.sleep(2 * ONE_CTRL_C_S)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=120) == ("last words\n", "")
+    assert process.returncode == 130

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -79,8 +80,10 @@ def end_with(parent: int, _worker: int = 0) -> None:
     """Have this process, a worker of `parent`, end when that does.
 
     torch's workers see to it themselves, but take for their parent whoever it is when they are ready: if theirs was
-    killed before, they would live for ever.
+    killed before, they would live for ever. Ctrl-C and a lost terminal signal all of its processes; the parent decides.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
