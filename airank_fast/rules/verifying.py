@@ -43,6 +43,8 @@ _STATES = {  # oddities of record/lines.py
 }
 _READABLE = Rule(name="file.readable", severity=WARNING, source=_FILE)
 _COMPRESSED = Rule(name="file.compressed", severity=WARNING, source=_FILE)
+_NO_BOOK = Rule(name="file.no_book", severity=NOTE, source=_FILE)
+_CONVERT = "which airank_fast.convert makes a log of AI-Rank or MLPerf from"
 _COMPRESSIONS = {".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"}  # in folders these are named, not read
 # In folders these are passed over: programs quote lines of logs.
 _PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
@@ -61,7 +63,7 @@ def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding
     found_any = False
     try:
         for check, item in _below(path):
-            found_any = found_any or check is not _compressed
+            found_any = found_any or check is not _unjudged
             yield from check(item, known)
     except OSError as error:  # a path that is too long, or a folder that was just closed to us
         raise UserError(f"{path}: a directory that can be read is required, got {error.strerror} in it") from None
@@ -72,9 +74,11 @@ def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding
 def _file(path: Path, known: Known) -> Iterator[Finding]:
     if not path.is_file():
         raise UserError(f"{path}: a file or a directory is required, got {'neither' if path.exists() else 'no such'}")
-    formats = [name for name in detect(path) if name in BOOKS]
+    detected = detect(path)
+    formats = [name for name in detected if name in BOOKS]
     if not formats:
-        raise UserError(f"{path}: a file in one of the formats {', '.join(BOOKS)} is required, got none of them")
+        got = f"{' and '.join(detected)}, {_CONVERT}" if detected else "none of them"
+        raise UserError(f"{path}: a file in one of the formats {', '.join(BOOKS)} is required, got {got}")
     yield from in_order(check_file(path, formats, known))
 
 
@@ -123,7 +127,7 @@ def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
     while waiting:
         path = waiting.pop()
         if not path.is_dir():
-            yield _compressed if path.suffix in _COMPRESSIONS else _file_in_folder, path
+            yield _file_in_folder if _is_judged(path) else _unjudged, path
             continue
         inside = [Path(entry.path) for entry in entries(path) if not entry.name.startswith(".")]
         if trees.is_tree(path):
@@ -152,14 +156,18 @@ def _is_of_interest(path: Path) -> bool:
         return False
     if path.is_dir() or path.suffix in _COMPRESSIONS:
         return True
-    return path.is_file() and path.suffix not in _PROGRAMS and _is_known(path)
+    return path.is_file() and path.suffix not in _PROGRAMS and bool(_formats(path))
 
 
-def _is_known(path: Path) -> bool:
+def _formats(path: Path) -> list[str]:
     try:
-        return any(name in BOOKS for name in detect(path))
+        return detect(path)
     except UserError:
-        return True  # and say so
+        return list(BOOKS)  # judged, and so reported
+
+
+def _is_judged(path: Path) -> bool:
+    return path.suffix not in _COMPRESSIONS and any(name in BOOKS for name in _formats(path))
 
 
 def _layout(path: Path, _: Known) -> Iterator[Finding]:
@@ -177,8 +185,13 @@ def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")
 
 
-def _compressed(path: Path, _: Known) -> Iterator[Finding]:
-    yield _COMPRESSED.broken(str(path), None, "a compressed file, which was not read", "its logs as text are required")
+def _unjudged(path: Path, _: Known) -> Iterator[Finding]:
+    """A file that is named, so that nobody takes the silence about it for consent."""
+    if path.suffix in _COMPRESSIONS:
+        found, required = "a compressed file, which was not read", "its logs as text are required"
+        yield _COMPRESSED.broken(str(path), None, found, required)
+    else:
+        yield _NO_BOOK.broken(str(path), None, f"a log of {' and '.join(_formats(path))}, {_CONVERT}", "not judged")
 
 
 def _run_directory(path: Path, known: Known) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rules.changes import edit, key_of, pause_after, value
+from rules.changes import edit, evaluations_at, key_of, pause_after, value
 from rules.mlperf_logs import TOKEN, compliant, decode, encode
 
 from airank_fast.errors import UserError
@@ -72,6 +72,15 @@ def test_the_open_division_is_judged_by_the_common_rules(tmp_path):
     findings = check(tmp_path / "log", [line for line in lines if key_of(line) != "lars_opt_momentum"])
     assert [(finding.rule, finding.severity) for finding in findings] == [("mlperf.division", NOTE)]
     assert check(tmp_path / "log", pause_after("init_start", 200)(lines)) == findings[:1]
+
+
+def test_a_log_of_bert_that_counts_epochs_is_refused_once(tmp_path):
+    """As logs of 1.0 do, with two evaluations in an epoch: that is no contradiction, but another count."""
+    lines = evaluations_at(1, 2, 3)(compliant("bert"))
+    twice = [again for line in lines for again in [line] * (1 + (key_of(line) == "eval_accuracy"))]
+    found = [finding for finding in check(tmp_path / "log", twice) if finding.severity == ERROR]
+    assert [finding.rule for finding in found] == ["mlperf.evaluation_cadence"]
+    assert "counts no epochs" in found[0].required
 
 
 def test_other_benchmarks_are_judged_by_the_common_rules(tmp_path):

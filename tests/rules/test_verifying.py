@@ -244,6 +244,16 @@ def test_a_compressed_log_in_a_folder_is_named(tmp_path, suffix):
     assert found[0].path == str(tmp_path / f"GPUx8.log{suffix}")
 
 
+def test_a_log_without_a_book_is_named(tmp_path):
+    (tmp_path / "dll.json").write_text('DLLL {"timestamp": "1", "type": "LOG", "step": [], "data": {}}\n')
+    with pytest.raises(UserError, match="got dllogger, which"):
+        findings(tmp_path / "dll.json")
+    with pytest.raises(UserError, match="got none in it"):
+        findings(tmp_path)
+    (tmp_path / "GPUx1.log").write_text(GOOD)
+    assert short(findings(tmp_path, **GOOD_KNOWN)) == [("note", "file.no_book", None)]
+
+
 def test_a_submission_is_judged_by_its_layout_and_its_logs_alone(tmp_path):
     system = tmp_path / "runs" / "V100"
     (system / "ResNet50" / "log").mkdir(parents=True)

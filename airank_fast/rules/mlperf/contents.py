@@ -249,6 +249,10 @@ def _judge_sample_cadence(log: Log, points: list[Evaluation], find: Find) -> Non
     batch = log.value("global_batch_size")
     if not is_whole(batch) or batch <= 0:
         return
+    if points and all(point.epoch < batch for point in points):
+        found = f"epoch_num {points[-1].epoch:.10g} of the last evaluation, less than a batch of {batch:.10g}"
+        find(rules.CADENCE, points[-1].line, found, "the number of samples trained: of BERT epoch_num counts no epochs")
+        return
     interval, last = rules.evaluation_interval("bert", batch), 0
     for point in _distinct(points, find):
         gap, last = point.epoch - last, point.epoch
