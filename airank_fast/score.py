@@ -73,7 +73,8 @@ def main() -> int:
     paths = [each for path in options.paths for each in logs_of(path)]
     told = [known_of(path, options.set) for path in paths]
     runs = [read_run(path, known) for path, known in zip(paths, told, strict=True)]
-    result, text, status = {"rehearsal": options.own_targets}, [], 0
+    result, text, status = {"rehearsal": options.own_targets, "notes": notes_of(runs)}, [], 0
+    text += [f"note: {note}" for note in result["notes"]] + [""] * bool(result["notes"])
     if options.own_targets:
         text += ["REHEARSAL: runs are judged by their own targets, on whatever data and network; this is no result", ""]
     if options.rules != "airank":
@@ -122,6 +123,17 @@ def logs_of(path: Path) -> list[Path]:
         return [path]
     results = sorted(path.glob("result_*.txt")) or sorted(each.parent for each in path.glob("*/events.jsonl"))
     return results or [path]
+
+
+def notes_of(runs: list[Run]) -> list[str]:
+    """How logs of other programs were read where they are not in the usual units, each note once."""
+    places = defaultdict(list)
+    for run in runs:
+        for event in run.events if run.format != "events" else ():
+            if event["kind"] == "warning":
+                places[event["message"]].append(str(run.path))
+    more = {note: f" and {len(paths) - 1} more" if len(paths) > 1 else "" for note, paths in places.items()}
+    return [f"{paths[0]}{more[note]}: {note}" for note, paths in places.items()]
 
 
 def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 
 from airank_fast.errors import UserError
-from airank_fast.record.foreign.complete import MOMENTS, check_config
+from airank_fast.record.foreign.complete import MOMENTS, check_config, with_whole_counts
 
 # Fields of run_config; of the log's own making are options, recipe, command.
 FIELDS = ("benchmark", "unit", "target", "seed", "precision", "world_size", "global_batch_size")
@@ -53,6 +53,7 @@ def parse_settings(settings: Iterable[str], path: str = "") -> dict:
             found.setdefault("reported", {})[name] = value
         else:
             found[name] = value
+    found = with_whole_counts(found)
     check_config(found)
     return found
 

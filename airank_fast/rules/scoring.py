@@ -121,6 +121,8 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
     start_ms = round((start if start is not None else run.events[0]["t"]) * 1000)
     doubts = [] if run.summary["comparable"] else ["was resumed: its clock is not comparable"]
     doubts += [] if own_target else _other_task(run, benchmark)
+    if success and benchmark.unit == "samples" and last and last.get("samples") is None:
+        doubts.append("does not state after how many samples it converged: nobody can compare it with the reference")
     if success and not reached:
         doubts.append(f"ends as a success below the target {target:g}: it counts as not converged")
     return RunResult(

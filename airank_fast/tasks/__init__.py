@@ -16,7 +16,10 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cache
+
+from airank_fast.errors import UserError
 
 AIRANK_2020 = "AI-Rank docs/software/train.md (2020-12-01), 评价指标"
 AIRANK_2021 = "AI-Rank docs/software/train.md (2021-05-28), 模型、数据集和约束条件"
@@ -41,6 +44,19 @@ class Metric:
     def reaches(self, value: float, target: float) -> bool:
         """Whether a value is as good as the target or better; NaN never is."""
         return value >= target if self.direction == "up" else value <= target
+
+    def is_per_cent(self, values: Iterable[float]) -> bool:
+        """Whether a log's values of a fraction are in per cent: one of them is above 1, so that all are.
+
+        UserError where one is above what this metric can have in any unit.
+        """
+        largest = max((value for value in values if math.isfinite(value)), default=0.0)
+        if largest <= self.maximum * (1 + 1e-6):
+            return False
+        if self.maximum != 1 or largest > 100:
+            unit = "from 0 to 1, or to 100 in per cent" if self.maximum == 1 else f"at most {self.maximum:g}"
+            raise UserError(f"{self.name}: must be {unit}, got {largest:g}")
+        return True
 
     def text(self, value: float) -> str:
         """The value as this metric is printed."""
@@ -148,6 +164,11 @@ def find(name: object) -> Task | None:
         return _aliases()["".join(words)]
     beginnings = ("".join(words[:count]) for count in range(len(words), 0, -1))
     return next((_own_names()[beginning] for beginning in beginnings if beginning in _own_names()), None)
+
+
+def fraction(per_cent: float) -> float:
+    """A value in per cent as a fraction, as it would be written: 76.1 is 0.761, whatever 76.1 / 100 is."""
+    return float(Decimal(repr(per_cent)).scaleb(-2)) if math.isfinite(per_cent) else per_cent
 
 
 def is_smaller(name: object) -> bool:

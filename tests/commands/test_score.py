@@ -1,6 +1,7 @@
 """python -m airank_fast.score: for people and for machines, without torch."""
 
 import json
+from pathlib import Path
 
 import pytest
 from commands.inprocess import run, run_without_torch
@@ -159,3 +160,24 @@ def test_bad_input_is_one_line(arguments, message):
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+CASES = Path(__file__).parents[1] / "cases"
+
+
+def test_accuracies_in_per_cent_are_no_convergence():
+    done = score(*sorted((CASES / "percent" / "resnet").glob("*.txt")))
+    assert done.returncode == 1
+    assert "result: none; the set is not valid" in done.stdout
+    assert "result_0.txt and 4 more: accuracies above 1 are read as per cent" in done.stdout
+    assert done.stdout.count("did not converge") == 6
+
+
+def test_ai_ranks_own_logs_in_per_cent():
+    done = score("--rules", "airank", CASES / "percent" / "GPUx8.log", "--set", "benchmark=tsm")
+    assert done.returncode == 0
+    assert "76.10%" in done.stdout
+    assert "3000.000" in done.stdout
+    assert "note: " in done.stdout
+    assert "per cent" in done.stdout
+    assert "tsm 0.711 (" in done.stdout

@@ -15,6 +15,7 @@ from itertools import pairwise
 from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event
+from airank_fast.tasks import Metric, Task, fraction
 
 MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
 # What may be said of a run beside the fields of run_config; a log that says it has events for it.
@@ -60,10 +61,18 @@ def checked(event: Event, strict: bool = False) -> Event:
         if name.endswith("_s") and isinstance(value, list) and not all(abs(item) < MAX_T for item in value):
             raise UserError(f"{kind}: {name} must be a list of seconds, got {_short(value)}")
     if kind == "run_config":
+        event = with_whole_counts(event)
         check_config(event)
     if kind == "run_stop" and event.get("status") not in (None, "success", "aborted"):
         return {**event, "status": "aborted", "detail": f"status {_short(event['status'])}"}
     return event
+
+
+def with_whole_counts(config: Event) -> Event:
+    """The configuration with its counts as whole numbers, also those that a log writes as 3001600.0."""
+    counts = {name: config.get(name) for name in _POSITIVE}
+    whole = {name: int(value) for name, value in counts.items() if type(value) is float and value.is_integer()}
+    return {**config, **whole}
 
 
 def check_config(config: dict) -> None:
@@ -110,16 +119,54 @@ class Outline:
         known = dict(known or {})
         self.moments = {name: known.pop(name) for name in MOMENTS if name in known}
         self.system = known.pop("system", {})
-        _merge(self.config, known)
+        _merge(self.config, with_whole_counts(known))
         check_config(self.config)
         task = tasks.of(self.config)
         if task is not None:
             self.config.setdefault("unit", task.unit)
+        self.notes: list[str] = []  # how the log was read where it is not in the usual units
         self.counts_samples = counts_samples and task is not None and task.counted_in == "samples"
+        self.counts_epochs = self.counts_samples and self._counts_epochs()
+        self._set_unit(task)
+        self.trained_samples = self._trained_samples(task) if self.counts_epochs else None
         self.evaluations = [self.place(event) for event in self.evaluations]
 
+    def _set_unit(self, task: Task | None) -> None:
+        """Find accuracies, and a target, that are in per cent. Of a benchmark that nobody knows, no unit is assumed."""
+        metric = task.headline if task else Metric("eval_accuracy")
+        if task is None and self.config.get("benchmark"):
+            metric = Metric("eval_accuracy", maximum=math.inf)
+        self.is_per_cent = metric.is_per_cent(event["accuracy"] for event in self.evaluations if "accuracy" in event)
+        if self.is_per_cent:
+            self.notes.append("accuracies above 1 are read as per cent, all of this log's; the rules require fractions")
+        target = self.config.get("target")
+        if target is not None and metric.is_per_cent([target]):
+            self.config["target"] = fraction(target)
+            self.notes.append(f"a target of {target:g} is read as per cent; the rules require a fraction")
+
+    def _counts_epochs(self) -> bool:
+        """Whether a log whose epoch_num must be samples counts epochs: it never comes to the samples of one step."""
+        points = [event["epoch"] for event in self.evaluations if event.get("epoch") is not None]
+        return bool(points) and max(points) < (self.config.get("global_batch_size") or 1000)
+
+    def _trained_samples(self, task: Task) -> int | None:
+        """The samples at the last evaluation of a log that counts epochs, where its train_samples are that; else None.
+
+        mlperf-logging's RCP checker reads them so with --bert_train_samples. As the size of the data set they are of
+        no use: it is not said at which part of it an evaluation was made.
+        """
+        trained, batch = self.config.get("train_samples"), self.config.get("global_batch_size") or 1
+        is_trained = trained is not None and batch <= trained < (task.least_samples or math.inf)
+        where = f"train_samples, {trained:,}, are read as those trained" if is_trained else "the samples are not known"
+        self.notes.append(f"epoch_num counts epochs where the samples trained are required; {where}")
+        return trained if is_trained else None
+
     def place(self, event: Event) -> Event:
-        """The event with its samples, epoch and step as far as they are known."""
+        """The event with its samples, epoch and step as far as they are known, and its accuracy in the task's unit."""
+        if self.is_per_cent and event["kind"] == "eval_stop":
+            event = {**event, "accuracy": fraction(event["accuracy"])}
+        if self.counts_epochs:
+            return {name: value for name, value in event.items() if name != "samples"}
         if self.counts_samples and event.get("epoch") is not None:
             samples = event.get("samples", event["epoch"])
             event = {**event, "samples": int(samples) if samples == int(samples) else samples, "epoch": None}
@@ -155,6 +202,8 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
             event = _block(event, outline)
         elif kind == "run_stop":
             event = _ended(event, outline, reached)
+        if kind == "eval_stop" and count + 1 == len(outline.evaluations) and outline.trained_samples:
+            event = {**event, "samples": outline.trained_samples}
         if kind == "eval_stop":
             target = outline.config.get("target")
             reached = reached or (target is not None and event["accuracy"] >= target)
@@ -238,6 +287,7 @@ def _opening(outline: Outline) -> Iterator[Event]:
         yield {"t": t, "kind": "process_start"}
     if outline.config:
         yield {"t": t, "kind": "run_config", **outline.config}
+    yield from ({"t": t, "kind": "warning", "message": note} for note in outline.notes)
     if outline.system and "system" not in outline.kinds:
         yield {"t": t, "kind": "system", **outline.system}
     if "cache_clear" in told and "cache_clear" not in outline.kinds:

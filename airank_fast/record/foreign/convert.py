@@ -78,6 +78,7 @@ class Needs:
     def __init__(self, to: str, events: Iterable[Event], known: dict | None = None):
         self.config: dict = {}
         self.kinds: Counter[str] = Counter()
+        self._warnings: list[str] = []
         self._placed = True  # every evaluation has its epoch and samples
         self._unfinished = _Unfinished()
         for event in events:
@@ -88,6 +89,8 @@ class Needs:
                 self.config = {**event, **self.config, "reported": reported}
             elif event["kind"] == "eval_stop":
                 self._placed = self._placed and event.get("epoch") is not None and event.get("samples") is not None
+            elif event["kind"] == "warning":
+                self._warnings.append(event["message"])
         if "run_start" not in self.kinds:
             raise UserError("a log that says when the run begins is required, got none")
         self._explicit = known or {}
@@ -138,7 +141,7 @@ class Needs:
 
     def notes(self, source: str, has_zone: bool) -> list[str]:
         """What a reader of the result should know of how it came about."""
-        found = []
+        found = [] if source == "events" else list(self._warnings)
         if source == "dllogger":
             found.append("run_start is the first record: what came before it is not in the log")
             if not has_zone:
@@ -217,6 +220,8 @@ def convert(
     }[to]()
     for number, event in enumerate(events, 1):
         kind = event["kind"]
+        if kind == "warning" and event["message"] in losses.notes:
+            continue
         if kind not in CARRIED[to] | _RECOMPUTED | _IMPLIED.get(to, set()) | {"run_config"}:
             losses.count(f"events {kind}: {to} has no line for them")
         wanted = _fit(event, to, number)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, iter_events
 from airank_fast.record.foreign.complete import Outline, checked, complete
@@ -124,7 +125,8 @@ class LogReader:
     def events(self) -> Iterator[Event]:
         """The events, from the first on."""
         if self._parse is None:
-            yield from _with_known((checked(event, strict=True) for event in iter_events(self._source)), self._known)
+            events = (checked(event, strict=True) for event in iter_events(self._source))
+            yield from _in_its_unit(_with_known(events, self._known))
             return
         if self._outline is None:
             events = self._parse(Lines(self._source))
@@ -133,6 +135,17 @@ class LogReader:
                 wanted = f"a log of a run is required, got no line of format {self._name} that can be read"
                 raise UserError(f"{self._source}: {wanted}")
         yield from complete(self._parse(Lines(self._source)), self._outline)
+
+
+def _in_its_unit(events: Iterable[Event]) -> Iterator[Event]:
+    """Our own events, whose accuracies are in the unit of the task's metric. UserError for one that is not."""
+    metric = None
+    for event in events:
+        if event["kind"] == "run_config" and (task := tasks.of(event)):
+            metric = task.headline
+        elif event["kind"] == "eval_stop" and metric is not None and metric.is_per_cent([event["accuracy"]]):
+            raise UserError(f"eval_stop: accuracy must be from 0 to 1, got {event['accuracy']:g}")
+        yield event
 
 
 def _with_known(events: Iterable[Event], known: dict) -> Iterator[Event]:
