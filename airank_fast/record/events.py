@@ -149,27 +149,56 @@ _CLOSING = {"memory", "run_stop", "process_stop"}
 _SUPERSEDED = {"run_stop", "process_stop"}
 
 
+class Repeated:
+    """Tells an evaluation that a resumed process does again: that of the very step it goes on from.
+
+    It is called with every event of a run, in order. Nothing else makes an evaluation a repetition: several of one
+    epoch, or with the same epoch number, are evaluations of their own.
+    """
+
+    def __init__(self):
+        self._steps: set[float] = set()
+        self._at: float | None = None
+
+    def __call__(self, event: Event) -> bool:
+        kind, step = event["kind"], event.get("step")
+        if kind == "resume":
+            if step is not None:
+                self._steps = {old for old in self._steps if old <= step}
+            self._at = step if step in self._steps else None
+        elif kind in ("eval_start", "eval_stop") and step is not None:
+            if step == self._at:
+                return True
+            if kind == "eval_stop":
+                self._steps.add(step)
+        return False
+
+
 def effective(events: Iterable[Event]) -> list[Event]:
     """The events without those that a later `resume` made void.
 
-    Dropped: what was logged past the step of the resume, the end of the interrupted process, and an
-    evaluation that it never finished. A `steps` event that straddles the step is shortened.
+    Dropped: what was logged past the step of the resume, the end of the interrupted process, an evaluation that it
+    never finished, and one that the resumed process did again. A `steps` event that straddles the step is shortened.
+    A resume without a step (of another program's log) makes nothing void but the end before it.
     """
     kept: list[Event] = []
+    is_repeated = Repeated()
     for event in events:
         if event["kind"] == "resume":
-            kept = [short for old in kept if (short := _until(old, event["step"])) is not None]
+            step = event.get("step", math.inf)
+            kept = [short for old in kept if (short := _until(old, step)) is not None]
             evals = [index for index, old in enumerate(kept) if old["kind"] in ("eval_start", "eval_stop")]
             if evals and kept[evals[-1]]["kind"] == "eval_start":
                 del kept[evals[-1]]
-        kept.append(event)
+        if not is_repeated(event):
+            kept.append(event)
     return kept
 
 
-def _until(event: Event, step: int) -> Event | None:
+def _until(event: Event, step: float) -> Event | None:
     """The part of an event that still stands when the run goes on from `step`."""
     kind = event["kind"]
-    if kind in _SUPERSEDED or (kind in _SUPERSEDED_BY_STEP and event["step"] > step):
+    if kind in _SUPERSEDED or (kind in _SUPERSEDED_BY_STEP and (event.get("step") or 0) > step):
         return None
     if kind != "steps" or event["first_step"] + event["num_steps"] - 1 <= step:
         return event

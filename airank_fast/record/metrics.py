@@ -20,7 +20,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 
-from airank_fast.record.events import Event
+from airank_fast.record.events import Event, Repeated
 
 GIB = 2**30
 
@@ -60,6 +60,7 @@ class Tally:
         self.epochs: list[Event] = []
         self.evaluation_s = 0.0
         self._evaluation_t: float | None = None
+        self._is_repeated = Repeated()
         self._clocks = _StepClocks()
         self._step_times: list[tuple[int, array]] = []  # (first step, seconds of each)
 
@@ -93,11 +94,14 @@ class Tally:
         self._end_evaluation(event["t"])
 
     def _on_resume(self, event) -> None:
-        step = event["step"]
+        self._is_repeated(event)
         self._clocks.next_process()
         self._end_evaluation(self.last_t)
         self.num_resumes += 1
         self.run_stop = None
+        step = event.get("step")
+        if step is None:  # another program's log may not say from where it goes on
+            return
         self.steps, self.samples = step, event["samples"]
         self.evaluations = [old for old in self.evaluations if old["step"] <= step]
         self.epochs = [old for old in self.epochs if old["step"] <= step]
@@ -124,7 +128,7 @@ class Tally:
 
     def _on_eval_stop(self, event) -> None:
         self._end_evaluation(event["t"])
-        if all(_moment(old) != _moment(event) for old in self.evaluations):  # else done again after a resume
+        if not self._is_repeated(event):
             self.evaluations.append(event)
 
     def _on_memory(self, event) -> None:
@@ -253,11 +257,6 @@ class _StepClocks:
 
     def totals(self) -> dict[str, float]:
         return {name: self._earlier[name] + self._block[name] + self._tail[name] for name in self.NAMES}
-
-
-def _moment(evaluation: Event) -> float | None:
-    """What tells one evaluation from another; a log of another program may not carry steps."""
-    return evaluation.get("step", evaluation.get("epoch"))
 
 
 def _rate(samples: int, seconds: float | None) -> float | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
-from airank_fast.record.events import Event
+from airank_fast.record.events import Event, Repeated
 
 _MARK, _TOKEN = ":::MLLOG", ":::MLLOG "
 _FILE = "airank_fast/record/formats/mlperf.py"
@@ -35,18 +35,19 @@ class MLPerfLog:
     def __init__(self):
         self._seen: set[str] = set()
         self._told: set[str] = set()  # keys of the configuration that were written
-        self._evaluated: set[float] = set()
+        self._is_repeated = Repeated()
         self._sizes: Event | None = None  # the run_config, until the data set is known as well
         self._block: dict | None = None  # metadata of the open block
         self._epoch = "epoch"  # the field of an evaluation that its epoch_num is
-        self._skips_evaluation = False
         self._last_t = 0.0
 
     def feed(self, event: Event) -> list[str]:
         """The lines that this event completes, without newlines."""
         self._last_t = event["t"]
         handle = getattr(self, "_on_" + event["kind"], None)
-        return [] if handle is None or "run_stop" in self._seen else handle(event)
+        if self._is_repeated(event) or handle is None or "run_stop" in self._seen:
+            return []
+        return handle(event)
 
     def close(self) -> list[str]:
         """The end of a log that was cut off: aborted, with its last event."""
@@ -135,16 +136,9 @@ class MLPerfLog:
         return event.get(self._epoch, event.get("epoch"))
 
     def _on_eval_start(self, event) -> list[str]:
-        done = event.get("step", self._point(event))
-        self._skips_evaluation = done in self._evaluated  # done again after a resume
-        if self._skips_evaluation:
-            return []
         return [_line(event["t"], _START, "eval_start", None, {"epoch_num": self._point(event)})]
 
     def _on_eval_stop(self, event) -> list[str]:
-        if self._skips_evaluation:
-            return []
-        self._evaluated.add(event.get("step", self._point(event)))
         metadata = {"epoch_num": self._point(event)}
         return [
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
