@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,13 +17,16 @@ class FusedOptimizer(torch.optim.Optimizer):
     """torch's Optimizer protocol around an op that takes whole lists of tensors and never waits for the device.
 
     A subclass names its op and its state, and implements `check_options` and `update`. `set_grad_none` is what
-    `zero_grad` does unless it is told.
+    `zero_grad` does where its argument does not say.
 
     Learning rates: a float is passed to the device when it changes, which a captured CUDA graph does not see; a
     tensor on the parameters' device is read there at each step. State: `state_names`, and "master" (float32) for
     16-bit parameters where `master_weights` is set; all with the parameter's strides. `load_state_dict` writes into
     existing state and lr tensors, so captured graphs stay valid; options that the saved groups lack keep the
-    optimizer's defaults.
+    optimizer's defaults. Its hooks are torch's: a pre-hook's result is what is loaded, a post-hook sees it loaded.
+
+    torch.amp.GradScaler leaves unscaling and skipping to `step`, as with torch's ``fused=True``. Lightning's "16-mixed"
+    therefore refuses ``gradient_clip_val``; where one clips by hand, ``scaler.unscale_(optimizer)`` comes first.
     """
 
     op = ""
@@ -54,6 +58,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch has put it there, but it is no option of ours
         self.__dict__.setdefault("master_weights", True)
         self.__dict__.setdefault("set_grad_none", True)
         self.__dict__.setdefault("_lr_on_device", {})
@@ -144,40 +149,74 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state of this optimizer or of the one it stands in for, into the dtypes and strides of `step`."""
+        """Load a state of this optimizer or of the one it stands in for, into the dtypes and strides of `step`.
+
+        Raises:
+            UserError: a saved tensor of another shape than its parameter's; nothing is loaded then.
+            ValueError: other groups than the optimizer's, from torch.
+        """
         old_state, old_groups = self.state, [dict(group) for group in self.param_groups]
-        super().load_state_dict(state_dict)  # checks the groups; but casts state to the parameter's dtype
-        for group, old in zip(self.param_groups, old_groups, strict=True):
-            if isinstance(old["lr"], Tensor):
-                group["lr"] = old["lr"].copy_(torch.as_tensor(group["lr"]))
-            self.load_group(group, old)
-        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for saved_id, param in zip(saved_ids, params, strict=True):
-            saved = state_dict["state"].get(saved_id, {})
-            self.state.pop(param, None)
-            for name in (*self.state_names, "master"):
-                if saved.get(name) is not None:
-                    self._restore(param, name, saved[name], old_state.get(param, {}))
+        saved: dict[Tensor, dict] = {}
+
+        def take_state(_, given: dict) -> dict:
+            """The last pre-hook: keep tensors from torch, which would cast them to the parameters' dtype."""
+            ids = [i for group in given["param_groups"] for i in group["params"]]
+            params = [param for group in self.param_groups for param in group["params"]]
+            for saved_id, param in zip(ids, params, strict=False):  # torch checks how many there are
+                saved[param] = given["state"].get(saved_id, {})
+                self._check_shapes(param, saved[param])
+            return {**given, "state": {name: value for name, value in given["state"].items() if name not in ids}}
+
+        def restore(_) -> None:
+            """The first post-hook: groups are loaded by now; put the state where it was."""
+            for group, old in zip(self.param_groups, old_groups, strict=True):
+                if isinstance(old["lr"], Tensor):
+                    group["lr"] = old["lr"].copy_(torch.as_tensor(group["lr"]))
+                self.load_group(group, old)
+            for param, state in saved.items():
+                self._restore(param, state, old_state.get(param, {}))
+
+        with _hooked(
+            self.register_load_state_dict_pre_hook(take_state),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ):
+            super().load_state_dict(state_dict)
 
     def load_group(self, group: dict, old: dict) -> None:
         """Put what ``group`` was loaded with into the tensors that ``old`` had."""
 
-    def _restore(self, param: Tensor, name: str, value: Tensor, old: dict) -> None:
-        if name == "master" and not self.has_master(param):
-            return
-        if value.shape != param.shape:
-            shape = list(param.shape)
-            raise UserError(f"{self.op}: saved {name} must have shape {shape}, got {list(value.shape)}")
-        tensor = old.get(name)
-        if tensor is None:
-            tensor = torch.empty_like(param, dtype=torch.float32 if name == "master" else self.state_dtype(param))
-        self.state[param][name] = tensor.copy_(value)
+    def _check_shapes(self, param: Tensor, saved: dict) -> None:
+        for name in (*self.state_names, "master"):
+            value = saved.get(name)
+            if value is not None and value.shape != param.shape:
+                shape = list(param.shape)
+                raise UserError(f"{self.op}: saved {name} must have shape {shape}, got {list(value.shape)}")
+
+    def _restore(self, param: Tensor, saved: dict, old: dict) -> None:
+        for name in (*self.state_names, "master"):
+            value, tensor = saved.get(name), old.get(name)
+            if value is None or (name == "master" and not self.has_master(param)):
+                continue
+            if tensor is None:
+                tensor = torch.empty_like(param, dtype=torch.float32 if name == "master" else self.state_dtype(param))
+            self.state[param][name] = tensor.copy_(value)
+
+
+@contextmanager
+def _hooked(*hooks):
+    """Remove the hooks afterwards."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def scalar_on(device: torch.device, scalar: Tensor | None) -> Tensor | None:
-    """The number on ``device``, copied there if need be, without waiting."""
-    return scalar if scalar is None or scalar.device == device else scalar.to(device, non_blocking=True)
+    """The number on ``device``, copied there if need be; without waiting, unless the host is to read it."""
+    if scalar is None or scalar.device == device:
+        return scalar
+    return scalar.to(device, non_blocking=device.type != "cpu")
 
 
 def check_lr(op: str, options: dict, *not_negative: str) -> None:
@@ -195,3 +234,10 @@ def check_nesterov(op: str, options: dict) -> None:
     if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
         got = f"momentum {options['momentum']} and dampening {options['dampening']}"
         raise UserError(f"{op}: nesterov requires momentum > 0 and dampening 0, got {got}")
+
+
+def check_false(op: str, **options: bool | None) -> None:
+    """UserError for an option that the original has and the op does not, unless it is off."""
+    for name, value in options.items():
+        if value:
+            raise UserError(f"{op}: {name} must be False, got {value}")

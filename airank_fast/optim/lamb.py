@@ -11,7 +11,7 @@ from torch import Tensor
 
 from airank_fast.errors import UserError
 from airank_fast.ops import global_norm, lamb_
-from airank_fast.optim.base import FusedOptimizer, check_lr, scalar_on
+from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, scalar_on
 
 
 class FusedLAMB(FusedOptimizer):
@@ -65,8 +65,7 @@ class FusedLAMB(FusedOptimizer):
         *,
         master_weights: bool = True,
     ) -> None:
-        if amsgrad:
-            raise UserError("lamb: amsgrad must be False, got True")
+        check_false(self.op, amsgrad=amsgrad)
         options = {
             "lr": lr,
             "bias_correction": bias_correction,
@@ -142,7 +141,9 @@ class FusedLAMB(FusedOptimizer):
         """The group's step count on its device, one further unless this step is skipped."""
         step = group.get("step")
         if not isinstance(step, Tensor):
-            step = torch.full((), float(step or 0), device=group["params"][0].device)
+            groups = (group, *self.param_groups)  # a group may be empty
+            device = next((param.device for one in groups for param in one["params"]), "cpu")
+            step = torch.full((), float(step or 0), device=device)
             group["step"] = step
         found_inf = scalar_on(step.device, getattr(self, "found_inf", None))
         return step.add_(1 if found_inf is None else found_inf.reshape(()) == 0)

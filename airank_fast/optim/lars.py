@@ -10,7 +10,7 @@ from torch import Tensor
 
 from airank_fast.errors import UserError
 from airank_fast.ops import lars_
-from airank_fast.optim.base import FusedOptimizer, check_lr, check_nesterov
+from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, check_nesterov
 
 
 class FusedLARS(FusedOptimizer):
@@ -61,8 +61,7 @@ class FusedLARS(FusedOptimizer):
         *,
         master_weights: bool = True,
     ) -> None:
-        if wd_after_momentum:
-            raise UserError("lars: wd_after_momentum must be False, got True")
+        check_false(self.op, wd_after_momentum=wd_after_momentum)
         options = {
             "lr": lr,
             "momentum": momentum,

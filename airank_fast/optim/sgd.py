@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from airank_fast.ops import sgd_
-from airank_fast.optim.base import FusedOptimizer, check_lr, check_nesterov
+from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, check_nesterov
 
 
 class FusedSGD(FusedOptimizer):
@@ -21,6 +21,10 @@ class FusedSGD(FusedOptimizer):
             read there at each step: to change it, `fill_` it. A float is passed to the device when it
             changes, which a captured CUDA graph does not see.
         momentum, dampening, weight_decay, nesterov, maximize: as in torch.optim.SGD.
+        foreach, fused: for torch's sake; a step is one fused call per list of parameters whatever they are.
+        differentiable, wd_after_momentum: must be False; the second is apex.optimizers.FusedSGD's.
+        materialize_master_grads: for apex's sake; 16-bit gradients are read as they are.
+        set_grad_none: what `zero_grad()` does.
         master_weights: keep a float32 master and float32 momentum for each 16-bit parameter; the parameter
             itself is the master, rounded. Without, it is updated in place as torch.optim.SGD does.
 
@@ -44,18 +48,25 @@ class FusedSGD(FusedOptimizer):
     def __init__(
         self,
         params,
-        lr: float | Tensor,
+        lr: float | Tensor = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        wd_after_momentum: bool = False,
+        materialize_master_grads: bool = True,
+        set_grad_none: bool = True,
         master_weights: bool = True,
     ) -> None:
+        check_false(self.op, differentiable=differentiable, wd_after_momentum=wd_after_momentum)
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         options |= {"nesterov": nesterov, "maximize": maximize}
-        super().__init__(params, options, master_weights=master_weights)
+        super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that cannot be."""

@@ -1,0 +1,137 @@
+"""What every fused optimizer does as torch.optim.Optimizer: hooks, groups, arguments, state dicts."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from optim.networks import assert_same, network, run_steps
+from torch import nn
+
+from airank_fast.errors import UserError
+from airank_fast.optim import FusedLAMB, FusedLARS, FusedSGD
+
+MOMENTUM = {"momentum": 0.9, "lr": 0.1}
+KINDS = [(FusedSGD, MOMENTUM), (FusedLARS, MOMENTUM | {"trust_coefficient": 0.01}), (FusedLAMB, {"lr": 0.01})]
+every = pytest.mark.parametrize(("kind", "options"), KINDS, ids=[kind.op for kind, _ in KINDS])
+
+
+def stepped(kind, options, dtype=torch.float32, num_steps=2):
+    model = network(dtype)
+    optimizer = kind(model.parameters(), **options)
+    run_steps(model, optimizer, num_steps)
+    return model, optimizer
+
+
+@every
+@pytest.mark.parametrize("in_place", [False, True], ids=["returned", "in place"])
+def test_what_a_pre_hook_makes_of_the_state_is_loaded(kind, options, in_place):
+    _, optimizer = stepped(kind, options, torch.bfloat16)
+    name = kind.state_names[-1]
+
+    def sevens(_, state_dict):
+        filled = {i: state | {name: torch.full_like(state[name], 7.0)} for i, state in state_dict["state"].items()}
+        if in_place:
+            state_dict["state"] = filled
+            return None
+        return state_dict | {"state": filled}
+
+    optimizer.register_load_state_dict_pre_hook(sevens)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert all((state[name] == 7.0).all() for state in optimizer.state.values())
+    assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1  # ours are gone again
+
+
+@every
+def test_a_post_hook_sees_the_loaded_state_and_may_change_it(kind, options):
+    model, optimizer = stepped(kind, options, torch.bfloat16)
+    saved = copy.deepcopy(optimizer.state_dict())
+    fresh, seen = kind(model.parameters(), **options), []
+
+    def note_and_clear(loaded):
+        for state in loaded.state.values():
+            seen.append({name: tensor.dtype for name, tensor in state.items()})
+            state[kind.state_names[0]].zero_()
+
+    fresh.register_load_state_dict_post_hook(note_and_clear)
+    fresh.load_state_dict(saved)
+    assert seen
+    assert all(set(dtypes) == {*kind.state_names, "master"} for dtypes in seen)
+    assert all(dtype == torch.float32 for dtypes in seen for dtype in dtypes.values())
+    assert not any(state[kind.state_names[0]].any() for state in fresh.state.values())
+
+
+@every
+def test_a_saved_tensor_of_another_shape_leaves_everything_as_it_was(kind, options):
+    model, optimizer = stepped(kind, options)
+    saved = copy.deepcopy(optimizer.state_dict())
+    name = kind.state_names[-1]
+    saved["state"][3][name] = torch.ones(2, 2, 2)
+    shape = list(list(model.parameters())[3].shape)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(UserError) as caught:
+        optimizer.load_state_dict(saved)
+    assert str(caught.value) == f"{kind.op}: saved {name} must have shape {shape}, got [2, 2, 2]"
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert all(torch.equal(after["state"][i][n], t) for i, state in before["state"].items() for n, t in state.items())
+
+
+@every
+def test_loading_adds_no_options(kind, options):
+    _, optimizer = stepped(kind, options)
+    keys = [set(group) for group in optimizer.state_dict()["param_groups"]]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert [set(group) for group in optimizer.state_dict()["param_groups"]] == keys
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    assert "differentiable" not in optimizer.param_groups[-1]
+    assert "differentiable" not in copy.deepcopy(optimizer).defaults
+
+
+@every
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+def test_an_empty_group_is_passed_over(kind, options, first):
+    ours, expected = network(), network()
+    groups = [{"params": list(ours.parameters())}, {"params": []}]
+    optimizer = kind(groups[:: -1 if first else 1], **options)
+    run_steps(ours, optimizer, 2)
+    run_steps(expected, kind(expected.parameters(), **options), 2)
+    assert_same(ours, expected)
+    steps = {group["step"].item() for group in optimizer.param_groups if "step" in group}
+    assert steps <= {2.0}  # a group that is filled on another rank counts there and here alike
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run_steps(ours, optimizer, 1, first=2)
+
+
+@every
+def test_nothing_but_empty_groups_may_step(kind, options):
+    kind([{"params": []}], **options).step()
+
+
+def test_sgd_takes_torchs_and_apexs_arguments():
+    params = [nn.Parameter(torch.ones(2))]
+    assert FusedSGD(params).param_groups[0]["lr"] == torch.optim.SGD(params).param_groups[0]["lr"]
+    for of_torch in ("foreach", "fused", "differentiable"):
+        for value in (None, False):
+            assert of_torch not in FusedSGD(params, **{of_torch: value}).param_groups[0]
+    FusedSGD(params, foreach=True)
+    FusedSGD(params, fused=True)
+    of_apex = FusedSGD(params, wd_after_momentum=False, materialize_master_grads=False, set_grad_none=False)
+    params[0].grad = torch.ones(2)
+    of_apex.zero_grad()
+    assert params[0].grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (FusedSGD, "differentiable"),
+        (FusedSGD, "wd_after_momentum"),
+        (FusedLARS, "wd_after_momentum"),
+        (FusedLAMB, "amsgrad"),
+    ],
+)
+def test_what_the_op_does_not_do_is_refused(kind, name):
+    with pytest.raises(UserError, match=f"^{kind.op}: {name} must be False, got True$"):
+        kind([nn.Parameter(torch.ones(2))], lr=0.1, **{name: True})
