@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from airank_fast.cli import run_command
-from airank_fast.engine import distributed, loop, precision, system
+from airank_fast.engine import distributed, precision, run, system
 from airank_fast.errors import UserError
 from airank_fast.recipes import bert, resnet50
 from airank_fast.record.console import Console, final_table
@@ -60,12 +60,12 @@ def train(job, options, world: distributed.World, choice: precision.Choice) -> i
     if finished:
         if world.rank == 0:
             print(f"{directory}: the run is finished, nothing to resume")
-        return loop.EXIT_REACHED if finished == "success" else loop.EXIT_NOT_REACHED
+        return run.EXIT_REACHED if finished == "success" else run.EXIT_NOT_REACHED
     if world.rank != 0:
-        return loop.execute(job, options, world, None, directory)
+        return run.execute(job, options, world, None, directory)
     log, logs = open_log(job, options, world, directory, choice)
     try:
-        return loop.execute(job, options, world, log, directory)
+        return run.execute(job, options, world, log, directory)
     finally:
         log.emit("process_stop")
         log.close()
@@ -151,7 +151,8 @@ def run_config(job, options, world: distributed.World) -> dict:
     recipe = job.description()
     return {
         "benchmark": job.benchmark,
-        "unit": job.unit,
+        "task": job.task.facts(job.target),
+        "unit": job.task.unit,
         "recipe": recipe,
         "options": {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in recipe},
         "command": sys.argv,

@@ -29,7 +29,7 @@ import torch
 from torch.nn import functional as F
 
 from airank_fast.data.text.tokens import TokenBatch
-from airank_fast.engine import precision
+from airank_fast.engine import weights
 from airank_fast.engine.step import TrainingStep
 from airank_fast.models import bert as network
 from airank_fast.nn import PackedSequences, packed_attention
@@ -85,9 +85,9 @@ def recipe_of(size: str, layers: int | None, dropout: float) -> tuple[bert.Job, 
 
 
 def our_step(job: bert.Job, config: dict, device: torch.device):
-    model = precision.apply(network.BertForPreTraining(**config), "bf16", device)
+    model = weights.apply(network.BertForPreTraining(**config), "bf16", device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    training_step = TrainingStep(job, model, job.build_optimizer(model, device), scaler)
+    training_step = TrainingStep(job.updates({"model": model}, device), {"model": model}, scaler)
     return lambda packed: training_step([packed], learning_rate=1e-4), model
 
 
@@ -116,7 +116,7 @@ def check(size: str, device: torch.device) -> None:
     _, theirs = their_step(config, device, compiled=False)
     ours = network.BertForPreTraining(**config)
     ours.load_state_dict(theirs.state_dict())
-    ours = precision.apply(ours, "bf16", device)
+    ours = weights.apply(ours, "bf16", device)
     packed, padded = made_up(lengths_of("s512", 4), device)
     with torch.autocast(device.type, torch.bfloat16):
         expected = theirs(**padded).loss

@@ -15,8 +15,9 @@ import harness
 
 from airank_fast.engine import distributed, precision
 from airank_fast.engine.clock import Clock
-from airank_fast.engine.loop import Trainer
-from airank_fast.engine.shutdown import Shutdown
+from airank_fast.engine.journal import Journal
+from airank_fast.engine.state import State
+from airank_fast.engine.training import Trainer
 from airank_fast.recipes import resnet50
 from airank_fast.record.console import Console
 from airank_fast.record.events import EventLog
@@ -26,7 +27,7 @@ from airank_fast.record.logs import attach_logs
 def block(trainer: Trainer, clock: Clock, num_steps: int) -> None:
     """Train ``num_steps`` steps as a run does between two evaluations."""
     trainer.clock = clock
-    trainer.progress["step"] = 0
+    trainer.state.progress["step"] = 0
     trainer.train_block(trainer.job.train_batches(0), 1, num_steps)
 
 
@@ -43,11 +44,9 @@ def main() -> None:
         log = EventLog(Path(directory) / "events.jsonl")
         attach_logs(log, directory)
         log.subscribe(Console(io.StringIO()))
-        trainer = Trainer(resnet50.Job(recipe, options), options, world, log, Path(directory))
-        trainer.shutdown = Shutdown(lambda: None)
-        trainer.prepare()
+        state = State(resnet50.Job(recipe, options), world)
         log.emit("run_start")
-        trainer.open_data()
+        trainer = Trainer(state, options, Journal(log), Path(directory))
         clocks = {
             name: Clock(log.emit, world.device, recipe.batch_size, enabled=name == "clock on")
             for name in ("clock on", "clock off")

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from airank_fast.data.images import ImageBatch
-from airank_fast.engine import precision
+from airank_fast.engine import weights
 from airank_fast.engine.step import TrainingStep
 from airank_fast.models.resnet import resnet50
 from airank_fast.recipes import resnet50 as recipes
@@ -46,9 +46,9 @@ def plain_step(device: torch.device, compiled: bool):
 def our_step(device: torch.device, fused: bool = True):
     recipe = replace(recipes.RECIPES["imagenet-1gpu"], fused=fused)
     job = recipes.Job(recipe, recipes.Options())
-    model = precision.apply(job.build_model(), "bf16", device)
-    optimizer = job.build_optimizer(model, device)
-    training_step = TrainingStep(job, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
+    networks = {name: weights.apply(network, "bf16", device) for name, network in job.build().items()}
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    training_step = TrainingStep(job.updates(networks, device), networks, scaler)
 
     def step(images, labels) -> None:
         training_step([ImageBatch(images.to(torch.bfloat16), labels)], learning_rate=0.01)
@@ -73,7 +73,7 @@ def check(device: torch.device) -> None:
                 job = recipes.Job(recipes.RECIPES["imagenet-1gpu"], recipes.Options())
                 model = resnet50(NUM_CLASSES)
                 model.load_state_dict(plain.state_dict())
-                model = precision.apply(model, "bf16", device)
+                model = weights.apply(model, "bf16", device)
                 loss = job.loss(model, ImageBatch(images.bfloat16(), labels))
             else:
                 loss = F.cross_entropy(plain(images), labels, label_smoothing=0.1)

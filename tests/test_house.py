@@ -19,6 +19,8 @@ ARROWS = {
     "walk": set(),
     "cli": set(),
     "tasks": set(),
+    "job": {"tasks"},
+    "quality": {"job"},
     "record": {"tasks"},
     "rules": {"record", "tasks"},
     "reports": {"record", "rules", "tasks"},
@@ -29,8 +31,8 @@ ARROWS = {
     "models": {"nn"},
     "data": set(),
     "sources": {"data"},
-    "engine": {"record", "tasks"},
-    "recipes": {"models", "data", "optim", "nn", "record", "tasks"},
+    "engine": {"record", "tasks", "job"},
+    "recipes": {"models", "data", "optim", "nn", "record", "tasks", "job", "quality"},
     "commands": {"recipes", "engine", "record", "rules", "cli", "tasks"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
     "prepare": {"sources", "data", "cli"},  # a command that makes data sets

@@ -1,8 +1,9 @@
 """Checkpoints: complete or absent, and enough to go on bit for bit.
 
-``checkpoints/step-00000128/`` holds ``model.safetensors`` (float32 weights and batch-norm statistics under the
-model's names), and ``state.pt`` (optimizer, loss scaler, random states, progress; tensors and plain values only,
-read with ``weights_only=True``). A checkpoint is written under a temporary name, synced and renamed.
+``checkpoints/step-00000128/`` holds ``NETWORK.safetensors`` for each network (float32 weights and batch-norm
+statistics under its names; ``model.safetensors`` where there is one), and ``state.pt`` (optimizers, loss scaler, random
+states, progress; tensors and plain values only, read with ``weights_only=True``). A checkpoint is written under a
+temporary name, synced and renamed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -20,14 +22,18 @@ from torch import Tensor
 
 from airank_fast.errors import UserError
 
+Weights: TypeAlias = dict[str, dict[str, Tensor]]
+"""Tensors by name, of each network by its name."""
+
 KEEP = 2
 _NAME = re.compile(r"step-(\d+)$")
 
 
-def save(directory: Path, step: int, weights: dict[str, Tensor], state: dict) -> Path:
+def save(directory: Path, step: int, networks: Weights, state: dict) -> Path:
     """Write the checkpoint of ``step`` and delete all but the newest KEEP.
 
-    ``weights`` and the tensors in ``state`` may live on any device. OSError (a full disk) leaves no trace.
+    ``networks`` has the weights of each by its name; they and the tensors in ``state`` may live on any device. OSError
+    (a full disk) leaves no trace.
     """
     directory.mkdir(exist_ok=True)
     final = directory / f"step-{step:08d}"
@@ -35,11 +41,12 @@ def save(directory: Path, step: int, weights: dict[str, Tensor], state: dict) ->
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        try:
-            save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
-        except SafetensorError as error:  # the library wraps the operating system's error in its text
-            raise OSError(_errno_of(error), str(error)) from error
+        for network, weights in networks.items():
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+            try:
+                save_file(plain, temporary / f"{network}.safetensors", metadata={"format": "pt"})
+            except SafetensorError as error:  # the library wraps the operating system's error in its text
+                raise OSError(_errno_of(error), str(error)) from error
         with open(temporary / "state.pt", "wb") as file:
             torch.save(state, file)
         for path in (*temporary.iterdir(), temporary):
@@ -85,21 +92,27 @@ def step_of(path: Path) -> int:
     return int(_NAME.match(path.name)[1])
 
 
-def load(path: Path, expected: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
-    """(weights, state) of a checkpoint, on the CPU.
+def load(path: Path, expected: Weights) -> tuple[Weights, dict]:
+    """(weights of each network, state) of a checkpoint, on the CPU.
 
-    ``expected`` is the state dict that the weights must fit; UserError names the first name or shape that does
-    not, and a file that cannot be read.
+    ``expected`` has the state dict that each network's weights must fit; UserError names the first name or shape that
+    does not, and a file that cannot be read.
     """
     try:
-        weights = load_file(path / "model.safetensors")
+        networks = {name: load_file(path / f"{name}.safetensors") for name in expected}
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         why = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UserError(f"{path}: a readable checkpoint is required, got {why}") from None
-    for name in sorted(weights.keys() | expected.keys()):
-        got = list(weights[name].shape) if name in weights else "no such tensor"
-        want = list(expected[name].shape) if name in expected else "no such tensor"
-        if got != want:
-            raise UserError(f"{path}: a checkpoint of this model is required: {name} must have shape {want}, got {got}")
-    return weights, state
+    for network, weights in networks.items():
+        for name in sorted(weights.keys() | expected[network].keys()):
+            got, want = (_shape_in(tensors, name) for tensors in (weights, expected[network]))
+            if got != want:
+                raise UserError(
+                    f"{path}: a checkpoint of this {network} is required: {name} must have shape {want}, got {got}"
+                )
+    return networks, state
+
+
+def _shape_in(tensors: dict[str, Tensor], name: str) -> list[int] | str:
+    return list(tensors[name].shape) if name in tensors else "no such tensor"

@@ -11,10 +11,12 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from airank_fast.job import Batch
 
 REPORT_EVERY_S = 2.0
 
@@ -33,20 +35,20 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
-    def stop(self, loss: Tensor) -> None:
+    def stop(self, losses: Tensor) -> None:
         self._seconds = time.perf_counter() - self._start
-        self._loss = loss
+        self._losses = losses
 
     def done(self) -> bool:
         return True
 
-    def read(self) -> tuple[float, float]:
-        """(seconds, loss)"""
-        return self._seconds, float(self._loss)
+    def read(self) -> tuple[float, list[float]]:
+        """(seconds, losses)"""
+        return self._seconds, self._losses.tolist()
 
 
 class DeviceStopwatch:
-    """A span on the current CUDA stream, by two events; the loss travels to pinned memory behind the second."""
+    """A span on the current CUDA stream, by two events; the losses travel to pinned memory behind the second."""
 
     def __init__(self) -> None:
         self._start = torch.cuda.Event(enable_timing=True)
@@ -54,18 +56,18 @@ class DeviceStopwatch:
         self._copied = torch.cuda.Event()
         self._start.record()
 
-    def stop(self, loss: Tensor) -> None:
+    def stop(self, losses: Tensor) -> None:
         self._stop.record()
-        self._loss = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+        self._losses = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
         self._copied.record()
 
     def done(self) -> bool:
         return self._copied.query()
 
-    def read(self) -> tuple[float, float]:
-        """(seconds, loss); waits for the device unless ``done``."""
+    def read(self) -> tuple[float, list[float]]:
+        """(seconds, losses); waits for the device unless ``done``."""
         self._copied.synchronize()
-        return self._start.elapsed_time(self._stop) / 1e3, float(self._loss)
+        return self._start.elapsed_time(self._stop) / 1e3, self._losses.tolist()
 
 
 class Clock:
@@ -75,24 +77,35 @@ class Clock:
         emit: called as ``emit("steps", first_step=..., num_steps=..., samples=..., loss=[...], ...)``.
         device: where the steps run.
         batch_size: samples in one step, over all ranks.
+        names: of the losses, where a step has several; its loss is their sum.
         enabled: False measures and reports nothing (to measure what measuring costs).
 
-    ``losses`` holds the loss of every step until someone empties it.
-    ``core_s, wait_s, h2d_s, measure_s`` are this rank's sums since the clock was made, in seconds.
+    ``losses`` holds the losses of every step until someone empties it. This rank's sums since the clock was made:
+    ``core_s, wait_s, h2d_s, measure_s`` in seconds; ``samples`` and ``units`` (what throughput counts).
     """
 
-    def __init__(self, emit: Callable, device: torch.device, batch_size: int, *, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        emit: Callable,
+        device: torch.device,
+        batch_size: int,
+        names: Sequence[str] = ("loss",),
+        *,
+        enabled: bool = True,
+    ) -> None:
         self._emit = emit
         self._device = device
         self._batch_size = batch_size
+        self._names = names
         self._enabled = enabled
         self._running: deque = deque()
         self._unreported: list[tuple] = []
         self._last_report = time.perf_counter()
-        self.losses: list[float] = []
+        self.losses: list[list[float]] = []
         self.core_s = self.wait_s = self.h2d_s = self.measure_s = 0.0
+        self.samples = self.units = 0
 
-    def next_batches(self, batches: Iterator, number: int) -> list:
+    def next_batches(self, batches: Iterator[Batch], number: int) -> list[Batch]:
         """The next ``number`` micro-batches, timing how long they take to come."""
         start = time.perf_counter()
         taken = [next(batches) for _ in range(number)]
@@ -104,11 +117,14 @@ class Clock:
         if self._enabled:
             self._stopwatch = DeviceStopwatch() if self._device.type == "cuda" else Stopwatch()
 
-    def stop(self, step: int, loss: Tensor, learning_rate: float, batches: list) -> None:
-        """The optimizer of 1-based ``step`` is done (or ordered). Raises NanLoss for an earlier or this step."""
+    def stop(self, step: int, losses: Tensor, learning_rate: float, batches: list[Batch]) -> None:
+        """The optimizers of 1-based ``step`` are done (or ordered). Raises NanLoss for an earlier or this step.
+
+        losses: float [names], on the device.
+        """
         if not self._enabled:
             return
-        self._stopwatch.stop(loss)
+        self._stopwatch.stop(losses)
         begin = time.perf_counter()
         self._running.append((step, self._stopwatch, learning_rate, self._waited, batches))
         self._collect(wait=False)
@@ -130,14 +146,16 @@ class Clock:
     def _collect(self, wait: bool) -> None:
         while self._running and (wait or self._running[0][1].done()):
             step, stopwatch, learning_rate, waited, batches = self._running.popleft()
-            core_s, loss = stopwatch.read()
-            h2d_s = sum(batch.h2d_s() for batch in batches)
+            core_s, losses = stopwatch.read()
+            h2d_s = sum(batch.h2d_s() or 0.0 for batch in batches)
             self.core_s += core_s
             self.wait_s += waited
             self.h2d_s += h2d_s
-            self.losses.append(loss)
-            self._unreported.append((step, loss, learning_rate, core_s, waited, h2d_s))
-            if math.isnan(loss):
+            self.samples += sum(batch.num_samples for batch in batches)
+            self.units += sum(batch.units for batch in batches)
+            self.losses.append(losses)
+            self._unreported.append((step, losses, learning_rate, core_s, waited, h2d_s))
+            if any(map(math.isnan, losses)):
                 self._report()
                 raise NanLoss(step)
 
@@ -150,10 +168,17 @@ class Clock:
                 first_step=steps[0],
                 num_steps=len(steps),
                 samples=len(steps) * self._batch_size,
-                loss=losses,
+                loss=[sum(of_step) for of_step in losses],
+                **self.by_name(losses),
                 lr=rates,
                 core_s=[round(s, 7) for s in core],
                 wait_s=[round(s, 7) for s in wait],
                 h2d_s=[round(s, 7) for s in h2d],
             )
         self._last_report = time.perf_counter()
+
+    def by_name(self, losses: list[list[float]]) -> dict:
+        """The field ``losses`` {name: one a step} of an event, where a step has several."""
+        if len(self._names) == 1:
+            return {}
+        return {"losses": dict(zip(self._names, map(list, zip(*losses, strict=True)), strict=True))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,13 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """``value`` of every rank, in rank order (any picklable values, of any size)."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def broadcast(self, objects: list) -> list:
         """Rank 0's ``objects`` (any picklable values), on every rank."""

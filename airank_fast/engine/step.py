@@ -1,56 +1,114 @@
-"""One optimizer step."""
+"""One step: the updates of a job, one after the other, over the same batches."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from airank_fast.job import Batch, Networks, Update
+
 
 class TrainingStep:
-    """Forward, backward and update over the micro-batches of one step; never waits for the device.
+    """Forward, backward and optimizer of each update, over the micro-batches; never waits for the device.
 
     Args:
-        job: gives ``loss(model, batch)``, a float32 scalar, the mean over the batch.
-        model: the network, or its DistributedDataParallel wrapper.
-        optimizer: understands ``grad_scale`` and ``found_inf`` when ``scaler`` is enabled.
+        updates: in the order in which they are made.
+        networks: all there are. What is no part of an update's learner takes no gradient meanwhile.
         scaler: dynamic loss scaling; enabled for fp16 only.
+        losses: what stands for the updates' own losses, in their order; see `reduced`.
+        autocast: a context for each loss.
 
     Gradients accumulate over the micro-batches in the dtype of the weights.
     """
 
-    def __init__(self, job, model: nn.Module, optimizer, scaler) -> None:
-        self.job = job
-        self.model = model
-        self.optimizer = optimizer
-        self.scaler = scaler
+    def __init__(
+        self,
+        updates: list[Update],
+        networks: Networks,
+        scaler: torch.amp.GradScaler,
+        losses: list[Callable[[Any], Tensor]] | None = None,
+        autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ) -> None:
+        self.updates, self.scaler, self.autocast = updates, scaler, autocast
+        everything = [p for network in networks.values() for p in network.parameters() if p.requires_grad]
+        self._parts = []
+        for update, loss in zip(updates, losses or [update.loss for update in updates], strict=True):
+            learned = {id(parameter) for parameter in update.learner.parameters()}
+            self._parts.append((update.optimizer, loss, [p for p in everything if id(p) not in learned]))
+            _own_learning_rates(update.optimizer)
 
-    def __call__(self, batches: list, learning_rate: float) -> Tensor:
-        """Train on micro-batches of equal size; returns their mean loss, a float32 scalar on the device."""
+    def __call__(self, batches: list[Batch], learning_rate: float) -> Tensor:
+        """Train on micro-batches of equal size; returns the mean loss of each update, float32 [updates]."""
         self.set_learning_rate(learning_rate)
         return self.run(batches)
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """For the next `run`: from the host to where the optimizer reads it."""
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(learning_rate)
+        """For the next `run`: from the host to where the optimizers read it, times each group's `lr_factor`."""
+        for group in [group for update in self.updates for group in update.optimizer.param_groups]:
+            rate = learning_rate * group.get("lr_factor", 1)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
-    def run(self, batches: list) -> Tensor:
+    def run(self, batches: list[Batch]) -> Tensor:
         """The step itself: nothing in it depends on a value on the host, so that it can be captured."""
-        total = torch.zeros((), device=batches[0].labels.device)
-        for index, batch in enumerate(batches):
-            with self._without_reduction(index < len(batches) - 1):
-                loss = self.job.loss(self.model, batch) / len(batches)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-        self.scaler.step(self.optimizer)
+        totals = []
+        for optimizer, loss_of, others in self._parts:
+            losses = []
+            with _without_gradient(others):
+                for index, batch in enumerate(batches):
+                    with _without_reduction(loss_of, index < len(batches) - 1):
+                        with self.autocast():
+                            loss = loss_of(batch) / len(batches)
+                        self.scaler.scale(loss).backward()
+                    losses.append(loss.detach())
+            totals.append(sum(losses))
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total
+        return torch.stack(totals)
 
-    def _without_reduction(self, wanted: bool):
-        if wanted and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
+
+class _Loss(nn.Module):
+    """An update's loss as a module whose parameters are those of the learner alone: what is reduced over ranks."""
+
+    def __init__(self, update: Update) -> None:
+        super().__init__()
+        self.learner, self._loss = update.learner, (update.loss,)  # in a tuple: it is no part of this module
+
+    def forward(self, batch: Any) -> Tensor:
+        return self._loss[0](batch)
+
+
+def reduced(update: Update, device: torch.device) -> DistributedDataParallel:
+    """The update's loss; its backward pass averages the learner's gradients over the ranks."""
+    ids = [device.index] if device.type == "cuda" else None
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(_Loss(update), device_ids=ids, **options)
+
+
+@contextlib.contextmanager
+def _without_gradient(parameters: list[nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _without_reduction(loss_of: Callable, condition: bool) -> contextlib.AbstractContextManager:
+    if condition and isinstance(loss_of, DistributedDataParallel):
+        return loss_of.no_sync()
+    return contextlib.nullcontext()
+
+
+def _own_learning_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Groups with a factor get a learning rate of their own, where they share a tensor with others."""
+    for group in optimizer.param_groups:
+        if "lr_factor" in group and isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].clone()

@@ -6,7 +6,7 @@ The pydoc recipe reaches its target on two CPU cores. Settings and options stand
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from airank_fast.data.sampling import TrainStream
 from airank_fast.data.text import pydoc
 from airank_fast.data.text.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
 from airank_fast.data.text.wikicorpus import WikiCorpus, WikiCorpusReader
+from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
 from airank_fast.optim import FusedLAMB
+from airank_fast.quality.accuracy import Accuracy
 from airank_fast.recipes.bert_options import COMMANDS, MLPERF, RECIPES, Options, Recipe, resolve
 from airank_fast.recipes.checkpoints import load_into
 from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
+from airank_fast.tasks.bert import TASK
 
 __all__ = ["COMMANDS", "MLPERF", "RECIPES", "Job", "Options", "Recipe", "resolve"]
 
@@ -32,23 +35,27 @@ HELD_OUT_SEED, HELD_OUT_MASK_RATE = 0, 0.15
 
 
 class Job:
-    """BERT pre-training as the engine runs it: model, loss, batches and counts for one resolved recipe.
+    """BERT pre-training as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
-    ``open_data`` must come before the batches and the schedule are asked for; nothing before it reads the data set.
     What is counted in an evaluation are masked tokens.
     """
 
-    unit = "samples"
+    task = TASK
 
     def __init__(self, recipe: Recipe, options: Options) -> None:
         self.recipe = recipe
         self.options = options
-        self.benchmark = f"bert_{recipe.size}"
+        self.benchmark = f"{TASK.name}_{recipe.size}"
         self.initial_accuracy = options.check_initial
         self.reader: BlockReader | WikiCorpusReader | None = None
         self._training: Iterator[TokenBatch] | None = None
 
-    def build_model(self) -> nn.Module:
+    @property
+    def target(self) -> dict[str, float]:
+        """Of the headline metric, unless the recipe has none."""
+        return {} if self.recipe.target is None else {TASK.headline.name: self.recipe.target}
+
+    def build(self) -> dict[str, nn.Module]:
         """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""
         recipe = self.recipe
         model = bert.BertForPreTraining(
@@ -63,7 +70,12 @@ class Job:
             model.start_positions_as_sinusoids(recipe.sinusoid_rms)
         if recipe.init_checkpoint:
             load_into(model, Path(recipe.init_checkpoint))
-        return model
+        return {"model": model}
+
+    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
+        """One: the loss of the network, and LAMB."""
+        model = networks["model"]
+        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedLAMB:
         """LAMB; weight decay on matrices only. The learning rate lives on the device."""
@@ -98,25 +110,29 @@ class Job:
             return output.loss + 0 * output.seq_relationship_logits.float().sum()
         return output.loss
 
-    def correct(self, model: nn.Module, batch: TokenBatch) -> Tensor:
-        """Number of masked tokens of the batch whose largest logit is the label's, int64 scalar."""
-        return (_call(model, batch).prediction_logits.argmax(1) == batch.labels).sum()
+    def predict(self, networks: Networks, batch: TokenBatch) -> Tensor:
+        """Logits of the masked tokens, [M, vocabulary]."""
+        return _call(networks["model"], batch).prediction_logits
 
-    def open_data(self, world, device: torch.device, dtype: torch.dtype) -> dict:
+    def meter(self) -> Accuracy:
+        """The share of masked tokens whose largest logit is the label's."""
+        return Accuracy(TASK.headline.name)
+
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict:
         """Read the index of the data set. Returns the fields of the run's `data` event."""
         recipe, data = self.recipe, self.options.data
         shard = {
-            "batch_size_local": recipe.batch_size // world.size // recipe.gradient_accumulation_steps,
+            "batch_size_local": recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps,
             "global_batch_size": recipe.batch_size,
-            "rank": world.rank,
-            "world_size": world.size,
+            "rank": ranks.rank,
+            "world_size": ranks.size,
         }
-        eval_batch_size = max(1, recipe.eval_batch_size // world.size)
+        eval_batch_size = max(1, recipe.eval_batch_size // ranks.size)
         self._device = device
         if data is None:
             text = pydoc.load()
             source, checksum = f"the embedded text, {text.source}", text.checksum()
-            if world.rank == 0:
+            if ranks.rank == 0:
                 print(f"data: {source}", file=sys.stderr)
             length = recipe.sequence_length
             train = pydoc.Blocks(text.train, length, seed=recipe.seed, mask_rate=recipe.mask_rate)
@@ -128,8 +144,8 @@ class Job:
                 train,
                 held_out,
                 stream,
-                rank=world.rank,
-                world_size=world.size,
+                rank=ranks.rank,
+                world_size=ranks.size,
                 eval_batch_size=eval_batch_size,
                 balance=recipe.balance_tokens,
             )
@@ -169,10 +185,10 @@ class Job:
         """This rank's part of the held-out samples, each once."""
         return prefetch(self.reader.evaluate(), self._device)
 
-    def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> TokenBatch:
+    def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> TokenBatch:
         """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""
         recipe, rng = self.recipe, np.random.default_rng(0)
-        num, length = recipe.batch_size // world.size // recipe.gradient_accumulation_steps, recipe.sequence_length
+        num, length = recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps, recipe.sequence_length
         num_masked = max(1, round(recipe.mask_rate * (length - 2)))
         ids = rng.integers(recipe.vocab_size, size=(num, length))
         positions = np.tile(np.arange(1, num_masked + 1), (num, 1))
@@ -181,11 +197,11 @@ class Job:
             noise.next_sentence_labels = rng.integers(2, size=num)
         return collate(noise, device, self._fill())
 
-    def schedule(self) -> dict:
-        """How the run is planned: in samples."""
-        return {"total_steps": self.recipe.steps, "eval_every_samples": self.recipe.eval_every_samples}
+    def schedule(self) -> Schedule:
+        """How the run is planned: in steps, and evaluated in samples."""
+        return Schedule(Span(self.recipe.steps, "steps"), Span(self.recipe.eval_every_samples, "samples"))
 
-    def learning_rate(self, step: int, plan) -> float:
+    def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
         recipe = self.recipe
         shape = {
@@ -199,7 +215,7 @@ class Job:
         total = {"total_steps": plan.total_steps, "start_warmup_step": recipe.start_warmup_step}
         return decay_under_warmup(step, **shape, **total)
 
-    def reported(self, plan) -> dict:
+    def reported(self, plan: Plan) -> dict:
         """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, bert)."""
         recipe = self.recipe
         return {
@@ -214,6 +230,13 @@ class Job:
             "opt_lamb_beta_2": recipe.beta2,
             "opt_lamb_weight_decay_rate": recipe.weight_decay,
         }
+
+    def state(self) -> dict:
+        """Nothing beside the network and its optimizer."""
+        return {}
+
+    def load_state(self, state: Mapping) -> None:
+        """The inverse of `state`."""
 
     def close(self) -> None:
         if self._training is not None:

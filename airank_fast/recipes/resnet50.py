@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.data import images as datasets
+from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedLARS, FusedSGD
+from airank_fast.quality.accuracy import Accuracy
 from airank_fast.recipes.options import ByRecipe, Precision, RunOptions, check_options, chosen, require
 from airank_fast.recipes.schedule import polynomial_decay
+from airank_fast.tasks.resnet50 import TASK
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -223,13 +226,10 @@ def _check(recipe: Recipe) -> None:
 
 
 class Job:
-    """ResNet-50 as the engine runs it: model, loss, batches and counts for one resolved recipe.
+    """ResNet-50 as the engine runs it, for one resolved recipe: see airank_fast.job.Job."""
 
-    ``open_data`` must come before the batches and the schedule are asked for; nothing before it reads the data set.
-    """
-
-    benchmark = "resnet50"
-    unit = "images"
+    task = TASK
+    benchmark = TASK.name
     initial_accuracy = None
 
     def __init__(self, recipe: Recipe, options: Options) -> None:
@@ -237,10 +237,21 @@ class Job:
         self.options = options
         self.reader = None
 
-    def build_model(self) -> nn.Module:
+    @property
+    def target(self) -> dict[str, float]:
+        """Of the headline metric, unless the recipe has none."""
+        return {} if self.recipe.target is None else {TASK.headline.name: self.recipe.target}
+
+    def build(self) -> dict[str, nn.Module]:
         """The float32 network with freshly drawn weights, on the CPU."""
         recipe = self.recipe
-        return resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
+        made = resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
+        return {"model": made}
+
+    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
+        """One: the loss of the network, and its optimizer."""
+        model = networks["model"]
+        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedLARS:
         """Weight decay, and LARS's trust ratio, on weights only. The learning rate lives on the device."""
@@ -264,22 +275,26 @@ class Job:
             return cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 
-    def correct(self, model: nn.Module, batch: datasets.ImageBatch) -> Tensor:
-        """Number of pictures of the batch whose largest logit is the label's, int64 scalar."""
-        return (model(batch.images).argmax(1) == batch.labels).sum()
+    def predict(self, networks: Networks, batch: datasets.ImageBatch) -> Tensor:
+        """Logits [b, classes]."""
+        return networks["model"](batch.images)
 
-    def open_data(self, world, device: torch.device, dtype: torch.dtype) -> dict:
+    def meter(self) -> Accuracy:
+        """The share of pictures whose largest logit is the label's."""
+        return Accuracy(TASK.headline.name)
+
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict:
         """Index the data set and start its reader. Returns the fields of the run's `data` event."""
         recipe, options = self.recipe, self.options
         folder, source, corrupt = None, "synthetic noise", []
         if recipe.reader != "synthetic":
             root = options.data or datasets.digits.materialise()
             source = str(root) if options.data else f"the embedded data set, {datasets.digits.NAME}"
-            if world.rank == 0 and not options.data:
+            if ranks.rank == 0 and not options.data:
                 print(f"data: {source}", file=sys.stderr)
             folder = datasets.ImageFolder(root, recipe.num_classes)
             if options.skip_corrupt:
-                corrupt = datasets.find_corrupt(folder.train.files + folder.val.files, options.workers or world.cores)
+                corrupt = datasets.find_corrupt(folder.train.files + folder.val.files, options.workers or ranks.cores)
                 folder.skip(path for path, _ in corrupt)
         self.reader = datasets.make_reader(
             recipe.reader,
@@ -290,13 +305,13 @@ class Job:
             flip=recipe.train_crop == "random_resized",
             eval_resize=recipe.eval_resize,
             global_batch_size=recipe.batch_size,
-            batch_size_local=recipe.batch_size // world.size // recipe.gradient_accumulation_steps,
-            eval_batch_size=max(1, recipe.eval_batch_size // world.size),
-            rank=world.rank,
-            world_size=world.size,
+            batch_size_local=recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps,
+            eval_batch_size=max(1, recipe.eval_batch_size // ranks.size),
+            rank=ranks.rank,
+            world_size=ranks.size,
             seed=recipe.seed,
             device=device,
-            num_workers=options.workers or world.cores,
+            num_workers=options.workers or ranks.cores,
             num_classes=recipe.num_classes,
             num_eval_samples=recipe.eval_batch_size,
         )
@@ -319,20 +334,20 @@ class Job:
         """This rank's part of the evaluation set, each picture once."""
         return datasets.prefetch(self.reader.evaluate(), **self._place)
 
-    def made_up_batch(self, world, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
+    def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
         """A batch of noise in the shape of the real ones, for warm-up before the clock starts."""
-        num_images = self.recipe.batch_size // world.size // self.recipe.gradient_accumulation_steps
+        num_images = self.recipe.batch_size // ranks.size // self.recipe.gradient_accumulation_steps
         side = self.recipe.image_size
         images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         labels = torch.randint(self.recipe.num_classes, (num_images,), device=device)
         return datasets.ImageBatch(images, labels)
 
-    def schedule(self) -> dict:
+    def schedule(self) -> Schedule:
         """How the run is planned: in epochs."""
         recipe = self.recipe
-        return {"epochs": recipe.epochs, "eval_every": recipe.eval_every, "eval_offset": recipe.eval_offset}
+        return Schedule(Span(recipe.epochs, "epochs"), Span(recipe.eval_every, "epochs"), recipe.eval_offset)
 
-    def learning_rate(self, step: int, plan) -> float:
+    def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
         warmup_steps = plan.step_after(self.recipe.warmup_epochs)
         return polynomial_decay(
@@ -344,7 +359,7 @@ class Job:
             decay_steps=max(1, plan.total_steps - warmup_steps),
         )
 
-    def reported(self, plan) -> dict:
+    def reported(self, plan: Plan) -> dict:
         """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, resnet, sgd or lars)."""
         recipe, name = self.recipe, self.recipe.optimizer
         shared = {
@@ -361,6 +376,13 @@ class Job:
             span = recipe.batch_size // recipe.gradient_accumulation_steps // plan.world_size
             own = {"opt_learning_rate_warmup_epochs": recipe.warmup_epochs, "model_bn_span": span}
         return {"opt_name": name, **{f"{name}_opt_{key}": value for key, value in shared.items()}, **own}
+
+    def state(self) -> dict:
+        """Nothing beside the network and its optimizer."""
+        return {}
+
+    def load_state(self, state: Mapping) -> None:
+        """The inverse of `state`."""
 
     def close(self) -> None:
         if self.reader is not None:

@@ -104,7 +104,8 @@ class Console:
     def _on_eval_stop(self, event: Event) -> None:
         self._best = max(event["accuracy"], self._best or 0.0)
         target = "" if self._target is None else f", target {self._target:.2%}"
-        accuracy = f"accuracy {event['accuracy']:.2%} ({event['correct']} of {event['counted']})"
+        of = "" if event.get("counted") is None else f" ({event['correct']} of {event['counted']})"
+        accuracy = f"accuracy {event['accuracy']:.2%}{of}"
         self._say(f"epoch {event['epoch']}: {accuracy}, best {self._best:.2%}{target}")
 
     def _on_checkpoint(self, event: Event) -> None:

@@ -7,20 +7,23 @@ start of the run, over all ranks; steps are numbered from 1):
     process_start  pid; t is the start of the process by the operating system
     run_config     benchmark, recipe, options, seed, precision, precision_reason, world_size, devices,
                    global_batch_size, gradient_accumulation_steps, train_samples, eval_samples,
-                   samples_per_epoch, unit, target, warmup_epochs_excluded, reported {MLPerf key: value},
-                   submission {org, platform, division, status}
+                   samples_per_epoch, unit, target (of the headline metric), task (its facts and the whole target:
+                   see airank_fast.tasks), warmup_epochs_excluded, reported {MLPerf key: value}, submission {org,
+                   platform, division, status}
     system         the fields of system_information.json, versions, kernels
     cache_clear    value
     init_start, init_stop, run_start
     block_start    step, samples, and first_epoch, epoch_count of a run planned in epochs (a block: the training
                    between evaluations)
     block_stop     step, samples, core_s, wait_s, h2d_s, measure_s: one number a rank, sums since the process
-                   began
+                   began; and units, likewise, where throughput counts other things than samples
     epoch_stop     epoch, step, samples
     steps          first_step, num_steps, samples (in these steps), loss, lr, core_s, wait_s, h2d_s: rank 0's,
-                   one number a step; written before the block_stop or checkpoint they lead to
+                   one number a step; and losses {name: [...]}, of which loss is the sum, where a step has
+                   several; written before the block_stop or checkpoint they lead to
     eval_start     epoch, step, samples
-    eval_stop      epoch, step, samples, correct, counted (images; of BERT masked tokens), accuracy
+    eval_stop      epoch, step, samples, accuracy (the headline metric), quality {metric: value}; and correct,
+                   counted (images; of BERT masked tokens) where accuracy is their ratio
     checkpoint     step, path, duration_s
     data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum,
                    reported (what of it follows from the data set)

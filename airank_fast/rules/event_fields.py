@@ -50,8 +50,8 @@ _KINDS = {
         "benchmark:text? recipe:object? options:object? seed:any? precision:text? "
         "precision_reason:text? world_size:positive? devices:list? global_batch_size:positive? "
         "gradient_accumulation_steps:positive? train_samples:count? eval_samples:count? "
-        "samples_per_epoch:positive? unit:text? target:number? warmup_epochs_excluded:number? reported:object? "
-        "submission:object?"
+        "samples_per_epoch:positive? unit:text? target:number? task:object? warmup_epochs_excluded:number? "
+        "reported:object? submission:object?"
     ),
     "system": "",
     "cache_clear": "value:any",
@@ -59,11 +59,11 @@ _KINDS = {
     "init_stop": "",
     "run_start": "",
     "block_start": f"{_PLACE} first_epoch:number? epoch_count:number?",
-    "block_stop": f"{_PLACE} {_CLOCKS} measure_s:seconds_list",
+    "block_stop": f"{_PLACE} {_CLOCKS} measure_s:seconds_list units:counts?",
     "epoch_stop": f"epoch:count {_PLACE}",
-    "steps": f"first_step:positive num_steps:positive samples:count loss:floats lr:floats {_CLOCKS}",
+    "steps": f"first_step:positive num_steps:positive samples:count loss:floats losses:object? lr:floats {_CLOCKS}",
     "eval_start": f"epoch:number {_PLACE}",
-    "eval_stop": f"epoch:number {_PLACE} correct:count counted:count accuracy:float",
+    "eval_stop": f"epoch:number {_PLACE} correct:count? counted:count? accuracy:float quality:object?",
     "checkpoint": "step:count path:text duration_s:seconds",
     "data": (
         "train_samples:count? eval_samples:count? classes:any? source:any? corrupt_files:any? total_steps:count? "
@@ -90,6 +90,8 @@ def troubles(event: Event) -> list[tuple[str, str]]:
             found.append((f"{kind} with {name} {quote(_show(event[name]), 40)}", f"{required} is required"))
     if kind == "block_start" and (event.get("first_epoch") is None) != (event.get("epoch_count") is None):
         found.append(("block_start with one of first_epoch and epoch_count", "both or none are required"))
+    if kind == "eval_stop" and (event.get("correct") is None) != (event.get("counted") is None):
+        found.append(("eval_stop with one of correct and counted", "both or none are required"))
     return found
 
 

@@ -249,6 +249,11 @@ class _Book:
                 EVALUATION, "eval_stop without its eval_start", "eval_start at the same step is required"
             )
         yield from self._counts(event)
+        if event.get("counted") is not None:
+            yield from self._ratio(event)
+
+    def _ratio(self, event: Event) -> Iterator[Finding]:
+        """Of an evaluation whose accuracy is correct / counted."""
         correct, counted, accuracy = event["correct"], event["counted"], event["accuracy"]
         if not counted or correct > counted:
             yield self._broken(EVALUATION, f"{correct} of {counted} correct", "a part of what was counted is required")

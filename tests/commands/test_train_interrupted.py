@@ -42,7 +42,7 @@ def assert_same_run(resumed, uninterrupted):
     assert weights.keys() == expected.keys()
     assert [name for name in weights if not torch.equal(weights[name], expected[name])] == []
     states = [torch.load(path / "state.pt", weights_only=True) for path in (ours, theirs)]
-    buffers = [[s["momentum_buffer"] for s in state["optimizer"]["state"].values()] for state in states]
+    buffers = [[s["momentum_buffer"] for s in state["optimizers"]["model"]["state"].values()] for state in states]
     assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
     assert losses(resumed) == losses(uninterrupted)
     assert accuracies(resumed) == accuracies(uninterrupted)

@@ -11,16 +11,17 @@ from airank_fast.engine import checkpoint
 from airank_fast.errors import UserError
 
 
-def weights():
-    return {"a.weight": torch.randn(3, 4), "a.steps": torch.tensor(7)}
+def weights(**more: torch.Tensor) -> checkpoint.Weights:
+    return {"model": {"a.weight": torch.randn(3, 4), "a.steps": torch.tensor(7), **more}}
 
 
-def test_round_trip_is_exact(tmp_path):
-    saved, state = weights(), {"progress": {"step": 5}, "rng": torch.get_rng_state()}
+@pytest.mark.parametrize("names", [("model",), ("generator", "discriminator")])
+def test_round_trip_is_exact(tmp_path, names):
+    saved, state = {name: weights()["model"] for name in names}, {"progress": {"step": 5}, "rng": torch.get_rng_state()}
     path = checkpoint.save(tmp_path / "checkpoints", 5, saved, state)
     loaded, loaded_state = checkpoint.load(path, saved)
     assert loaded.keys() == saved.keys()
-    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    assert all(torch.equal(loaded[name][key], saved[name][key]) for name in names for key in saved[name])
     assert loaded_state["progress"] == {"step": 5}
     assert checkpoint.step_of(path) == 5
 
@@ -55,9 +56,9 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_trace(tmp_path, monkeyp
 def test_another_model_is_refused_by_name_and_shape(tmp_path):
     path = checkpoint.save(tmp_path, 1, weights(), {})
     with pytest.raises(UserError, match=r"a.weight must have shape \[5, 4\], got \[3, 4\]"):
-        checkpoint.load(path, {"a.weight": torch.zeros(5, 4), "a.steps": torch.tensor(0)})
-    with pytest.raises(UserError, match=r"b\.bias must have shape"):
-        checkpoint.load(path, weights() | {"b.bias": torch.zeros(1)})
+        checkpoint.load(path, {"model": {"a.weight": torch.zeros(5, 4), "a.steps": torch.tensor(0)}})
+    with pytest.raises(UserError, match=r"this model is required: b\.bias must have shape"):
+        checkpoint.load(path, weights(**{"b.bias": torch.zeros(1)}))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])

@@ -24,7 +24,7 @@ def run(clock, losses, first_step=1):
         taken = clock.next_batches(source, 2)
         assert len(taken) == 2
         clock.start()
-        clock.stop(step, torch.tensor(loss), 0.1 * step, taken)
+        clock.stop(step, torch.tensor([loss]), 0.1 * step, taken)
 
 
 def test_every_step_is_reported_once_with_its_loss():
@@ -36,7 +36,7 @@ def test_every_step_is_reported_once_with_its_loss():
     clock.finish_block()
     assert [(e["first_step"], e["num_steps"], e["samples"]) for e in events] == [(1, 3, 12), (4, 1, 4)]
     assert [loss for e in events for loss in e["loss"]] == [3.0, 2.0, 1.0, 0.5]
-    assert clock.losses == [3.0, 2.0, 1.0, 0.5]
+    assert clock.losses == [[3.0], [2.0], [1.0], [0.5]]
     assert clock.core_s == pytest.approx(sum(s for e in events for s in e["core_s"]), abs=1e-5)
     assert all(len(e[name]) == e["num_steps"] for e in events for name in ("lr", "core_s", "wait_s", "h2d_s"))
 
@@ -49,6 +49,24 @@ def test_a_nan_is_named_by_its_step_and_reported():
     assert stopped.value.step == 2
     assert "step 2" in str(stopped.value)
     assert math.isnan(events[-1]["loss"][-1])
+
+
+def test_several_losses_are_reported_by_name_and_as_their_sum():
+    events = []
+    clock = Clock(lambda kind, **fields: events.append(fields), CPU, 4, ("generator", "discriminator"))
+    source = batches()
+    for step, losses in enumerate([[1.0, 0.5], [0.25, 2.0]], 1):
+        taken = clock.next_batches(source, 1)
+        clock.start()
+        clock.stop(step, torch.tensor(losses), 0.1, taken)
+    clock.finish_block()
+    (event,) = events
+    assert event["losses"] == {"generator": [1.0, 0.25], "discriminator": [0.5, 2.0]}
+    assert event["loss"] == [1.5, 2.25]
+    assert (clock.samples, clock.units) == (4, 4)
+    clock.start()
+    with pytest.raises(NanLoss):
+        clock.stop(3, torch.tensor([0.0, math.nan]), 0.1, taken)
 
 
 def test_a_disabled_clock_reports_nothing():
@@ -72,8 +90,8 @@ def test_a_step_with_the_clock_on_never_waits_for_the_device():
         for step in range(1, 30):
             taken = clock.next_batches(source, 1)
             clock.start()
-            loss = (work @ work).mean()
-            clock.stop(step, loss, 0.1, taken)
+            losses = (work @ work).mean(0, keepdim=True).mean(1)
+            clock.stop(step, losses, 0.1, taken)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     clock.finish_block()

@@ -14,7 +14,7 @@ from airank_fast.data.text.samples import Samples
 from airank_fast.data.text.tokens import Fill, collate
 from airank_fast.engine.distributed import World
 from airank_fast.engine.graph import CapturedStep
-from airank_fast.engine.loop import Trainer
+from airank_fast.engine.state import State
 from airank_fast.errors import UserError
 from airank_fast.recipes import bert, resnet50
 
@@ -40,7 +40,7 @@ def sentence_pairs(*lengths: int, seed: int) -> Samples:
     )
 
 
-def bert_trainer(tmp_path, device="cpu", precision="fp32", dropout=0.0) -> Trainer:
+def bert_state(device="cpu", precision="fp32", dropout=0.0) -> State:
     recipe = replace(
         bert.MLPERF,
         size="tiny",
@@ -53,13 +53,11 @@ def bert_trainer(tmp_path, device="cpu", precision="fp32", dropout=0.0) -> Train
         weight_decay=0.01,
     )
     job = bert.Job(recipe, bert.COMMANDS["bert-tiny"]())
-    trainer = Trainer(job, job.options, World(0, 1, 0, 1, torch.device(device)), None, tmp_path)
-    trainer.prepare()
-    return trainer
+    return State(job, World(0, 1, 0, 1, torch.device(device)))
 
 
-def test_filling_up_changes_neither_loss_nor_gradients(tmp_path):
-    job, model = (trainer := bert_trainer(tmp_path)).job, trainer.model.double()
+def test_filling_up_changes_neither_loss_nor_gradients():
+    job, model = (state := bert_state()).job, state.networks["model"].double()
     results = []
     for fill in (None, Fill(LONGEST, 8)):
         batch = collate(sentence_pairs(4, 9, 16, seed=0), "cpu", fill)
@@ -68,12 +66,12 @@ def test_filling_up_changes_neither_loss_nor_gradients(tmp_path):
     torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-14)
 
 
-def test_a_shape_is_captured_when_it_comes_for_the_second_time(tmp_path):
+def test_a_shape_is_captured_when_it_comes_for_the_second_time():
     """With a stand-in for the device's capture, which runs the step again on the tensors that it was given.
 
     Lengths are read from the tensors here, as a device does: those on the host are of the batch that was captured.
     """
-    plain, graphed = bert_trainer(tmp_path), bert_trainer(tmp_path)
+    plain, graphed = bert_state(), bert_state()
     own = graphed.job.loss
     graphed.job.loss = lambda model, batch: own(model, replace(batch, lengths=batch.offsets.diff().tolist()))
     captured = []
@@ -98,36 +96,35 @@ def test_a_shape_is_captured_when_it_comes_for_the_second_time(tmp_path):
         )
         counts.append(len(captured))
     assert counts == [0, 1, 1, 1, 2, 2, 2]  # 32, 32, 48, 16, 48, 32 and 48 tokens
-    for name, tensor in plain.model.state_dict().items():
-        assert torch.equal(graphed.model.state_dict()[name], tensor), name
+    for name, tensor in plain.networks["model"].state_dict().items():
+        assert torch.equal(graphed.networks["model"].state_dict()[name], tensor), name
 
 
-def test_a_cuda_device_is_required(tmp_path):
+def test_a_cuda_device_is_required():
     job = bert.Job(bert.RECIPES["pydoc"], bert.COMMANDS["bert-tiny"](cuda_graphs=True))
-    trainer = Trainer(job, job.options, World(0, 1, 0, 1, torch.device("cpu")), None, tmp_path)
     with pytest.raises(UserError, match="--cuda-graphs: one CUDA device is required, got 1 of type cpu"):
-        trainer.prepare()
+        State(job, World(0, 1, 0, 1, torch.device("cpu")), cuda_graphs=True)
     with pytest.raises(UserError, match="--precision: must be bf16 or fp16 with --cuda-graphs and --data, got fp32"):
         bert.resolve(bert.COMMANDS["bert-tiny"](cuda_graphs=True, data="somewhere"), 1, "bf16")
 
 
 @pytest.mark.gpu
-def test_no_step_of_bert_waits_for_the_device(tmp_path):
-    trainer = bert_trainer(tmp_path, "cuda:0", "bf16", dropout=0.1)
+def test_no_step_of_bert_waits_for_the_device():
+    state = bert_state("cuda:0", "bf16", dropout=0.1)
     batches = [collate(sentence_pairs(4, 9, length, seed=length), "cuda") for length in range(5, 12)]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
-            trainer.step([batch], learning_rate=0.01)
+            state.step([batch], learning_rate=0.01)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_captured_step_of_bert_is_the_step(tmp_path, precision):
-    plain, graphed = (bert_trainer(tmp_path, "cuda:0", precision) for _ in range(2))
+def test_a_captured_step_of_bert_is_the_step(precision):
+    plain, graphed = (bert_state("cuda:0", precision) for _ in range(2))
     step = CapturedStep(graphed.step)
     for number in range(8):
         samples = sentence_pairs(*np.random.default_rng(number).integers(6, 11, 3), seed=number)
@@ -138,8 +135,8 @@ def test_a_captured_step_of_bert_is_the_step(tmp_path, precision):
 
 
 @pytest.mark.gpu
-def test_a_captured_step_of_bert_drops_other_values_at_each_replay(tmp_path):
-    step = CapturedStep(bert_trainer(tmp_path, "cuda:0", "bf16", dropout=0.5).step)
+def test_a_captured_step_of_bert_drops_other_values_at_each_replay():
+    step = CapturedStep(bert_state("cuda:0", "bf16", dropout=0.5).step)
     ids = np.random.default_rng(0).integers(5, VOCAB_SIZE, (3, LONGEST))
     batch = collate(MaskedBlocks(ids, np.ones((3, 1), int), ids[:, 1:2]), "cuda")
     losses = [step([batch], learning_rate=0.0).item() for _ in range(6)]
@@ -148,17 +145,16 @@ def test_a_captured_step_of_bert_drops_other_values_at_each_replay(tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_captured_step_of_resnet_is_the_step(tmp_path):
-    trainers = []
+def test_a_captured_step_of_resnet_is_the_step():
+    states = []
     for _ in range(2):
         job = resnet50.Job(replace(resnet50.RECIPES["digits"], batch_size=8, precision="bf16"), resnet50.Options())
-        trainers.append(Trainer(job, job.options, World(0, 1, 0, 1, torch.device("cuda:0")), None, tmp_path))
-        trainers[-1].prepare()
-    plain, graphed = trainers
+        states.append(State(job, World(0, 1, 0, 1, torch.device("cuda:0"))))
+    plain, graphed = states
     step = CapturedStep(graphed.step)
     for number in range(6):
         torch.manual_seed(number)
-        batch = plain.job.made_up_batch(plain.world, plain.device, plain.dtype)
+        batch = plain.job.warm_up_batch(plain.world, plain.device, plain.dtype)
         losses = [run([batch], learning_rate=0.01).item() for run in (plain.step, step)]
         # cuDNN's gradients are not the same bits each time, and batch norms over 8 numbers make more of it
         assert losses[0] == pytest.approx(losses[1], rel=1e-2 if number < 3 else 0.1)

@@ -7,12 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from airank_fast.engine.plan import Plan, SamplePlan, make_plan
+from airank_fast.engine.plan import Plan
+from airank_fast.job import Schedule, Span
 from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
 
 
 def plan(n=1281167, batch=1632, epochs=40, every=4, offset=0):
-    return Plan(n, batch, epochs, every, offset, world_size=8)
+    schedule = Schedule(Span(epochs, "epochs"), Span(every, "epochs"), offset)
+    return Plan(schedule, n, batch, world_size=8)
 
 
 def test_imagenet_evaluates_every_four_epochs():
@@ -62,20 +64,37 @@ def test_decay_goes_on_under_the_warm_up():
     assert decay_under_warmup(0, **kwargs, start_warmup_step=-700) == 2.0
 
 
+def in_steps(total: float, every: float, unit: str, offset: float = 0, n: int = 1000) -> Plan:
+    return Plan(Schedule(Span(total, "steps"), Span(every, unit), offset), n, 32, world_size=1)
+
+
 def test_a_run_planned_in_samples():
-    plan = make_plan(samples_per_epoch=1000, batch_size=32, world_size=1, total_steps=100, eval_every_samples=1000)
-    assert plan == SamplePlan(1000, 32, 100, 1000, 1)
-    assert plan.evaluations() == [(1, 32), (2, 63), (3, 94), (3, 100)]
-    assert [step for step in range(1, 101) if plan.epochs_ending_at(step)] == [32, 63, 94]
-    assert plan.block(64, 2) == {}
+    planned = in_steps(100, 1000, "samples")
+    assert planned.evaluations() == [(1, 32), (2, 63), (3, 94), (3, 100)]
+    assert [step for step in range(1, 101) if planned.epochs_ending_at(step)] == [32, 63, 94]
+    assert planned.block(64, 2) == {}
 
 
 def test_evaluations_more_often_than_steps_come_once_a_step():
-    plan = SamplePlan(1000, 32, total_steps=3, eval_every_samples=10, world_size=1)
-    assert plan.evaluations() == [(0, 1), (0, 2), (0, 3)]
+    assert in_steps(3, 10, "samples").evaluations() == [(0, 1), (0, 2), (0, 3)]
 
 
-def test_the_schedule_of_a_job_says_which_plan():
-    plan = make_plan(samples_per_epoch=100, batch_size=10, world_size=2, epochs=3, eval_every=1, eval_offset=0)
-    assert plan == Plan(100, 10, 3, 1, 0, 2)
-    assert plan.block(100, 3) == {"first_epoch": 2, "epoch_count": 2}
+@pytest.mark.parametrize(
+    ("planned", "evaluations"),
+    [
+        (in_steps(100, 30, "steps"), [(0, 30), (1, 60), (2, 90), (3, 100)]),
+        (in_steps(100, 10, "steps"), [(k * 320 // 1000, 10 * k) for k in range(1, 11)]),  # three in an epoch
+        (in_steps(100, 30, "steps", 5), [(0, 5), (1, 35), (2, 65), (3, 95), (3, 100)]),
+        (in_steps(63, 0.25, "epochs"), [(0, 8), (0, 16), (0, 24), (1, 32), (1, 40), (1, 47), (1, 55), (2, 63)]),
+        (Plan(Schedule(Span(2500, "samples"), Span(1, "epochs")), 1000, 32, 1), [(1, 32), (2, 63), (2, 79)]),
+    ],
+)
+def test_evaluations_may_be_counted_in_steps_samples_or_parts_of_epochs(planned, evaluations):
+    assert planned.evaluations() == evaluations
+    assert planned.total_steps == evaluations[-1][1]
+
+
+def test_a_block_is_called_by_its_epochs_where_evaluations_come_after_whole_ones():
+    assert plan(100, 10, epochs=3, every=1).block(100, 3) == {"first_epoch": 2, "epoch_count": 2}
+    assert in_steps(63, 0.25, "epochs").block(0, 0) == {}
+    assert in_steps(63, 10, "steps").block(0, 0) == {}

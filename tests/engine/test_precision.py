@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from airank_fast.data.images import ImageBatch
-from airank_fast.engine import precision, system
+from airank_fast.engine import precision, system, weights
 from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
+from airank_fast.job import Update
 from airank_fast.models.resnet import ResNet
 from airank_fast.recipes import resnet50
 
@@ -35,6 +36,12 @@ def job():
     return resnet50.Job(resnet50.RECIPES["digits"], resnet50.Options())
 
 
+def step_of(model, optimizer, scaler) -> TrainingStep:
+    return TrainingStep(
+        [Update(model, optimizer, lambda batch: job().loss(model, batch), "model")], {"model": model}, scaler
+    )
+
+
 def test_loss_and_gradients_are_as_close_to_float64_as_autocasts():
     images, labels = batch()
     losses, gradients = {}, {}
@@ -46,7 +53,7 @@ def test_loss_and_gradients_are_as_close_to_float64_as_autocasts():
             with torch.autocast("cpu", torch.bfloat16):
                 loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
         else:
-            model = precision.apply(model, "bf16", CPU)
+            model = weights.apply(model, "bf16", CPU)
             loss = job().loss(model, ImageBatch(images.bfloat16(), labels))
             assert loss.dtype == torch.float32
         loss.backward()
@@ -62,7 +69,7 @@ def test_loss_and_gradients_are_as_close_to_float64_as_autocasts():
 
 
 def test_weights_are_16_bit_and_batch_norm_float32():
-    model = precision.apply(small_model(), "bf16", CPU)
+    model = weights.apply(small_model(), "bf16", CPU)
     dtypes = {name: p.dtype for name, p in model.named_parameters()}
     assert {d for n, d in dtypes.items() if "bn" in n or "downsample.1" in n} == {torch.float32}
     assert {d for n, d in dtypes.items() if "conv" in n or "fc" in n or "downsample.0" in n} == {torch.bfloat16}
@@ -71,14 +78,14 @@ def test_weights_are_16_bit_and_batch_norm_float32():
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
 def test_what_is_saved_is_the_float32_master_and_loads_back(name):
     initial = {key: value.clone() for key, value in small_model().state_dict().items()}
-    model = precision.apply(small_model(), name, CPU)
+    model = weights.apply(small_model(), name, CPU)
     optimizer = job().build_optimizer(model, CPU)
     images, labels = batch()
     made = ImageBatch(images.to(precision.DTYPES[name]), labels)
-    step = TrainingStep(job(), model, optimizer, torch.amp.GradScaler("cpu", enabled=name == "fp16"))
+    step = step_of(model, optimizer, torch.amp.GradScaler("cpu", enabled=name == "fp16"))
     step([made], learning_rate=0.1)
-    precision.load_full_state(model, optimizer, initial)
-    saved = precision.full_state(model, optimizer)
+    weights.load_full_state(model, [optimizer], initial)
+    saved = weights.full_state(model, [optimizer])
     assert [key for key in initial if not torch.equal(saved[key], initial[key])] == []
     for key, parameter in model.named_parameters():
         assert torch.equal(parameter, initial[key].to(parameter.dtype))
@@ -88,22 +95,22 @@ def test_accumulated_micro_batches_are_the_mean_gradient():
     images, labels = batch(8)
     gradients = []
     for parts in (1, 2):
-        model = precision.apply(small_model(), "fp32", CPU).eval()  # batch norm of its own would differ
+        model = weights.apply(small_model(), "fp32", CPU).eval()  # batch norm of its own would differ
         optimizer = job().build_optimizer(model, CPU)
         optimizer.zero_grad = lambda set_to_none: None
         batches = [ImageBatch(i, la) for i, la in zip(images.chunk(parts), labels.chunk(parts), strict=True)]
-        TrainingStep(job(), model, optimizer, torch.amp.GradScaler("cpu", enabled=False))(batches, 0.0)
+        step_of(model, optimizer, torch.amp.GradScaler("cpu", enabled=False))(batches, 0.0)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
-    model = precision.apply(small_model(), "fp16", CPU)
+    model = weights.apply(small_model(), "fp16", CPU)
     optimizer = job().build_optimizer(model, CPU)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     images, labels = batch()
     before = [p.clone() for p in model.parameters()]
-    loss = TrainingStep(job(), model, optimizer, scaler)([ImageBatch(images.half(), labels)], 0.1)
+    loss = step_of(model, optimizer, scaler)([ImageBatch(images.half(), labels)], 0.1)
     assert torch.isfinite(loss)
     assert scaler.get_scale() == 2.0**39
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -1,0 +1,151 @@
+"""Everything that training changes: networks, optimizers, loss scale, random states, progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from airank_fast.engine import checkpoint, step, weights
+from airank_fast.engine.distributed import World
+from airank_fast.engine.graph import CapturedStep
+from airank_fast.engine.memory import keep_freed_memory, reset_peak_memory
+from airank_fast.engine.precision import DTYPES
+from airank_fast.errors import UserError, require
+from airank_fast.job import Job
+
+NUM_WARMUP_STEPS = 2
+
+
+class Progress(TypedDict):
+    """How far a run is: steps completed, the step of the last evaluation, whether one had the target."""
+
+    step: int
+    evaluated_step: int
+    reached: bool
+
+
+class State:
+    """The state of a run of ``job``, whole from the beginning on: its first step may follow.
+
+    Args:
+        job: what is trained; builds networks and optimizers.
+        world: this rank among the ranks.
+        cuda_graphs: capture the step; on one CUDA device only.
+        found: the checkpoint to go on from.
+
+    Kernels are selected and optimizer state exists, by steps on noise that leave no trace. ``networks`` and ``updates``
+    are the job's; ``step`` trains on micro-batches; ``dtype`` is what a batch is to have; ``autocast`` goes around a
+    prediction.
+    """
+
+    def __init__(self, job: Job, world: World, *, cuda_graphs: bool = False, found: Path | None = None) -> None:
+        self.job, self.world, self.device = job, world, world.device
+        precision = job.recipe.precision
+        if cuda_graphs and (self.device.type != "cuda" or world.size > 1):
+            raise UserError(f"--cuda-graphs: one CUDA device is required, got {world.size} of type {self.device.type}")
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        torch.manual_seed(job.recipe.seed)
+        self.networks = job.build()
+        initial = {
+            name: {key: tensor.clone() for key, tensor in network.state_dict().items()}
+            for name, network in self.networks.items()
+        }
+        self.networks = {
+            name: weights.place(network, precision, self.device) for name, network in self.networks.items()
+        }
+        self.updates = job.updates(self.networks, self.device)
+        self.optimizers = [update.optimizer for update in self.updates]
+        masters = weights.keep_masters(self.optimizers)
+        if masters:
+            for network in self.networks.values():
+                weights.narrow(network, precision)
+        self.dtype = DTYPES[precision] if masters else torch.float32
+        self.autocast = weights.autocast(precision, self.device, masters)
+        self.scaler = self.fresh_scaler()
+        losses = [step.reduced(update, self.device) for update in self.updates] if world.size > 1 else None
+        plain = step.TrainingStep(self.updates, self.networks, self.scaler, losses, self.autocast)
+        self.step: step.TrainingStep | CapturedStep = CapturedStep(plain) if cuda_graphs else plain
+        self.progress: Progress = {"step": 0, "evaluated_step": 0, "reached": False}
+        self._warm_up()
+        self._begin(initial)
+        if found:
+            self._load(*checkpoint.load(found, initial), found)
+
+    @property
+    def samples(self) -> int:
+        """Samples trained so far, over all ranks."""
+        return self.progress["step"] * self.job.recipe.batch_size
+
+    def fresh_scaler(self) -> torch.amp.GradScaler:
+        """The loss scaling of a run's beginning."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.job.recipe.precision == "fp16")
+
+    def _warm_up(self) -> None:
+        batch = self.job.warm_up_batch(self.world, self.device, self.dtype)
+        for _ in range(NUM_WARMUP_STEPS):
+            self.step([batch] * self.job.recipe.gradient_accumulation_steps, learning_rate=0.0)
+        reset_peak_memory(self.device)
+
+    def _begin(self, initial: dict[str, dict[str, Tensor]]) -> None:
+        """The state of a run's beginning, whatever was trained before."""
+        self._load_weights(initial)
+        torch.manual_seed(self.job.recipe.seed + 1 + self.world.rank)
+        for optimizer in self.optimizers:
+            if hasattr(optimizer, "reset_state"):
+                optimizer.reset_state()
+            else:
+                optimizer.state.clear()
+        self.scaler.load_state_dict(self.fresh_scaler().state_dict())
+
+    def _load_weights(self, of_networks: dict[str, dict[str, Tensor]]) -> None:
+        for name, network in self.networks.items():
+            weights.load_full_state(network, self.optimizers, of_networks[name])
+
+    def _load(self, of_networks: dict[str, dict[str, Tensor]], saved: dict[str, Any], path: Path) -> None:
+        """Go on from a checkpoint; also from one of the time when a run had one network and one optimizer."""
+        self._load_weights(of_networks)
+        self.progress = saved["progress"]
+        names = [update.name for update in self.updates]
+        optimizers = saved["optimizers"] if "optimizers" in saved else {names[0]: saved["optimizer"]}
+        require(optimizers.keys() == set(names), str(path), f"of the optimizers {', '.join(names)}", [*optimizers])
+        for update in self.updates:
+            update.optimizer.load_state_dict(optimizers[update.name])
+        self.scaler.load_state_dict(saved["scaler"])
+        ranks = saved.get("ranks") or [saved]
+        mine = ranks[self.world.rank if self.world.rank < len(ranks) else 0]
+        torch.set_rng_state(mine["rng"])
+        if "cuda_rng" in mine and self.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["cuda_rng"], self.device)
+        self.job.load_state(mine.get("job", {}))
+
+    def average_buffers(self) -> None:
+        """Give every rank the mean of the batch-norm statistics; a collective."""
+        for network in self.networks.values():
+            self.world.average_buffers(network)
+
+    def save(self, directory: Path, *, together: bool = True) -> Path | None:
+        """Write a checkpoint below ``directory`` from rank 0; returns its path, None on the other ranks.
+
+        With ``together`` it holds the random state of every rank, and the mean of their batch-norm statistics: a
+        collective. Without, rank 0's alone (other ranks may be gone).
+        """
+        mine = {"rng": torch.get_rng_state(), "job": self.job.state()}
+        if self.device.type == "cuda":
+            mine["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        if together:
+            self.average_buffers()
+        ranks = self.world.gather_objects(mine) if together else [mine]
+        if self.world.rank != 0:
+            return None
+        saved = {
+            "progress": self.progress,
+            "optimizers": {update.name: update.optimizer.state_dict() for update in self.updates},
+            "scaler": self.scaler.state_dict(),
+            "ranks": ranks,
+        }
+        of_networks = {name: weights.full_state(network, self.optimizers) for name, network in self.networks.items()}
+        return checkpoint.save(directory, self.progress["step"], of_networks, saved)

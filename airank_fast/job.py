@@ -1,0 +1,197 @@
+"""What the engine asks of a task, as types: batches, updates, meters, and the job that makes them.
+
+A recipe file has a class that is a `Job`; nothing inherits from these protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from airank_fast.tasks import Task
+
+Networks: TypeAlias = Mapping[str, nn.Module]
+"""The networks of a run by the names that their weights are saved under."""
+
+
+class Ranks(Protocol):
+    """This process among the ranks of a run. With one rank every collective is the identity."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def cores(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over the ranks, in place."""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """`value` (picklable) of every rank, in rank order."""
+
+
+class Batch(Protocol):
+    """A part of a step on the device; ragged things are packed, with offsets.
+
+    `units`: what throughput counts where that is not samples. `weight`: see airank_fast.data.prefetch.Batch.
+    """
+
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def weight(self) -> Tensor | float: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+    def shape_key(self) -> object: ...
+    def h2d_s(self) -> float | None: ...
+
+
+@dataclass
+class Update:
+    """One backward pass of a step and the optimizer after it.
+
+    learner: what takes gradients meanwhile, and is reduced over the ranks: a network, or an nn.ModuleList of several.
+    loss: of a micro-batch, float32 scalar, the mean over it (see `Batch.weight`). It calls the networks as they are.
+    Losses and the optimizer's state are logged and saved under `name`. A parameter group's `lr_factor` multiplies the
+    learning rate of the step.
+    """
+
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Any], Tensor]
+    name: str
+
+
+class Meter(Protocol):
+    """Quality over an evaluation set: exact over all ranks, whatever the size of their batches."""
+
+    counts: Mapping[str, int]
+    """Of the last `values`: correct and counted, or nothing where quality is no part of a whole."""
+
+    def update(self, outputs: Any, batch: Any) -> None:
+        """Take in what `Job.predict` made of a batch; does not wait for the device."""
+
+    def values(self, ranks: Ranks) -> dict[str, float]:
+        """{metric: value} over all ranks; a collective, with the same result on each."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of training: 4 epochs, 150,000 samples, 5,000 steps."""
+
+    number: float
+    unit: Literal["epochs", "samples", "steps"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is, and when it is evaluated: at `eval_offset` and every `eval_every` from there, and at the end.
+
+    `eval_offset` is in the unit of `eval_every`; of 0 the first evaluation is after `eval_every`.
+    """
+
+    length: Span
+    eval_every: Span
+    eval_offset: float = 0
+
+
+class Plan(Protocol):
+    """A schedule in steps of a data set's size."""
+
+    @property
+    def samples_per_epoch(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def total_steps(self) -> int: ...
+    def step_after(self, epochs: float) -> int:
+        """The step that completes `epochs` epochs."""
+
+
+class Recipe(Protocol):
+    """What the engine reads of a recipe; the rest is between the recipe and its job."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def gradient_accumulation_steps(self) -> int: ...
+    @property
+    def stop_at_target(self) -> bool: ...
+
+
+class Job(Protocol):
+    """A task as the engine runs it, for one resolved recipe.
+
+    `open_data` comes before the batches; nothing before it reads the data set.
+    """
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def benchmark(self) -> str:
+        """The task's name in logs, with the network's where it has several: resnet50, bert_large."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def target(self) -> Mapping[str, float]:
+        """{metric: value} that one evaluation must have, all of them; empty: none."""
+
+    @property
+    def initial_accuracy(self) -> float | None:
+        """The headline metric's value that the initial weights must have, where that is known."""
+
+    def build(self) -> dict[str, nn.Module]:
+        """The float32 networks on the CPU, with their initial weights."""
+
+    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
+        """The updates of a step in their order, over `networks` on `device`."""
+
+    def schedule(self) -> Schedule:
+        """How long the run is, and when it is evaluated."""
+
+    def learning_rate(self, step: int, plan: Plan) -> float:
+        """Learning rate of 0-based `step`."""
+
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Index the data set and start its reader. Returns the fields of the run's `data` event."""
+
+    def train_batches(self, first_step: int) -> Iterator[Batch]:
+        """This rank's part of every global batch from `first_step` on, without end."""
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """This rank's part of the evaluation set."""
+
+    def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Noise in the shape of the largest real micro-batch, for warm-up before the clock starts."""
+
+    def predict(self, networks: Networks, batch: Any) -> Any:
+        """What the networks make of a batch in an evaluation, post-processing included; a meter takes it."""
+
+    def meter(self) -> Meter:
+        """A new meter, for one evaluation."""
+
+    def reported(self, plan: Plan) -> dict[str, Any]:
+        """MLPerf's hyper-parameter keys and their values for this run."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint carries of this rank beside networks and optimizers: tensors and plain values."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def close(self) -> None:
+        """Stop readers."""

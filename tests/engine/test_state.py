@@ -1,0 +1,94 @@
+"""What the loop promises around a step: warm-up leaves no trace, and nothing in a step waits for the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from airank_fast.engine import state as state_file
+from airank_fast.engine.clock import Clock
+from airank_fast.engine.distributed import World
+from airank_fast.engine.precision import DTYPES
+from airank_fast.engine.state import State
+from airank_fast.engine.weights import full_state
+from airank_fast.models.resnet import ResNet
+from airank_fast.recipes import bert, resnet50
+
+
+class SmallJob(resnet50.Job):
+    """The digits recipe on a network of a few thousand weights."""
+
+    def build(self):
+        return {"model": ResNet((1, 1, 1, 1), self.recipe.num_classes, base_width=8)}
+
+
+def prepared(precision: str, device="cpu") -> State:
+    recipe = replace(resnet50.RECIPES["digits"], precision=precision, batch_size=8)
+    return State(SmallJob(recipe, resnet50.Options()), World(0, 1, 0, 1, torch.device(device)))
+
+
+def batch_of(state: State):
+    generator = torch.Generator().manual_seed(5)
+    made = state.job.warm_up_batch(state.world, state.device, state.dtype)
+    made.images.copy_(torch.randn(made.images.shape, generator=generator))
+    made.labels.copy_(torch.randint(10, made.labels.shape, generator=generator))
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_warm_up_leaves_no_trace(monkeypatch, precision):
+    torch.manual_seed(resnet50.RECIPES["digits"].seed)
+    initial = SmallJob(resnet50.RECIPES["digits"], resnet50.Options()).build()["model"].state_dict()
+    states, random_states = [], []
+    for num_steps in (1, 4):
+        monkeypatch.setattr(state_file, "NUM_WARMUP_STEPS", num_steps)
+        states.append(prepared(precision))
+        random_states.append(torch.get_rng_state())
+    assert torch.equal(*random_states)
+    one, four = states
+    assert one.scaler.state_dict() == four.scaler.state_dict() == one.fresh_scaler().state_dict()
+    for name, tensor in full_state(four.networks["model"], four.optimizers).items():
+        assert torch.equal(tensor, initial[name]), name
+    for _ in range(3):  # momentum shows in what the next steps make of the weights
+        losses = [state.step([batch_of(state)], learning_rate=0.05) for state in states]
+        assert torch.equal(*losses)
+    for name, tensor in one.networks["model"].state_dict().items():
+        assert torch.equal(four.networks["model"].state_dict()[name], tensor), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_step_waits_for_the_device(precision):
+    state = prepared(precision, "cuda:0")
+    assert state.dtype == DTYPES[precision]
+    clock = Clock(lambda kind, **fields: None, state.device, batch_size=8)
+    batch = batch_of(state)
+    batches = iter([batch] * 32)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 33):
+            parts = clock.next_batches(batches, 1)
+            clock.start()
+            losses = state.step(parts, learning_rate=0.01)
+            clock.stop(step, losses, 0.01, parts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    clock.finish_block()
+    assert len(clock.losses) == 32
+
+
+def test_warm_up_leaves_no_trace_on_lamb_which_counts_its_steps(monkeypatch):
+    recipe = replace(bert.RECIPES["pydoc"], size="tiny", batch_size=4, sequence_length=16)
+    losses = []
+    for num_steps in (1, 4):
+        monkeypatch.setattr(state_file, "NUM_WARMUP_STEPS", num_steps)
+        job = bert.Job(recipe, bert.COMMANDS["bert-tiny"]())
+        state = State(job, World(0, 1, 0, 1, torch.device("cpu")))
+        torch.manual_seed(3)
+        batch = job.warm_up_batch(state.world, state.device, state.dtype)
+        losses.append([state.step([batch], learning_rate=0.01).item() for _ in range(3)])
+    assert losses[0] == losses[1]
+    assert losses[0][2] < losses[0][0]
