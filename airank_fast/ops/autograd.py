@@ -2,20 +2,31 @@
 
 What torch.library makes of a formula is a kernel in Python that the dispatcher visits on the way to every call of the
 op, with gradients or without. torch.compile needs it; eager calls pass it by.
+
+A kernel is opaque to whoever must see or transform the arithmetic. Exports (torch.export, ONNX, torch.jit.trace),
+torch.func and vmap, forward-mode differentiation and DTensor therefore get the same formula in torch's own operators,
+which have rules for all of them; `needs_torchs_own` is the one place that decides. So do backward passes that are
+differentiated themselves: their second derivatives are torch's.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+_ORDINARY = frozenset((Tensor, Parameter, type(None), int, float, bool, str, torch.dtype))
 
 
 def differentiable(
     op: torch._ops.OpOverload,
     setup_context: Callable,
     backward: Callable,
+    torchs_own: Callable,
     *,
     lib: torch.library.Library,
     num_results: int = 1,
@@ -23,7 +34,8 @@ def differentiable(
     """Register a formula as torch.library.register_autograd does, and return what calls the op with it.
 
     The returned function takes what the op takes, in order, and gives the first `num_results` of its results, which
-    alone can be differentiated; `backward` sees None for the gradients of the others.
+    alone can be differentiated; `backward` sees None for the gradients of the others. `torchs_own` takes and gives
+    the same, in torch's own operators.
     """
     torch.library.register_autograd(op._schema.name, backward, setup_context=setup_context, lib=lib)
     no_grads = (None,) * (len(op._schema.returns) - num_results)
@@ -46,29 +58,65 @@ def differentiable(
             return backward(ctx, *grads, *no_grads)
 
     def call(*inputs: object) -> Tensor | tuple[Tensor, ...]:
-        if torch.compiler.is_compiling() or not _records(*inputs):
-            return first(without_gradient(op, *inputs))
+        if needs_torchs_own(*inputs):
+            return torchs_own(*inputs)
+        if torch.compiler.is_compiling():
+            return first(op(*inputs))
+        if not records(*inputs):
+            with torch._C._AutoDispatchBelowAutograd():
+                return first(op(*inputs))
         return Function.apply(*inputs)
 
     return call
 
 
-def without_gradient(op: torch._ops.OpOverload, *inputs: object) -> Tensor | tuple[Tensor, ...]:
-    """op(*inputs), past its formula unless that is needed: for a second derivative, say, in a backward pass."""
-    if torch.compiler.is_compiling() or _records(*inputs):
-        return op(*inputs)
+def needs_torchs_own(*inputs: object) -> bool:
+    """Whether somebody must see the arithmetic: an export, a transform of torch.func, forward mode, DTensor."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or any(type(value) not in _ORDINARY and _is_distributed(value) for value in inputs)
+    )
+
+
+def backward_of(kernel: Callable, formula: Callable, *inputs: object) -> Tensor | tuple[Tensor | None, ...]:
+    """kernel(*inputs), an op or several; formula(*inputs) where that will be differentiated or vmap runs it."""
+    if torch.compiler.is_compiling():
+        return kernel(*inputs)
+    if torch._C._are_functorch_transforms_active() or records(*inputs):
+        return formula(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
-        return op(*inputs)
+        return kernel(*inputs)
 
 
-def only_once(op: str) -> Callable:
-    """The formula of a backward op, which has none: an error instead of silently wrong gradients."""
+def by_themselves_no_further(lib: torch.library.Library, *ops: str) -> None:
+    """Make it an error to differentiate these backward ops, which backward_of() never does, rather than zero."""
 
-    def backward(_ctx, *_grads):
-        raise RuntimeError(f"{op}: must be differentiated once, got a second derivative")
+    def refuse(op: str) -> Callable:
+        def backward(_ctx, *_grads):
+            raise RuntimeError(f"{op}: must not be differentiated by itself, got a gradient")
 
-    return backward
+        return backward
+
+    for op in ops:
+        torch.library.register_autograd(f"airank_fast::{op}", refuse(op), lib=lib)
 
 
-def _records(*inputs: object) -> bool:
+def tied(value: Tensor, function: Tensor) -> Tensor:
+    """The saved value, with the derivatives of the function of a tensor that it was computed by."""
+    return value + (function - function.detach())
+
+
+def records(*inputs: object) -> bool:
+    """Whether autograd records what is done with these."""
+    if torch.compiler.is_compiling():  # which cannot see into the shorter question
+        return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
     return torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+
+
+def _is_distributed(value: object) -> bool:
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(value, tensor.DTensor)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from airank_fast.ops import autograd
 from airank_fast.ops.checks import check_floating, name_of, require, text_of
 
 _library = torch.library.Library("airank_fast", "FRAGMENT")
@@ -30,7 +31,7 @@ for _schema in (
     f"batch_norm_finish_(Tensor moments, {_RUNNING}) -> Tensor",
     f"batch_norm_statistics_(Tensor x, {_RUNNING}) -> Tensor",
     """batch_norm_act(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool relu,
-        bool with_mask) -> (Tensor, Tensor)""",
+        bool with_mask, str group="") -> (Tensor, Tensor)""",
     "batch_norm_act_sums(Tensor dy, Tensor x, Tensor? mask, Tensor statistics) -> Tensor",
     """batch_norm_act_backward(Tensor dy, Tensor x, Tensor? mask, Tensor? weight, Tensor statistics, Tensor sums,
         bool with_residual) -> (Tensor, Tensor)""",
@@ -95,7 +96,7 @@ def batch_norm_act(
     relu: bool = False,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """(x - mean) * rstd * weight + bias + residual, through a ReLU if asked for; differentiable, once.
+    """(x - mean) * rstd * weight + bias + residual, through a ReLU where `relu` is set.
 
     Args:
         x: [N, C, H, W] in channels_last; float32, float64, bfloat16 or float16.
@@ -103,7 +104,8 @@ def batch_norm_act(
         weight, bias: [C], float32 (float64 beside float64 x), or None for 1 and 0.
         statistics: [2C + 1], see the top of this file. The gradient of x takes them as functions of x.
         group: the processes that the statistics cover; their sums are added up in the backward pass. The gradients
-            of weight and bias are those of this process.
+            of weight and bias are those of this process. Over a group there is neither a second derivative nor
+            what needs torch's own operators (ops/autograd.py): torch.func, forward mode, export, DTensor.
 
     Returns:
         The output, of x's dtype and layout. For the backward pass of the ReLU a bit is kept for each element.
@@ -112,9 +114,8 @@ def batch_norm_act(
         RuntimeError: "batch_norm_act: what is required, got what".
     """
     inputs = (x, residual, weight, bias)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
-        return _BatchNormAct.apply(*inputs, statistics, relu, group)
-    return _ops.batch_norm_act.default(*inputs, statistics, relu, False)[0]
+    with_mask = relu and autograd.records(*inputs)
+    return _batch_norm_act(*inputs, statistics, relu, with_mask, "" if group is None else group.group_name)
 
 
 @torch.library.impl(_library, "batch_norm_moments", "CompositeExplicitAutograd")
@@ -154,7 +155,7 @@ def statistics_reference(x, running_mean, running_var, num_batches_tracked, mome
 
 
 @torch.library.impl(_library, "batch_norm_act", "CompositeExplicitAutograd")
-def act_reference(x, residual, weight, bias, statistics, relu, with_mask) -> tuple[Tensor, Tensor]:
+def act_reference(x, residual, weight, bias, statistics, relu, with_mask, group="") -> tuple[Tensor, Tensor]:
     """batch_norm_act in plain torch: runs where there is no kernel, and is what kernels are tested against."""
     _check_act(x, residual, weight, bias, statistics, relu, with_mask)
     mean, rstd, _ = _split(statistics)
@@ -193,9 +194,14 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(_math(x))
 
 
-def _like(rows: Tensor, x: Tensor) -> Tensor:
+def _pixels(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows in the shape and dtype of x."""
     n, c, h, w = x.shape
-    return torch.empty_like(x).copy_(rows.view(n, h, w, c).permute(0, 3, 1, 2))
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2).to(x.dtype)
+
+
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    return torch.empty_like(x).copy_(_pixels(rows, x))
 
 
 def _split(vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -326,7 +332,7 @@ def _statistics_fake(x, running_mean, running_var, num_batches_tracked, momentum
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act", lib=_library)
-def _act_fake(x, residual, weight, bias, statistics, relu, with_mask):
+def _act_fake(x, residual, weight, bias, statistics, relu, with_mask, group=""):
     _check_act(x, residual, weight, bias, statistics, relu, with_mask)
     return torch.empty_like(x), x.new_empty(_mask_shape(x) if with_mask else 0, dtype=torch.uint8)
 
@@ -343,37 +349,68 @@ def _backward_fake(dy, x, mask, weight, statistics, sums, with_residual):
     return torch.empty_like(x), torch.empty_like(x) if with_residual else x.new_empty(0)
 
 
-class _BatchNormAct(torch.autograd.Function):
-    """The op with its gradient; a Function of its own because the way through torch.library's costs twice the time."""
+def _setup_context(ctx, inputs, output):
+    x, _, weight, _, statistics, _, with_mask, ctx.group = inputs
+    _, mask = output
+    ctx.mark_non_differentiable(mask)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, mask if with_mask else None, weight, statistics)
 
-    @staticmethod
-    def forward(ctx, x, residual, weight, bias, statistics, relu, group):
-        y, mask = _ops.batch_norm_act.default(x, residual, weight, bias, statistics, relu, relu)
-        ctx.save_for_backward(x, mask if relu else None, weight, statistics)
-        ctx.group = group
-        return y
 
-    @staticmethod
-    def backward(ctx, dy):
-        x, mask, weight, statistics = ctx.saved_tensors
-        need_x, need_residual, need_weight, need_bias = ctx.needs_input_grad[:4]
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics)
-        dbias, dweight = sums.unbind()
-        if ctx.group is not None:
-            sums = sums.clone()
-            dist.all_reduce(sums, group=ctx.group)
-        dx = dresidual = None
-        if need_x or need_residual:
-            masked = need_residual and mask is not None
-            dx, dresidual = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, masked)
-            dresidual = dresidual if masked else dy
-        return (
-            dx,
-            dresidual if need_residual else None,
-            dweight if need_weight else None,
-            dbias if need_bias else None,
-            None,
-            None,
-            None,
-        )
+def _backward(ctx, dy, _dmask):
+    if dy is None:
+        return (None,) * 8
+    needed = ctx.needs_input_grad[:4]
+    gradients = autograd.backward_of(
+        _kernels, _formula, dy, *ctx.saved_tensors, ctx.group, needed[0] or needed[1], needed[1]
+    )
+    return *(part if need else None for part, need in zip(gradients, needed, strict=True)), None, None, None, None
+
+
+def _kernels(dy, x, mask, weight, statistics, group, need_dx, need_residual):
+    """Gradients of x, residual, weight and bias."""
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics)
+    dbias, dweight = sums.unbind()
+    if group:
+        functional = torch.ops._c10d_functional
+        sums = functional.wait_tensor(functional.all_reduce(sums, "sum", group))
+    dx, dresidual = None, dy
+    if need_dx:
+        masked = need_residual and mask is not None
+        dx, dz = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, masked)
+        dresidual = dz if masked else dy
+    return dx, dresidual, dweight, dbias
+
+
+def _formula(dy, x, mask, weight, statistics, group, _need_dx, _need_residual):
+    """The same for a second derivative, which goes through the statistics, too."""
+    rows, mean, rstd, count = _with_statistics_of(x, statistics, group)
+    dz, xhat = _masked(dy, mask), (rows - mean) * rstd
+    dbias, dweight = dz.sum(0), (dz * xhat).sum(0)
+    dx = (dz - (dbias + xhat * dweight) / count) * (rstd if weight is None else rstd * weight)
+    return _pixels(dx, x), _pixels(dz, x), dweight, dbias
+
+
+def _torchs_own(x, residual, weight, bias, statistics, relu, _with_mask, group):
+    rows, mean, rstd, _ = _with_statistics_of(x, statistics, group)
+    z = (rows - mean) * (rstd if weight is None else rstd * weight)
+    z = z if bias is None else z + bias
+    z = z if residual is None else z + _rows(residual)
+    return _pixels(z.relu() if relu else z, x)
+
+
+def _with_statistics_of(x, statistics, group) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x as rows; and mean, rstd, count, of which the first two are functions of x where their count is finite."""
+    required = "group must be None for second derivatives, torch.func, forward mode, export and DTensor"
+    require("batch_norm_act", not group, required, f"group {group!r}")
+    rows = _rows(x)
+    mean, rstd, count = _split(statistics)
+    variance, mean_of_x = (torch.where(count.isinf(), 0, part) for part in torch.var_mean(rows, 0, correction=0))
+    return rows, autograd.tied(mean, mean_of_x), autograd.tied(rstd.pow(-2), variance).rsqrt(), count
+
+
+_batch_norm_act = autograd.differentiable(
+    _ops.batch_norm_act.default, _setup_context, _backward, _torchs_own, lib=_library
+)
+autograd.by_themselves_no_further(_library, "batch_norm_act_sums", "batch_norm_act_backward")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from airank_fast.ops.autograd import differentiable
+from airank_fast.ops import autograd
 from airank_fast.ops.checks import check_device, check_dtype, check_floating, check_shape, param_dtypes, require
 
 _SCHEMAS = (
@@ -51,9 +51,14 @@ def bias_gelu_reference(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
 def bias_gelu_backward_reference(grad: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
     """Gradients of x and bias in plain torch."""
     _check_backward(grad, x, bias, approximate)
+    dx, dbias = _gradients(grad, x, bias, approximate)
+    return dx.contiguous(), dbias
+
+
+def _gradients(grad: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
     u = _sum(x, bias)
     dx = torch.ops.aten.gelu_backward(grad.to(u.dtype), u, approximate=approximate)
-    return dx.to(x.dtype).contiguous(), dx.reshape(-1, len(bias)).sum(0).to(bias.dtype)
+    return dx.to(x.dtype), dx.reshape(-1, len(bias)).sum(0).to(bias.dtype)
 
 
 @torch.library.register_fake("airank_fast::bias_gelu", lib=_library)
@@ -75,10 +80,18 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     x, bias = ctx.saved_tensors
-    return *torch.ops.airank_fast.bias_gelu_backward.default(grad, x, bias, ctx.approximate), None
+    op = torch.ops.airank_fast.bias_gelu_backward.default
+    return *autograd.backward_of(op, _gradients, grad, x, bias, ctx.approximate), None
 
 
-_bias_gelu = differentiable(torch.ops.airank_fast.bias_gelu.default, _setup_context, _backward, lib=_library)
+def _torchs_own(x, bias, approximate):
+    return F.gelu(x + bias, approximate=approximate).to(x.dtype)
+
+
+_bias_gelu = autograd.differentiable(
+    torch.ops.airank_fast.bias_gelu.default, _setup_context, _backward, _torchs_own, lib=_library
+)
+autograd.by_themselves_no_further(_library, "bias_gelu_backward")
 
 
 def _sum(x: Tensor, bias: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from airank_fast.ops.autograd import differentiable
+from airank_fast.ops import autograd
 from airank_fast.ops.checks import check_device, check_dtype, check_floating, check_shape, require
 
 _OP = "cross_entropy"
@@ -120,6 +121,15 @@ def cross_entropy_backward_reference(
     return gradient.to(logits.dtype)
 
 
+def _gradient(grad, logits, target, _statistics, scale, label_smoothing, ignore_index) -> Tensor:
+    """The same for a second derivative, in which rows that do not count must not bring in infinities."""
+    x, at, counts, valid = _wide(logits, target, ignore_index)
+    p = torch.where(counts[:, None], x, 0).softmax(1) - label_smoothing / logits.shape[1]
+    p = p.scatter_add(1, at, p.new_full(at.shape, label_smoothing - 1))
+    weight = torch.where(counts, grad * scale, 0).masked_fill(~valid, torch.nan)
+    return (p * weight[:, None]).to(logits.dtype)
+
+
 @torch.library.impl(_library, "cross_entropy_backward_", "CompositeExplicitAutograd")
 def cross_entropy_backward_reference_(
     logits: Tensor,
@@ -168,10 +178,12 @@ def _backward(ctx, grad, _statistics, _scale):
     # Raises where the logits have been changed since, by another user or by an earlier backward in place.
     logits, target, statistics, scale = ctx.saved_tensors
     options = (ctx.label_smoothing, ctx.ignore_index)
-    # Rows that share memory (an expanded tensor) have no room for a gradient each; what autograd is to
-    # differentiate once more must not change under it.
-    if not ctx.inplace_backward or torch.is_grad_enabled() or 0 in logits.stride():
-        gradient = _ops.cross_entropy_backward.default(grad, logits, target, statistics, scale, *options)
+    # Rows that share memory (an expanded tensor) have no room for a gradient each, nor have the gradients of vmap;
+    # what autograd is to differentiate once more must not change under it.
+    arguments = (grad, logits, target, statistics, scale, *options)
+    kept = torch.is_grad_enabled() or 0 in logits.stride() or autograd.needs_torchs_own(grad)
+    if not ctx.inplace_backward or kept:
+        gradient = autograd.backward_of(_ops.cross_entropy_backward.default, _gradient, *arguments)
         return gradient, None, None, None, None, None
     gradient = logits.detach()
     _ops.cross_entropy_backward_.default(gradient, grad, target, statistics, scale, *options)
@@ -179,7 +191,16 @@ def _backward(ctx, grad, _statistics, _scale):
     return gradient, None, None, None, None, None
 
 
-_cross_entropy = differentiable(_ops.cross_entropy.default, _setup_context, _backward, lib=_library)
+def _torchs_own(logits, target, label_smoothing, ignore_index, reduction, _inplace_backward):
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    name = next(name for name, number in _REDUCTIONS.items() if number == reduction)
+    return F.cross_entropy(wide, target, None, None, ignore_index, None, name, label_smoothing)
+
+
+_cross_entropy = autograd.differentiable(
+    _ops.cross_entropy.default, _setup_context, _backward, _torchs_own, lib=_library
+)
+autograd.by_themselves_no_further(_library, "cross_entropy_backward")
 
 
 def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,9 +8,11 @@ device: a captured CUDA graph that draws it anew drops other elements at each re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from airank_fast.ops import autograd
 from airank_fast.ops.checks import param_dtypes, require
@@ -20,6 +22,7 @@ from airank_fast.ops.layer_norm import (
     check_normalized_shape,
     check_params,
     check_rows,
+    gradients_of_x,
     layer_norm_backward_reference,
     layer_norm_reference,
 )
@@ -70,7 +73,8 @@ def dropout_add_layer_norm(
 
     Returns:
         y, of x's dtype, contiguous; the sum is of residual's dtype, rounded before it is normalised. Arithmetic and
-        statistics are float32 (float64 of float64). It can be differentiated once.
+        statistics are float32 (float64 of float64). Exports, torch.func's transforms and DTensors get torch's own
+        operators (see ops/autograd.py): without a seed, F.dropout and the generator that it draws from.
 
     Raises:
         RuntimeError: "dropout_add_layer_norm: what is required, got what".
@@ -81,7 +85,7 @@ def dropout_add_layer_norm(
     p = float(p) if training else 0.0
     if p == 0:
         seed = None
-    elif seed is None:
+    elif seed is None and not autograd.needs_torchs_own(x, residual, weight, bias):
         seed = torch.randint(-(2**63), 2**63 - 1, (2,), device=x.device)
     y, total = _dropout_add_layer_norm(x.to(autocast_dtype(x)), residual, weight, bias, seed, p, len(shape), eps)
     return (y, total) if return_sum else y
@@ -137,19 +141,22 @@ def dropout_add_layer_norm_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(grad_x, grad_residual, grad_weight, grad_bias) in plain torch; the last two are empty unless need_params."""
     _check_backward(grad, grad_sum, total, mean, rstd, weight, seed, p, num_dims)
+    arguments = (grad, grad_sum, total, mean, rstd, weight, seed, p, num_dims, need_params)
+    grad_x, grad_residual, *sums = _gradients(layer_norm_backward_reference, *arguments)
+    if grad_residual.data_ptr() == grad_x.data_ptr():
+        grad_residual = grad_residual.clone()  # an op's results may not share memory
+    return grad_x.contiguous(), grad_residual.contiguous(), *sums
+
+
+def _gradients(layer_norm_gradients, grad, grad_sum, total, mean, rstd, weight, seed, p, num_dims, need_params):
     wide = mean.dtype
     param_dtype = wide if weight is None else weight.dtype
     weight = None if weight is None else weight.to(wide)
-    grad_total, *sums = layer_norm_backward_reference(
-        grad.to(wide), total.to(wide), mean, rstd, weight, num_dims, need_params
-    )
+    grad_total, *sums = layer_norm_gradients(grad.to(wide), total.to(wide), mean, rstd, weight, num_dims, need_params)
     if grad_sum is not None:
         grad_total = grad_total + grad_sum.to(wide)
     grad_x = _dropout(grad_total, seed, p).to(grad.dtype)
-    grad_residual = grad_total.to(total.dtype)
-    if grad_residual.data_ptr() == grad_x.data_ptr():
-        grad_residual = grad_residual.clone()  # an op's results may not share memory
-    return grad_x.contiguous(), grad_residual.contiguous(), *(part.to(param_dtype) for part in sums)
+    return grad_x, grad_total.to(total.dtype), *(part.to(param_dtype) for part in sums)
 
 
 def _dropout(x: Tensor, seed: Tensor | None, p: float) -> Tensor:
@@ -196,8 +203,9 @@ def _backward(ctx, grad, grad_sum, _grad_mean, _grad_rstd):
     if grad is None:  # only the sum was used
         grad = torch.zeros_like(total, dtype=ctx.dtype)
     need_weight, need_bias = ctx.needs_input_grad[2:4]
-    grad_x, grad_residual, grad_weight, grad_bias = autograd.without_gradient(
+    grad_x, grad_residual, grad_weight, grad_bias = autograd.backward_of(
         _ops.dropout_add_layer_norm_backward.default,
+        partial(_gradients, gradients_of_x),
         grad,
         grad_sum,
         total,
@@ -213,10 +221,20 @@ def _backward(ctx, grad, grad_sum, _grad_mean, _grad_rstd):
     return grad_x, grad_residual, grad_weight if need_weight else None, grad_bias, None, None, None, None
 
 
+def _torchs_own(x, residual, weight, bias, seed, p, num_dims, eps):
+    dropped = F.dropout(x, p) if seed is None else _dropout(x, seed, p)
+    total = (dropped + residual).to(residual.dtype)
+    dtypes = {part.dtype for part in (total, weight, bias) if part is not None}
+    wide = total.dtype if len(dtypes) == 1 else torch.float32
+    weight, bias = (part if part is None else part.to(wide) for part in (weight, bias))
+    y = F.layer_norm(total.to(wide), x.shape[x.dim() - num_dims :], weight, bias, eps)
+    return y.to(x.dtype), total
+
+
 _dropout_add_layer_norm = autograd.differentiable(
-    _ops.dropout_add_layer_norm.default, _setup_context, _backward, lib=_library, num_results=2
+    _ops.dropout_add_layer_norm.default, _setup_context, _backward, _torchs_own, lib=_library, num_results=2
 )
-torch.library.register_autograd(f"airank_fast::{_OP}_backward", autograd.only_once(_OP), lib=_library)
+autograd.by_themselves_no_further(_library, f"{_OP}_backward")
 
 
 # The checks of csrc/dropout_add_layer_norm_args.h, in the same order and words.

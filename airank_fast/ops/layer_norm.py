@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from airank_fast.ops import autograd
 from airank_fast.ops.checks import (
@@ -60,8 +61,7 @@ def layer_norm(
 
     Returns:
         A contiguous tensor of x's shape. Arithmetic and statistics are float32 (float64 of float64). Gradients are
-        those of the inputs' dtypes, the parameters' summed in an order that does not change from run to run; it
-        can be differentiated once.
+        those of the inputs' dtypes, the parameters' summed in an order that does not change from run to run.
 
     Raises:
         RuntimeError: "layer_norm: what is required, got what".
@@ -114,19 +114,32 @@ def layer_norm_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(grad_x, grad_weight, grad_bias) in plain torch; the last two are empty unless need_params."""
     _check_backward(grad, x, mean, rstd, weight, num_dims)
+    return tuple(part.contiguous() for part in _gradients(grad, x, mean, rstd, weight, num_dims, need_params))
+
+
+def _gradients(grad, x, mean, rstd, weight, num_dims, need_params) -> tuple[Tensor, Tensor, Tensor]:
     dims, leading = tuple(range(-num_dims, 0)), tuple(range(x.dim() - num_dims))
     wide = mean.dtype
     mean, rstd = (s.reshape(*s.shape, *[1] * num_dims) for s in (mean, rstd))
     h, dy = (x.to(wide) - mean) * rstd, grad.to(wide)
     g = dy if weight is None else dy * weight.to(wide)
     grad_x = rstd * (g - g.mean(dims, keepdim=True) - h * (g * h).mean(dims, keepdim=True))
-    grad_x = grad_x.to(x.dtype).contiguous()
+    grad_x = grad_x.to(x.dtype)
     param_dtype = wide if weight is None else weight.dtype
     if not need_params:
         return grad_x, x.new_empty(0, dtype=param_dtype), x.new_empty(0, dtype=param_dtype)
     # sum(()) would sum over all dimensions
-    sums = [(part.sum(leading) if leading else part.clone()).to(param_dtype) for part in (dy * h, dy)]
-    return grad_x, *(part.contiguous() for part in sums)
+    return grad_x, *((part.sum(leading) if leading else part.clone()).to(param_dtype) for part in (dy * h, dy))
+
+
+def gradients_of_x(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, num_dims: int, need_params: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a second derivative, which goes through the statistics, too."""
+    dims, wide = tuple(range(-num_dims, 0)), x.to(mean.dtype)
+    variance, mean_of_x = torch.var_mean(wide, dims, correction=0)
+    mean, rstd = autograd.tied(mean, mean_of_x), autograd.tied(rstd.pow(-2), variance).rsqrt()
+    return _gradients(grad, x, mean, rstd, weight, num_dims, need_params)
 
 
 _library.impl("layer_norm", layer_norm_reference, "CompositeExplicitAutograd")
@@ -163,15 +176,31 @@ def _backward(ctx, grad, _grad_mean, _grad_rstd):
         return (None,) * 6
     x, mean, rstd, weight = ctx.saved_tensors
     _, need_weight, need_bias = ctx.needs_input_grad[:3]
-    grad_x, grad_weight, grad_bias = autograd.without_gradient(
-        _ops.layer_norm_backward.default, grad, x, mean, rstd, weight, ctx.num_dims, need_weight or need_bias
+    grad_x, grad_weight, grad_bias = autograd.backward_of(
+        _ops.layer_norm_backward.default,
+        gradients_of_x,
+        grad,
+        x,
+        mean,
+        rstd,
+        weight,
+        ctx.num_dims,
+        need_weight or need_bias,
     )
     grad_bias = grad_bias.to(ctx.bias_dtype) if need_bias else None
     return grad_x, grad_weight if need_weight else None, grad_bias, None, None, None
 
 
-_layer_norm = autograd.differentiable(_ops.layer_norm.default, _setup_context, _backward, lib=_library)
-torch.library.register_autograd("airank_fast::layer_norm_backward", autograd.only_once("layer_norm"), lib=_library)
+def _torchs_own(x, weight, bias, num_dims, eps, dtype):
+    shape = x.shape[x.dim() - num_dims :]
+    params = [part for part in (weight, bias) if part is not None]
+    wide = x.dtype if all(part.dtype == x.dtype for part in params) else torch.float32
+    weight, bias = (part if part is None else part.to(wide) for part in (weight, bias))
+    return F.layer_norm(x.to(wide), shape, weight, bias, eps).to(dtype or x.dtype)
+
+
+_layer_norm = autograd.differentiable(_ops.layer_norm.default, _setup_context, _backward, _torchs_own, lib=_library)
+autograd.by_themselves_no_further(_library, "layer_norm_backward")
 
 
 # The checks of csrc/layer_norm_args.h, in the same order and words.

@@ -183,7 +183,8 @@ void fill_scale(const OptionalTensor& weight, const T* rstd, int64_t num_channel
 }
 
 std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTensor weight, OptionalTensor bias,
-                                   Tensor statistics, bool relu, bool with_mask) {
+                                   Tensor statistics, bool relu, bool with_mask,
+                                   std::string /*group: autograd's*/) {
   check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
   const int64_t rows = num_rows(x), channels = x.size(1);
   Tensor y = empty_as(x);

@@ -1,8 +1,9 @@
 // What the ops that end in a layer normalisation share on the CPU: one row, and the walk over rows.
 //
 // A row is read from memory once and then twice more from L1. Sums run in kLanes partial sums each, written out as
-// an array because the compiler may not reorder a floating-point sum by itself; it makes them one register. Weight
-// and bias come as arrays of the arithmetic's type whatever the tensors are, ones and zeros where there are none.
+// an array because the compiler may not reorder a floating-point sum by itself; it makes them one register. The partial
+// sums begin anew every kSegment columns, so that a long row keeps the digits of a short one. Weight and bias come as
+// arrays of the arithmetic's type whatever the tensors are, ones and zeros where there are none.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -23,6 +24,8 @@
 namespace airank_fast {
 
 constexpr int kLanes = 64;
+// Columns of a row whose sum is taken in the arithmetic's type, 1024 numbers a lane; these sums are added in double.
+constexpr int64_t kSegment = 1 << 16;
 // A thread is not worth waking for fewer elements.
 constexpr int64_t kGrainElements = 1 << 14;
 
@@ -52,10 +55,10 @@ HOST_DEVICE uint32_t result_above(float x) {
 template <typename X, typename Y>
 constexpr bool kInPairs = std::is_same_v<X, bfloat16> && std::is_same_v<Y, bfloat16>;
 
-// Whether whole rows are walked by lines.
+// Whether whole rows are walked by lines, in partial sums that never begin anew.
 template <typename X, typename Y>
 bool rows_in_lines(int64_t columns) {
-  return std::is_same_v<X, Y> && walks_lines<X>(columns) && columns > 0 && columns % kLanes == 0;
+  return std::is_same_v<X, Y> && walks_lines<X>(columns) && columns > 0 && columns <= kSegment && columns % kLanes == 0;
 }
 
 #ifdef AIRANK_FAST_X86_VARIANTS
@@ -95,13 +98,24 @@ HOST_DEVICE void add_row(const X* __restrict row, int64_t columns, T (&lanes)[kL
   for (int64_t j = in_lanes; j < columns; ++j) lanes[j - in_lanes] += f(T(load(row[j])));
 }
 
+// The sum of f(element) over a row.
+template <typename T, typename X, typename F>
+HOST_DEVICE double row_sum(const X* row, int64_t columns, F f) {
+  double sum = 0;
+  for (int64_t begin = 0; begin < columns; begin += kSegment) {
+    T lanes[kLanes] = {};
+    add_row(row + begin, std::min(kSegment, columns - begin), lanes, f);
+    sum += sum_of(lanes);
+  }
+  return sum;
+}
+
 template <typename X, typename T = math_t<X>>
 HOST_DEVICE Moments<T> moments_of(const X* row, int64_t columns, double eps) {
-  T sums[kLanes] = {}, squares[kLanes] = {};
-  add_row(row, columns, sums, [](T x) __attribute__((always_inline)) { return x; });
-  const T mean = sum_of(sums) / T(columns);
-  add_row(row, columns, squares, [mean](T x) __attribute__((always_inline)) { return (x - mean) * (x - mean); });
-  return {mean, rstd_of(sum_of(squares), double(columns), eps)};
+  const T mean = T(row_sum<T>(row, columns, [](T x) __attribute__((always_inline)) { return x; }) / double(columns));
+  const double squares =
+      row_sum<T>(row, columns, [mean](T x) __attribute__((always_inline)) { return (x - mean) * (x - mean); });
+  return {mean, rstd_of(T(squares), double(columns), eps)};
 }
 
 // Asks for the `count` elements from `at` on, which will be needed a row later: without this, memory rests while a row
@@ -179,23 +193,28 @@ struct RowMeans {
 template <typename Y, typename X, typename T>
 HOST_DEVICE RowMeans<T> grad_means_of(const Y* __restrict grad, const X* __restrict row, const Moments<T>& moments,
                                       const T* __restrict weight, int64_t columns, int64_t ahead) {
-  T sums_g[kLanes] = {}, sums_gh[kLanes] = {};
-  const int64_t in_lanes = columns / kLanes * kLanes;
-  for (int64_t j = 0; j < in_lanes; j += kLanes) {
-    prefetch<kLanes>(grad + ahead + j);
-    prefetch<kLanes>(row + ahead + j);
-    for (int l = 0; l < kLanes; ++l) {
-      const T g = load(grad[j + l]) * weight[j + l];
-      sums_g[l] += g;
-      sums_gh[l] += g * normalized(T(load(row[j + l])), moments);
+  double sum_g = 0, sum_gh = 0;
+  for (int64_t begin = 0; begin < columns; begin += kSegment) {
+    T sums_g[kLanes] = {}, sums_gh[kLanes] = {};
+    const int64_t end = std::min(begin + kSegment, columns), in_lanes = begin + (end - begin) / kLanes * kLanes;
+    for (int64_t j = begin; j < in_lanes; j += kLanes) {
+      prefetch<kLanes>(grad + ahead + j);
+      prefetch<kLanes>(row + ahead + j);
+      for (int l = 0; l < kLanes; ++l) {
+        const T g = load(grad[j + l]) * weight[j + l];
+        sums_g[l] += g;
+        sums_gh[l] += g * normalized(T(load(row[j + l])), moments);
+      }
     }
+    for (int64_t j = in_lanes; j < end; ++j) {
+      const T g = load(grad[j]) * weight[j];
+      sums_g[j - in_lanes] += g;
+      sums_gh[j - in_lanes] += g * normalized(T(load(row[j])), moments);
+    }
+    sum_g += sum_of(sums_g);
+    sum_gh += sum_of(sums_gh);
   }
-  for (int64_t j = in_lanes; j < columns; ++j) {
-    const T g = load(grad[j]) * weight[j];
-    sums_g[j - in_lanes] += g;
-    sums_gh[j - in_lanes] += g * normalized(T(load(row[j])), moments);
-  }
-  return {sum_of(sums_g) / T(columns), sum_of(sums_gh) / T(columns)};
+  return {T(sum_g / double(columns)), T(sum_gh / double(columns))};
 }
 
 // Element type of a tensor by its scalar type; calls f.template operator()<Wide, Narrow>() for the pairs that an op

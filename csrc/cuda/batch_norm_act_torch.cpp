@@ -59,7 +59,8 @@ Tensor finish_cuda(Tensor moments, OptionalTensor running_mean, OptionalTensor r
 }
 
 std::tuple<Tensor, Tensor> act_cuda(Tensor x, OptionalTensor residual, OptionalTensor weight, OptionalTensor bias,
-                                    Tensor statistics, bool relu, bool with_mask) {
+                                    Tensor statistics, bool relu, bool with_mask,
+                                    std::string /*group: autograd's*/) {
   check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
   const OnDevice device(x);
   Tensor y = empty_as(x);

@@ -32,6 +32,25 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
 template <int kVec> constexpr int kBackwardPacks = kVec == 8 ? 1 : kVec == 4 ? 2 : 4;
 
+// Packs of a row beyond the registers that a thread adds up before it adds their sum to that of the others: a row of
+// millions of columns keeps the digits of a short one.
+constexpr int kRunPacks = 32;
+
+// Calls add(column), which adds to `sums`, for the columns from `begin` on.
+template <int N, typename T, typename F>
+HOST_DEVICE void add_in_runs(T (&sums)[N], int begin, int step, int end, F add) {
+#pragma unroll 1
+  for (int j = begin; j < end;) {
+    T before[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) before[n] = sums[n], sums[n] = 0;
+#pragma unroll 1
+    for (int i = 0; i < kRunPacks && j < end; ++i, j += step) add(j);
+#pragma unroll
+    for (int n = 0; n < N; ++n) sums[n] += before[n];
+  }
+}
+
 // Sums over the threads of a row, for all of them; N at a time wait for each other only once. `slots` has one element
 // per warp of the block; all threads of the block must come here, and `slots` must not be used again before another
 // barrier.
@@ -55,13 +74,6 @@ __device__ __forceinline__ void row_sums(T (&values)[N], T (&slots)[N][kRowThrea
 #pragma unroll
     for (int n = 0; n < N; ++n) values[n] += slots[n][first + w];
   }
-}
-
-template <typename T>
-__device__ __forceinline__ T row_sum(T value, T (&slots)[1][kRowThreads / 32]) {
-  T values[1] = {value};
-  row_sums(values, slots);
-  return values[0];
 }
 
 template <int kVec, typename T, typename X>
@@ -142,36 +154,36 @@ __global__ void __launch_bounds__(kRowThreads, kForwardBlocks<In>)
     if (j < end) read[p] = in.template read<kVec>(first + j);
   }
   Row kept[kPacks];
-  T sum = 0;
+  T sums[1] = {};
   const auto add = [&](const Row& values) {
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) sum += T(values.get(k));
+    for (int k = 0; k < kVec; ++k) sums[0] += T(values.get(k));
   };
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int j = start + p * step;
     if (j < end) add(kept[p] = in.template take<kVec>(first + j, read[p]));
   }
-#pragma unroll 1
-  for (int j = start + kPacks * step; j < end; j += step)
-    add(in.template take<kVec>(first + j, in.template read<kVec>(first + j)));
+  add_in_runs(sums, start + kPacks * step, step, end,
+              [&](int j) { add(in.template take<kVec>(first + j, in.template read<kVec>(first + j))); });
+  row_sums(sums, mean_slots);
   Moments<T> moments;
-  moments.mean = row_sum(sum, mean_slots) / T(columns);
+  moments.mean = sums[0] / T(columns);
 
   const auto square = [&](const Row& values) {
 #pragma unroll
     for (int k = 0; k < kVec; ++k) {
       const T centred = T(values.get(k)) - moments.mean;
-      sum += centred * centred;
+      sums[0] += centred * centred;
     }
   };
-  sum = 0;
+  sums[0] = 0;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p)
     if (start + p * step < end) square(kept[p]);
-#pragma unroll 1
-  for (int j = start + kPacks * step; j < end; j += step) square(in.template again<kVec>(first + j));
-  moments.rstd = rstd_of(row_sum(sum, square_slots), double(columns), eps);
+  add_in_runs(sums, start + kPacks * step, step, end, [&](int j) { square(in.template again<kVec>(first + j)); });
+  row_sums(sums, square_slots);
+  moments.rstd = rstd_of(sums[0], double(columns), eps);
   if (threadIdx.x == 0 && row < rows) {
     mean[row] = moments.mean;
     rstd[row] = moments.rstd;
@@ -268,9 +280,9 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
       const int j = start + p * step;
       if (j < end) add(now.grads[p], now.values[p], kept_weights[p]);
     }
-#pragma unroll 1
-    for (int j = start + kPacks * step; j < end; j += step)
+    add_in_runs(sums, start + kPacks * step, step, end, [&](int j) {
       add(load_pack<kVec>(grad + first + j), load_pack<kVec>(x + first + j), load_param<kVec>(weight, j, 1));
+    });
     row_sums(sums, slots[parity]);
     const T mean_g = sums[0] / T(columns), mean_gh = sums[1] / T(columns);
     parity ^= 1;
