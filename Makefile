@@ -39,7 +39,7 @@ lint: $(INSTALLED) ## ruff: rules and format
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
 	$(PIP) --no-build-isolation --editable ".[bench]"
 	$(PY) bench/compare.py
-	for bench in step memory data prepare bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+	for bench in convolution step memory data prepare bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)

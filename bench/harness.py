@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 
+from airank_fast import processor
 from airank_fast.engine import system
 from airank_fast.engine.memory import keep_freed_memory
 
@@ -297,6 +298,8 @@ def _surroundings() -> dict:
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {"devices": system.devices(), "system": platform.platform(), "load": os.getloadavg()[0]},
+        "instructions": processor.instruction_set(),
+        "stand_in": processor.is_limited(),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),
         "versions": system.versions() | _versions_of_peers(),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn import BatchNormAct2d, PointwiseConv2d
+from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d
 
 EXPANSION = 4
 
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
         out_channels = width * EXPANSION
         self.conv1 = pointwise_conv(in_channels, width)
         self.bn1 = batch_norm_act(width, relu=True)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = (PatchConv2d if fused else nn.Conv2d)(width, width, 3, stride, 1, bias=False)
         self.bn2 = batch_norm_act(width, relu=True)
         self.conv3 = pointwise_conv(width, out_channels)
         self.bn3 = batch_norm_act(out_channels, relu=True)

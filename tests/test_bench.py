@@ -11,7 +11,7 @@ import pytest
 import torch
 
 BENCH = Path(__file__).parents[1] / "bench"
-MODULES = ("harness", "compare", "tables", "gpu")
+MODULES = ("harness", "compare", "convolution", "tables", "gpu")
 
 
 @pytest.fixture
@@ -174,3 +174,30 @@ def test_every_part_of_the_gpu_run_is_in_a_group_and_is_there(bench):
     scripts = [word for part in bench.gpu.parts() for word in part.command if word.endswith(".py")]
     assert all((BENCH.parent / script.removeprefix("--ignore=")).exists() for script in scripts)
     assert all(len({part.name for part in stage}) == 1 for stage in stages if not stage[0].together)
+
+
+def convolution(kernel: int, pixels: int, *ratios: float, **facts) -> list[dict]:
+    line = {"instructions": "AVX2", "dtype": "float32", "kernel": kernel, "pixels": pixels} | facts
+    return [line | {"speedup_over": {"torch": ratio}} for ratio in ratios]
+
+
+def test_convolutions_are_products_up_to_where_they_were_faster(bench):
+    measured = [
+        *convolution(1, 32, 2.0, 1.5),
+        *convolution(1, 128, 0.9, 1.6),  # faster on the mean
+        *convolution(1, 512, 1.0, 1.0),
+        *convolution(1, 2048, 3.0, 3.0),  # after a size that was not
+        *convolution(3, 32, 1.0, 1.04),
+        *convolution(3, 128, 5.0, 5.0),
+        *convolution(1, 32, 2.0, instructions="AVX"),
+        *convolution(1, 32, 2.0, instructions="AVX512_BF16"),  # fixed
+    ]
+    found = bench.convolution.choose(measured)
+    assert found.pop("AVX") == {"float32": {"1": None}}
+    assert found.pop("AVX2") == {"float32": {"1": 128}}
+    assert found == bench.convolution.FIXED
+
+
+def test_the_choices_of_the_modules_are_those_of_the_results(bench):
+    chosen = bench.convolution.choose(bench.tables.latest("convolution"))
+    assert json.loads(bench.convolution.choices.FILE.read_text()) == chosen

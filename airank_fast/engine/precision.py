@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from airank_fast.engine import system
+from airank_fast import processor
 from airank_fast.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,7 +41,7 @@ def choose(amp: bool, requested: str | None, device: torch.device) -> Choice:
     speed = relative_speed(DTYPES[requested])
     if speed >= 1:
         return Choice(requested, reason)
-    how_slow = f"{requested} is {1 / speed:.1f} times as slow as fp32 on this processor ({system.instruction_set()})"
+    how_slow = f"{requested} is {1 / speed:.1f} times as slow as fp32 on this processor ({processor.instruction_set()})"
     return Choice(requested, reason, f"{reason}: {how_slow}, by a short measurement")
 
 
@@ -54,7 +54,7 @@ def amp_choice(device: torch.device) -> Choice:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return Choice("bf16" if major >= 8 else "fp16", f"compute capability {major}.{minor}")
-    instructions = system.instruction_set()
+    instructions = processor.instruction_set()
     if _is_native("bf16"):
         return Choice("bf16", f"{instructions} multiplies bf16")
     if instructions == "AVX2" or not (
@@ -101,7 +101,7 @@ def _seconds(call) -> float:
 
 def _is_native(precision: str) -> bool:
     """Whether the CPU has instructions for products in ``precision``, and may use them."""
-    return precision == "bf16" and system.instruction_set() in system.WITH_BF16
+    return precision == "bf16" and processor.instruction_set() in processor.WITH_BF16
 
 
 def check(precision: str, device: torch.device) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from airank_fast import processor
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
 from airank_fast.record import machine, source
@@ -23,7 +24,6 @@ UNKNOWN = "unknown"
 _LIBRARIES = ["airank-fast", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pillow", "safetensors"]
 _LIBRARIES += ["tyro", "tqdm", "tensorboard", "mlperf-logging", "apex", "transformer-engine"]
 _EXTENSION = "airank_fast._C"
-WITH_BF16 = ("AVX512_BF16", "AMX")  # names of instruction_set() that multiply bf16
 
 
 def information(submission, world: World) -> dict:
@@ -105,26 +105,9 @@ def extension() -> dict[str, str]:
     return {"missing": f"built, but not loaded; the reason: python -c 'import torch, {_EXTENSION}'"}
 
 
-def instruction_set() -> str:
-    """The latest vector instructions of the processor that kernels may use: AVX2, AVX512, AVX512_BF16, AMX, ...
-
-    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which limit torch's kernels and oneDNN's to those of older processors,
-    limit it too; where only oneDNN is limited, the name says so.
-    """
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability != "AVX512":
-        return capability
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    if limit.upper() not in ("", "ALL", "DEFAULT"):
-        return f"{capability}, oneDNN limited to {limit}"
-    if torch.cpu._is_amx_tile_supported():
-        return "AMX"
-    return "AVX512_BF16" if torch.cpu._is_avx512_bf16_supported() else capability
-
-
 def devices() -> list[str]:
     """The devices that torch can use, with their names."""
-    found = [f"cpu: {_cpu_name()}, {torch.get_num_threads()} threads, {instruction_set()}"]
+    found = [f"cpu: {_cpu_name()}, {torch.get_num_threads()} threads, {processor.instruction_set()}"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found.append(

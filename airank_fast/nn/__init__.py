@@ -6,6 +6,7 @@ from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.dropout_add_layer_norm import DropoutAddLayerNorm
 from airank_fast.nn.layer_norm import LayerNorm
 from airank_fast.nn.packed_attention import PackedSequences, packed_attention
+from airank_fast.nn.patch_conv import PatchConv2d
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LayerNorm",
     "LinearGELU",
     "PackedSequences",
+    "PatchConv2d",
     "PointwiseConv2d",
     "cross_entropy",
     "packed_attention",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from airank_fast.nn.choices import product_is_faster
 
 
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution without bias; ``nn.Conv2d(in, out, 1, stride, bias=False)`` in all but speed.
 
-    In NHWC a 1x1 convolution is one matrix product over the pixels. On the CPU in bfloat16 that product runs
-    faster than the convolution primitive, forward and backward; everywhere else this is ``nn.Conv2d``.
+    In NHWC a 1x1 convolution is one matrix product over the pixels. On CPUs that product is faster than the
+    convolution primitive, forward and backward, in bfloat16 where the processor multiplies it and in float32 on AVX2
+    for few pixels; `choices.py` says from which measurement. Everywhere else this is ``nn.Conv2d``.
 
     Shapes: input ``[N, in_channels, H, W]``, weight ``[out_channels, in_channels, 1, 1]``,
     output ``[N, out_channels, ceil(H / stride), ceil(W / stride)]`` in channels_last when the product is used.
@@ -21,7 +23,7 @@ class PointwiseConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.bfloat16 or self.weight.dtype != torch.bfloat16:
+        if not product_is_faster(self, x):
             return super().forward(x)
         step_h, step_w = self.stride
         pixels = x[:, :, ::step_h, ::step_w].permute(0, 2, 3, 1)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from commands.test_train_bert import arguments, here
 
+from airank_fast import processor
 from airank_fast import train as command
-from airank_fast.engine import precision, system
+from airank_fast.engine import precision
 from airank_fast.engine.distributed import World
 from airank_fast.record.events import read_events
 
@@ -18,7 +19,7 @@ from airank_fast.record.events import read_events
 @pytest.fixture
 def older_processor(monkeypatch):
     """One whose 16-bit products are emulated, 26 times as slow as float32."""
-    monkeypatch.setattr(system, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
     monkeypatch.setattr(precision, "relative_speed", lambda dtype: 1 / 26)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from airank_fast import processor
 from airank_fast.data.images import ImageBatch
-from airank_fast.engine import precision, system, weights
+from airank_fast.engine import precision, weights
 from airank_fast.engine.step import TrainingStep
 from airank_fast.errors import UserError
 from airank_fast.job import Update
@@ -121,14 +122,14 @@ def test_tf32_needs_cuda():
         precision.check("tf32", CPU)
 
 
-def processor(monkeypatch, instructions: str, *, kernels: bool = True, speed: float | None = None) -> None:
+def stand_in(monkeypatch, instructions: str, *, kernels: bool = True, speed: float | None = None) -> None:
     """Stand in for a processor: its instructions, whether oneDNN has kernels of 16 bits for it, how fast they are."""
 
     def measured(dtype):
         assert speed is not None, "measured where the instructions decide"
         return speed
 
-    monkeypatch.setattr(system, "instruction_set", lambda: instructions)
+    monkeypatch.setattr(processor, "instruction_set", lambda: instructions)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: kernels)
     monkeypatch.setattr(precision, "relative_speed", measured)
 
@@ -147,7 +148,7 @@ def processor(monkeypatch, instructions: str, *, kernels: bool = True, speed: fl
     ],
 )
 def test_amp_on_a_cpu_is_16_bits_only_where_that_is_faster(monkeypatch, instructions, kernels, speed, expected):
-    processor(monkeypatch, instructions, kernels=kernels, speed=speed)
+    stand_in(monkeypatch, instructions, kernels=kernels, speed=speed)
     choice = precision.choose(True, None, CPU)
     assert (choice.precision, choice.warning) == (expected, None)
     assert choice.reason.startswith("--amp: ")
@@ -156,19 +157,19 @@ def test_amp_on_a_cpu_is_16_bits_only_where_that_is_faster(monkeypatch, instruct
 
 
 def test_a_requested_precision_that_is_slower_than_fp32_warns_with_the_factor(monkeypatch):
-    processor(monkeypatch, "AVX2", kernels=False, speed=1 / 26)
+    stand_in(monkeypatch, "AVX2", kernels=False, speed=1 / 26)
     choice = precision.choose(False, "bf16", CPU)
     assert (choice.precision, choice.reason) == ("bf16", "--precision bf16")
     assert "26.0 times as slow as fp32 on this processor (AVX2)" in choice.warning
     assert "26.0 times" in precision.choose(False, "fp16", CPU).warning
-    processor(monkeypatch, "AVX512", speed=1.3)
+    stand_in(monkeypatch, "AVX512", speed=1.3)
     assert precision.choose(False, "bf16", CPU).warning is None
 
 
 def test_what_needs_no_measurement_is_not_measured(monkeypatch):
-    processor(monkeypatch, "AVX512_BF16")
+    stand_in(monkeypatch, "AVX512_BF16")
     assert precision.choose(False, "bf16", CPU) == precision.Choice("bf16", "--precision bf16")
-    processor(monkeypatch, "AVX2")
+    stand_in(monkeypatch, "AVX2")
     assert precision.choose(False, "fp32", CPU) == precision.Choice("fp32", "--precision fp32")
     assert precision.choose(False, None, CPU) == precision.Choice("fp32", "the default")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))

@@ -1,0 +1,54 @@
+"""Which of two ways of computing the same is faster on this processor: from measurements, the same in every process.
+
+`choices.json` is made by `bench/convolution.py --choose` from its committed results: per instruction set, dtype and
+kernel size the number of output pixels (over the batch) up to which a convolution is faster as a matrix product; null
+for any number. Nothing is measured at run time, so that ranks, and a run that goes on, compute alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from airank_fast import processor
+
+FILE = Path(__file__).with_name("choices.json")
+LIKE = {"AVX512": "AVX512_BF16", "AMX": "AVX512_BF16"}
+"""Sets of instructions that were not measured, and those whose choices hold for them."""
+
+
+@functools.cache
+def limits() -> dict[tuple[str, int], float]:
+    """(dtype, kernel size) -> pixels up to which the product is faster on this processor."""
+    name = processor.instruction_set().partition(",")[0]
+    by_dtype = json.loads(FILE.read_text(encoding="utf-8")).get(LIKE.get(name, name), {})
+    return {
+        (dtype, int(kernel)): math.inf if limit is None else limit
+        for dtype, by_kernel in by_dtype.items()
+        for kernel, limit in by_kernel.items()
+    }
+
+
+def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether ``conv`` of ``x`` is faster as a matrix product, and can be one.
+
+    That takes a square kernel, equal strides, no bias, groups or dilation, and a padding of zeros, given in numbers.
+    """
+    if x.device.type != "cpu" or x.dtype != conv.weight.dtype or x.dim() != 4:
+        return False
+    limit = limits().get((str(x.dtype).removeprefix("torch."), conv.kernel_size[0]))
+    if limit is None or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
+        return False
+    sides = (conv.kernel_size, conv.stride, conv.padding)
+    if isinstance(conv.padding, str) or any(len(set(side)) > 1 for side in sides):
+        return False
+    kernel, stride, padding = (side[0] for side in sides)
+    outputs = [(size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:]]
+    return min(outputs) > 0 and len(x) * math.prod(outputs) <= limit
