@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +27,8 @@ from airank_fast.record.foreign.read import Run, cards_in_name, read_run
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
 from airank_fast.rules import airank_score, scoring
+from airank_fast.rules.gathering import gather
+from airank_fast.rules.mlperf.result import PATTERN
 from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
 
 WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
@@ -70,17 +72,21 @@ def main() -> int:
     """Print the figures; 1 if a set is invalid or incomplete."""
     options = tyro.cli(Options, description=__doc__)
     check(options)
-    paths = [each for path in options.paths for each in logs_of(path)]
+    places = [gather(path) for path in options.paths]
+    paths = list(dict.fromkeys(path for found, _ in places for path in found))
+    left_out = [note for _, notes in places for note in notes]
     told = [known_of(path, options.set) for path in paths]
     runs = [read_run(path, known) for path, known in zip(paths, told, strict=True)]
-    result, text, status = {"rehearsal": options.own_targets, "notes": notes_of(runs)}, [], 0
+    result, text, status = {"rehearsal": options.own_targets, "notes": [*left_out, *notes_of(runs)]}, [], 0
     text += [f"note: {note}" for note in result["notes"]] + [""] * bool(result["notes"])
     if options.own_targets:
         text += ["REHEARSAL: runs are judged by their own targets, on whatever data and network; this is no result", ""]
     if options.rules != "airank":
         sets, score = mlperf(options, runs)
         result |= {"mlperf": [set_json(each) for each in sets], "gp2bm": score}
-        text += [part for each in sets for part in set_text(each)] + gp2bm_text(score)
+        counts = Counter(each.benchmark.name for each in sets)
+        text += [part for each in sets for part in set_text(each, counts[each.benchmark.name] == 1)]
+        text += gp2bm_text(score)
         status = int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
     if options.rules != "mlperf" and runs:
         judged, targets = (runs, []) if options.own_targets else with_targets(runs, told, options.profile)
@@ -117,14 +123,6 @@ def check(options: Options) -> None:
     references(options)
 
 
-def logs_of(path: Path) -> list[Path]:
-    """The runs at a path: itself, or those of a result directory (result_*.txt) or a directory of run directories."""
-    if not path.is_dir() or (path / "events.jsonl").exists():
-        return [path]
-    results = sorted(path.glob("result_*.txt")) or sorted(each.parent for each in path.glob("*/events.jsonl"))
-    return results or [path]
-
-
 def notes_of(runs: list[Run]) -> list[str]:
     """How logs of other programs were read where they are not in the usual units, each note once."""
     places = defaultdict(list)
@@ -137,7 +135,7 @@ def notes_of(runs: list[Run]) -> list[str]:
 
 
 def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
-    """The sets among the runs, one a benchmark and number of accelerators, and GP2BM's score."""
+    """The sets among the runs, and GP2BM's score. A set is of one benchmark on one system, in one folder of results."""
     points, groups = rcp_points(options), defaultdict(list)
     for run in runs:
         benchmark = scoring.benchmark_of(run.summary["benchmark"])
@@ -147,23 +145,35 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             raise UserError(f"{run.path}: a run of {names} is required (--set benchmark=), got {got}")
         if benchmark is not None:
             result = scoring.run_result(run, options.own_targets)
-            groups[benchmark.name, result.world_size or 0].append(result)
-    groups = dict(sorted(groups.items()))
+            folder = str(run.path.parent) if run.path.match(PATTERN) else ""
+            place = result.system.order, str(result.division), result.world_size or 0, folder
+            groups[benchmark.name, place].append(result)
     sets = []
-    for (name, _), group in groups.items():
+    for (name, _), group in sorted(groups.items()):
         known = None if options.own_targets else scoring.reference_point(name, group)  # of the benchmark's task
-        sets.append(scoring.set_result(BENCHMARKS[name], group, points.get(name) or known))
-    minutes = {"resnet": options.r_minutes, "bert": options.b_minutes}
-    for name in minutes:
+        given = None if scoring.is_open(group) else points.get(name)
+        sets.append(scoring.set_result(BENCHMARKS[name], group, given or known))
+    return sets, score_of(options, sets)
+
+
+def score_of(options: Options, sets: list[SetResult]) -> dict:
+    """GP2BM's score of the results that are given, or of each benchmark's one valid set; else why there is none."""
+    minutes, missing, reasons = {"resnet": options.r_minutes, "bert": options.b_minutes}, {}, {}
+    for name, benchmark in BENCHMARKS.items():
         of_name = [each for each in sets if each.benchmark.name == name]
-        if minutes[name] is None and len(of_name) == 1:
+        missing[name] = 0 if minutes[name] is not None else of_name[0].num_missing if of_name else benchmark.num_runs
+        if minutes[name] is not None:
+            continue
+        if missing[name]:
+            reasons[name] = f"runs of {name} missing: {missing[name]}"
+        elif len(of_name) > 1:
+            reasons[name] = f"{len(of_name)} sets of {name}, and a score is of one"
+        elif not of_name[0].valid:
+            reasons[name] = f"the set of {name} is not valid"
+        else:
             minutes[name] = of_name[0].minutes
     score = gp2bm(minutes["resnet"], minutes["bert"], options.want)
-    counts = {each.benchmark.name: each.num_missing for each in sets}
-    score["missing_runs"] = {
-        name: 0 if minutes[name] is not None else counts.get(name, known.num_runs) for name, known in BENCHMARKS.items()
-    }
-    return sets, score
+    return score | {"missing_runs": missing, "reasons": list(reasons.values())}
 
 
 def known_of(path: Path, settings: list[str]) -> dict:
@@ -253,9 +263,12 @@ def set_json(result: SetResult) -> dict:
     return fields | {"valid": result.valid, "missing": result.num_missing}
 
 
-def set_text(result: SetResult) -> list[str]:
-    """A set for people."""
-    benchmark = result.benchmark
+def set_text(result: SetResult, is_alone: bool = True) -> list[str]:
+    """A set for people; where it is not the only one of its benchmark, with its system."""
+    benchmark, where = result.benchmark, ""
+    if not is_alone:
+        folders = dict.fromkeys(str(Path(run.name).parent) for run in result.runs)
+        where = f" on {result.runs[0].system}" + (f" in {next(iter(folders))}" if len(folders) == 1 else "")
     chosen = {run.name for run in result.chosen} if result.minutes is not None else set()
     cells = [
         [
@@ -268,7 +281,7 @@ def set_text(result: SetResult) -> list[str]:
         for run in result.runs
     ]
     lines = [
-        f"MLPerf {benchmark.name}: {len(result.runs)} runs, {benchmark.num_runs} wanted",
+        f"MLPerf {benchmark.name}{where}: {len(result.runs)} runs, {benchmark.num_runs} wanted",
         *table(["run", "minutes", benchmark.unit, "seed", "counts"], cells),
     ]
     if len(result.windows) > 1:
@@ -280,7 +293,9 @@ def set_text(result: SetResult) -> list[str]:
             f"the reference after {result.reference.mean:,.10g}"
         )
     elif result.minutes is not None and result.reference is None:
-        lines.append("convergence is not compared: no reference point is known (--rcp, or install mlperf-logging)")
+        why = "no reference point is known (--rcp, or install mlperf-logging)"
+        why = "the open division has no reference points" if scoring.is_open(result.runs) else why
+        lines.append(f"convergence is not compared: {why}")
     lines += [f"problem: {problem}" for problem in result.problems]
     word = "" if result.valid else "; the set is not valid"
     minutes = "none" if result.minutes is None else f"{result.minutes:.3f} minutes"
@@ -290,9 +305,7 @@ def set_text(result: SetResult) -> list[str]:
 def gp2bm_text(score: dict) -> list[str]:
     """GP2BM's score, what-if and wishes."""
     if score["score"] is None:
-        names = [name for name, key in (("resnet", "r_minutes"), ("bert", "b_minutes")) if score[key] is None]
-        missing = [f"{name} (runs still missing: {score['missing_runs'][name]})" for name in names]
-        return [f"GP2BM: no score, there is no result of {' and '.join(missing)}", ""]
+        return [f"GP2BM: no score ({'; '.join(score['reasons'])})", ""]
     r, b = score["r_minutes"], score["b_minutes"]
     lines = [f"GP2BM score: 7.19 / {r:.3f} + 9.05 / {b:.3f} = {score['score']:.3f}", ""]
     cells = [
@@ -323,6 +336,7 @@ def gp2bm_text(score: dict) -> list[str]:
 
 def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[str]:
     """AI-Rank's figures for people, the columns of its summary first; `targets` that no log carried."""
+    has_several = len({row.hardware for row in result.rows}) > 1
     cells = [
         [
             row.model,
@@ -336,11 +350,13 @@ def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[s
             _cell(row.card_efficiency, ".1%"),
             f"{row.num_reached}/{row.num_runs}",
             "yes" if row.is_task else "no",
+            *([str(row.hardware)] if has_several else []),
         ]
         for row in result.rows
     ]
     header = ["model", "system", "precision", "cards", "Time2train(sec)", "吞吐(samples/sec)", "准确率(%)"]
-    lines = ["AI-Rank", *table([*header, "加速比 T1/TN", "efficiency", "reached", "task"], cells)]
+    more = ["加速比 T1/TN", "efficiency", "reached", "task", *(["hardware"] if has_several else [])]
+    lines = ["AI-Rank", *table([*header, *more], cells)]
     if result.amp:
         cells = [
             [

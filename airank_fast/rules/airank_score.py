@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from airank_fast import tasks
 from airank_fast.record.events import dictionary
 from airank_fast.record.foreign.read import Run
+from airank_fast.rules.systems import UNKNOWN, System, system_of
 from airank_fast.tasks import Target, Task
 
 AnyRun = TypeVar("AnyRun")  # with a path
@@ -58,6 +59,7 @@ class Row:
     card_speedup: float | None = None  # 加速比: T1 / TN
     card_efficiency: float | None = None  # 加速效率: T1 / TN / N
     accuracy_format: str = ".2%"
+    hardware: System = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,9 @@ def _rows(runs: Iterable[Run], profile: str, own_targets: bool) -> list[Row]:
         precision = "amp" if summary["precision"] in AMP else summary["precision"]
         counts = own_targets or is_task(run, profile)
         key = summary["benchmark"] or "unknown", operating_system(run), precision, summary["world_size"], counts
-        groups[key].append(run)
+        groups[(*key, system_of(run))].append(run)
     rows = []
-    for (model, system, precision, num_cards, counts), group in groups.items():
+    for (model, system, precision, num_cards, counts, hardware), group in groups.items():
         run = middle(group, _seconds)
         time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
@@ -192,9 +194,19 @@ def _rows(runs: Iterable[Run], profile: str, own_targets: bool) -> list[Row]:
                 best,
                 counts,
                 accuracy_format=task.headline.format if task else ".2%",
+                hardware=hardware,
             )
         )
-    return sorted(rows, key=lambda row: [row.model, str(row.operating_system), str(row.precision), row.num_cards or 0])
+    return sorted(
+        rows,
+        key=lambda row: (
+            row.model,
+            str(row.operating_system),
+            str(row.precision),
+            row.num_cards or 0,
+            row.hardware.order,
+        ),
+    )
 
 
 def middle(runs: Iterable[AnyRun], seconds: Callable[[AnyRun], float]) -> AnyRun:
@@ -212,7 +224,8 @@ def _seconds(run: Run) -> float:
 
 def _same(row: Row) -> tuple:
     """What two rows must share for their times to be compared."""
-    return row.model, row.operating_system, row.precision, row.is_task
+    hardware = row.hardware.organization, row.hardware.accelerator  # names of systems often say how many cards
+    return row.model, row.operating_system, row.precision, row.is_task, hardware
 
 
 def _with_speedups(rows: list[Row]) -> list[Row]:
@@ -223,23 +236,21 @@ def _with_speedups(rows: list[Row]) -> list[Row]:
         first = one_card.get(_same(row))
         if first and first > 0 and (row.time2train or 0) > 0 and row.num_cards:
             speedup = first / row.time2train
-            row = Row(**{**vars(row), "card_speedup": speedup, "card_efficiency": speedup / row.num_cards})
+            row = replace(row, card_speedup=speedup, card_efficiency=speedup / row.num_cards)
         found.append(row)
     return found
 
 
 def _amp(rows: list[Row], peak_ratio: float | None) -> list[AmpSpeedup]:
-    rates = {
-        (row.model, row.operating_system, row.num_cards, row.is_task, row.precision): row.throughput
-        for row in rows
-        if row.throughput and row.num_cards
-    }
+    rated = [row for row in rows if row.throughput and row.num_cards]
+    fp32 = {(_same(replace(row, precision="amp")), row.num_cards): row for row in rated if row.precision == FP32}
     found = []
-    for (model, system, num_cards, counts, precision), rate in rates.items():
-        fp32 = rates.get((model, system, num_cards, counts, FP32))
-        if precision == "amp" and fp32:
-            speedup = rate / fp32
-            found.append(AmpSpeedup(model, system, num_cards, speedup, speedup / peak_ratio if peak_ratio else None))
+    for row in rated:
+        base = fp32.get((_same(row), row.num_cards))
+        if base is not None:
+            speedup = row.throughput / base.throughput
+            efficiency = speedup / peak_ratio if peak_ratio else None
+            found.append(AmpSpeedup(row.model, row.operating_system, row.num_cards, speedup, efficiency))
     return found
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from airank_fast import tasks
-from airank_fast.record.events import effective
+from airank_fast.record.events import dictionary, effective
 from airank_fast.record.foreign.read import Run
 from airank_fast.rules.mlperf import rcp
 from airank_fast.rules.mlperf.result import same_start
 from airank_fast.rules.mlperf.rules import ROUND
+from airank_fast.rules.systems import UNKNOWN, System, system_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class RunResult:
     global_batch_size: int | None = None
     world_size: int | None = None
     seed: int | None = None
+    system: System = UNKNOWN
+    division: str | None = None
     doubts: tuple[str, ...] = ()
 
 
@@ -133,6 +136,8 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
         global_batch_size=batch if type(batch) is int else None,
         world_size=config.get("world_size"),
         seed=seed if type(seed) is int else None,
+        system=system_of(run),
+        division=dictionary(config.get("submission")).get("division"),
         doubts=tuple(doubts),
     )
 
@@ -148,8 +153,19 @@ def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
     return doubts
 
 
+def is_open(runs: Iterable[RunResult]) -> bool:
+    """Whether runs are of the open division."""
+    return any(run.division == "open" for run in runs)
+
+
 def reference_point(name: str, runs: Iterable[RunResult]) -> ReferencePoint | None:
-    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size."""
+    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size.
+
+    None of the open division, whose networks and optimizers may converge as they will: its rules have no such points.
+    """
+    runs = list(runs)
+    if is_open(runs):
+        return None
     batches = {run.global_batch_size for run in runs} - {None}
     found = rcp.point(name, batches.pop()) if len(batches) == 1 else None
     return ReferencePoint(found.mean, found.minimum) if found else None
@@ -212,6 +228,9 @@ def _problems(benchmark: Benchmark, runs: list[RunResult]) -> list[str]:
         values = sorted({getattr(run, name) for run in runs} - {None})
         if len(values) > 1:
             problems.append(f"{len(values)} {what} in one set: {', '.join(map(str, values))}")
+    systems = sorted({str(run.system) for run in runs})
+    if len(systems) > 1:
+        problems.append(f"{len(systems)} systems in one set: {', '.join(systems)}")
     for places in same_start([run.start_ms for run in runs]):
         names = " and ".join(runs[place].name for place in places)
         problems.append(f"{names} begin at the same millisecond: {runs[places[0]].start_ms}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from airank_fast.errors import UserError
-from airank_fast.record.foreign.detect import detect
+from airank_fast.record.foreign.detect import COMPRESSIONS, PROGRAMS, detect
 from airank_fast.record.lines import Lines
 from airank_fast.rules import agreement, airank, events, flagperf, trees
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
@@ -45,9 +45,6 @@ _READABLE = Rule(name="file.readable", severity=WARNING, source=_FILE)
 _COMPRESSED = Rule(name="file.compressed", severity=WARNING, source=_FILE)
 _NO_BOOK = Rule(name="file.no_book", severity=NOTE, source=_FILE)
 _CONVERT = "which airank_fast.convert makes a log of AI-Rank or MLPerf from"
-_COMPRESSIONS = {".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"}  # in folders these are named, not read
-# In folders these are passed over: programs quote lines of logs.
-_PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
 
 
 def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding]:
@@ -154,9 +151,9 @@ def _of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
 def _is_of_interest(path: Path) -> bool:
     if path.is_symlink():
         return False
-    if path.is_dir() or path.suffix in _COMPRESSIONS:
+    if path.is_dir() or path.suffix in COMPRESSIONS:
         return True
-    return path.is_file() and path.suffix not in _PROGRAMS and bool(_formats(path))
+    return path.is_file() and path.suffix not in PROGRAMS and bool(_formats(path))
 
 
 def _formats(path: Path) -> list[str]:
@@ -167,7 +164,7 @@ def _formats(path: Path) -> list[str]:
 
 
 def _is_judged(path: Path) -> bool:
-    return path.suffix not in _COMPRESSIONS and any(name in BOOKS for name in _formats(path))
+    return path.suffix not in COMPRESSIONS and any(name in BOOKS for name in _formats(path))
 
 
 def _layout(path: Path, _: Known) -> Iterator[Finding]:
@@ -187,7 +184,7 @@ def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:
 
 def _unjudged(path: Path, _: Known) -> Iterator[Finding]:
     """A file that is named, so that nobody takes the silence about it for consent."""
-    if path.suffix in _COMPRESSIONS:
+    if path.suffix in COMPRESSIONS:
         found, required = "a compressed file, which was not read", "its logs as text are required"
         yield _COMPRESSED.broken(str(path), None, found, required)
     else:

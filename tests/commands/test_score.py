@@ -67,7 +67,7 @@ def test_an_incomplete_set_is_status_1_and_says_what_is_missing(sets):
     done = score(*sets[0][:3], "--b-minutes", "16.882")
     assert done.returncode == 1
     assert "problem: 2 of 5 runs missing" in done.stdout
-    assert "GP2BM: no score, there is no result of resnet (runs still missing: 2)" in done.stdout
+    assert "GP2BM: no score (runs of resnet missing: 2)" in done.stdout
     machine = json.loads(score(*sets[0], "--json").stdout)
     assert machine["gp2bm"]["missing_runs"] == {"resnet": 0, "bert": 10}
 

@@ -15,6 +15,10 @@ from airank_fast.record.lines import BLOCK_BYTES, Lines
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
+COMPRESSIONS = {".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"}  # in folders these are named, not read
+# In folders these are passed over: programs quote lines of logs.
+PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
+
 # What stands in a file of the format, behind whatever a launcher puts before each line.
 _MARKS = {
     "airank": ("AI-Rank-log ",),
