@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -252,7 +253,8 @@ class _Part:
     def close(self) -> None:
         """Give up what is not finished."""
         for file in self._files:
-            file.close()
+            with suppress(OSError):  # of a full disk, which what is waiting to be written meets again
+                file.close()
             Path(file.name).unlink(missing_ok=True)
 
 

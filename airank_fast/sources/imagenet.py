@@ -13,6 +13,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -193,8 +194,8 @@ def _extract(inner: _Inner, root: Path) -> dict:
     """In a worker: a class's pictures to its folder; its entry in the manifest."""
     folder = root / "train" / inner.wnid
     pictures: dict[str, str] = {}
-    partial_folder = _fresh(folder)
-    with io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20) as section:
+    section = io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20)
+    with _fresh(folder) as partial_folder, section:
         try:
             with tarfile.open(fileobj=section) as tar:
                 for member in tar:
@@ -205,13 +206,22 @@ def _extract(inner: _Inner, root: Path) -> dict:
                 f"--train: a whole tar of pictures is required, {inner.wnid}.tar in {inner.path} is none "
                 f"({_reason(error)})"
             ) from None
-    return _finish(partial_folder, folder, pictures)
+        return _finish(partial_folder, folder, pictures)
 
 
 def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
     """All validation pictures to their classes' folders; entries by class. The picture's number is in its name."""
     folder = root / "val"
-    partial_folder = _fresh(folder)
+    with _fresh(folder) as partial_folder:
+        pictures = _pictures_of_val(path, partial_folder, wnids)
+        entries = {wnid: _entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial_folder, folder)
+    return entries
+
+
+def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict[str, dict[str, str]]:
     pictures: dict[str, dict[str, str]] = {wnid: {} for wnid in wnids}
     with _open_tar(path, "--val") as tar:
         for member in _members(tar, path, "--val"):
@@ -231,19 +241,19 @@ def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
         raise UserError(
             f"--val: {len(wnids):,} pictures, as the devkit has labels, are required, got {num:,} in {path}"
         )
-    if folder.exists():
-        shutil.rmtree(folder)
-    entries = {wnid: _entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
-    os.replace(partial_folder, folder)
-    return entries
+    return pictures
 
 
-def _fresh(folder: Path) -> Path:
-    """An empty folder beside `folder`, for what will take its name."""
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, for what will take its name; removed, and its room free, after an exception."""
     partial_folder = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
-    return partial_folder
+    try:
+        yield partial_folder
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures: dict[str, str], path: Path) -> None:
@@ -266,7 +276,7 @@ def _entry(folder: Path, pictures: dict[str, str]) -> dict:
     return {
         "pictures": len(pictures),
         "bytes": sum((folder / name).stat().st_size for name in pictures),
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
     }
 
 

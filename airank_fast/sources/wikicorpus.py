@@ -13,6 +13,7 @@ interruption changes a byte.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ def prepare(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path,
 
 def _open(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path) -> Manifest:
     listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in inputs)
-    named = f"{len(inputs)} files ({hashlib.sha256(listing.encode()).hexdigest()[:16]} by names and sizes)"
+    named = f"{len(inputs)} files ({hashlib.sha256(os.fsencode(listing)).hexdigest()[:16]} by names and sizes)"
     options = {**vars(plan), "inputs": named, "vocab_sha256": checksum(vocabulary) if vocabulary else None}
     manifest = Manifest.load(root)
     if manifest is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from airank_fast.data.processes import end_with
 from airank_fast.errors import UserError
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -26,7 +26,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)  # a spawned one imports torch anew
-    pool = ProcessPoolExecutor(num_workers, context, _begin)
+    pool = ProcessPoolExecutor(num_workers, context, _begin, (os.getpid(),))
     waiting: deque = deque()
     try:
         for item in items:
@@ -43,6 +43,6 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+def _begin(parent: int) -> None:
+    end_with(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork, and there are workers

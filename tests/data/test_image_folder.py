@@ -1,5 +1,8 @@
 """The index of a tree and its complaints."""
 
+import hashlib
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,3 +71,38 @@ def test_corrupt_files_are_found_and_left_out(tmp_path):
     folder.skip([victim])
     assert victim not in folder.train.files
     assert folder.train.labels.tolist() == [0, 1]
+
+
+def test_pictures_in_sub_folders_are_those_of_torchvision(tmp_path):
+    """Its ImageFolder walks each class: files of a folder by name, folders by their paths, links followed."""
+    names = ["a/9.jpg", "a/x/2.jpg", "a/x/y/1.JPEG", "a/x.d/3.png", "a/deep/er/4.jpg", "b/5.jpg"]
+    tree(tmp_path, [f"{side}/{name}" for side in ("train", "val") for name in names])
+    tree(tmp_path, ["train/a/.cache/6.jpg", "train/a/x/.7.jpg", "elsewhere/8.jpg"])
+    (tmp_path / "train/b/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train/b/linked.jpg").symlink_to(tmp_path / "elsewhere/8.jpg")
+    (tmp_path / "train/a/x/round").symlink_to(tmp_path / "train/a")
+    folder = ImageFolder(tmp_path, 2)
+    files = [os.path.relpath(path, tmp_path / "train") for path in folder.train.files]
+    expected = []
+    for name in ("a", "b"):
+        top = tmp_path / "val" / name
+        for root, _, found in sorted(os.walk(top, followlinks=True)):
+            expected += [os.path.relpath(os.path.join(root, file), tmp_path / "val") for file in sorted(found)]
+    assert files == [*expected, "b/linked.jpg", "b/linked/8.jpg"]
+    assert folder.train.labels.tolist() == [0] * 5 + [1] * 3
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    """The checksum is of the bytes, so that it does not depend on the locale."""
+    folder = tree(tmp_path, ["train/a/1.jpg", "val/a/2.jpg"])
+    name = b"\xff\xe9\xb4.jpg"
+    os.rename(folder / "train/a/1.jpg", os.fsencode(folder / "train/a/") + b"/" + name)
+    expected = hashlib.sha256(b"train/a/" + name + b"\nval/a/2.jpg\n").hexdigest()
+    assert ImageFolder(folder, 1).checksum() == expected
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (3, 200), (200, 5), (8, 8)])
+def test_a_small_picture_is_not_corrupt(tmp_path, size):
+    for name in ("1.jpg", "1.png"):
+        Image.new("RGB", size, "teal").save(tmp_path / name)
+    assert find_corrupt([str(tmp_path / "1.jpg"), str(tmp_path / "1.png")]) == []

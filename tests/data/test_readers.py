@@ -1,6 +1,7 @@
 """The readers: the same pictures, the same order, the same complaints."""
 
 import io
+import os
 import subprocess
 import sys
 from itertools import islice
@@ -260,6 +261,54 @@ def test_a_broken_file_is_named(tmp_path, photos, kind, what, side):
 
 
 @pytest.mark.parametrize("kind", FROM_FILES)
+def test_a_picture_with_16_bits_of_grey(tmp_path, kind):
+    """v / 257, rounded, in both readers."""
+    grey = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16 + 7
+    for side in ("train", "val"):
+        (tmp_path / side / "a").mkdir(parents=True)
+        Image.fromarray(grey).save(tmp_path / side / "a" / "1.png")
+    ((pictures, _),) = evaluated(kind, ImageFolder(tmp_path, 1), batch=1, image_size=64, eval_resize=64)
+    assert np.array_equal(pictures[0].numpy(), np.repeat(np.rint(grey / 257)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_a_picture_of_some_pixels(tmp_path, kind):
+    """Smaller than the eighth that checks decode, and than the window."""
+    for side in ("train", "val"):
+        (tmp_path / side / "a").mkdir(parents=True)
+        Image.new("RGB", (5, 3), "teal").save(tmp_path / side / "a" / "1.jpg")
+    folder = ImageFolder(tmp_path, 1)
+    for pictures in (evaluated(kind, folder, batch=1)[0][0], batches(kind, folder, 1, batch=1)[0]):
+        assert (pictures.int() - torch.tensor([0, 128, 128])).abs().max() <= 3
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_names_of_any_bytes_under_any_locale(tmp_path, photos, kind):
+    """A path in Chinese where the locale is C, and a name that is no UTF-8."""
+    root = tmp_path / "图像"
+    for side in ("train", "val"):
+        (root / side / "猫").mkdir(parents=True)
+        for name in (b"\xe7\x8c\xab.jpg", b"\xff\xfe.jpg"):
+            with open(os.fsencode(root / side / "猫") + b"/" + name, "wb") as file:
+                file.write(Path(photos.train.files[0]).read_bytes())
+    code = (
+        f"import sys\nfrom airank_fast.data.images import ImageFolder, make_reader\n"
+        f"folder = ImageFolder(sys.argv[1], 1)\n"
+        f"r = make_reader({kind!r}, folder, batch_size_local=2, global_batch_size=2, num_workers=1, **{PHOTOS!r})\n"
+        f"print(len(next(r.train(0))[0]), sum(len(p) for p, _ in r.evaluate()), folder.checksum())\nr.close()"
+    )
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    outputs = set()
+    for locale in ({"LC_ALL": "C.UTF-8"}, c_locale):
+        done = subprocess.run(
+            [sys.executable, "-c", code, os.fsencode(root)], capture_output=True, env=os.environ | locale, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        outputs.add(done.stdout)
+    assert outputs == {f"2 2 {ImageFolder(root, 1).checksum()}\n".encode()}
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
 def test_bytes_after_the_end_are_no_fault(tmp_path, photos, kind):
     for side in ("train", "val"):
         (tmp_path / side / "a").mkdir(parents=True)
@@ -306,5 +355,5 @@ def test_a_process_that_does_not_close_its_reader_still_ends(photo_root, kind, e
 
 
 def test_a_worker_ends_though_its_parent_was_gone_before_it_was_ready():
-    code = "from airank_fast.data.images.torch_reader import end_with; import time; end_with(1 << 22); time.sleep(1000)"
+    code = "from airank_fast.data.processes import end_with; import time; end_with(1 << 22); time.sleep(1000)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 1

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +41,38 @@ def test_results_are_in_order_and_items_are_read_when_needed(num_workers):
 def test_a_worker_that_is_killed():
     with pytest.raises(UserError, match="--workers: memory for each is required, one was killed"):
         list(ordered_map(_die, range(20), 2))
+
+
+def test_workers_end_when_their_parent_is_killed():
+    """`kill -9` of prepare: both workers waited for ever, 190 MB each."""
+    code = """
+import os, time
+from airank_fast.sources.workers import ordered_map
+
+def pid(number):
+    time.sleep(0.1)
+    return os.getpid()
+
+results = ordered_map(pid, iter(range(1 << 30)), 2)
+pids = set()
+while len(pids) < 2:
+    pids.add(next(results))
+print(*pids, flush=True)
+time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 60
+        while any(map(_is_running, pids)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(_is_running, pids))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ The window arithmetic is `sampling`'s, in the graph, because it needs the pictur
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -147,7 +148,7 @@ class _Run:
     def _feed(self):
         indices, u = next(self._requests)  # StopIteration ends the pipeline's epoch
         given = {
-            "path": [np.frombuffer(self._split.files[i].encode(), np.uint8) for i in indices],
+            "path": [np.frombuffer(os.fsencode(self._split.files[i]), np.uint8) for i in indices],
             "mirror": np.zeros((len(indices), 2), np.float32),
         }
         if u is not None:

@@ -1,4 +1,4 @@
-"""An ImageFolder tree (`train/<class>/*.JPEG`, `val/<class>/*.JPEG`): index, checks, broken files."""
+"""An ImageFolder tree (`train/<class>/**/*.JPEG`, `val/<class>/**/*.JPEG`): index, checks, broken files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from airank_fast.errors import UserError
+from airank_fast.walk import entries
 
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of the names; ImageNet has a PNG that is called .JPEG
 FORMATS = ("JPEG", "PNG")  # of the contents
@@ -22,7 +23,7 @@ FORMATS = ("JPEG", "PNG")  # of the contents
 class Split:
     """One half of the tree."""
 
-    files: list[str]  # absolute paths, sorted by class, then by name
+    files: list[str]  # absolute paths, sorted by class, then by folder and name
     labels: np.ndarray  # int64 [len(files)]
     classes: tuple[str, ...]  # folder names, sorted; a label is a position in it
 
@@ -73,7 +74,7 @@ class ImageFolder:
         """sha256 of the names of all pictures that are in use, relative to the root, in hex."""
         digest = hashlib.sha256()
         for path in (*self.train.files, *self.val.files):
-            digest.update(os.path.relpath(path, self.root).encode() + b"\n")
+            digest.update(os.fsencode(os.path.relpath(path, self.root)) + b"\n")
         return digest.hexdigest()
 
     def skip(self, files: Iterable[str]) -> None:
@@ -85,8 +86,7 @@ class ImageFolder:
         path = os.path.join(self.root, side)
         if not os.path.isdir(path):
             raise UserError(f"data: train/ and val/ are required in {self.root}, there is no {side}/")
-        with os.scandir(path) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        names = [entry.name for entry in entries(path) if entry.is_dir() and not entry.name.startswith(".")]
         if not names:
             raise UserError(f"data: one folder per class is required in {path}, there is none")
         return tuple(names)
@@ -95,15 +95,32 @@ class ImageFolder:
         files, counts = [], []
         for name in self.classes:
             path = os.path.join(self.root, side, name)
-            with os.scandir(path) as entries:
-                pictures = sorted(
-                    e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not e.name.startswith(".")
-                )
+            pictures = _pictures(path)
             if not pictures:
                 raise UserError(f"data: pictures ({', '.join(SUFFIXES)}) are required in every class, {path} has none")
-            files += [os.path.join(path, p) for p in pictures]
+            files += pictures
             counts.append(len(pictures))
         return Split(files, np.repeat(np.arange(len(counts), dtype=np.int64), counts), self.classes)
+
+
+def _pictures(folder: str) -> list[str]:
+    """The paths of a class's pictures at any depth, folder by folder in the order of their paths, as torchvision's
+    ImageFolder takes them; hidden files and folders are left out. Links are followed, but not round in a circle."""
+    found: dict[str, list[str]] = {}
+    waiting = [(folder, frozenset([os.path.realpath(folder)]))]
+    while waiting:
+        folder, above = waiting.pop()
+        names = found[folder] = []
+        for entry in entries(folder):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                target = os.path.realpath(entry.path)
+                if target not in above:
+                    waiting.append((entry.path, above | {target}))
+            elif entry.name.lower().endswith(SUFFIXES):
+                names.append(entry.path)
+    return [path for folder in sorted(found) for path in found[folder]]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -117,7 +134,7 @@ def why_corrupt(path: str | os.PathLike) -> str | None:
         if os.path.getsize(path) == 0:
             return "the file is empty"
         with Image.open(path, formats=FORMATS) as image:
-            image.draft("RGB", (image.width // 8, image.height // 8))
+            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except FileNotFoundError:
         return "the file is gone"

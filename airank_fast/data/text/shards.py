@@ -62,29 +62,37 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_shard(
     path: Path, samples: Samples, *, form: str, max_seq_length: int, max_predictions: int, vocab_size: int
 ) -> None:
-    """Write a shard, whole or not at all; equal samples make equal files."""
+    """Write a shard, whole or not at all; equal samples make equal files. OSError where the disk does not take it.
+
+    HDF5 fills the file in memory and Python writes it: a disk that is full while HDF5 writes ends the process.
+    """
     assert form in FORMS, form
     h5py = import_h5py()
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         if form == "padded":
-            for name, values in samples.padded(max_seq_length, max_predictions).items():
-                chunks = (min(len(values), 1024), *values.shape[1:]) if len(values) else None
-                file.create_dataset(
-                    name,
-                    data=values,
-                    chunks=chunks,
-                    compression="gzip" if chunks else None,
-                    compression_opts=4 if chunks else None,
-                )
-            return
-        ids = np.int16 if vocab_size <= 2**15 else np.int32
-        _write_rows(file, h5py, "input_ids", samples.input_ids.astype(ids), samples.token_offsets)
-        _write_rows(file, h5py, "segment_ids", samples.segment_ids, samples.token_offsets)
-        _write_rows(
-            file, h5py, "masked_lm_positions", samples.masked_lm_positions.astype(np.int16), samples.masked_offsets
-        )
-        _write_rows(file, h5py, "masked_lm_ids", samples.masked_lm_ids.astype(ids), samples.masked_offsets)
-        file.create_dataset("next_sentence_labels", data=samples.next_sentence_labels)
+            _write_padded(file, samples.padded(max_seq_length, max_predictions))
+        else:
+            _write_variable(file, h5py, samples, np.int16 if vocab_size <= 2**15 else np.int32)
+        file.flush()
+        image = file.id.get_file_image()
+    with whole_file(path) as partial:
+        partial.write_bytes(image)
+
+
+def _write_padded(file, fields: dict[str, np.ndarray]) -> None:
+    for name, values in fields.items():
+        chunks = (min(len(values), 1024), *values.shape[1:]) if len(values) else None
+        compression = {"compression": "gzip", "compression_opts": 4} if chunks else {}
+        file.create_dataset(name, data=values, chunks=chunks, **compression)
+
+
+def _write_variable(file, h5py, samples: Samples, ids: type) -> None:
+    positions = samples.masked_lm_positions.astype(np.int16)
+    _write_rows(file, h5py, "input_ids", samples.input_ids.astype(ids), samples.token_offsets)
+    _write_rows(file, h5py, "segment_ids", samples.segment_ids, samples.token_offsets)
+    _write_rows(file, h5py, "masked_lm_positions", positions, samples.masked_offsets)
+    _write_rows(file, h5py, "masked_lm_ids", samples.masked_lm_ids.astype(ids), samples.masked_offsets)
+    file.create_dataset("next_sentence_labels", data=samples.next_sentence_labels)
 
 
 def _write_rows(file, h5py, name: str, values: np.ndarray, offsets: np.ndarray) -> None:

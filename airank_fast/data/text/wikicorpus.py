@@ -15,6 +15,7 @@ A rank holds its own samples of a pool, and those of the next, which is read mea
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,7 +63,7 @@ class WikiCorpus:
     def checksum(self) -> str:
         """sha256 of the names and sample counts of all shards, in hex."""
         lines = [f"{shard.path.relative_to(self.root)} {shard.num_samples}\n" for shard in (*self.train, *self.eval)]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
     def read(self, shard: Shard, rows: np.ndarray | None = None) -> Samples:
         """Samples of a shard, checked; see `read_shard`."""
