@@ -294,7 +294,10 @@ class Job:
                 print(f"data: {source}", file=sys.stderr)
             folder = datasets.ImageFolder(root, recipe.num_classes)
             if options.skip_corrupt:
-                corrupt = datasets.find_corrupt(folder.train.files + folder.val.files, options.workers or ranks.cores)
+                files = folder.train.files + folder.val.files
+                corrupt = datasets.find_corrupt(files, options.workers or ranks.cores)
+                if ranks.rank == 0:
+                    print(*datasets.left_out(corrupt, len(files)), sep="\n", file=sys.stderr)
                 folder.skip(path for path, _ in corrupt)
         self.reader = datasets.make_reader(
             recipe.reader,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airank_fast.data.images import ImageFolder, find_corrupt
+from airank_fast.data.images import ImageFolder, find_corrupt, left_out
 from airank_fast.errors import UserError
 
 
@@ -106,3 +106,11 @@ def test_a_small_picture_is_not_corrupt(tmp_path, size):
     for name in ("1.jpg", "1.png"):
         Image.new("RGB", size, "teal").save(tmp_path / name)
     assert find_corrupt([str(tmp_path / "1.jpg"), str(tmp_path / "1.png")]) == []
+
+
+def test_of_many_files_left_out_the_first_are_named():
+    lines = left_out([(f"{n}.jpg", "empty") for n in range(25)], 1000)
+    assert lines[0] == "data: 25 of 1000 pictures cannot be read and are left out"
+    assert lines[20] == "data: left out 19.jpg (empty)"
+    assert lines[21:] == ["data: and 5 more, all of them in the log's data event"]
+    assert left_out([], 7) == ["data: 0 of 7 pictures cannot be read and are left out"]

@@ -16,7 +16,7 @@ import torch
 
 from airank_fast.data.images import digits
 from airank_fast.data.images.batches import ImageBatch, Normalise, prefetch
-from airank_fast.data.images.image_folder import ImageFolder, Split, find_corrupt
+from airank_fast.data.images.image_folder import ImageFolder, Split, find_corrupt, left_out
 from airank_fast.data.images.synthetic import SyntheticReader
 from airank_fast.data.sampling import Crop, TrainStream
 from airank_fast.errors import UserError
@@ -29,6 +29,7 @@ __all__ = [
     "default_kind",
     "digits",
     "find_corrupt",
+    "left_out",
     "make_reader",
     "prefetch",
 ]

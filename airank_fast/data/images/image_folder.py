@@ -17,6 +17,7 @@ from airank_fast.walk import entries
 
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of the names; ImageNet has a PNG that is called .JPEG
 FORMATS = ("JPEG", "PNG")  # of the contents
+_MOST_NAMED = 20  # files that are left out
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,11 @@ def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[t
     files = list(files)
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:  # Pillow decodes without the GIL
         return [(f, why) for f, why in zip(files, pool.map(why_corrupt, files), strict=True) if why]
+
+
+def left_out(corrupt: Sequence[tuple[str, str]], num_files: int) -> list[str]:
+    """The lines that say which of so many files were left out as corrupt, and why; of many the first few."""
+    lines = [f"data: {len(corrupt)} of {num_files} pictures cannot be read and are left out"]
+    lines += [f"data: left out {path} ({why})" for path, why in corrupt[:_MOST_NAMED]]
+    more = len(corrupt) - _MOST_NAMED
+    return [*lines, f"data: and {more} more, all of them in the log's data event"] if more > 0 else lines
