@@ -3,6 +3,7 @@
 import bz2
 import json
 import shutil
+import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -339,6 +340,24 @@ def test_a_vocabulary_of_another_script(tmp_path, pydoc_text):
         "wikicorpus", "--input", pydoc_text, "--output", root, "--vocab", tmp_path / "vocab.txt", *PYDOC[2:]
     )
     assert message.startswith("--vocab: a vocabulary for this text is required, of ")
+
+
+@pytest.mark.parametrize("room", [60_000, 150_000])  # not enough for a part of the text, or for a shard
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(pydoc_text, pydoc, tmp_path, room):
+    root = tmp_path / "data"
+    command = ["wikicorpus", "--input", str(pydoc_text), "--output", str(root), *PYDOC[:-1], "2"]
+    code = (
+        "import resource, sys\nfrom airank_fast import prepare\nfrom airank_fast.cli import run_command\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\nrun_command(prepare.main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ") or "Traceback" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: files: room and permission to read and write are required, got [Errno 27]")
+    assert not list(root.rglob("*.partial"))
+    assert run(*command) == 0
+    assert tree(root) == tree(pydoc)
 
 
 def test_an_output_that_cannot_be_written(tmp_path, dump, monkeypatch):

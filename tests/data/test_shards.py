@@ -1,6 +1,9 @@
 """HDF5 shards: both forms come back as they went in, and every defect is one clear line."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -141,6 +144,41 @@ def test_fields_that_are_not_what_they_should_be(tmp_path):
         file["segment_ids"][3] = np.zeros(5, np.int8)
     assert "as many segment_ids as input_ids" in refusal(read, ragged)
     assert "samples of 3 ... 20 tokens are required" in refusal(read, fresh(), max_seq_length=20)
+
+
+@pytest.mark.parametrize("form", ["variable", "padded"])
+def test_a_sample_without_a_masked_token_is_named(tmp_path, form):
+    """Its loss would be 0 / 0: "loss nan" tells nobody where to look."""
+    samples = make_samples(6)
+    masked = np.repeat(np.arange(6), samples.num_masked)
+    offsets = np.concatenate([[0], np.where(np.arange(6) == 2, 0, samples.num_masked).cumsum()])
+    without = dataclasses.replace(
+        samples,
+        masked_lm_positions=samples.masked_lm_positions[masked != 2],
+        masked_lm_ids=samples.masked_lm_ids[masked != 2],
+        masked_offsets=offsets,
+    )
+    path = write(tmp_path / "a.hdf5", without, form)
+    expected = f"data: masked tokens, at least 1 in each sample, are required, got 0 in row 2 of {path}"
+    assert refusal(read, path) == expected
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """HDF5 itself ends with a traceback as the process ends, and a segmentation fault."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom data.corpora import make_samples, write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try:\n    write(Path(sys.argv[1]), make_samples(500))\nexcept OSError as error:\n    print(error.strerror)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.hdf5")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "File too large\n", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_whole_or_absent(tmp_path):

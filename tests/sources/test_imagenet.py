@@ -1,6 +1,8 @@
 """`prepare imagenet` on tiny tars of the official shape, made here."""
 
+import errno
 import io
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -105,6 +107,26 @@ def test_tars_to_folders(tars, workers, capsys):
     before = (out / "manifest.json").read_bytes()
     assert run(tars, "--partial") == 0  # nothing left to do
     assert (out / "manifest.json").read_bytes() == before
+
+
+def test_names_that_are_not_utf8_and_a_disk_that_is_full(tars, monkeypatch):
+    """The name is bytes in the tar, on the disk and in the checksum; what was begun leaves no trace."""
+    odd = os.fsdecode(b"n01440764_\xff.JPEG")
+    inner = {
+        f"{wnid}.tar": tar_of(None, {odd: picture(n), f"{n}.JPEG": picture(99 + n)}) for n, wnid in CLASSES.items()
+    }
+    tar_of(tars / "train.tar", inner)
+
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tars, "--partial")
+    assert not list((tars / "out").rglob("*.partial"))
+    assert run(tars, "--partial") == 0
+    assert (tars / "out/train/n01440764" / odd).read_bytes() == picture(3)
 
 
 def test_it_goes_on_where_it_was(tars, monkeypatch):

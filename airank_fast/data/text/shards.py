@@ -163,7 +163,7 @@ def read_shard(path: Path, *, vocab_size: int, max_seq_length: int, rows: np.nda
     """All samples of a shard, or its rows `rows` (ascending), checked.
 
     UserError: what `inspect_shard` refuses; ids outside the vocabulary; positions, segments or labels that cannot be;
-    samples longer than max_seq_length; a file that breaks off.
+    samples longer than max_seq_length, or without a masked token, whose loss is no number; a file that breaks off.
     """
     with open_shard(path) as file:
         shard = _inspect(file, Path(path))
@@ -266,6 +266,7 @@ def _check(samples: Samples, path: Path, first_row: int, vocab_size: int, max_se
 
     tokens, masked, in_vocabulary = samples.token_offsets, samples.masked_offsets, f"of 0 ... {vocab_size - 1}"
     refuse((lengths < 3) | (lengths > max_seq_length), None, "samples", f"of 3 ... {max_seq_length} tokens", lengths)
+    refuse(samples.num_masked < 1, None, "masked tokens,", "at least 1 in each sample,", samples.num_masked)
     for name, values, offsets in (
         ("input_ids", samples.input_ids, tokens),
         ("masked_lm_ids", samples.masked_lm_ids, masked),
