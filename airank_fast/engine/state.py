@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -70,8 +71,10 @@ class State:
         plain = step.TrainingStep(self.updates, self.networks, self.scaler, losses, self.autocast)
         self.step: step.TrainingStep | CapturedStep = CapturedStep(plain) if cuda_graphs else plain
         self.progress: Progress = {"step": 0, "evaluated_step": 0, "reached": False}
+        fresh = copy.deepcopy(job.state())
         self._warm_up()
         self._begin(initial)
+        job.load_state(fresh)
         if found:
             self._load(*checkpoint.load(found, initial), found)
 

@@ -1,4 +1,4 @@
-"""What the loop promises around a step: warm-up leaves no trace, and nothing in a step waits for the device."""
+"""The state of a run: warm-up leaves no trace, arithmetic follows the optimizer, no step waits for the device."""
 
 from __future__ import annotations
 
@@ -92,3 +92,66 @@ def test_warm_up_leaves_no_trace_on_lamb_which_counts_its_steps(monkeypatch):
         losses.append([state.step([batch], learning_rate=0.01).item() for _ in range(3)])
     assert losses[0] == losses[1]
     assert losses[0][2] < losses[0][0]
+
+
+class PlainJob(SmallJob):
+    """With an optimizer that keeps no masters."""
+
+    def build_optimizer(self, model, device):
+        return torch.optim.AdamW(model.parameters(), lr=torch.zeros((), device=device))
+
+
+class PlainBert(bert.Job):
+    """The same for BERT, whose modules are fused ones."""
+
+    build_optimizer = PlainJob.build_optimizer
+
+
+def plain_job(kind: str, precision: str, fused: bool):
+    if kind == "resnet":
+        recipe = replace(resnet50.RECIPES["digits"], precision=precision, batch_size=8, fused=fused)
+        return PlainJob(recipe, resnet50.Options())
+    recipe = replace(bert.RECIPES["pydoc"], size="tiny", batch_size=4, sequence_length=16, precision=precision)
+    return PlainBert(replace(recipe, fused=fused), bert.COMMANDS["bert-tiny"]())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+@pytest.mark.parametrize("kind", ["resnet", "bert"])
+def test_without_masters_weights_stay_float32_under_autocast(kind, fused, precision):
+    losses, seen = {}, set()
+    for name in ("fp32", precision):
+        state = State(plain_job(kind, name, fused), World(0, 1, 0, 1, torch.device("cpu")))
+        torch.manual_seed(0)
+        batch = state.job.warm_up_batch(state.world, state.device, state.dtype)
+        layer = next(m for m in state.networks["model"].modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear))
+        layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        losses[name] = [state.step([batch], learning_rate=1e-3).item() for _ in range(12)]
+        everything = [*state.networks["model"].parameters()]
+        everything += [value for values in state.optimizers[0].state.values() for value in values.values()]
+        assert {tensor.dtype for tensor in everything} == {torch.float32}
+        with state.autocast(), torch.inference_mode():
+            assert torch.isfinite(state.job.predict(state.networks, batch)).all()
+    assert seen == {torch.float32, DTYPES[precision]}  # the products were in 16 bits
+    assert losses[precision][0] == pytest.approx(losses["fp32"][0], rel=0.02)
+    assert losses[precision][0] != losses["fp32"][0]
+    assert losses[precision][-1] < 0.9 * losses[precision][0]  # fp16 leaves out steps until its scale fits
+
+
+def test_a_checkpoint_of_the_time_of_one_network_is_understood(tmp_path):
+    """It had one optimizer's state, and rank 0's random state."""
+    state = prepared("bf16")
+    state.step([batch_of(state)], learning_rate=0.05)
+    state.progress["step"] = 1
+    path = state.save(tmp_path)
+    saved = torch.load(path / "state.pt", weights_only=True)
+    saved["optimizer"] = saved.pop("optimizers")["model"]
+    saved["rng"] = saved.pop("ranks")[0]["rng"]
+    torch.save(saved, path / "state.pt")
+    resumed = State(state.job, state.world, found=path)
+    assert resumed.progress == {"step": 1, "evaluated_step": 0, "reached": False}
+    assert torch.equal(saved["rng"], torch.get_rng_state())
+    losses = [made.step([batch_of(made)], learning_rate=0.05) for made in (state, resumed)]
+    assert torch.equal(*losses)
+    for name, tensor in state.networks["model"].state_dict().items():
+        assert torch.equal(resumed.networks["model"].state_dict()[name], tensor), name
