@@ -194,6 +194,7 @@ class Model:
         self.runs = [(group, run) for group in groups for run in group.runs]
         self.rows = summary_rows(groups)
         self.pictures = plots.pictures(groups, self.key, self.labels, t)
+        self.metric = tasks.headline(groups[0].runs[0].config)
         self.drawn = {picture.name: pictures.inline(picture) for picture in self.pictures if picture.height}
         empty = [picture.title for picture in self.pictures if not picture.height]
         self.not_drawn = t("not_drawn", names=t("and").join(empty)) if empty else ""
@@ -202,7 +203,17 @@ class Model:
     @property
     def targets(self) -> str:
         found = sorted({group.target for group in self.groups if group.target is not None})
-        return ", ".join(f"{target * 100:.4g}%" for target in found)
+        return ", ".join(plots.percent_or_number(target, self.metric) for target in found)
+
+    def columns(self, table: Sequence[tuple[str, str, int, int]]) -> list[tuple[str, str, int, int]]:
+        """Key, heading, decimals and factor of the columns; accuracies have those of the task's metric."""
+        unit = self.metric.digits, self.metric.scale
+        return [(key, self.heading(text), *(unit if key.endswith("accuracy") else rest)) for key, text, *rest in table]
+
+    def heading(self, text: str) -> str:
+        """The heading of a column; of a metric that is not printed in per cent with the metric's name."""
+        heading = self.t(text)
+        return heading if self.metric.scale == 100 else heading.replace("(%)", f"({self.metric.name})")
 
     @property
     def amp(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from airank_fast import tasks
 from airank_fast.reports import axes
 from airank_fast.reports.cleaning import number
 from airank_fast.reports.curves import Curve, spread
@@ -31,6 +32,11 @@ def pictures(groups: list[Group], name: str, labels: Labels, texts: Texts) -> li
     ]
 
 
+def percent_or_number(value: float, metric: tasks.Metric) -> str:
+    """A target as short as it can be written: 75.9%, 25."""
+    return f"{value * 100:.4g}%" if metric.scale == 100 else f"{value:.6g}"
+
+
 class _Plots:
     def __init__(self, groups: list[Group], name: str, labels: Labels, texts: Texts):
         self.groups, self.name, self.labels, self.texts = groups, name, labels, texts
@@ -44,10 +50,12 @@ class _Plots:
         targets = sorted({group.target for group in self.groups if group.target is not None})
         target = targets[0] if len(targets) == 1 else None
         x, label, series = self._time(series, lambda item: [curve for _, curve in item.lines])
-        y = axes.linear([*values, *targets, 0.0], percent=True)
-        line = None if target is None else (target, self.texts("target_line", value=f"{target * 100:.4g}%"))
+        metric = tasks.headline(self.runs[0].config)
+        y = axes.linear([*values, *targets, 0.0], percent=metric.scale == 100)
+        shown = None if target is None else percent_or_number(target, metric)
+        line = None if target is None else (target, self.texts("target_line", value=shown))
         reached = sum(run.figure("time2train", "target_quality_time")[0] is not None for run in self.runs)
-        best = f"{max(values) * 100:.2f}%"
+        best = metric.text(metric.best(values))
         key = "accuracy_said" if targets or reached else "accuracy_said_only"
         said = self.texts(key, best=best, reached=reached, runs=len(self.runs))
         return self._lines("accuracy", series, x, y, label, said, line)

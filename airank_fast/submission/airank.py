@@ -157,16 +157,17 @@ def _figures(one: Candidate) -> dict:
         "time2train": summary["time2train"] or stated.get("target_quality_time"),
         "throughput": (summary["avg_ips"] if summary["trained_samples"] else None) or stated.get("avg_ips"),
         "accuracy": summary["best_accuracy"],
+        "metric": tasks.headline({**one.config, "benchmark": one.benchmark}),
     }
 
 
 def _row(cards: int, figures: dict, alone: float | None) -> str:
-    time2train, accuracy = figures["time2train"], figures["accuracy"]
+    time2train, accuracy, metric = figures["time2train"], figures["accuracy"], figures["metric"]
     speed_up = alone / time2train if alone and time2train else None
     cells = [
         _cell(time2train, 2),
         _cell(figures["throughput"], 2),
-        _cell(accuracy and accuracy * 100, 2),
+        _cell(accuracy and accuracy * metric.scale, metric.digits),
         _cell(speed_up, 2),
     ]
     return f"| {cards}卡 | {' | '.join(cells)} |"

@@ -45,6 +45,20 @@ class Metric:
         """Whether a value is as good as the target or better; NaN never is."""
         return value >= target if self.direction == "up" else value <= target
 
+    @property
+    def digits(self) -> int:
+        """Decimals that are printed; of .4g at most so many."""
+        return int(self.format[1:-1])
+
+    @property
+    def scale(self) -> int:
+        """What a value is multiplied by where it is printed: 100 of one in per cent."""
+        return 100 if self.format.endswith("%") else 1
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of some values; None of none."""
+        return (max if self.direction == "up" else min)(values, default=None)
+
     def is_per_cent(self, values: Iterable[float]) -> bool:
         """Whether a log's values of a fraction are in per cent: one of them is above 1, so that all are.
 
@@ -204,6 +218,17 @@ def from_facts(facts: Mapping, base: Task | None = None) -> Task | None:
     if found and None not in found:
         fields["metrics"] = tuple(found)
     return replace(base, **fields)
+
+
+def headline(config: Mapping) -> Metric:
+    """The metric that a run_config's log calls its accuracy.
+
+    A fraction where no benchmark is stated; of one that no task has, a number of any size.
+    """
+    task = of(config)
+    if task is not None:
+        return task.headline
+    return Metric("accuracy", ".4g", maximum=math.inf) if config.get("benchmark") else Metric("accuracy")
 
 
 def target_of_facts(facts: object) -> dict[str, float]:

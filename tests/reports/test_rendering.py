@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from reports.made_up import MadeUpRun
 
+from airank_fast import tasks
 from airank_fast.record.events import to_line
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import rendering, texts
@@ -154,6 +155,27 @@ def test_checksums_can_be_checked(run_set, tmp_path):
     assert "events.jsonl: OK" in done.stdout
 
 
+def test_a_task_that_nobody_knows_is_shown_with_the_facts_of_its_log(tmp_path):
+    points = tasks.Metric("points", ".1f", maximum=50.0)
+    facts = tasks.Task(
+        name="points", model="Points", title={"zh": "点", "en": "making points"}, metrics=(points,)
+    ).facts()
+    story = MadeUpRun(8, benchmark="points_large", task=facts, target=24.0).begin().train(4).stop("aborted", "epochs")
+    for event in story.events:
+        if event["kind"] == "eval_stop":
+            event["accuracy"] *= 40
+    story.write(tmp_path / "run")
+    best = max(event["accuracy"] for event in story.events if event["kind"] == "eval_stop")
+    _, markdown, pictures = made([tmp_path / "run"], "en")
+    assert "- Points-large (target 24)" in markdown
+    assert "| Accuracy (points) |" in markdown
+    assert f" | {best:.1f} | " in markdown
+    assert "| Task | making points |" in markdown
+    (accuracy,) = (svg for name, svg in pictures.items() if name.endswith("accuracy.svg"))
+    assert "%<" not in accuracy
+    assert f"best {best:.1f}" in accuracy
+
+
 def test_the_same_runs_give_the_same_bytes(run_set):
     first = made(run_set, "en", mark="x")
     assert first == made(run_set, "en", mark="x")
@@ -166,6 +188,7 @@ def test_logs_cannot_speak_through_the_report(tmp_path, text):
         if event["kind"] == "run_config":
             event |= {
                 "benchmark": text,
+                "task": {"name": text, "model": text, "title": {"zh": text, "en": text}, "metrics": [{"name": text}]},
                 "precision": text,
                 "unit": text,
                 "devices": [text],

@@ -15,7 +15,7 @@ from itertools import pairwise
 from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event
-from airank_fast.tasks import Metric, Task, fraction
+from airank_fast.tasks import Task, fraction
 
 MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
 # What may be said of a run beside the fields of run_config; a log that says it has events for it.
@@ -127,15 +127,13 @@ class Outline:
         self.notes: list[str] = []  # how the log was read where it is not in the usual units
         self.counts_samples = counts_samples and task is not None and task.counted_in == "samples"
         self.counts_epochs = self.counts_samples and self._counts_epochs()
-        self._set_unit(task)
+        self._set_unit()
         self.trained_samples = self._trained_samples(task) if self.counts_epochs else None
         self.evaluations = [self.place(event) for event in self.evaluations]
 
-    def _set_unit(self, task: Task | None) -> None:
-        """Find accuracies, and a target, that are in per cent. Of a benchmark that nobody knows, no unit is assumed."""
-        metric = task.headline if task else Metric("eval_accuracy")
-        if task is None and self.config.get("benchmark"):
-            metric = Metric("eval_accuracy", maximum=math.inf)
+    def _set_unit(self) -> None:
+        """Find accuracies, and a target, that are in per cent."""
+        metric = tasks.headline(self.config)
         self.is_per_cent = metric.is_per_cent(event["accuracy"] for event in self.evaluations if "accuracy" in event)
         if self.is_per_cent:
             self.notes.append("accuracies above 1 are read as per cent, all of this log's; the rules require fractions")

@@ -121,7 +121,7 @@ class Needs:
             if kind not in self.kinds:
                 yield name
         reported = self.config.get("reported") or {}
-        task = tasks.find(self.config.get("benchmark"))
+        task = tasks.of(self.config)
         wanted = OF_ONE_OPTIMIZER.get(task.name) if task else None
         wanted = wanted or ("opt_name", *(LARS if reported.get("opt_name") == "lars" else SGD))
         yield from (name for name in wanted if reported.get(name) is None)

@@ -141,8 +141,8 @@ def _in_its_unit(events: Iterable[Event]) -> Iterator[Event]:
     """Our own events, whose accuracies are in the unit of the task's metric. UserError for one that is not."""
     metric = None
     for event in events:
-        if event["kind"] == "run_config" and (task := tasks.of(event)):
-            metric = task.headline
+        if event["kind"] == "run_config":
+            metric = tasks.headline(event)
         elif event["kind"] == "eval_stop" and metric is not None and metric.is_per_cent([event["accuracy"]]):
             raise UserError(f"eval_stop: accuracy must be from 0 to 1, got {event['accuracy']:g}")
         yield event

@@ -66,7 +66,7 @@ class MLPerfLog:
         self._seen.add("run_config")
         values = {}
         if event.get("benchmark") is not None:
-            task = tasks.find(event["benchmark"])
+            task = tasks.of(event)
             values["submission_benchmark"] = (
                 task.names.get("mlperf", event["benchmark"]) if task else event["benchmark"]
             )
