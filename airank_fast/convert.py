@@ -85,7 +85,7 @@ def main() -> int:
         converting.scan(name, Lines(source), losses)
         markdown = options.output is not None and options.output.suffix == ".md"
         standing = events() if options.to == "events" else converting.standing(events(), need.kinds)
-        lines = converting.convert(standing, options.to, losses, options.airank_profile, markdown)
+        lines = converting.convert(standing, options.to, losses, options.airank_profile, markdown, need.stated)
         write(lines, destination(options.output, options.to), source)
     except UserError as error:
         text = str(error)

@@ -1,6 +1,7 @@
 """The figures of a run, as pure functions of its events.
 
-With N the samples trained (global, without padding) and times in seconds:
+With N the samples trained (global, without padding; of a task whose throughput counts another thing, those things)
+and times in seconds:
 
     e2e_time    from the start of the process to its end
     total_time  T, from run_start to run_stop
@@ -8,18 +9,21 @@ With N the samples trained (global, without padding) and times in seconds:
     p_train     N / (T - time in evaluations)
     p_core      N / (time from 'the batch is on the device' to 'the optimizer is done', summed over steps; the
                 largest over ranks)
-    time2train  from run_start to the end of the first evaluation at or above the target
+    time2train  from run_start to the end of the first evaluation that has the whole target
     avg_ips     (N - N at the end of the warm-up epochs) / (run_stop - end of the warm-up epochs)
 
 A rate is a total over a total, never a mean of rates. A log that was cut off is read as if the run had ended
 with its last event. After a resume, time counts whatever it was spent on (the pause, work that had to be done
 again), samples count once, and the run is not comparable.
+
+A figure that the events do not give is None, never a sum over nothing; `Tally.absent` has the reasons.
 """
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from airank_fast import tasks
 from airank_fast.record.events import Event, Repeated
 
 GIB = 2**30
@@ -28,12 +32,12 @@ GIB = 2**30
 def summarize(events: Iterable[Event]) -> dict:
     """Every figure of a run, at any moment of it; None where the events do not give one.
 
-    Keys: benchmark, status (success | aborted | unfinished), reason, detail, comparable, world_size,
-    precision, unit, target, e2e_time, total_time, time2train, trained_samples, epochs (completed), steps,
-    evaluations, best_accuracy, final_accuracy, p_whole, p_train, p_core, avg_ips, avg_ips_warmup_epochs
-    (those that it really leaves out: 0 if the run ended in them), evaluation_s, core_s, data_wait_s, h2d_s,
-    measure_s (the largest over ranks), step_time_p50, step_time_p95, step_time_p99 (s, rank 0), mem_used_gib,
-    mem_total_gib, num_resumes, notes.
+    Keys: benchmark, status (success | aborted | unfinished), reason, detail, comparable, world_size, precision, unit,
+    target, e2e_time, total_time, time2train, trained_samples, epochs (completed), steps, evaluations, best_accuracy,
+    final_accuracy (of the headline metric), quality (of the last evaluation), p_whole, p_train, p_core, avg_ips,
+    avg_ips_warmup_epochs (those that it really leaves out: 0 if the run ended in them), evaluation_s, core_s,
+    data_wait_s, h2d_s, measure_s (the largest over ranks), step_time_p50, step_time_p95, step_time_p99 (s, rank 0),
+    mem_used_gib, mem_total_gib, num_resumes, notes.
     """
     tally = Tally()
     for event in events:
@@ -54,8 +58,13 @@ class Tally:
         self.run_stop: Event | None = None
         self.memory = (0, 0)
         self.num_resumes = 0
+        self.is_ours = False  # of this project's recorder, which leaves nothing out: a sum over nothing is 0
         self.steps = 0
         self.samples = 0
+        self._units_per_sample: float | None = None
+        self._first_samples = 0  # of this process
+        self._kinds: set[str] = set()
+        self._counts_samples = self._counts_steps = False
         self.evaluations: list[Event] = []
         self.epochs: list[Event] = []
         self.evaluation_s = 0.0
@@ -68,11 +77,16 @@ class Tally:
         handle = getattr(self, "_on_" + event["kind"], None)
         if self.first_t is None:
             self.first_t = event["t"]
+        self._kinds.add(event["kind"])
+        if event["kind"] != "block_start":  # which says no more than where the counting begins
+            self._counts_samples = self._counts_samples or event.get("samples") is not None
+            self._counts_steps = self._counts_steps or event.get("step", event.get("first_step")) is not None
         if handle is not None:
             handle(event)
         self.last_t = event["t"]
 
-    def _on_process_start(self, _) -> None:
+    def _on_process_start(self, event) -> None:
+        self.is_ours = self.is_ours or event.get("pid") is not None
         self._clocks.next_process()
         self._end_evaluation(self.last_t)  # of a process that was killed inside one
 
@@ -103,6 +117,7 @@ class Tally:
         if step is None:  # another program's log may not say from where it goes on
             return
         self.steps, self.samples = step, event["samples"]
+        self._first_samples = self.samples
         self.evaluations = [old for old in self.evaluations if old["step"] <= step]
         self.epochs = [old for old in self.epochs if old["step"] <= step]
         kept = [(first, times[: max(0, step - first + 1)]) for first, times in self._step_times]
@@ -115,8 +130,10 @@ class Tally:
         self._step_times.append((event["first_step"], array("d", event["core_s"])))
 
     def _on_block_stop(self, event) -> None:
-        self.steps = event.get("step", self.steps)  # another program's log may carry neither
-        self.samples = event.get("samples", self.samples)
+        step, samples = event.get("step"), event.get("samples")  # another program's log may carry neither
+        self.steps, self.samples = max(self.steps, step or 0), max(self.samples, samples or 0)
+        if event.get("units") and self.samples > self._first_samples:
+            self._units_per_sample = sum(event["units"]) / (self.samples - self._first_samples)
         self._clocks.block(event)
 
     def _on_epoch_stop(self, event) -> None:
@@ -130,6 +147,8 @@ class Tally:
         self._end_evaluation(event["t"])
         if not self._is_repeated(event):
             self.evaluations.append(event)
+            self.samples = max(self.samples, event.get("samples") or 0)  # of a log whose blocks do not state them
+            self.steps = max(self.steps, event.get("step") or 0)
 
     def _on_memory(self, event) -> None:
         used_bytes = max([event["used_bytes"], *(event.get("per_rank") or [])])
@@ -150,11 +169,26 @@ class Tally:
     def unit(self) -> str:
         return self.config.get("unit") or "samples"
 
+    @property
+    def task(self) -> tasks.Task | None:
+        """The task of the run, with the facts that the run itself carries."""
+        return tasks.of(self.config)
+
+    @property
+    def metric(self) -> tasks.Metric:
+        """The metric that the run calls its accuracy."""
+        return headline(self.config)
+
+    @property
+    def goal(self) -> Mapping[str, float]:
+        """What one evaluation must have, {metric: value}; {} of a run without a target."""
+        stated = tasks.target_of_facts(self.config.get("task"))
+        return stated or ({} if self.target is None else {self.metric.name: self.target})
+
     def reached(self) -> Event | None:
-        """The first evaluation at or above the target."""
-        if self.target is None:
-            return None
-        return next((stop for stop in self.evaluations if stop["accuracy"] >= self.target), None)
+        """The first evaluation that has the whole target."""
+        goal, task = self.goal, self.task or tasks.Task(name="", model="", title={}, metrics=(self.metric,))
+        return next((stop for stop in self.evaluations if task.reached(qualities(stop, self.metric), goal)), None)
 
     def end_t(self) -> float | None:
         """When the run ended, or the last that is known of it."""
@@ -162,15 +196,44 @@ class Tally:
 
     def avg_ips(self) -> tuple[float | None, int]:
         """(samples/s after the warm-up epochs, the number of epochs left out)."""
-        if self.run_start_t is None:
+        if self.run_start_t is None or "avg_ips" in self.absent():
             return None, 0
         wanted = self.config.get("warmup_epochs_excluded") or 0
         warmup = next((stop for stop in self.epochs if stop["epoch"] == wanted), None)
         if warmup is not None:
-            rate = _rate(self.samples - warmup["samples"], self.end_t() - warmup["t"])
+            rate = self._rate(self.samples - warmup["samples"], self.end_t() - warmup["t"])
             if rate and rate > 0:  # a log may be cut off before the steps that an epoch_stop counts
                 return rate, wanted
-        return _rate(self.samples, self.end_t() - self.run_start_t), 0
+        return self._rate(self.samples, self.end_t() - self.run_start_t), 0
+
+    def _rate(self, samples: int, seconds: float | None) -> float | None:
+        """What throughput counts, a second."""
+        if seconds is None or not seconds > 0:
+            return None
+        return samples / seconds * (1 if self._units_per_sample is None else self._units_per_sample)
+
+    def absent(self) -> dict[str, str]:
+        """Figures that another program's log does not give although a sum over nothing would be 0, each with why."""
+        if self.is_ours:
+            return {}
+        found = {}
+        if not self._counts_samples:
+            reason = "the log does not state how many samples were trained"
+            found |= dict.fromkeys(("trained_samples", "p_whole", "p_train", "p_core", "avg_ips"), reason)
+        if not self._counts_steps:
+            found["steps"] = "the log does not count steps"
+        if "epoch_stop" not in self._kinds:
+            found["epochs"] = "the log does not state where epochs end"
+        if "eval_stop" in self._kinds and "eval_start" not in self._kinds:
+            reason = "the log does not state when its evaluations begin"
+            found = dict.fromkeys(("p_train", "evaluation_s"), reason) | found
+        if "process_start" not in self._kinds:
+            found["e2e_time"] = "the log does not state when the process started"
+        if "steps" not in self._kinds:
+            reason = "the log does not state where the time of its steps went"
+            found = dict.fromkeys(("p_core", *_StepClocks.NAMES), reason) | found
+            found["data_wait_s"] = found.pop("wait_s")
+        return found
 
     def summary(self) -> dict:
         config, stop, notes = self.config, self.run_stop, []
@@ -190,9 +253,10 @@ class Tally:
         reached = self.reached()
         accuracies = [event["accuracy"] for event in self.evaluations]
         finite = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
+        best = max if self.metric.direction == "up" else min
         avg_ips, warmup_epochs = self.avg_ips()
         step_times = sorted(time for _, times in self._step_times for time in times)
-        return {
+        figures = {
             "benchmark": config.get("benchmark"),
             "status": stop.get("status") if stop else "unfinished",
             "reason": stop.get("reason") if stop else None,
@@ -209,11 +273,12 @@ class Tally:
             "epochs": self.epochs[-1]["epoch"] if self.epochs else 0,
             "steps": self.steps,
             "evaluations": len(accuracies),
-            "best_accuracy": max(finite, default=None),
+            "best_accuracy": best(finite, default=None),
             "final_accuracy": accuracies[-1] if accuracies else None,
-            "p_whole": _rate(self.samples, total_s),
-            "p_train": _rate(self.samples, train_s),
-            "p_core": _rate(self.samples, core_s),
+            "quality": qualities(self.evaluations[-1], self.metric) if self.evaluations else {},
+            "p_whole": self._rate(self.samples, total_s),
+            "p_train": self._rate(self.samples, train_s),
+            "p_core": self._rate(self.samples, core_s),
             "avg_ips": avg_ips,
             "avg_ips_warmup_epochs": warmup_epochs,
             "evaluation_s": evaluation_s,
@@ -229,6 +294,7 @@ class Tally:
             "num_resumes": self.num_resumes,
             "notes": notes,
         }
+        return figures | dict.fromkeys(self.absent(), None)
 
 
 class _StepClocks:
@@ -259,8 +325,20 @@ class _StepClocks:
         return {name: self._earlier[name] + self._block[name] + self._tail[name] for name in self.NAMES}
 
 
-def _rate(samples: int, seconds: float | None) -> float | None:
-    return samples / seconds if seconds is not None and seconds > 0 else None
+def headline(config: Mapping) -> tasks.Metric:
+    """The metric that a run_config's log calls its accuracy; of a benchmark that no task has, a number of any size."""
+    task = tasks.of(config)
+    if task is not None:
+        return task.headline
+    return tasks.Metric("accuracy", ".4g", maximum=math.inf) if config.get("benchmark") else tasks.Metric("accuracy")
+
+
+def qualities(evaluation: Event, metric: tasks.Metric) -> dict[str, float]:
+    """Every metric of an evaluation; its accuracy is that of the headline metric."""
+    stated = evaluation.get("quality")
+    found = stated if isinstance(stated, Mapping) else {}
+    numbers = {name: value for name, value in found.items() if type(value) in (int, float)}
+    return numbers | {metric.name: evaluation["accuracy"]}
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float | None:

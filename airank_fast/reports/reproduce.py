@@ -21,10 +21,10 @@ def training_command(run: ReportedRun) -> str | None:
         return None
     match = _MODULE.search(command[0].replace("\\", "/"))
     program = ["-m", f"airank_fast.{match[1]}"] if match else [command[0]]
-    world_size, num_nodes = run.flagperf["nnodes"] * run.flagperf["nproc"], run.flagperf["nnodes"]
+    num_nodes, num_ranks = run.flagperf["nnodes"] or 1, run.flagperf["nproc"] or 1
     launcher = ["python"]
-    if world_size > 1:
-        launcher = ["torchrun", "--nproc-per-node", str(run.flagperf["nproc"])]
+    if num_nodes * num_ranks > 1:
+        launcher = ["torchrun", "--nproc-per-node", str(num_ranks)]
         if num_nodes > 1:
             launcher += ["--nnodes", str(num_nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "HOST:29400"]
     return shlex.join([*launcher, *program, *command[1:]])

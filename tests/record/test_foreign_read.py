@@ -136,7 +136,11 @@ def test_the_directory_of_a_run_and_a_choice_of_format(tell, tmp_path):
         (b'{"t": 1, "kind": "a"}', "a log of a run is required, got no event"),
         (b'{"t": 1, "kind": "nan"}\n', "a kind that is a word is required, got nan"),
         (b'{"t": 3e11, "kind": "a"}\n', "a: a time that is a date is required, got 300000000000.0"),
-        (b'{"t": 1, "kind": "eval_stop"}\n', "eval_stop: epoch is required, got none"),
+        (b'{"t": 1, "kind": "eval_stop"}\n', "eval_stop: accuracy is required, got none"),
+        (
+            b'{"t": 1, "kind": "process_start", "pid": 2}\n{"t": 1, "kind": "eval_stop", "accuracy": 1}\n',
+            "eval_stop: epoch is required, got none",
+        ),
         (
             b'{"t": 1, "kind": "steps", "first_step": 1, "num_steps": 1, "samples": "x", "core_s": []}\n',
             "steps: samples must be a number, got 'x'",

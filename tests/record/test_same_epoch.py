@@ -34,8 +34,8 @@ def test_an_mlperf_log():
 
 @pytest.mark.parametrize(
     ("path", "to"),
-    [(AIRANK, to) for to in ("airank", "mlperf", "dllogger", "perflog")]
-    + [(MLPERF, to) for to in ("mlperf", "perflog")],
+    [(AIRANK, to) for to in ("airank", "mlperf", "dllogger", "perflog", "events")]
+    + [(MLPERF, to) for to in ("mlperf", "perflog", "events")],
 )
 def test_convert_writes_them_all_in_order(path, to, tmp_path):
     output = tmp_path / "GPUx8.log"

@@ -9,7 +9,7 @@ first, then `complete`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from airank_fast import tasks
@@ -26,27 +26,32 @@ _COUNTS += ("used_bytes", "total_bytes")
 _LISTS = ("core_s", "wait_s", "h2d_s", "measure_s", "loss", "lr", "per_rank")
 _POSITIVE = ("world_size", "global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 _POSITIVE += ("samples_per_epoch",)
-_REQUIRED = {  # what metrics.py asks of our own events
+REQUIRED = {  # what metrics.py asks of completed events
     "steps": ("first_step", "num_steps", "samples", "core_s"),
+    "epoch_stop": ("epoch", "samples"),
+    "eval_stop": ("accuracy",),
+    "memory": ("used_bytes", "total_bytes"),
+}
+REQUIRED_OF_OURS = REQUIRED | {  # and of those that this project's recorder wrote
     "block_stop": ("step", "samples"),
     "epoch_stop": ("epoch", "step", "samples"),
     "eval_stop": ("epoch", "step", "samples", "accuracy"),
     "resume": ("step", "samples"),
-    "memory": ("used_bytes", "total_bytes"),
 }
 
 
-def checked(event: Event, strict: bool = False) -> Event:
+def checked(event: Event, required: Mapping[str, tuple[str, ...]] | None = None) -> Event:
     """The event, when its fields have the types that figures are made from.
 
-    `strict` asks for all fields of ours; else a field may be missing. UserError with the kind, field and value.
+    `required` has the fields that a kind must have (REQUIRED, REQUIRED_OF_OURS); without it any may be missing.
+    UserError with the kind, field and value.
     """
     kind = event["kind"]
     if not isinstance(kind, str):  # a kind called nan is read as the number
         raise UserError(f"an event: a kind that is a word is required, got {_short(kind)}")
     if not MIN_T < event["t"] < MAX_T:
         raise UserError(f"{kind}: a time that is a date is required, got {_short(event['t'])}")
-    for name in _REQUIRED.get(kind, ()) if strict else ():
+    for name in (required or {}).get(kind, ()):
         if event.get(name) is None:
             raise UserError(f"{kind}: {name} is required, got none")
     for name, value in event.items():
@@ -145,6 +150,8 @@ class Outline:
     def _counts_epochs(self) -> bool:
         """Whether a log whose epoch_num must be samples counts epochs: it never comes to the samples of one step."""
         points = [event["epoch"] for event in self.evaluations if event.get("epoch") is not None]
+        if any(event.get("samples", event.get("epoch")) != event.get("epoch") for event in self.evaluations):
+            return False  # the samples stand beside it
         return bool(points) and max(points) < (self.config.get("global_batch_size") or 1000)
 
     def _trained_samples(self, task: Task) -> int | None:
@@ -173,6 +180,8 @@ class Outline:
         epoch, samples = event.get("epoch"), event.get("samples")
         if samples is None and epoch is not None and per_epoch:
             samples = round(epoch * per_epoch)
+        elif samples is None and event.get("step") is not None and batch:
+            samples = round(event["step"] * batch)
         elif epoch is None and samples is not None and per_epoch:
             epoch = int(samples // per_epoch)
         step = event.get("step")
@@ -182,12 +191,19 @@ class Outline:
         rest = {name: value for name, value in event.items() if name not in found}
         return rest | {name: value for name, value in found.items() if value is not None}
 
+    def after_epochs(self, num_before: float, count: float) -> Event:
+        """Where a run is `count` epochs after the first `num_before`; samples, where they are called epochs."""
+        if not self.counts_samples:
+            return {"epoch": num_before + count}
+        batch = self.config.get("global_batch_size") or 1000
+        return {"samples": num_before + 1 + count} if count >= batch and not self.counts_epochs else {}
+
 
 def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
     """A second reading: the events with what `outline` adds to them, in order of time where the log is."""
     before, after = _added(outline)
     yield from _opening(outline)
-    last_t, count, reached = -math.inf, 0, False
+    last_t, count, reached, block = -math.inf, 0, False, {}
     for event in map(checked, events):
         kind = event["kind"]
         if kind == "run_config":
@@ -197,7 +213,8 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
         elif kind in ("eval_start", "eval_stop", "epoch_stop"):
             event = outline.place(event)
         elif kind in ("block_start", "block_stop"):
-            event = _block(event, outline)
+            block = event if kind == "block_start" else block
+            event = _block(event, block, outline)
         elif kind == "run_stop":
             event = _ended(event, outline, reached)
         if kind == "eval_stop" and count + 1 == len(outline.evaluations) and outline.trained_samples:
@@ -263,14 +280,16 @@ def _block_start(old: Event, new: Event, counts_samples: bool) -> Event:
     return block
 
 
-def _block(event: Event, outline: Outline) -> Event:
-    """A block of a log that has its own: the samples at its begin or end follow from its epochs."""
-    if event.get("samples") is None and event.get("first_epoch") is not None:
-        count = event.get("epoch_count") if event["kind"] == "block_stop" else 0
-        if count is not None:
-            placed = outline.place({**event, "epoch": event["first_epoch"] - 1 + count})
-            return {"step": None, **{name: value for name, value in placed.items() if name != "epoch"}}
-    return {"step": None, **{name: value for name, value in outline.place(event).items() if name != "epoch"}}
+def _block(event: Event, start: Event, outline: Outline) -> Event:
+    """A block of a log that has its own: the samples at its begin or end follow from the epochs that `start`, or the
+    end itself, states. Some end with nothing but the epoch they began with."""
+    first, count = (event.get(name, start.get(name)) for name in ("first_epoch", "epoch_count"))
+    if event["kind"] == "block_start":
+        count = 0
+    if event.get("samples") is None and first is not None and count is not None:
+        event = {**event, **outline.after_epochs(first - 1, count)}
+    placed = outline.place(event)
+    return {"step": None, **{name: value for name, value in placed.items() if name != "epoch"}}
 
 
 def _opening(outline: Outline) -> Iterator[Event]:

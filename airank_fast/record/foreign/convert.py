@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective, name_floats, to_line
-from airank_fast.record.foreign.read import unknown_figures
 from airank_fast.record.formats import airank, dllogger, flagperf, mlperf, perflog
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import Tally
@@ -20,6 +19,11 @@ _MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": perflog.MARK
 _RECOMPUTED = {"figure"}  # what a log states of itself is computed again from its events
 _IMPLIED = {"airank": {"block_start", "block_stop", "epoch_stop"}}  # by the evaluations between and after them
 _BRACKETS = {"init_start", "init_stop", "run_start", "run_stop", "eval_stop", "epoch_stop", "reading"}
+FIGURES = {  # that a format writes
+    "airank": ("avg_ips",),
+    "flagperf": ("e2e_time", "p_whole", "p_train", "p_core"),
+    "perflog": ("e2e_time", "p_whole", "p_train", "p_core"),
+}
 CARRIED = {  # the kinds of event that a format has lines for
     "airank": {"run_start", "eval_stop", "run_stop"},
     "mlperf": {
@@ -80,9 +84,14 @@ class Needs:
         self.kinds: Counter[str] = Counter()
         self._warnings: list[str] = []
         self._placed = True  # every evaluation has its epoch and samples
+        self.stated: dict[str, float] = {}  # figures that the log states
+        self.absent: dict[str, str] = {}  # those that its events do not give, and why
+        self._to = to
+        tally = Tally()
         self._unfinished = _Unfinished()
         for event in events:
             self._unfinished.feed(event)
+            tally.feed(event)
             self.kinds[event["kind"]] += 1
             if event["kind"] in ("run_config", "data"):
                 reported = {**(event.get("reported") or {}), **self.config.get("reported", {})}
@@ -91,9 +100,13 @@ class Needs:
                 self._placed = self._placed and event.get("epoch") is not None and event.get("samples") is not None
             elif event["kind"] == "warning":
                 self._warnings.append(event["message"])
+            elif event["kind"] == "figure":
+                self.stated.setdefault(event["name"], event["value"])
         if "run_start" not in self.kinds:
             raise UserError("a log that says when the run begins is required, got none")
         self._explicit = known or {}
+        self.absent = tally.absent()
+        self.comparable = tally.num_resumes == 0
         ask = {"airank": self._airank, "mlperf": self._mlperf, "flagperf": self._flagperf}.get(to)
         self.missing = list(dict.fromkeys(ask())) if ask else []
 
@@ -149,7 +162,19 @@ class Needs:
             found += [self._unfinished.note] if self._unfinished.note else []
         elif source in ("airank", "perflog") and "eval_start" not in self.kinds and "eval_stop" in self.kinds:
             found.append("the log does not say when its evaluations begin: blocks of training end with them")
-        return found
+        if not self.comparable and source != "events":
+            found.append("the run was resumed: its clock went on while it was down, so it is not comparable")
+        return found + list(self._of_figures())
+
+    def _of_figures(self) -> Iterator[str]:
+        """Figures of the format that are only stated by the log, or absent; those with the same reason together."""
+        reasons: dict[str, list[str]] = {}
+        for name in FIGURES.get(self._to, ()):
+            if name in self.absent:
+                stands = name in self.stated
+                reason = "as the log states it" if stands else f"left out, {self.absent[name]}"
+                reasons.setdefault(reason, []).append(name)
+        yield from (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 class _Unfinished:
@@ -203,17 +228,23 @@ def _key(line: str) -> str:
 
 
 def convert(
-    events: Iterable[Event], to: str, losses: Losses, profile: str = airank.PROFILES[0], markdown: bool = False
+    events: Iterable[Event],
+    to: str,
+    losses: Losses,
+    profile: str = airank.PROFILES[0],
+    markdown: bool = False,
+    stated: Mapping[str, float] | None = None,
 ) -> Iterator[str]:
-    """The lines of the format `to`, one at a time. `markdown`: FlagPerf's table in place of its JSON."""
+    """The lines of the format `to`, one at a time. `markdown`: FlagPerf's table in place of its JSON. `stated` are
+    figures of the log, for those that its events do not give."""
     if to == "events":
         yield from map(to_line, events)
         return
     if to == "flagperf":
-        yield from _flagperf(events, markdown)
+        yield from _flagperf(events, markdown, stated or {})
         return
     writer = {
-        "airank": lambda: airank.AIRankLog(profile),
+        "airank": lambda: airank.AIRankLog(profile, (stated or {}).get("avg_ips")),
         "mlperf": mlperf.MLPerfLog,
         "dllogger": dllogger.DLLoggerLog,
         "perflog": perflog.PerfLogLog,
@@ -250,19 +281,12 @@ def _fit(event: Event, to: str, number: int) -> Event | None:
     return event
 
 
-def _flagperf(events: Iterable[Event], markdown: bool) -> Iterator[str]:
+def _flagperf(events: Iterable[Event], markdown: bool, stated: Mapping[str, float]) -> Iterator[str]:
     """Figures from the events; where those do not give one, what the log states."""
-    tally, stated = Tally(), {}
-
-    def followed() -> Iterator[Event]:
-        for event in events:
-            tally.feed(event)
-            if event["kind"] == "figure":
-                stated.setdefault(event["name"], event["value"])
-            yield event
-
-    unknown = unknown_figures(followed())
-    run = {name: None if name in unknown else value for name, value in flagperf.columns(tally).items()}
+    tally = Tally()
+    for event in events:
+        tally.feed(event)
+    run = flagperf.columns(tally)
     run |= {
         name: stated[name]
         for name in ("e2e_time", "p_whole", "p_train", "p_core")

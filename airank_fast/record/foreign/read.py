@@ -11,11 +11,11 @@ from pathlib import Path
 from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, iter_events
-from airank_fast.record.foreign.complete import Outline, checked, complete
+from airank_fast.record.foreign.complete import REQUIRED, REQUIRED_OF_OURS, Outline, checked, complete
 from airank_fast.record.foreign.detect import detect
 from airank_fast.record.formats import airank, dllogger, mlperf, perflog
 from airank_fast.record.lines import Lines
-from airank_fast.record.metrics import summarize
+from airank_fast.record.metrics import Tally
 
 # The better source first.
 PARSERS = {"mlperf": mlperf.parse, "airank": airank.parse, "perflog": perflog.parse, "dllogger": dllogger.parse}
@@ -39,6 +39,7 @@ class Run:
     format: str
     events: list[Event] = field(repr=False)
     summary: dict = field(repr=False)  # see metrics.summarize
+    absent: dict[str, str] = field(default_factory=dict, repr=False)  # figures that the log does not give: why
 
     def first(self, kind: str) -> Event:
         """The first event of a kind; {} if there is none."""
@@ -61,33 +62,10 @@ def read_run(path: str | os.PathLike, known: dict | None = None, prefer: str | N
         raise UserError(text if text.startswith(str(source)) else f"{source}: {text}") from None
     if not events:
         raise UserError(f"{source}: a log of a run is required, got no event")
-    summary = summarize(events)
-    if name != "events":
-        unknown = unknown_figures(events)
-        summary = {key: None if key in unknown else value for key, value in summary.items()}
-    return Run(Path(path), source, name, events, summary)
-
-
-def unknown_figures(events: Iterable[Event]) -> set[str]:
-    """Keys of the summary of a foreign log that hold a figure only because something is missing.
-
-    Without samples there is no rate; without the begin of the evaluations none that leaves them out; without the
-    start of the process no end to end.
-    """
-    kinds, has_samples = set(), False
+    tally = Tally()
     for event in events:
-        kinds.add(event["kind"])
-        has_samples = has_samples or (event["kind"] != "block_start" and event.get("samples") is not None)
-    unknown = set()
-    if not has_samples:
-        unknown |= {"trained_samples", "epochs", "p_whole", "p_train", "p_core", "avg_ips"}
-    if "eval_stop" in kinds and "eval_start" not in kinds:
-        unknown |= {"p_train", "evaluation_s"}
-    if "process_start" not in kinds:
-        unknown.add("e2e_time")
-    if "steps" not in kinds:
-        unknown |= {"core_s", "data_wait_s", "h2d_s", "measure_s"}
-    return unknown
+        tally.feed(event)
+    return Run(Path(path), source, name, events, tally.summary(), tally.absent())
 
 
 def find_log(path: str | os.PathLike, prefer: str | None = None) -> tuple[Path, str]:
@@ -125,8 +103,7 @@ class LogReader:
     def events(self) -> Iterator[Event]:
         """The events, from the first on."""
         if self._parse is None:
-            events = (checked(event, strict=True) for event in iter_events(self._source))
-            yield from _in_its_unit(_with_known(events, self._known))
+            yield from _in_its_unit(_with_known(_checked(iter_events(self._source)), self._known))
             return
         if self._outline is None:
             events = self._parse(Lines(self._source))
@@ -135,6 +112,15 @@ class LogReader:
                 wanted = f"a log of a run is required, got no line of format {self._name} that can be read"
                 raise UserError(f"{self._source}: {wanted}")
         yield from complete(self._parse(Lines(self._source)), self._outline)
+
+
+def _checked(events: Iterable[Event]) -> Iterator[Event]:
+    """Events of a file, each with all that its maker states: a recorder of ours has a process id, `convert` none."""
+    required = REQUIRED
+    for event in events:
+        if event["kind"] == "process_start" and event.get("pid") is not None:
+            required = REQUIRED_OF_OURS
+        yield checked(event, required)
 
 
 def _in_its_unit(events: Iterable[Event]) -> Iterator[Event]:

@@ -40,11 +40,13 @@ _FULL_WIDTH = str.maketrans("：，．％", ":,.%")
 class AIRankLog:
     """Events to lines of the log, as they happen."""
 
-    def __init__(self, profile: str = PROFILES[0]):
+    def __init__(self, profile: str = PROFILES[0], stated_ips: float | None = None):
+        """`stated_ips` is written as avg_ips where the events do not give it; without it the line is left out."""
         if profile not in PROFILES:
             raise UserError(f"airank profile: one of {', '.join(PROFILES)} is required, got {profile}")
         self._tally = Tally()
         self._checksum: str | None = None
+        self._stated_ips = stated_ips
         self._waits_for_data = profile == "2021-05"
         self._begun = self._finished = False
         self._num_evaluations = 0
@@ -93,12 +95,14 @@ class AIRankLog:
     def _finish(self) -> list[str]:
         self._finished = True
         t = self._tally.end_t()
-        ips = self._tally.avg_ips()[0] or 0.0
+        ips = self._tally.avg_ips()[0]
+        if ips is None:
+            ips = 0.0 if self._tally.is_ours else self._stated_ips
         unit = "images" if self._tally.unit == "images" else "samples"
         return [
             _line(t, "test_finish"),
             _line(t, f"total_use_time:{self._since_start(t)}sec"),
-            _line(t, f"avg_ips:{ips:.3f}{unit}/sec"),
+            *([] if ips is None else [_line(t, f"avg_ips:{ips:.3f}{unit}/sec")]),
         ]
 
     def _since_start(self, t: float) -> str:

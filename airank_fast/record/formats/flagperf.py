@@ -23,7 +23,8 @@ COLUMNS = ("precision", "fix_hp", *_FIGURES, "acc", "mem")
 
 
 def flagperf(events: Iterable[Event]) -> dict:
-    """The table's columns by their names, unrounded: times in s, rates per s, acc a fraction, mem in GiB.
+    """The table's columns by their names, unrounded: times in s, rates per s, acc a fraction, mem in GiB. None where
+    the events do not give one, the number of devices included.
 
     `precision` is FlagPerf's word (fp32, amp, fp16), `acc` the last evaluation's; `device`, `config` (nodes x
     devices) and `fix_hp` say on what and with which batch size and learning rate. Also status, reason,
@@ -38,14 +39,17 @@ def flagperf(events: Iterable[Event]) -> dict:
 def columns(tally: Tally) -> dict:
     """`flagperf` of the events that a tally was fed."""
     summary, config, system = tally.summary(), tally.config, tally.system
-    world_size = config.get("world_size") or 1
-    num_nodes = min(_count(system.get("number_of_nodes")), world_size)
+    world_size = config.get("world_size")
+    nodes, devices = _nodes(system, world_size, tally.is_ours), None
+    if nodes is not None and world_size is not None:
+        nodes = min(nodes, world_size)
+        devices = world_size // nodes
     return {
         "case": config.get("benchmark"),
         "device": _device(system, config),
-        "nnodes": num_nodes,
-        "nproc": world_size // num_nodes,
-        "config": f"{num_nodes}x{world_size // num_nodes}",
+        "nnodes": nodes,
+        "nproc": devices,
+        "config": None if devices is None else f"{nodes}x{devices}",
         "precision": "amp" if config.get("precision") in ("bf16", "fp16") else config.get("precision"),
         "fix_hp": _fix_hp(config, tally.data, world_size),
         **{name: summary[name] for name in _FIGURES},
@@ -64,8 +68,10 @@ def table_row(events: Iterable[Event]) -> str:
 def row(run: dict) -> str:
     """`table_row` of the dictionary that `flagperf` gives."""
     nodes, devices = run["nnodes"], run["nproc"]
-    devices_name = f"{devices}卡" if devices > 1 else "单卡"
-    name = f"{' '.join(str(run['device']).split())}{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
+    name = " ".join(str(run["device"]).split())
+    if devices is not None:  # else nobody knows on how many
+        devices_name = f"{devices}卡" if devices > 1 else "单卡"
+        name += f"{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
     memory = "" if run["mem_used"] is None else f"{run['mem_used']:.1f}/{run['mem_total']:.1f}"
     accuracy = "" if run["acc"] is None else f"{run['acc']:.1%}"
     figures = [_figure(run[key]) for key in _FIGURES]
@@ -79,11 +85,12 @@ def _figure(value: float | None) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}"
 
 
-def _count(value) -> int:
+def _nodes(system: Event, world_size: int | None, is_ours: bool) -> int | None:
+    """The number of nodes; None where it is not stated and does not follow from a single device."""
     try:
-        return max(1, int(value))
+        return max(1, int(system.get("number_of_nodes")))
     except (TypeError, ValueError, OverflowError):
-        return 1
+        return 1 if world_size == 1 or is_ours else None
 
 
 def _device(system: Event, config: Event) -> str:
@@ -91,7 +98,7 @@ def _device(system: Event, config: Event) -> str:
     return system.get("accelerator_name") or system.get("host_processor_name") or str(devices[0])
 
 
-def _fix_hp(config: Event, data: Event, world_size: int) -> str:
+def _fix_hp(config: Event, data: Event, world_size: int | None) -> str:
     """Batch size a device and base learning rate, in FlagPerf's words; / where the run does not say.
 
     What follows from the data set is reported with it.
@@ -100,7 +107,7 @@ def _fix_hp(config: Event, data: Event, world_size: int) -> str:
     rates = [value for found in reported for key, value in found.items() if key.endswith("opt_base_learning_rate")]
     rate = next((value for value in rates if isinstance(value, (int, float))), None)
     batch = config.get("global_batch_size")
-    parts = [f"bs={batch // world_size}"] if batch else []
+    parts = [f"bs={batch // world_size}"] if batch and world_size else []
     parts += [f"lr={rate:g}"] if rate is not None else []
     return ",".join(parts) or "/"
 

@@ -21,6 +21,7 @@ _POINT, _START, _END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 _SUBMISSION = ("org", "platform", "division", "status")
 _SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 _LARGEST_TIME_MS = 1 << 53  # beyond it milliseconds are no longer exact as a float
+EARLIEST_TIME_MS, LATEST_TIME_MS = 10**12, 10**13  # 2001 to 2286: seconds and microseconds lie far outside
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -132,14 +133,16 @@ class MLPerfLog:
             metadata = {"samples_count": event.get("samples", metadata["samples_count"])}
         return [_line(event["t"], _END, "block_stop", None, metadata)]
 
-    def _point(self, event) -> float | None:
-        return event.get(self._epoch, event.get("epoch"))
+    def _where(self, event) -> dict:
+        """Which evaluation; {} where its log does not say."""
+        point = event.get(self._epoch, event.get("epoch"))
+        return {} if point is None else {"epoch_num": point}
 
     def _on_eval_start(self, event) -> list[str]:
-        return [_line(event["t"], _START, "eval_start", None, {"epoch_num": self._point(event)})]
+        return [_line(event["t"], _START, "eval_start", None, self._where(event))]
 
     def _on_eval_stop(self, event) -> list[str]:
-        metadata = {"epoch_num": self._point(event)}
+        metadata = self._where(event)
         return [
             _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),
@@ -212,6 +215,11 @@ def _shape(fields: object) -> str | None:
     return None
 
 
+def is_in_milliseconds(time_ms: float) -> bool:
+    """Whether a time is milliseconds since 1970, which is what every command asks of it."""
+    return EARLIEST_TIME_MS <= time_ms < LATEST_TIME_MS
+
+
 def _short(text: str) -> str:
     return repr(text.strip()[:60])
 
@@ -220,9 +228,10 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
     """Lines of a log, ours or another program's, back to events; other lines are passed over.
 
     Configuration lines in a row become one run_config, with the hyper-parameters in `reported`.
-    An evaluation becomes eval_start and eval_stop {epoch, accuracy}, the latter where its accuracy stands; of
-    BERT, whose epoch_num counts samples, {epoch, samples, accuracy}. Keys that no event carries are left out.
-    A record that is not one (see `records`), or whose value cannot be used: UserError with its number.
+    An evaluation becomes eval_start and eval_stop {epoch, samples, step, accuracy}, the latter where its accuracy
+    stands, with what its metadata state; of BERT epoch_num counts samples. Keys that no event carries are left out.
+    A record that is not one (see `records`), whose time is not in milliseconds, or whose value cannot be used:
+    UserError with its number. A fact may have no time (0): it is that of the line after it.
     """
     config: Event | None = None
     counts_samples = False
@@ -230,19 +239,23 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
         if trouble:
             raise UserError(f"line {number}: {trouble}")
         t, key, value, metadata = fields["time_ms"] / 1000, fields["key"], fields["value"], fields.get("metadata") or {}
-        if fields.get("event_type", _POINT) == _POINT and key not in _EVENTS:
+        is_fact = fields.get("event_type", _POINT) == _POINT and key not in _EVENTS
+        if not is_in_milliseconds(fields["time_ms"]) and not (is_fact and t == 0):
+            raise UserError(f"line {number}: time_ms must be in milliseconds since 1970, got {fields['time_ms']:.15g}")
+        if is_fact:
             config = config or {"t": t, "kind": "run_config", "submission": {}, "reported": {}}
+            config["t"] = config["t"] or t
             _configure(config, key, value, number)
             task = _task(value) if key == "submission_benchmark" else None
             counts_samples = counts_samples or (task is not None and task.counted_in == "samples")
             continue
         if config is not None:
-            yield config
+            yield config | {"t": config["t"] or t}
             config = None
         event = _event(t, key, value, metadata, number)
         if event is not None:
-            if counts_samples and event["kind"] in ("eval_start", "eval_stop"):
-                event["samples"] = event["epoch"]
+            if counts_samples and event.get("epoch") is not None:
+                event.setdefault("samples", event["epoch"])
             yield event
     if config is not None:
         yield config
@@ -275,6 +288,7 @@ _INTERVALS = {"block_start", "block_stop", "epoch_stop", "eval_start"}
 _MOMENTS = {"init_start", "init_stop", "run_start"}
 _EVENTS = {"cache_clear", "eval_accuracy", "run_stop", *_INTERVALS, *_MOMENTS, "epoch_start", "eval_stop"}
 _METADATA = {"first_epoch_num": "first_epoch", "epoch_count": "epoch_count", "samples_count": "samples"}
+_METADATA |= {"epoch_num": "epoch", "step_num": "step"}
 
 
 def _event(t: float, key: str, value, metadata: dict, number: int) -> Event | None:
@@ -287,16 +301,15 @@ def _event(t: float, key: str, value, metadata: dict, number: int) -> Event | No
         status = metadata.get("status")
         _require(status is None or isinstance(status, str), number, "run_stop's status: a string", status)
         return event | {"status": status}
-    names = [name for name in (*_METADATA, "epoch_num") if name in metadata]
-    for name in names:
-        _require(_is_number(metadata[name]), number, f"{key}'s {name}: a number", metadata[name])
-    if key in ("block_start", "block_stop"):
-        return event | {_METADATA[name]: metadata[name] for name in names if name in _METADATA}
-    epoch = metadata.get("epoch_num", metadata.get("samples_count"))
+    where = {}
+    for theirs, ours in _METADATA.items():
+        if theirs in metadata:
+            _require(_is_number(metadata[theirs]), number, f"{key}'s {theirs}: a number", metadata[theirs])
+            where[ours] = metadata[theirs]
     if key == "eval_accuracy":
         _require(type(value) in (int, float), number, "eval_accuracy: a number", value)
-        return event | {"kind": "eval_stop", "epoch": epoch, "accuracy": value}
-    return event | {"epoch": epoch} if key in _INTERVALS else None
+        return event | {"kind": "eval_stop", **where, "accuracy": value}
+    return event | where if key in _INTERVALS else None
 
 
 def _is_number(value) -> bool:

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from airank_fast.record.formats.mlperf import records
+from airank_fast.record.formats.mlperf import is_in_milliseconds, records
 from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.mlperf import contents, rules
@@ -121,7 +121,7 @@ class _Book(_Findings):
         key, time_ms, metadata = record["key"], record["time_ms"], record.get("metadata")
         if record.get("namespace") != "":
             self._judge_namespace(number, record)
-        if type(time_ms) is not int or not rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
+        if type(time_ms) is not int or not is_in_milliseconds(time_ms):
             self._judge_time(number, record)
         if metadata is None:
             self.find(rules.METADATA, number, f"{key[:60]} without metadata", "an object: the official parser needs it")
@@ -153,7 +153,7 @@ class _Book(_Findings):
         if rules.has_no_time(record):
             found = f"{record['key'][:60]} with time_ms 0"
             self.find(rules.TIME_UNIT, number, found, "the time at which it was logged", WARNING)
-        elif rules.EARLIEST_TIME_MS <= time_ms < rules.LATEST_TIME_MS:
+        elif is_in_milliseconds(time_ms):
             self.find(rules.TIME_UNIT, number, f"time_ms {time_ms!r}", "a whole number of milliseconds", WARNING)
         else:
             self.find(rules.TIME_UNIT, number, f"time_ms {time_ms:g}", "milliseconds since 1970, about 1.7e12")

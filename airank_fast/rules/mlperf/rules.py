@@ -82,7 +82,6 @@ OF_A_BOOK = (RUNNING, ACCURACY, EPOCHS)
 POINT, START, END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 MAX_INITIALIZATION_MS = {"closed": 30 * 60_000, "open": 240 * 60_000}
 TIME_SLACK_MS = 1000  # lines of several processes pass each other by some milliseconds
-EARLIEST_TIME_MS, LATEST_TIME_MS = 10**12, 10**13  # 2001 to 2286: seconds and microseconds lie far outside
 LARGE_BATCH = 32_000  # "0.9 for batch<32k": 32k read as the number it is, so that 32,256 is free
 # Benchmarks of the 4.0 round's checker, and those of other rounds (benchmark_meta.py), by MLPerf's names.
 _OF_THIS_ROUND = (
