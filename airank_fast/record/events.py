@@ -49,6 +49,7 @@ from contextlib import suppress
 
 from airank_fast.errors import UserError
 from airank_fast.record.files import LineFile, Reserve
+from airank_fast.record.lines import opened
 
 Event = dict
 
@@ -126,7 +127,7 @@ def iter_events(path: str | os.PathLike) -> Iterator[Event]:
     """
     broken = None
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 if broken is not None:
                     raise UserError(f"{os.fspath(path)}: line {broken[0]} must be an event, {broken[1]}")

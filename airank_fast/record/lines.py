@@ -2,23 +2,83 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import gzip
+import lzma
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from airank_fast.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
+PACKED = (".gz", ".bz2", ".xz", ".zip")  # names of files that are unpacked as they are read
+_UNPACK = {  # what a file begins with: how it is read
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_UNREADABLE = {
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\x04\x22\x4d\x18": "an LZ4 file",
+}
+_READABLE = "a log as text, or packed as .gz, .bz2, .xz or .zip"
+_HEAD_BYTES = 512
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to read bytes from, unpacked where it is a gzip, bzip2 or xz file, or a .zip of one file.
+
+    UserError for what cannot be unpacked here: other formats, archives of several files, damaged ones. OSError as
+    `open` raises it.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            yield _unpacked(file, path)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: must be {_READABLE}, got a damaged file ({error})") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(f"{path}: must be {_READABLE}, got a damaged file ({error})") from None  # bz2's own
+
+
+def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
+    head = file.peek(_HEAD_BYTES)
+    for magic, name in _UNREADABLE.items():
+        if head.startswith(magic):
+            raise UserError(f"{path}: must be {_READABLE}, got {name}")
+    if head.startswith(b"PK\x03\x04") and path.lower().endswith(".zip"):  # other files are zip archives too
+        archive = zipfile.ZipFile(file)
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if len(members) != 1 or members[0].flag_bits & 1:
+            got = "an encrypted one" if len(members) == 1 else f"one of {len(members)} files"
+            raise UserError(f"{path}: must be a .zip of one file, got {got}")
+        return archive.open(members[0])
+    unpack = next((unpack for magic, unpack in _UNPACK.items() if head.startswith(magic)), None)
+    if unpack is not None:
+        file = unpack(file)
+        head = file.peek(_HEAD_BYTES)
+    if head[257:262] == b"ustar":
+        raise UserError(f"{path}: must be {_READABLE}, got a tar archive")
+    return file
 
 
 class Lines:
     """The lines of a file as str, without their ends; `enumerate(lines, 1)` numbers them.
 
-    UTF-8 and, with a byte order mark, UTF-16 (what PowerShell's `>` writes); LF or CRLF. At most some MiB of the
-    file are held at a time. What was odd stands in `oddities` once the lines were read, each with the number of
-    the first line concerned:
+    UTF-8 and, with a byte order mark, UTF-16 (what PowerShell's `>` writes); LF or CRLF; packed as `opened` unpacks
+    it. At most some MiB of the file are held at a time. What was odd stands in `oddities` once the lines were read,
+    each with the number of the first line concerned:
 
         bom        a byte order mark
         utf16      UTF-16
@@ -39,7 +99,7 @@ class Lines:
     def __iter__(self) -> Iterator[str]:
         self._num_lines = 0
         try:
-            with open(self.path, "rb") as file:
+            with opened(self.path) as file:
                 for block in self._blocks(self._utf8(file)):
                     lines = self._decode(block, self._num_lines + 1).split("\n")
                     lines.pop()  # what follows the last newline: nothing

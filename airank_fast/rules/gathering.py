@@ -30,8 +30,11 @@ def gather(path: Path) -> tuple[list[Path], list[str]]:
         if not place.is_dir():
             if place.suffix in COMPRESSIONS:
                 notes.append(f"{place}: {_COMPRESSED}")
-            elif READABLE.intersection(detect(place)):
-                runs.append(place)
+                continue
+            try:
+                runs += [place] if READABLE.intersection(detect(place)) else []
+            except UserError as error:  # such as an archive of several files
+                notes.append(f"{error}; it was not read")
         elif (place / "events.jsonl").is_file():
             runs.append(place)
         elif trees.is_tree(place):

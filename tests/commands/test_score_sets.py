@@ -93,8 +93,8 @@ def test_a_folder_stands_for_the_logs_below_it(tmp_path):
 
 def test_compressed_logs_are_named(tmp_path):
     paths = logs(tmp_path / "logs")
-    packed = tmp_path / "logs" / "result_5.txt.gz"
-    packed.write_bytes(gzip.compress(paths[0].read_bytes()))
+    packed = tmp_path / "logs" / "result_5.txt.zst"
+    packed.write_bytes(b"\x28\xb5\x2f\xfd")
     assert f"note: {packed}: a compressed file, which was not read" in score(tmp_path).stdout
     for path in paths:
         path.unlink()
@@ -102,6 +102,22 @@ def test_compressed_logs_are_named(tmp_path):
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "a directory with logs of a known format is required, got none in it, 1 compressed files" in refused.stderr
     assert "a log as text is required, got a compressed file" in score(packed).stderr
+
+
+def test_packed_logs_are_read(tmp_path):
+    paths = logs(tmp_path / "text")
+    minutes = score(*paths, "--json").stdout
+    for path in paths:
+        packed = tmp_path / "packed" / f"{path.name}.gz"
+        packed.parent.mkdir(exist_ok=True)
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+    found = [
+        json.loads(text)["mlperf"][0]["minutes"] for text in (minutes, score(tmp_path / "packed", "--json").stdout)
+    ]
+    assert found[0] == found[1]
+    assert found[0] is not None
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert f"note: {packed}: must be a log as text" in score(tmp_path / "packed").stdout
 
 
 def test_an_invalid_set_makes_no_score(tmp_path):

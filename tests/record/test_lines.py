@@ -1,10 +1,19 @@
 """Lines: any state of a file is read, in bounded memory, and what was odd about it is said."""
 
+import bz2
+import gzip
+import io
+import lzma
+import re
+import tarfile
 import tracemalloc
+import zipfile
 
 import pytest
 
 from airank_fast.errors import UserError
+from airank_fast.record.events import read_events
+from airank_fast.record.foreign.detect import detect
 from airank_fast.record.lines import BLOCK_BYTES, MAX_LINE_BYTES, Lines
 
 
@@ -64,3 +73,69 @@ def test_what_cannot_be_read(tmp_path):
         list(Lines(tmp_path / "none"))
     with pytest.raises(UserError, match=r"a file that can be read is required, got Is a directory"):
         list(Lines(tmp_path))
+
+
+def zipped(*contents: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("logs/", b"")
+        for number, content in enumerate(contents):
+            archive.writestr(f"logs/{number}.log", content)
+    return file.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("a.log")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+EVENT = b'{"t": 1, "kind": "a"}\n'
+PACKERS = [("a.gz", gzip.compress), ("a", gzip.compress), ("a.bz2", bz2.compress), ("a.xz", lzma.compress)]
+PACKERS += [("a.zip", zipped)]
+
+
+@pytest.mark.parametrize(("name", "pack"), PACKERS)
+def test_packed_logs_are_read_like_others(tmp_path, name, pack):
+    text = b'{"t": 1, "kind": "process_start"}\r\n' * 100_000 + '{"t": 2, "kind": "ä"}'.encode()
+    path = tmp_path / name
+    path.write_bytes(pack(text))
+    lines = Lines(path)
+    assert list(lines) == text.decode().split("\r\n")
+    assert lines.oddities == {"crlf": 1, "cut_off": 100_001}
+    assert detect(path) == ["events"]
+    assert len(read_events(path)) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "got"),
+    [
+        ("a.gz", gzip.compress(EVENT * 1000)[:-10], "got a damaged file"),
+        ("a.gz", b"\x1f\x8b\x08 and no more", "got a damaged file"),
+        ("a.bz2", b"BZh and no more", "got a damaged file"),
+        ("a.bz2", bz2.compress(EVENT * 1000)[:-10], "got a damaged file"),
+        ("a.xz", lzma.compress(EVENT * 1000)[:-10], "got a damaged file"),
+        ("a.zip", zipped(EVENT)[:-10], "got a damaged file"),
+        ("a.zip", zipped(b"a", b"b"), "must be a .zip of one file, got one of 2 files"),
+        ("a.zst", b"\x28\xb5\x2f\xfd" + bytes(100), "got a Zstandard file"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c", "got a 7z archive"),
+        ("a.tar.gz", gzip.compress(tarred(EVENT)), "got a tar archive"),
+        ("a.tar", tarred(EVENT), "got a tar archive"),
+    ],
+)
+@pytest.mark.parametrize("read_it", [lambda path: list(Lines(path)), detect, read_events])
+def test_what_cannot_be_unpacked_is_refused_by_name(tmp_path, name, content, got, read_it):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(got)) as error:
+        read_it(path)
+    assert str(error.value).startswith(f"{path}: must be a")
+
+
+def test_other_files_that_are_zip_archives_are_no_logs(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(zipped(b"a", b"b"))
+    assert detect(path) == []

@@ -1,6 +1,9 @@
 """From a path to findings: files by content and in any state, run directories against their events, folders."""
 
+import bz2
+import gzip
 import json
+import lzma
 import time
 import tracemalloc
 
@@ -233,7 +236,7 @@ def test_a_folder_of_runs_and_logs(tmp_path):
     assert "run.agreement" in _rules(found)
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip", ".zst"])
+@pytest.mark.parametrize("suffix", [".7z", ".rar", ".tgz", ".zst"])
 def test_a_compressed_log_in_a_folder_is_named(tmp_path, suffix):
     (tmp_path / f"GPUx8.log{suffix}").write_bytes(b"\x1f\x8b\x08 not read")
     with pytest.raises(UserError, match="got none in it"):  # alone it is not enough
@@ -242,6 +245,18 @@ def test_a_compressed_log_in_a_folder_is_named(tmp_path, suffix):
     found = findings(tmp_path, **GOOD_KNOWN)
     assert short(found) == [("warning", "file.compressed", None)]
     assert found[0].path == str(tmp_path / f"GPUx8.log{suffix}")
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_a_packed_log_is_judged_as_its_text(tmp_path, suffix, pack):
+    bad = GOOD.replace("test_finish", "test_begin")
+    (tmp_path / "text").write_text(bad)
+    (tmp_path / f"log{suffix}").write_bytes(pack(bad.encode()))
+    text, packed = (findings(path, **GOOD_KNOWN) for path in (tmp_path / "text", tmp_path / f"log{suffix}"))
+    assert short(packed) == short(text) != []
+    damaged = tmp_path / f"log{suffix}"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert [each.path for each in findings(tmp_path) if each.rule == "file.readable"] == [str(damaged)]
 
 
 def test_a_log_without_a_book_is_named(tmp_path):

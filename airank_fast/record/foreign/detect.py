@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import dictionary
-from airank_fast.record.lines import BLOCK_BYTES, Lines
+from airank_fast.record.lines import BLOCK_BYTES, Lines, opened
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
-COMPRESSIONS = {".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"}  # in folders these are named, not read
+COMPRESSIONS = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".zst"}  # in folders these are named, not read
 # In folders these are passed over: programs quote lines of logs.
 PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
 
@@ -47,8 +47,10 @@ def detect(path: str | os.PathLike) -> list[str]:
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             found = _marks_in(file)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: a file that can be read is required, got {reason}") from None

@@ -14,7 +14,7 @@ from airank_fast.record.events import Event, iter_events
 from airank_fast.record.foreign.complete import REQUIRED, REQUIRED_OF_OURS, Outline, checked, complete
 from airank_fast.record.foreign.detect import detect
 from airank_fast.record.formats import airank, dllogger, mlperf, perflog
-from airank_fast.record.lines import Lines
+from airank_fast.record.lines import PACKED, Lines
 from airank_fast.record.metrics import Tally
 
 # The better source first.
@@ -25,8 +25,9 @@ _CARDS = re.compile(r"GPUx([1-9]\d{0,5})")
 
 
 def cards_in_name(path: Path) -> int | None:
-    """The number of cards that AI-Rank's name of a log says: 8 of GPUx8.log; None of another name."""
-    match = _CARDS.match(path.name) if path.suffix == ".log" else None
+    """The number of cards that AI-Rank's name of a log says: 8 of GPUx8.log, packed or not; None of another name."""
+    name = path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name
+    match = _CARDS.match(name) if name.endswith(".log") else None
     return int(match[1]) if match else None
 
 
