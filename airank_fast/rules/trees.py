@@ -16,6 +16,7 @@ from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
+from airank_fast.rules.mlperf.rules import NUM_LOGS
 from airank_fast.rules.scoring import BENCHMARKS
 from airank_fast.walk import files, walk
 
@@ -250,9 +251,9 @@ def _mlperf_organization(place: Path) -> Iterator[Finding]:
 
 def _results(benchmark: Path) -> Iterator[Finding]:
     results = sorted(benchmark.glob("result_*.txt"))
-    required = NUM_RESULTS.get(benchmark.name)
+    required = NUM_LOGS.get(benchmark.name)
     if required is None:
-        wanted = f"one of {', '.join(NUM_RESULTS)} is known here"
+        wanted = f"one of {', '.join(NUM_LOGS)} is required"
         yield COUNT.broken(str(benchmark), None, f"benchmark {benchmark.name}", wanted, WARNING)
     elif len(results) != required:
         found = f"{len(results)} files result_*.txt"

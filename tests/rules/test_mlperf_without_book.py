@@ -12,6 +12,7 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import ERROR, NOTE
 from airank_fast.rules.mlperf import order
 from airank_fast.rules.mlperf.result import check_set
+from airank_fast.rules.mlperf.rules import BENCHMARKS, NUM_LOGS, OTHER_ROUNDS, WORDS
 
 FACTS = {  # what closed_<benchmark>.yaml of ruleset 4.0.0 requires
     "dlrm_dcnv2": {
@@ -190,9 +191,9 @@ def test_the_common_rules_hold_for_them_too(tmp_path, mutate, rule):
 
 
 def test_a_set_may_fail_as_often_as_its_benchmark_allows(tmp_path):
-    for name, most in (("ssd", 1), ("unet3d", 4)):
+    for name, most, num in (("ssd", 1, 5), ("unet3d", 4, 40)):
         for failed in (most, most + 1):
-            paths = [tmp_path / f"result_{k}.txt" for k in range(failed + 2)]
+            paths = [tmp_path / f"result_{k}.txt" for k in range(num)]
             for k, path in enumerate(paths):
                 lines = log_of(name, seed=k)
                 if k < failed:
@@ -200,3 +201,20 @@ def test_a_set_may_fail_as_often_as_its_benchmark_allows(tmp_path):
                 path.write_text("".join(line + "\n" for line in lines))
             errors = {finding.rule for finding in check_set(paths) if finding.severity == ERROR}
             assert errors == (set() if failed == most else {"mlperf.converged", "mlperf.status"})
+        assert "mlperf.num_runs" in {finding.rule for finding in check_set(paths[1:])}
+
+
+def test_the_numbers_of_logs_are_those_of_the_official_package_checker():
+    official_counts = pytest.importorskip("mlperf_logging.benchmark_meta").get_result_file_counts("training")
+    assert official_counts == NUM_LOGS
+    assert {name: benchmark.num_runs for name, benchmark in BENCHMARKS.items()}.items() <= NUM_LOGS.items()
+
+
+def test_the_benchmarks_of_other_rounds_are_those_of_the_official_package_checker():
+    meta = pytest.importorskip("mlperf_logging.benchmark_meta")
+    rounds = meta._ALL_ALLOWED_BENCHMARKS["training"]
+    assert {name for names in rounds.values() for name in names} <= set(WORDS["submission_benchmark"])
+    for name, text in OTHER_ROUNDS.items():
+        of = sorted((round_ for round_, names in rounds.items() if name in names), key=float)
+        first, _, last = text.replace(" and later", " to 6.1").replace(" and ", " to ").partition(" to ")
+        assert (of[0], of[-1]) == (first, last or first), name

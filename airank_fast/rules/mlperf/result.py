@@ -66,12 +66,12 @@ def judge_set(logs: Sequence[Log], path: str) -> Iterator[Finding]:
 
 def _judge_number(logs: Sequence[Log], path: str) -> Iterator[Finding]:
     failed = [log for log in logs if log.failed]
-    benchmark = next((log.benchmark for log in logs if log.benchmark), None)
+    names = (log.value("submission_benchmark") for log in logs)
+    benchmark = next((name for name in names if isinstance(name, str) and name in rules.NUM_LOGS), None)
     most = _most_failed(logs)
-    if benchmark and len(logs) != benchmark.num_runs:
-        yield rules.NUM_RUNS.broken(
-            path, None, f"{len(logs)} runs of {benchmark.name}", f"exactly {benchmark.num_runs}"
-        )
+    if benchmark and len(logs) != rules.NUM_LOGS[benchmark]:
+        found = f"{len(logs)} runs of {benchmark}"
+        yield rules.NUM_RUNS.broken(path, None, found, f"exactly {rules.NUM_LOGS[benchmark]}")
     if len(failed) > most:
         names = ", ".join(_name(log, logs) for log in failed)
         yield rules.CONVERGED.broken(path, None, f"{len(failed)} runs did not converge: {names}", f"{most} at most")

@@ -64,6 +64,14 @@ UNKNOWN_KEYS = _rule("unknown_keys", NOTE, MLLOG)
 OTHER_OPTIMIZER = _rule("other_optimizer", NOTE, HYPERPARAMETERS)
 # Of the logs of a result together.
 _PACKAGE = "package_checker/package_checker.py"
+# Logs that a result consists of: package_checker's benchmark_meta.py, exactly so many.
+NUM_LOGS = {
+    **dict.fromkeys(("gpt3", "llama31_405b", "deepseekv3_671b", "qwen35_397b_grpo"), 3),
+    **dict.fromkeys(("resnet", "ssd", "retinanet", "maskrcnn", "dlrm"), 5),
+    **dict.fromkeys(("bert", "dlrm_dcnv2", "dlrmv4", "gnn", "rgat", "rnnt", "stable_diffusion", "flux1"), 10),
+    **dict.fromkeys(("llama2_70b_lora", "llama31_8b", "gpt_oss_20b", "gnmt", "transformer", "ncf", "minigo"), 10),
+    "unet3d": 40,
+}
 MAX_FAILED = {"unet3d": 4}  # runs of a set that may fail to converge; of the others one
 NUM_RUNS = _rule("num_runs", ERROR, f"training rules, Benchmark Results; {_PACKAGE}")
 CONVERGED = _rule("converged", ERROR, "training rules, Benchmark Results")
