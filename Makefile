@@ -32,9 +32,10 @@ rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to 
 test: lint ## the same environment, lint, and the whole test suite
 	$(PY) -m pytest $(ARGS)
 
-lint: $(INSTALLED) ## ruff: rules and format
+lint: $(INSTALLED) ## ruff: rules and format; mypy: types of the seams
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
 	$(PIP) --no-build-isolation --editable ".[bench]"

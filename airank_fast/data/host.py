@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from airank_fast import _host as host
+    from airank_fast import _host as host  # type: ignore[attr-defined]
 except ImportError:
     host = None
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,12 +60,31 @@ class Batch:
         return start.elapsed_time(stop) / 1e3 if stop.query() else None
 
 
+B = TypeVar("B", bound=Batch)
+T = TypeVar("T")
+
+
+class Reader(Protocol):
+    """Where a job's batches come from; `prefetch` moves its items to the device."""
+
+    @property
+    def name(self) -> str: ...
+    def train(self, first_step: int = 0) -> Iterator[Any]:
+        """This rank's items of every global batch from `first_step` on, without end."""
+
+    def evaluate(self) -> Iterator[Any]:
+        """This rank's items of the evaluation set."""
+
+    def close(self) -> None:
+        """Stop what runs in the background."""
+
+
 def prefetch(
     batches: Iterable,
     device: torch.device | str,
-    move: Callable[[Any], Batch],
+    move: Callable[[Any], B],
     lay_out: Callable[[Any], Any] | None = None,
-) -> Iterator[Batch]:
+) -> Generator[B, None, None]:
     """Batches on the device.
 
     move: makes a batch of a reader's item; on CUDA by copies that nobody waits for, on the current stream. lay_out:
@@ -82,13 +101,13 @@ def prefetch(
         yield from _on_a_stream(items, device, move) if device.type == "cuda" else _in_place(items, move)
 
 
-def _timed(function: Callable, item) -> tuple[Any, float]:
+def _timed(function: Callable[[Any], T], item: Any) -> tuple[T, float]:
     start = time.perf_counter()
     result = function(item)
     return result, time.perf_counter() - start
 
 
-def _ahead(items: Iterator) -> Iterator:
+def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """The items, taken AHEAD of need by a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = deque(thread.submit(next, items, None) for _ in range(AHEAD))
@@ -100,16 +119,16 @@ def _ahead(items: Iterator) -> Iterator:
             thread.shutdown(cancel_futures=True)
 
 
-def _in_place(items: Iterator[tuple[Any, float]], move: Callable[[Any], Batch]) -> Iterator[Batch]:
+def _in_place(items: Iterator[tuple[Any, float]], move: Callable[[Any], B]) -> Iterator[B]:
     for item, seconds in items:
         batch, more = _timed(move, item)
         batch.seconds = seconds + more
         yield batch
 
 
-def _on_a_stream(items: Iterator[tuple[Any, float]], device, move: Callable[[Any], Batch]) -> Iterator[Batch]:
+def _on_a_stream(items: Iterator[tuple[Any, float]], device: torch.device, move: Callable[[Any], B]) -> Iterator[B]:
     side = torch.cuda.Stream(device)
-    ahead = None
+    ahead: tuple[B, torch.cuda.Event] | None = None
     being_read: deque[tuple[torch.cuda.Event, Any]] = deque()
     for item, _ in items:
         if any(part.is_cuda for part in item if isinstance(part, Tensor)):
@@ -124,16 +143,16 @@ def _on_a_stream(items: Iterator[tuple[Any, float]], device, move: Callable[[Any
         being_read.append((stop, item))
         while being_read and being_read[0][0].query():
             being_read.popleft()
-        now, ahead = ahead, batch
+        now, ahead = ahead, (batch, stop)
         if now is not None:
-            yield _handed_over(now, stream=torch.cuda.current_stream(device))
+            yield _handed_over(*now, torch.cuda.current_stream(device))
     if ahead is not None:
-        yield _handed_over(ahead, stream=torch.cuda.current_stream(device))
+        yield _handed_over(*ahead, torch.cuda.current_stream(device))
 
 
-def _handed_over(batch: Batch, stream) -> Batch:
+def _handed_over(batch: B, copied: torch.cuda.Event, stream: torch.cuda.Stream) -> B:
     """Order the step after the copy, and keep the memory from being reused before the step has read it."""
-    stream.wait_event(batch.span[1])
+    stream.wait_event(copied)
     for tensor in batch.tensors().values():
         tensor.record_stream(stream)
     return batch

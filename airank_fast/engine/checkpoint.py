@@ -89,7 +89,7 @@ def newest(directory: Path) -> Path | None:
 
 def step_of(path: Path) -> int:
     """The step that the checkpoint at ``path`` was taken after."""
-    return int(_NAME.match(path.name)[1])
+    return int(path.name.removeprefix("step-"))
 
 
 def load(path: Path, expected: Weights) -> tuple[Weights, dict]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.engine.step import TrainingStep
+from airank_fast.job import Batch
 
 
 class CapturedStep:
@@ -27,10 +28,10 @@ class CapturedStep:
         self.step = step
         self._capture = capture or capture_on_device()
         self._seen: set[tuple] = set()
-        self._captured: dict[tuple, tuple[list, Callable[[], Tensor]]] = {}
+        self._captured: dict[tuple, tuple[list[Batch], Callable[[], Tensor]]] = {}
 
-    def __call__(self, batches: list, learning_rate: float) -> Tensor:
-        """As TrainingStep's; the loss that is returned holds until the next step."""
+    def __call__(self, batches: list[Batch], learning_rate: float) -> Tensor:
+        """As TrainingStep's; the losses that are returned hold until the next step."""
         self.step.set_learning_rate(learning_rate)
         key = tuple(map(_shape, batches))
         if key not in self._seen:
@@ -65,12 +66,12 @@ def capture_on_device() -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]
     return capture
 
 
-def _shape(batch) -> tuple:
+def _shape(batch: Batch) -> tuple:
     shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in batch.tensors().items())
     return (*shapes, batch.shape_key())
 
 
-def _copy(batch):
+def _copy(batch: Batch) -> Batch:
     """The batch with its tensors at addresses of their own."""
     copied = copy.copy(batch)
     for name, tensor in batch.tensors().items():

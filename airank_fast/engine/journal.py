@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airank_fast.record.events import Event, EventLog
 
 
@@ -16,12 +18,12 @@ class Journal:
         """The events of the process that this one resumes."""
         return [] if self._log is None else self._log.history
 
-    def emit(self, kind: str, **fields) -> None:
+    def emit(self, kind: str, **fields: Any) -> None:
         """Write an event."""
         if self._log is not None:
             self._log.emit(kind, **fields)
 
-    def emit_once(self, kind: str, **fields) -> None:
+    def emit_once(self, kind: str, **fields: Any) -> None:
         """Write an event that a run has once, unless the process that this one resumes has written it."""
         if not any(event["kind"] == kind for event in self.history):
             self.emit(kind, **fields)

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from airank_fast.errors import UserError, require
 
-LAUNCHERS = {  # rank, size, local rank, local size; the first that is there counts, as srun's may lie around mpirun's
+LAUNCHERS: dict[
+    str, tuple[str, ...]
+] = {  # rank, size, local rank, local size; the first that is there counts, as srun's may lie around mpirun's
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     "Open MPI's mpirun": tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
     "MPICH's or Intel's mpirun": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", None),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
 }
 ALL_OF_THEM = "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
 FIRST_PORT, NUM_PORTS = 15000, 10000  # below those that systems give to outgoing connections
@@ -61,7 +63,7 @@ def read_launch(variables: Mapping[str, str]) -> Launch:
         local_size = _count(variables, local_size_name, 1) if local_size_name in variables else 1
     if size == 1:
         return Launch()
-    address = variables.get("MASTER_ADDR") or _address(variables, launcher, local_size == size)
+    address = variables.get("MASTER_ADDR") or _address(variables, launcher, local_size == size) or ""
     what = f"set to the host of rank 0 where {launcher} has started {size} ranks"
     require(address, "MASTER_ADDR", what, "nothing")
     if "MASTER_PORT" in variables:

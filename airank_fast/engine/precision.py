@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from airank_fast import processor
@@ -71,7 +73,7 @@ def relative_speed(dtype: torch.dtype) -> float:
 
     Takes tens of ms, where 16 bits are emulated up to some 300; draws no random numbers.
     """
-    seconds = {torch.float32: [], dtype: []}
+    seconds: dict[torch.dtype, list[list[float]]] = {torch.float32: [], dtype: []}
     operations = {which: _typical_operations(which) for which in seconds}
     least, most = _ROUNDS
     begin = time.perf_counter()
@@ -85,7 +87,7 @@ def relative_speed(dtype: torch.dtype) -> float:
     return of_float32 / of_dtype
 
 
-def _typical_operations(dtype: torch.dtype) -> tuple:
+def _typical_operations(dtype: torch.dtype) -> tuple[Callable[[], Tensor], ...]:
     """A matrix product and a 3x3 convolution, as of a small batch."""
     rows, weights = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
     images = torch.ones(4, 64, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -93,7 +95,7 @@ def _typical_operations(dtype: torch.dtype) -> tuple:
     return lambda: F.linear(rows, weights), lambda: F.conv2d(images, filters, padding=1)
 
 
-def _seconds(call) -> float:
+def _seconds(call: Callable[[], Tensor]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin

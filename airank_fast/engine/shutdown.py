@@ -71,7 +71,8 @@ class Shutdown:
         self._signal = self._signal or signal.Signals(number)
 
     def _watch(self) -> None:
-        first_at = deadline = None
+        first_at: float | None = None
+        deadline: float | None = None
         while True:
             patience_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([self._reader], [], [], patience_s)[0]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class TrainingStep:
         updates: list[Update],
         networks: Networks,
         scaler: torch.amp.GradScaler,
-        losses: list[Callable[[Any], Tensor]] | None = None,
+        losses: Sequence[Callable[[Any], Tensor]] | None = None,
         autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> None:
         self.updates, self.scaler, self.autocast = updates, scaler, autocast
@@ -55,17 +56,17 @@ class TrainingStep:
 
     def run(self, batches: list[Batch]) -> Tensor:
         """The step itself: nothing in it depends on a value on the host, so that it can be captured."""
-        totals = []
+        totals: list[Tensor] = []
         for optimizer, loss_of, others in self._parts:
-            losses = []
+            parts = []
             with _without_gradient(others):
                 for index, batch in enumerate(batches):
                     with _without_reduction(loss_of, index < len(batches) - 1):
                         with self.autocast():
                             loss = loss_of(batch) / len(batches)
                         self.scaler.scale(loss).backward()
-                    losses.append(loss.detach())
-            totals.append(sum(losses))
+                    parts.append(loss.detach())
+            totals.append(functools.reduce(torch.add, parts))
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
@@ -86,8 +87,7 @@ class _Loss(nn.Module):
 def reduced(update: Update, device: torch.device) -> DistributedDataParallel:
     """The update's loss; its backward pass averages the learner's gradients over the ranks."""
     ids = [device.index] if device.type == "cuda" else None
-    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-    return DistributedDataParallel(_Loss(update), device_ids=ids, **options)
+    return DistributedDataParallel(_Loss(update), ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -26,7 +27,18 @@ _LIBRARIES += ["tyro", "tqdm", "tensorboard", "mlperf-logging", "apex", "transfo
 _EXTENSION = "airank_fast._C"
 
 
-def information(submission, world: World) -> dict:
+class Submission(Protocol):
+    """Who hands a run in, as its options state it."""
+
+    @property
+    def org(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+
+
+def information(submission: Submission, world: World) -> dict:
     """The 15 fields, with versions, kernels, what the operating system says beyond them and the source's commit.
 
     What the machine does not tell is "unknown".

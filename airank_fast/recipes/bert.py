@@ -6,9 +6,10 @@ The pydoc recipe reaches its target on two CPU cores. Settings and options stand
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Job:
         self.benchmark = f"{TASK.name}_{recipe.size}"
         self.initial_accuracy = options.check_initial
         self.reader: BlockReader | WikiCorpusReader | None = None
-        self._training: Iterator[TokenBatch] | None = None
+        self._training: Generator[TokenBatch, None, None] | None = None
 
     @property
     def target(self) -> dict[str, float]:
@@ -136,8 +137,9 @@ class Job:
                 print(f"data: {source}", file=sys.stderr)
             length = recipe.sequence_length
             train = pydoc.Blocks(text.train, length, seed=recipe.seed, mask_rate=recipe.mask_rate)
-            fixed = {"seed": HELD_OUT_SEED, "mask_rate": HELD_OUT_MASK_RATE, "limit": recipe.eval_samples}
-            held_out = pydoc.Blocks(text.held_out, length, **fixed)
+            held_out = pydoc.Blocks(
+                text.held_out, length, seed=HELD_OUT_SEED, mask_rate=HELD_OUT_MASK_RATE, limit=recipe.eval_samples
+            )
             num_train, num_eval = len(train.lengths), len(held_out.lengths)
             stream = TrainStream(num_train, recipe.seed, **shard)
             self.reader = BlockReader(
@@ -173,6 +175,7 @@ class Job:
 
     def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
+        assert self.reader is not None, "open_data comes first"
         self._training = prefetch(self.reader.train(first_step), self._device, self._fill())
         return self._training
 
@@ -183,6 +186,7 @@ class Job:
 
     def eval_batches(self) -> Iterator[TokenBatch]:
         """This rank's part of the held-out samples, each once."""
+        assert self.reader is not None, "open_data comes first"
         return prefetch(self.reader.evaluate(), self._device)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> TokenBatch:
@@ -204,7 +208,7 @@ class Job:
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
         recipe = self.recipe
-        shape = {
+        shape: dict[str, Any] = {
             "base": recipe.learning_rate,
             "end": recipe.end_learning_rate,
             "power": recipe.decay_power,
@@ -212,8 +216,8 @@ class Job:
         }
         if recipe.decay_after_warmup:
             return polynomial_decay(step, **shape, decay_steps=max(1, plan.total_steps - recipe.warmup_steps))
-        total = {"total_steps": plan.total_steps, "start_warmup_step": recipe.start_warmup_step}
-        return decay_under_warmup(step, **shape, **total)
+        begin = recipe.start_warmup_step
+        return decay_under_warmup(step, **shape, total_steps=plan.total_steps, start_warmup_step=begin)
 
     def reported(self, plan: Plan) -> dict:
         """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, bert)."""

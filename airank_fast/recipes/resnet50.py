@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.data import images as datasets
+from airank_fast.data.prefetch import Reader
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
@@ -235,7 +237,7 @@ class Job:
     def __init__(self, recipe: Recipe, options: Options) -> None:
         self.recipe = recipe
         self.options = options
-        self.reader = None
+        self.reader: Reader | None = None
 
     @property
     def target(self) -> dict[str, float]:
@@ -264,8 +266,9 @@ class Job:
         lr = torch.zeros((), dtype=torch.float32, device=device)
         if self.recipe.optimizer == "lars":
             groups[1]["is_skipped"] = True
-            lars = {"trust_coefficient": LARS_TRUST_COEFFICIENT, "eps": LARS_EPSILON}
-            return FusedLARS(groups, lr=lr, momentum=self.recipe.momentum, **lars)
+            return FusedLARS(
+                groups, lr, self.recipe.momentum, trust_coefficient=LARS_TRUST_COEFFICIENT, eps=LARS_EPSILON
+            )
         return FusedSGD(groups, lr=lr, momentum=self.recipe.momentum)
 
     def loss(self, model: nn.Module, batch: datasets.ImageBatch) -> Tensor:
@@ -299,7 +302,7 @@ class Job:
                 if ranks.rank == 0:
                     print(*datasets.left_out(corrupt, len(files)), sep="\n", file=sys.stderr)
                 folder.skip(path for path, _ in corrupt)
-        self.reader = datasets.make_reader(
+        self.reader = reader = datasets.make_reader(
             recipe.reader,
             folder,
             image_size=recipe.image_size,
@@ -318,24 +321,26 @@ class Job:
             num_classes=recipe.num_classes,
             num_eval_samples=recipe.eval_batch_size,
         )
-        self._place = {"device": device, "dtype": dtype, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        self._batches = partial(datasets.prefetch, device=device, dtype=dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         return {
             "train_samples": len(folder.train) if folder else SYNTHETIC_STEPS * recipe.batch_size,
             "eval_samples": len(folder.val) if folder else recipe.eval_batch_size,
             "classes": recipe.num_classes,
             "source": source,
             "checksum": folder.checksum() if folder else "none",
-            "reader": self.reader.name,
+            "reader": reader.name,
             "corrupt_files": corrupt,
         }
 
     def train_batches(self, first_step: int) -> Iterator[datasets.ImageBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
-        return datasets.prefetch(self.reader.train(first_step), **self._place)
+        assert self.reader is not None, "open_data comes first"
+        return self._batches(self.reader.train(first_step))
 
     def eval_batches(self) -> Iterator[datasets.ImageBatch]:
         """This rank's part of the evaluation set, each picture once."""
-        return datasets.prefetch(self.reader.evaluate(), **self._place)
+        assert self.reader is not None, "open_data comes first"
+        return self._batches(self.reader.evaluate())
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
         """A batch of noise in the shape of the real ones, for warm-up before the clock starts."""

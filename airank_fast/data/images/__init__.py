@@ -11,6 +11,7 @@ Both yield (pictures uint8 [b, S, S, 3], labels int64 [b]). Which picture comes 
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 
@@ -98,9 +99,10 @@ def make_reader(
             **shard,
         )
 
+    assert folder is not None, kind
     stream = TrainStream(len(folder.train), seed, **shard)
     crop = Crop(image_size, train_crop, eval_resize, min_area, flip)
-    common = {
+    common: dict[str, Any] = {
         "eval_batch_size": eval_batch_size,
         "rank": rank,
         "world_size": world_size,

@@ -3,7 +3,7 @@ leaves channels_last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ def prefetch(
     dtype: torch.dtype,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Iterator[ImageBatch]:
+) -> Generator[ImageBatch, None, None]:
     """A reader's batches on the device, normalised. Closing it closes `batches`; its errors come out as they are."""
     device = torch.device(device)
     normalise = Normalise(mean, std, dtype, device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -147,7 +147,7 @@ class _Run:
 
     def _feed(self):
         indices, u = next(self._requests)  # StopIteration ends the pipeline's epoch
-        given = {
+        given: dict[str, Any] = {
             "path": [np.frombuffer(os.fsencode(self._split.files[i]), np.uint8) for i in indices],
             "mirror": np.zeros((len(indices), 2), np.float32),
         }
@@ -225,7 +225,7 @@ class DaliReader:
     ):
         self._folder, self._stream, self._crop = folder, stream, crop
         self._eval = (eval_batch_size, rank, world_size)
-        self._build = {
+        self._build: dict[str, Any] = {
             "num_threads": max(1, num_workers),
             "device": device,
             "resize_in_graph": self.resize_in_graph or device.type == "cuda",

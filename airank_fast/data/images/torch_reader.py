@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -44,9 +44,8 @@ class _Broken(NamedTuple):
 def _decode(path: str) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         image.load()
-        if image.mode.startswith("I"):
-            image = _eight_bits(image)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        narrow = _eight_bits(image) if image.mode.startswith("I") else image
+        return narrow if narrow.mode == "RGB" else narrow.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -105,9 +104,9 @@ class TorchReader:
         self._eval_batch_size, self._num_val = eval_batch_size, len(folder.val)
         self._pin, self._num_workers = device.type == "cuda", num_workers
         self._train, self._val = _Batches(folder.train, crop), _Batches(folder.val, crop)
-        self._training: Iterator | None = None
+        self._training: Generator | None = None
 
-    def _run(self, dataset: _Batches, requests) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _run(self, dataset: _Batches, requests) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         loader = DataLoader(
             dataset,
             batch_size=None,

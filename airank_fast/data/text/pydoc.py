@@ -63,8 +63,8 @@ def load(cache_dir: str | os.PathLike | None = None) -> Text:
                 f"embedded text: a writable {cache} is required, got {error}; or pass --data with a directory of shards"
             ) from error
     vocab = (target / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    sides = [np.load(target / f"{side}.npy") for side in ("train", "held_out")]
-    return Text(*sides, vocab, f"{NAME}, {platform.python_version()}")
+    train, held_out = (np.load(target / f"{side}.npy") for side in ("train", "held_out"))
+    return Text(train, held_out, vocab, f"{NAME}, {platform.python_version()}")
 
 
 def _write_once(target: Path) -> None:
@@ -136,7 +136,7 @@ def split(texts: list[str]) -> tuple[list[str], list[str]]:
     return sides
 
 
-def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np.ndarray, ...]]:
     """A WordPiece vocabulary of VOCAB_SIZE from the training text, and both texts as uint16 tokens."""
     try:
         from tokenizers import BertWordPieceTokenizer
@@ -201,7 +201,7 @@ class MaskedBlocks:
     ids [n, length], positions [n, m] within the sample, ascending, and what stood there [n, m].
     """
 
-    next_sentence_labels = None
+    next_sentence_labels: np.ndarray | None = None
 
     def __init__(self, ids: np.ndarray, positions: np.ndarray, originals: np.ndarray):
         num, length = ids.shape

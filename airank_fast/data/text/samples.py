@@ -110,8 +110,8 @@ class Samples:
     def digests(self) -> list[int]:
         """A 128-bit number for each sample, of all that it is."""
         tokens, masked = self.token_offsets.tolist(), self.masked_offsets.tolist()
-        ids, segments = memoryview(self.input_ids).cast("B"), memoryview(self.segment_ids).cast("B")
-        positions, originals = memoryview(self.masked_lm_positions).cast("B"), memoryview(self.masked_lm_ids).cast("B")
+        arrays = (self.input_ids, self.segment_ids, self.masked_lm_positions, self.masked_lm_ids)
+        ids, segments, positions, originals = (array.data.cast("B") for array in arrays)
         out = []
         for i, label in enumerate(self.next_sentence_labels.tolist()):
             digest = hashlib.blake2b(ids[4 * tokens[i] : 4 * tokens[i + 1]], digest_size=16, salt=bytes([label]))

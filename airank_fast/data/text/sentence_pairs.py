@@ -247,7 +247,7 @@ def _flat(rows: list[list[int]], dtype) -> np.ndarray:
 def _check(documents: Documents, options: PairOptions) -> None:
     """Our own invariants, which the C++ relies on."""
     tokens, sentences, starts = documents.tokens, documents.sentence_offsets, documents.document_offsets
-    assert (tokens.dtype, sentences.dtype, starts.dtype) == (np.int32, np.int64, np.int64)
+    assert (tokens.dtype.name, sentences.dtype.name, starts.dtype.name) == ("int32", "int64", "int64")
     assert len(documents), "a document is required"
     assert (sentences[0], sentences[-1], starts[0], starts[-1]) == (0, len(tokens), 0, len(sentences) - 1)
     assert np.diff(sentences).min() > 0 < np.diff(starts).min()

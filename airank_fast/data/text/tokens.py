@@ -9,10 +9,10 @@ of the step it goes to is decided here, by lengths that every rank knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class MicroBatch(NamedTuple):
     num_masked_mean: masked tokens of the whole step, over all ranks, divided by its micro-batches on all ranks.
     """
 
-    samples: object  # airank_fast.data.text.samples.Samples, or what has its arrays
+    samples: Any  # airank_fast.data.text.samples.Samples, or what has its arrays
     num_masked_mean: float
 
 
@@ -123,7 +123,7 @@ def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
     """Fill up the arrays of a batch, in place; the length of the sequence that was added."""
     num_tokens, num_masked = len(arrays["input_ids"]), len(arrays["labels"])
     extra, extra_masked = fill.tokens - num_tokens % fill.tokens, -num_masked % fill.masked
-    ends = {
+    ends: dict[str, Any] = {
         "input_ids": np.zeros(extra),
         "token_type_ids": np.zeros(extra),
         "position_ids": np.arange(extra),
@@ -211,7 +211,9 @@ class BlockReader:
         """Nothing runs in the background."""
 
 
-def prefetch(batches: Iterable, device: torch.device | str, fill: Fill | None = None) -> Iterator[TokenBatch]:
+def prefetch(
+    batches: Iterable, device: torch.device | str, fill: Fill | None = None
+) -> Generator[TokenBatch, None, None]:
     """Batches of samples on the device, read and laid out ahead of need by a thread.
 
     batches: of MicroBatch or of samples. Closing the iterator closes `batches`; an error of the reader comes out as it

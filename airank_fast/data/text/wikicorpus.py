@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -156,7 +156,7 @@ class WikiCorpusReader:
         self.num_eval_samples = corpus.num_eval if num_eval_samples is None else num_eval_samples
         if not 0 < self.num_eval_samples <= corpus.num_eval:
             raise UserError(f"data: {self.num_eval_samples} evaluation samples are required, got {corpus.num_eval}")
-        self._training: Iterator[MicroBatch] | None = None
+        self._training: Generator[MicroBatch, None, None] | None = None
 
     def train(self, first_step: int = 0) -> Iterator[MicroBatch]:
         """Endless local batches from global step `first_step` (0-based) on."""
@@ -167,7 +167,8 @@ class WikiCorpusReader:
     def evaluate(self) -> Iterator[Samples]:
         """This rank's part of the evaluation samples, in order, the last batch smaller."""
         starts = np.cumsum([0, *(shard.num_samples for shard in self._corpus.eval)])
-        held, last = None, -1
+        held: Samples | None = None
+        last = -1
         for indices in eval_batches(self.num_eval_samples, self._eval_batch_size, self._rank, self._world_size):
             parts = []
             for number in range(
@@ -176,6 +177,7 @@ class WikiCorpusReader:
             ):
                 if number != last:
                     held, last = self._corpus.read(self._corpus.eval[number]), number
+                assert held is not None
                 here = indices[(indices >= starts[number]) & (indices < starts[number + 1])]
                 parts.append(held.take(here - starts[number]))
             yield Samples.concatenate(parts)
@@ -185,7 +187,7 @@ class WikiCorpusReader:
         if self._training is not None:
             self._training.close()
 
-    def _batches(self, first_step: int) -> Iterator[MicroBatch]:
+    def _batches(self, first_step: int) -> Generator[MicroBatch, None, None]:
         size, parts = self._stream.batch_size_local, self._stream.batches_per_step * self._world_size
         pools = self._loaded(first_step * self._stream.global_batch_size)
         with ThreadPoolExecutor(1, thread_name_prefix="shards") as ahead:
