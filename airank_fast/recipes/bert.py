@@ -9,12 +9,13 @@ import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from airank_fast import job
 from airank_fast.data.sampling import TrainStream
 from airank_fast.data.text import pydoc
 from airank_fast.data.text.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
@@ -250,6 +251,10 @@ class Job:
 
     def description(self) -> dict:
         return asdict(self.recipe)
+
+
+if TYPE_CHECKING:
+    _checked: type[job.Job] = Job
 
 
 def _call(model: nn.Module, batch: TokenBatch, **labels):

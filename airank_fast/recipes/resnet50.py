@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from airank_fast import job
 from airank_fast.data import images as datasets
 from airank_fast.data.prefetch import Reader
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
@@ -398,3 +399,7 @@ class Job:
 
     def description(self) -> dict:
         return asdict(self.recipe)
+
+
+if TYPE_CHECKING:
+    _checked: type[job.Job] = Job
