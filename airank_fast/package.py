@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from airank_fast import tasks
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record import machine
@@ -44,8 +45,8 @@ class Options:
     """TOML or JSON file with fields of the system description; --set goes before it."""
     this_machine: bool = False
     """The runs were made on this machine: read here what they do not say. Without it, only if they match it."""
-    benchmark: Literal["resnet50", "bert_large"] | None = None
-    """Benchmark of logs that do not say it (AI-Rank's)."""
+    benchmark: str | None = None
+    """Benchmark of logs that do not state it (AI-Rank's), by any rule book's name of it."""
     cards: int | None = None
     """Number of cards of logs that do not say it."""
     code: Path | None = None
@@ -79,7 +80,8 @@ def build(options: Options) -> int:
         raise UserError("--format: runs and --output are required with it, got " + ("runs" if options.runs else "none"))
     given = given_fields(options.settings, options.system)
     log_format = "airank" if options.format == "airank" else "mlperf"
-    chosen = [candidates.read_candidate(path, log_format, options.benchmark, options.cards) for path in options.runs]
+    benchmark = benchmark_named(options.benchmark)
+    chosen = [candidates.read_candidate(path, log_format, benchmark, options.cards) for path in options.runs]
     candidates.check_distinct(chosen)
     if not options.rehearsal and any(one.is_rehearsal for one in chosen):
         raise UserError(f"runs that are no rehearsal are required without --rehearsal, got {candidates.REHEARSAL} runs")
@@ -112,6 +114,15 @@ def build(options: Options) -> int:
     tree.write(options.output, manifest)
     print(f"{options.output}: {len(list(tree))} files, {len(manifest['runs'])} logs; checksums in {trees.SUMS}")
     return check(options.output, logs=False)
+
+
+def benchmark_named(name: str | None) -> str | None:
+    """--benchmark as our logs have it; UserError for one that no task has."""
+    task = tasks.find(name)
+    if name is not None and task is None:
+        known = ", ".join(each.name for each in tasks.all_tasks())
+        raise UserError(f"--benchmark: must be one of {known}, got {name}")
+    return task.benchmark if task and task.is_spelled(name) else name
 
 
 def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: bool) -> dict[str, str | bytes]:

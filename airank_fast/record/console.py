@@ -3,13 +3,15 @@
 Everything shown comes from events, so that showing it never makes the device wait.
 """
 
+import math
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
-from airank_fast.record.events import Event
+from airank_fast import tasks
+from airank_fast.record.events import Event, dictionary
 
 
 class Console:
@@ -38,13 +40,15 @@ class Console:
         self._rate_from: float | None = None  # when the last rate was shown
         self._samples = 0  # since then
         self._best: float | None = None
-        self._target: float | None = None
+        self._task: tasks.Task | None = None
+        self._metric = tasks.headline({})
+        self._target: dict[str, float] = {}
         self._unit = "samples"
         for event in history:
             if event["kind"] in ("run_config", "data"):
                 self(event)
             elif event["kind"] == "eval_stop":
-                self._best = max(event["accuracy"], self._best or 0.0)
+                self._keep_best(event["accuracy"])
 
     def __call__(self, event: Event) -> None:
         handle = getattr(self, "_on_" + event["kind"], None)
@@ -63,7 +67,9 @@ class Console:
         self._bar = None
 
     def _on_run_config(self, event: Event) -> None:
-        self._target, self._unit = event.get("target"), event.get("unit") or "samples"
+        self._task, self._metric, self._unit = tasks.of(event), tasks.headline(event), event.get("unit") or "samples"
+        headline = {} if event.get("target") is None else {self._metric.name: event["target"]}
+        self._target = tasks.target_of_facts(event.get("task")) or headline
         if event.get("precision_reason"):
             self._say(f"precision: {event['precision']} ({event['precision_reason']})")
 
@@ -94,7 +100,7 @@ class Console:
             parts.append(f"{self._samples / (event['t'] - self._rate_from):.0f} {self._unit}/s")
         self._rate_from, self._samples = event["t"], 0
         if self._best is not None:
-            parts.append(f"best {self._best:.2%}")
+            parts.append(f"best {self._metric.text(self._best)}")
         if terminal:
             self._show_bar("  ".join(parts), since=event["first_step"] - 1)
         else:
@@ -102,11 +108,25 @@ class Console:
             self._say("  ".join([f"epoch {self._epoch}", f"step {self._step}{total}", *parts]))
 
     def _on_eval_stop(self, event: Event) -> None:
-        self._best = max(event["accuracy"], self._best or 0.0)
-        target = "" if self._target is None else f", target {self._target:.2%}"
+        self._keep_best(event["accuracy"])
         of = "" if event.get("counted") is None else f" ({event['correct']} of {event['counted']})"
-        accuracy = f"accuracy {event['accuracy']:.2%}{of}"
-        self._say(f"epoch {event['epoch']}: {accuracy}, best {self._best:.2%}{target}")
+        parts = [f"accuracy {self._metric.text(event['accuracy'])}{of}"]
+        others = {**dictionary(event.get("quality"))}
+        others.pop(self._metric.name, None)
+        parts += [f"{name} {self._text(name, value)}" for name, value in others.items()]
+        parts += [] if self._best is None else [f"best {self._metric.text(self._best)}"]
+        targets = [self._text(name, value) for name, value in self._target.items()]
+        parts += [f"target {' and '.join(targets)}"] if targets else []
+        self._say(f"epoch {event['epoch']}: {', '.join(parts)}")
+
+    def _keep_best(self, accuracy: float) -> None:
+        known = [value for value in (accuracy, self._best) if value is not None and not math.isnan(value)]
+        self._best = self._metric.best(known)
+
+    def _text(self, name: str, value: float) -> str:
+        """A value of any metric of the task as it is printed."""
+        metric = self._task.metric(name) if self._task else None
+        return (metric or tasks.Metric(name, ".4g")).text(value)
 
     def _on_checkpoint(self, event: Event) -> None:
         self._say(f"step {event['step']}: checkpoint {event['path']} ({event['duration_s']:.1f} s)")
@@ -138,7 +158,8 @@ class Console:
 def final_table(summary: dict) -> str:
     """The figures of `metrics.summarize` as aligned lines; `-` where the run gives none."""
     unit = summary["unit"]
-    reached = "" if summary["target"] is None else f"target {summary['target']:.2%}"
+    metric = tasks.headline(summary)
+    reached = "" if summary["target"] is None else f"target {metric.text(summary['target'])}"
     warmup = summary["avg_ips_warmup_epochs"]
     rows = [
         ("time2train", _value(summary["time2train"], ".3f", "s"), reached),
@@ -150,8 +171,8 @@ def final_table(summary: dict) -> str:
         ("avg_ips", _value(summary["avg_ips"], ".1f", f"{unit}/s"), f"{warmup} warm-up epochs left out"),
         (
             "accuracy",
-            _value(summary["best_accuracy"], ".2%"),
-            f"last {_value(summary['final_accuracy'], '.2%')}",
+            _value(summary["best_accuracy"], metric.format),
+            f"last {_value(summary['final_accuracy'], metric.format)}",
         ),
         (
             "memory",

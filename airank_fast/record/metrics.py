@@ -177,7 +177,7 @@ class Tally:
     @property
     def metric(self) -> tasks.Metric:
         """The metric that the run calls its accuracy."""
-        return headline(self.config)
+        return tasks.headline(self.config)
 
     @property
     def goal(self) -> Mapping[str, float]:
@@ -323,14 +323,6 @@ class _StepClocks:
 
     def totals(self) -> dict[str, float]:
         return {name: self._earlier[name] + self._block[name] + self._tail[name] for name in self.NAMES}
-
-
-def headline(config: Mapping) -> tasks.Metric:
-    """The metric that a run_config's log calls its accuracy; of a benchmark that no task has, a number of any size."""
-    task = tasks.of(config)
-    if task is not None:
-        return task.headline
-    return tasks.Metric("accuracy", ".4g", maximum=math.inf) if config.get("benchmark") else tasks.Metric("accuracy")
 
 
 def qualities(evaluation: Event, metric: tasks.Metric) -> dict[str, float]:

@@ -135,6 +135,12 @@ def operating_system(run: Run) -> str | None:
     return "Linux" if any(name in text.lower() for name in linux) else text
 
 
+def _own_name(benchmark: str) -> str:
+    """A model by one name, however it is spelled; a smaller network by its own."""
+    task = tasks.find(benchmark)
+    return task.name if task and not tasks.is_smaller(benchmark) else benchmark
+
+
 def required(task: Task, profile: str) -> Target | None:
     """What a profile requires of a task; where its row is blank, what the last document requires."""
     return task.target("airank", profile) or task.target("airank", PROFILES[-1])
@@ -261,10 +267,12 @@ def _composite(rows, models, systems, num_models, references, weights: Weights) 
         if row.is_task and (row.time2train or 0) > 0 and row.num_cards:
             key = row.model, row.num_cards
             best[key] = min(row.time2train, best.get(key, math.inf))
-    compared = sorted(key for key in best if key in references)
+    references = {(_own_name(model), cards): seconds for (model, cards), seconds in references.items()}
+    seconds = {key: found for key in best if (found := references.get((_own_name(key[0]), key[1])))}
+    compared = sorted(seconds)
     by_model = defaultdict(list)
     for key in compared:
-        by_model[key[0]].append(math.log(references[key] / best[key]))
+        by_model[_own_name(key[0])].append(math.log(seconds[key] / best[key]))
     means = [math.fsum(logs) / len(logs) for logs in by_model.values()]
     performance = math.exp(math.fsum(means) / len(means)) if means else None
     coverage = len(models) / num_models
@@ -276,5 +284,5 @@ def _composite(rows, models, systems, num_models, references, weights: Weights) 
         total = sum(weight for _, weight in parts)
         score = 100 * math.prod(part ** (weight / total) for part, weight in parts)
     names = [f"{model} x{cards}" for model, cards in compared]
-    missing = [f"{model} x{cards}" for model, cards in sorted(best) if (model, cards) not in references]
+    missing = [f"{model} x{cards}" for model, cards in sorted(best) if (model, cards) not in seconds]
     return Composite(performance, coverage, share, score, names, missing)

@@ -145,7 +145,8 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
 def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
     """In what a run is smaller than the benchmark, as far as it says."""
     doubts, name = [], run.summary["benchmark"]
-    if name not in (benchmark.name, benchmark.network):
+    is_open_division = dictionary(run.first("run_config").get("submission")).get("division") == "open"
+    if not is_open_division and not tasks.find(name).is_spelled(name):
         doubts.append(f"is of {name}, the benchmark of {benchmark.network}")
     samples = run.first("data").get("train_samples") or run.first("run_config").get("train_samples")
     if benchmark.train_samples and isinstance(samples, int) and samples < benchmark.train_samples:

@@ -114,6 +114,20 @@ class Task:
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     @property
+    def benchmark(self) -> str:
+        """What our logs call a run of this task in full: bert_large."""
+        return self.network or self.name
+
+    def is_spelled(self, name: object) -> bool:
+        """Whether a name is one of this task's in full: ResNet-50 and resnet, BERT-large and bert; not bert_base."""
+        return "".join(_words(name)) in {"".join(_words(each)) for each in (self.network, *self.spellings)}
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every name that the rule books and others have for it."""
+        return (self.name, self.model, *self.names.values(), *self.aliases)
+
+    @property
     def headline(self) -> Metric:
         """The metric that a log calls its accuracy."""
         return self.metrics[0]
@@ -272,7 +286,4 @@ def _own_names() -> dict[str, Task]:
 
 @cache
 def _aliases() -> dict[str, Task]:
-    def spellings(task: Task) -> Iterable[str]:
-        return (task.name, task.model, *task.names.values(), *task.aliases)
-
-    return {"".join(_words(name)): task for task in all_tasks() for name in spellings(task)}
+    return {"".join(_words(name)): task for task in all_tasks() for name in task.spellings}

@@ -250,3 +250,22 @@ def test_a_rehearsal_says_so_in_every_file_that_is_read(tmp_path):
     command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training", "--ruleset", "4.0.0"]
     command.append(str(next((tmp_path / "out").rglob("result_0.txt"))))
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmark"),
+    [
+        (None, None),
+        ("ResNet-50", "resnet50"),
+        ("bert", "bert_large"),
+        ("bert_base", "bert_base"),
+        ("Wide&Deep", "wide_deep"),
+    ],
+)
+def test_a_benchmark_is_named_as_any_rule_book_names_it(name, benchmark):
+    assert package.benchmark_named(name) == benchmark
+
+
+def test_a_benchmark_that_no_task_has_is_refused():
+    with pytest.raises(UserError, match=r"--benchmark: must be one of bert, cyclegan, .*, got unet3d"):
+        package.benchmark_named("unet3d")

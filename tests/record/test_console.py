@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.console import Console, final_table
 from airank_fast.record.metrics import summarize
@@ -141,3 +142,36 @@ def test_tensorboard_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match="the package `tensorboard` is required"):
         TensorBoard(tmp_path)
+
+
+def evaluations(*accuracies, quality=(), **config):
+    yield {"t": 1.0, "kind": "run_config", **config}
+    for epoch, accuracy in enumerate(accuracies, 1):
+        more = {"quality": quality} if quality else {}
+        yield {"t": 1.0 + epoch, "kind": "eval_stop", "epoch": epoch, "accuracy": accuracy, **more}
+
+
+def test_accuracies_are_printed_as_the_task_has_them():
+    lines = show(evaluations(21.5, 27.08, benchmark="transformer", target=25.0), io.StringIO()).splitlines()
+    assert lines == [
+        "epoch 1: accuracy 21.50, best 21.50, target 25.00",
+        "epoch 2: accuracy 27.08, best 27.08, target 25.00",
+    ]
+    lines = show(evaluations(30.0, 20.5, 25.0, benchmark="pix2pix"), io.StringIO()).splitlines()
+    assert lines[-1] == "epoch 3: accuracy 25.00, best 20.50"  # a distance: less is better
+
+
+def test_every_metric_of_a_conjunction_is_printed():
+    target = {"box_ap": 0.377, "mask_ap": 0.339}
+    task = tasks.find("mask_rcnn").facts(target)
+    events = evaluations(
+        0.38, quality={"box_ap": 0.38, "mask_ap": 0.33}, benchmark="mask_rcnn", task=task, target=0.377
+    )
+    assert show(events, io.StringIO()).splitlines() == [
+        "epoch 1: accuracy 38.00%, mask_ap 33.00%, best 38.00%, target 37.70% and 33.90%"
+    ]
+
+
+def test_nan_is_never_the_best():
+    lines = show(evaluations(float("nan"), 0.3, benchmark="resnet50"), io.StringIO()).splitlines()
+    assert lines == ["epoch 1: accuracy nan%", "epoch 2: accuracy 30.00%, best 30.00%"]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airank_fast.errors import UserError
-from airank_fast.record.formats.dllogger import DLLoggerLog, from_percent, parse
+from airank_fast.record.formats.dllogger import DLLoggerLog, parse
+from airank_fast.tasks import fraction as from_percent
 
 # Made up, in the form of DeepLearningExamples' ConvNets.
 TEXT = """\

@@ -103,6 +103,13 @@ def test_a_model_counts_once_however_many_numbers_of_cards_it_ran_on():
     assert airank_result(runs).composite.without_reference == ["bert_large x8"]
 
 
+def test_references_know_a_model_by_any_of_its_names():
+    half = REFERENCES["resnet50", 8] / 2
+    assert airank_result([run(half, 8, "ResNet-50", samples=1_281_167)]).composite.performance == pytest.approx(2.0)
+    given = airank_result([run(25.0, 8, "bert_large")], references={("BERT", 8): 100.0}).composite
+    assert (given.performance, given.without_reference) == (pytest.approx(4.0), [])
+
+
 def test_twice_as_fast_is_worth_the_same_everywhere():
     """The ratio of two systems' scores does not hang on the references."""
     for references in ({}, {("resnet50", 8): 1.0}):

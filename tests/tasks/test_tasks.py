@@ -101,6 +101,13 @@ def test_smaller_networks():
     ]
 
 
+def test_a_network_in_full_and_others():
+    bert = tasks.find("bert")
+    names = ("bert", "BERT-large", "bert_large", "bert_base", "bert_tiny", "", None)
+    assert [bert.is_spelled(name) for name in names] == [True, True, True, False, False, False, False]
+    assert (bert.benchmark, tasks.find("tsm").benchmark) == ("bert_large", "tsm")
+
+
 def test_targets_by_rule_book_and_version():
     bert = tasks.find("bert")
     assert bert.headline_target("mlperf", "4.0") == 0.720

@@ -16,15 +16,14 @@ accuracy beside a validation iteration is that of an unfinished evaluation, so i
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone, tzinfo
-from decimal import Decimal
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, name_floats
 from airank_fast.record.foreign.complete import MAX_T, MIN_T
+from airank_fast.tasks import fraction
 
 ACCURACY = "val.top1"
 
@@ -110,12 +109,7 @@ class _Reader:
                 f"line {number}: {self._accuracy} must be said to be in percent or a fraction (--accuracy-unit), "
                 f"got {value:g} without a unit"
             )
-        return from_percent(value) if unit == "percent" else float(value)
-
-
-def from_percent(value: float) -> float:
-    """Per cent as a fraction, divided in decimal: 75.97 % is 0.7597 to the last bit."""
-    return float(Decimal(repr(value)).scaleb(-2)) if math.isfinite(value) else value
+        return fraction(value) if unit == "percent" else float(value)
 
 
 def _config(parameters: dict) -> dict:

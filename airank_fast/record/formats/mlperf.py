@@ -272,7 +272,7 @@ def _configure(config: Event, key: str, value, number: int) -> None:
         _require(isinstance(value, str), number, f"{key}: a string", value)
     if key == "submission_benchmark":
         task = _task(value)
-        config["benchmark"] = task.network or task.name if task else value
+        config["benchmark"] = task.benchmark if task else value
     elif key.startswith("submission_"):
         config["submission"][key.removeprefix("submission_")] = value
     elif key in _SIZES:

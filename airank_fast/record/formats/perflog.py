@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, dictionary, name_floats
 from airank_fast.record.foreign.complete import MAX_T, MIN_T
-from airank_fast.record.formats.dllogger import from_percent
 from airank_fast.record.metrics import Tally
+from airank_fast.tasks import fraction
 
 MARK = "[PerfLog]"
 # Names of an accuracy in EVALUATE and, with final_ for eval_, in FINISHED -> its unit.
@@ -127,7 +127,7 @@ class _Reader:
                     f"line {number}: {name} must be said to be in percent or a fraction (--accuracy-unit), got {item:g}"
                 )
             self._accuracy_told = True
-            return from_percent(item) if unit == "percent" else float(item)
+            return fraction(item) if unit == "percent" else float(item)
         return None
 
 
