@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d
+from airank_fast.nn.tracing import one_call
 
 EXPANSION = 4
 
@@ -23,6 +24,7 @@ class PlainBatchNormAct2d(nn.BatchNorm2d):
         super().__init__(num_features)
         self.relu = relu
 
+    @one_call
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         x = super().forward(x)
         if residual is not None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast import ops
+from airank_fast.nn.tracing import one_call
 
 
 class LinearGELU(nn.Linear):
@@ -16,6 +17,10 @@ class LinearGELU(nn.Linear):
 
     Shapes: input ``[..., in_features]``, weight ``[out_features, in_features]``, bias ``[out_features]``,
     output ``[..., out_features]``.
+
+    It is an ``nn.Linear`` to what asks ``isinstance``, which is right for initialisation, weight decay and tensor
+    parallelism. What puts another module in its place by its weights alone (LoRA, quantisation of weights) must leave
+    it out, or the GELU is lost without a word: name the modules to be replaced.
     """
 
     def __init__(
@@ -26,6 +31,7 @@ class LinearGELU(nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.approximate = approximate
 
+    @one_call
     def forward(self, input: Tensor) -> Tensor:
         product = F.linear(input, self.weight)
         if self.bias is None:

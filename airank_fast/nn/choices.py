@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from airank_fast import processor
+from airank_fast.ops.autograd import needs_torchs_own
 
 FILE = Path(__file__).with_name("choices.json")
 LIKE = {"AVX512": "AVX512_BF16", "AMX": "AVX512_BF16"}
@@ -39,6 +41,8 @@ def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
 
     That takes a square kernel, equal strides, no bias, groups or dilation, and a padding of zeros, given in numbers.
     """
+    if isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
+        return False
     if x.device.type != "cpu" or x.dtype != conv.weight.dtype or x.dim() != 4:
         return False
     limit = limits().get((str(x.dtype).removeprefix("torch."), conv.kernel_size[0]))

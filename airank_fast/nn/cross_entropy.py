@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from airank_fast import ops
+from airank_fast.nn.tracing import one_call
 
 
 def cross_entropy(
@@ -55,6 +56,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         super().__init__(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.inplace_backward = inplace_backward
 
+    @one_call
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(
             input,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from airank_fast.errors import UserError
+from airank_fast.nn.tracing import one_call
 from airank_fast.ops import dropout_add_layer_norm
 
 
@@ -48,6 +49,7 @@ class DropoutAddLayerNorm(nn.LayerNorm):
         self.p = p
         self.return_sum = return_sum
 
+    @one_call
     def forward(self, x: Tensor, residual: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Drop elements of x, add the residual and normalise the sum."""
         return dropout_add_layer_norm(

@@ -1,4 +1,4 @@
-"""LayerNorm, which stands in for torch.nn.LayerNorm and apex.normalization.FusedLayerNorm."""
+"""LayerNorm and FusedLayerNorm, which stand in for torch.nn's and apex.normalization's classes of these names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from airank_fast.errors import UserError
+from airank_fast.nn.tracing import one_call
 from airank_fast.ops import layer_norm
 
 
@@ -18,8 +19,9 @@ class LayerNorm(nn.LayerNorm):
     stays 16-bit. Under autocast to a 16-bit dtype the output is always 16-bit, also that of a float32 input (as with
     apex, but the input is not rounded first); torch's is float32 there. Outside autocast it has the input's dtype.
 
-    `memory_efficient` is apex's. There it saves the output in place of the input, from which the backward pass cannot
-    recover the input where a weight is near zero; here it must be left False.
+    `memory_efficient` is apex's, whose arguments in their order FusedLayerNorm takes. There it saves the output in
+    place of the input, from which the backward pass cannot recover the input where a weight is near zero; here it must
+    be left False.
 
     Raises:
         UserError: memory_efficient=True.
@@ -41,6 +43,24 @@ class LayerNorm(nn.LayerNorm):
             raise UserError(f"LayerNorm: memory_efficient must be False, got {memory_efficient}")
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x."""
-        return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+    @one_call
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the input."""
+        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class FusedLayerNorm(LayerNorm):
+    """LayerNorm with the arguments of apex.normalization.FusedLayerNorm, whose fourth is not the bias.
+
+    Raises:
+        UserError: memory_efficient=True.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        memory_efficient: bool = False,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, memory_efficient=memory_efficient)

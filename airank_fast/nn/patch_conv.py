@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.nn.choices import product_is_faster
+from airank_fast.nn.tracing import one_call
 
 
 class PatchConv2d(nn.Conv2d):
@@ -17,16 +18,17 @@ class PatchConv2d(nn.Conv2d):
     On a CPU, where few pixels meet many channels, oneDNN's convolution takes most of its time to bring weights and
     their gradients into its own layout and back. There the patches that the filters see are written side by side and
     multiplied, without those weights that see nothing but padding; `choices.py` says from which measurement. Everywhere
-    else, and under autocast, torch.compile and torch.export, this is ``nn.Conv2d`` itself; so it is with a bias,
+    else, and under autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself; so it is with a bias,
     groups, dilation, or another padding than zeros.
 
     Shapes: those of ``nn.Conv2d``; the output is channels_last where it is a product.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not product_is_faster(self, x):
-            return super().forward(x)
-        return _Product.apply(x, self.weight, self.stride[0], self.padding[0])
+    @one_call
+    def forward(self, input: Tensor) -> Tensor:
+        if not product_is_faster(self, input):
+            return super().forward(input)
+        return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
 
 
 class _Taps(NamedTuple):
@@ -49,8 +51,6 @@ def _taps(size: int, kernel: int, stride: int, padding: int) -> _Taps:
 
 class _Product(torch.autograd.Function):
     """Saves its inputs, not the patches, so that its backward pass can be differentiated too."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.nn.choices import product_is_faster
+from airank_fast.nn.tracing import one_call
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -15,16 +16,18 @@ class PointwiseConv2d(nn.Conv2d):
     convolution primitive, forward and backward, in bfloat16 where the processor multiplies it and in float32 on AVX2
     for few pixels; `choices.py` says from which measurement. Everywhere else this is ``nn.Conv2d``.
 
-    Shapes: input ``[N, in_channels, H, W]``, weight ``[out_channels, in_channels, 1, 1]``,
-    output ``[N, out_channels, ceil(H / stride), ceil(W / stride)]`` in channels_last when the product is used.
+    Shapes: input ``[N, in_channels, H, W]`` or ``[in_channels, H, W]``, weight ``[out_channels, in_channels, 1, 1]``,
+    output ``[N, out_channels, ceil(H / stride), ceil(W / stride)]`` or without N, in channels_last when the product
+    is used.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, device=None, dtype=None) -> None:
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not product_is_faster(self, x):
-            return super().forward(x)
+    @one_call
+    def forward(self, input: Tensor) -> Tensor:
+        if not product_is_faster(self, input):
+            return super().forward(input)
         step_h, step_w = self.stride
-        pixels = x[:, :, ::step_h, ::step_w].permute(0, 2, 3, 1)
+        pixels = input[:, :, ::step_h, ::step_w].permute(0, 2, 3, 1)
         return F.linear(pixels, self.weight.flatten(1)).permute(0, 3, 1, 2)

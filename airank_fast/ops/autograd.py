@@ -11,6 +11,7 @@ differentiated themselves: their second derivatives are torch's.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.overrides import handle_torch_function, has_torch_function
 
 _ORDINARY = frozenset((Tensor, Parameter, type(None), int, float, bool, str, torch.dtype))
 
@@ -70,13 +72,27 @@ def differentiable(
     return call
 
 
+def overridable(function: Callable) -> Callable:
+    """Let what stands in for a tensor take the call, as torch's functions do: torch.fx records it as one node."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> Tensor | tuple[Tensor, ...]:
+        values = (*args, *kwargs.values())
+        if has_torch_function(values):
+            return handle_torch_function(call, values, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
 def needs_torchs_own(*inputs: object) -> bool:
     """Whether somebody must see the arithmetic: an export, a transform of torch.func, forward mode, DTensor."""
+    if torch._C._are_functorch_transforms_active():
+        return True
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
+        torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
         or any(type(value) not in _ORDINARY and _is_distributed(value) for value in inputs)
     )
@@ -86,10 +102,16 @@ def backward_of(kernel: Callable, formula: Callable, *inputs: object) -> Tensor 
     """kernel(*inputs), an op or several; formula(*inputs) where that will be differentiated or vmap runs it."""
     if torch.compiler.is_compiling():
         return kernel(*inputs)
-    if torch._C._are_functorch_transforms_active() or records(*inputs):
+    if in_vmap(*inputs) or records(*inputs):
         return formula(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return kernel(*inputs)
+
+
+def in_vmap(*inputs: object) -> bool:
+    """Whether a backward pass is given a batch of gradients, by torch.func or by `is_grads_batched`."""
+    is_batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch._C._are_functorch_transforms_active() or any(is_batched(t) for t in inputs if isinstance(t, Tensor))
 
 
 def by_themselves_no_further(lib: torch.library.Library, *ops: str) -> None:

@@ -86,6 +86,7 @@ def batch_norm_statistics_(
     return _ops.batch_norm_statistics_.default(x, *running)
 
 
+@autograd.overridable
 def batch_norm_act(
     x: Tensor,
     residual: Tensor | None,

@@ -31,6 +31,7 @@ for _schema in _SCHEMAS:
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
+@autograd.overridable
 def cross_entropy(
     logits: Tensor,
     target: Tensor,
@@ -181,7 +182,7 @@ def _backward(ctx, grad, _statistics, _scale):
     # Rows that share memory (an expanded tensor) have no room for a gradient each, nor have the gradients of vmap;
     # what autograd is to differentiate once more must not change under it.
     arguments = (grad, logits, target, statistics, scale, *options)
-    kept = torch.is_grad_enabled() or 0 in logits.stride() or autograd.needs_torchs_own(grad)
+    kept = torch.is_grad_enabled() or 0 in logits.stride() or autograd.in_vmap(grad)
     if not ctx.inplace_backward or kept:
         gradient = autograd.backward_of(_ops.cross_entropy_backward.default, _gradient, *arguments)
         return gradient, None, None, None, None, None

@@ -43,6 +43,7 @@ _library.define(
 )
 
 
+@autograd.overridable
 def dropout_add_layer_norm(
     x: Tensor,
     residual: Tensor,

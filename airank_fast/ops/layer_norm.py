@@ -39,6 +39,7 @@ _library.define(
 _ops = torch.ops.airank_fast
 
 
+@autograd.overridable
 def layer_norm(
     x: Tensor,
     normalized_shape: int | Sequence[int],

@@ -100,6 +100,33 @@ def test_checkpoint_of_a_plain_convolution_loads_into_a_pointwise_one():
     assert torch.equal(ours.weight, plain.weight)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_exports_with_a_dynamic_batch_in_torchs_operators(training):
+    """With gradients on and of 32 px, where the ReLUs' masks of the last stage have a row alone."""
+    model = small(fused=True).train(training)
+    program = torch.export.export(
+        model, (torch.randn(4, 3, 32, 32),), dynamic_shapes=[{0: torch.export.Dim("batch", min=2, max=64)}]
+    )
+    assert not [node for node in program.graph.nodes if "airank_fast" in str(node.target)]
+    images = torch.randn(6, 3, 32, 32)
+    torch.testing.assert_close(program.module()(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # torch.jit.trace
+@pytest.mark.parametrize("fused", [True, False])
+def test_fx_and_jit_trace_it(fused):
+    model, images = small(fused=fused), torch.randn(2, 3, 32, 32)
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(images), model(images))
+    assert type(traced.get_submodule("layer1.0.bn3")) is type(model.layer1[0].bn3)
+    torch.testing.assert_close(torch.jit.trace(model, images)(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def small(fused: bool) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet((1, 1, 1, 1), 10, base_width=4, fused=fused).eval()
+
+
 def test_fused_and_plain_networks_exchange_state_and_agree():
     """In float64, where rounding does not put a number on the other side of a ReLU."""
     torch.manual_seed(0)

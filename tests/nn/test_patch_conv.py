@@ -95,7 +95,7 @@ def test_gradients_of_each_sample(as_product):
         weight = ours.weight.detach().requires_grad_()
         F.conv2d(pixels[None], weight, stride=2, padding=1).square().sum().backward()
         torch.testing.assert_close(gradient, weight.grad)
-    assert all(as_product)
+    assert not any(as_product)  # but torch's own, which forward mode and exports need
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,37 @@ def test_second_derivatives_where_torch_compile_keeps_the_op(case):
     torch.testing.assert_close(second(case_compiled), second(case.torchs))
 
 
+def test_func_jacrev(case):
+    inputs = made(case, "cpu")
+    for got, expected in zip(*(torch.func.jacrev(f)(*inputs) for f in (case.ours, case.torchs)), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "batch_norm" not in name])  # vmap has no channels_last
+def test_gradients_under_vmap(name):
+    case = CASES[name]
+    stacked = made(case, "cpu", batch=(3,))
+    arguments = tuple(range(len(stacked)))
+    gradients = [
+        torch.func.vmap(torch.func.grad(lambda *t, f=f: f(*t).pow(3).sum(), arguments))(*stacked)
+        for f in (case.ours, case.torchs)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "bias_gelu", "cross_entropy"])
+def test_fx_records_one_call_of_the_op(op):
+    functions = {
+        "layer_norm": lambda x: ops.layer_norm(x, 4),
+        "bias_gelu": lambda x: ops.bias_gelu(x, torch.ones(4)),
+        "cross_entropy": lambda x: ops.cross_entropy(x, torch.tensor([0, 3])),
+    }
+    traced = torch.fx.symbolic_trace(functions[op])
+    assert getattr(ops, op) in [node.target for node in traced.graph.nodes]
+    x = torch.randn(2, 4)
+    assert torch.equal(traced(x), functions[op](x))
+
+
 def test_the_first_derivative_is_the_kernels_and_the_same_bits_as_ever():
     """Only what will be differentiated again leaves the kernels."""
     x = torch.randn(33, 96).requires_grad_()
