@@ -28,7 +28,7 @@ from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
 from airank_fast.rules import airank_score, scoring
 from airank_fast.rules.gathering import gather
-from airank_fast.rules.mlperf.result import PATTERN
+from airank_fast.rules.mlperf.result import is_log
 from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
 
 WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
@@ -145,7 +145,7 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             raise UserError(f"{run.path}: a run of {names} is required (--set benchmark=), got {got}")
         if benchmark is not None:
             result = scoring.run_result(run, options.own_targets)
-            folder = str(run.path.parent) if run.path.match(PATTERN) else ""
+            folder = str(run.path.parent) if is_log(run.path) else ""
             place = result.system.order, str(result.division), result.world_size or 0, folder
             groups[benchmark.name, place].append(result)
     sets = []

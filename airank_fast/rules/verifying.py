@@ -133,7 +133,7 @@ def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
         if (path / "events.jsonl").is_file():
             yield _run_directory, path
             continue
-        results = set(path.glob(result.PATTERN)) if result.is_result(path) else set()
+        results = set(result.logs_in(path))
         if results:
             yield _result, path
         waiting += [item for item in reversed(inside) if item not in results and _is_of_interest(item)]
@@ -143,9 +143,10 @@ def _of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
     yield _layout, path
     logs = trees.logs_of(path)
     for folder in dict.fromkeys(log.parent for log in logs):
-        if result.is_result(folder):
+        if result.logs_in(folder):
             yield _result, folder
-    yield from ((_file_in_folder, log) for log in logs if not result.is_result(log.parent))
+        else:
+            yield from ((_file_in_folder, log) for log in logs if log.parent == folder)
 
 
 def _is_of_interest(path: Path) -> bool:
@@ -172,7 +173,11 @@ def _layout(path: Path, _: Known) -> Iterator[Finding]:
 
 
 def _result(path: Path, _: Known) -> Iterator[Finding]:
-    yield from result.check_set(sorted(path.glob(result.PATTERN)), path)
+    logs = result.logs_in(path)
+    readable = [log for log in logs if result.formats_of(log)]
+    for log in (each for each in logs if each not in readable):
+        yield from _file_in_folder(log, _NOTHING)
+    yield from result.check_set(readable, path)
 
 
 def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:

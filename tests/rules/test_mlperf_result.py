@@ -1,5 +1,6 @@
 """Result sets of MLPerf logs, and the reference convergence points, against the official checkers."""
 
+import gzip
 import importlib.util
 import logging
 import random
@@ -11,7 +12,8 @@ from rules.mlperf_logs import bert_points, compliant, resnet_points
 from airank_fast.errors import UserError
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
 from airank_fast.rules.mlperf import rcp
-from airank_fast.rules.mlperf.result import PATTERN, check_set, is_result
+from airank_fast.rules.mlperf.result import check_set, logs_in
+from airank_fast.rules.verifying import verify
 
 SET_RULES = (
     "copy",
@@ -55,11 +57,25 @@ def test_a_set_needs_its_number_of_runs(tmp_path, name, num):
 
 
 def test_a_directory_of_results(tmp_path):
-    assert not is_result(tmp_path)
+    assert logs_in(tmp_path) == []
     write_set(tmp_path, "resnet-lars", 4, not_converged([0, 1]))
-    assert is_result(tmp_path)
-    assert not is_result(tmp_path / "result_0.txt")
-    assert {"num_runs", "converged"} <= about_the_set(check_set(sorted(tmp_path.glob(PATTERN)), tmp_path)).keys()
+    assert logs_in(tmp_path) == [tmp_path / f"result_{k}.txt" for k in range(4)]
+    assert logs_in(tmp_path / "result_0.txt") == []
+    assert {"num_runs", "converged"} <= about_the_set(check_set(logs_in(tmp_path), tmp_path)).keys()
+
+
+def test_packed_logs_are_a_result_too(tmp_path):
+    for path in write_set(tmp_path, "resnet-lars", 5, copied(3, 1), points=resnet_points(10)):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    found = [finding for finding in verify(tmp_path) if finding.severity == ERROR]
+    assert [(finding.rule, finding.path) for finding in found if finding.rule == "mlperf.copy"] == [
+        ("mlperf.copy", str(tmp_path / "result_3.txt.gz"))
+    ]
+    (tmp_path / "result_0.txt.gz").write_bytes(b"\x1f\x8b damaged")
+    found = {finding.rule: finding for finding in verify(tmp_path)}
+    assert found["file.readable"].path == str(tmp_path / "result_0.txt.gz")
+    assert found["mlperf.num_runs"].found == "4 runs of resnet"
 
 
 def changed(at, key, new):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from airank_fast.errors import UserError
 from airank_fast.record.foreign.detect import detect
+from airank_fast.record.lines import PACKED
 from airank_fast.rules.findings import ERROR, WARNING, Finding
 from airank_fast.rules.mlperf import order, rcp, rules
 from airank_fast.rules.mlperf.log import Log
 from airank_fast.rules.mlperf.rules import is_number, short
 
-PATTERN = "result_*.txt"  # logs of a result, by the names that the package checker wants
+_NAME = re.compile(rf"result_.*\.txt({'|'.join(map(re.escape, PACKED))})?", re.DOTALL)  # of the package checker
 
 # Of a run that did not converge, of which a set may hold one.
 _NOT_CONVERGED = {rules.STATUS.name, rules.TARGET.name}
@@ -22,10 +25,23 @@ _MAY_DIFFER = {"init_stop", "run_start", "run_stop", "train_samples"}  # BERT's 
 _OF_THE_SYSTEM = (*rules.SUBMISSION_KEYS, "eval_samples")
 
 
-def is_result(path: Path) -> bool:
-    """Whether a directory holds the logs of a result, by their names."""
-    first = next(iter(sorted(path.glob(PATTERN))), None) if path.is_dir() else None
-    return first is not None and "mlperf" in detect(first)
+def is_log(path: Path) -> bool:
+    """Whether a file is one of the logs of a result, packed or not, by its name."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def logs_in(folder: Path) -> list[Path]:
+    """The logs of the result that a directory holds; none if it holds no MLPerf result."""
+    logs = sorted(path for path in folder.iterdir() if is_log(path) and path.is_file()) if folder.is_dir() else []
+    return logs if any("mlperf" in formats_of(log) for log in logs) else []
+
+
+def formats_of(path: Path) -> list[str]:
+    """The formats of a file; none of one that cannot be read."""
+    try:
+        return detect(path)
+    except UserError:
+        return []
 
 
 def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") -> Iterator[Finding]:
