@@ -210,6 +210,8 @@ def _until(event: Event, step: float) -> Event | None:
     if left <= 0:
         return None
     short = {key: value[:left] if isinstance(value, list) else value for key, value in event.items()}
+    if isinstance(event.get("losses"), dict):
+        short["losses"] = {name: losses[:left] for name, losses in event["losses"].items()}
     short.update(num_steps=left, samples=event["samples"] * left // event["num_steps"])
     return short
 

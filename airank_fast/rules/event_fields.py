@@ -15,6 +15,10 @@ def _is_number(value) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
+def _is_float(value) -> bool:
+    return isinstance(value, float) or _is_number(value)
+
+
 def _is_count(value) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST
 
@@ -27,13 +31,19 @@ def _list_of(is_item: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and all(map(is_item, value))
 
 
+def _object_of(is_item: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_item, value.values()))
+
+
 # name -> (what is required, test). A name with ? may be missing or null.
 _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "any": ("any value", lambda value: True),
     "count": ("a whole number from 0 on", _is_count),
     "counts": ("a list of whole numbers", _list_of(_is_count)),
-    "float": ("a number, or 'nan', 'inf'", lambda value: isinstance(value, float) or _is_number(value)),
-    "floats": ("a list of numbers", _list_of(lambda value: isinstance(value, float) or _is_number(value))),
+    "float": ("a number, or 'nan', 'inf'", _is_float),
+    "float_object": ("an object of numbers", _object_of(_is_float)),
+    "floats": ("a list of numbers", _list_of(_is_float)),
+    "floats_object": ("an object of lists of numbers", _object_of(_list_of(_is_float))),
     "list": ("a list", lambda value: isinstance(value, list)),
     "number": ("a number", lambda value: _is_number(value)),
     "object": ("an object", lambda value: isinstance(value, dict)),
@@ -61,9 +71,11 @@ _KINDS = {
     "block_start": f"{_PLACE} first_epoch:number? epoch_count:number?",
     "block_stop": f"{_PLACE} {_CLOCKS} measure_s:seconds_list units:counts?",
     "epoch_stop": f"epoch:count {_PLACE}",
-    "steps": f"first_step:positive num_steps:positive samples:count loss:floats losses:object? lr:floats {_CLOCKS}",
+    "steps": (
+        f"first_step:positive num_steps:positive samples:count loss:floats losses:floats_object? lr:floats {_CLOCKS}"
+    ),
     "eval_start": f"epoch:number {_PLACE}",
-    "eval_stop": f"epoch:number {_PLACE} correct:count? counted:count? accuracy:float quality:object?",
+    "eval_stop": f"epoch:number {_PLACE} correct:count? counted:count? accuracy:float quality:float_object?",
     "checkpoint": "step:count path:text duration_s:seconds",
     "data": (
         "train_samples:count? eval_samples:count? classes:any? source:any? corrupt_files:any? total_steps:count? "

@@ -179,6 +179,7 @@ class _Book:
         lengths = {name: len(event[name]) for name in _LISTS if len(event[name]) != count}
         for name, length in lengths.items():
             yield self._broken(STEPS, f"{length} values of {name} for {count} steps", "one a step is required")
+        yield from self._losses(event)
         batch = self.tally.config.get("global_batch_size")
         if batch and event["samples"] != count * batch:
             yield self._broken(
@@ -189,6 +190,21 @@ class _Book:
             self.nan_told = True
             yield self._broken(LOSS, f"loss {event['loss'][bad]} at step {first + bad}", "a finite loss is required")
         self.step, self.samples = first + count - 1, self.samples + event["samples"]
+
+    def _losses(self, event: Event) -> Iterator[Finding]:
+        """Of steps with several losses: each has one a step, and the loss is their sum."""
+        several = event.get("losses")
+        if not several:
+            return
+        for name, values in several.items():
+            if len(values) != event["num_steps"]:
+                found = f"{len(values)} values of the loss {name} for {event['num_steps']} steps"
+                yield self._broken(STEPS, found, "one a step is required")
+        for loss, parts in zip(event["loss"], zip(*several.values(), strict=False), strict=False):
+            total = sum(parts)
+            if math.isfinite(total) and not math.isclose(loss, total, rel_tol=1e-6, abs_tol=1e-9):
+                yield self._broken(STEPS, f"loss {loss} of losses that add up to {total!r}", "their sum is required")
+                return
 
     def _on_block_start(self, event: Event) -> Iterator[Finding]:
         if "block" in self.open:
@@ -251,6 +267,11 @@ class _Book:
         yield from self._counts(event)
         if event.get("counted") is not None:
             yield from self._ratio(event)
+        name = self.tally.metric.name
+        stated = (event.get("quality") or {}).get(name)
+        if stated is not None and stated != event["accuracy"] and not math.isnan(stated):
+            found = f"accuracy {event['accuracy']} with {name} {stated} in quality"
+            yield self._broken(EVALUATION, found, f"{stated!r} is required: {name} is the headline metric")
 
     def _ratio(self, event: Event) -> Iterator[Finding]:
         """Of an evaluation whose accuracy is correct / counted."""

@@ -93,6 +93,10 @@ MUTATIONS = [
     ("field", change("steps", core_s="fast")),
     ("field", change("eval_stop", accuracy="high")),
     ("field", change("eval_stop", correct=1.5)),
+    ("field", change("eval_stop", correct=None)),
+    ("field", change("eval_stop", counted=None)),
+    ("field", change("eval_stop", quality={"top1": "high"})),
+    ("field", change("steps", losses={"generator": 1.0})),
     ("field", change("run_config", world_size=0)),
     ("field", change("run_config", reported=[])),
     ("field", change("memory", used_bytes=10**400)),
@@ -110,6 +114,8 @@ MUTATIONS = [
     ("steps", change("steps", 1, first_step=9)),
     ("steps", change("steps", samples=449)),
     ("steps", change("steps", loss=[1.0])),
+    ("steps", change("steps", losses={"generator": [0.5] * 6, "discriminator": [0.5] * 7})),
+    ("steps", change("steps", losses={"generator": [0.5] * 7, "discriminator": [99.0] * 7})),
     ("steps", change("eval_start", samples=3)),
     ("steps", change("block_start", step=3)),
     ("epochs", drop("epoch_stop")),
@@ -123,6 +129,7 @@ MUTATIONS = [
     ("evaluation", drop("eval_stop")),
     ("evaluation", change("eval_stop", accuracy=0.3101)),
     ("evaluation", change("eval_stop", accuracy=math.nan)),
+    ("evaluation", change("eval_stop", quality={"top1": 0.99})),
     ("evaluation", change("eval_stop", correct=10001)),
     ("evaluation", change("eval_stop", counted=0, correct=0)),
     ("evaluation", change("data", eval_samples=50000)),
@@ -140,6 +147,26 @@ def base():
 
 def test_the_run_that_is_broken_is_sound(tmp_path):
     assert findings(tmp_path / "events.jsonl", text_of(base())) == []
+
+
+def without_counts(events):
+    """As of a task whose quality is no part of a whole, with every metric."""
+    for event in [event for event in events if event["kind"] == "eval_stop"]:
+        del event["correct"], event["counted"]
+        event["quality"] = {"top1": event["accuracy"], "top5": 0.9}
+    return events
+
+
+def with_losses(events):
+    """As of a step with two updates."""
+    for event in [event for event in events if event["kind"] == "steps"]:
+        event["losses"] = {"generator": [loss - 0.25 for loss in event["loss"]], "other": [0.25] * len(event["loss"])}
+    return events
+
+
+@pytest.mark.parametrize("change_all", [without_counts, with_losses])
+def test_runs_of_other_kinds_of_tasks_are_sound(tmp_path, change_all):
+    assert findings(tmp_path / "events.jsonl", text_of(change_all(base()))) == []
 
 
 @pytest.mark.parametrize(("rule", "mutate"), MUTATIONS)
