@@ -4,7 +4,8 @@ python -m airank_fast.score runs/*/
 python -m airank_fast.score --r-minutes 28.685 --b-minutes 16.882 --want 1.0
 python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set benchmark=resnet50 --set samples_per_epoch=1281167
 
-Exit status: 0 if every set is complete and valid, 1 if not (under AI-Rank: if no run reached its target).
+Exit status: 0 if every set is complete and valid, 1 if not (under AI-Rank: if no run reached its target), and 1 if a
+log in a folder could not be read.
 """
 
 from __future__ import annotations
@@ -72,11 +73,7 @@ def main() -> int:
     """Print the figures; 1 if a set is invalid or incomplete."""
     options = tyro.cli(Options, description=__doc__)
     check(options)
-    places = [gather(path) for path in options.paths]
-    paths = list(dict.fromkeys(path for found, _ in places for path in found))
-    left_out = [note for _, notes in places for note in notes]
-    told = [known_of(path, options.set) for path in paths]
-    runs = [read_run(path, known) for path, known in zip(paths, told, strict=True)]
+    runs, told, left_out, is_whole = read_runs(options)
     result, text, status = {"rehearsal": options.own_targets, "notes": [*left_out, *notes_of(runs)]}, [], 0
     text += [f"note: {note}" for note in result["notes"]] + [""] * bool(result["notes"])
     if options.own_targets:
@@ -103,7 +100,7 @@ def main() -> int:
         if options.rules == "airank":
             status = int(all(row.time2train is None for row in airank.rows))
     print(json.dumps(name_floats(result), ensure_ascii=False, indent=2) if options.json else "\n".join(text))
-    return status
+    return status if is_whole else 1
 
 
 def check(options: Options) -> None:
@@ -121,6 +118,29 @@ def check(options: Options) -> None:
     parse_settings(options.set)
     rcp_points(options)
     references(options)
+
+
+def read_runs(options: Options) -> tuple[list[Run], list[dict], list[str], bool]:
+    """(the runs at the paths, what --set states of each, what folders hold that is left out, whether it is no log).
+
+    UserError for a log that is named and cannot be read, and for the first where folders hold no other.
+    """
+    read, notes, errors = {}, [], []
+    for place in options.paths:
+        paths, left_out = gather(place)
+        notes += left_out
+        for path in paths:
+            known = known_of(path, options.set)
+            try:
+                read[path] = read_run(path, known), known
+            except UserError as error:
+                if path == place:
+                    raise
+                errors.append(error)
+    if errors and not read:
+        raise errors[0]
+    runs, told = zip(*read.values(), strict=True) if read else ((), ())
+    return list(runs), list(told), [*notes, *(f"left out: {error}" for error in errors)], not errors
 
 
 def notes_of(runs: list[Run]) -> list[str]:

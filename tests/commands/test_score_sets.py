@@ -147,3 +147,16 @@ def test_bert_logs_that_count_epochs_and_state_the_samples_trained(tmp_path):
     (result,) = sets_of(*paths)
     assert (result["converged_at"], result["scaling"], result["valid"]) == (2_500_000, 1.0, True)
     assert result["minutes"] == pytest.approx(16.845)
+
+
+def test_a_broken_log_in_a_folder_is_named_and_one_that_is_given_is_refused(tmp_path):
+    paths = logs(tmp_path / "resnet", count=6)
+    paths[2].write_text(paths[2].read_text().replace('"time_ms": ', '"time_ms": "x", "was": '))
+    done = score(tmp_path, "--rules", "mlperf")
+    assert f"note: left out: {paths[2]}: line 1: time_ms in milliseconds is required" in done.stdout
+    assert "result: 13.687 minutes\n" in done.stdout
+    assert done.returncode == 1  # though the set is whole
+    assert score(*paths).returncode == 2
+    for path in paths:
+        path.write_text(paths[2].read_text())
+    assert (score(tmp_path).returncode, score(tmp_path).stdout) == (2, "")
