@@ -297,6 +297,8 @@ class Job:
             if ranks.rank == 0 and not options.data:
                 print(f"data: {source}", file=sys.stderr)
             folder = datasets.ImageFolder(root, recipe.num_classes)
+            if ranks.rank == 0 and (passed_over := folder.passed_over()):
+                print(passed_over, file=sys.stderr)
             if options.skip_corrupt:
                 files = folder.train.files + folder.val.files
                 corrupt = datasets.find_corrupt(files, options.workers or ranks.cores)

@@ -92,6 +92,16 @@ def test_pictures_in_sub_folders_are_those_of_torchvision(tmp_path):
     assert folder.train.labels.tolist() == [0] * 5 + [1] * 3
 
 
+def test_pictures_of_other_kinds_are_counted(tmp_path):
+    folder = tree(tmp_path, GOOD)
+    assert ImageFolder(folder, 2).passed_over() is None
+    for name in ("train/a/x/3.WEBP", "train/a/4.webp", "val/b/5.tif", "val/b/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    expected = "data: pictures that are neither JPEG nor PNG are passed over: 1 .tif, 2 .webp"
+    assert ImageFolder(folder, 2).passed_over() == expected
+
+
 def test_a_name_that_is_not_utf8(tmp_path):
     """The checksum is of the bytes, so that it does not depend on the locale."""
     folder = tree(tmp_path, ["train/a/1.jpg", "val/a/2.jpg"])

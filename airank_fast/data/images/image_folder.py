@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from airank_fast.errors import UserError
 from airank_fast.walk import entries
 
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of the names; ImageNet has a PNG that is called .JPEG
+OTHER_SUFFIXES = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")  # that torchvision's ImageFolder takes besides
 FORMATS = ("JPEG", "PNG")  # of the contents
 _MOST_NAMED = 20  # files that are left out
 
@@ -69,7 +71,13 @@ class ImageFolder:
                 f"data: {num_classes} classes are required, got {len(self.classes)} in "
                 f"{self.root} (pass --num-classes {len(self.classes)} to train on these)"
             )
+        self._other_kinds: Counter[str] = Counter()
         self.train, self.val = self._split("train"), self._split("val")
+
+    def passed_over(self) -> str | None:
+        """The line that says how many pictures are of kinds that no reader takes; None if there are none."""
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self._other_kinds.items()))
+        return f"data: pictures that are neither JPEG nor PNG are passed over: {kinds}" if kinds else None
 
     def checksum(self) -> str:
         """sha256 of the names of all pictures that are in use, relative to the root, in hex."""
@@ -96,7 +104,7 @@ class ImageFolder:
         files, counts = [], []
         for name in self.classes:
             path = os.path.join(self.root, side, name)
-            pictures = _pictures(path)
+            pictures = _pictures(path, self._other_kinds)
             if not pictures:
                 raise UserError(f"data: pictures ({', '.join(SUFFIXES)}) are required in every class, {path} has none")
             files += pictures
@@ -104,9 +112,10 @@ class ImageFolder:
         return Split(files, np.repeat(np.arange(len(counts), dtype=np.int64), counts), self.classes)
 
 
-def _pictures(folder: str) -> list[str]:
+def _pictures(folder: str, other_kinds: Counter[str]) -> list[str]:
     """The paths of a class's pictures at any depth, folder by folder in the order of their paths, as torchvision's
-    ImageFolder takes them; hidden files and folders are left out. Links are followed, but not round in a circle."""
+    ImageFolder takes them; hidden files and folders are left out, pictures of other kinds counted. Links are followed,
+    but not round in a circle."""
     found: dict[str, list[str]] = {}
     waiting = [(folder, frozenset([os.path.realpath(folder)]))]
     while waiting:
@@ -121,6 +130,8 @@ def _pictures(folder: str) -> list[str]:
                     waiting.append((entry.path, above | {target}))
             elif entry.name.lower().endswith(SUFFIXES):
                 names.append(entry.path)
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in OTHER_SUFFIXES:
+                other_kinds[suffix] += 1
     return [path for folder in sorted(found) for path in found[folder]]
 
 
