@@ -7,63 +7,75 @@ torchrun --nproc-per-node 8 -m airank_fast.train resnet50 --amp --data /data/ima
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import time
-from contextlib import suppress
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import tyro
+from typing import TYPE_CHECKING, TypeVar
 
 from airank_fast.cli import run_command
-from airank_fast.engine import distributed, precision, run, system
-from airank_fast.errors import UserError
-from airank_fast.recipes import bert, resnet50
+from airank_fast.engine.launch import lone_process_warning, read_launch
+from airank_fast.errors import UserError, require
+from airank_fast.recipes import command_line
+from airank_fast.recipes.options import Request, RunOptions
 from airank_fast.record.console import Console, final_table
 from airank_fast.record.events import EventLog, effective, process_start_time, read_events
 from airank_fast.record.logs import Logs, attach_logs
 
-COMMANDS = {"resnet50": resnet50.Options, **bert.COMMANDS}
+if TYPE_CHECKING:  # they import torch, which --help does without
+    from airank_fast.engine.distributed import World
+    from airank_fast.engine.precision import Choice
+    from airank_fast.job import Job
+
+T = TypeVar("T")
 
 
 def main() -> int:
-    options = parse(sys.argv[1:])
-    recipes = next(module for module in (resnet50, bert) if isinstance(options, module.Options))
-    world = distributed.join(options.device)
+    """Read the command line, join the ranks, train."""
+    request = parse(sys.argv[1:])
+    from airank_fast.engine import distributed
+
+    world = distributed.join(request.options.device)
     try:
-        choice = choose_precision(options, world)
-        recipe = recipes.resolve(options, world.size, choice.precision)
-        precision.check(recipe.precision, world.device)
-        return train(recipes.Job(recipe, options), options, world, choice)
+        return start(request, world)
     finally:
         world.close()
 
 
-def parse(arguments: list[str]):
-    """The options that the command line names: an instance of one benchmark's Options."""
-    return tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, args=arguments, prog="python -m airank_fast.train", description=__doc__
-    )
+def parse(arguments: list[str]) -> Request:
+    """What the command line requests of this many ranks."""
+    size = read_launch(os.environ).size
+    return command_line.parse(arguments, world_size=size, program="python -m airank_fast.train", text=__doc__)
 
 
-def choose_precision(options, world: distributed.World) -> precision.Choice:
-    """Rank 0's choice, on every rank: processors may differ, and so may what is measured on them."""
-    chosen = precision.choose(options.amp, options.precision, world.device) if world.rank == 0 else None
-    return world.broadcast([chosen])[0]
+def start(request: Request, world: World) -> int:
+    """Make the job, and the directory and log that rank 0 writes; run it. Returns the exit status."""
+    from airank_fast.engine import precision, run
 
-
-def train(job, options, world: distributed.World, choice: precision.Choice) -> int:
-    """Run ``job`` on this rank with everything that rank 0 writes; returns the exit status."""
-    directory, finished = prepare_directory(job, options, world)
-    if finished:
+    saved = on_rank_0(world, lambda: saved_run(request.options))
+    if saved is not None:
+        request = command_line.resumed(request, saved.recipe, saved.options)
+    choice = choose_precision(request, world)
+    recipe = command_line.resolve(request, choice.precision, world.size)
+    precision.check(recipe.precision, world.device)
+    options = request.options
+    job = importlib.import_module(request.command.job).Job(recipe, options)
+    if saved is not None and saved.status is not None:
         if world.rank == 0:
-            print(f"{directory}: the run is finished, nothing to resume")
-        return run.EXIT_REACHED if finished == "success" else run.EXIT_NOT_REACHED
+            print(f"{options.output}: the run is finished, nothing to resume")
+        return run.EXIT_REACHED if saved.status == "success" else run.EXIT_NOT_REACHED
+    default = Path("runs") / f"{job.benchmark}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = world.broadcast([options.output or default])[0]
+    written: list[tuple[EventLog, Logs]] = []
+    on_rank_0(world, lambda: written.append(open_log(job, options, world, directory, choice)))
     if world.rank != 0:
         return run.execute(job, options, world, None, directory)
-    log, logs = open_log(job, options, world, directory, choice)
+    log, logs = written[0]
     try:
         return run.execute(job, options, world, log, directory)
     finally:
@@ -75,59 +87,110 @@ def train(job, options, world: distributed.World, choice: precision.Choice) -> i
             print(f"{table}logs, metrics and checkpoints: {directory}", flush=True)
 
 
-def prepare_directory(job, options, world: distributed.World) -> tuple[Path, str | None]:
-    """The output directory, made by rank 0 and checked against what it already holds; the same on every rank.
-
-    With it the status of the run that it holds, if that came to its end and was saved; else None.
-    """
-    directory = options.output or Path("runs") / f"{job.benchmark}-{time.strftime('%Y%m%d-%H%M%S')}"
-    trouble = finished = None
+def on_rank_0(world: World, function: Callable[[], T]) -> T:
+    """What `function` returns on rank 0 (picklable), on every rank; its UserError is raised on every rank as well."""
+    result = trouble = None
     if world.rank == 0:
         try:
-            finished = _check_directory(directory, job, options)
-            directory.mkdir(parents=True, exist_ok=True)
-            if not (directory / "recipe.json").exists():
-                _write_json(directory / "recipe.json", job.description())
-        except OSError as error:
-            trouble = f"--output: a directory that can be written is required, got {directory} ({error.strerror})"
+            result = function()
         except UserError as error:
             trouble = str(error)
-    directory, finished, trouble = world.broadcast([directory, finished, trouble])
-    if trouble:
+    result, trouble = world.broadcast([result, trouble])
+    if trouble is not None:
         raise UserError(trouble)
-    return directory, finished
+    return result
 
 
-def _check_directory(directory: Path, job, options) -> str | None:
+def choose_precision(request: Request, world: World) -> Choice:
+    """Rank 0's choice, on every rank: processors may differ, and so may what is measured on them.
+
+    A run that goes on keeps its own. UserError for --amp with a --precision that is another here.
+    """
+    from airank_fast.engine import precision
+
+    amp, requested = request.options.amp, request.recipe.precision
+    if request.options.resume:
+        return precision.Choice(requested, "the run's own")
+    is_given = "precision" in request.given
+    chosen = precision.choose(amp, requested if is_given else None, world.device) if world.rank == 0 else None
+    chosen = world.broadcast([chosen])[0]
+    what = f"left out, or {chosen.precision}, with --amp on this device"
+    require(not (amp and is_given) or requested == chosen.precision, "--precision", what, requested)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run that is to go on: what its recipe.json and its first event hold, and how it ended if it has ended."""
+
+    recipe: dict
+    options: dict
+    status: str | None
+
+
+def saved_run(options: RunOptions) -> Saved | None:
+    """The run in --output, which is required with --resume and refused without it; None where there must be none."""
+    directory = options.output
     if not options.resume:
-        if (directory / "events.jsonl").exists():
-            raise UserError(
-                f"--output: a directory without a run is required, got {directory}, which holds one "
-                "(--resume goes on with it)"
-            )
+        holds_run = directory is not None and (directory / "events.jsonl").exists()
+        what = "a directory without a run, or one to --resume"
+        require(not holds_run, "--output", what, f"{directory}, which holds one")
         return None
-    if options.output is None:
-        raise UserError("--resume: --output with the directory of the run is required, got none")
-    if (directory / "recipe.json").exists():
-        saved = json.loads((directory / "recipe.json").read_text())
-        for name, value in job.description().items():
-            if saved.get(name) != value:
-                raise UserError(f"--resume: the run's own recipe is required, {name} = {saved.get(name)}, got {value}")
-    if not (directory / "events.jsonl").exists():
-        return None
-    ending = [e for e in effective(read_events(directory / "events.jsonl")) if e["kind"] in ("run_stop", "checkpoint")]
-    if [e["kind"] for e in ending[-2:]] == ["run_stop", "checkpoint"]:
-        return ending[-2]["status"]
-    return None
+    require(directory is not None, "--output", "the directory of a run to resume", "none")
+    recipe, log = directory / "recipe.json", directory / "events.jsonl"
+    require(recipe.is_file() or log.exists(), "--output", "the directory of a run to resume", directory)
+    try:
+        saved = json.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{recipe}: must be the recipe that the run was started with, got {error}") from None
+    require(isinstance(saved, dict), str(recipe), "the recipe that the run was started with", type(saved).__name__)
+    events = []
+    if log.exists():
+        with unreadable_is_refused(log):
+            events = effective(read_events(log))
+    config = next((e for e in events if e["kind"] == "run_config"), {})
+    ending = [e for e in events if e["kind"] in ("run_stop", "checkpoint")][-2:]
+    is_finished = [e["kind"] for e in ending] == ["run_stop", "checkpoint"]
+    return Saved(saved, config.get("options") or {}, ending[0]["status"] if is_finished else None)
 
 
-def open_log(
-    job, options, world: distributed.World, directory: Path, choice: precision.Choice
-) -> tuple[EventLog, Logs]:
-    """Rank 0's event log with every format and display that hangs on it, its first events written."""
-    path = directory / "events.jsonl"
-    resume = options.resume and path.exists()
-    log = EventLog(path, resume=resume)
+@contextmanager
+def unreadable_is_refused(path: Path) -> Iterator[None]:
+    """OSErrors as the UserError that they are: of the user's directory."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or path
+        raise UserError(f"{name}: must be readable and writable, got: {error.strerror}") from None
+
+
+def open_log(job: Job, options: RunOptions, world: World, directory: Path, choice: Choice) -> tuple[EventLog, Logs]:
+    """Rank 0's event log with every format and display that hangs on it, its first events written.
+
+    UserError where the directory or one of the files cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output: must be a directory that can be written, got {directory} ({error.strerror})"
+        ) from None
+    with unreadable_is_refused(directory):
+        if not (directory / "recipe.json").exists():
+            _write_json(directory / "recipe.json", asdict(job.recipe))
+        path = directory / "events.jsonl"
+        log = EventLog(path, resume=options.resume and path.exists())
+    try:
+        with unreadable_is_refused(path):
+            return log, _begin_log(log, job, options, world, directory, choice)
+    except UserError:
+        log.close()
+        raise
+
+
+def _begin_log(log: EventLog, job: Job, options: RunOptions, world: World, directory: Path, choice: Choice) -> Logs:
+    from airank_fast.engine import system
+
     logs = attach_logs(log, directory, airank_profile=options.airank_profile)
     log.subscribe(Console(sys.stderr, history=log.history))
     if options.tensorboard:
@@ -135,30 +198,34 @@ def open_log(
 
         log.subscribe(TensorBoard(directory / "tensorboard"))
     log.emit("process_start", t=process_start_time(), pid=os.getpid())
-    if not any(event["kind"] == "run_config" for event in log.history):
-        log.emit("run_config", **run_config(job, options, world), precision_reason=choice.reason)
-        if choice.warning:
-            log.emit("warning", message=choice.warning)
-        information = system.information(options.submission, world)
-        _write_json(directory / "system_information.json", information)
-        log.emit("system", **information)
-        log.emit("cache_clear", value=options.clear_cache and system.drop_page_cache())
-    return log, logs
+    if any(event["kind"] == "run_config" for event in log.history):
+        return logs
+    log.emit("run_config", **run_config(job, options, world), precision_reason=choice.reason)
+    for message in (choice.warning, lone_process_warning(os.environ)):
+        if message:
+            log.emit("warning", message=message)
+    information = system.information(options.submission, world)
+    _write_json(directory / "system_information.json", information)
+    log.emit("system", **information)
+    log.emit("cache_clear", value=options.clear_cache and system.drop_page_cache())
+    return logs
 
 
-def run_config(job, options, world: distributed.World) -> dict:
-    """What was asked for, as the fields of the `run_config` event."""
-    recipe = job.description()
+def run_config(job: Job, options: RunOptions, world: World) -> dict:
+    """What is requested, as the fields of the `run_config` event."""
+    from airank_fast.engine import system
+
+    recipe = asdict(job.recipe)
     return {
         "benchmark": job.benchmark,
         "task": job.task.facts(job.target),
         "unit": job.task.unit,
         "recipe": recipe,
-        "options": {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in recipe},
+        "options": command_line.to_plain(options, job.recipe),
         "command": sys.argv,
         "seed": recipe["seed"],
         "precision": recipe["precision"],
-        "target": recipe["target"],
+        "target": job.target.get(job.task.headline.name),
         "world_size": world.size,
         "devices": [system.device_name(world.device)] * world.size,
         "global_batch_size": recipe["batch_size"],
@@ -169,13 +236,7 @@ def run_config(job, options, world: distributed.World) -> dict:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _plain(value):
-    if is_dataclass(value):
-        return asdict(value)
-    return str(value) if isinstance(value, Path) else value
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

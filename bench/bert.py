@@ -81,7 +81,7 @@ def recipe_of(size: str, layers: int | None, dropout: float) -> tuple[bert.Job, 
     recipe = replace(bert.MLPERF, size=size, dropout=dropout, precision="bf16")
     config = network.size(size) | ({"num_hidden_layers": layers} if layers else {})
     config |= {"vocab_size": VOCAB_SIZE, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return bert.Job(recipe, bert.COMMANDS["bert-large"]()), config
+    return bert.Job(recipe, bert.Options()), config
 
 
 def our_step(job: bert.Job, config: dict, device: torch.device):

@@ -18,7 +18,7 @@ from airank_fast.engine.clock import Clock
 from airank_fast.engine.journal import Journal
 from airank_fast.engine.state import State
 from airank_fast.engine.training import Trainer
-from airank_fast.recipes import resnet50
+from airank_fast.recipes import command_line, resnet50
 from airank_fast.record.console import Console
 from airank_fast.record.events import EventLog
 from airank_fast.record.logs import attach_logs
@@ -38,8 +38,9 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="append to bench/results")
     arguments = parser.parse_args()
     world = distributed.join("auto")
-    options = resnet50.Options(recipe="digits", reader="synthetic", amp=True)
-    recipe = resnet50.resolve(options, world.size, precision.amp_precision(world.device))
+    request = command_line.parse(["resnet50", "--recipe", "digits", "--reader", "synthetic"], world_size=world.size)
+    recipe = command_line.resolve(request, precision.amp_choice(world.device).precision, world.size)
+    options = request.options
     with tempfile.TemporaryDirectory() as directory:
         log = EventLog(Path(directory) / "events.jsonl")
         attach_logs(log, directory)

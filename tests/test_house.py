@@ -34,7 +34,7 @@ ARROWS = {
     "sources": {"data"},
     "engine": {"record", "tasks", "job"},
     "recipes": {"models", "data", "optim", "nn", "record", "tasks", "job", "quality"},
-    "commands": {"recipes", "engine", "record", "rules", "cli", "tasks"},
+    "commands": {"recipes", "engine", "job", "record", "rules", "cli", "tasks"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
     "prepare": {"sources", "data", "cli"},  # a command that makes data sets
     "report": {"reports", "record", "rules", "cli", "tasks"},

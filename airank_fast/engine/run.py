@@ -167,8 +167,13 @@ def _explain(error: BaseException, run: Run) -> tuple[str, str, BaseException | 
         return "bad_data", str(error), error
     if isinstance(error, NanLoss):
         return "nan_loss", str(error), UserError(str(error))
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        line = f"{run.directory}: room on the disk is required, got: {error.strerror or error}"
-        return "disk_full", str(error), UserError(line)
+    if isinstance(error, OSError) and (error.errno in DISK_FULL or _is_inside(run.directory, error.filename)):
+        name = error.filename or run.directory
+        line = f"{name}: must be readable and writable, got: {error.strerror or error}"
+        return "disk_full" if error.errno in DISK_FULL else "exception", str(error), UserError(line)
     detail = f"{type(error).__name__}: {error}".split("\n")[0]
     return "rank_lost" if lost else "exception", detail, error
+
+
+def _is_inside(directory: Path, name: object) -> bool:
+    return isinstance(name, str | Path) and Path(name).absolute().is_relative_to(directory.absolute())

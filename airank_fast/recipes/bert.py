@@ -25,12 +25,13 @@ from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
 from airank_fast.optim import FusedLAMB
 from airank_fast.quality.accuracy import Accuracy
-from airank_fast.recipes.bert_options import COMMANDS, MLPERF, RECIPES, Options, Recipe, resolve
+from airank_fast.recipes.bert_options import MLPERF, RECIPES, Options, Recipe
 from airank_fast.recipes.checkpoints import load_into
+from airank_fast.recipes.options import target_values
 from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
 from airank_fast.tasks.bert import TASK
 
-__all__ = ["COMMANDS", "MLPERF", "RECIPES", "Job", "Options", "Recipe", "resolve"]
+__all__ = ["MLPERF", "RECIPES", "Job", "Options", "Recipe"]
 
 # The held-out masks of the embedded text are the same for every run, and BERT's.
 HELD_OUT_SEED, HELD_OUT_MASK_RATE = 0, 0.15
@@ -54,8 +55,8 @@ class Job:
 
     @property
     def target(self) -> dict[str, float]:
-        """Of the headline metric, unless the recipe has none."""
-        return {} if self.recipe.target is None else {TASK.headline.name: self.recipe.target}
+        """See `target_values`."""
+        return target_values(self.recipe.target, TASK)
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""

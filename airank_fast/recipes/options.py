@@ -1,20 +1,53 @@
-"""What every training command takes, whatever the benchmark, and what is checked of it."""
+"""The two tables that a training command is made from: what is computed, and where it happens.
+
+A line of a task's Recipe is a hyper-parameter. It is at once an option of the command, its help, its default, and what
+`recipe.json` saves; its values stand in the task's RECIPES. RunOptions is the other half: where a run happens and what
+it leaves. `command_line` makes the command of both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from airank_fast.errors import UserError
+from airank_fast.errors import UserError, require
+from airank_fast.tasks import Task
 
 T = TypeVar("T")
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-ByRecipe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: the recipe's)")]
-"""An option that replaces a value of the recipe where it is given."""
+Fixed = Annotated[T, tyro.conf.Fixed, tyro.conf.Suppress]
+"""A line of a recipe that no option changes."""
+
+
+def read_target(text: str) -> float | dict[str, float] | None:
+    """`0.97`, `box_ap=0.377,mask_ap=0.339` or `None`, as written on a command line; ValueError for another text."""
+    if text == "None":
+        return None
+    if "=" not in text:
+        return float(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): float(value) for name, _, value in pairs}
+
+
+def _target_text(target: float | dict[str, float] | None) -> list[str]:
+    return [",".join(f"{k}={v}" for k, v in target.items()) if isinstance(target, dict) else str(target)]
+
+
+Target = Annotated[
+    float | dict[str, float] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|METRIC=FLOAT,...|None",
+        instance_from_str=lambda texts: read_target(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, float | int | dict),
+        str_from_instance=_target_text,
+    ),
+]
+"""What one evaluation must have: a value of the task's first metric, a value of each of several, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +66,19 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of every benchmark: first those that do not change what is computed, only where it happens and what it
-    leaves behind; then those that do."""
+    """Where a run happens and what it leaves behind, whatever the task."""
 
+    data: Path | None = None
+    """The data set, prepared. Default: the one that comes with the package."""
     output: Path | None = None
     """Directory for logs, metrics and checkpoints. Default: runs/<benchmark>-<date>-<time>."""
     resume: bool = False
-    """Go on from the last checkpoint in --output, with the recipe that is saved there."""
+    """Go on from the last checkpoint in --output, with the recipe and the options that are saved there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a device."""
+    amp: bool = False
+    """Mixed precision where it is faster: bf16, or fp16 with dynamic loss scaling on GPUs before compute capability
+    8.0; fp32 on CPUs without bf16 instructions."""
     workers: int | None = None
     """Threads (DALI) or processes (torch reader) that decode, per rank. Default: the cores of this rank."""
     skip_corrupt: bool = False
@@ -63,51 +100,106 @@ class RunOptions:
     submission: Submission = field(default_factory=Submission)
     """Who hands the run in."""
 
-    amp: bool = False
-    """Mixed precision where it is faster: bf16, or fp16 with dynamic loss scaling on GPUs before compute capability
-    8.0; fp32 on CPUs without bf16 instructions."""
-    precision: Precision | None = None
-    """Name the arithmetic outright instead of --amp."""
-    learning_rate: ByRecipe[float] = None
-    """Base learning rate (after warm-up), for the whole global batch."""
-    gradient_accumulation_steps: ByRecipe[int] = None
+
+@dataclass(frozen=True, kw_only=True)
+class CommonRecipe:
+    """Everything that decides what is computed; saved with the run, and enough to repeat it."""
+
+    name: Fixed[str]
+    batch_size: int
+    """Global batch: samples per optimizer step over all ranks and accumulated micro-batches."""
+    gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step on each rank."""
-    eval_batch_size: ByRecipe[int] = None
+    learning_rate: float
+    """Base learning rate (after warm-up), for the whole global batch."""
+    eval_batch_size: int
     """Global batch of the evaluation."""
+    target: Target
+    """Quality to reach, by the task's first metric (an accuracy is a fraction) or by several in one evaluation."""
     stop_at_target: bool = True
-    """Stop when the target is reached; --no-stop-at-target goes on to the best accuracy, as AI-Rank asks."""
+    """Stop when the target is reached; --no-stop-at-target goes on to the best quality, as AI-Rank asks."""
+    seed: int = 1
+    """Seed of initial weights, sample order, augmentation, masks and dropout."""
+    precision: Precision = "fp32"
+    """The arithmetic outright, instead of --amp."""
+    fused: bool = True
+    """Use the fused operators; --no-fused runs torch's own modules and losses, for comparison."""
 
 
-def require(condition: bool, option: str, wanted: str, got: object) -> None:
-    """UserError naming ``option`` (a field's name) unless ``condition`` holds."""
-    if not condition:
-        raise UserError(f"--{option.replace('_', '-')}: must be {wanted}, got {got}")
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a command line requests: `given` are the names of the options that stand on it."""
+
+    command: Command
+    options: Any
+    recipe: Any
+    given: frozenset[str]
 
 
-def chosen(options: RunOptions, recipe: type, amp_precision: Precision) -> dict:
-    """The fields of ``recipe`` that ``options`` name, their precision among them.
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A training command, as a task's file defines it.
 
-    ``amp_precision`` is what --amp means on this device. UserError where --precision says something else.
+    job: the module that has the class Job. recipes: the first is the one of a command line without options.
+    defaults: the recipe whose values hold where none is given, for the options and values that are, on so many ranks.
+    finish: that recipe with the given values, checked; raises UserError, and fills in what depends on the machine.
+    fixed: what distinguishes this command's recipes from those of the task's other commands.
+    decides: option -> the field of the recipe that follows from it, which a resumed run has already.
     """
-    if options.amp and options.precision not in (None, amp_precision):
-        raise UserError(f"--amp means {amp_precision} on this device, got --precision {options.precision} with it")
-    named = {f.name: getattr(options, f.name) for f in fields(recipe) if hasattr(options, f.name)}
-    named["precision"] = options.precision or (amp_precision if options.amp else "fp32")
-    return {name: value for name, value in named.items() if value is not None}
+
+    text: str
+    task: Task
+    job: str
+    options: type[RunOptions]
+    recipes: Mapping[str, CommonRecipe]
+    defaults: Callable[[Request, int], Any]
+    finish: Callable[[Any, Any], Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    decides: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_options(options: RunOptions, recipe, world_size: int, counts: Iterable[str]) -> None:
-    """UserError for a value of a common option, or of its field in ``recipe``, that cannot be.
+def target_values(target: float | Mapping[str, float] | None, task: Task) -> dict[str, float]:
+    """A recipe's target as {metric: value}: {} without one, of a number that of the task's first metric."""
+    if target is None:
+        return {}
+    return dict(target) if isinstance(target, Mapping) else {task.headline.name: target}
 
-    ``counts`` are the fields of ``recipe`` that must be at least 1.
-    """
+
+def check_target(target: float | Mapping[str, float] | None, task: Task) -> None:
+    """UserError for a metric that the task lacks, or a value that the metric never has."""
+    for name, value in target_values(target, task).items():
+        metric = task.metric(name)
+        if metric is None:
+            names = ", ".join(each.name for each in task.metrics)
+            raise UserError(f"--target: must be of {names}, got {name}")
+        least = "above 0" if metric.direction == "up" else "at least 0"
+        what = f"{least} and at most {metric.maximum:g}" if metric.maximum < float("inf") else least
+        if metric.maximum == 1:
+            what = "a fraction in (0, 1]"
+        sound = (value > 0 or (value == 0 and metric.direction == "down")) and value <= metric.maximum
+        require(sound, "--target", what, value)
+
+
+def check_common(options: RunOptions, recipe: CommonRecipe, task: Task, world_size: int) -> None:
+    """UserError for a value that no task can have."""
     for name in ("workers", "checkpoint_every", "checkpoint_steps"):
         value = getattr(options, name)
-        require(value is None or value >= 1, name, "at least 1", value)
-    require(options.airank_warmup_epochs >= 0, "airank_warmup_epochs", "at least 0", options.airank_warmup_epochs)
-    for name in counts:
-        require(getattr(recipe, name) >= 1, name, "at least 1", getattr(recipe, name))
+        require(value is None or value >= 1, option(name), "at least 1", value)
+    require(options.airank_warmup_epochs >= 0, "--airank-warmup-epochs", "at least 0", options.airank_warmup_epochs)
+    check_counts(recipe, ("batch_size", "gradient_accumulation_steps", "eval_batch_size"))
+    require(recipe.learning_rate >= 0, "--learning-rate", "at least 0", recipe.learning_rate)
     micro_batches = world_size * recipe.gradient_accumulation_steps
-    wanted = f"a multiple of ranks x gradient accumulation steps = {micro_batches}"
-    require(recipe.batch_size % micro_batches == 0, "batch_size", wanted, recipe.batch_size)
-    require(recipe.target is None or 0 < recipe.target <= 1, "target", "a fraction in (0, 1]", recipe.target)
+    what = f"a multiple of ranks x gradient accumulation steps = {micro_batches}"
+    require(recipe.batch_size % micro_batches == 0, "--batch-size", what, recipe.batch_size)
+    check_target(recipe.target, task)
+
+
+def check_counts(recipe: CommonRecipe, names: Iterable[str]) -> None:
+    """UserError unless these fields of the recipe are at least 1."""
+    for name in names:
+        require(getattr(recipe, name) >= 1, option(name), "at least 1", getattr(recipe, name))
+
+
+def option(name: str) -> str:
+    """A field as it is written on a command line: --batch-size."""
+    return "--" + name.replace("_", "-")

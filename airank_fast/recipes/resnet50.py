@@ -1,21 +1,12 @@
-"""ResNet-50 v1.5 image classification: on ImageNet (AI-Rank, MLPerf, FlagPerf) and on the embedded digits.
-
-The digits recipe reaches its target on two CPU cores. The ImageNet recipes follow MLPerf's closed division for
-SGD (base learning rate 0.001 x global batch, end 1e-4, power 2, weight decay 1e-4 x 2^N, label smoothing 0.1,
-none on batch norm and bias) at the global batches of its reference convergence points, 1632 and 3264, for 8
-and 32 GPUs. With LARS the base learning rate goes through those points instead (7.4 and 10.5, which is a square-root
-rule; momentum 0.9, trust coefficient 0.001, epsilon 0). No ImageNet run has been made with them yet.
-"""
+"""ResNet-50 v1.5 image classification, as the engine runs it. Settings and options stand in resnet50_options.py."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +20,12 @@ from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedLARS, FusedSGD
 from airank_fast.quality.accuracy import Accuracy
-from airank_fast.recipes.options import ByRecipe, Precision, RunOptions, check_options, chosen, require
+from airank_fast.recipes.options import target_values
+from airank_fast.recipes.resnet50_options import RECIPES, Options, Recipe
 from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.tasks.resnet50 import TASK
+
+__all__ = ["RECIPES", "Job", "Options", "Recipe"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,193 +33,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SYNTHETIC_STEPS = 100  # of an epoch with the synthetic reader
 LARS_EPSILON = 0.0  # both as MLPerf's closed division fixes them
 LARS_TRUST_COEFFICIENT = 0.001
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what is computed; saved with the run, and enough to repeat it."""
-
-    name: str
-    num_classes: int
-    image_size: int
-    train_crop: Literal["random_resized", "shift"]
-    eval_resize: int
-    epochs: int
-    warmup_epochs: float
-    batch_size: int
-    gradient_accumulation_steps: int
-    learning_rate: float
-    end_learning_rate: float
-    decay_power: float
-    momentum: float
-    weight_decay: float
-    label_smoothing: float
-    zero_init_last_bn: bool
-    eval_every: int
-    eval_offset: int
-    eval_batch_size: int
-    target: float | None
-    stop_at_target: bool
-    min_area: float = 0.08
-    seed: int = 1
-    precision: Precision = "fp32"
-    fused: bool = True
-    reader: str = "auto"
-    optimizer: Literal["sgd", "lars"] = "sgd"
-
-
-IMAGENET_1_GPU = Recipe(
-    name="imagenet-1gpu",
-    num_classes=1000,
-    image_size=224,
-    train_crop="random_resized",
-    eval_resize=256,
-    epochs=40,
-    warmup_epochs=2,
-    batch_size=256,
-    gradient_accumulation_steps=1,
-    learning_rate=0.256,
-    end_learning_rate=1e-4,
-    decay_power=2,
-    momentum=0.9,
-    weight_decay=5e-5,
-    label_smoothing=0.1,
-    zero_init_last_bn=True,
-    eval_every=4,
-    eval_offset=0,
-    eval_batch_size=250,
-    target=0.759,
-    stop_at_target=True,
-)
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="digits",
-            num_classes=10,
-            image_size=32,
-            train_crop="shift",
-            eval_resize=40,
-            epochs=12,
-            warmup_epochs=1,
-            batch_size=32,
-            gradient_accumulation_steps=1,
-            learning_rate=0.03,
-            end_learning_rate=1e-4,
-            decay_power=2,
-            momentum=0.9,
-            weight_decay=5e-5,
-            label_smoothing=0.1,
-            zero_init_last_bn=True,
-            eval_every=1,
-            eval_offset=0,
-            eval_batch_size=64,
-            target=0.97,
-            stop_at_target=True,
-        ),
-        IMAGENET_1_GPU,
-        replace(IMAGENET_1_GPU, name="imagenet-8gpu", batch_size=1632, learning_rate=1.632, eval_batch_size=2000),
-        replace(
-            IMAGENET_1_GPU,
-            name="imagenet-32gpu",
-            batch_size=3264,
-            learning_rate=3.264,
-            warmup_epochs=5,
-            eval_batch_size=8000,
-        ),
-    )
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(RunOptions):
-    """Train ResNet-50 v1.5. Without --data: on the embedded digits, to their target, in a minute or two."""
-
-    data: Path | None = None
-    """ImageFolder tree: DIR/train/<class>/*.JPEG and DIR/val/<class>/*.JPEG."""
-    epochs: ByRecipe[int] = None
-    """Train for at most N epochs."""
-    target: ByRecipe[float] = None
-    """Accuracy to reach, a fraction (0.759 in AI-Rank and MLPerf)."""
-    batch_size: ByRecipe[int] = None
-    """Global batch: pictures per optimizer step over all ranks and accumulated micro-batches."""
-    seed: ByRecipe[int] = None
-    """Seed of initial weights, sample order and augmentation."""
-    reader: Literal["auto", "dali", "torch", "synthetic"] = "auto"
-    """Who decodes; auto takes DALI where it is installed. synthetic trains on noise, to isolate p_core."""
-    recipe: Literal["auto", "digits", "imagenet-1gpu", "imagenet-8gpu", "imagenet-32gpu"] = "auto"
-    """Start from these settings; auto: digits without --data, else ImageNet for this number of ranks."""
-    fused: bool = True
-    """Use the fused operators; --no-fused runs torch's own modules and loss, for comparison."""
-    num_classes: ByRecipe[int] = None
-    """Number of classes in the data set (ImageNet: 1000)."""
-    image_size: ByRecipe[int] = None
-    """Side of a training picture in pixels; evaluation keeps the recipe's ratio of resize to crop."""
-    optimizer: Literal["sgd", "lars"] = "sgd"
-    """sgd with momentum, or lars, whose default learning rate is that of MLPerf's reference runs."""
-    warmup_epochs: ByRecipe[float] = None
-    """Epochs of linear warm-up."""
-    momentum: ByRecipe[float] = None
-    """Momentum of the optimizer."""
-    weight_decay: ByRecipe[float] = None
-    """L2 term on weights; batch norm and bias have none."""
-    label_smoothing: ByRecipe[float] = None
-    """Weight of the uniform distribution in the training target."""
-    zero_init_last_bn: bool = True
-    """Start each block's last batch-norm scale at zero."""
-    eval_every: ByRecipe[int] = None
-    """Evaluate every N epochs."""
-    eval_offset: ByRecipe[int] = None
-    """Evaluate after epochs e with e mod eval-every = offset (MLPerf allows 0 to 3)."""
-
-
-def resolve(options: Options, world_size: int, amp_precision: Precision) -> Recipe:
-    """The recipe that ``options`` name, every default filled in and checked.
-
-    ``amp_precision`` is what --amp means on this device. Raises UserError for settings that cannot be.
-    """
-    name = options.recipe
-    if name == "auto":
-        name = "digits" if options.data is None and options.reader != "synthetic" else "imagenet-1gpu"
-        if name != "digits" and world_size >= 8:
-            name = "imagenet-32gpu" if world_size >= 32 else "imagenet-8gpu"
-    base = RECIPES[name]
-    recipe = replace(base, **chosen(options, Recipe, amp_precision))
-    if recipe.image_size != base.image_size:
-        recipe = replace(recipe, eval_resize=round(base.eval_resize * recipe.image_size / base.image_size))
-    if options.learning_rate is None and recipe.optimizer == "lars":
-        # 7.4 and 10.5 at 1632 and 3264: mlperf-logging's rcps_resnet.json, 4.0.0
-        recipe = replace(recipe, learning_rate=7.4 * math.sqrt(recipe.batch_size / 1632))
-    elif options.learning_rate is None and base.name != "digits":
-        recipe = replace(recipe, learning_rate=0.001 * recipe.batch_size)
-    if recipe.reader == "synthetic" and options.target is None:
-        recipe = replace(recipe, target=None)  # nothing can be learnt from noise
-    if recipe.reader == "auto":
-        recipe = replace(recipe, reader=datasets.default_kind())
-    counts = ("epochs", "batch_size", "gradient_accumulation_steps", "eval_every", "eval_batch_size")
-    check_options(options, recipe, world_size, counts)
-    _check(recipe)
-    return recipe
-
-
-def _check(recipe: Recipe) -> None:
-    require(
-        0 <= recipe.eval_offset < recipe.eval_every,
-        "eval_offset",
-        f"in [0, {recipe.eval_every})",
-        recipe.eval_offset,
-    )
-    require(recipe.image_size >= 32, "image_size", "at least 32 pixels", recipe.image_size)
-    require(recipe.num_classes >= 2, "num_classes", "at least 2", recipe.num_classes)
-    require(recipe.learning_rate >= 0, "learning_rate", "at least 0", recipe.learning_rate)
-    require(
-        0 <= recipe.warmup_epochs <= recipe.epochs,
-        "warmup_epochs",
-        f"in [0, {recipe.epochs}]",
-        recipe.warmup_epochs,
-    )
-    require(0 <= recipe.label_smoothing < 1, "label_smoothing", "in [0, 1)", recipe.label_smoothing)
 
 
 class Job:
@@ -242,8 +49,8 @@ class Job:
 
     @property
     def target(self) -> dict[str, float]:
-        """Of the headline metric, unless the recipe has none."""
-        return {} if self.recipe.target is None else {TASK.headline.name: self.recipe.target}
+        """See `target_values`."""
+        return target_values(self.recipe.target, TASK)
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network with freshly drawn weights, on the CPU."""

@@ -33,9 +33,10 @@ class LineFile:
             try:
                 while num_written < len(data):
                     num_written += os.write(self._fd, data[num_written:])
-            except OSError:
+            except OSError as error:
                 if num_written:
                     os.ftruncate(self._fd, os.fstat(self._fd).st_size - num_written)
+                error.filename = error.filename or self.path
                 raise
             self.waiting.popleft()
 

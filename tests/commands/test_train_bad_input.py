@@ -114,6 +114,44 @@ def test_a_directory_that_holds_a_run(tree, tmp_path, refused):
     refused(arguments(tree, output, "--amp", "--epochs", "2", "--resume"), "epochs", "1", "2")
 
 
+@pytest.mark.parametrize("options", [["--output", "{}/typo"], []])
+def test_resume_requires_the_directory_of_a_run(options, tmp_path, refused):
+    got = "typo" if options else "none"
+    options = [option.format(tmp_path) for option in options]
+    refused(["bert-tiny", "--resume", *options], "--output: must be the directory of a run to resume, got", got)
+    assert not list(tmp_path.iterdir())
+
+
+BERT = ["bert-tiny", "--steps", "2", "--warmup-steps", "1", "--eval-samples", "20", "--sequence-length", "32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "got"),
+    [
+        ("events.jsonl", "nowhere/events.jsonl", "No such file or directory"),
+        ("airank.log", "/dev/full", "No space left on device"),
+        ("mlperf.log", "/", "Is a directory"),
+    ],
+)
+def test_a_log_that_cannot_be_written_is_refused_and_the_run_can_be_resumed(
+    name, target, got, tmp_path, refused, monkeypatch
+):
+    log = tmp_path / "out" / name
+    log.parent.mkdir()
+    log.symlink_to(target)
+    line = f"{log}: must be readable and writable, got: {got}"
+    refused([*BERT, "--output", str(tmp_path / "out")], line)
+    log.unlink()
+    monkeypatch.setattr(sys, "argv", ["train", "bert-tiny", "--resume", "--output", str(tmp_path / "out")])
+    assert main() == 1
+    assert summarize(read_events(tmp_path / "out" / "events.jsonl"))["steps"] == 2
+
+
+def test_an_output_that_is_a_file(tmp_path, refused):
+    (tmp_path / "out").write_text("")
+    refused([*BERT, "--output", str(tmp_path / "out")], "--output: must be a directory that can be written, got")
+
+
 def test_a_checkpoint_of_another_model(tree, tmp_path, refused):
     output = tmp_path / "out"
     args = arguments(tree, output, "--amp", "--epochs", "2", "--checkpoint-steps", "5")
@@ -133,7 +171,7 @@ def test_a_full_disk_stops_the_run_with_its_log_closed(tree, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (50 * 2**20, resource.RLIM_INFINITY))
 
     process = train(arguments(tree, output, "--amp"), preexec_fn=little_room)
-    check_refusal(process.returncode, process.stderr, "room on the disk")
+    check_refusal(process.returncode, process.stderr, "out: must be readable and writable, got:", "File too large")
     assert reason(output) == "disk_full"
     assert "avg_ips" in (output / "airank.log").read_text().splitlines()[-1]
     assert not list((output / "checkpoints").iterdir())

@@ -24,6 +24,7 @@ from airank_fast.data.text.shards import write_shard
 from airank_fast.engine.plan import Plan
 from airank_fast.models import bert as network
 from airank_fast.recipes import bert, bert_mlperf
+from airank_fast.recipes.command_line import parse, resolve
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
@@ -212,13 +213,13 @@ def refused(args, capsys, *fragments: str) -> None:
 @pytest.mark.parametrize(
     ("more", "fragments"),
     [
-        (["--phase", "1"], ["--phase 1", "--data", "required"]),
+        (["--phase", "1"], ["--data: must be a directory of shards with --phase 1, got none"]),
         (["--vocab-size", "30522"], ["--vocab-size: must be 2048 without --data, got 30522"]),
         (["--batch-size", "9", "--gradient-accumulation-steps", "2"], ["--batch-size", "a multiple of", "got 9"]),
         (["--dropout", "1"], ["--dropout: must be in [0, 1), got 1"]),
         (["--data", "nowhere"], ["nowhere", "directory"]),
         (["--init-checkpoint", "nowhere.bin"], ["--init-checkpoint nowhere.bin", "readable file of weights"]),
-        (["--precision", "fp16", "--amp"], ["--amp means"]),
+        (["--precision", "fp16", "--amp"], ["--precision: must be left out, or", "with --amp", "got fp16"]),
     ],
 )
 def test_bad_input_gets_one_line(more, fragments, tmp_path, capsys):
@@ -266,21 +267,25 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path, capsys):
     )
 
 
+def resolved(command: str, num_ranks: int, *more: str) -> bert.Recipe:
+    request = parse([command, "--data", "somewhere", *more], world_size=num_ranks)
+    return resolve(request, "bf16", num_ranks)
+
+
 def test_recipes_on_real_data_follow_their_rule_books():
-    options = bert.COMMANDS["bert-large"](data="somewhere")
-    recipe = bert.resolve(options, 8, "bf16")
+    recipe = resolved("bert-large", 8)
     assert (recipe.name, recipe.size, recipe.batch_size, recipe.target) == ("mlperf", "large", 448, 0.72)
     assert recipe.eval_every_samples == 150_000
     assert (bert_mlperf.evaluation_samples(3072), bert_mlperf.evaluation_samples(256)) == (175_000, 150_000)
     for rules, target in (("airank", 0.712), ("flagperf", 0.71)):
-        assert bert.resolve(bert.COMMANDS["bert-large"](data="somewhere", rules=rules), 8, "bf16").target == target
-    first = bert.resolve(bert.COMMANDS["bert-base"](data="somewhere", phase="1"), 8, "bf16")
+        assert resolved("bert-large", 8, "--rules", rules).target == target
+    first = resolved("bert-base", 8, "--phase", "1")
     assert (first.name, first.size, first.sequence_length, first.target) == ("phase1", "base", 128, None)
-    second = bert.resolve(bert.COMMANDS["bert-large"](data="somewhere", phase="2", rules="airank"), 8, "bf16")
+    second = resolved("bert-large", 8, "--phase", "2", "--rules", "airank")
     assert (second.steps, second.batch_size, second.target) == (1563, 32768, 0.712)
     for recipe, proportion, lowest in ((first, 0.2843, 5.0e-3), (second, 0.128, 3.7e-3)):
         assert recipe.warmup_steps == round(proportion * recipe.steps)
-        job = bert.Job(recipe, bert.COMMANDS["bert-large"]())
+        job = bert.Job(recipe, bert.Options())
         plan = Plan(job.schedule(), samples_per_epoch=10**8, batch_size=recipe.batch_size, world_size=8)
         rates = [job.learning_rate(step, plan) for step in range(recipe.warmup_steps + 1)]
         assert max(rates) == rates[-2] == recipe.learning_rate
@@ -293,9 +298,8 @@ def test_hyper_parameters_of_a_global_batch_are_those_of_the_reference_convergen
     points = {point["BS"]: point["Hyperparams"] for point in json.loads(text).values()}
     assert set(points) == set(bert_mlperf.REFERENCES)
     for batch_size, point in points.items():
-        options = bert.COMMANDS["bert-large"](data="somewhere", batch_size=batch_size)
-        recipe = bert.resolve(options, 1, "bf16")
-        job = bert.Job(recipe, options)
+        recipe = resolved("bert-large", 1, "--batch-size", str(batch_size))
+        job = bert.Job(recipe, bert.Options())
         plan = Plan(job.schedule(), samples_per_epoch=10**8, batch_size=batch_size, world_size=1)
         reported = job.reported(plan)
         assert {key: reported.get(key) for key in point} == point | {"gradient_accumulation_steps": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from airank_fast import processor
 from airank_fast import train as command
 from airank_fast.engine import precision
 from airank_fast.engine.distributed import World
+from airank_fast.recipes.command_line import parse
 from airank_fast.record.events import read_events
 
 
@@ -53,7 +53,7 @@ def test_a_requested_precision_runs_and_warns_once_with_the_factor(tmp_path, cap
 
 def test_every_rank_takes_what_rank_0_has_chosen(monkeypatch):
     """Processors may differ from rank to rank, and so may measurements."""
-    options = SimpleNamespace(amp=True, precision=None)
+    request = parse(["bert-tiny", "--amp"])
     choices = {0: precision.Choice("fp32", "of rank 0"), 1: precision.Choice("bf16", "of rank 1")}
     sent = []
 
@@ -66,4 +66,4 @@ def test_every_rank_takes_what_rank_0_has_chosen(monkeypatch):
     for rank in (0, 1):
         monkeypatch.setattr(precision, "choose", lambda *_, rank=rank: choices[rank])
         world = Ranks(rank, 2, rank, 2, torch.device("cpu"))
-        assert command.choose_precision(options, world) == choices[0]
+        assert command.choose_precision(request, world) == choices[0]

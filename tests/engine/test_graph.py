@@ -17,6 +17,7 @@ from airank_fast.engine.graph import CapturedStep
 from airank_fast.engine.state import State
 from airank_fast.errors import UserError
 from airank_fast.recipes import bert, resnet50
+from airank_fast.recipes.command_line import parse, resolve
 
 VOCAB_SIZE, LONGEST = 50, 16
 
@@ -52,7 +53,7 @@ def bert_state(device="cpu", precision="fp32", dropout=0.0) -> State:
         max_position_embeddings=LONGEST,
         weight_decay=0.01,
     )
-    job = bert.Job(recipe, bert.COMMANDS["bert-tiny"]())
+    job = bert.Job(recipe, bert.Options())
     return State(job, World(0, 1, 0, 1, torch.device(device)))
 
 
@@ -101,11 +102,11 @@ def test_a_shape_is_captured_when_it_comes_for_the_second_time():
 
 
 def test_a_cuda_device_is_required():
-    job = bert.Job(bert.RECIPES["pydoc"], bert.COMMANDS["bert-tiny"](cuda_graphs=True))
+    job = bert.Job(bert.RECIPES["pydoc"], bert.Options(cuda_graphs=True))
     with pytest.raises(UserError, match="--cuda-graphs: one CUDA device is required, got 1 of type cpu"):
         State(job, World(0, 1, 0, 1, torch.device("cpu")), cuda_graphs=True)
     with pytest.raises(UserError, match="--precision: must be bf16 or fp16 with --cuda-graphs and --data, got fp32"):
-        bert.resolve(bert.COMMANDS["bert-tiny"](cuda_graphs=True, data="somewhere"), 1, "bf16")
+        resolve(parse(["bert-tiny", "--cuda-graphs", "--data", "somewhere"]), "fp32", 1)
 
 
 @pytest.mark.gpu

@@ -85,7 +85,7 @@ def test_warm_up_leaves_no_trace_on_lamb_which_counts_its_steps(monkeypatch):
     losses = []
     for num_steps in (1, 4):
         monkeypatch.setattr(state_file, "NUM_WARMUP_STEPS", num_steps)
-        job = bert.Job(recipe, bert.COMMANDS["bert-tiny"]())
+        job = bert.Job(recipe, bert.Options())
         state = State(job, World(0, 1, 0, 1, torch.device("cpu")))
         torch.manual_seed(3)
         batch = job.warm_up_batch(state.world, state.device, state.dtype)
@@ -112,7 +112,7 @@ def plain_job(kind: str, precision: str, fused: bool):
         recipe = replace(resnet50.RECIPES["digits"], precision=precision, batch_size=8, fused=fused)
         return PlainJob(recipe, resnet50.Options())
     recipe = replace(bert.RECIPES["pydoc"], size="tiny", batch_size=4, sequence_length=16, precision=precision)
-    return PlainBert(replace(recipe, fused=fused), bert.COMMANDS["bert-tiny"]())
+    return PlainBert(replace(recipe, fused=fused), bert.Options())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -10,11 +10,13 @@ from airank_fast.engine.plan import Plan
 from airank_fast.models.resnet import resnet50
 from airank_fast.optim import FusedLARS, FusedSGD
 from airank_fast.recipes import resnet50 as recipe_file
+from airank_fast.recipes.command_line import parse, resolve
 
 
 def job(**options):
-    options = recipe_file.Options(reader="synthetic", **options)
-    return recipe_file.Job(recipe_file.resolve(options, 1, "bf16"), options)
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    request = parse(["resnet50", "--reader", "synthetic", *given])
+    return recipe_file.Job(resolve(request, "bf16", 1), request.options)
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("sgd", FusedSGD), ("lars", FusedLARS)])
