@@ -53,3 +53,20 @@ def test_the_learning_rate_may_be_told_with_the_data(tell):
     assert flagperf(events)["fix_hp"] == "bs=64,lr=6.4"
     data["reported"] = ["junk"]
     assert flagperf(events)["fix_hp"] == "bs=64"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "accuracy", "cell"),
+    [
+        ("resnet50", 0.7709, "77.1%"),
+        ("transformer", 27.083, "27.08"),
+        ("deepfm", 0.78812, "0.7881"),
+        (None, 0.5, "50.0%"),
+    ],
+)
+def test_accuracies_are_written_as_the_task_has_them(tell, benchmark, accuracy, cell):
+    events = tell("target", benchmark=benchmark).events
+    for event in events:
+        if event["kind"] == "eval_stop":
+            event["accuracy"] = accuracy
+    assert table_row(events).strip("| ").split(" | ")[7] == cell

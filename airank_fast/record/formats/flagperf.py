@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.entries import BROKEN, Entry, Trouble, quote, strict
 from airank_fast.record.events import Event
@@ -23,8 +24,9 @@ COLUMNS = ("precision", "fix_hp", *_FIGURES, "acc", "mem")
 
 
 def flagperf(events: Iterable[Event]) -> dict:
-    """The table's columns by their names, unrounded: times in s, rates per s, acc a fraction, mem in GiB. None where
-    the events do not give one, the number of devices included.
+    """The table's columns by their names, unrounded: times in s, rates per s, acc in its metric's unit, mem in GiB.
+
+    None where the events do not give one, the number of devices included.
 
     `precision` is FlagPerf's word (fp32, amp, fp16), `acc` the last evaluation's; `device`, `config` (nodes x
     devices) and `fix_hp` say on what and with which batch size and learning rate. Also status, reason,
@@ -73,7 +75,8 @@ def row(run: dict) -> str:
         devices_name = f"{devices}卡" if devices > 1 else "单卡"
         name += f"{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
     memory = "" if run["mem_used"] is None else f"{run['mem_used']:.1f}/{run['mem_total']:.1f}"
-    accuracy = "" if run["acc"] is None else f"{run['acc']:.1%}"
+    metric = tasks.headline({"benchmark": run.get("case")})
+    accuracy = "" if run["acc"] is None else format(run["acc"], ".1%" if metric.scale == 100 else metric.format)
     figures = [_figure(run[key]) for key in _FIGURES]
     cells = [name, run["precision"] or "", run["fix_hp"], *figures, accuracy, memory]
     return f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in cells)} |"
