@@ -13,9 +13,10 @@ import contextlib
 import os
 import re
 import sys
+import zoneinfo
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta, timezone
+from datetime import timedelta, timezone, tzinfo
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +24,7 @@ from typing import Annotated, Literal
 import tyro
 
 from airank_fast.cli import run_command
-from airank_fast.errors import UserError
+from airank_fast.errors import UserError, require
 from airank_fast.record.foreign import convert as converting
 from airank_fast.record.foreign.read import LogReader, find_log
 from airank_fast.record.formats import dllogger, perflog
@@ -57,11 +58,12 @@ class Options:
     incomplete: bool = False
     """Leave out what is missing instead of asking for it."""
     accuracy_metric: str | None = None
-    """The metric that is the accuracy. Default: val.top1 of DLLogger, those of FlagPerf's BERT and ResNet-50."""
+    """The metric that is the accuracy. Default: val.top1, val.accuracy or top1_accuracy of DLLogger, and those of
+    FlagPerf's BERT and ResNet-50."""
     accuracy_unit: Literal["percent", "fraction"] | None = None
     """Unit of the accuracy, where the log does not say."""
     time_zone: str | None = None
-    """Zone of times without one (text of DLLogger), as +08:00. Default: UTC, and a note that says so."""
+    """Zone of times without one (text of DLLogger), as +08:00 or Europe/Berlin. Default: UTC, and a note about it."""
     airank_profile: Literal["2020-12", "2021-05"] = "2020-12"
     """AI-Rank's text that is followed."""
 
@@ -101,20 +103,20 @@ def readers(options: Options, lost: Callable[[int, str], object]) -> dict:
     zone = time_zone(options.time_zone)
     metric = options.accuracy_metric
     return {
-        "dllogger": partial(
-            dllogger.parse, zone=zone, accuracy=metric or dllogger.ACCURACY, unit=options.accuracy_unit, lost=lost
-        ),
+        "dllogger": partial(dllogger.parse, zone=zone, accuracy=metric, unit=options.accuracy_unit, lost=lost),
         "perflog": partial(perflog.parse, accuracy=metric, unit=options.accuracy_unit, lost=lost),
     }
 
 
-def time_zone(text: str | None) -> timezone:
-    """+08:00 as a time zone."""
+def time_zone(text: str | None) -> tzinfo:
+    """+08:00 or Asia/Shanghai as a time zone."""
     if text is None:
         return timezone.utc
     match = re.fullmatch(r"([+-])(\d\d):([0-5]\d)", text)
-    if match is None or int(match[2]) > 23:
-        raise UserError(f"--time-zone: +HH:MM or -HH:MM is required, got {text}")
+    if match is None:
+        with contextlib.suppress(ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+            return zoneinfo.ZoneInfo(text)
+    require(match and int(match[2]) < 24, "--time-zone", "+HH:MM, -HH:MM or the name of a zone, Europe/Berlin", text)
     offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
     return timezone(-offset if match[1] == "-" else offset)
 

@@ -144,12 +144,17 @@ def read_runs(options: Options) -> tuple[list[Run], list[dict], list[str], bool]
 
 
 def notes_of(runs: list[Run]) -> list[str]:
-    """How logs of other programs were read where they are not in the usual units, each note once."""
+    """What a reader of the figures must know of the logs: how they were read, what they lack, that they were resumed;
+    each note once."""
     places = defaultdict(list)
     for run in runs:
         for event in run.events if run.format != "events" else ():
             if event["kind"] == "warning":
                 places[event["message"]].append(str(run.path))
+        for note in run.summary["notes"] if not run.summary["comparable"] else ():
+            places[note].append(str(run.path))
+        if "avg_ips" in run.absent:
+            places[f"avg_ips: absent, {run.absent['avg_ips']}"].append(str(run.path))
     more = {note: f" and {len(paths) - 1} more" if len(paths) > 1 else "" for note, paths in places.items()}
     return [f"{paths[0]}{more[note]}: {note}" for note, paths in places.items()]
 

@@ -253,7 +253,6 @@ class Tally:
         reached = self.reached()
         accuracies = [event["accuracy"] for event in self.evaluations]
         finite = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
-        best = max if self.metric.direction == "up" else min
         avg_ips, warmup_epochs = self.avg_ips()
         step_times = sorted(time for _, times in self._step_times for time in times)
         figures = {
@@ -273,7 +272,7 @@ class Tally:
             "epochs": self.epochs[-1]["epoch"] if self.epochs else 0,
             "steps": self.steps,
             "evaluations": len(accuracies),
-            "best_accuracy": best(finite, default=None),
+            "best_accuracy": self.metric.best(finite),
             "final_accuracy": accuracies[-1] if accuracies else None,
             "quality": qualities(self.evaluations[-1], self.metric) if self.evaluations else {},
             "p_whole": self._rate(self.samples, total_s),

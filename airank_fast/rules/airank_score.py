@@ -183,7 +183,7 @@ def _rows(runs: Iterable[Run], profile: str, own_targets: bool) -> list[Row]:
     rows = []
     for (model, system, precision, num_cards, counts, hardware), group in groups.items():
         run = middle(group, _seconds)
-        time2train, best = run.summary["time2train"], run.summary["best_accuracy"]
+        time2train, best = _seconds(run), run.summary["best_accuracy"]
         num_reached = sum(math.isfinite(_seconds(run)) for run in group)
         task = tasks.of(run.first("run_config"))
         rows.append(
@@ -195,7 +195,7 @@ def _rows(runs: Iterable[Run], profile: str, own_targets: bool) -> list[Row]:
                 str(run.path),
                 len(group),
                 num_reached,
-                time2train,
+                time2train if math.isfinite(time2train) else None,
                 run.summary["avg_ips"],
                 best,
                 counts,
@@ -225,7 +225,9 @@ def middle(runs: Iterable[AnyRun], seconds: Callable[[AnyRun], float]) -> AnyRun
 
 
 def _seconds(run: Run) -> float:
-    return math.inf if run.summary["time2train"] is None else run.summary["time2train"]
+    """Time2train; inf where the target was not reached, or the clock went on while the run was down."""
+    seconds = run.summary["time2train"]
+    return math.inf if seconds is None or not run.summary["comparable"] else seconds
 
 
 def _same(row: Row) -> tuple:

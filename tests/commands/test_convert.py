@@ -197,7 +197,8 @@ def test_keys_that_are_lost_are_named(tmp_path):
         (["{dll}", "--to", "events", "--source", "mlperf"], "a log of format mlperf is required, got dllogger"),
         (["{dll}", "--to", "events", "--output", "{dll}"], "--output: another file than the log is required"),
         (["{dll}", "--to", "events", "--output", "none/x"], "--output: a file that can be written is required"),
-        (["{dll}", "--to", "events", "--time-zone", "CET"], "--time-zone: +HH:MM or -HH:MM is required, got CET"),
+        (["{dll}", "--to", "events", "--time-zone", "None/At all"], "--time-zone: must be +HH:MM, -HH:MM or the name"),
+        (["{dll}", "--to", "events", "--time-zone", "+25:00"], "--time-zone: must be +HH:MM, -HH:MM or the name"),
         (["{dll}", "--to", "events", "--set", "x=1"], "--set: NAME=VALUE with a NAME of"),
     ],
 )

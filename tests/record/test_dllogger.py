@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airank_fast.errors import UserError
+from airank_fast.record.foreign.complete import Outline
 from airank_fast.record.formats.dllogger import DLLoggerLog, parse
 from airank_fast.tasks import fraction as from_percent
 
@@ -97,8 +98,8 @@ def test_json_as_nvidia_writes_it():
 @pytest.mark.parametrize(("unit", "accuracy"), [("percent", 0.005), ("fraction", 0.5)])
 def test_a_unit_that_is_not_said_is_asked_for(unit, accuracy):
     lines = [record([0], {"val.top1": 0.5})]
-    with pytest.raises(UserError, match=r"line 1: val.top1 must be said to be in percent or a fraction .*, got 0.5"):
-        list(parse(lines))
+    with pytest.raises(UserError, match=r"accuracy: must be stated to be in percent or a fraction .*, got 0.5 without"):
+        Outline(parse(lines))
     assert list(parse(lines, unit=unit))[-1]["accuracy"] == accuracy
 
 

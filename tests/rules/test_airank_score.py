@@ -21,6 +21,7 @@ def run(
     **config,
 ):
     summary = {
+        "comparable": True,
         "target": target,
         "benchmark": model,
         "world_size": cards,

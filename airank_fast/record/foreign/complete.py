@@ -124,6 +124,8 @@ class Outline:
         known = dict(known or {})
         self.moments = {name: known.pop(name) for name in MOMENTS if name in known}
         self.system = known.pop("system", {})
+        if known.get("benchmark") and tasks.of(self.config) is None:
+            self.config.pop("benchmark", None)  # a name that nobody knows, such as that of a network
         _merge(self.config, with_whole_counts(known))
         check_config(self.config)
         task = tasks.of(self.config)
@@ -139,7 +141,12 @@ class Outline:
     def _set_unit(self) -> None:
         """Find accuracies, and a target, that are in per cent."""
         metric = tasks.headline(self.config)
+        unstated = [event for event in self.evaluations if event.get("unit") == "unstated"]
+        metric = tasks.Metric("accuracy") if unstated else metric  # a fraction, or that in per cent
         self.is_per_cent = metric.is_per_cent(event["accuracy"] for event in self.evaluations if "accuracy" in event)
+        if unstated and not self.is_per_cent:
+            got = f"got {unstated[0]['accuracy']:g} without a unit"
+            raise UserError(f"accuracy: must be stated to be in percent or a fraction (--accuracy-unit), {got}")
         if self.is_per_cent:
             self.notes.append("accuracies above 1 are read as per cent, all of this log's; the rules require fractions")
         target = self.config.get("target")
@@ -170,6 +177,7 @@ class Outline:
         """The event with its samples, epoch and step as far as they are known, and its accuracy in the task's unit."""
         if self.is_per_cent and event["kind"] == "eval_stop":
             event = {**event, "accuracy": fraction(event["accuracy"])}
+            event.pop("unit", None)
         if self.counts_epochs:
             return {name: value for name, value in event.items() if name != "samples"}
         if self.counts_samples and event.get("epoch") is not None:

@@ -87,10 +87,12 @@ class Needs:
         self.stated: dict[str, float] = {}  # figures that the log states
         self.absent: dict[str, str] = {}  # those that its events do not give, and why
         self._to = to
-        tally = Tally()
+        tally, self._pauses_s = Tally(), []
         self._unfinished = _Unfinished()
         for event in events:
             self._unfinished.feed(event)
+            if event["kind"] == "resume" and tally.last_t is not None:
+                self._pauses_s.append(event["t"] - tally.last_t)
             tally.feed(event)
             self.kinds[event["kind"]] += 1
             if event["kind"] in ("run_config", "data"):
@@ -106,7 +108,6 @@ class Needs:
             raise UserError("a log that says when the run begins is required, got none")
         self._explicit = known or {}
         self.absent = tally.absent()
-        self.comparable = tally.num_resumes == 0
         ask = {"airank": self._airank, "mlperf": self._mlperf, "flagperf": self._flagperf}.get(to)
         self.missing = list(dict.fromkeys(ask())) if ask else []
 
@@ -115,7 +116,8 @@ class Needs:
 
     def _airank(self) -> Iterator[str]:
         yield from self._lacks("target", "unit")
-        if not self._placed or not self.kinds.keys() & {"block_stop", "epoch_stop", "steps"}:
+        has_samples = self._placed and self.kinds.keys() & {"block_stop", "epoch_stop", "steps"}
+        if not has_samples and "avg_ips" not in self.stated:
             yield from self._lacks("samples_per_epoch")
 
     def _mlperf(self) -> Iterator[str]:
@@ -162,8 +164,11 @@ class Needs:
             found += [self._unfinished.note] if self._unfinished.note else []
         elif source in ("airank", "perflog") and "eval_start" not in self.kinds and "eval_stop" in self.kinds:
             found.append("the log does not say when its evaluations begin: blocks of training end with them")
-        if not self.comparable and source != "events":
-            found.append("the run was resumed: its clock went on while it was down, so it is not comparable")
+        if self._pauses_s:
+            pauses = " and ".join(f"{seconds:.0f} s" for seconds in self._pauses_s[:5])
+            found.append(f"the run was resumed after {pauses} in which its clock went on: it is not comparable")
+        if "eval_stop" not in self.kinds and self._to != "events":
+            found.append("accuracy: left out, the log has no evaluation")
         return found + list(self._of_figures())
 
     def _of_figures(self) -> Iterator[str]:

@@ -10,12 +10,15 @@ later ones left out where a record sums them up, [] sums up the training; epochs
 the step of the text form as it likes; its usual words and plain lists are read.
 
 Text carries local time without a zone. The first record is the begin of the run: nothing earlier is in the log. An
-accuracy beside a validation iteration is that of an unfinished evaluation, so it is a reading and no evaluation.
+accuracy beside a validation iteration is that of an unfinished evaluation, so it is a reading and no evaluation. A
+process that goes on from a checkpoint appends to the log and states its parameters again; it does not state which
+epochs it does again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone, tzinfo
@@ -26,6 +29,11 @@ from airank_fast.record.foreign.complete import MAX_T, MIN_T
 from airank_fast.tasks import fraction
 
 ACCURACY = "val.top1"
+# Metrics that are an accuracy, of PyTorch's, MXNet's and TensorFlow's scripts, and their unit where it is always one.
+ACCURACIES = {ACCURACY: None, "val.accuracy": "fraction", "top1_accuracy": "fraction"}
+# What the record that sums up the run calls its throughput: TensorFlow's ResNet-50, PyTorch's BERT and ResNet-50.
+_RATES = ("train_throughput", "training_sequences_per_second", "train.total_ips")
+_SLACK_S = 60.0  # records of several processes pass each other
 
 _TEXT = re.compile(r"DLL (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[+-]\d\d:\d\d)?) -")
 _EPOCH = re.compile(r"\bEpoch: (\d{1,15})\b")
@@ -39,43 +47,53 @@ _MAX_UNITS = 1000
 def parse(
     lines: Iterable[str],
     zone: tzinfo = timezone.utc,
-    accuracy: str = ACCURACY,
+    accuracy: str | None = None,
     unit: str | None = None,
     lost: Callable[[int, str], object] = lambda number, what: None,
 ) -> Iterator[Event]:
     """Records of a log to events; other lines are passed over.
 
     run_config {options, and what they say for sure}, run_start, reading {position, values}, epoch_stop {epoch},
-    eval_stop {epoch, accuracy}, run_stop {status, if given}. `zone` is that of timestamps without one, `accuracy`
-    the metric that is the accuracy of an evaluation, `unit` its unit (percent or fraction) where the log does not
-    say. `lost(line number, what)` is told of records that cannot be read. UserError where the unit is needed and
-    neither the log nor `unit` gives it.
+    eval_stop {epoch, accuracy}, figure {avg_ips, as the summary states it}, resume, run_stop {status, if given}.
+    `zone` is that of timestamps without one, `accuracy` the metric that is the accuracy of an evaluation (default: the
+    first of ACCURACIES that a record has), `unit` its unit (percent or fraction) where the log does not say; without
+    either the event has the number of the log and unit "unstated". `lost(line number, what)` is told of records that
+    cannot be read, and of accuracies that are not taken. UserError where local time runs back.
     """
-    reader = _Reader(accuracy, unit, lost)
+    reader, clock = _Reader(accuracy, unit, lost), _Clock(zone)
     for number, line in enumerate(lines, 1):
-        record = _record(line, zone)
+        record = _record(line, clock)
+        if clock.back_s > _SLACK_S:
+            raise UserError(
+                f"line {number}: times must not run back, got {clock.back_s:.0f} s: local time over the end of "
+                "daylight saving is read by airank_fast.convert with the name of its zone, --time-zone Europe/Berlin"
+            )
         if record is not None:
             yield from reader.take(number, *record)
         elif "DLLL " in line or ("DLL " in line and _TEXT.search(line)):
             lost(number, "DLLogger records that cannot be read")
+    yield from reader.end()
 
 
 class _Reader:
     """What one record means, given those before it."""
 
-    def __init__(self, accuracy: str, unit: str | None, lost: Callable[[int, str], object]):
-        self._accuracy, self._unit, self._lost = accuracy, unit, lost
+    def __init__(self, accuracy: str | None, unit: str | None, lost: Callable[[int, str], object]):
+        self._accuracies, self._unit, self._lost = (accuracy,) if accuracy else tuple(ACCURACIES), unit, lost
         self._units: dict[str, str] = {}
-        self._started = self._stopped = False
+        self._options: dict = {}  # of this process, before its first step
+        self._started = self._trained = self._evaluated = self._rated = self._stopped = False
+        self._stop: Event | None = None  # the end, until all records that sum up the run were read
         self._epochs = 0  # completed
 
     def take(self, number: int, t: float, step, data: dict, units: dict) -> Iterator[Event]:
+        """The events of a record."""
         if len(self._units) < _MAX_UNITS:
             self._units.update(units)
         if step == "METADATA":
             return
         if step == "PARAMETER":
-            yield {"t": t, "kind": "run_config", **_config(data)}
+            yield from self._parameters(t, data)
         if not self._started:
             self._started = True
             yield {"t": t, "kind": "run_start"}
@@ -85,31 +103,74 @@ class _Reader:
             return
         if data:
             yield {"t": t, "kind": "reading", "position": step, "values": data}
+        self._trained = self._trained or bool(step)
         if len(step) == 1:
             yield from self._epoch(number, t, step[0] + 1, data)
-        elif not step and not self._stopped:
+        elif not step:
+            yield from self._summary(number, t, data)
+
+    def end(self) -> Iterator[Event]:
+        """The end of a run without evaluations of its epochs: its last record that sums it up."""
+        if self._stop is not None and not self._stopped:
             self._stopped = True
-            status = data.get("status")
-            yield {"t": t, "kind": "run_stop", **({"status": status} if status in ("success", "aborted") else {})}
+            yield self._stop
+
+    def _parameters(self, t: float, data: dict) -> Iterator[Event]:
+        """The configuration; stated again after training, it is that of a process that goes on where one ended."""
+        if self._trained and self._options.keys() & data.keys():
+            self._trained = self._stopped = False
+            self._stop, self._options = None, {}
+            yield {"t": t, "kind": "resume"}
+        if not self._trained:
+            self._options.update(data)
+        yield {"t": t, "kind": "run_config", **_config(data)}
 
     def _epoch(self, number: int, t: float, epoch: int, data: dict) -> Iterator[Event]:
         if epoch > self._epochs:
             self._epochs = epoch
             yield {"t": t, "kind": "epoch_stop", "epoch": epoch}
-        value = data.get(self._accuracy)
-        if value in ("nan", "inf", "-inf"):
-            value = float(value)
-        if type(value) in (int, float):
-            yield {"t": t, "kind": "eval_stop", "epoch": epoch, "accuracy": self._fraction(value, number)}
+        yield from self._evaluation(number, t, data, {"epoch": epoch})
 
-    def _fraction(self, value: float, number: int) -> float:
-        unit = {"%": "percent", "fraction": "fraction"}.get(self._units.get(self._accuracy), self._unit)
+    def _summary(self, number: int, t: float, data: dict) -> Iterator[Event]:
+        """A record that sums up the run. Its accuracy is that of an epoch again, or of the only evaluation."""
+        status = {"status": data["status"]} if data.get("status") in ("success", "aborted") else {}
+        self._stop = {"t": t, "kind": "run_stop", **status}
+        if not self._evaluated:
+            epochs = self._options.get("num_iter") if self._options.get("iter_unit") == "epoch" else None
+            found = list(self._evaluation(number, t, data, {"epoch": epochs} if type(epochs) is int else {}))
+            self._evaluated = False  # no epoch has one
+            yield from found
+        rate = next((data[name] for name in _RATES if type(data.get(name)) in (int, float)), None)
+        if rate is not None and not self._rated:
+            self._rated = True
+            yield {"t": t, "kind": "figure", "name": "avg_ips", "value": rate, "unit": "samples/sec"}
+        if self._evaluated and not self._stopped:
+            yield from self.end()
+
+    def _evaluation(self, number: int, t: float, data: dict, where: dict) -> Iterator[Event]:
+        for name in self._accuracies:
+            value = data.get(name)
+            if value in ("nan", "inf", "-inf"):
+                value = float(value)
+            if type(value) in (int, float):
+                self._evaluated = True
+                yield {"t": t, "kind": "eval_stop", **where, **self._in_its_unit(name, value)}
+                return
+        for name in data:
+            if _names_an_accuracy(name):
+                self._lost(number, f"values of {name[:60]}, which --accuracy-metric makes the accuracy")
+
+    def _in_its_unit(self, name: str, value: float) -> dict:
+        stated = {"%": "percent", "fraction": "fraction"}.get(self._units.get(name))
+        unit = stated or self._unit or ACCURACIES.get(name)
         if unit is None:
-            raise UserError(
-                f"line {number}: {self._accuracy} must be said to be in percent or a fraction (--accuracy-unit), "
-                f"got {value:g} without a unit"
-            )
-        return fraction(value) if unit == "percent" else float(value)
+            return {"accuracy": float(value), "unit": "unstated"}
+        return {"accuracy": fraction(value) if unit == "percent" else float(value)}
+
+
+def _names_an_accuracy(name: str) -> bool:
+    words = re.split(r"[._]", name)
+    return bool({"top1", "acc", "acc1", "accuracy"} & set(words)) and not {"top5", "k"} & set(words)
 
 
 def _config(parameters: dict) -> dict:
@@ -117,9 +178,11 @@ def _config(parameters: dict) -> dict:
     config: dict = {"options": parameters}
     if isinstance(parameters.get("arch"), str):
         config["benchmark"] = parameters["arch"]
-    counts = {name: parameters.get(name) for name in ("world_size", "batch_size", "optimizer_batch_size", "seed")}
+    names = ("world_size", "batch_size", "optimizer_batch_size", "seed", "SEED", "num_examples")
+    counts = {name: parameters.get(name) for name in names}
     counts = {name: value for name, value in counts.items() if type(value) is int and abs(value) < 1 << 53}
-    config |= {name: counts[name] for name in ("world_size", "seed") if name in counts}
+    ours = {"world_size": "world_size", "seed": "seed", "SEED": "seed", "num_examples": "samples_per_epoch"}
+    config |= {ours[name]: counts[name] for name in ours if name in counts}
     device_batch, ranks = counts.get("batch_size", 0), counts.get("world_size", 0)
     if device_batch > 0 and ranks > 0:
         optimizer_batch = counts.get("optimizer_batch_size", -1)
@@ -130,19 +193,19 @@ def _config(parameters: dict) -> dict:
     return config
 
 
-def _record(line: str, zone: tzinfo) -> tuple[float, object, dict, dict] | None:
+def _record(line: str, clock: _Clock) -> tuple[float, object, dict, dict] | None:
     """(unix time, "PARAMETER" | "METADATA" | [epoch, ...] | another word, values, units) of a line."""
     _, token, text = line.partition("DLLL ")
     if token or line.startswith("{"):
-        return _json_record(text if token else line, zone)
+        return _json_record(text if token else line, clock)
     match = _TEXT.search(line) if "DLL " in line else None
     if match is None:
         return None
-    t = _unix_time(match[1], zone)
+    t = clock(match[1])
     return None if t is None else (t, *_text_record(line[match.end() :]))
 
 
-def _json_record(text: str, zone: tzinfo) -> tuple[float, object, dict, dict] | None:
+def _json_record(text: str, clock: _Clock) -> tuple[float, object, dict, dict] | None:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -150,7 +213,7 @@ def _json_record(text: str, zone: tzinfo) -> tuple[float, object, dict, dict] | 
     if not isinstance(fields, dict):
         return None
     t = _number(fields.get("timestamp"))
-    t = _unix_time(fields.get("datetime"), zone) if t is None else t
+    t = clock(fields.get("datetime")) if t is None else t
     step, data = fields.get("step"), fields.get("data")
     if t is None or not MIN_T < t < MAX_T:
         return None
@@ -228,7 +291,31 @@ def _plain(value):
     return value
 
 
-def _unix_time(text, zone: tzinfo) -> float | None:
+class _Clock:
+    """Text to unix seconds. Of an hour that comes twice, at the end of daylight saving, it takes that which goes on."""
+
+    def __init__(self, zone: tzinfo):
+        self._zone = zone
+        self._last_t = -math.inf
+        self.back_s = 0.0  # by how much the last local time lies before one before it
+
+    def __call__(self, text: object) -> float | None:
+        self.back_s = 0.0
+        moment = _moment(text)
+        try:
+            if moment is None or moment.tzinfo is not None:
+                return None if moment is None else moment.timestamp()
+            t = moment.replace(tzinfo=self._zone).timestamp()
+            if t < self._last_t - _SLACK_S:
+                t = moment.replace(tzinfo=self._zone, fold=1).timestamp()
+        except (ValueError, OverflowError):
+            return None
+        self.back_s = max(self._last_t - t, 0.0)
+        self._last_t = max(self._last_t, t)
+        return t
+
+
+def _moment(text: object) -> datetime | None:
     if not isinstance(text, str):
         return None
     head, dot, fraction = text.strip().partition(".")
@@ -236,9 +323,8 @@ def _unix_time(text, zone: tzinfo) -> float | None:
         digits = re.match(r"\d{0,6}", fraction)[0]
         head = f"{head}.{digits:0<6}{fraction[len(digits) :]}"
     try:
-        moment = datetime.fromisoformat(head)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
-    except (ValueError, OverflowError):
+        return datetime.fromisoformat(head)
+    except ValueError:
         return None
 
 
