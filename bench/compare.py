@@ -116,7 +116,8 @@ def judgement(ratio: float, goal: float | None, out_of_reach: bool) -> list[str]
 def table(results: list[dict], device: str) -> str:
     """Every result's rows in Markdown."""
     rows = [["bench", "case", "ours, ms", "peer", "times as fast", "the floor would be", "goal", ""], ["---"] * 8]
-    rows += [row for result in results for row in judged(result, device)]
+    for result in results:
+        rows += [[row[0], f"{row[1]}, {tables.kind(result)}", *row[2:]] for row in judged(result, device)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

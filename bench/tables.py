@@ -2,8 +2,8 @@
 
     python bench/tables.py [--check]
 
-Between `<!-- results: NAME -->` and `<!-- end -->` stands the table of bench/results/NAME.jsonl, from the last line
-of each case.
+Between `<!-- results: NAME -->` and `<!-- end -->` stand the tables of bench/results/NAME.jsonl, one for each kind of
+processor, from the last line of each case there.
 """
 
 from __future__ import annotations
@@ -19,21 +19,42 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def kind(result: dict) -> str:
+    """The kind of processor of a result: AVX-512, AVX2, CUDA, or what else its instructions are called."""
+    device = result["machine"]["devices"][-1]
+    if device.startswith("cuda"):
+        return "CUDA"
+    name = result.get("instructions") or device.rpartition(" ")[2]
+    return "AVX-512" if name.startswith(("AVX512", "AMX")) else name
+
+
 def latest(name: str) -> list[dict]:
-    """The last result of each case of a benchmark, in the order in which the cases first came."""
+    """The last result of each case of a benchmark on each kind of processor, in the order in which they first came."""
     lines = (RESULTS / f"{name}.jsonl").read_text().splitlines()
-    return list({result["case"]: result for result in map(json.loads, lines)}.values())
+    return list({(result["case"], kind(result)): result for result in map(json.loads, lines)}.values())
 
 
-def table(name: str) -> str:
+def tables(name: str) -> str:
+    """A Markdown table for each kind of processor, and under it where it was measured."""
+    by_kind: dict[str, list[dict]] = {}
+    for result in latest(name):
+        by_kind.setdefault(kind(result), []).append(result)
+    return "\n".join(table(name, results) for _, results in sorted(by_kind.items(), reverse=True))
+
+
+def table(name: str, results: list[dict]) -> str:
     """A Markdown table with one row a case, and under it where it was measured."""
-    results = latest(name)
-    rows = {"convergence": convergence_rows, "measuring": measuring_rows}.get(name, speed_rows)(results)
-    versions = results[-1]["versions"]
+    makers = {"convergence": convergence_rows, "convolution": convolution_rows, "measuring": measuring_rows}
+    rows = makers.get(name, speed_rows)(results)
+    last = max(results, key=lambda result: result["time"])
+    versions = last["versions"]
     what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
-    where, commit = results[-1]["machine"]["devices"][-1], results[-1]["commit"] or "unknown"
+    where, commit = last["machine"]["devices"][-1], last["commit"] or "unknown"
+    if last.get("stand_in"):
+        where += " (a later processor limited to these instructions, in place of one that has no others)"
+    load = max(result["machine"].get("load", 0) for result in results)
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"{where}; {what}; `bench/{name}.py`, commit {commit}.", ""])
+    return "\n".join([*lines, "", f"{where}; load up to {load:.1f}; {what}; `bench/{name}.py`, commit {commit}.", ""])
 
 
 def convergence_rows(results: list[dict]) -> list[list[str]]:
@@ -43,6 +64,18 @@ def convergence_rows(results: list[dict]) -> list[list[str]]:
         time = f"{result['time2train']:.1f} s" if result["status"] == "success" else "target missed"
         rows.append([f"`{result['case']}`", f"{result['best_accuracy']:.2%}", str(result["epochs"]), time])
     return rows
+
+
+def convolution_rows(results: list[dict]) -> list[list[str]]:
+    """How many times as fast as torch's convolution the product is: a row for a kernel and its channels."""
+    pixels = sorted({result["pixels"] for result in results})
+    rows = [["convolution", *(f"{number} pixels" for number in pixels)], ["---"] * (1 + len(pixels))]
+    found: dict[str, dict[int, str]] = {}
+    for result in results:
+        kernel, (c_in, c_out) = result["kernel"], result["channels"]
+        case = f"{kernel}x{kernel}, {c_in} to {c_out} channels, {result['dtype']}"
+        found.setdefault(case, {})[result["pixels"]] = f"{result['speedup_over']['torch']:.2f}"
+    return rows + [[case, *(by_pixels.get(number, "") for number in pixels)] for case, by_pixels in found.items()]
 
 
 def measuring_rows(results: list[dict]) -> list[list[str]]:
@@ -69,14 +102,15 @@ def speed_rows(results: list[dict]) -> list[list[str]]:
 def amount(result: dict, seconds: float) -> str:
     """Our time, and the rate where the benchmark gives one."""
     rate = result.get("images_per_s", {}).get(result["ours"])
-    return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f} images/s" if rate else "")
+    limit = result.get("images_per_s_by_arithmetic")
+    return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f}{f' of {limit:.0f}' if limit else ''} images/s" if rate else "")
 
 
 def main() -> int:
     stale = 0
     for page in PAGES:
         old = page.read_text()
-        new = MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], old)
+        new = MARKED.sub(lambda found: found[1] + tables(found[2]) + found[3], old)
         stale += old != new
         if "--check" not in sys.argv:
             page.write_text(new)

@@ -201,3 +201,34 @@ def test_convolutions_are_products_up_to_where_they_were_faster(bench):
 def test_the_choices_of_the_modules_are_those_of_the_results(bench):
     chosen = bench.convolution.choose(bench.tables.latest("convolution"))
     assert json.loads(bench.convolution.choices.FILE.read_text()) == chosen
+
+
+def test_results_of_one_case_on_two_kinds_of_processors_stand_side_by_side(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench.tables, "RESULTS", tmp_path)
+    made = []
+    for number, (device, more) in enumerate(
+        [
+            ("cpu: Made-up, 2 threads, AVX512", {}),  # from before results named their instructions
+            ("cpu: Made-up, 2 threads, AVX512_BF16", {"instructions": "AVX512_BF16", "stand_in": False}),
+            ("cpu: Made-up, 2 threads, AVX2", {"instructions": "AVX2", "stand_in": True}),
+        ]
+    ):
+        ours = {"median_s": 0.001 * (number + 1), "p20_s": 0, "p80_s": 0}
+        made.append(
+            result(bench="op", case="a, cpu", times={"ours": ours}, speedup_over={"torch": 1.5}, commit="abc", **more)
+            | {"machine": {"devices": [device], "load": 1.5}, "versions": {"torch": "2.13.0"}, "time": f"{number}"}
+        )
+    (tmp_path / "op.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
+    assert [bench.tables.kind(line) for line in bench.tables.latest("op")] == ["AVX-512", "AVX2"]
+    text = bench.tables.tables("op")
+    assert [line for line in text.splitlines() if line.startswith("| a, cpu")] == [
+        "| a, cpu | 3.0 ms | 1.50 |",
+        "| a, cpu | 2.0 ms | 1.50 |",
+    ]
+    assert text.count("in place of one that has no others") == 1
+    assert "a, cpu, AVX2" in bench.compare.table(bench.tables.latest("op"), "cpu")
+
+
+def test_arithmetic_s_share_stands_beside_the_rate(bench):
+    line = {"ours": "us", "images_per_s": {"us": 58.4}, "images_per_s_by_arithmetic": 70.2}
+    assert bench.tables.amount(line, 0.5) == "500.0 ms, 58 of 70 images/s"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 import torch
 from commands.runs import NUM_CLASSES, NUM_VAL, arguments, train
 from safetensors.torch import load_file
 
+from airank_fast import train as command
 from airank_fast.engine.precision import amp_choice
+from airank_fast.recipes import resnet50
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.logs import write_logs
 from airank_fast.record.metrics import summarize
@@ -128,34 +131,17 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(tree, tmp_path):
     assert losses(one)[0] != losses(one)[-1]
 
 
-def test_synthetic_reader_and_fp16_loss_scaling(tmp_path):
+def test_the_synthetic_reader_leaves_the_data_out(tmp_path, monkeypatch):
     output = tmp_path / "out"
-    process = train(
-        [
-            "resnet50",
-            "--reader",
-            "synthetic",
-            "--recipe",
-            "digits",
-            "--precision",
-            "fp16",
-            "--batch-size",
-            "2",
-            "--eval-batch-size",
-            "4",
-            "--epochs",
-            "1",
-            "--eval-every",
-            "1",
-            "--learning-rate",
-            "1e-4",
-            "--output",
-            str(output),
-        ]
-    )
-    assert process.returncode == 0, process.stderr
-    assert all(math.isfinite(loss) for loss in losses(output))
-    assert len(losses(output)) == 100
+    monkeypatch.setattr(resnet50, "SYNTHETIC_STEPS", 3)
+    options = ["--recipe", "digits", "--reader", "synthetic", "--batch-size", "2", "--eval-batch-size", "4"]
+    options += ["--epochs", "1", "--eval-every", "1", "--learning-rate", "1e-4", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["train", "resnet50", *options])
+    assert command.main() == 0
+    data = next(e for e in read_events(output / "events.jsonl") if e["kind"] == "data")
+    assert (data["source"], data["train_samples"], data["eval_samples"]) == ("synthetic noise", 6, 4)
+    assert len(losses(output)) == 3
+    assert all(map(math.isfinite, losses(output)))
 
 
 def test_a_misspelt_option_is_answered_with_the_likely_one():

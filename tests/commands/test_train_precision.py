@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -49,6 +50,16 @@ def test_a_requested_precision_runs_and_warns_once_with_the_factor(tmp_path, cap
     (warning,) = of_kind(output, "warning")
     assert "26.0 times as slow as fp32 on this processor (AVX2)" in warning["message"]
     assert capsys.readouterr().err.count("26.0 times") == 1
+
+
+@pytest.mark.usefixtures("older_processor")
+def test_fp16_trains_with_a_scaled_loss(tmp_path):
+    output = tmp_path / "out"
+    assert here(arguments(output, "--precision", "fp16", "--steps", "3", "--dropout", "0")) == 1
+    (steps,) = (event["loss"] for event in of_kind(output, "steps") if event["first_step"] == 1)
+    assert all(map(math.isfinite, steps))
+    state = torch.load(max((output / "checkpoints").iterdir()) / "state.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 1
 
 
 def test_every_rank_takes_what_rank_0_has_chosen(monkeypatch):
