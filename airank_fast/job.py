@@ -6,8 +6,8 @@ A recipe file has a class that is a `Job`; nothing inherits from these protocols
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,9 @@ class Plan(Protocol):
 
 
 class Recipe(Protocol):
-    """What the engine reads of a recipe; the rest is between the recipe and its job."""
+    """What the engine reads of a recipe, a dataclass; the rest is between the recipe and its job."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def seed(self) -> int: ...

@@ -136,7 +136,8 @@ def saved_run(options: RunOptions) -> Saved | None:
         what = "a directory without a run, or one to --resume"
         require(not holds_run, "--output", what, f"{directory}, which holds one")
         return None
-    require(directory is not None, "--output", "the directory of a run to resume", "none")
+    if directory is None:
+        raise UserError("--output: must be the directory of a run to resume, got none")
     recipe, log = directory / "recipe.json", directory / "events.jsonl"
     require(recipe.is_file() or log.exists(), "--output", "the directory of a run to resume", directory)
     try:
@@ -221,7 +222,7 @@ def run_config(job: Job, options: RunOptions, world: World) -> dict:
         "task": job.task.facts(job.target),
         "unit": job.task.unit,
         "recipe": recipe,
-        "options": command_line.to_plain(options, job.recipe),
+        "options": command_line.to_plain(options, recipe),
         "command": sys.argv,
         "seed": recipe["seed"],
         "precision": recipe["precision"],

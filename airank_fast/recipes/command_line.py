@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import tyro
 
 from airank_fast import recipes
 from airank_fast.errors import UserError, require
-from airank_fast.recipes.options import Command, CommonRecipe, Request, RunOptions, Submission, check_common, option
+from airank_fast.recipes.options import Command, Request, RunOptions, Submission, check_common, option
 
 O = TypeVar("O")  # noqa: E741
 R = TypeVar("R")
@@ -54,7 +54,8 @@ def parse(arguments: list[str], *, world_size: int = 1, program: str = "", text:
         raise SystemExit(2)
     command = commands()[arguments[0]]
     first = replace(next(iter(command.recipes.values())), **command.fixed)
-    kind, options = _Line[command.options, type(first)], command.options()
+    generic: Any = _Line  # of types that only the command line knows
+    kind, options = generic[command.options, type(first)], command.options()
     read = partial(tyro.cli, kind, args=arguments[1:], prog=f"{program} {arguments[0]}")
     # Once to learn what is given, then over the defaults that follow from it, which the help shows.
     line, _ = read(default=_Line(options, first), add_help=False, return_unknown_args=True)
@@ -141,6 +142,7 @@ def saved_recipe(saved: Mapping, request: Request) -> Any:
 
 def _check_kind(name: str, type_name: str, value: object, example: object) -> None:
     """UserError where a value of a recipe.json cannot be that of a field which may have `example` as its value."""
+    expected: tuple[type, ...]
     if type_name == "Target":
         expected = (float, int, dict, type(None))
     elif value is None and "None" in type_name:
@@ -166,10 +168,9 @@ def restored(options: RunOptions, saved: Mapping, given_names: frozenset[str]) -
     return replace(options, **values)
 
 
-def to_plain(options: RunOptions, recipe: CommonRecipe) -> dict[str, Any]:
+def to_plain(options: RunOptions, left_out: Container[str]) -> dict[str, Any]:
     """The options as JSON, without what the recipe has: what `resumed` takes."""
-    names = {f.name for f in fields(recipe)}
-    return {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in names}
+    return {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in left_out}
 
 
 def _plain(value: Any) -> Any:

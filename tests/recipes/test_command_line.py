@@ -155,7 +155,8 @@ STARTED = "bert-tiny --data shards --steps 7 --checkpoint-steps 3 --seed 5 --sub
 
 def saved(line: str = STARTED) -> tuple[dict, dict]:
     request = requested(line)
-    return asdict(request.recipe), to_plain(request.options, request.recipe)
+    recipe = asdict(request.recipe)
+    return recipe, to_plain(request.options, recipe)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ Both yield (pictures uint8 [b, S, S, 3], labels int64 [b]). Which picture comes 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -118,7 +118,7 @@ def make_reader(
     return TorchReader(folder, stream, crop, **common)
 
 
-def default_kind() -> str:
+def default_kind() -> Literal["dali", "torch"]:
     """The kind of reader to take where nobody asks for one: DALI where it is installed, else torch."""
     return "dali" if has_dali() else "torch"
 
