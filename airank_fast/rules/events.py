@@ -267,7 +267,11 @@ class _Book:
         yield from self._counts(event)
         if event.get("counted") is not None:
             yield from self._ratio(event)
-        name = self.tally.metric.name
+        name, maximum = self.tally.metric.name, self.tally.metric.maximum
+        if event["accuracy"] > maximum * (1 + 1e-6):
+            yield self._broken(
+                EVALUATION, f"accuracy {event['accuracy']:g}", f"at most {maximum:g} is required of {name}"
+            )
         stated = (event.get("quality") or {}).get(name)
         if stated is not None and stated != event["accuracy"] and not math.isnan(stated):
             found = f"accuracy {event['accuracy']} with {name} {stated} in quality"

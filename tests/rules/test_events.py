@@ -130,6 +130,7 @@ MUTATIONS = [
     ("evaluation", change("eval_stop", accuracy=0.3101)),
     ("evaluation", change("eval_stop", accuracy=math.nan)),
     ("evaluation", change("eval_stop", quality={"top1": 0.99})),
+    ("evaluation", change("eval_stop", accuracy=31.25, correct=None, counted=None)),
     ("evaluation", change("eval_stop", correct=10001)),
     ("evaluation", change("eval_stop", counted=0, correct=0)),
     ("evaluation", change("data", eval_samples=50000)),
