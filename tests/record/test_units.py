@@ -131,6 +131,8 @@ def test_without_the_samples_trained_they_stay_unknown(tmp_path):
 def test_bert_logs_that_count_samples_are_read_as_before(tmp_path):
     run = read_run(bert(tmp_path / "log", [1_200_000, 2_400_000]))
     assert (samples_of(run), warnings(run)) == ([1_200_000, 2_400_000], [])
+    run = read_run(bert(tmp_path / "log", [0]))  # one evaluation, before training
+    assert (samples_of(run), warnings(run)) == ([0], [])
     run = read_run(bert(tmp_path / "log", [448], batch=448))
     assert (samples_of(run), warnings(run)) == ([448], [])
 

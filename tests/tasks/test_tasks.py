@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from airank_fast import tasks
+from airank_fast.record.foreign.read import read_run
 from airank_fast.tasks import Metric, Target, Task
 
 
@@ -181,3 +183,28 @@ def test_a_format_that_python_could_not_use_is_not_taken():
     metric = {"name": "a", "format": "{0.__class__}", "direction": 5, "maximum": -1}
     read = tasks.from_facts({"name": "made_up", "metrics": [metric]})
     assert read.metrics == (Metric("a", ".4f", "up", math.inf),)
+
+
+def test_a_new_task_is_one_file_and_touches_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "stacking.py").write_text(
+        '"""Stacking boxes."""\n\n'
+        "from airank_fast.tasks import Metric, Target, Task\n\n"
+        'TASK = Task(name="stacking", model="Stacker", title={"zh": "叠", "en": "stacking"}, unit="boxes",\n'
+        '            metrics=(Metric("height", ".1f", maximum=9.0),), names={"airank": "Stack&Er"},\n'
+        '            targets={"airank 2021-05": Target({"height": 7.0}, "a text")})\n'
+    )
+    caches = (tasks.all_tasks, tasks._own_names, tasks._aliases)
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        found = tasks.find("stacker_large") or tasks.find("Stack&Er")
+        assert (found.name, found.headline_target("airank", "2021-05")) == ("stacking", 7.0)
+        log = tmp_path / "GPUx8.log"
+        lines = ["test_begin", "eval_accuracy:6.5, total_epoch_cnt:1", "eval_accuracy:7.1, total_epoch_cnt:2"]
+        log.write_text("".join(f"AI-Rank-log {1e9 + n:.3f} {line}\n" for n, line in enumerate([*lines, "test_finish"])))
+        assert read_run(log, {"benchmark": "stacking", "target": 7.0}).summary["time2train"] == 2
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+        sys.modules.pop("airank_fast.tasks.stacking", None)

@@ -159,7 +159,7 @@ class Outline:
         points = [event["epoch"] for event in self.evaluations if event.get("epoch") is not None]
         if any(event.get("samples", event.get("epoch")) != event.get("epoch") for event in self.evaluations):
             return False  # the samples stand beside it
-        return bool(points) and max(points) < (self.config.get("global_batch_size") or 1000)
+        return 0 < max(points, default=0) < (self.config.get("global_batch_size") or 1000)
 
     def _trained_samples(self, task: Task) -> int | None:
         """The samples at the last evaluation of a log that counts epochs, where its train_samples are that; else None.
