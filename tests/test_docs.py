@@ -23,7 +23,7 @@ def status(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("command", ["tables", "status"])
+@pytest.mark.parametrize("command", ["tables", "status", "tasks"])
 def test_generated_pages_are_those_of_the_result_files(command):
     done = subprocess.run([sys.executable, ROOT / "bench" / f"{command}.py", "--check"], check=False)
     assert done.returncode == 0, f"python bench/{command}.py writes them"
