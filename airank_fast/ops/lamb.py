@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, write
+from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, newest, write
 
 _SCHEMA = """lamb_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] copies,
@@ -54,8 +54,9 @@ def lamb_(
             are not changed.
         exp_avgs, exp_avg_sqs: first and second moments, updated; one per parameter, of its shape; float32, or float64
             of float64 parameters. They start from zeros.
-        copies: bfloat16 or float16, one per (float32) parameter: the new parameters, rounded to nearest even, written
-            in the same pass; or empty.
+        copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
+            a model: the new parameters, rounded to nearest even, are written there in the same pass. Where one is not
+            its parameter, rounded, someone has changed the weight, and the step begins from that.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         step: number of this step, counted from 1; one number on the device, like lr.
         adam_w_mode: weight decay is added to the update; without, to the gradient.
@@ -131,7 +132,7 @@ def lamb_reference(
     correction1, correction2 = (1 - beta**count if bias_correction else one for beta in (beta1, beta2))
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)
-        old = param.to(wide)
+        old = newest(param, copies[i] if copies else None).to(wide)
         g = grads[i].to(wide) * factor.to(wide)
         if weight_decay != 0 and not adam_w_mode:
             g = g + weight_decay * old

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops.checks import require
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, write
+from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, newest, write
 
 _SCHEMA = """lars_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] velocities, Tensor(c!)[] copies, Tensor lr, *,
@@ -48,8 +48,9 @@ def lars_(
             are not changed.
         velocities: one per parameter, of its shape and dtype, updated; empty if momentum is 0. They start from zeros.
             The learning rate is in them, and they point downhill: what is added to the parameter.
-        copies: bfloat16 or float16, one per (float32) parameter: the new parameters, rounded to nearest even, written
-            in the same pass; or empty.
+        copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
+            a model: the new parameters, rounded to nearest even, are written there in the same pass. Where one is not
+            its parameter, rounded, someone has changed the weight, and the step begins from that.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         adapt: scale each tensor's learning rate by its trust ratio; MLPerf leaves batch norm and bias out.
         grad_scale: gradients are divided by it; one number on the device, like lr.
@@ -102,7 +103,7 @@ def lars_reference(
     _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)
-        old = param.to(wide)
+        old = newest(param, copies[i] if copies else None).to(wide)
         g = grads[i].to(wide)
         if grad_scale is not None:
             g = g * grad_scale.to(torch.float64).reciprocal().to(wide)

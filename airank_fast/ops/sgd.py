@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops.checks import require
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, write
+from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, newest, write
 
 _SCHEMA = """sgd_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, Tensor(c!)[] copies, Tensor lr, *,
@@ -46,8 +46,9 @@ def sgd_(
             parameters. They are not changed.
         momentum_buffers: one per parameter, of its shape and dtype, updated; empty if momentum is 0. Start
             from zeros; PyTorch's first step, which is never dampened, is had by dampening=0 in that call.
-        copies: bfloat16 or float16, one per (float32) parameter: the new parameters, rounded to nearest
-            even, written in the same pass; or empty.
+        copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
+            a model: the new parameters, rounded to nearest even, are written there in the same pass. Where one is not
+            its parameter, rounded, someone has changed the weight, and the step begins from that.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         grad_scale: gradients are divided by it; one number on the device, like lr.
         found_inf: nothing at all is written where it is not zero; one number on the device, like lr.
@@ -97,7 +98,7 @@ def sgd_reference(
     _check(params, grads, momentum_buffers, copies, lr, momentum, grad_scale, found_inf)
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)
-        old = param.to(wide)
+        old = newest(param, copies[i] if copies else None).to(wide)
         g = grads[i].to(wide)
         if grad_scale is not None:
             g = g * grad_scale.to(torch.float64).reciprocal().to(wide)

@@ -57,6 +57,11 @@ def check_scalars(op: str, device: torch.device, **scalars: Tensor | None) -> No
             require(op, good, f"{name} must be one float32 or float64 number on {device}", text_of(scalar))
 
 
+def newest(param: Tensor, copy: Tensor | None) -> Tensor:
+    """The parameter, or its 16-bit copy where that is not the parameter, rounded: weights were written into it."""
+    return param if copy is None else torch.where(param.to(copy.dtype) == copy, param, copy.to(param.dtype))
+
+
 def write(to: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
     """Round ``new`` into ``to`` unless ``found_inf`` is set."""
     to.copy_(new if found_inf is None else torch.where(found_inf.reshape(()) == 0, new.to(to.dtype), to))

@@ -20,10 +20,13 @@ class FusedOptimizer(torch.optim.Optimizer):
     `zero_grad` does where its argument does not say.
 
     Learning rates: a float is passed to the device when it changes, which a captured CUDA graph does not see; a
-    tensor on the parameters' device is read there at each step. State: `state_names`, and "master" (float32) for
-    16-bit parameters where `master_weights` is set; all with the parameter's strides. `load_state_dict` writes into
-    existing state and lr tensors, so captured graphs stay valid; options that the saved groups lack keep the
-    optimizer's defaults. Its hooks are torch's: a pre-hook's result is what is loaded, a post-hook sees it loaded.
+    tensor on the parameters' device is read there at each step.
+
+    State: `state_names`, and "master" (float32) for 16-bit parameters where `master_weights` is set; all with the
+    parameter's strides. The op compares each 16-bit weight with its master: where it is not the master, rounded, it was
+    written by somebody else, and the master is renewed from it. `load_state_dict` writes into existing state and lr
+    tensors, so captured graphs stay valid; options that the saved groups lack keep the optimizer's defaults. Its hooks
+    are torch's: a pre-hook's result is what is loaded, a post-hook sees it loaded.
 
     torch.amp.GradScaler leaves unscaling and skipping to `step`, as with torch's ``fused=True``. Lightning's "16-mixed"
     therefore refuses ``gradient_clip_val``; where one clips by hand, ``scaler.unscale_(optimizer)`` comes first.

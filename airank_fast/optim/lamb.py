@@ -29,8 +29,9 @@ class FusedLAMB(FusedOptimizer):
         set_grad_none: what `zero_grad()` does.
         max_grad_norm: > 0; where the norm over the gradients of all groups is larger, they are scaled down to it
             inside the step. One number for all groups. None: no clipping, and the gradients are read once less.
-        master_weights: keep a float32 master for each 16-bit parameter, which is then the master, rounded. Without,
-            it is updated in place; the moments are float32 either way.
+        master_weights: keep a float32 master for each 16-bit parameter, which is then the master, rounded. Weights
+            written into it meanwhile (a checkpoint, an average) are what the next step begins with. Without, it is
+            updated in place; the moments are float32 either way.
 
     State per parameter, created at its first step: "exp_avg", "exp_avg_sq", and "master" (of 16-bit parameters), all
     with the parameter's strides. The step count is the group's "step", as in apex: a tensor on the device, which does

@@ -28,7 +28,8 @@ class FusedLARS(FusedOptimizer):
         materialize_master_grads: for apex's sake; 16-bit gradients are read as they are.
         set_grad_none: what `zero_grad()` does.
         master_weights: keep a float32 master and float32 momentum for each 16-bit parameter, which is then the
-            master, rounded. Without, it is updated in place.
+            master, rounded. Weights written into it meanwhile (a checkpoint, an average) are what the next step begins
+            with. Without, it is updated in place.
 
     State per parameter, created at its first step: "momentum_buffer" (with momentum; what is added to the parameter)
     and "master" (float32, of 16-bit parameters), both with the parameter's strides. `state_dict` is apex's with

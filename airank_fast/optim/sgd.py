@@ -26,7 +26,8 @@ class FusedSGD(FusedOptimizer):
         materialize_master_grads: for apex's sake; 16-bit gradients are read as they are.
         set_grad_none: what `zero_grad()` does.
         master_weights: keep a float32 master and float32 momentum for each 16-bit parameter; the parameter
-            itself is the master, rounded. Without, it is updated in place as torch.optim.SGD does.
+            itself is the master, rounded. Weights written into it meanwhile (a checkpoint, an average) are
+            what the next step begins with. Without, it is updated in place as torch.optim.SGD does.
 
     State per parameter, created at its first step: "momentum_buffer" (with momentum) and "master" (float32,
     of 16-bit parameters), both with the parameter's strides. `state_dict` is torch.optim.SGD's with "master"

@@ -3,8 +3,8 @@
 // Two passes over each batch of tensors (see chunks.h): moments, and the norms of parameter and update; then the
 // update, which is worked out again from the moments rather than stored. From memory a parameter moves, in float32,
 // 24 bytes in the first pass (gradient, parameter, both moments read, moments written) and 4 to 16 in the second
-// (parameter and moments from the cache where the batch fits, parameter written). The norm over all gradients, 4
-// bytes more, is the op global_norm.
+// (parameter and moments from the cache where the batch fits, parameter written). A 16-bit copy is read twice and
+// written. The norm over all gradients, 4 bytes more, is the op global_norm.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -19,21 +19,19 @@
 namespace airank_fast {
 namespace {
 
-struct NoCopy {};
-
 // First pass over a chunk: new moments; sums[0] of the squares of the parameters, sums[1] of the updates.
-template <LambDecay kDecay, typename P, typename G>
+template <LambDecay kDecay, typename P, typename G, typename C>
 struct MomentsLoop {
   using T = math_t<P>;
-  using Signature = void(const void*, const void*, void*, void*, int64_t, int64_t, LambScalars<T>, double*);
+  using Signature = void(const void*, const void*, const void*, void*, void*, int64_t, int64_t, LambScalars<T>, double*);
   static constexpr int kBlock = Squares<T>::kLanes;
 
-  HOST_DEVICE static void block(const P* __restrict param, const G* __restrict grad, T* __restrict m,
-                                T* __restrict v, int size, const LambScalars<T>& s, Squares<T>& params,
-                                Squares<T>& updates) {
+  HOST_DEVICE static void block(const P* __restrict param, const G* __restrict grad, const C* __restrict copy,
+                                T* __restrict m, T* __restrict v, int size, const LambScalars<T>& s,
+                                Squares<T>& params, Squares<T>& updates) {
 #pragma GCC ivdep
     for (int k = 0; k < size; ++k) {
-      const T w = load(param[k]);
+      const T w = newest_at(param, copy, k);
       T new_m = m[k], new_v = v[k];
       lamb_moments(w, T(load(grad[k])), new_m, new_v, kDecay, s);
       m[k] = new_m;
@@ -44,16 +42,17 @@ struct MomentsLoop {
     }
   }
 
-  HOST_DEVICE static void run(const void* params, const void* grads, void* ms, void* vs, int64_t begin, int64_t end,
-                              LambScalars<T> scalars, double* sums) {
+  HOST_DEVICE static void run(const void* params, const void* grads, const void* copies, void* ms, void* vs,
+                              int64_t begin, int64_t end, LambScalars<T> scalars, double* sums) {
     const P* param = static_cast<const P*>(params);
     const G* grad = static_cast<const G*>(grads);
+    const C* copy = static_cast<const C*>(copies);
     T *m = static_cast<T*>(ms), *v = static_cast<T*>(vs);
     Squares<T> of_params, of_updates;
     int64_t i = begin;
     for (; i + kBlock <= end; i += kBlock)
-      block(param + i, grad + i, m + i, v + i, kBlock, scalars, of_params, of_updates);
-    block(param + i, grad + i, m + i, v + i, int(end - i), scalars, of_params, of_updates);
+      block(param + i, grad + i, element(copy, i), m + i, v + i, kBlock, scalars, of_params, of_updates);
+    block(param + i, grad + i, element(copy, i), m + i, v + i, int(end - i), scalars, of_params, of_updates);
     sums[0] = of_params.total();
     sums[1] = of_updates.total();
   }
@@ -73,7 +72,7 @@ struct UpdateLoop {
     C* __restrict copy = static_cast<C*>(copies);
 #pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
-      const T old = load(param[i]);
+      const T old = newest_at(param, copy, i);
       const T updated = old - rate * lamb_update(old, m[i], v[i], kDecay, scalars);
       store(&param[i], updated);
       if constexpr (!std::is_same_v<C, NoCopy>) store(&copy[i], updated);
@@ -85,9 +84,9 @@ template <typename P, typename G, typename C>
 void run_chunks(const LambArgs& args, const LambOptions& options, double lr, const LambScalars<math_t<P>>& scalars) {
   using T = math_t<P>;
   const LambDecay decay = lamb_decay(options);
-  const auto moments = decay == LambDecay::kNone       ? choose<MomentsLoop<LambDecay::kNone, P, G>>()
-                       : decay == LambDecay::kGradient ? choose<MomentsLoop<LambDecay::kGradient, P, G>>()
-                                                       : choose<MomentsLoop<LambDecay::kUpdate, P, G>>();
+  const auto moments = decay == LambDecay::kNone       ? choose<MomentsLoop<LambDecay::kNone, P, G, C>>()
+                       : decay == LambDecay::kGradient ? choose<MomentsLoop<LambDecay::kGradient, P, G, C>>()
+                                                       : choose<MomentsLoop<LambDecay::kUpdate, P, G, C>>();
   const auto update = decay == LambDecay::kUpdate ? choose<UpdateLoop<LambDecay::kUpdate, P, C>>()
                                                   : choose<UpdateLoop<LambDecay::kNone, P, C>>();
   const Chunks chunks(args.params);
@@ -98,7 +97,7 @@ void run_chunks(const LambArgs& args, const LambOptions& options, double lr, con
   chunks.for_each_batch([&](int64_t first, int64_t last) {
     chunks.for_each(first, last, false, [&](int64_t chunk, int64_t t, int64_t begin, int64_t end) {
       double sums[2];
-      moments(params[t], grads[t], ms[t], vs[t], begin, end, scalars, sums);
+      moments(params[t], grads[t], copies.empty() ? nullptr : copies[t], ms[t], vs[t], begin, end, scalars, sums);
       param_squares[chunk] = sums[0];
       update_squares[chunk] = sums[1];
     });

@@ -2,7 +2,7 @@
 //
 // Two passes over each batch of tensors (see chunks.h): the norms of parameter and gradient, then the update. From
 // memory a parameter moves, in float32, 8 bytes in the first pass and 12 to 20 in the second (parameter and gradient
-// from the cache where the batch fits, velocity read, both written), and a 16-bit copy where one is asked for.
+// from the cache where the batch fits, velocity read, both written), and a 16-bit copy, read twice and written.
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
@@ -16,31 +16,33 @@
 namespace airank_fast {
 namespace {
 
-struct NoCopy {};
-
 // First pass over a chunk: sums[0] of the squares of the parameters, sums[1] of the gradients.
-template <typename P, typename G>
+template <typename P, typename G, typename C>
 struct NormsLoop {
   using T = math_t<P>;
-  using Signature = void(const void*, const void*, int64_t, int64_t, double*);
+  using Signature = void(const void*, const void*, const void*, int64_t, int64_t, double*);
   static constexpr int kBlock = Squares<T>::kLanes;
 
-  HOST_DEVICE static void block(const P* __restrict param, const G* __restrict grad, int size, Squares<T>& params,
-                                Squares<T>& gradients) {
+  HOST_DEVICE static void block(const P* __restrict param, const G* __restrict grad, const C* __restrict copy,
+                                int size, Squares<T>& params, Squares<T>& gradients) {
+#pragma GCC ivdep
     for (int k = 0; k < size; ++k) {
-      const T w = load(param[k]), g = T(load(grad[k]));
+      const T w = newest_at(param, copy, k), g = T(load(grad[k]));
       params.lane[k] += w * w;
       gradients.lane[k] += g * g;
     }
   }
 
-  HOST_DEVICE static void run(const void* params, const void* grads, int64_t begin, int64_t end, double* sums) {
+  HOST_DEVICE static void run(const void* params, const void* grads, const void* copies, int64_t begin, int64_t end,
+                              double* sums) {
     const P* param = static_cast<const P*>(params);
     const G* grad = static_cast<const G*>(grads);
+    const C* copy = static_cast<const C*>(copies);
     Squares<T> of_params, of_grads;
     int64_t i = begin;
-    for (; i + kBlock <= end; i += kBlock) block(param + i, grad + i, kBlock, of_params, of_grads);
-    block(param + i, grad + i, int(end - i), of_params, of_grads);
+    for (; i + kBlock <= end; i += kBlock)
+      block(param + i, grad + i, element(copy, i), kBlock, of_params, of_grads);
+    block(param + i, grad + i, element(copy, i), int(end - i), of_params, of_grads);
     sums[0] = of_params.total();
     sums[1] = of_grads.total();
   }
@@ -61,7 +63,7 @@ struct LarsLoop {
     for (int64_t i = begin; i < end; ++i) {
       math_t<P> v = 0;
       if constexpr (kMomentum) v = load(velocity[i]);
-      const math_t<P> updated = lars_step<kMomentum>(load(param[i]), math_t<P>(load(grad[i])), v, scalars);
+      const math_t<P> updated = lars_step<kMomentum>(newest_at(param, copy, i), math_t<P>(load(grad[i])), v, scalars);
       if constexpr (kMomentum) store(&velocity[i], v);
       store(&param[i], updated);
       if constexpr (!std::is_same_v<C, NoCopy>) store(&copy[i], updated);
@@ -84,7 +86,7 @@ struct Step {
 template <typename P, typename G, typename C>
 void run_chunks(const LarsArgs& args, const Step& step) {
   using T = math_t<P>;
-  const auto norms = choose<NormsLoop<P, G>>();
+  const auto norms = choose<NormsLoop<P, G, C>>();
   const auto update =
       args.velocities.empty() ? choose<LarsLoop<false, P, G, C>>() : choose<LarsLoop<true, P, G, C>>();
   const Chunks chunks(args.params);
@@ -96,7 +98,7 @@ void run_chunks(const LarsArgs& args, const Step& step) {
     if (step.adapt) {
       chunks.for_each(first, last, false, [&](int64_t chunk, int64_t t, int64_t begin, int64_t end) {
         double sums[2];
-        norms(params[t], grads[t], begin, end, sums);
+        norms(params[t], grads[t], copies.empty() ? nullptr : copies[t], begin, end, sums);
         param_squares[chunk] = sums[0];
         grad_squares[chunk] = sums[1];
       });

@@ -74,4 +74,30 @@ HOST_DEVICE void store(float16* to, float x) {
   to->bits = uint16_t(value | ((bits >> 16) & 0x8000u));
 }
 
+struct NoCopy {};
+
+// The parameter behind its 16-bit copy: the master, or the copy where that is not the master, rounded. Then weights were
+// written into the copy since the last step, by a checkpoint that was loaded, say.
+template <typename C>
+HOST_DEVICE float newest(float master, C copy) {
+  C rounded;
+  store(&rounded, master);
+  const float written = load(copy);
+  return load(rounded) == written ? master : written;
+}
+
+// The address of element i; null where there is no array.
+template <typename T>
+HOST_DEVICE T* element(T* array, int64_t i) {
+  if constexpr (std::is_same_v<T, NoCopy>) return nullptr;
+  else return array + i;
+}
+
+// Parameter i, whose master it is where there are copies.
+template <typename P, typename C>
+HOST_DEVICE math_t<P> newest_at(const P* params, const C* copies, int64_t i) {
+  if constexpr (std::is_same_v<std::remove_const_t<C>, NoCopy>) return load(params[i]);
+  else return newest(load(params[i]), copies[i]);
+}
+
 }  // namespace airank_fast

@@ -2,7 +2,7 @@
 //
 // The elements of all tensors form one range, divided evenly among the threads, so a list of many small
 // tensors costs one parallel region. Per element it moves 16 bytes (parameter and buffer, read and
-// written), the gradient, and a 16-bit copy of the new parameter where one is asked for.
+// written), the gradient, and 4 for a 16-bit copy of the parameter, read and written, where there is one.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -16,8 +16,6 @@
 
 namespace airank_fast {
 namespace {
-
-struct NoCopy {};
 
 template <bool kMomentum, typename P, typename G, typename C>
 struct SgdLoop {
@@ -33,7 +31,8 @@ struct SgdLoop {
     for (int64_t i = begin; i < end; ++i) {
       math_t<P> momentum = 0;
       if constexpr (kMomentum) momentum = load(buffer[i]);
-      const math_t<P> updated = sgd_step<kMomentum>(load(param[i]), math_t<P>(load(grad[i])), momentum, scalars);
+      const math_t<P> updated =
+          sgd_step<kMomentum>(newest_at(param, copy, i), math_t<P>(load(grad[i])), momentum, scalars);
       if constexpr (kMomentum) store(&buffer[i], momentum);
       store(&param[i], updated);
       if constexpr (!std::is_same_v<C, NoCopy>) store(&copy[i], updated);

@@ -16,6 +16,19 @@ struct ScalarAddress {
   bool is_double = false;
 };
 
+// What the launcher of every optimizer takes: lists of num_tensors sizes and addresses, and where its numbers are.
+struct ListLaunch {
+  int64_t num_tensors = 0;
+  const int64_t* sizes = nullptr;  // elements per tensor
+  void* const* params = nullptr;
+  void* const* grads = nullptr;
+  void* const* copies = nullptr;  // may be null, as may lists of state
+  Dtype param_dtype = Dtype::kFloat32;
+  Dtype grad_dtype = Dtype::kFloat32;
+  Dtype copy_dtype = Dtype::kNone;
+  ScalarAddress lr, grad_scale, found_inf;
+};
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace airank_fast

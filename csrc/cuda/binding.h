@@ -85,9 +85,8 @@ inline ScalarAddress address_of(const std::optional<Tensor>& scalar) {
 // An optimizer's lists as its launcher takes them: what a launch is given here lives as long as this.
 class LauncherLists {
  public:
-  // What every optimizer's launcher takes: the tensors' sizes, and the parameters, gradients and copies.
-  template <typename Args, typename Launch>
-  void describe(const Args& args, Launch& launch) {
+  template <typename Args>
+  void describe(const Args& args, ListLaunch& launch) {
     sizes_.reserve(args.params.size());
     for (const Tensor& param : args.params) sizes_.push_back(param.numel());
     launch.num_tensors = static_cast<int64_t>(sizes_.size());

@@ -32,7 +32,7 @@ cudaError_t run(const LambLaunch& step, cudaStream_t stream) {
       [&](int64_t i, int d) { return lists[d] ? lists[d][i] : nullptr; },
       [&](const LambTable& table) {
         const dim3 chunks(table.num_blocks), threads(kLambThreads);
-        cudaError_t error = launch(lamb_moments_kernel<P, G>, chunks, threads, 0, stream, table, decay,
+        cudaError_t error = launch(lamb_moments_kernel<P, G, C>, chunks, threads, 0, stream, table, decay,
                                    device.found_inf, scalars, sums);
         if (error != cudaSuccess) return error;
         error = launch(lamb_rates_kernel<kLambRateThreads>, dim3(table.num_tensors), dim3(kLambRateThreads), 0,

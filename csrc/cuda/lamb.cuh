@@ -8,7 +8,7 @@
 //             the moments rather than stored, parameter and 16-bit copy are written
 // Threads walk chunks in packs of 4, kLambUnroll packs in flight each: 4 makes every float32 access one of 16 bytes.
 // Tensors that are not aligned, and the last size % 4 elements, go one by one. Bytes per element with float32
-// gradients: 24 in moments, 16 in update, + 2 for the copy; the norm over all gradients (global_norm) is 4 more.
+// gradients: 24 in moments, 16 in update, + 2 and 4 for a 16-bit copy; the norm over all gradients (global_norm) is 4 more.
 //
 // found_inf is read from device memory; where it is set a block stops at once.
 #pragma once
@@ -44,11 +44,12 @@ __global__ void lamb_scalars_kernel(const LambOptions options, const LambDeviceS
 }
 
 // The moments of kPack * kUnroll elements from `i` on: all loads are issued before the first arithmetic needs one.
-template <int kPack, int kUnroll, typename P, typename G, typename T>
-HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, int64_t i, int64_t stride, int64_t end,
-                                   LambDecay decay, const LambScalars<T>& scalars, T& param_squares,
+template <int kPack, int kUnroll, typename P, typename G, typename C, typename T>
+HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, const C* copy, T* m, T* v, int64_t i, int64_t stride,
+                                   int64_t end, LambDecay decay, const LambScalars<T>& scalars, T& param_squares,
                                    T& update_squares) {
   Pack<P, kPack> params[kUnroll];
+  Pack<C, kPack> copies[kUnroll];
   Pack<G, kPack> grads[kUnroll];
   Pack<T, kPack> ms[kUnroll], vs[kUnroll];
 #pragma unroll
@@ -57,6 +58,7 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
     if (at < end) {
       grads[u] = load_pack<kPack>(grad + at);
       params[u] = load_pack<kPack>(param + at);
+      if constexpr (sizeof(C) == 2) copies[u] = load_pack<kPack>(copy + at);
       ms[u] = load_pack<kPack>(m + at);
       vs[u] = load_pack<kPack>(v + at);
     }
@@ -68,7 +70,7 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
     T new_ms[kPack], new_vs[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T w = params[u].get(k);
+      const T w = newest_of(params[u], copies[u], k);
       new_ms[k] = ms[u].get(k);
       new_vs[k] = vs[u].get(k);
       lamb_moments(w, T(grads[u].get(k)), new_ms[k], new_vs[k], decay, scalars);
@@ -81,7 +83,7 @@ HOST_DEVICE void lamb_moment_packs(const P* param, const G* grad, T* m, T* v, in
   }
 }
 
-template <typename P, typename G>
+template <typename P, typename G, typename C>
 __global__ void __launch_bounds__(kLambThreads, kLambMomentBlocks<P>)
     lamb_moments_kernel(const LambTable table, const LambDecay decay, const DeviceScalar found_inf,
                         const LambScalars<math_t<P>>* scalars_at, Sums* sums) {
@@ -95,18 +97,20 @@ __global__ void __launch_bounds__(kLambThreads, kLambMomentBlocks<P>)
   const G* grad = static_cast<const G*>(table.data[kLambGrad][chunk.tensor]) + chunk.begin;
   T* m = static_cast<T*>(table.data[kLambM][chunk.tensor]) + chunk.begin;
   T* v = static_cast<T*>(table.data[kLambV][chunk.tensor]) + chunk.begin;
+  const C* copy = nullptr;
+  if constexpr (sizeof(C) == 2) copy = static_cast<const C*>(table.data[kLambCopy][chunk.tensor]) + chunk.begin;
 
   const bool aligned = is_aligned<kLambPack>(param) && is_aligned<kLambPack>(grad) && is_aligned<kLambPack>(m) &&
-                       is_aligned<kLambPack>(v);
+                       is_aligned<kLambPack>(v) && is_aligned<kLambPack>(copy);
   const int64_t in_packs = aligned ? size / kLambPack * kLambPack : 0;
   constexpr int kStride = kLambThreads * kLambPack;
   T of_params = 0, of_updates = 0;
   for (int64_t i = int64_t(threadIdx.x) * kLambPack; i < in_packs; i += kStride * kLambUnroll)
-    lamb_moment_packs<kLambPack, kLambUnroll>(param, grad, m, v, i, kStride, in_packs, decay, scalars, of_params,
+    lamb_moment_packs<kLambPack, kLambUnroll>(param, grad, copy, m, v, i, kStride, in_packs, decay, scalars, of_params,
                                               of_updates);
 #pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLambThreads)
-    lamb_moment_packs<1, 1>(param, grad, m, v, i, 0, size, decay, scalars, of_params, of_updates);
+    lamb_moment_packs<1, 1>(param, grad, copy, m, v, i, 0, size, decay, scalars, of_params, of_updates);
   const Sums total = block_sums<kLambThreads>({double(of_params), double(of_updates)});
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
@@ -125,12 +129,14 @@ template <int kPack, int kUnroll, typename P, typename C, typename T>
 HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, int64_t i, int64_t stride, int64_t end,
                                    LambDecay decay, const LambScalars<T>& scalars, T rate) {
   Pack<P, kPack> params[kUnroll];
+  Pack<C, kPack> copies[kUnroll];
   Pack<T, kPack> ms[kUnroll], vs[kUnroll];
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
     if (at < end) {
       params[u] = load_pack<kPack>(param + at);
+      if constexpr (sizeof(C) == 2) copies[u] = load_pack<kPack>(copy + at);
       ms[u] = load_pack<kPack>(m + at);
       vs[u] = load_pack<kPack>(v + at);
     }
@@ -142,7 +148,7 @@ HOST_DEVICE void lamb_update_packs(P* param, const T* m, const T* v, C* copy, in
     T updated[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T old = params[u].get(k);
+      const T old = newest_of(params[u], copies[u], k);
       updated[k] = old - rate * lamb_update(old, ms[u].get(k), vs[u].get(k), decay, scalars);
     }
     store_pack(param + at, pack_of<P>(updated));

@@ -6,19 +6,10 @@
 
 namespace airank_fast {
 
-struct LambLaunch {
-  int64_t num_tensors = 0;
-  const int64_t* sizes = nullptr;  // elements per tensor
-  // num_tensors addresses each; copies may be null.
-  void* const* params = nullptr;
-  void* const* grads = nullptr;
+struct LambLaunch : ListLaunch {
   void* const* exp_avgs = nullptr;  // float32, or float64 of float64 parameters
   void* const* exp_avg_sqs = nullptr;
-  void* const* copies = nullptr;
-  Dtype param_dtype = Dtype::kFloat32;
-  Dtype grad_dtype = Dtype::kFloat32;
-  Dtype copy_dtype = Dtype::kNone;
-  ScalarAddress lr, step, grad_norm, grad_scale, found_inf;
+  ScalarAddress step, grad_norm;
   LambOptions options;
   double* workspace = nullptr;  // lamb_workspace() numbers
 };

@@ -26,7 +26,7 @@ cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
         const dim3 chunks(table.num_blocks), threads(kLarsThreads);
         if (rates) {
           cudaError_t error =
-              launch(lars_norms_kernel<P, G>, chunks, threads, 0, stream, table, settings.found_inf, sums);
+              launch(lars_norms_kernel<P, G, C>, chunks, threads, 0, stream, table, settings.found_inf, sums);
           if (error != cudaSuccess) return error;
           error = launch(lars_rates_kernel<kLarsRateThreads>, dim3(table.num_tensors), dim3(kLarsRateThreads), 0,
                          stream, table,

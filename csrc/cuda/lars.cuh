@@ -6,7 +6,7 @@
 //   update    chunks again, last first, so that what the norms left in L2 is met
 // Tensors that are not adapted need the last one alone. Threads walk chunks in packs of 4, kLarsUnroll packs in flight
 // each: 4 makes every float32 access one of 16 bytes. Tensors that are not aligned, and the last size % 4 elements, go
-// one by one. Bytes per element with float32 gradients: 8 in norms, 20 in update, + 2 for the copy.
+// one by one. Bytes per element with float32 gradients: 8 in norms, 20 in update, + 2 and 4 for a 16-bit copy.
 //
 // Learning rate, gradient scale and found_inf are read from device memory; a block stops at once where found_inf is set.
 #pragma once
@@ -39,10 +39,11 @@ struct LarsSettings {
   bool nesterov;
 };
 
-template <int kPack, int kUnroll, typename P, typename G, typename T>
-HOST_DEVICE void lars_norm_packs(const P* param, const G* grad, int64_t i, int64_t stride, int64_t end,
+template <int kPack, int kUnroll, typename P, typename G, typename C, typename T>
+HOST_DEVICE void lars_norm_packs(const P* param, const G* grad, const C* copy, int64_t i, int64_t stride, int64_t end,
                                  T& param_squares, T& grad_squares) {
   Pack<P, kPack> params[kUnroll];
+  Pack<C, kPack> copies[kUnroll];
   Pack<G, kPack> grads[kUnroll];
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
@@ -50,6 +51,7 @@ HOST_DEVICE void lars_norm_packs(const P* param, const G* grad, int64_t i, int64
     if (at < end) {
       params[u] = load_pack<kPack>(param + at);
       grads[u] = load_pack<kPack>(grad + at);
+      if constexpr (sizeof(C) == 2) copies[u] = load_pack<kPack>(copy + at);
     }
   }
 #pragma unroll
@@ -57,14 +59,14 @@ HOST_DEVICE void lars_norm_packs(const P* param, const G* grad, int64_t i, int64
     if (i + u * stride >= end) break;
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T w = params[u].get(k), g = T(grads[u].get(k));
+      const T w = newest_of(params[u], copies[u], k), g = T(grads[u].get(k));
       param_squares += w * w;
       grad_squares += g * g;
     }
   }
 }
 
-template <typename P, typename G>
+template <typename P, typename G, typename C>
 __global__ void __launch_bounds__(kLarsThreads)
     lars_norms_kernel(const LarsTable table, const DeviceScalar found_inf, Sums* sums) {
   static_assert(sizeof(table) + 64 <= kMostArgumentBytes, "kernel arguments");
@@ -73,15 +75,17 @@ __global__ void __launch_bounds__(kLarsThreads)
   const int64_t size = chunk.end - chunk.begin;
   const P* param = static_cast<const P*>(table.data[kLarsParam][chunk.tensor]) + chunk.begin;
   const G* grad = static_cast<const G*>(table.data[kLarsGrad][chunk.tensor]) + chunk.begin;
-  const bool aligned = is_aligned<kLarsPack>(param) && is_aligned<kLarsPack>(grad);
+  const C* copy = nullptr;
+  if constexpr (sizeof(C) == 2) copy = static_cast<const C*>(table.data[kLarsCopy][chunk.tensor]) + chunk.begin;
+  const bool aligned = is_aligned<kLarsPack>(param) && is_aligned<kLarsPack>(grad) && is_aligned<kLarsPack>(copy);
   const int64_t in_packs = aligned ? size / kLarsPack * kLarsPack : 0;
   constexpr int kStride = kLarsThreads * kLarsPack, kUnroll = 2 * kLarsUnroll;
   math_t<P> of_params = 0, of_grads = 0;
   for (int64_t i = int64_t(threadIdx.x) * kLarsPack; i < in_packs; i += kStride * kUnroll)
-    lars_norm_packs<kLarsPack, kUnroll>(param, grad, i, kStride, in_packs, of_params, of_grads);
+    lars_norm_packs<kLarsPack, kUnroll>(param, grad, copy, i, kStride, in_packs, of_params, of_grads);
 #pragma unroll 1
   for (int64_t i = in_packs + threadIdx.x; i < size; i += kLarsThreads)
-    lars_norm_packs<1, 1>(param, grad, i, 0, size, of_params, of_grads);
+    lars_norm_packs<1, 1>(param, grad, copy, i, 0, size, of_params, of_grads);
   const Sums total = block_sums<kLarsThreads>({double(of_params), double(of_grads)});
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
@@ -102,12 +106,14 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
                             const LarsScalars<math_t<P>>& scalars) {
   Pack<P, kPack> params[kUnroll], velocities[kUnroll];
   Pack<G, kPack> grads[kUnroll];
+  Pack<C, kPack> copies[kUnroll];
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
     if (at < end) {
       params[u] = load_pack<kPack>(param + at);
       grads[u] = load_pack<kPack>(grad + at);
+      if constexpr (sizeof(C) == 2) copies[u] = load_pack<kPack>(copy + at);
       if (velocity) velocities[u] = load_pack<kPack>(velocity + at);
     }
   }
@@ -119,7 +125,7 @@ HOST_DEVICE void lars_packs(P* param, const G* grad, P* velocity, C* copy, int64
     T vs[kPack], updated[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      const T w = params[u].get(k), g = T(grads[u].get(k));
+      const T w = newest_of(params[u], copies[u], k), g = T(grads[u].get(k));
       vs[k] = velocity ? velocities[u].get(k) : T(0);
       updated[k] = velocity ? lars_step<true>(w, g, vs[k], scalars) : lars_step<false>(w, g, vs[k], scalars);
     }

@@ -5,18 +5,8 @@
 
 namespace airank_fast {
 
-struct LarsLaunch {
-  int64_t num_tensors = 0;
-  const int64_t* sizes = nullptr;  // elements per tensor
-  // num_tensors addresses each; velocities and copies may be null.
-  void* const* params = nullptr;
-  void* const* grads = nullptr;
-  void* const* velocities = nullptr;
-  void* const* copies = nullptr;
-  Dtype param_dtype = Dtype::kFloat32;  // of the velocities too
-  Dtype grad_dtype = Dtype::kFloat32;
-  Dtype copy_dtype = Dtype::kNone;
-  ScalarAddress lr, grad_scale, found_inf;
+struct LarsLaunch : ListLaunch {
+  void* const* velocities = nullptr;  // of the parameters' dtype
   double momentum = 0;
   double weight_decay = 0;
   double trust_coefficient = 0;

@@ -3,7 +3,7 @@
 // Mapping: a block takes one chunk of one tensor; its threads walk it in packs of 4, kUnroll packs in flight
 // each. 4 is what makes every float32 access one of 16 bytes; the 16-bit gradient and copy then move 8 bytes
 // each, still whole sectors per warp. Tensors that are not aligned, and the last size % 4 elements, go one by
-// one. Bytes per element: 16 for parameter and buffer, read and written, + gradient + 16-bit copy if wanted.
+// one. Bytes per element: 16 for parameter and buffer, read and written, + gradient + 4 for a 16-bit copy, read and written.
 //
 // Learning rate, gradient scale and found_inf are read from device memory; a block stops at once where
 // found_inf is set.
@@ -39,6 +39,7 @@ HOST_DEVICE void sgd_packs(P* param, const G* grad, P* buffer, C* copy, int64_t 
                            const SgdScalars<math_t<P>>& scalars) {
   Pack<P, kPack> params[kUnroll], buffers[kUnroll];
   Pack<G, kPack> grads[kUnroll];
+  Pack<C, kPack> copies[kUnroll];
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const int64_t at = i + u * stride;
@@ -46,6 +47,7 @@ HOST_DEVICE void sgd_packs(P* param, const G* grad, P* buffer, C* copy, int64_t 
       params[u] = load_pack<kPack>(param + at);
       grads[u] = load_pack<kPack>(grad + at);
       if constexpr (kMomentum) buffers[u] = load_pack<kPack>(buffer + at);
+      if constexpr (sizeof(C) == 2) copies[u] = load_pack<kPack>(copy + at);
     }
   }
 #pragma unroll
@@ -56,7 +58,8 @@ HOST_DEVICE void sgd_packs(P* param, const G* grad, P* buffer, C* copy, int64_t 
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
       if constexpr (kMomentum) momentum[k] = buffers[u].get(k);
-      updated[k] = sgd_step<kMomentum>(params[u].get(k), math_t<P>(grads[u].get(k)), momentum[k], scalars);
+      const math_t<P> param_k = newest_of(params[u], copies[u], k);
+      updated[k] = sgd_step<kMomentum>(param_k, math_t<P>(grads[u].get(k)), momentum[k], scalars);
     }
     store_pack(param + at, pack_of<P>(updated));
     if constexpr (kMomentum) store_pack(buffer + at, pack_of<P>(momentum));

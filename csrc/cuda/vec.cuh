@@ -123,6 +123,21 @@ HOST_DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
   }
 }
 
+// Parameter number k: the master where there are 16-bit copies, or the copy where that is not the master, rounded. Then
+// weights were written into the copy since the last step, by a checkpoint that was loaded, say.
+template <typename P, typename C, int N>
+HOST_DEVICE math_t<P> newest_of(const Pack<P, N>& params, const Pack<C, N>& copies, int k) {
+  const math_t<P> param = params.get(k);
+  if constexpr (sizeof(C) != 2) {
+    return param;
+  } else {
+    const float written = copies.get(k);
+    C rounded;
+    store(&rounded, param);
+    return load(rounded) == written ? param : written;
+  }
+}
+
 template <int N, typename T>
 HOST_DEVICE bool is_aligned(const T* pointer) {
   return reinterpret_cast<unsigned long long>(pointer) % sizeof(typename Pack<T, N>::Move) == 0;

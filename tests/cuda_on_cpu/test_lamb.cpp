@@ -52,11 +52,15 @@ void step(const LambOptions& options, bool found_inf) {
   std::vector<Array<T>> ms = random_arrays<T>(), vs = random_arrays<T>();
   constexpr bool with_copies = sizeof(C) == 2;
   using Copy = std::conditional_t<with_copies, C, float>;
-  std::vector<Array<Copy>> copies = random_arrays<Copy>();
+  std::vector<Array<Copy>> copies = random_arrays<Copy>();  // every other one is the master, rounded, ...
+  for (size_t t = 0; t < copies.size(); ++t)                // ... and the rest were written since the last step
+    for (size_t i = 0; i < copies[t].size(); ++i) copies[t].set(i, i % 2 ? copies[t].get(i) + 2 : params[t].get(i));
   std::vector<std::vector<double>> want_params, want_ms, want_vs, want_copies;
   for (size_t t = 0; t < params.size(); ++t) {
     for (size_t i = 0; i < vs[t].size(); ++i) vs[t].set(i, std::fabs(vs[t].get(i)) + 0.01);
     std::vector<double> p = params[t].doubles(), m = ms[t].doubles(), v = vs[t].doubles(), c = copies[t].doubles();
+    if (with_copies && !found_inf)
+      for (size_t i = 1; i < p.size(); i += 2) p[i] = c[i];
     if (!found_inf) {
       reference(options, p, grads[t].doubles(), m, v);
       if (with_copies) c = p;

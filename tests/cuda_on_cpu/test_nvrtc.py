@@ -22,12 +22,13 @@ ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
 CEILING = 64
 CEILINGS = {
     "bias_gelu_backward_kernel": 80,  # two packs of eight in flight, beside the bias and the sums of their columns
-    "lamb_moments_kernel": 88,  # 8 elements in flight of four arrays
+    "lamb_moments_kernel": 96,  # 8 elements in flight of four arrays, and of their 16-bit copies
     "lamb_update_kernel": 80,  # 8 elements in flight of three arrays
+    "lars_norms_kernel": 72,  # 16 elements in flight of two arrays, and of their 16-bit copies
     "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
     "layer_norm_backward_kernel": 128,  # 8 elements of two rows, twice, their weights, and two sums for each
     "layer_norm_kernel": 120,  # 32 elements of a row, or both terms of each, in float32; 64 suffice for 16 bits
-    "sgd_kernel": 112,  # 16 elements in flight of up to three arrays; with 96 no more blocks are resident
+    "sgd_kernel": 128,  # 16 elements in flight of up to three arrays and their copies; with 96 as many blocks fit
     # Of 8 channels: three to four numbers each, and 8 packs in flight, from one array or two.
     "batch_norm_moments_kernel": 80,
     "batch_norm_sums_kernel": 80,

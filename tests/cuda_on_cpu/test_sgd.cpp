@@ -29,10 +29,14 @@ void step(bool with_momentum, bool found_inf) {
   std::vector<Array<G>> grads = random_arrays<G>();
   constexpr bool with_copies = sizeof(C) == 2;
   using Copy = std::conditional_t<with_copies, C, float>;
-  std::vector<Array<Copy>> copies = random_arrays<Copy>();
+  std::vector<Array<Copy>> copies = random_arrays<Copy>();  // every other one is the master, rounded, ...
+  for (size_t t = 0; t < copies.size(); ++t)                // ... and the rest were written since the last step
+    for (size_t i = 0; i < copies[t].size(); ++i) copies[t].set(i, i % 2 ? copies[t].get(i) + 2 : params[t].get(i));
   std::vector<std::vector<double>> want_params, want_buffers, want_copies;
   for (size_t t = 0; t < params.size(); ++t) {
     std::vector<double> p = params[t].doubles(), b = buffers[t].doubles(), c = copies[t].doubles();
+    if (with_copies && !found_inf)
+      for (size_t i = 1; i < p.size(); i += 2) p[i] = c[i];
     for (size_t i = 0; i < p.size() && !found_inf; ++i) {
       double g = grads[t].get(i) / kScale + kDecay * p[i];
       if (with_momentum) g = b[i] = kMomentum * b[i] + (1 - kDampening) * g;

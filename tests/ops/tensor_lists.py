@@ -27,6 +27,24 @@ def random_lists(device, sizes, *dtypes):
     ]
 
 
+def copies_of(params, dtype):
+    """The parameters, rounded: what an op finds in the model whose masters they are; no copies for None."""
+    return [param.to(dtype) for param in params] if dtype else []
+
+
+def assert_written_copies_are_where_a_step_begins(step, arguments, copies, **options):
+    """Every third weight of list number `copies` is written: the same as a step from masters that have it."""
+    written, expected = cloned(arguments), cloned(arguments)
+    for copy, master in zip(written[copies], expected[0], strict=True):
+        copy[::3] = 64.0  # which no random number is
+        master[::3] = 64.0
+    expected[copies] = copies_of(expected[0], written[copies][0].dtype)
+    step(*written, **options)
+    step(*expected, **options)
+    for got, want in zip(written[: copies + 1], expected[: copies + 1], strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
 def cloned(arguments):
     return [[t.clone() for t in a] if isinstance(a, list) else a for a in arguments]
 

@@ -14,7 +14,9 @@ from ops.tensor_lists import (
     SIZES,
     WRONG_FOR_ALL,
     assert_twice_the_error_at_most,
+    assert_written_copies_are_where_a_step_begins,
     cloned,
+    copies_of,
     not_aligned,
     random_lists,
     strided,
@@ -39,14 +41,14 @@ NUM_LISTS = 5
 def made(device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, sizes=SIZES):
     """Arguments of the op: five lists, lr and step, as after two steps of training."""
     moment_dtype = torch.promote_types(param_dtype, torch.float32)
-    dtypes = (param_dtype, grad_dtype or param_dtype, moment_dtype, moment_dtype, copy_dtype)
-    params, grads, moments, roots, copies = random_lists(device, sizes, *dtypes)
+    dtypes = (param_dtype, grad_dtype or param_dtype, moment_dtype, moment_dtype)
+    params, grads, moments, roots = random_lists(device, sizes, *dtypes)
     return [
         params,
         grads,
         [0.1 * t for t in moments],
         [(0.1 * t).square() for t in roots],
-        copies,
+        copies_of(params, copy_dtype),
         torch.tensor(0.01, device=device),
         torch.tensor(3.0, device=device),
     ]
@@ -150,12 +152,19 @@ def test_copies_are_the_parameters_rounded(device, copy_dtype, grad_dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("step", [lamb_, lamb_reference])
+@pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16])
+def test_weights_written_into_copies_are_where_the_step_begins(device, step, copy_dtype):
+    assert_written_copies_are_where_a_step_begins(step, made(device, copy_dtype=copy_dtype), 4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nan_and_inf_propagate(device):
     nan, inf = float("nan"), float("inf")
     grad = torch.tensor([nan, inf, 1.0], device=device)
     param, m, v = torch.ones_like(grad), torch.zeros_like(grad), torch.zeros_like(grad)
     lr, step = torch.tensor(0.5, device=device), torch.tensor(1.0, device=device)
-    copy = torch.zeros_like(param, dtype=torch.bfloat16)
+    copy = param.bfloat16()
     lamb_([param], [grad], [m], [v], [copy], lr, step)
     assert param.isnan().all()  # by way of the tensor's norm, as in apex
     assert copy.isnan().all()

@@ -13,7 +13,9 @@ from ops.tensor_lists import (
     SIZES,
     WRONG_FOR_ALL,
     assert_twice_the_error_at_most,
+    assert_written_copies_are_where_a_step_begins,
     cloned,
+    copies_of,
     not_aligned,
     random_lists,
     strided,
@@ -36,8 +38,9 @@ OPTIONS = {
 
 def made(device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, momentum=0.9, sizes=SIZES):
     """Arguments of the op: four lists and lr, of random numbers."""
-    dtypes = (param_dtype, grad_dtype or param_dtype, param_dtype if momentum else None, copy_dtype)
-    return [*random_lists(device, sizes, *dtypes), torch.tensor(7.0, device=device)]
+    dtypes = (param_dtype, grad_dtype or param_dtype, param_dtype if momentum else None)
+    lists = random_lists(device, sizes, *dtypes)
+    return [*lists, copies_of(lists[0], copy_dtype), torch.tensor(7.0, device=device)]
 
 
 def in_float64(arguments, options):
@@ -105,11 +108,18 @@ def test_copies_are_the_parameters_rounded(device, copy_dtype, grad_dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("step", [lars_, lars_reference])
+@pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16])
+def test_weights_written_into_copies_are_where_the_step_begins(device, step, copy_dtype):
+    assert_written_copies_are_where_a_step_begins(step, made(device, copy_dtype=copy_dtype), 3, **PLAIN)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nan_and_inf_propagate(device):
     nan, inf = float("nan"), float("inf")
     param = torch.tensor([1.0, 1.0, inf, nan, 1.0], device=device)
     grad = torch.tensor([nan, inf, 1.0, 1.0, 1.0], device=device)
-    velocity, copy = torch.zeros_like(param), torch.zeros_like(param, dtype=torch.bfloat16)
+    velocity, copy = torch.zeros_like(param), param.bfloat16()
     lr = torch.tensor(1.0, device=device)
     lars_([param], [grad], [velocity], [copy], lr, momentum=0.9, adapt=False)
     expected = torch.tensor([nan, -inf, inf, nan, 0.0], device=device)

@@ -14,7 +14,9 @@ from ops.tensor_lists import (
     SIZES,
     WRONG_FOR_ALL,
     assert_twice_the_error_at_most,
+    assert_written_copies_are_where_a_step_begins,
     cloned,
+    copies_of,
     not_aligned,
     random_lists,
     strided,
@@ -38,8 +40,9 @@ OPTIONS = {
 
 def made(device="cpu", param_dtype=torch.float32, grad_dtype=None, copy_dtype=None, momentum=0.9, sizes=SIZES):
     """Arguments of the op: four lists and lr, of random numbers."""
-    dtypes = (param_dtype, grad_dtype or param_dtype, param_dtype if momentum else None, copy_dtype)
-    return [*random_lists(device, sizes, *dtypes), torch.tensor(0.1, device=device)]
+    dtypes = (param_dtype, grad_dtype or param_dtype, param_dtype if momentum else None)
+    lists = random_lists(device, sizes, *dtypes)
+    return [*lists, copies_of(lists[0], copy_dtype), torch.tensor(0.1, device=device)]
 
 
 def in_float64(arguments, options):
@@ -107,11 +110,20 @@ def test_every_16_bit_number_is_read_exactly(device, dtype):
 def test_every_kind_of_float32_is_rounded_as_torch_does(device, dtype):
     low_halves = torch.tensor([0, 1, 0x0FFF, 0x1000, 0x1001, 0x2000, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
     bits = (torch.arange(-(2**15), 2**15)[:, None] * 2**16 + low_halves).to(torch.int32).flatten()
-    param = bits.view(torch.float32).to(device)
-    copy = torch.zeros_like(param, dtype=dtype)
-    expected = param.to(dtype)
-    sgd_([param], [torch.zeros_like(param)], [], [copy], torch.tensor(0.0, device=device))
-    torch.testing.assert_close(copy, expected, rtol=0, atol=0, equal_nan=True)
+    values = bits.view(torch.float32).to(device)
+    param, copy, lr = torch.zeros_like(values), torch.zeros_like(values, dtype=dtype), torch.tensor(1.0, device=device)
+    sgd_([param], [-values], [], [copy], lr)
+    torch.testing.assert_close(param, values, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(copy, values.to(dtype), rtol=0, atol=0, equal_nan=True)
+    sgd_([param], [torch.zeros_like(values)], [], [copy], lr)  # and none of them is taken for another's weight
+    torch.testing.assert_close(param, values, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("step", [sgd_, sgd_reference])
+@pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16])
+def test_weights_written_into_copies_are_where_the_step_begins(device, step, copy_dtype):
+    assert_written_copies_are_where_a_step_begins(step, made(device, copy_dtype=copy_dtype), 3, **PLAIN)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -119,7 +131,7 @@ def test_nan_and_inf_propagate(device):
     nan, inf = float("nan"), float("inf")
     param = torch.tensor([1.0, 1.0, inf, nan, 1.0], device=device)
     grad = torch.tensor([nan, inf, 1.0, 1.0, 1.0], device=device)
-    buffer, copy = torch.zeros_like(param), torch.zeros_like(param, dtype=torch.bfloat16)
+    buffer, copy = torch.zeros_like(param), param.bfloat16()
     sgd_([param], [grad], [buffer], [copy], torch.tensor(1.0, device=device), momentum=0.9)
     expected = torch.tensor([nan, -inf, inf, nan, 0.0], device=device)
     torch.testing.assert_close(param, expected, equal_nan=True)

@@ -135,3 +135,36 @@ def test_sgd_takes_torchs_and_apexs_arguments():
 def test_what_the_op_does_not_do_is_refused(kind, name):
     with pytest.raises(UserError, match=f"^{kind.op}: {name} must be False, got True$"):
         kind([nn.Parameter(torch.ones(2))], lr=0.1, **{name: True})
+
+
+@every
+@pytest.mark.parametrize("write", ["load_state_dict", "data"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_are_written_into_a_16_bit_model_are_what_the_next_step_begins_with(kind, options, dtype, write):
+    model, optimizer = stepped(kind, options, dtype)
+    optimizer.reset_state()  # what is left of earlier gradients would move the weights
+    best = {name: torch.full_like(tensor, 3.0) for name, tensor in model.state_dict().items()}
+    if write == "load_state_dict":
+        model.load_state_dict(best)
+    else:
+        for param in model.parameters():
+            param.data.fill_(3.0)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    for param in model.parameters():
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    for param in model.parameters():
+        assert torch.equal(param.detach(), torch.full_like(param, 3.0))
+        assert torch.equal(optimizer.state[param]["master"], torch.full_like(param, 3.0, dtype=torch.float32))
+
+
+@every
+def test_weights_written_as_they_were_leave_the_masters_their_digits(kind, options):
+    model, optimizer = stepped(kind, options, torch.bfloat16, num_steps=3)
+    other, undisturbed = stepped(kind, options, torch.bfloat16, num_steps=3)
+    model.load_state_dict(copy.deepcopy(model.state_dict()))
+    run_steps(model, optimizer, 2, first=3)
+    run_steps(other, undisturbed, 2, first=3)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(optimizer.state[a]["master"], undisturbed.state[b]["master"])
