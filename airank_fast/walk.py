@@ -1,7 +1,7 @@
 """What lies below a folder, at any depth: the one walk of every command that looks into folders.
 
-`Path.rglob` and, before Python 3.12, `os.walk` recurse, so that a tree of a thousand folders in each other ends them;
-both pass over a folder that cannot be read without a word.
+`Path.rglob`, `Path.mkdir(parents=True)`, `shutil.rmtree` and, before Python 3.12, `os.walk` recurse, so that a thousand
+folders in each other end them; and the walks pass over a folder that cannot be read without a word.
 """
 
 from __future__ import annotations
@@ -41,3 +41,20 @@ def walk(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None 
 def files(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None = None) -> Iterator[Path]:
     """The files below a folder, and links to files, as `walk` meets them."""
     return (Path(entry.path) for entry in walk(folder, enter) if entry.is_file())
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing. OSError where that cannot be."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that it holds; links are removed, not followed. OSError or UserError where it stays."""
+    for entry in reversed(list(walk(folder))):
+        (os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
+    os.rmdir(folder)

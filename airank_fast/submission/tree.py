@@ -10,14 +10,15 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
 from airank_fast.rules.trees import MANIFEST, SUMS
+from airank_fast.walk import make_folders, remove
 
 _UNSAFE = re.compile(r"[^\w.+()\[\]-]+")
 
@@ -78,7 +79,7 @@ class Tree:
             raise UserError(f"--output: a directory that is absent or empty is required, got {output}")
         partial = None
         try:
-            output.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(output.parent)
             partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
             sums = [f"{self._write_file(partial / name, name)}  {name}\n" for name in self]
             (partial / SUMS).write_text("".join(sums), encoding="utf-8")
@@ -88,12 +89,13 @@ class Tree:
             reason = error.strerror or error
             raise UserError(f"--output: a directory that can be written is required, got {output} ({reason})") from None
         finally:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
+            if partial is not None and partial.is_dir():
+                with suppress(OSError, UserError):
+                    remove(partial)
 
     def _write_file(self, path: Path, name: str) -> str:
         """Write one file; returns its sha256 in hex."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         content, digest = self._files[name], hashlib.sha256()
         with open(path, "xb") as target:
             if isinstance(content, bytes):

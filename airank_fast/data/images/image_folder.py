@@ -117,7 +117,7 @@ def _pictures(folder: str, other_kinds: Counter[str]) -> list[str]:
     ImageFolder takes them; hidden files and folders are left out, pictures of other kinds counted. Links are followed,
     but not round in a circle."""
     found: dict[str, list[str]] = {}
-    waiting = [(folder, frozenset([os.path.realpath(folder)]))]
+    waiting = [(folder, frozenset([_identity(folder)]))]
     while waiting:
         folder, above = waiting.pop()
         names = found[folder] = []
@@ -125,14 +125,19 @@ def _pictures(folder: str, other_kinds: Counter[str]) -> list[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                target = os.path.realpath(entry.path)
-                if target not in above:
-                    waiting.append((entry.path, above | {target}))
+                identity = _identity(entry.path)
+                if identity not in above:
+                    waiting.append((entry.path, above | {identity}))
             elif entry.name.lower().endswith(SUFFIXES):
                 names.append(entry.path)
             elif (suffix := os.path.splitext(entry.name)[1].lower()) in OTHER_SUFFIXES:
                 other_kinds[suffix] += 1
     return [path for folder in sorted(found) for path in found[folder]]
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _some(names: Sequence[str]) -> str:
