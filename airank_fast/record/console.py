@@ -68,6 +68,8 @@ class Console:
 
     def _on_run_config(self, event: Event) -> None:
         self._task, self._metric, self._unit = tasks.of(event), tasks.headline(event), event.get("unit") or "samples"
+        if self._unit in ("tokens", "words"):  # steps count samples, whose tokens are known at the end of a block
+            self._unit = "samples"
         headline = {} if event.get("target") is None else {self._metric.name: event["target"]}
         self._target = tasks.target_of_facts(event.get("task")) or headline
         if event.get("precision_reason"):
@@ -190,8 +192,8 @@ def final_table(summary: dict) -> str:
         ("measuring", _value(summary["measure_s"], ".3f", "s"), ""),
         (
             "trained",
-            f"{summary['trained_samples']} {unit}",
-            f"{summary['steps']} steps, {summary['epochs']} epochs",
+            _value(summary["trained_samples"], "d", "samples" if summary["units_per_sample"] else unit),
+            f"{_value(summary['steps'], 'd')} steps, {_value(summary['epochs'], 'd')} epochs",
         ),
         ("status", str(summary["status"]), summary["reason"] or ""),
     ]

@@ -32,7 +32,8 @@ GIB = 2**30
 def summarize(events: Iterable[Event]) -> dict:
     """Every figure of a run, at any moment of it; None where the events do not give one.
 
-    Keys: benchmark, status (success | aborted | unfinished), reason, detail, comparable, world_size, precision, unit,
+    Keys: benchmark, task (the facts that the run carries), units_per_sample (None where throughput counts samples),
+    status (success | aborted | unfinished), reason, detail, comparable, world_size, precision, unit,
     target, e2e_time, total_time, time2train, trained_samples, epochs (completed), steps, evaluations, best_accuracy,
     final_accuracy (of the headline metric), quality (of the last evaluation), p_whole, p_train, p_core, avg_ips,
     avg_ips_warmup_epochs (those that it really leaves out: 0 if the run ended in them), evaluation_s, core_s,
@@ -61,7 +62,7 @@ class Tally:
         self.is_ours = False  # of this project's recorder, which leaves nothing out: a sum over nothing is 0
         self.steps = 0
         self.samples = 0
-        self._units_per_sample: float | None = None
+        self.units_per_sample: float | None = None
         self._first_samples = 0  # of this process
         self._kinds: set[str] = set()
         self._counts_samples = self._counts_steps = False
@@ -133,7 +134,7 @@ class Tally:
         step, samples = event.get("step"), event.get("samples")  # another program's log may carry neither
         self.steps, self.samples = max(self.steps, step or 0), max(self.samples, samples or 0)
         if event.get("units") and self.samples > self._first_samples:
-            self._units_per_sample = sum(event["units"]) / (self.samples - self._first_samples)
+            self.units_per_sample = sum(event["units"]) / (self.samples - self._first_samples)
         self._clocks.block(event)
 
     def _on_epoch_stop(self, event) -> None:
@@ -170,25 +171,13 @@ class Tally:
         return self.config.get("unit") or "samples"
 
     @property
-    def task(self) -> tasks.Task | None:
-        """The task of the run, with the facts that the run itself carries."""
-        return tasks.of(self.config)
-
-    @property
     def metric(self) -> tasks.Metric:
         """The metric that the run calls its accuracy."""
         return tasks.headline(self.config)
 
-    @property
-    def goal(self) -> Mapping[str, float]:
-        """What one evaluation must have, {metric: value}; {} of a run without a target."""
-        stated = tasks.target_of_facts(self.config.get("task"))
-        return stated or ({} if self.target is None else {self.metric.name: self.target})
-
     def reached(self) -> Event | None:
         """The first evaluation that has the whole target."""
-        goal, task = self.goal, self.task or tasks.Task(name="", model="", title={}, metrics=(self.metric,))
-        return next((stop for stop in self.evaluations if task.reached(qualities(stop, self.metric), goal)), None)
+        return next((stop for stop in self.evaluations if reaches(self.config, stop)), None)
 
     def end_t(self) -> float | None:
         """When the run ended, or the last that is known of it."""
@@ -210,7 +199,7 @@ class Tally:
         """What throughput counts, a second."""
         if seconds is None or not seconds > 0:
             return None
-        return samples / seconds * (1 if self._units_per_sample is None else self._units_per_sample)
+        return samples / seconds * (1 if self.units_per_sample is None else self.units_per_sample)
 
     def absent(self) -> dict[str, str]:
         """Figures that another program's log does not give although a sum over nothing would be 0, each with why."""
@@ -257,6 +246,7 @@ class Tally:
         step_times = sorted(time for _, times in self._step_times for time in times)
         figures = {
             "benchmark": config.get("benchmark"),
+            "task": config.get("task"),
             "status": stop.get("status") if stop else "unfinished",
             "reason": stop.get("reason") if stop else None,
             "detail": stop.get("detail") if stop else None,
@@ -269,6 +259,7 @@ class Tally:
             "total_time": total_s,
             "time2train": reached["t"] - self.run_start_t if reached and total_s is not None else None,
             "trained_samples": self.samples,
+            "units_per_sample": self.units_per_sample,
             "epochs": self.epochs[-1]["epoch"] if self.epochs else 0,
             "steps": self.steps,
             "evaluations": len(accuracies),
@@ -322,6 +313,19 @@ class _StepClocks:
 
     def totals(self) -> dict[str, float]:
         return {name: self._earlier[name] + self._block[name] + self._tail[name] for name in self.NAMES}
+
+
+def goal(config: Mapping) -> Mapping[str, float]:
+    """What one evaluation of a run must have, {metric: value}; {} of a run without a target."""
+    stated = tasks.target_of_facts(config.get("task"))
+    return stated or ({} if config.get("target") is None else {tasks.headline(config).name: config["target"]})
+
+
+def reaches(config: Mapping, evaluation: Event) -> bool:
+    """Whether an evaluation has the whole target of the run."""
+    metric = tasks.headline(config)
+    task = tasks.of(config) or tasks.Task(name="", model="", title={}, metrics=(metric,))
+    return task.reached(qualities(evaluation, metric), goal(config))
 
 
 def qualities(evaluation: Event, metric: tasks.Metric) -> dict[str, float]:

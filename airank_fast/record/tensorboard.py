@@ -6,7 +6,7 @@ Needs the `tensorboard` package, and neither torch nor TensorFlow.
 import os
 
 from airank_fast.errors import UserError
-from airank_fast.record.events import Event
+from airank_fast.record.events import Event, dictionary
 
 _CURVES = (
     ("loss", "train/loss"),
@@ -40,12 +40,16 @@ class TensorBoard:
         self._writer.close()
 
     def _on_steps(self, event: Event) -> None:
-        for name, tag in _CURVES:
-            for index, value in enumerate(event.get(name) or ()):
+        curves = [(event.get(name), tag) for name, tag in _CURVES]
+        curves += [(values, f"train/loss/{name}") for name, values in dictionary(event.get("losses")).items()]
+        for values, tag in curves:
+            for index, value in enumerate(values or ()):
                 self._scalar(event["t"], event["first_step"] + index, tag, value)
 
     def _on_eval_stop(self, event: Event) -> None:
-        self._scalar(event["t"], event["step"], "eval/accuracy", event["accuracy"])
+        found = {"accuracy": event["accuracy"], **dictionary(event.get("quality"))}
+        for name, value in found.items():
+            self._scalar(event["t"], event["step"], f"eval/{name}", value)
 
     def _on_resume(self, event: Event) -> None:
         """Tell TensorBoard to forget what an earlier process drew past this step."""

@@ -106,7 +106,7 @@ def _reported(run: Run, known: dict) -> ReportedRun:
         evaluations=_evaluations(events, start_t),
         loss=loss,
         learning_rate=learning_rate,
-        throughput=_throughput(events, start_t),
+        throughput=_throughput(events, start_t, summary["units_per_sample"] or 1),
         seconds=_seconds(run, summary),
         verdict=judge(run.path, config, known),
         warnings=[clean(str(event.get("message"))) for event in run.events if event["kind"] == "warning"][:MAX_ITEMS],
@@ -187,7 +187,8 @@ def _of_steps(events: list[Event]) -> tuple[Curve, Curve]:
     return thin(samples, losses), thin(samples, rates)
 
 
-def _throughput(events: list[Event], start_t: float | None) -> Curve:
+def _throughput(events: list[Event], start_t: float | None, units: float) -> Curve:
+    """What throughput counts, a second: so many `units` a sample."""
     rates = RateOverTime()
     since = None  # when the training began that the next event tells of
     told = trained = 0.0  # samples that steps told of in this block; those of the run
@@ -198,12 +199,12 @@ def _throughput(events: list[Event], start_t: float | None) -> Curve:
         elif kind in ("eval_stop", "checkpoint") and since is not None:
             since = t
         elif kind == "steps" and since is not None:
-            rates.add(since - start_t, t - start_t, event["samples"])
+            rates.add(since - start_t, t - start_t, event["samples"] * units)
             since, told, trained = t, told + event["samples"], trained + event["samples"]
         elif kind in ("block_stop", "process_start", "run_stop"):
             samples = number(event.get("samples")) or 0.0
             if since is not None and not told and samples > trained:  # a log without steps
-                rates.add(since - start_t, t - start_t, samples - trained)
+                rates.add(since - start_t, t - start_t, (samples - trained) * units)
             since, trained = None, max(trained, samples)
     return rates.curve()
 

@@ -34,12 +34,14 @@ class Metric:
     """A quality figure: its name, in which direction it is better, how it is printed, and the largest value it has.
 
     `maximum` is 1 of a fraction (also one that is printed in per cent), 100 of BLEU, inf where there is no bound.
+    `mlperf` is its name in an MLPerf log whose eval_accuracy is an object of several metrics.
     """
 
     name: str
     format: str = ".2%"
     direction: str = "up"
     maximum: float = 1.0
+    mlperf: str = ""
 
     def reaches(self, value: float, target: float) -> bool:
         """Whether a value is as good as the target or better; NaN never is."""

@@ -10,7 +10,7 @@ TASK = Task(
     model="Mask R-CNN",
     title={"zh": "目标检测", "en": "object detection and instance segmentation"},
     unit="images",
-    metrics=(Metric("box_ap"), Metric("mask_ap")),
+    metrics=(Metric("box_ap", mlperf="BBOX"), Metric("mask_ap", mlperf="SEGM")),
     names={"airank": "MaskRCNN", "mlperf": "maskrcnn", "flagperf": "mask_rcnn"},
     data_set="COCO 2017",
     train_samples=118_287,

@@ -7,6 +7,7 @@ from commands.inprocess import run
 
 from airank_fast import convert
 from airank_fast.record.foreign.read import read_run
+from airank_fast.record.settings import parse_settings
 from airank_fast.reports import reading
 
 T = 1_700_000_000_000
@@ -136,3 +137,26 @@ def test_devices_that_nobody_counted(countless, tmp_path, settings, nnodes, npro
         if config is None
         else f"| A100{'单' if nnodes == 1 else '两'}机{'单' if nproc == 1 else nproc}卡（{config}）"
     )
+
+
+def test_counts_that_a_log_writes_as_floats_are_counts(tmp_path):
+    facts = [(0, "submission_benchmark", "resnet", {}), (0, "seed", 7.0, {}), (0, "eval_samples", 50_000.0, {})]
+    facts += [(0, name, 3200.0, {}) for name in ("global_batch_size", "gradient_accumulation_steps")]
+    facts += [(0, "train_samples", 1_281_167.0, {})]
+    epochs = {"first_epoch_num": 1.0, "epoch_count": 4.0}
+    path = mlperf_log(tmp_path / "log", *story(epochs, epochs, {"epoch_num": 4.0}, facts))
+    found = read_run(path)
+    config = found.first("run_config")
+    counts = [config[name] for name in ("seed", "eval_samples", "global_batch_size", "train_samples")]
+    counts += [
+        found.summary["trained_samples"],
+        found.first("eval_stop")["epoch"],
+        found.first("block_stop")["samples"],
+    ]
+    assert counts == [7, 50_000, 3200, 1_281_167, 4 * 1_281_167, 4, 4 * 1_281_167]
+    assert {type(count) for count in counts} == {int}
+    assert "total_epoch_cnt:4\n" in run(convert, path, "--to", "airank", "--incomplete").stdout
+    assert ".0" not in run(convert, path, "--to", "mlperf", "--incomplete").stdout
+    assert reading.read(path).config["global_batch_size"] == 3200
+    known = parse_settings(["train_samples=3001600.0", "world_size=8.0"])
+    assert [str(value) for value in known.values()] == ["3001600", "8"]

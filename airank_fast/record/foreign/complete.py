@@ -14,7 +14,8 @@ from itertools import pairwise
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
-from airank_fast.record.events import Event
+from airank_fast.record.events import Event, dictionary
+from airank_fast.record.metrics import goal, reaches
 from airank_fast.tasks import Task, fraction
 
 MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
@@ -26,6 +27,7 @@ _COUNTS += ("used_bytes", "total_bytes")
 _LISTS = ("core_s", "wait_s", "h2d_s", "measure_s", "loss", "lr", "per_rank")
 _POSITIVE = ("world_size", "global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 _POSITIVE += ("samples_per_epoch",)
+_WHOLE = {*_COUNTS, *_POSITIVE, "seed"}
 REQUIRED = {  # what metrics.py asks of completed events
     "steps": ("first_step", "num_steps", "samples", "core_s"),
     "epoch_stop": ("epoch", "samples"),
@@ -46,6 +48,7 @@ def checked(event: Event, required: Mapping[str, tuple[str, ...]] | None = None)
     `required` has the fields that a kind must have (REQUIRED, REQUIRED_OF_OURS); without it any may be missing.
     UserError with the kind, field and value.
     """
+    event = with_whole_counts(event)
     kind = event["kind"]
     if not isinstance(kind, str):  # a kind called nan is read as the number
         raise UserError(f"an event: a kind that is a word is required, got {_short(kind)}")
@@ -66,18 +69,16 @@ def checked(event: Event, required: Mapping[str, tuple[str, ...]] | None = None)
         if name.endswith("_s") and isinstance(value, list) and not all(abs(item) < MAX_T for item in value):
             raise UserError(f"{kind}: {name} must be a list of seconds, got {_short(value)}")
     if kind == "run_config":
-        event = with_whole_counts(event)
         check_config(event)
     if kind == "run_stop" and event.get("status") not in (None, "success", "aborted"):
         return {**event, "status": "aborted", "detail": f"status {_short(event['status'])}"}
     return event
 
 
-def with_whole_counts(config: Event) -> Event:
-    """The configuration with its counts as whole numbers, also those that a log writes as 3001600.0."""
-    counts = {name: config.get(name) for name in _POSITIVE}
-    whole = {name: int(value) for name, value in counts.items() if type(value) is float and value.is_integer()}
-    return {**config, **whole}
+def with_whole_counts(event: Event) -> Event:
+    """The event with its counts as whole numbers, also those that a log writes as 3001600.0."""
+    floats = [name for name, value in event.items() if type(value) is float and name in _WHOLE]
+    return event | {name: int(event[name]) for name in floats if event[name].is_integer()}
 
 
 def check_config(config: dict) -> None:
@@ -176,7 +177,8 @@ class Outline:
     def place(self, event: Event) -> Event:
         """The event with its samples, epoch and step as far as they are known, and its accuracy in the task's unit."""
         if self.is_per_cent and event["kind"] == "eval_stop":
-            event = {**event, "accuracy": fraction(event["accuracy"])}
+            quality = {name: fraction(value) for name, value in dictionary(event.get("quality")).items()}
+            event = {**event, "accuracy": fraction(event["accuracy"]), **({"quality": quality} if quality else {})}
             event.pop("unit", None)
         if self.counts_epochs:
             return {name: value for name, value in event.items() if name != "samples"}
@@ -228,8 +230,7 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
         if kind == "eval_stop" and count + 1 == len(outline.evaluations) and outline.trained_samples:
             event = {**event, "samples": outline.trained_samples}
         if kind == "eval_stop":
-            target = outline.config.get("target")
-            reached = reached or (target is not None and event["accuracy"] >= target)
+            reached = reached or reaches(outline.config, event)
         pending = before[count] if count < len(before) else []
         while pending and kind != "run_start" and (kind == "eval_stop" or pending[0]["t"] <= event["t"]):
             added = pending.pop(0)
@@ -244,7 +245,7 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
 
 def _ended(stop: Event, outline: Outline, reached: bool) -> Event:
     """The end of the run, with how it ended where the log does not say and the target does."""
-    if stop.get("status") is not None or outline.config.get("target") is None:
+    if stop.get("status") is not None or not goal(outline.config):
         return stop
     ending = {"status": "success", "reason": "target"} if reached else {"status": "aborted", "reason": "epochs"}
     return stop | ending

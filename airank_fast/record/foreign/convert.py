@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
-from airank_fast.record.events import Event, effective, name_floats, to_line
+from airank_fast.record.events import Event, dictionary, effective, name_floats, to_line
 from airank_fast.record.formats import airank, dllogger, flagperf, mlperf, perflog
 from airank_fast.record.lines import Lines
-from airank_fast.record.metrics import Tally
+from airank_fast.record.metrics import Tally, reaches
 from airank_fast.record.settings import LARS, OF_ONE_OPTIMIZER, SGD, SUBMISSION
 
 FORMATS = ("airank", "mlperf", "flagperf", "events", "dllogger", "perflog")
@@ -186,6 +186,7 @@ class _Unfinished:
     """Follows a log for where the running accuracy of an evaluation reaches the target before a whole one does."""
 
     def __init__(self):
+        self._config: Event = {}
         self._target = self._start_t = self._first_s = None
         self.note: str | None = None
         self._done = False
@@ -193,12 +194,12 @@ class _Unfinished:
     def feed(self, event: Event) -> None:
         kind = event["kind"]
         if kind == "run_config":
-            self._target = event.get("target")
+            self._config, self._target = event, event.get("target")
         elif kind == "run_start":
             self._start_t = event["t"]
         if self._target is None or self._start_t is None or self._done:
             return
-        if kind == "eval_stop" and event["accuracy"] >= self._target:
+        if kind == "eval_stop" and reaches(self._config, event):
             self._done = True
             if self._first_s is not None:
                 whole_s = event["t"] - self._start_t
@@ -260,6 +261,8 @@ def convert(
             continue
         if kind not in CARRIED[to] | _RECOMPUTED | _IMPLIED.get(to, set()) | {"run_config"}:
             losses.count(f"events {kind}: {to} has no line for them")
+        if kind == "eval_stop" and len(dictionary(event.get("quality"))) > 1 and to != "mlperf":
+            losses.count(f"evaluations with several metrics: {to} has room for one")
         wanted = _fit(event, to, number)
         if wanted is None:
             losses.count(f"events {kind}: without what {to} says of them")

@@ -99,6 +99,7 @@ class AIRankLog:
         if ips is None:
             ips = 0.0 if self._tally.is_ours else self._stated_ips
         unit = "images" if self._tally.unit == "images" else "samples"
+        unit = unit if self._tally.units_per_sample is None else self._tally.unit  # tokens are no samples
         return [
             _line(t, "test_finish"),
             _line(t, f"total_use_time:{self._since_start(t)}sec"),

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
-from airank_fast.record.events import Event, Repeated
+from airank_fast.record.events import Event, Repeated, dictionary
 
 _MARK, _TOKEN = ":::MLLOG", ":::MLLOG "
 _FILE = "airank_fast/record/formats/mlperf.py"
 _POINT, _START, _END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 _SUBMISSION = ("org", "platform", "division", "status")
+# MLPerf's names of the metrics of benchmarks whose eval_accuracy is an object, with ours.
+_METRICS = {metric.mlperf: metric.name for task in tasks.all_tasks() for metric in task.metrics if metric.mlperf}
 _SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 _LARGEST_TIME_MS = 1 << 53  # beyond it milliseconds are no longer exact as a float
 EARLIEST_TIME_MS, LATEST_TIME_MS = 10**12, 10**13  # 2001 to 2286: seconds and microseconds lie far outside
@@ -37,6 +39,7 @@ class MLPerfLog:
         self._seen: set[str] = set()
         self._told: set[str] = set()  # keys of the configuration that were written
         self._is_repeated = Repeated()
+        self._task: tasks.Task | None = None
         self._sizes: Event | None = None  # the run_config, until the data set is known as well
         self._block: dict | None = None  # metadata of the open block
         self._epoch = "epoch"  # the field of an evaluation that its epoch_num is
@@ -71,6 +74,7 @@ class MLPerfLog:
             values["submission_benchmark"] = (
                 task.names.get("mlperf", event["benchmark"]) if task else event["benchmark"]
             )
+            self._task = tasks.find(event["benchmark"])
             self._epoch = "samples" if task and task.counted_in == "samples" else self._epoch
         submission = event.get("submission") or {}
         values |= {f"submission_{name}": submission[name] for name in _SUBMISSION if name in submission}
@@ -142,11 +146,19 @@ class MLPerfLog:
         return [_line(event["t"], _START, "eval_start", None, self._where(event))]
 
     def _on_eval_stop(self, event) -> list[str]:
-        metadata = self._where(event)
+        metadata, value = self._where(event), _as_mlperf(self._task, event)
         return [
-            _line(event["t"], _POINT, "eval_accuracy", event["accuracy"], metadata),
+            _line(event["t"], _POINT, "eval_accuracy", value, metadata),
             _line(event["t"], _END, "eval_stop", None, metadata),
         ]
+
+
+def _as_mlperf(task: tasks.Task | None, event: Event) -> object:
+    """The accuracy of an evaluation; an object, {"BBOX": ..., "SEGM": ...}, of a benchmark that has several."""
+    found = dictionary(event.get("quality"))
+    names = {metric.mlperf: metric.name for metric in task.metrics if metric.mlperf} if task else {}
+    has_all = names and all(type(found.get(ours)) in (int, float) for ours in names.values())
+    return {theirs: found[ours] for theirs, ours in names.items()} if has_all else event["accuracy"]
 
 
 def _hyper_parameters(*sources: Event) -> dict:
@@ -307,6 +319,12 @@ def _event(t: float, key: str, value, metadata: dict, number: int) -> Event | No
             _require(_is_number(metadata[theirs]), number, f"{key}'s {theirs}: a number", metadata[theirs])
             where[ours] = metadata[theirs]
     if key == "eval_accuracy":
+        if isinstance(value, dict):
+            quality = {ours: value[theirs] for theirs, ours in _METRICS.items() if theirs in value}
+            is_known = quality and all(map(_is_number, quality.values()))
+            _require(is_known, number, f"eval_accuracy: a number, or {' and '.join(_METRICS)} with one each", value)
+            where["quality"] = quality
+            value = next(iter(quality.values()))
         _require(type(value) in (int, float), number, "eval_accuracy: a number", value)
         return event | {"kind": "eval_stop", **where, "accuracy": value}
     return event | where if key in _INTERVALS else None
