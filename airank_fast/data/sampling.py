@@ -12,6 +12,7 @@ the same formula in a DALI graph gives the same windows.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,8 +25,19 @@ ATTEMPT_LIMITS = np.array([1] * (NUM_ATTEMPTS - 1) + [np.inf], np.float32)  # th
 NUM_DRAWS = 24  # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
 _DRAW_Y, _DRAW_X, _DRAW_FLIP = 20, 21, 22
 _MAX_RATIO = 4 / 3  # of the sides, either way
-_ORDER, _DRAWS = 0, 1  # second word of the Philox key: what the numbers are for
 _WORDS_PER_COUNT = 4  # Philox 4x64 yields four words per counter value
+
+
+@enum.unique
+class Purpose(enum.IntEnum):
+    """What Philox's numbers are for: the second word of its key, so that none are drawn twice from one seed."""
+
+    ORDER = 0  # of a training set's samples in an epoch
+    DRAWS = 1  # a picture's window and flip
+    PICTURES = 2  # synthetic ones
+    SHARDS = 3  # their order in an epoch
+    MASKS = 4  # of tokens, in text that is masked as it is read
+    SHUFFLE = 5  # of a block's samples, when a corpus is prepared
 
 
 class Crop(NamedTuple):
@@ -45,7 +57,7 @@ class Request(NamedTuple):
     draws: np.ndarray | None  # float64 [b, NUM_DRAWS] in [0, 1); None in evaluation
 
 
-def philox(seed: int, purpose: int, counter: tuple[int, int]) -> np.random.Philox:
+def philox(seed: int, purpose: Purpose, counter: tuple[int, int]) -> np.random.Philox:
     """Random words addressed by (seed, purpose, counter); four 64-bit words per step of the first counter."""
     key = np.array([seed & 0xFFFFFFFFFFFFFFFF, purpose], dtype=np.uint64)
     return np.random.Philox(key=key, counter=np.array([*counter, 0, 0], dtype=np.uint64))
@@ -53,14 +65,14 @@ def philox(seed: int, purpose: int, counter: tuple[int, int]) -> np.random.Philo
 
 def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     """The order of epoch `epoch` (0-based): int64 [num_samples]."""
-    keys = philox(seed, _ORDER, (0, epoch)).random_raw(num_samples)
+    keys = philox(seed, Purpose.ORDER, (0, epoch)).random_raw(num_samples)
     return np.argsort(keys, kind="stable")
 
 
 def draws(seed: int, first_position: int, count: int) -> np.ndarray:
     """Uniforms in [0, 1) of `count` stream positions: float64 [count, NUM_DRAWS]."""
     first_count = first_position * (NUM_DRAWS // _WORDS_PER_COUNT)
-    raw = philox(seed, _DRAWS, (first_count, 0)).random_raw(count * NUM_DRAWS)
+    raw = philox(seed, Purpose.DRAWS, (first_count, 0)).random_raw(count * NUM_DRAWS)
     return ((raw >> np.uint64(11)) * 2.0**-53).reshape(count, NUM_DRAWS)
 
 

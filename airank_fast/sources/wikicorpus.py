@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest, checksum
-from airank_fast.data.sampling import philox
+from airank_fast.data.sampling import Purpose, philox
 from airank_fast.data.text.samples import Samples
 from airank_fast.data.text.sentence_pairs import Documents, PairOptions, build_samples
 from airank_fast.data.text.shards import import_h5py, write_shard
@@ -33,7 +33,6 @@ from airank_fast.sources import wordpiece
 from airank_fast.sources.wikitext import import_parser
 from airank_fast.sources.workers import ordered_map
 
-_SHUFFLE = 4  # Philox key word, beside those in `airank_fast.data`
 _MOST_UNKNOWN = 0.5  # of the tokens: the vocabulary is another language's
 _EVAL_BLOCK = 2**32  # its random numbers are no training part's
 
@@ -222,7 +221,7 @@ def _build(block: _Block) -> dict:
         num = min(len(samples), plan.num_eval_samples)
         samples = samples.take(np.arange(num) * len(samples) // num)
     else:
-        keys = philox(plan.seed, _SHUFFLE, (0, block.number)).random_raw(len(samples))
+        keys = philox(plan.seed, Purpose.SHUFFLE, (0, block.number)).random_raw(len(samples))
         samples = samples.take(np.argsort(keys, kind="stable"))
     write_shard(
         block.root / block.name,

@@ -1,6 +1,8 @@
 """The stream of samples and the windows cut from pictures."""
 
+import ast
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,3 +161,17 @@ def test_digits_shift_by_up_to_four_pixels():
 @pytest.mark.parametrize(("size", "expected"), [((375, 500), (23, 86, 328, 328)), ((256, 256), (16, 16, 224, 224))])
 def test_the_evaluation_window_is_central(size, expected):
     assert sampling.square_window(*size, 256, 224, None) == expected
+
+
+def test_every_purpose_of_philox_has_numbers_of_its_own():
+    """And keeps them: a change would make other runs of old seeds. No file but sampling.py names a key by a number."""
+    purposes = {purpose.name: purpose.value for purpose in sampling.Purpose}
+    assert purposes == {"ORDER": 0, "DRAWS": 1, "PICTURES": 2, "SHARDS": 3, "MASKS": 4, "SHUFFLE": 5}
+    words = {purpose: tuple(sampling.philox(7, purpose, (0, 0)).random_raw(4)) for purpose in sampling.Purpose}
+    assert len(set(words.values())) == len(purposes)
+    used = {}
+    for path in Path(sampling.__file__).parents[1].rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "philox":
+                used.setdefault(ast.unparse(call.args[1]), []).append(path.name)
+    assert set(used) == {f"Purpose.{name}" for name in purposes}, used

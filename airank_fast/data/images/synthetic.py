@@ -7,9 +7,8 @@ from itertools import count
 
 import torch
 
-from airank_fast.data.sampling import TrainStream, eval_batches, philox
+from airank_fast.data.sampling import Purpose, TrainStream, eval_batches, philox
 
-_PICTURES = 2  # Philox key word, beside sampling's
 _NUM_POOL_STEPS = 4
 
 
@@ -61,7 +60,7 @@ class SyntheticReader:
         size = self._shape[0] * self._shape[1] * self._shape[2]
         words = -(-size // 8) + 1  # one more for the label
         words += -words % 4  # whole Philox counts per picture
-        raw = philox(self._seed, _PICTURES, (first * words // 4, 0)).random_raw(num * words)
+        raw = philox(self._seed, Purpose.PICTURES, (first * words // 4, 0)).random_raw(num * words)
         raw = raw.reshape(num, words)
         labels = torch.from_numpy((raw[:, 0] >> 33).astype("int64") % self._num_classes)
         images = torch.from_numpy(raw[:, 1:].view("uint8")[:, :size].reshape(num, *self._shape).copy())

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from airank_fast.data.sampling import philox
+from airank_fast.data.sampling import Purpose, philox
 from airank_fast.errors import UserError
 
 NAME = "Python's language reference and docstrings"
@@ -30,7 +30,6 @@ _FORMAT = 1  # another number for another text or vocabulary
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _SHORTEST = 40  # characters of a docstring worth reading
 _HOLD_OUT = 20  # one document in so many
-_MASKS = 4  # Philox key word, beside sampling's, synthetic's and wikicorpus'
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class Blocks:
 
     def _draws(self, position: int) -> np.ndarray:
         num_words = self._blocks.shape[1] + 2 * self.num_masked
-        return philox(self._seed, _MASKS, (0, position)).random_raw(num_words)
+        return philox(self._seed, Purpose.MASKS, (0, position)).random_raw(num_words)
 
 
 class MaskedBlocks:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airank_fast.data.manifest import Manifest
-from airank_fast.data.sampling import TrainStream, eval_batches, permutation, philox
+from airank_fast.data.sampling import Purpose, TrainStream, eval_batches, permutation, philox
 from airank_fast.data.text.samples import Samples
 from airank_fast.data.text.shards import Shard, inspect_shard, read_counts, read_shard
 from airank_fast.data.text.tokens import MicroBatch, shares
@@ -32,7 +32,6 @@ from airank_fast.errors import UserError
 from airank_fast.walk import files
 
 POOL_SAMPLES = 2**18  # about 2 kB each at 512 tokens; three times that while a pool is being read
-_ORDER, _SHARDS = 0, 3  # Philox key words, beside sampling's
 _WORDS_PER_COUNT = 4
 _FOLDERS = {"train": ("train", "training"), "eval": ("eval", "eval_varlength", "test")}
 _SUFFIXES = (".hdf5", ".h5")
@@ -204,7 +203,7 @@ class WikiCorpusReader:
         shards, num_samples = self._corpus.train, self._corpus.num_train
         epoch, offset = divmod(first, num_samples)
         while True:
-            keys = philox(self._seed, _SHARDS, (0, epoch)).random_raw(len(shards))
+            keys = philox(self._seed, Purpose.SHARDS, (0, epoch)).random_raw(len(shards))
             start, chosen = 0, []
             for number, index in enumerate(np.argsort(keys, kind="stable").tolist()):
                 chosen.append(index)
@@ -260,5 +259,7 @@ def _order(seed: int, pool: _Pool) -> np.ndarray:
     if pool.first == 0:
         return permutation(pool.num_samples, seed, pool.epoch)
     skip = pool.first % _WORDS_PER_COUNT
-    words = philox(seed, _ORDER, (pool.first // _WORDS_PER_COUNT, pool.epoch)).random_raw(skip + pool.num_samples)
+    words = philox(seed, Purpose.ORDER, (pool.first // _WORDS_PER_COUNT, pool.epoch)).random_raw(
+        skip + pool.num_samples
+    )
     return np.argsort(words[skip:], kind="stable")
