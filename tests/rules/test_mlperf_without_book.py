@@ -5,11 +5,11 @@ epochs, two metrics, an epoch that ends behind run_stop. The official checker of
 """
 
 import pytest
-from rules.changes import drop, edit, key_of, move, value
+from rules.changes import drop, edit, key_of, later, move, value
 from rules.mlperf_logs import compliant, decode, encode, official
 
 from airank_fast.record.lines import Lines
-from airank_fast.rules.findings import ERROR, NOTE
+from airank_fast.rules.findings import ERROR, NOTE, WARNING
 from airank_fast.rules.mlperf import order
 from airank_fast.rules.mlperf.result import check_set
 from airank_fast.rules.mlperf.rules import BENCHMARKS, NUM_LOGS, OTHER_ROUNDS, WORDS
@@ -169,6 +169,19 @@ def test_a_benchmark_of_another_round(tmp_path, name):
     found = judged(tmp_path / "log", drop("submission_org", "submission_platform", "submission_status")(lines))
     assert [finding.rule for finding in found if finding.severity != NOTE] == []
     assert any("MLPerf training" in finding.found and name in finding.required for finding in found)
+
+
+def test_minigo_has_no_data_set(tmp_path):
+    """closed_minigo.yaml of 2.1.0 does not require them."""
+    lines = drop("train_samples", "eval_samples")(value("submission_benchmark", "minigo")(log_of("ssd")))
+    assert ERROR not in {finding.severity for finding in judged(tmp_path / "log", lines)}
+
+
+def test_times_that_run_back_are_a_question_where_the_book_is_missing(tmp_path):
+    """Published logs of dlrm end their epochs 7 s before the line that comes before."""
+    lines = later("block_stop", -70_000, nth=1)(log_of("dlrm_dcnv2"))
+    found = [finding for finding in judged(tmp_path / "log", lines) if finding.rule == "mlperf.time_order"]
+    assert [finding.severity for finding in found] == [WARNING]
 
 
 @pytest.mark.parametrize(
