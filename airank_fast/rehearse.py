@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from airank_fast.cli import run_command
-from airank_fast.errors import UserError
+from airank_fast.errors import require
 from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS, NUM_RESULTS
 
 WORD = "REHEARSAL (演练)"
@@ -44,7 +44,7 @@ class Options:
     """Make the full sets of runs on embedded data, and take them through every command and the official checkers."""
 
     output: Path | None = None
-    """Directory for runs, packages and what each command said. Default: runs/rehearsal-<date>-<time>."""
+    """Directory for runs, packages and the output of each command. Default: runs/rehearsal-<date>-<time>."""
     quick: bool = False
     """As few steps as make a log."""
     full: bool = False
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass
 class Step:
-    """A command that was run: what was expected of it, and what it said."""
+    """A command that was run: what was expected of it, and its output."""
 
     name: str
     command: list[str]
@@ -61,7 +61,7 @@ class Step:
     as_expected: bool = False
     status: int | None = None
     wall_s: float = 0.0
-    said: str = ""
+    last_line: str = ""
 
 
 @dataclass
@@ -78,11 +78,11 @@ class Rehearsal:
         print(f"{name} ... ", end="", flush=True)
         done = subprocess.run(step.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         output = done.stdout.decode("utf-8", "replace")
-        step.status, step.wall_s, step.said = done.returncode, time.monotonic() - started, _last_line(output)
+        step.status, step.wall_s, step.last_line = done.returncode, time.monotonic() - started, _last_line(output)
         broken = any(sign in output for sign in ("Traceback (most recent call last)", ": No module named "))
         step.as_expected = fits(done.returncode, output) and not broken
         print(f"{step.wall_s:.0f} s, status {step.status}{'' if step.as_expected else ', NOT as expected'}", flush=True)
-        file = self.directory / "said" / f"{len(self.steps):02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.txt"
+        file = self.directory / "outputs" / f"{len(self.steps):02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.txt"
         file.parent.mkdir(exist_ok=True)
         file.write_text(f"{WORD}\n$ {' '.join(step.command)}\n{output}\nexit status {step.status}\n", encoding="utf-8")
         self.steps.append(step)
@@ -97,21 +97,20 @@ class Rehearsal:
         """Run one of mlperf-logging's checkers; its verdict is in what it prints, its exit status is always 0."""
         command = [sys.executable, "-m", f"mlperf_logging.{tool}", target, "training", "4.0.0"]
         if tool == "result_summarizer":
-            command += ["--csv", self.directory / "said" / "summary.csv"]
+            command += ["--csv", self.directory / "outputs" / "summary.csv"]
         else:
-            command += ["--log_output", self.directory / "said" / f"{tool}.log"]
+            command += ["--log_output", self.directory / "outputs" / f"{tool}.log"]
         return self.run(f"official {tool}", command, expected, lambda status, output: all(s in output for s in says))
 
 
 def main() -> int:
     """Rehearse; 1 if a step did something else than what was expected of it."""
     options = tyro.cli(Options, prog="python -m airank_fast.rehearse", description=__doc__)
-    if options.quick and options.full:
-        raise UserError("--quick: it or --full is required, got both")
+    require(not (options.quick and options.full), "--quick", "left out with --full", "both")
     size = "quick" if options.quick else "full" if options.full else "short"
     directory = options.output or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"--output: a directory that is absent or empty is required, got {directory}")
+    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    require(is_free, "--output", "a directory that is absent or empty", directory)
     directory.mkdir(parents=True, exist_ok=True)
     rehearsal = Rehearsal(directory)
     resnet, bert = train(rehearsal, size)
@@ -127,7 +126,7 @@ def main() -> int:
 
 
 def train(rehearsal: Rehearsal, size: str) -> tuple[list[Path], list[Path]]:
-    """Make the runs of both benchmarks, as many as MLPerf wants, with seeds of their own."""
+    """Make the runs of both benchmarks, as many as MLPerf requires, with seeds of their own."""
     sets = {"resnet": ["resnet50", *_RESNET[size]], "bert": _BERT[size]}
     made: dict[str, list[Path]] = {}
     for benchmark, arguments in sets.items():
@@ -175,7 +174,7 @@ def judge(rehearsal: Rehearsal, runs: list[Path]) -> None:
 
 
 def package(rehearsal: Rehearsal, resnet: list[Path], bert: list[Path]) -> None:
-    """Build every kind of package, check it, and hear the official checkers."""
+    """Build every kind of package, check it, and run the official checkers on it."""
     marks = ["--rehearsal", "--allow-errors"]
     packages = {
         "gp2bm": (["--format", "gp2bm"], resnet + bert),
@@ -185,15 +184,15 @@ def package(rehearsal: Rehearsal, resnet: list[Path], bert: list[Path]) -> None:
     for name, (arguments, runs) in packages.items():
         output = rehearsal.directory / "packages" / name
         call = [*arguments, *marks, "--output", output, *runs]
-        asks = rehearsal.airank_fast(
-            f"package {name}, unasked",
+        first = rehearsal.airank_fast(
+            f"package {name}, without answers",
             "package",
             *call,
-            expected="builds it, or asks for all it cannot find out",
+            expected="builds it, or names every field that it requires",
             fits=lambda status, output: status == 0 or "fields are required" in output,
         )
-        if asks.status != 0:
-            rehearsal.airank_fast(f"package {name}", "package", *call, *_answers(asks.said), expected="a package")
+        if first.status != 0:
+            rehearsal.airank_fast(f"package {name}", "package", *call, *_answers(first.last_line), expected="a package")
         rehearsal.airank_fast(
             f"check {name}",
             "package",
@@ -221,9 +220,9 @@ def package(rehearsal: Rehearsal, resnet: list[Path], bert: list[Path]) -> None:
 
 
 def _answers(question: str) -> list[str]:
-    """--set for every field that the package command asked for."""
-    asked = question.partition("got no ")[2].partition(";")[0].split(", ")
-    names = [name for name in asked if name in {*MLPERF_FIELDS, *AIRANK_FIELDS}]
+    """--set for every field that the package command requires."""
+    required = question.partition("got no ")[2].partition(";")[0].split(", ")
+    names = [name for name in required if name in {*MLPERF_FIELDS, *AIRANK_FIELDS}]
     values = {name: "1" if name in MLPERF_NUMBERS else f"{WORD}: not stated" for name in names}
     return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
 
@@ -232,13 +231,13 @@ def summary(steps: list[Step]) -> str:
     """README.md of the rehearsal: each step, what was expected, what came."""
     rows = [
         f"| {step.name} | {step.expected} | {'yes' if step.as_expected else '**no**'} | {step.status} | "
-        f"{step.wall_s:.0f} | {step.said.replace('|', '/')[:200]} |"
+        f"{step.wall_s:.0f} | {step.last_line.replace('|', '/')[:200]} |"
         for step in steps
     ]
     total_s = sum(step.wall_s for step in steps)
     head = (
         f"# {WORD}\n\nA whole submission, tried out on embedded data; no result. 演练产物，不是成绩。\n\n"
-        f"{len(steps)} steps, {total_s / 60:.1f} minutes. What each command said, in full: `said/`. The packages: "
+        f"{len(steps)} steps, {total_s / 60:.1f} minutes. The output of each command: `outputs/`. The packages: "
         "`packages/`.\n\n"
         "| step | expected | as expected | exit status | s | last line |\n|---|---|---|---|---|---|\n"
     )

@@ -21,7 +21,7 @@ LAUNCHERS: dict[
     "MPICH's or Intel's mpirun": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
 }
-ALL_OF_THEM = "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
+ALL_OF_THEM = "torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
 FIRST_PORT, NUM_PORTS = 15000, 10000  # below those that systems give to outgoing connections
 
 
@@ -47,7 +47,7 @@ def read_launch(variables: Mapping[str, str]) -> Launch:
     else:
         if "PMIX_RANK" in variables or variables.get("WORLD_SIZE", "1") != "1":
             name = "PMIX_RANK" if "PMIX_RANK" in variables else "WORLD_SIZE"
-            raise UserError(f"RANK: must be set beside {name}, as are {ALL_OF_THEM}, got nothing")
+            raise UserError(f"RANK: must be set beside {name}, got nothing ({ALL_OF_THEM})")
         return Launch()
     rank_name, size_name, local_rank_name, local_size_name = names
     if launcher == "srun" and size_name not in variables:
@@ -107,7 +107,7 @@ def _tasks_here(variables: Mapping[str, str]) -> int:
 
 def _address(variables: Mapping[str, str], launcher: str, on_one_node: bool) -> str | None:
     if launcher == "torchrun":
-        raise UserError(f"MASTER_ADDR: must be set beside RANK, as are {ALL_OF_THEM}, got nothing")
+        raise UserError(f"MASTER_ADDR: must be set beside RANK, got nothing ({ALL_OF_THEM})")
     if on_one_node:
         return "127.0.0.1"
     nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_JOB_NODELIST")

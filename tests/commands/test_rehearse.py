@@ -20,10 +20,10 @@ def test_a_step_is_judged_by_what_was_expected_of_it(tmp_path):
     crashed = rehearsal.run("crash", python("1 / 0"), "refuses", lambda status, output: status == 1)
     missing = rehearsal.airank_fast("miss", "no_such_command", expected="any", fits=lambda status, output: True)
     assert [step.as_expected for step in (refused, passed, crashed, missing)] == [True, False, False, False]
-    assert (refused.said, passed.status, crashed.said) == ("no", 0, "ZeroDivisionError: division by zero")
-    said = (tmp_path / "said" / "00-refuse-it.txt").read_text()
-    assert said.startswith(rehearse.WORD)
-    assert said.endswith("no\n\nexit status 1\n")
+    assert (refused.last_line, passed.status, crashed.last_line) == ("no", 0, "ZeroDivisionError: division by zero")
+    text = (tmp_path / "outputs" / "00-refuse-it.txt").read_text()
+    assert text.startswith(rehearse.WORD)
+    assert text.endswith("no\n\nexit status 1\n")
     text = rehearse.summary(rehearsal.steps)
     assert text.startswith(f"# {rehearse.WORD}")
     assert "| Refuse it | refuses | yes | 1 |" in text
@@ -39,7 +39,7 @@ def test_what_the_package_command_asks_for_is_answered(tmp_path):
     rehearsal = rehearse.Rehearsal(tmp_path / "out")
     rehearse.package(rehearsal, resnet, bert)
     steps = {step.name: step for step in rehearsal.steps}
-    assert steps["package gp2bm, unasked"].status == 2
+    assert steps["package gp2bm, without answers"].status == 2
     assert steps["package gp2bm"].status == 0
     assert all(step.as_expected for name, step in steps.items() if "official" not in name)
     assert steps["official system_desc_checker"].as_expected
