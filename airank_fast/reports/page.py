@@ -14,7 +14,7 @@ from airank_fast import __version__, tasks
 from airank_fast.record.events import Event, dictionary
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import judging, pictures, plots
-from airank_fast.reports.cleaning import clean
+from airank_fast.reports.cleaning import clean, number
 from airank_fast.reports.files import checksums
 from airank_fast.reports.groups import Group, amp_ratios, flat, grouped, recipe_of, split, summary_rows
 from airank_fast.reports.reading import ReportedRun
@@ -179,6 +179,7 @@ class Report:
             missing = self.t("and").join(self.t(f"missing_{name}") for name in run.missing)
             remarks = [*run.summary["notes"], *(f"{self.t('warning')}: {text}" for text in run.warnings[:50])]
             remarks += [f"{self.t('detail')}: {run.summary['detail']}"] if run.summary["detail"] else []
+            remarks += [f"{self.t('quality')}: {found_in}"] if (found_in := _qualities(run)) else []
             found.append((run.name, remarks + ([f"{self.t('missing')}: {missing}"] if missing else [])))
         return [(name, remarks) for name, remarks in found if remarks]
 
@@ -325,6 +326,14 @@ def _title(config: Event) -> str:
     return "-".join([task.model, *benchmark.removeprefix(task.name).split("_")[1:]])
 
 
+def _qualities(run: ReportedRun) -> str:
+    """The metrics of the last evaluation, where it has several."""
+    found, task = dictionary(run.summary["quality"]), tasks.of(run.config)
+    metrics = {name: task and task.metric(name) for name in found if number(found[name]) is not None}
+    texts = [f"{name} {(each or tasks.Metric(name, '.4g')).text(found[name])}" for name, each in metrics.items()]
+    return ", ".join(texts) if len(texts) > 1 else ""
+
+
 def _label(group: Group, t: Texts) -> str:
     return " · ".join(str(part) for part in (cards(group, t), group.precision, group.distinction) if part)
 
@@ -345,6 +354,6 @@ def _name_apart(runs: list[ReportedRun]) -> None:
             if names[run.name] > 1:
                 run.name = clean("/".join(run.path.resolve().parts[-depth:]), 200)
     names = Counter(run.name for run in runs)
-    for number, run in enumerate(runs, 1):
+    for place, run in enumerate(runs, 1):
         if names[run.name] > 1:
-            run.name = f"{run.name} #{number}"
+            run.name = f"{run.name} #{place}"

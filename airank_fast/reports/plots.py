@@ -165,9 +165,14 @@ class _Plots:
         else:
             key = "spread_bins" if banded else "no_spread"
         caption = " ".join(filter(None, [self.texts(key), note]))
-        unit = self.runs[0].summary["unit"]
-        title = self.texts(f"picture_{name}", unit=self.texts.unit(unit))
-        return Picture(f"{self.name}-{name}", title, caption, body, height, self._legend(), said)
+        return Picture(f"{self.name}-{name}", self._heading(name), caption, body, height, self._legend(), said)
+
+    def _heading(self, name: str) -> str:
+        """The title of a picture. Where no log tells when evaluations begin, the rate has them in it."""
+        unit = self.texts.unit(self.runs[0].summary["unit"])
+        if name == "throughput" and any(r.summary["evaluations"] and not r.summary["p_train"] for r in self.runs):
+            name = "throughput_whole"
+        return self.texts(f"picture_{name}", unit=unit)
 
     def _legend(self) -> tuple[tuple[str, str], ...]:
         if len(self.groups) == 1:
@@ -181,8 +186,7 @@ class _Plots:
         return f"{self.texts(f'part_{part}')} {duration(seconds)} ({seconds / total_s:.1%})"
 
     def _nothing(self, name: str) -> Picture:
-        unit = self.texts.unit(self.runs[0].summary["unit"])
-        return Picture(f"{self.name}-{name}", self.texts(f"picture_{name}", unit=unit))
+        return Picture(f"{self.name}-{name}", self._heading(name))
 
 
 def _drawn(series: Series) -> Series:

@@ -220,6 +220,8 @@ def _seconds(run: Run, summary: dict) -> dict[str, float]:
     steps_s = _block_seconds(run.events)
     if total_s is None or not total_s > 0 or not (steps_s or summary["evaluation_s"]):
         return {}
+    if summary["evaluations"] and summary["evaluation_s"] is None:  # nobody knows how much of a block they are
+        return {}
     left_s = total_s
     parts = {"evaluation": min(summary["evaluation_s"] or 0.0, left_s)}
     left_s -= parts["evaluation"]

@@ -62,6 +62,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # pictures
     "picture_accuracy": ("准确率（随时间）", "Accuracy over time"),
     "picture_throughput": ("吞吐（{unit}/s，评估时间除外）", "Throughput ({unit}/s, without evaluations)"),
+    "picture_throughput_whole": ("吞吐（{unit}/s，含评估时间）", "Throughput ({unit}/s, evaluations included)"),
     "picture_loss": ("训练损失", "Training loss"),
     "picture_learning_rate": ("学习率", "Learning rate"),
     "picture_seconds": ("每一秒花在哪里", "Where each second went"),
@@ -264,6 +265,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "missing_command": ("命令行", "the command line"),
     "missing_seed": ("随机种子", "the seed"),
     "warning": ("运行中的警告", "warnings during the run"),
+    "quality": ("末次评估", "last evaluation"),
     "detail": ("结束原因", "how it ended"),
     "and": ("、", ", "),
     "no_notes": ("无。", "None."),

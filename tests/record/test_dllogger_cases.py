@@ -11,7 +11,9 @@ from airank_fast import convert, score
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.read import read_run
 from airank_fast.record.formats.dllogger import parse
-from airank_fast.reports import reading
+from airank_fast.reports import plots, reading
+from airank_fast.reports.groups import grouped
+from airank_fast.reports.texts import Texts
 
 CASES = Path(__file__).parents[1] / "cases/dllogger"
 
@@ -38,6 +40,7 @@ def test_bert_has_neither_epochs_nor_evaluations():
     report = reading.read(CASES / "bert.log")
     assert report.figure("avg_ips", "avg_ips") == (136.5, True)
     assert {"samples", "evaluations"} <= set(report.missing)
+    assert read_run(CASES / "bert.log", {"target": 0.72}).summary["status"] is None  # not missed: nobody evaluated
 
 
 def test_mxnet_has_an_accuracy_of_its_own_and_the_size_of_its_data():
@@ -47,6 +50,15 @@ def test_mxnet_has_an_accuracy_of_its_own_and_the_size_of_its_data():
     assert read_run(CASES / "mxnet.log").summary["trained_samples"] == 3 * 1_281_167
     assert lines[-1] == f"avg_ips:{3 * 1_281_167 / 3619.599:.3f}images/sec"
     assert read_run(CASES / "mxnet.log", {"benchmark": "resnet50"}).summary["benchmark"] == "resnet50"
+
+
+def test_a_report_calls_no_time_the_evaluations_that_nobody_timed():
+    report = reading.read(CASES / "mxnet.log")
+    assert (report.seconds, report.summary["evaluation_s"]) == ({}, None)
+    picture = next(
+        p for p in plots.pictures(grouped([report])[0], "m", {0: "-"}, Texts("en")) if "throughput" in p.name
+    )
+    assert picture.title == "Throughput (samples/s, evaluations included)"
 
 
 def test_json_without_a_unit_is_in_per_cent():

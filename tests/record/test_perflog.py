@@ -127,7 +127,7 @@ def runs(draw):
     kinds = [{"kind": kind} for kind in ("init_start", "init_stop", "run_start")]
     config = {"kind": "run_config", "benchmark": "bert", "seed": draw(st.integers(0, 9))}
     events = [config, *kinds, *middle, {"kind": "run_stop", "status": ending[0], "reason": ending[1]}]
-    times = draw(st.lists(st.integers(0, 2_000_000_000_000), min_size=len(events), max_size=len(events)))
+    times = draw(st.lists(st.integers(10**12, 2 * 10**12), min_size=len(events), max_size=len(events)))
     return [{"t": t / 1000, **event} for t, event in zip(sorted(times), events, strict=True)]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from commands.inprocess import run
 
-from airank_fast import convert, tasks
+from airank_fast import convert, report, tasks
 from airank_fast.record.console import final_table
 from airank_fast.record.events import effective
 from airank_fast.record.foreign.read import read_run
@@ -13,6 +13,7 @@ from airank_fast.record.formats import mlperf
 from airank_fast.record.formats.airank import AIRankLog
 from airank_fast.record.formats.mlperf import MLPerfLog
 from airank_fast.record.metrics import reaches, summarize
+from airank_fast.record.tensorboard import TensorBoard
 from airank_fast.reports import reading
 
 AP = {"box_ap": 0.377, "mask_ap": 0.339}
@@ -86,6 +87,28 @@ def test_mlperf_has_an_object_and_reads_it_back(boxes, tmp_path):
     assert read_run(path, {"target": 0.377}).summary["quality"] == {"box_ap": 0.36, "mask_ap": 0.36}
     done = run(convert, path, "--to", "airank", "--incomplete")
     assert "lost: 4 evaluations with several metrics: airank has room for one" in done.stderr.splitlines()
+
+
+def test_a_report_has_all_metrics(boxes, tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in boxes.events))
+    assert run(report, path, "--lang", "en", "--output", tmp_path).returncode == 0
+    text = (tmp_path / "report.en.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "last evaluation: box_ap 36.00%, mask_ap 36.00%" in text
+
+
+def test_tensorboard_draws_all_metrics_and_losses(boxes, tmp_path):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = TensorBoard(tmp_path)
+    for event in boxes.events:
+        if event["kind"] == "steps":
+            half = [value / 2 for value in event["loss"]]
+            event["losses"] = {"boxes": half, "masks": half}
+        board(event)
+    board.close()
+    drawn = loader.EventAccumulator(str(tmp_path)).Reload()
+    assert {"eval/accuracy", "eval/box_ap", "eval/mask_ap", "train/loss/masks"} <= set(drawn.Tags()["scalars"])
+    assert [round(point.value, 3) for point in drawn.Scalars("eval/mask_ap")] == [0.35, 0.33, 0.34, 0.36]
 
 
 def test_less_may_be_better_in_a_task_that_nobody_here_knows(noise, tmp_path):

@@ -8,6 +8,7 @@ from commands.inprocess import run
 from airank_fast import convert, report, score
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.read import read_run
+from airank_fast.record.formats import perflog
 from airank_fast.record.formats.mlperf import parse
 from airank_fast.rules.verifying import verify
 
@@ -35,6 +36,12 @@ def test_as_verify_refuses_them():
     found = next(verify(SECONDS[0]))
     assert (found.severity, found.rule, found.line) == ("error", "mlperf.time_unit", 1)
     assert (found.found, found.required) == ("time_ms 1.7e+09", "milliseconds since 1970, about 1.7e12")
+
+
+def test_perflogs_in_seconds_are_refused():
+    line = '[PerfLog] {"event": "TRAIN_START", "metadata": {"time_ms": 1700000000, "rank": 0}}'
+    with pytest.raises(UserError, match="line 1: time_ms must be in milliseconds since 1970, got 1700000000"):
+        list(perflog.parse([line]))
 
 
 @pytest.mark.parametrize("time_ms", [1, -5, 999_999_999_999, 10**13, 1.7e15])

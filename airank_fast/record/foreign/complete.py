@@ -245,7 +245,7 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
 
 def _ended(stop: Event, outline: Outline, reached: bool) -> Event:
     """The end of the run, with how it ended where the log does not say and the target does."""
-    if stop.get("status") is not None or not goal(outline.config):
+    if stop.get("status") is not None or not goal(outline.config) or not outline.evaluations:
         return stop
     ending = {"status": "success", "reason": "target"} if reached else {"status": "aborted", "reason": "epochs"}
     return stop | ending

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, dictionary, name_floats
 from airank_fast.record.foreign.complete import MAX_T, MIN_T
+from airank_fast.record.formats.mlperf import is_in_milliseconds
 from airank_fast.record.metrics import Tally
 from airank_fast.tasks import fraction
 
@@ -142,6 +143,8 @@ def _fields(text: str, number: int) -> tuple[float, str, dict, object]:
         valid = False
     if not valid:
         raise UserError(f"line {number}: JSON with event and metadata.time_ms is required, got {text[:60]!r}")
+    if is_in_milliseconds(time_ms * 1000):  # in seconds: it would give a run of a thousandth of its length
+        raise UserError(f"line {number}: time_ms must be in milliseconds since 1970, got {time_ms:.15g}")
     value = {key: item for key, item in dictionary(fields.get("value")).items() if not _is_huge(item)}
     return time_ms / 1000, name, value, rank
 
