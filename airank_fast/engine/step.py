@@ -20,7 +20,7 @@ class TrainingStep:
     Args:
         updates: in the order in which they are made.
         networks: all there are. What is no part of an update's learner takes no gradient meanwhile.
-        scaler: dynamic loss scaling; enabled for fp16 only.
+        scaler: dynamic loss scaling; enabled for fp16 only. With it torch's own optimizers do wait for the device.
         losses: what stands for the updates' own losses, in their order; see `reduced`.
         autocast: a context for each loss.
 

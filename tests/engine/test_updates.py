@@ -18,6 +18,7 @@ from airank_fast.engine.state import State
 from airank_fast.errors import UserError
 from airank_fast.optim import FusedSGD
 from airank_fast.record.events import effective, read_events
+from airank_fast.record.metrics import summarize
 from airank_fast.rules.event_fields import troubles
 
 
@@ -118,6 +119,18 @@ def test_events_have_every_loss_and_every_metric(tmp_path):
         assert event["accuracy"] == event["quality"]["distance"]
         assert "correct" not in event
         assert "counted" not in event
+
+
+def test_throughput_counts_units_where_a_sample_has_several(tmp_path):
+    figures = []
+    for worth in (1, 3):
+        toy.run(toy.Job(worth=worth), tmp_path / str(worth))
+        events = read_events(tmp_path / str(worth) / "events.jsonl")
+        units = [event.get("units") for event in events if event["kind"] == "block_stop"]
+        assert units == ([None] * 3 if worth == 1 else [[3 * 40], [3 * 80], [3 * 96]])
+        summary = summarize(events)
+        figures.append(summary["p_whole"] * summary["total_time"] / 96)
+    assert figures == pytest.approx([1, 3])
 
 
 class Measured:

@@ -32,15 +32,23 @@ ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 @dataclass
 class Points(Batch):
-    """Real points and what the generator starts from, [b, 2] each; `fake` is what it has made of that."""
+    """Real points and what the generator starts from, [b, 2] each; `fake` is what it has made of that.
+
+    worth: of how many units a point is for throughput.
+    """
 
     real: torch.Tensor
     noise: torch.Tensor
     fake: torch.Tensor | None = None
+    worth: int = 1
 
     @property
     def num_samples(self) -> int:
         return len(self.real)
+
+    @property
+    def units(self) -> int:
+        return self.worth * len(self.real)
 
 
 class Distance(Sums):
@@ -82,6 +90,7 @@ class Job:
     target: dict[str, float] = field(default_factory=dict)
     jitter: float = 0.0
     num_pooled: int = 4
+    worth: int = 1
     break_at: int | None = None
     meters: list = field(default_factory=list)
     optimizers: Callable = lambda networks: [
@@ -134,7 +143,7 @@ class Job:
 
     def _points(self, number: int, rows: slice) -> Points:
         draws = torch.randn(self.recipe.batch_size, 4, generator=torch.Generator().manual_seed(number))
-        return Points(draws[rows, :2] + torch.tensor([2.0, -1.0]), draws[rows, 2:])
+        return Points(draws[rows, :2] + torch.tensor([2.0, -1.0]), draws[rows, 2:], worth=self.worth)
 
     def train_batches(self, first_step):
         parts = self.recipe.gradient_accumulation_steps
