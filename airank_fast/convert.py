@@ -26,7 +26,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError, require
 from airank_fast.record.foreign import convert as converting
-from airank_fast.record.foreign.read import LogReader, find_log
+from airank_fast.record.foreign.read import LogReader, cards_in_name, find_log
 from airank_fast.record.formats import dllogger, perflog
 from airank_fast.record.lines import Lines
 from airank_fast.record.settings import parse_settings
@@ -54,7 +54,7 @@ class Options:
     source: Literal["events", "mlperf", "airank", "perflog", "dllogger"] | None = None
     """The format to read, where a file holds several. Default: the one that says most."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What the log does not say: NAME=VALUE."""
+    """What the log does not say: NAME=VALUE. GPUx8.log means world_size=8."""
     incomplete: bool = False
     """Leave out what is missing instead of asking for it."""
     accuracy_metric: str | None = None
@@ -73,7 +73,8 @@ def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     losses = converting.Losses()
     source, name = find_log(options.log, options.source)
-    known = parse_settings(options.set)
+    cards = cards_in_name(options.log)
+    known = ({"world_size": cards} if cards else {}) | parse_settings(options.set)
     events = LogReader(source, name, known, readers(options, losses.tell)).events
     try:
         need = converting.Needs(options.to, events(), known)

@@ -67,6 +67,7 @@ class Tally:
         self._kinds: set[str] = set()
         self._counts_samples = self._counts_steps = False
         self.evaluations: list[Event] = []
+        self._num_judged, self._reached = 0, None  # of the evaluations, so that each is judged once
         self.epochs: list[Event] = []
         self.evaluation_s = 0.0
         self._evaluation_t: float | None = None
@@ -93,6 +94,7 @@ class Tally:
 
     def _on_run_config(self, event) -> None:
         self.config = self.config or event
+        self._num_judged, self._reached = 0, None
 
     def _on_system(self, event) -> None:
         self.system = self.system or event
@@ -120,6 +122,7 @@ class Tally:
         self.steps, self.samples = step, event["samples"]
         self._first_samples = self.samples
         self.evaluations = [old for old in self.evaluations if old["step"] <= step]
+        self._num_judged, self._reached = 0, None
         self.epochs = [old for old in self.epochs if old["step"] <= step]
         kept = [(first, times[: max(0, step - first + 1)]) for first, times in self._step_times]
         self._step_times = [(first, times) for first, times in kept if times]
@@ -177,7 +180,11 @@ class Tally:
 
     def reached(self) -> Event | None:
         """The first evaluation that has the whole target."""
-        return next((stop for stop in self.evaluations if reaches(self.config, stop)), None)
+        while self._reached is None and self._num_judged < len(self.evaluations):
+            stop = self.evaluations[self._num_judged]
+            self._num_judged += 1
+            self._reached = stop if reaches(self.config, stop) else None
+        return self._reached
 
     def end_t(self) -> float | None:
         """When the run ended, or the last that is known of it."""

@@ -139,6 +139,13 @@ def test_devices_that_nobody_counted(countless, tmp_path, settings, nnodes, npro
     )
 
 
+def test_the_name_of_an_airank_log_counts_its_cards(countless, tmp_path):
+    path = tmp_path / "GPUx8.log"
+    path.write_bytes(countless.read_bytes())
+    figures = json.loads(run(convert, path, "--to", "flagperf", "--incomplete", "--set", "number_of_nodes=1").stdout)
+    assert (figures["config"], figures["fix_hp"]) == ("1x8", "bs=400")
+
+
 def test_counts_that_a_log_writes_as_floats_are_counts(tmp_path):
     facts = [(0, "submission_benchmark", "resnet", {}), (0, "seed", 7.0, {}), (0, "eval_samples", 50_000.0, {})]
     facts += [(0, name, 3200.0, {}) for name in ("global_batch_size", "gradient_accumulation_steps")]

@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+from airank_fast.record import metrics
 from airank_fast.record.events import to_line
 from airank_fast.record.metrics import percentile, summarize
 
@@ -148,6 +149,16 @@ def test_a_rank_that_runs_ahead_cannot_turn_the_order_round():
     summary = summarize(events)
     assert summary["p_core"] == summary["p_train"] > summary["p_whole"]
     assert "core_s is limited" in summary["notes"][0]
+
+
+def test_many_evaluations_are_judged_once_each(monkeypatch):
+    judged = []
+    monkeypatch.setattr(metrics, "reaches", lambda config, stop: judged.append(stop) or False)
+    tally = metrics.Tally()
+    for number in range(1000):
+        tally.feed({"t": float(number), "kind": "eval_stop", "epoch": number, "accuracy": 0.5})
+        assert tally.reached() is None
+    assert len(judged) == 1000
 
 
 def test_a_resumed_run_counts_all_time_and_each_sample_once(story):
