@@ -6,13 +6,12 @@ tokens of a batch, one sequence behind the other, and the decoder on the masked 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.errors import UserError
+from airank_fast.models.bert_output import BertForPreTrainingOutput, Config
 from airank_fast.nn import (
     DropoutAddLayerNorm,
     LayerNorm,
@@ -88,8 +87,15 @@ class Embeddings(nn.Module):
         self.LayerNorm = _layer_norm(config)
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
-        x = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        x = words + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(x + self.position_embeddings(position_ids)))
 
 
@@ -148,17 +154,30 @@ class BertModel(nn.Module):
         self.pooler = nn.ModuleDict({"dense": nn.Linear(config["hidden_size"], config["hidden_size"])})
 
     def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, sequences: PackedSequences
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        sequences: PackedSequences | None,
+        inputs_embeds: Tensor | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
-        x = self.embeddings(input_ids, token_type_ids, position_ids)
-        x = x.to(self.pooler["dense"].weight.dtype)  # mixed precision begins behind the embeddings
-        for layer in self.encoder["layer"]:
+        """``sequences`` None: there are no tokens. ``states`` gets what the embeddings and each layer give."""
+        x = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        weight = self.pooler["dense"].weight
+        if isinstance(weight, Tensor):  # a method, where the layer was quantised
+            x = x.to(weight.dtype)  # mixed precision begins behind the embeddings
+        for layer in self.encoder["layer"] if sequences is not None else ():
+            if states is not None:
+                states.append(x)
             x = layer(x, sequences)
+        if states is not None:
+            states.append(x)
         return x
 
-    def pooled(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+    def pooled(self, x: Tensor, sequences: PackedSequences | None) -> Tensor:
         """tanh of a linear layer over the first token of each sequence: [sequences, width]."""
-        return torch.tanh(self.pooler["dense"](x[sequences.offsets[:-1]]))
+        return torch.tanh(self.pooler["dense"](x if sequences is None else x[sequences.offsets[:-1]]))
 
 
 class MaskedLMHead(nn.Module):
@@ -181,15 +200,6 @@ class MaskedLMHead(nn.Module):
         weight = F.pad(embeddings.to(x.dtype), (0, 0, 0, missing)) if missing else embeddings.to(x.dtype)
         bias = F.pad(self.bias, (0, missing), value=float("-inf")).to(x.dtype)
         return F.linear(x, weight, bias)
-
-
-@dataclass
-class BertForPreTrainingOutput:
-    """What a call gives; prediction_logits are [number of masked positions, vocabulary] where labels are given."""
-
-    loss: Tensor | None
-    prediction_logits: Tensor
-    seq_relationship_logits: Tensor
 
 
 class BertForPreTraining(nn.Module):
@@ -219,7 +229,7 @@ class BertForPreTraining(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        config = Config({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         if hidden_size % num_attention_heads:
             raise UserError(
                 f"bert: hidden_size must be a multiple of num_attention_heads = {num_attention_heads}, "
@@ -253,80 +263,83 @@ class BertForPreTraining(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         sequences: PackedSequences | None = None,
         masked_positions: Tensor | None = None,
         masked_lm_weight: float = 1.0,
-    ) -> BertForPreTrainingOutput:
+    ) -> BertForPreTrainingOutput | tuple:
         """Hugging Face's call, or the same batch without padding.
 
         Padded: input_ids, attention_mask (1 at real tokens), token_type_ids, position_ids and labels are [B, L],
-        next_sentence_label [B]; labels are -100 where nothing is predicted. Without labels prediction_logits are
-        [B, L, vocabulary], 0 at padding.
+        next_sentence_label [B]; labels are -100 where nothing is predicted. inputs_embeds [B, L, width] stand in for
+        input_ids. Without labels prediction_logits are [B, L, vocabulary], 0 at padding, as are hidden states.
 
         Unpadded, with ``sequences``: input_ids, token_type_ids and position_ids are [T], the tokens of all sequences;
         masked_positions [M] are the places in them to predict and labels [M] what stands there (without them: logits
         of all T). Nothing here waits for the device.
 
         The loss is the mean cross entropy over the labels, float32 or float64, times masked_lm_weight, plus that over
-        next_sentence_label; either may be left out.
-        """
-        if sequences is not None:
-            return self._packed(
-                input_ids,
-                token_type_ids,
-                position_ids,
-                sequences,
-                masked_positions,
-                labels,
-                next_sentence_label,
-                masked_lm_weight,
-            )
-        real = _real_tokens(input_ids, attention_mask)  # here the shapes depend on values: the host must know them
-        sequences = PackedSequences(real.sum(1).tolist(), input_ids.device)
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        if labels is not None:
-            if bool(((labels != IGNORED_LABEL) & ~real).any()):
-                raise UserError(f"bert: labels must be {IGNORED_LABEL} where attention_mask is 0, got others")
-            labels = labels[real]
-            masked_positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
-            labels = labels[masked_positions]
-        output = self._packed(
-            input_ids[real],
-            types[real],
-            position_ids.expand_as(input_ids)[real],
-            sequences,
-            masked_positions,
-            labels,
-            next_sentence_label,
-            masked_lm_weight,
-        )
-        if labels is None:
-            logits = output.prediction_logits
-            padded = logits.new_zeros(*input_ids.shape, logits.shape[-1])
-            output.prediction_logits = padded.masked_scatter(real[..., None], logits)
-        return output
+        next_sentence_label; either may be left out. ``return_dict=False`` gives a tuple, output_hidden_states the
+        hidden states beside the rest.
 
-    def _packed(
-        self,
-        input_ids,
-        token_type_ids,
-        position_ids,
-        sequences,
-        masked_positions,
-        labels,
-        next_sentence_label,
-        masked_lm_weight,
+        Where it is not Hugging Face's: labels at padding are refused, since nothing is computed there. The next
+        sentence is judged by a row's first real token, where Hugging Face takes column 0: with padding on the left
+        that is a padding token, and the logits differ. A row without a real token counts as its first token alone.
+        Attention probabilities are never stored, so output_attentions is refused. torch.export takes the call with
+        ``sequences`` or without a mask; with a mask or with padded labels shapes depend on values, and it is refused.
+
+        Raises:
+            UserError: one of the above, and shapes that do not fit.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            got = "neither" if input_ids is None else "both"
+            raise UserError(f"bert: one of input_ids and inputs_embeds must be given, got {got}")
+        if output_attentions:
+            raise UserError("bert: output_attentions must be False, got True")
+        shape = (input_ids if inputs_embeds is None else inputs_embeds[..., 0]).shape
+        device = (input_ids if inputs_embeds is None else inputs_embeds).device
+        if token_type_ids is None:
+            token_type_ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        real = None
+        if sequences is None:
+            if torch.compiler.is_exporting() and not (attention_mask is None and labels is None):
+                raise UserError(
+                    "bert: attention_mask and labels must be None for torch.export without sequences, got one"
+                )
+            if position_ids is None:
+                position_ids = torch.arange(shape[1], device=device)[None]
+            real = _real_tokens(shape, attention_mask)
+            if labels is not None:
+                labels, masked_positions = _at_real_tokens(labels, real, shape)
+            input_ids, token_type_ids, position_ids, inputs_embeds = (
+                None if tensor is None else _packed(tensor.expand(*shape, *tensor.shape[2:]), real)
+                for tensor in (input_ids, token_type_ids, position_ids, inputs_embeds)
+            )
+            # with a mask the shapes depend on values: the host must know them
+            lengths = [shape[1]] * shape[0] if real is None else real.sum(1).tolist()
+            sequences = PackedSequences(lengths, device) if shape.numel() else None
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        x = self.bert(input_ids, token_type_ids, position_ids, sequences, inputs_embeds, states)
+        output = self._heads(x, sequences, masked_positions, labels, next_sentence_label, masked_lm_weight)
+        if len(shape) == 2 and labels is None:
+            output.prediction_logits = _padded(output.prediction_logits, real, shape)
+        if states is not None:
+            output.hidden_states = tuple(_padded(x, real, shape) if len(shape) == 2 else x for x in states)
+        return output.to_tuple() if return_dict is False else output
+
+    def _heads(
+        self, x, sequences, masked_positions, labels, next_sentence_label, masked_lm_weight
     ) -> BertForPreTrainingOutput:
-        x = self.bert(input_ids, token_type_ids, position_ids, sequences)
         is_next = self.cls["seq_relationship"](self.bert.pooled(x, sequences))
         at_masked = x if masked_positions is None else x[masked_positions]
         logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
@@ -364,12 +377,37 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+def _real_tokens(shape: torch.Size, attention_mask: Tensor | None) -> Tensor | None:
+    """Where tokens are real; None for everywhere. At least one of each row is."""
     if attention_mask is None:
-        return torch.ones_like(input_ids, dtype=torch.bool)
-    if attention_mask.shape != input_ids.shape:
+        return None
+    if attention_mask.shape != shape:
         raise UserError(
-            f"bert: attention_mask must have the shape of input_ids, {list(input_ids.shape)}, "
-            f"got {list(attention_mask.shape)}"
+            f"bert: attention_mask must have the shape of input_ids, {list(shape)}, got {list(attention_mask.shape)}"
         )
-    return attention_mask.bool()
+    real = attention_mask.bool()
+    first = torch.arange(shape[1], device=real.device) == 0
+    return real | (first & ~real.any(1, keepdim=True))
+
+
+def _at_real_tokens(labels: Tensor, real: Tensor | None, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """The labels that are not ignored, and their places among the real tokens."""
+    if labels.shape != shape:
+        raise UserError(f"bert: labels must have the shape of input_ids, {list(shape)}, got {list(labels.shape)}")
+    if real is not None and bool(((labels != IGNORED_LABEL) & ~real).any()):
+        raise UserError(f"bert: labels must be {IGNORED_LABEL} where attention_mask is 0, got others")
+    labels = _packed(labels, real)
+    positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
+    return labels[positions], positions
+
+
+def _packed(tensor: Tensor, real: Tensor | None) -> Tensor:
+    """[B, L, ...] to the real tokens, [T, ...]."""
+    return tensor.flatten(0, 1) if real is None else tensor[real]
+
+
+def _padded(tensor: Tensor, real: Tensor | None, shape: torch.Size) -> Tensor:
+    """[T, width] to [B, L, width], 0 at padding."""
+    if real is None:
+        return tensor.unflatten(0, shape)
+    return tensor.new_zeros(*shape, tensor.shape[-1]).masked_scatter(real[..., None], tensor)
