@@ -107,7 +107,7 @@ class _Book(_Findings):
             severity = WARNING
         elif key not in rules.KEYS_OF_THE_CLOCK:
             severity, required = WARNING, "time goes on, but for facts that another process wrote late"
-        elif self.log.benchmark is None:
+        elif self.log.lacks_book:
             severity, required = WARNING, "time goes on, but for what the benchmark's own book lets run later"
         elif self._counts_samples and key in rules.KEYS_OF_CHECKPOINTS:
             severity, required = WARNING, "time goes on, but for checkpoints that were evaluated later"
