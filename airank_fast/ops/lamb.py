@@ -7,12 +7,20 @@ CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, newest, write
+from airank_fast.ops.tensor_lists import (
+    check_dtypes,
+    check_list,
+    check_list_dtype,
+    check_scalars,
+    newest,
+    norms_of,
+    write,
+)
 
 _SCHEMA = """lamb_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] copies,
@@ -120,8 +128,12 @@ def lamb_reference(
     grad_norm: Tensor | None = None,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    norms: Callable[[list[Tensor]], Iterable[Tensor]] = norms_of,
 ) -> None:
-    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against.
+
+    ``norms`` gives those of whole tensors where the lists hold pieces of them.
+    """
     _check(params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, grad_norm, grad_scale, found_inf)
     if not params:
         return
@@ -130,6 +142,7 @@ def lamb_reference(
     factor = 1 / (scale * _clip(one, scale, grad_norm, max_grad_norm))
     count = step.double().reshape(())
     correction1, correction2 = (1 - beta**count if bias_correction else one for beta in (beta1, beta2))
+    olds, updates = [], []
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)
         old = newest(param, copies[i] if copies else None).to(wide)
@@ -141,12 +154,17 @@ def lamb_reference(
         update = m / correction1.to(wide) / ((v / correction2.to(wide)).sqrt() + eps)
         if weight_decay != 0 and adam_w_mode:
             update = update + weight_decay * old
-        rate = lr.to(wide).reshape(())
-        if use_nvlamb or weight_decay != 0:
-            rate = rate * _trust(old, update)
-        new = old - rate * update
         write(exp_avgs[i], m, found_inf)
         write(exp_avg_sqs[i], v, found_inf)
+        olds.append(old)
+        updates.append(update)
+    adapts = use_nvlamb or weight_decay != 0
+    of_params, of_updates = (list(norms(tensors)) for tensors in (olds, updates)) if adapts else ([], [])
+    for i, (param, old, update) in enumerate(zip(params, olds, updates, strict=True)):
+        rate = lr.to(old.dtype).reshape(())
+        if adapts:
+            rate = rate * _trust(of_params[i], of_updates[i]).to(old.dtype)
+        new = old - rate * update
         write(param, new, found_inf)
         if copies:
             write(copies[i], new, found_inf)
@@ -186,8 +204,7 @@ def _clip(one: Tensor, scale: Tensor, grad_norm: Tensor | None, max_grad_norm: f
     return torch.where(norm > max_grad_norm, norm / max_grad_norm, one)
 
 
-def _trust(param: Tensor, update: Tensor) -> Tensor:
-    param_norm, update_norm = torch.linalg.vector_norm(param), torch.linalg.vector_norm(update)
+def _trust(param_norm: Tensor, update_norm: Tensor) -> Tensor:
     return torch.where((param_norm != 0) & (update_norm != 0), param_norm / update_norm, torch.ones_like(param_norm))
 
 

@@ -7,13 +7,21 @@ captured in a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from airank_fast.ops.checks import require
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, newest, write
+from airank_fast.ops.tensor_lists import (
+    check_dtypes,
+    check_list,
+    check_list_dtype,
+    check_scalars,
+    newest,
+    norms_of,
+    write,
+)
 
 _SCHEMA = """lars_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] velocities, Tensor(c!)[] copies, Tensor lr, *,
@@ -98,24 +106,28 @@ def lars_reference(
     adapt: bool = True,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    norms: Callable[[list[Tensor]], Iterable[Tensor]] = norms_of,
 ) -> None:
-    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against.
+
+    ``norms`` gives those of whole tensors where the lists hold pieces of them.
+    """
     _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
-    for i, param in enumerate(params):
-        wide = torch.promote_types(param.dtype, torch.float32)
-        old = newest(param, copies[i] if copies else None).to(wide)
-        g = grads[i].to(wide)
-        if grad_scale is not None:
-            g = g * grad_scale.to(torch.float64).reciprocal().to(wide)
-        rate = lr.to(wide).reshape(())
+    wide = [torch.promote_types(param.dtype, torch.float32) for param in params]
+    olds = [newest(param, copies[i] if copies else None).to(wide[i]) for i, param in enumerate(params)]
+    gs = [grad.to(wide[i]) for i, grad in enumerate(grads)]
+    if grad_scale is not None:
+        gs = [g * grad_scale.to(torch.float64).reciprocal().to(g.dtype) for g in gs]
+    of_params, of_grads = (list(norms(tensors)) for tensors in (olds, gs)) if adapt and params else ([], [])
+    for i, (param, old, g) in enumerate(zip(params, olds, gs, strict=True)):
+        rate = lr.to(wide[i]).reshape(())
         if adapt:
-            rate = rate * _trust(old, g, weight_decay, trust_coefficient, eps)
-        if weight_decay != 0:
-            g = g + weight_decay * old
-        down = rate * g
+            rate = rate * _trust(of_params[i], of_grads[i], weight_decay, trust_coefficient, eps).to(wide[i])
+        d = g + weight_decay * old if weight_decay != 0 else g
+        down = rate * d
         change = -down
         if momentum != 0:
-            velocity = momentum * velocities[i].to(wide) - down
+            velocity = momentum * velocities[i].to(wide[i]) - down
             write(velocities[i], velocity, found_inf)
             change = momentum * velocity - down if nesterov else velocity
         new = old + change
@@ -144,8 +156,7 @@ def _lars_fake(
     _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
 
 
-def _trust(param: Tensor, grad: Tensor, weight_decay: float, trust_coefficient: float, eps: float) -> Tensor:
-    w, g = torch.linalg.vector_norm(param), torch.linalg.vector_norm(grad)
+def _trust(w: Tensor, g: Tensor, weight_decay: float, trust_coefficient: float, eps: float) -> Tensor:
     return torch.where((w > 0) & (g > 0), trust_coefficient * w / (g + weight_decay * w + eps), torch.ones_like(w))
 
 

@@ -62,6 +62,11 @@ def newest(param: Tensor, copy: Tensor | None) -> Tensor:
     return param if copy is None else torch.where(param.to(copy.dtype) == copy, param, copy.to(param.dtype))
 
 
+def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The 2-norm of each."""
+    return [torch.linalg.vector_norm(tensor) for tensor in tensors]
+
+
 def write(to: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
     """Round ``new`` into ``to`` unless ``found_inf`` is set."""
     to.copy_(new if found_inf is None else torch.where(found_inf.reshape(()) == 0, new.to(to.dtype), to))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from airank_fast.errors import UserError
 from airank_fast.ops.checks import IN_16_BITS
+from airank_fast.optim.shards import is_flattened, layout_of
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -27,6 +28,10 @@ class FusedOptimizer(torch.optim.Optimizer):
     written by somebody else, and the master is renewed from it. `load_state_dict` writes into existing state and lr
     tensors, so captured graphs stay valid; options that the saved groups lack keep the optimizer's defaults. Its hooks
     are torch's: a pre-hook's result is what is loaded, a post-hook sees it loaded.
+
+    Parameters may be DTensors (fully_shard, tensor parallelism): the op then works on this rank's pieces, and state is
+    DTensors too. Norms over whole tensors, LARS's and LAMB's, take one collective for each list of tensors, and the
+    step is plain torch's there. FullyShardedDataParallel gives an optimizer flat pieces: these two refuse them.
 
     torch.amp.GradScaler leaves unscaling and skipping to `step`, as with torch's ``fused=True``. Lightning's "16-mixed"
     therefore refuses ``gradient_clip_val``; where one clips by hand, ``scaler.unscale_(optimizer)`` comes first.
@@ -92,26 +97,34 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Whether the op updates a float32 master and writes the parameter as its rounded copy."""
         return self.master_weights and param.dtype in IN_16_BITS
 
-    def lists(self, group: dict, names: tuple[str, ...], tag: Callable = lambda param: None) -> dict[tuple, tuple]:
-        """The group's tensors, sorted into lists that one call of the op can take.
+    def lists(
+        self, group: dict, names: tuple[str, ...], tag: Callable = lambda param: None, *, whole: bool = False
+    ) -> dict[tuple, tuple]:
+        """The group's tensors, sorted into lists that one call of the op can take; of DTensors this rank's pieces.
 
-        (device, dtype of parameter and gradient, ``tag(param)``) -> (params, grads, one list per name, copies).
+        (device, layout over ranks or None, dtype of parameter and gradient, ``tag(param)``) ->
+        (params, grads, one list per name, copies). ``whole``: a parameter of which only a part is known is refused.
         """
         lists = defaultdict(lambda: tuple([] for _ in range(3 + len(names))))
         for param in group["params"]:
             grad = param.grad
             if grad is None:
                 continue
-            params, grads, *states, copies = lists[param.device, param.dtype, grad.dtype, tag(param)]
+            if whole and is_flattened(param):
+                got = "a piece of FullyShardedDataParallel's (fully_shard keeps tensors apart)"
+                raise UserError(f"{self.op}: params must be whole tensors or DTensors for their norms, got {got}")
+            layout = layout_of(param)
+            local = layout.local if layout else _itself
+            params, grads, *states, copies = lists[param.device, layout, param.dtype, grad.dtype, tag(param)]
             state = self.state_of(param, names)
-            grads.append(grad)
+            grads.append(local(grad))
             for name, tensors in zip(names, states, strict=True):
-                tensors.append(state[name])
+                tensors.append(local(state[name]))
             if self.has_master(param):
-                params.append(state["master"])
-                copies.append(param)
+                params.append(local(state["master"]))
+                copies.append(local(param))
             else:
-                params.append(param)
+                params.append(local(param))
         return lists
 
     def state_of(self, param: Tensor, names: tuple[str, ...]) -> dict:
@@ -203,6 +216,10 @@ class FusedOptimizer(torch.optim.Optimizer):
             if tensor is None:
                 tensor = torch.empty_like(param, dtype=torch.float32 if name == "master" else self.state_dtype(param))
             self.state[param][name] = tensor.copy_(value)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @contextmanager

@@ -6,11 +6,14 @@ GradScaler, and no synchronisation with the host in `step`.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from airank_fast.errors import UserError
 from airank_fast.ops import global_norm, lamb_
+from airank_fast.ops.lamb import lamb_reference
 from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, scalar_on
 
 
@@ -39,10 +42,13 @@ class FusedLAMB(FusedOptimizer):
     apex's with "master" added; either loads the other's. `load_state_dict` writes into existing state, step and lr
     tensors, so captured graphs stay valid.
 
+    Of DTensors (fully_shard) the step takes one collective for the norms of each list of parameters, and one for the
+    norm over all gradients. Flat pieces of FullyShardedDataParallel are refused where norms of tensors count.
+
     With torch.amp.GradScaler, `scaler.step(optimizer)` unscales gradients and skips steps inside the op.
 
     Raises:
-        UserError: an option out of range.
+        UserError: an option out of range; from `step`, flat pieces of FullyShardedDataParallel.
         RuntimeError: from `step`, gradients that do not fit (sparse, complex).
     """
 
@@ -99,13 +105,19 @@ class FusedLAMB(FusedOptimizer):
 
     def update(self) -> None:
         """Call the op for every list of parameters that have a gradient."""
-        lists = [self.lists(group, self.state_names) for group in self.param_groups]
-        grad_norm = self._grad_norm([part for of_group in lists for part in of_group.values()])
+        adapts = [group["use_nvlamb"] or group["weight_decay"] != 0 for group in self.param_groups]
+        lists = [
+            self.lists(group, self.state_names, whole=adapt)
+            for group, adapt in zip(self.param_groups, adapts, strict=True)
+        ]
+        grad_norm = self._grad_norm([part for of_group in lists for part in of_group.items()])
         for index, group in enumerate(self.param_groups):
             step = self._advance(group)
             beta1, beta2 = group["betas"]
-            for (device, *_), of_list in lists[index].items():
-                lamb_(
+            for (device, layout, *_), of_list in lists[index].items():
+                by_shards = adapts[index] and layout and layout.sharded
+                one_step = partial(lamb_reference, norms=layout.norms) if by_shards else lamb_
+                one_step(
                     *of_list,
                     self.lr_of(index, group, device),
                     scalar_on(device, step),
@@ -127,14 +139,17 @@ class FusedLAMB(FusedOptimizer):
                     **self.scaling(device),
                 )
 
-    def _grad_norm(self, lists: list[tuple[list[Tensor], ...]]) -> Tensor | None:
+    def _grad_norm(self, lists: list[tuple[tuple, tuple[list[Tensor], ...]]]) -> Tensor | None:
         """The norm over the gradients of all lists; None where nothing is clipped."""
         if not lists or self.param_groups[0]["max_grad_norm"] is None:
             return None
-        by_device: dict[torch.device, list[Tensor]] = {}
-        for params, grads, *_ in lists:
-            by_device.setdefault(params[0].device, []).extend(grads)
-        norms = [global_norm(grads) for grads in by_device.values()]
+        by_place: dict[tuple, list[Tensor]] = {}
+        for (device, layout, *_), (_, grads, *_) in lists:
+            by_place.setdefault((device, layout), []).extend(grads)
+        norms = [
+            layout.whole_norms(global_norm(grads)) if layout else global_norm(grads)
+            for (_, layout), grads in by_place.items()
+        ]
         first = norms[0]
         return first if len(norms) == 1 else global_norm([scalar_on(first.device, norm) for norm in norms])
 

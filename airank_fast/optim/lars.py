@@ -6,10 +6,13 @@ with the host in `step`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from airank_fast.errors import UserError
 from airank_fast.ops import lars_
+from airank_fast.ops.lars import lars_reference
 from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, check_nesterov
 
 
@@ -36,10 +39,13 @@ class FusedLARS(FusedOptimizer):
     "master" added; either loads the other's. `load_state_dict` writes into existing state and lr tensors, so captured
     graphs stay valid.
 
+    Of DTensors (fully_shard) the step takes one collective for the norms of each list of parameters. Flat pieces of
+    FullyShardedDataParallel are refused where norms count: they are not the model's tensors.
+
     With torch.amp.GradScaler, `scaler.step(optimizer)` unscales gradients and skips steps inside the op.
 
     Raises:
-        UserError: an option out of range.
+        UserError: an option out of range; from `step`, flat pieces of FullyShardedDataParallel.
         RuntimeError: from `step`, gradients that do not fit (sparse, complex).
     """
 
@@ -86,9 +92,11 @@ class FusedLARS(FusedOptimizer):
         """Call the op for every list of parameters that have a gradient."""
         for index, group in enumerate(self.param_groups):
             names = self.state_names if group["momentum"] != 0 else ()
-            for (device, *_), lists in self.lists(group, names).items():
+            adapt = not group["is_skipped"]
+            for (device, layout, *_), lists in self.lists(group, names, whole=adapt).items():
                 params, grads, *velocities, copies = lists
-                lars_(
+                step = partial(lars_reference, norms=layout.norms) if adapt and layout and layout.sharded else lars_
+                step(
                     params,
                     grads,
                     velocities[0] if velocities else [],
@@ -99,6 +107,6 @@ class FusedLARS(FusedOptimizer):
                     trust_coefficient=group["trust_coefficient"],
                     eps=group["eps"],
                     nesterov=group["nesterov"],
-                    adapt=not group["is_skipped"],
+                    adapt=adapt,
                     **self.scaling(device),
                 )

@@ -34,6 +34,8 @@ class FusedSGD(FusedOptimizer):
     added; either loads the other's. `load_state_dict` writes into existing state and lr tensors, so captured
     graphs stay valid.
 
+    Of DTensors (fully_shard) each rank updates its own pieces.
+
     With torch.amp.GradScaler, `scaler.step(optimizer)` unscales gradients and skips steps inside the op.
     With dampening, a parameter's first step is undampened, as in torch; it counts as the first even if it
     was skipped for an infinite gradient.

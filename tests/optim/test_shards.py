@@ -1,0 +1,94 @@
+"""The optimizers on parameters that fully_shard has spread over two ranks, against the same steps on whole ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from airank_fast.errors import UserError
+from airank_fast.optim import FusedLAMB, FusedLARS, FusedSGD
+
+KINDS = {
+    "sgd": (FusedSGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    "lars": (FusedLARS, {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.1}),
+    "lamb": (FusedLAMB, {"lr": 0.01, "max_grad_norm": 0.05}),
+    "lamb without trust": (FusedLAMB, {"lr": 0.01, "weight_decay": 0.0, "max_grad_norm": 0.05}),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def network(dtype):
+    torch.manual_seed(0)  # rows that two ranks share unevenly, and a bias of one element, which one of them lacks
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+
+
+def run_steps(model, optimizer, num_steps, first=0):
+    """The same batch on every rank, so that the mean of the gradients is the gradient."""
+    for step in range(first, first + num_steps):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).to(next(model.parameters()).dtype)
+        optimizer.zero_grad()
+        model(x).float().square().mean().backward()
+        optimizer.step()
+
+
+def sharded_steps(rank: int, store: str, results) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    mesh = dist.init_device_mesh("cpu", (2,))
+    for name, (kind, options) in KINDS.items():
+        for dtype_name, dtype in DTYPES.items():
+            model = network(dtype)
+            fully_shard(model, mesh=mesh)
+            optimizer = kind(model.parameters(), **options)
+            run_steps(model, optimizer, 2)
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer = kind(model.parameters(), **options)
+            optimizer.load_state_dict(saved)
+            run_steps(model, optimizer, 2, first=2)
+            whole = [p.full_tensor().float().tolist() for p in model.parameters()]
+            if rank == 0:
+                results[name, dtype_name] = whole
+    flat = FullyShardedDataParallel(network(torch.float32), device_id=torch.device("cpu"))
+    for kind, options in (KINDS["lars"], KINDS["lamb"]):
+        try:
+            run_steps(flat, kind(flat.parameters(), **options), 1)
+        except UserError as error:
+            results[kind.op, rank] = str(error)
+    run_steps(flat, FusedSGD(flat.parameters(), lr=0.1), 1)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    store = tmp_path_factory.mktemp("ranks") / "store"
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(sharded_steps, (str(store), results), nprocs=2)
+        return dict(results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KINDS)
+def test_steps_on_shards_are_those_on_whole_parameters(sharded, name, dtype):
+    kind, options = KINDS[name]
+    model = network(DTYPES[dtype])
+    before = copy.deepcopy(model)
+    run_steps(model, kind(model.parameters(), **options), 4)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 2**-7, "atol": 1e-3}
+    for param, old, got in zip(model.parameters(), before.parameters(), sharded[name, dtype], strict=True):
+        torch.testing.assert_close(torch.tensor(got), param.detach().float(), **tolerance)
+        assert not torch.equal(param, old)
+
+
+@pytest.mark.parametrize("op", ["lars", "lamb"])
+def test_flat_pieces_are_refused_where_norms_of_tensors_count(sharded, op):
+    for rank in (0, 1):
+        assert sharded[op, rank].startswith(
+            f"{op}: params must be whole tensors or DTensors for their norms, got a piece"
+        )
