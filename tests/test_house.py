@@ -210,6 +210,14 @@ def test_every_room_is_packaged():
     assert listed == {".".join(room.parts) for room in rooms} | {"airank_fast.models"}
 
 
+def test_every_job_is_checked_against_the_protocol():
+    """By the type checker, which sees a class named Job only where something requires it to be one."""
+    recipes = [path.read_text(encoding="utf-8") for path in (PACKAGE / "recipes").glob("*.py")]
+    jobs = [text for text in recipes if "\nclass Job:" in text]
+    assert len(jobs) >= 2
+    assert all("\n    _checked: type[job.Job] = Job\n" in text for text in jobs)
+
+
 INLINE_FUNCTION = re.compile(r"^(?:inline|HOST_DEVICE|IN_LINES) [^;={}()]*?(\w+)\(([^()]*)\)[^;]*?\{", re.MULTILINE)
 
 
