@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from airank_fast.ops.checks import name_of
 from airank_fast.optim import FusedLAMB, FusedLARS, FusedSGD
 
 # A list of problems: shapes of the weights with decay, and of those without (bias, batch norm).
@@ -138,7 +139,7 @@ def measure(cases=CASES, shapes=SHAPES, seeds=SEEDS, steps=STEPS, dtypes=DTYPES,
                         {
                             "optimizer": case.name,
                             "device": device,
-                            "dtype": str(dtype).removeprefix("torch."),
+                            "dtype": name_of(dtype),
                             "steps": num_steps,
                             "implementation": name,
                             **sums.figures(),

@@ -168,3 +168,109 @@ def test_weights_written_as_they_were_leave_the_masters_their_digits(kind, optio
     run_steps(other, undisturbed, 2, first=3)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(optimizer.state[a]["master"], undisturbed.state[b]["master"])
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_parameters_are_their_masters_rounded(kind, options, dtype):
+    model, optimizer = stepped(kind, options | {"lr": 1e-3}, dtype, num_steps=10)
+    for param in model.parameters():
+        state = optimizer.state[param]
+        assert {name: tensor.dtype for name, tensor in state.items()} == dict.fromkeys(state, torch.float32)
+        assert all(tensor.stride() == param.stride() for tensor in state.values())
+        assert torch.equal(param.detach(), state["master"].to(dtype))
+    weight = model[0].weight
+    assert not torch.equal(optimizer.state[weight]["master"], weight.float())
+
+
+@every
+def test_grad_scaler_unscales_and_skips_inside_the_op(kind, options):
+    ours, expected = network(), network()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    optimizer = kind(ours.parameters(), **options)
+    run_steps(ours, optimizer, 3, scaler)
+    run_steps(expected, kind(expected.parameters(), **options), 3)
+    assert_same(ours, expected)
+
+    before = copy.deepcopy(ours)
+    loss = ours(torch.full((2, 3, 5, 5), float("inf"))).mean()
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert_same(ours, before)
+    assert scaler.get_scale() == 2.0**9
+    assert optimizer.param_groups[0].get("step", 3) == 3  # a skipped step does not count
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_dict_round_trip_continues_bit_for_bit(kind, options, dtype):
+    whole, halves = network(dtype), network(dtype)
+    run_steps(whole, kind(whole.parameters(), **options), 6)
+    first = kind(halves.parameters(), **options)
+    run_steps(halves, first, 3)
+    second = kind(halves.parameters(), lr=1.0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for state in second.state.values():
+        assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    run_steps(halves, second, 3, first=3)
+    assert_same(whole, halves)
+
+
+@every
+def test_loading_writes_into_existing_tensors_and_keeps_strides(kind, options):
+    model, lr = network(torch.bfloat16), torch.tensor(0.1)
+    optimizer = kind(model.parameters(), **options | {"lr": lr})
+    run_steps(model, optimizer, 1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state |= {name: tensor.contiguous() for name, tensor in state.items()}
+    run_steps(model, optimizer, 1, first=1)
+    step = optimizer.param_groups[0].get("step")
+    addresses = {t.data_ptr() for s in optimizer.state.values() for t in s.values()}
+    lr.fill_(0.7)
+    optimizer.load_state_dict(saved)
+    assert addresses == {t.data_ptr() for s in optimizer.state.values() for t in s.values()}
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr.item() == pytest.approx(0.1)
+    assert optimizer.param_groups[0].get("step") is step
+    assert step is None or step.item() == 1
+    weight = model[0].weight
+    assert optimizer.state[weight]["master"].stride() == weight.stride()
+
+
+@every
+def test_deepcopy_keeps_what_it_is(kind, options):
+    model = network(torch.bfloat16)
+    optimizer = kind(model.parameters(), **options, master_weights=False, set_grad_none=False)
+    run_steps(model, optimizer, 1)
+    twin_model, twin = copy.deepcopy((model, optimizer))
+    run_steps(model, optimizer, 2)
+    run_steps(twin_model, twin, 2)
+    assert_same(model, twin_model)
+    assert not twin.set_grad_none
+
+
+@every
+def test_sparse_gradients_are_named(kind, options):
+    param = nn.Parameter(torch.ones(4, 2))
+    param.grad = torch.ones(4, 2).to_sparse()
+    with pytest.raises(RuntimeError, match=r"(grads|tensors)\[0\] must be dense, got a sparse tensor"):
+        kind([param], **options).step()
+
+
+@every
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_does_not_wait_for_the_device(kind, options):
+    model = network(torch.bfloat16).cuda()
+    optimizer = kind(model.parameters(), **options | {"lr": torch.tensor(0.1, device="cuda")})
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

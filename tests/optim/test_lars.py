@@ -91,35 +91,6 @@ def test_arguments_are_apexs_in_apexs_order():
     assert not FusedLARS([nn.Parameter(torch.ones(2))], lr=1.0).set_grad_none
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bit_parameters_are_their_masters_rounded(dtype):
-    model = network(dtype)
-    optimizer = FusedLARS(groups(model), lr=1e-3, momentum=0.9)
-    run_steps(model, optimizer, 20)
-    for param in model.parameters():
-        state = optimizer.state[param]
-        assert {name: tensor.dtype for name, tensor in state.items()} == dict.fromkeys(state, torch.float32)
-        assert torch.equal(param.detach(), state["master"].to(dtype))
-
-
-def test_grad_scaler_unscales_and_skips_inside_the_op():
-    ours, theirs = network(), network()
-    options = {"lr": 1.0, "momentum": 0.9, "trust_coefficient": 0.01}
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    optimizer = FusedLARS(ours.parameters(), **options)
-    run_steps(ours, optimizer, 3, scaler)
-    run_steps(theirs, FusedLARS(theirs.parameters(), **options), 3)
-    assert_same(ours, theirs, exact=False)
-
-    before = copy.deepcopy(ours)
-    loss = ours(torch.full((2, 3, 5, 5), float("inf"))).mean()
-    optimizer.zero_grad()
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    assert_same(ours, before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_state_dict_round_trip_continues_bit_for_bit(dtype):
     whole, halves = network(dtype), network(dtype)
@@ -154,11 +125,3 @@ def test_wrong_options(message, options):
     with pytest.raises(UserError) as caught:
         FusedLARS([nn.Parameter(torch.ones(2))], **({"lr": 1.0} | options))
     assert str(caught.value) == message
-
-
-def test_sparse_gradients_are_named():
-    param = nn.Parameter(torch.ones(4, 2))
-    optimizer = FusedLARS([param], lr=0.1)
-    param.grad = torch.ones(4, 2).to_sparse()
-    with pytest.raises(RuntimeError, match=r"lars: grads\[0\] must be dense, got a sparse tensor"):
-        optimizer.step()
