@@ -33,7 +33,7 @@ _HEADER = (
 def build(request: Request, profile: str) -> tuple[Tree, dict]:
     """The tree with its manifest; UserError for runs that have no place in it."""
     if profile not in PROFILES:
-        raise UserError(f"--profile: one of {', '.join(PROFILES)} is required, got {profile}")
+        raise UserError(f"--profile: must be one of {', '.join(PROFILES)}, got {profile}")
     run, here = request.facts()
     system = airank_description(request.given, run, here)
     models = by_benchmark(request.candidates, _folder)
@@ -113,7 +113,7 @@ def _log_names(runs: list[Candidate]) -> dict[str, Candidate]:
     for one in sorted(runs, key=lambda one: (one.cards or 0, one.config.get("precision") == "fp32", one.started)):
         if not one.cards:
             raise UserError(
-                f"{one.log}: the number of cards is required, got a log that does not say it; give "
+                f"{one.log}: must be a log that states the number of cards, got none; give "
                 "--cards, or name it GPUx<cards>.log"
             )
         name = f"GPUx{one.cards}.log"
@@ -121,7 +121,7 @@ def _log_names(runs: list[Candidate]) -> dict[str, Candidate]:
             name = f"GPUx{one.cards}_FP32.log"
         if name in found:
             raise UserError(
-                f"{one.log}: one run of {one.benchmark} with {one.cards} cards is required, got a second "
+                f"{one.log}: must be the only run of {one.benchmark} with {one.cards} cards, got a second "
                 f"beside {found[name].log}"
             )
         found[name] = one

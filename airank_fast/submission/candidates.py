@@ -74,14 +74,14 @@ def read_candidate(path: Path, log_format: str, benchmark: str | None = None, ca
     log = path / _LOGS[log_format] if path.is_dir() else path
     if log.is_symlink() or not log.is_file():
         got = "a symbolic link" if log.is_symlink() else "none"
-        raise UserError(f"{log}: a log of format {log_format} is required, got {got}")
+        raise UserError(f"{log}: must be a log of format {log_format}, got {got}")
     config = run.first("run_config")
     benchmark = config.get("benchmark")
     if not benchmark:
-        raise UserError(f"{path}: the benchmark is required, got a log that does not say it; give --benchmark")
+        raise UserError(f"{path}: must be a log that states its benchmark, got none; give --benchmark")
     told = config.get("world_size") or cards_in_name(log) or cards
     if told is not None and (type(told) is not int or told < 1):
-        raise UserError(f"{path}: a whole number of cards from 1 on is required, got {told!r}")
+        raise UserError(f"{path}: cards must be a whole number from 1 on, got {told!r}")
     return Candidate(run, log, str(benchmark), told)
 
 
@@ -133,7 +133,7 @@ def check_distinct(candidates: list[Candidate]) -> None:
     for one in candidates:
         real = os.path.realpath(one.log)
         if real in seen:
-            raise UserError(f"{one.log}: every run once is required, got it twice")
+            raise UserError(f"{one.log}: must be given once, got it twice")
         seen.add(real)
 
 

@@ -38,11 +38,11 @@ def build(request: Request) -> tuple[Tree, dict]:
 def build_gp2bm(request: Request) -> tuple[Tree, dict]:
     """The tree of both benchmarks on one node, with the score sheet and its manifest."""
     if missing := sorted(set(BENCHMARKS) - set(request.results)):
-        raise UserError(f"gp2bm: runs of resnet and bert are required, got none of {', '.join(missing)}")
+        raise UserError(f"gp2bm: must have runs of resnet and bert, got none of {', '.join(missing)}")
     tree = Tree()
     placed, description = _organization(tree, request)
     if description["number_of_nodes"] != "1":
-        raise UserError(f"gp2bm: one node is required, got {description['number_of_nodes']}")
+        raise UserError(f"gp2bm: must be of one node, got {description['number_of_nodes']}")
     r_minutes, b_minutes = (request.results[name].score.minutes for name in ("resnet", "bert"))
     score = None if None in (r_minutes, b_minutes) else gp2bm_score(r_minutes, b_minutes)
     rows = _sheet(placed, score, request)
@@ -57,7 +57,7 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
     description = mlperf_description(request.given, run, here, request.source()[0])
     if "submitter" in run and run["submitter"] != description["submitter"]:
         raise UserError(
-            f"--set submitter: {run['submitter']!r} is required as in the logs' submission_org, "
+            f"--set submitter: must be {run['submitter']!r}, the logs' submission_org, "
             f"got {description['submitter']!r}"
         )
     if request.is_rehearsal:

@@ -38,7 +38,7 @@ def refuse_names(logs: Iterable[Path]) -> None:
         for number, line in enumerate(Lines(log), 1):
             if search(line):
                 raise UserError(
-                    f"{log}:{number}: a log without the names of hosts, users and home folders is required "
+                    f"{log}:{number}: must be without the names of hosts, users and home folders "
                     f"(or --allow-names), got {line.strip()[:120]!r}"
                 )
 
