@@ -136,14 +136,14 @@ def write(lines: Iterator[str], path: Path | None, source: Path) -> None:
             print(line)
         return
     if path.exists() and path.samefile(source):
-        raise UserError(f"--output: another file than the log is required, got {path}")
+        raise UserError(f"--output: must be another file than the log, got {path}")
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(line + "\n" for line in lines)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"--output: a file that can be written is required, got {path} ({error.strerror})") from None
+        raise UserError(f"--output: must be a file that can be written, got {path} ({error.strerror})") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

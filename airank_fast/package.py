@@ -68,7 +68,9 @@ def main() -> int:
     options = tyro.cli(Options, prog="python -m airank_fast.package", description=__doc__)
     wanted = [options.format is not None, options.check is not None, options.optimizer_report]
     if sum(wanted) != 1:
-        raise UserError(f"one of --format, --check and --optimizer-report is required, got {sum(wanted)} of them")
+        raise UserError(
+            f"package: must have one of --format, --check and --optimizer-report, got {sum(wanted)} of them"
+        )
     if options.optimizer_report:
         return optimizer_report(options.output)
     return check(options.check) if options.check is not None else build(options)
@@ -77,14 +79,14 @@ def main() -> int:
 def build(options: Options) -> int:
     """Build the tree; 1 if the rules refuse a log, 0 otherwise."""
     if options.output is None or not options.runs:
-        raise UserError("--format: runs and --output are required with it, got " + ("runs" if options.runs else "none"))
+        raise UserError("--format: must have runs and --output with it, got " + ("runs" if options.runs else "none"))
     given = given_fields(options.settings, options.system)
     log_format = "airank" if options.format == "airank" else "mlperf"
     benchmark = benchmark_named(options.benchmark)
     chosen = [candidates.read_candidate(path, log_format, benchmark, options.cards) for path in options.runs]
     candidates.check_distinct(chosen)
     if not options.rehearsal and any(one.is_rehearsal for one in chosen):
-        raise UserError(f"runs that are no rehearsal are required without --rehearsal, got {candidates.REHEARSAL} runs")
+        raise UserError(f"runs: must be of no rehearsal without --rehearsal, got {candidates.REHEARSAL} runs")
     if not options.allow_names:
         privacy.refuse_names(one.log for one in chosen)
     found = results.choose(chosen, options.rehearsal) if log_format == "mlperf" else {}
@@ -170,7 +172,7 @@ def optimizer_report(output: Path | None) -> int:
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--output: a file that can be written is required, got {output} ({error.strerror})") from None
+        raise UserError(f"--output: must be a file that can be written, got {output} ({error.strerror})") from None
     print(output)
     return 0
 

@@ -73,7 +73,7 @@ class WikiCorpus:
         """Prepare; exit status 0."""
         if (self.vocab is None) == (self.train_vocab is None):
             raise UserError(
-                "--vocab or --train-vocab: one of them is required, got " + ("both" if self.vocab else "neither")
+                "--vocab or --train-vocab: must be one of them, got " + ("both" if self.vocab else "neither")
             )
         _require(self.train_vocab is None or self.train_vocab >= 100, "train-vocab", "at least 100", self.train_vocab)
         _require(0 < self.eval_fraction <= 0.5, "eval-fraction", "above 0, at most 0.5", self.eval_fraction)
@@ -160,7 +160,7 @@ def main() -> int:
     try:
         return command.run()
     except OSError as error:
-        raise UserError(f"files: room and permission to read and write are required, got {error}") from None
+        raise UserError(f"files: must have room and permission to read and write, got {error}") from None
 
 
 def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:

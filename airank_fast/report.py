@@ -39,7 +39,7 @@ def main() -> int:
     """Read the runs, write the files, print their names."""
     options = tyro.cli(Options, description=__doc__)
     if missing := [name for name in ("jinja2", "markupsafe") if importlib.util.find_spec(name) is None]:
-        raise UserError(f"report: pip install 'airank-fast[report]' is required, got no {missing[0]}")
+        raise UserError(f"report: must be installed by pip install 'airank-fast[report]', got no {missing[0]}")
     from airank_fast.reports import page, reading, rendering
 
     parse_settings(options.set)

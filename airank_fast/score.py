@@ -110,11 +110,11 @@ def check(options: Options) -> None:
     positive |= {"--want": min(options.want, default=None)}
     for name, value in positive.items():
         if value is not None and not (0 < value < math.inf):
-            raise UserError(f"{name}: a number above 0 is required, got {value}")
+            raise UserError(f"{name}: must be a number above 0, got {value}")
     if not options.paths and (options.rules == "airank" or all(value is None for value in minutes.values())):
-        raise UserError("score: paths of runs, or --r-minutes and --b-minutes, are required, got none")
+        raise UserError("score: must have paths of runs, or --r-minutes and --b-minutes, got none")
     if not (all(0 <= weight < math.inf for weight in options.weights) and sum(options.weights) > 0):
-        raise UserError(f"--weights: numbers from 0, not all of them 0, are required, got {options.weights}")
+        raise UserError(f"--weights: must be numbers from 0, not all of them 0, got {options.weights}")
     parse_settings(options.set)
     rcp_points(options)
     references(options)
@@ -167,7 +167,7 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
         if benchmark is None and options.rules == "mlperf":
             got = run.summary["benchmark"] or "none"
             names = " or ".join(BENCHMARKS)
-            raise UserError(f"{run.path}: a run of {names} is required (--set benchmark=), got {got}")
+            raise UserError(f"{run.path}: must be a run of {names} (--set benchmark=), got {got}")
         if benchmark is not None:
             result = scoring.run_result(run, options.own_targets)
             folder = str(run.path.parent) if is_log(run.path) else ""
@@ -232,7 +232,7 @@ def rcp_points(options: Options) -> dict[str, ReferencePoint]:
         except ValueError:
             mean = minimum = math.nan
         if name not in BENCHMARKS or not 0 < minimum <= mean < math.inf:
-            raise UserError(f"--rcp: BENCHMARK=MEAN,MINIMUM of {' or '.join(BENCHMARKS)} is required, got {text}")
+            raise UserError(f"--rcp: must be BENCHMARK=MEAN,MINIMUM of {' or '.join(BENCHMARKS)}, got {text}")
         points[name] = ReferencePoint(mean, minimum)
     return points
 

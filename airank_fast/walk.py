@@ -21,7 +21,7 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
     except OSError as error:
         path = os.fspath(folder)
         shown = path if len(path) <= 200 else f"{path[:100]}...{path[-100:]}"
-        raise UserError(f"{shown}: a directory that can be read is required, got {error.strerror}") from None
+        raise UserError(f"{shown}: must be a directory that can be read, got {error.strerror}") from None
 
 
 def walk(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None = None) -> Iterator[os.DirEntry]:

@@ -37,9 +37,9 @@ class Manifest:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"data: a readable manifest is required, got {path} ({error})") from None
+            raise UserError(f"data: must be a readable manifest, got {path} ({error})") from None
         if not isinstance(values, dict) or values.get("version") != VERSION or "kind" not in values:
-            raise UserError(f"data: a manifest of version {VERSION} is required, got {path}, which is none")
+            raise UserError(f"data: must be a manifest of version {VERSION}, got {path}, which is none")
         return Manifest(**values)
 
     def save(self, root: Path) -> None:

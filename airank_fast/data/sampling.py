@@ -89,12 +89,12 @@ class TrainStream:
         per_pass = batch_size_local * world_size
         if batch_size_local < 1 or global_batch_size % per_pass:
             raise UserError(
-                f"global batch size: a multiple of {world_size} ranks x {batch_size_local} "
-                f"samples is required, got {global_batch_size}"
+                f"global batch size: must be a multiple of {world_size} ranks x {batch_size_local} "
+                f"samples, got {global_batch_size}"
             )
         if global_batch_size > num_samples:
             raise UserError(
-                f"batch size: at most the {num_samples} training samples are required, "
+                f"batch size: must be at most the {num_samples} training samples, "
                 f"got a global batch of {global_batch_size}"
             )
         self.num_samples, self.seed = num_samples, seed

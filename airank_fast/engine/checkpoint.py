@@ -103,13 +103,13 @@ def load(path: Path, expected: Weights) -> tuple[Weights, dict]:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         why = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise UserError(f"{path}: a readable checkpoint is required, got {why}") from None
+        raise UserError(f"{path}: must be a readable checkpoint, got {why}") from None
     for network, weights in networks.items():
         for name in sorted(weights.keys() | expected[network].keys()):
             got, want = (_shape_in(tensors, name) for tensors in (weights, expected[network]))
             if got != want:
                 raise UserError(
-                    f"{path}: a checkpoint of this {network} is required: {name} must have shape {want}, got {got}"
+                    f"{path}: must be a checkpoint of this {network}: {name} must have shape {want}, got {got}"
                 )
     return networks, state
 

@@ -25,7 +25,7 @@ class NanLoss(Exception):
     """The loss of ``step`` (1-based) is not a number."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"loss: a finite number is required, got nan at step {step}")
+        super().__init__(f"loss: must be a finite number, got nan at step {step}")
         self.step = step
 
 

@@ -109,4 +109,4 @@ def _is_native(precision: str) -> bool:
 def check(precision: str, device: torch.device) -> None:
     """UserError where ``device`` does not have ``precision``."""
     if precision == "tf32" and device.type != "cuda":
-        raise UserError(f"--precision tf32: a CUDA device is required, got {device.type}")
+        raise UserError(f"--precision tf32: must be a CUDA device, got {device.type}")

@@ -46,7 +46,7 @@ class State:
         self.job, self.world, self.device = job, world, world.device
         precision = job.recipe.precision
         if cuda_graphs and (self.device.type != "cuda" or world.size > 1):
-            raise UserError(f"--cuda-graphs: one CUDA device is required, got {world.size} of type {self.device.type}")
+            raise UserError(f"--cuda-graphs: must be one CUDA device, got {world.size} of type {self.device.type}")
         if self.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(job.recipe.seed)

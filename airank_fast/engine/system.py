@@ -135,9 +135,7 @@ def drop_page_cache() -> bool:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
     except OSError as error:
-        raise UserError(
-            f"--clear-cache: the right to write /proc/sys/vm/drop_caches is required, got {error}"
-        ) from None
+        raise UserError(f"--clear-cache: must have the right to write /proc/sys/vm/drop_caches, got {error}") from None
     return True
 
 

@@ -164,4 +164,4 @@ def _require_same_data(data: Mapping[str, Any], journal: Journal) -> None:
     before = next((event for event in journal.history if event["kind"] == "data"), data)
     for name in ("train_samples", "eval_samples"):
         if data[name] != before[name]:
-            raise UserError(f"--resume: the data set of the run is required, {before[name]} {name}, got {data[name]}")
+            raise UserError(f"--resume: must have the data set of the run, {before[name]} {name}, got {data[name]}")

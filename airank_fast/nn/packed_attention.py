@@ -37,7 +37,7 @@ class PackedSequences:
 
     def __post_init__(self) -> None:
         if len(self.lengths) == 0 or min(self.lengths) < 1:
-            raise UserError(f"sequences: lengths of at least 1 are required, got {list(self.lengths)}")
+            raise UserError(f"sequences: must have lengths of at least 1, got {list(self.lengths)}")
         if self.offsets is None:
             lengths = torch.tensor(self.lengths, dtype=torch.int64)
             offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -39,7 +39,7 @@ class Records:
         """Keep a batch's records where they are; does not wait for the device."""
         samples, columns = self.record(outputs, batch)
         for name, column in columns.items():
-            assert len(column) == len(samples), f"{name}: {len(samples)} entries are required, got {len(column)}"
+            assert len(column) == len(samples), f"{name}: must have {len(samples)} entries, got {len(column)}"
         self._parts.append((samples, columns))
 
     def values(self, ranks: Ranks) -> dict[str, float]:

@@ -39,7 +39,7 @@ def load_into(model: nn.Module, path: Path) -> None:
     weights = {_WRAPPERS.sub("", name): tensor for name, tensor in _read(path).items()}
     trouble = _fill(model, weights)
     if trouble:
-        raise UserError(f"--init-checkpoint {path}: weights of this model are required: {trouble}")
+        raise UserError(f"--init-checkpoint {path}: must have weights of this model: {trouble}")
 
 
 def _file_of(path: Path) -> Path:
@@ -83,12 +83,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         why = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise UserError(f"--init-checkpoint {path}: a readable file of weights is required, got {why}") from None
+        raise UserError(f"--init-checkpoint {path}: must be a readable file of weights, got {why}") from None
     for name in _INSIDE:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise UserError(f"--init-checkpoint {path}: names and tensors are required, got {type(content).__name__}")
+        raise UserError(f"--init-checkpoint {path}: must be names and tensors, got {type(content).__name__}")
     return content
 
 

@@ -34,7 +34,7 @@ def strict(entries: Iterable[Entry]) -> Iterator[Event]:
     for number, event, troubles, _ in entries:
         for trouble in troubles:
             if trouble.kind == BROKEN:
-                raise UserError(f"line {number}: {trouble.required} is required, got {trouble.found}")
+                raise UserError(f"line {number}: must be {trouble.required}, got {trouble.found}")
         if event is not None:
             yield event
 

@@ -140,7 +140,7 @@ def iter_events(path: str | os.PathLike) -> Iterator[Event]:
                     continue
                 yield event
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{os.fspath(path)}: an event log is required, got no such file") from None
+        raise UserError(f"{os.fspath(path)}: must be an event log, got no such file") from None
 
 
 def read_events(path: str | os.PathLike) -> list[Event]:
@@ -240,7 +240,7 @@ class EventLog:
             self.history = read_events(self.path)
             self._last_t = self.history[-1]["t"] if self.history else self._last_t
         elif os.path.exists(self.path) and os.path.getsize(self.path):
-            raise UserError(f"{self.path}: a directory without a run is required, got one that holds a run")
+            raise UserError(f"{self.path}: must be a directory without a run, got one that holds a run")
         self._file = LineFile(self.path, truncate=not resume)
         if resume:
             self._file.truncate(_whole_lines_bytes(self.path, len(self.history)))
@@ -270,7 +270,7 @@ class EventLog:
         """
         with self._lock:
             if self.closed:
-                raise ValueError(f"{self.path}: an open event log is required for {kind!r}, got a closed one")
+                raise ValueError(f"{self.path}: must be an open event log for {kind!r}, got a closed one")
             stamp = self.now() if t is None else t
             self._last_t = max(round(stamp, 6), self._last_t)
             event = {"t": self._last_t, "kind": kind, **fields}

@@ -106,7 +106,7 @@ class Lines:
                     yield from lines
                     self._num_lines += len(lines)
         except OSError as error:
-            raise UserError(f"{self.path}: a file that can be read is required, got {error.strerror}") from None
+            raise UserError(f"{self.path}: must be a file that can be read, got {error.strerror}") from None
 
     def _note(self, oddity: str, number: int) -> None:
         self.oddities.setdefault(oddity, number)

@@ -40,7 +40,7 @@ def parse_settings(settings: Iterable[str], path: str = "") -> dict:
         pattern, colon, name = left.rpartition(":")
         name = name.strip()
         if not equals or name not in NAMES:
-            raise UserError(f"--set: NAME=VALUE with a NAME of {', '.join(NAMES)} is required, got {setting[:60]}")
+            raise UserError(f"--set: must be NAME=VALUE with a NAME of {', '.join(NAMES)}, got {setting[:60]}")
         if colon and not fnmatch(path, pattern):
             continue
         value = _value(text.strip())
@@ -68,10 +68,10 @@ def _value(text: str):
 def _check(name: str, value) -> None:
     is_number = type(value) in (int, float) and math.isfinite(value)
     if name in ("init_s", "eval_s") and not (is_number and 0 <= value < 1e9):
-        raise UserError(f"--set {name}: seconds are required, got {value}")
+        raise UserError(f"--set {name}: must be seconds, got {value}")
     if name == "cache_clear" and not isinstance(value, bool):
-        raise UserError(f"--set {name}: true or false is required, got {value}")
+        raise UserError(f"--set {name}: must be true or false, got {value}")
     if name == "seed" and type(value) is not int:
-        raise UserError(f"--set {name}: a whole number is required, got {value}")
+        raise UserError(f"--set {name}: must be a whole number, got {value}")
     if isinstance(value, (dict, list)) or (isinstance(value, float) and not is_number):
-        raise UserError(f"--set {name}: a number, a word, true or false is required, got {value}")
+        raise UserError(f"--set {name}: must be a number, a word, true or false, got {value}")

@@ -42,7 +42,7 @@ def files_of(commit: str) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         for member in tar:
             if member.issym() or member.islnk():
-                raise UserError(f"{member.name}: source files without symbolic links are required, got one")
+                raise UserError(f"{member.name}: must be source files without symbolic links, got one")
             if member.isfile():
                 yield member.name, tar.extractfile(member).read()
 
@@ -61,7 +61,7 @@ def files() -> Iterator[tuple[str, Path]]:
         found = [(str(path.relative_to(root)), path) for path in sorted(PACKAGE.rglob("*")) if _is_source(path)]
     for name, path in found:
         if path.is_symlink():
-            raise UserError(f"{path}: source files without symbolic links are required, got one")
+            raise UserError(f"{path}: must be source files without symbolic links, got one")
         if path.is_file():  # one that was deleted and not yet committed is not there
             yield name, path
 

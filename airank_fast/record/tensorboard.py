@@ -27,7 +27,7 @@ class TensorBoard:
             from tensorboard.compat.proto import event_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
-            raise UserError("tensorboard: the package `tensorboard` is required, got none installed") from None
+            raise UserError("tensorboard: must have the package `tensorboard`, got none installed") from None
         self._proto = event_pb2
         self._writer = EventFileWriter(os.fspath(directory))
 

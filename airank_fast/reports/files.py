@@ -35,7 +35,7 @@ def checksums(path: Path, leave_out: Path | None = None) -> list[FileSum]:
             if not file.is_symlink() and not file.name.endswith((".tmp", ".reserve"))
         ]
     except OSError as error:
-        raise UserError(f"{path}: files that can be read are required, got {error}") from None
+        raise UserError(f"{path}: must be files that can be read, got {error}") from None
     return sorted(found, key=lambda file: (file.path.count("/"), file.path))
 
 

@@ -22,7 +22,7 @@ def gather(path: Path) -> tuple[list[Path], list[str]]:
     """
     if not path.is_dir():
         if path.suffix in COMPRESSIONS and path.is_file():
-            raise UserError(f"{path}: a log as text is required, got a compressed file")
+            raise UserError(f"{path}: must be a log as text, got a compressed file")
         return [path], []
     runs, notes, waiting = [], [], [path]
     while waiting:
@@ -44,7 +44,7 @@ def gather(path: Path) -> tuple[list[Path], list[str]]:
             waiting += [each for each in reversed(inside) if _may_hold_runs(each)]
     if not runs:
         more = f", {len(notes)} compressed files" if notes else ""
-        raise UserError(f"{path}: a directory with logs of a known format is required, got none in it{more}")
+        raise UserError(f"{path}: must be a directory with logs of a known format, got none in it{more}")
     return runs, notes
 
 

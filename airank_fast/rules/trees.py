@@ -146,7 +146,7 @@ def logs_of(path: str | os.PathLike) -> list[Path]:
 def kind_of(root: Path) -> tuple[str, list[Path]]:
     """("mlperf" | "gp2bm", organizations) or ("airank", systems); UserError if the directory is none of them."""
     if not root.is_dir():
-        raise UserError(f"{root}: a directory is required, got none")
+        raise UserError(f"{root}: must be a directory, got none")
     folders = [root, *_folders(root)]
     organizations = [place for place in folders if _is_organization(place)]
     if organizations:
@@ -155,7 +155,7 @@ def kind_of(root: Path) -> tuple[str, list[Path]]:
     if systems:
         return "airank", sorted(set(systems))
     raise UserError(
-        f"{root}: a submission tree is required (systems/ and results/ of MLPerf, or system information of AI-Rank), "
+        f"{root}: must be a submission tree (systems/ and results/ of MLPerf, or system information of AI-Rank), "
         "got neither"
     )
 

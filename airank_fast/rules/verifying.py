@@ -63,19 +63,19 @@ def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding
             found_any = found_any or check is not _unjudged
             yield from check(item, known)
     except OSError as error:  # a path that is too long, or a folder that was just closed to us
-        raise UserError(f"{path}: a directory that can be read is required, got {error.strerror} in it") from None
+        raise UserError(f"{path}: must be a directory that can be read, got {error.strerror} in it") from None
     if not found_any:
-        raise UserError(f"{path}: a directory with logs of a known format is required, got none in it")
+        raise UserError(f"{path}: must be a directory with logs of a known format, got none in it")
 
 
 def _file(path: Path, known: Known) -> Iterator[Finding]:
     if not path.is_file():
-        raise UserError(f"{path}: a file or a directory is required, got {'neither' if path.exists() else 'no such'}")
+        raise UserError(f"{path}: must be a file or a directory, got {'neither' if path.exists() else 'no such'}")
     detected = detect(path)
     formats = [name for name in detected if name in BOOKS]
     if not formats:
         got = f"{' and '.join(detected)}, {_CONVERT}" if detected else "none of them"
-        raise UserError(f"{path}: a file in one of the formats {', '.join(BOOKS)} is required, got {got}")
+        raise UserError(f"{path}: must be a file in one of the formats {', '.join(BOOKS)}, got {got}")
     yield from in_order(check_file(path, formats, known))
 
 

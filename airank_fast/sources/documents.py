@@ -54,17 +54,17 @@ def find_inputs(paths: list[Path]) -> list[Path]:
         if path.is_dir():
             inside = [file for file in files(path) if not file.name.startswith(".")]
             if not inside:
-                raise UserError(f"--input: a directory with text files is required, {path} has none")
+                raise UserError(f"--input: must be a directory with text files, {path} has none")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise UserError(f"--input: a file or a directory is required, got {path}, which is neither")
+            raise UserError(f"--input: must be a file or a directory, got {path}, which is neither")
     if not found:
-        raise UserError("--input: a MediaWiki dump or a directory of text files is required, got nothing")
+        raise UserError("--input: must be a MediaWiki dump or a directory of text files, got nothing")
     empty = [path for path in found if not path.stat().st_size]
     if empty:
-        raise UserError(f"--input: files with content are required, {empty[0]} is empty")
+        raise UserError(f"--input: must have files with content, {empty[0]} is empty")
     return found
 
 
@@ -132,7 +132,7 @@ def write_text(
     if train < 2 or now["eval_documents"] < 2:
         left_out = ", ".join(f"{now[reason]} {reason.replace('_', ' ')}" for reason in _REASONS)
         raise UserError(
-            f"--input: at least 2 documents to train on and 2 held out are required, got {train} and "
+            f"--input: must have at least 2 documents to train on and 2 held out, got {train} and "
             f"{now['eval_documents']} ({now['read']} read, of which left out: {left_out}); a larger "
             "--eval-fraction holds out more, a smaller --min-characters leaves out fewer"
         )
@@ -197,7 +197,7 @@ def _documents(file: Counted, path: Path, text_form: str) -> Iterator[str]:
             yield b"\n".join(lines).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"--input: UTF-8 text is required, {path} is not ({error.reason} at byte {error.start}); a "
+            f"--input: must be UTF-8 text, {path} is not ({error.reason} at byte {error.start}); a "
             "MediaWiki export is named *.xml, *.xml.bz2 or *.xml.gz"
         ) from None
 

@@ -45,7 +45,7 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
     """
     for option, path in (("--train", train), ("--val", val), ("--devkit", devkit)):
         if not path.is_file():
-            raise UserError(f"{option}: a tar file is required, {path} is not there")
+            raise UserError(f"{option}: must be a tar file, {path} is not there")
     classes, truth = read_devkit(devkit)
     inner = _class_tars(train)
     if not partial_set:
@@ -53,7 +53,7 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
         _require("--devkit", "labels", NUM_VAL, len(truth))
     unknown = {part.wnid for part in inner} ^ set(classes.values())
     if unknown:
-        raise UserError(f"--devkit: the classes of the training pictures are required, {min(unknown)} is in one only")
+        raise UserError(f"--devkit: must have the classes of the training pictures, {min(unknown)} is in one only")
     root.mkdir(parents=True, exist_ok=True)
     manifest = _open(root, {"train": train.stat().st_size, "val": val.stat().st_size, "partial": partial_set})
     left = [part for part in inner if not _has(manifest, root, f"train/{part.wnid}")]
@@ -76,7 +76,7 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
 
 def _require(option: str, what: str, wanted: int, got: int) -> None:
     if wanted != got:
-        raise UserError(f"{option}: {wanted:,} {what} are required, got {got:,} (--partial accepts what is there)")
+        raise UserError(f"{option}: must have {wanted:,} {what}, got {got:,} (--partial accepts what is there)")
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:
@@ -90,7 +90,7 @@ def _open(root: Path, options: dict) -> Manifest:
         manifest.save(root)
     if manifest.kind != "imagenet" or manifest.options != options:
         raise UserError(
-            f"--output: a directory for these tars is required, got {root}, which holds {manifest.kind} "
+            f"--output: must be a directory for these tars, got {root}, which holds {manifest.kind} "
             f"made with {manifest.options}"
         )
     return manifest
@@ -106,7 +106,7 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
         from scipy.io import loadmat
     except ImportError:
         raise UserError(
-            "--devkit: scipy is required to read meta.mat and is not installed (pip install 'airank-fast[imagenet]')"
+            "--devkit: must have scipy to read meta.mat, got none (pip install 'airank-fast[imagenet]')"
         ) from None
     found: dict[str, bytes] = {}
     with _open_tar(path, "--devkit") as tar:
@@ -116,17 +116,17 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
                 found[name] = tar.extractfile(member).read()
     for name in (_TRUTH, _META):
         if name not in found:
-            raise UserError(f"--devkit: ILSVRC2012_devkit_t12.tar.gz is required, {path} has no {name}")
+            raise UserError(f"--devkit: must be ILSVRC2012_devkit_t12.tar.gz, {path} has no {name}")
     try:
         synsets = loadmat(io.BytesIO(found[_META]), squeeze_me=True, struct_as_record=False)["synsets"]
         # Children are 0 of the classes proper; the others are their parents in WordNet.
         classes = {int(one.ILSVRC2012_ID): str(one.WNID) for one in synsets if int(one.num_children) == 0}
         truth = [int(line) for line in found[_TRUTH].split()]
     except Exception as error:  # loadmat: many kinds
-        raise UserError(f"--devkit: readable data are required, got {path} ({type(error).__name__}: {error})") from None
+        raise UserError(f"--devkit: must be readable data, got {path} ({type(error).__name__}: {error})") from None
     strange = set(truth) - set(classes)
     if strange:
-        raise UserError(f"--devkit: labels of {len(classes)} classes are required, got {min(strange)} in {path}")
+        raise UserError(f"--devkit: must have labels of {len(classes)} classes, got {min(strange)} in {path}")
     return classes, truth
 
 
@@ -134,7 +134,7 @@ def _open_tar(path: Path, option: str) -> tarfile.TarFile:
     try:
         return tarfile.open(path)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: a tar file is required, got {path} ({_reason(error)})") from None
+        raise UserError(f"{option}: must be a tar file, got {path} ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
@@ -146,7 +146,7 @@ def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.
     try:
         yield from tar
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: a whole tar file is required, {path} breaks off ({error})") from None
+        raise UserError(f"{option}: must be a whole tar file, {path} breaks off ({error})") from None
 
 
 def _class_tars(path: Path) -> list[_Inner]:
@@ -156,10 +156,10 @@ def _class_tars(path: Path) -> list[_Inner]:
             name = PurePosixPath(member.name).name
             if member.isfile() and name.endswith(".tar"):
                 if member.offset_data + member.size > size:
-                    raise UserError(f"--train: a whole tar file is required, {path} breaks off in {member.name}")
+                    raise UserError(f"--train: must be a whole tar file, {path} breaks off in {member.name}")
                 inner.append(_Inner(name.removesuffix(".tar"), path, member.offset_data, member.size))
     if not inner:
-        raise UserError(f"--train: a tar with one tar per class is required, {path} has none in it")
+        raise UserError(f"--train: must be a tar with one tar per class, {path} has none in it")
     return sorted(inner)
 
 
@@ -203,8 +203,7 @@ def _extract(inner: _Inner, root: Path) -> dict:
                         _write(tar, member, partial_folder, pictures, inner.path)
         except tarfile.TarError as error:
             raise UserError(
-                f"--train: a whole tar of pictures is required, {inner.wnid}.tar in {inner.path} is none "
-                f"({_reason(error)})"
+                f"--train: must be a whole tar of pictures, {inner.wnid}.tar in {inner.path} is none ({_reason(error)})"
             ) from None
         return _finish(partial_folder, folder, pictures)
 
@@ -231,16 +230,14 @@ def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict
             number = int(stem.rpartition("_")[2]) if stem.rpartition("_")[2].isdigit() else 0
             if not 1 <= number <= len(wnids):
                 raise UserError(
-                    f"--val: pictures ILSVRC2012_val_00000001 to {len(wnids):08d} are required, got {member.name}"
+                    f"--val: must have pictures ILSVRC2012_val_00000001 to {len(wnids):08d}, got {member.name}"
                 )
             wnid = wnids[number - 1]
             (partial_folder / wnid).mkdir(exist_ok=True)
             _write(tar, member, partial_folder / wnid, pictures[wnid], path)
     num = sum(map(len, pictures.values()))
     if num != len(wnids):
-        raise UserError(
-            f"--val: {len(wnids):,} pictures, as the devkit has labels, are required, got {num:,} in {path}"
-        )
+        raise UserError(f"--val: must have {len(wnids):,} pictures, as the devkit has labels, got {num:,} in {path}")
     return pictures
 
 
@@ -261,11 +258,11 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures
     try:
         content = tar.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"input: a whole tar file is required, {path} breaks off in {member.name} ({error})") from None
+        raise UserError(f"input: must be a whole tar file, {path} breaks off in {member.name} ({error})") from None
     if not content or len(content) != member.size:
-        raise UserError(f"input: pictures with content are required, {member.name} in {path} has {len(content)} bytes")
+        raise UserError(f"input: must have pictures with content, {member.name} in {path} has {len(content)} bytes")
     if name in pictures:
-        raise UserError(f"input: different names are required, {path} has {name} twice")
+        raise UserError(f"input: must have different names, {path} has {name} twice")
     (folder / name).write_bytes(content)
     pictures[name] = hashlib.sha256(content).hexdigest()
 
@@ -282,7 +279,7 @@ def _entry(folder: Path, pictures: dict[str, str]) -> dict:
 
 def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dict:
     if not pictures:
-        raise UserError(f"--train: pictures in every class are required, {folder.name}.tar has none")
+        raise UserError(f"--train: must have pictures in every class, {folder.name}.tar has none")
     entry = _entry(partial_folder, pictures)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial_folder, folder)
@@ -304,9 +301,9 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
         if entry is None:
             problems.append(f"{name}: missing")
         elif entry["pictures"] != wanted["pictures"]:
-            problems.append(f"{name}: {wanted['pictures']} pictures are required, got {entry['pictures']}")
+            problems.append(f"{name}: must have {wanted['pictures']} pictures, got {entry['pictures']}")
         elif entry != wanted:
-            problems.append(f"{name}: sha256 {wanted['sha256']} is required, got another: a picture was changed")
+            problems.append(f"{name}: must have sha256 {wanted['sha256']}, got another: a picture was changed")
     first: dict[str, str] = {}
     for name in names:
         if (other := first.setdefault(manifest.files[name]["sha256"], name)) != name:
@@ -317,7 +314,7 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
     if not manifest.options["partial"]:
         for side, wanted in (("train", NUM_TRAIN), ("val", NUM_VAL)):
             if counts[side] != wanted:
-                problems.append(f"{side}: {wanted:,} pictures are required, got {counts[side]:,}")
+                problems.append(f"{side}: must have {wanted:,} pictures, got {counts[side]:,}")
     lines = [f"{side:<6} {counts[side]:>10,} pictures in {len(manifest.names(side)):,} classes" for side in counts]
     return lines, problems
 

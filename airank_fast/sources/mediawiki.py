@@ -69,7 +69,7 @@ class Dump:
                 raise
             what = "" if self.num_pages else ", before the first"
             raise UserError(
-                f"input: a whole MediaWiki export is required, {self.path} breaks off after "
+                f"input: must be a whole MediaWiki export, {self.path} breaks off after "
                 f"{self.num_pages} pages{what} ({' '.join(str(error).split())})"
             ) from None
         finally:
@@ -89,7 +89,7 @@ class Dump:
             if root is None:
                 root = element
                 if tag != "mediawiki":
-                    raise UserError(f"input: a MediaWiki export is required, got {self.path}, which is <{tag}>")
+                    raise UserError(f"input: must be a MediaWiki export, got {self.path}, which is <{tag}>")
             elif event == "end" and tag == "namespace" and int(element.get("key", 0)) in (_FILE, _CATEGORY):
                 self.media.add((element.text or "").strip().lower())
             elif event == "end" and tag == "page":

@@ -31,7 +31,7 @@ def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_worke
     UserError: nothing there that could be verified.
     """
     if not root.is_dir():
-        raise UserError(f"--verify: a directory is required, got {root}, which is none")
+        raise UserError(f"--verify: must be a directory, got {root}, which is none")
     manifest = Manifest.load(root)
     if manifest is None:
         return _foreign(root, vocab_size, max_seq_length, num_workers)
@@ -60,9 +60,9 @@ def _check_file(name: str, root: Path, manifest: Manifest) -> list[str]:
     if not path.is_file():
         return [f"{name}: missing"]
     if path.stat().st_size != entry["bytes"]:
-        return [f"{name}: {entry['bytes']} bytes are required, got {path.stat().st_size}"]
+        return [f"{name}: must have {entry['bytes']} bytes, got {path.stat().st_size}"]
     if checksum(path) != entry["sha256"]:
-        return [f"{name}: sha256 {entry['sha256']} is required, got another: the file was changed"]
+        return [f"{name}: must have sha256 {entry['sha256']}, got another: the file was changed"]
     if not name.endswith(".hdf5"):
         return []
     vocab_size = manifest.stages["vocabulary"]["tokens"]
@@ -70,9 +70,7 @@ def _check_file(name: str, root: Path, manifest: Manifest) -> list[str]:
         found = shard_counts(read_shard(path, vocab_size=vocab_size, max_seq_length=manifest.options["max_seq_length"]))
     except UserError as error:
         return [f"{name}: {error}"]
-    return [
-        f"{name}: {key} {entry[key]} is required, got {value}" for key, value in found.items() if entry[key] != value
-    ]
+    return [f"{name}: must have {key} {entry[key]}, got {value}" for key, value in found.items() if entry[key] != value]
 
 
 def _strangers(root: Path, manifest: Manifest) -> list[str]:
@@ -125,7 +123,7 @@ def _foreign(root: Path, vocab_size: int | None, max_seq_length: int, num_worker
     """Shards without a manifest: what can be said of them alone."""
     if vocab_size is None:
         raise UserError(
-            f"--verify: a manifest is required, {root} has none; for shards from other scripts give --vocab-size"
+            f"--verify: must be a manifest, {root} has none; for shards from other scripts give --vocab-size"
         )
     corpus = WikiCorpus(root, vocab_size=vocab_size, max_seq_length=max_seq_length)
     contents: dict[str, str] = {}

@@ -109,11 +109,11 @@ def _open(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path) -
         manifest = Manifest("wikicorpus", options)
         manifest.save(root)
     if manifest.kind != "wikicorpus":
-        raise UserError(f"--output: a directory of its own is required, got {root}, which holds {manifest.kind}")
+        raise UserError(f"--output: must be a directory of its own, got {root}, which holds {manifest.kind}")
     for name, value in options.items():
         if manifest.options.get(name) != value:
             raise UserError(
-                f"--output: a directory for {name} = {value} is required, got {root}, where preparing "
+                f"--output: must be a directory for {name} = {value}, got {root}, where preparing "
                 f"began with {manifest.options.get(name)}"
             )
     return manifest
@@ -168,7 +168,7 @@ def _samples(manifest: Manifest, root: Path, plan: Plan, num_workers: int) -> No
     left = [block for block in _blocks(manifest, root, plan) if not manifest.has(root, block.name)]
     for name in {name for block in left for name in block.texts}:
         if not manifest.has(root, name):
-            raise UserError(f"--output: the text from the first stage is required, {root / name} is gone")
+            raise UserError(f"--output: must have the text from the first stage, {root / name} is gone")
     with tqdm(total=len(left), unit="shard", desc="samples", disable=None) as bar:
         for block, counts in zip(left, ordered_map(_build, left, num_workers), strict=True):
             manifest.add(root, block.name, **counts)
@@ -211,7 +211,7 @@ def _build(block: _Block) -> dict:
     unknown = int((documents.tokens == tokenizer.unknown).sum())
     if not len(documents) or unknown > _MOST_UNKNOWN * len(documents.tokens):
         raise UserError(
-            f"--vocab: a vocabulary for this text is required, of {len(documents.tokens):,} tokens of "
+            f"--vocab: must have a vocabulary for this text, of {len(documents.tokens):,} tokens of "
             f"{block.texts[0]} {unknown:,} are [UNK]"
         )
     options = plan.pair_options(tokenizer.vocab_size, tokenizer.cls, tokenizer.sep, tokenizer.mask)

@@ -78,8 +78,7 @@ def import_parser():
         import mwparserfromhell
     except ImportError:
         raise UserError(
-            "input: mwparserfromhell is required to read wiki markup and is not installed "
-            "(pip install 'airank-fast[wikicorpus]')"
+            "input: must have mwparserfromhell to read wiki markup, got none (pip install 'airank-fast[wikicorpus]')"
         ) from None
     return mwparserfromhell
 

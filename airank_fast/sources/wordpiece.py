@@ -18,9 +18,7 @@ def import_tokenizers():
     try:
         import tokenizers
     except ImportError:
-        raise UserError(
-            "vocab: tokenizers is required and is not installed (pip install 'airank-fast[wikicorpus]')"
-        ) from None
+        raise UserError("vocab: must have tokenizers, got none (pip install 'airank-fast[wikicorpus]')") from None
     return tokenizers
 
 
@@ -29,22 +27,21 @@ def read_vocabulary(path: Path) -> list[str]:
     try:
         tokens = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--vocab: a readable vocab.txt is required, got {path} ({error})") from None
+        raise UserError(f"--vocab: must be a readable vocab.txt, got {path} ({error})") from None
     tokens = [token.rstrip("\r") for token in (tokens if tokens[-1] else tokens[:-1])]
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise UserError(
-            f"--vocab: a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)} is required, "
+            f"--vocab: must be a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)}, "
             f"{path} has no {', '.join(missing)}"
         )
     if tokens[0] != "[PAD]":
         raise UserError(
-            f"--vocab: [PAD] as the first token is required (shards are padded with 0), {path} begins with "
-            f"{tokens[0]!r}"
+            f"--vocab: must have [PAD] as the first token (shards are padded with 0), {path} begins with {tokens[0]!r}"
         )
     if len(set(tokens)) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
-        raise UserError(f"--vocab: different tokens are required, {path} has {twice!r} twice")
+        raise UserError(f"--vocab: must have different tokens, {path} has {twice!r} twice")
     return tokens
 
 
@@ -79,8 +76,7 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lowercase
     ids = tokenizer.get_vocab()
     if len(ids) != size:
         raise UserError(
-            f"--train-vocab: a size that the text has words for is required, got {size}; this text makes "
-            f"{len(ids)} tokens"
+            f"--train-vocab: must be a size that the text has words for, got {size}; this text makes {len(ids)} tokens"
         )
     return sorted(ids, key=ids.get)
 

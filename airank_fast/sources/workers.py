@@ -37,7 +37,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            "--workers: memory for each is required, one was killed; take fewer of them, or a smaller --part-mb"
+            "--workers: must have memory for each, one was killed; take fewer of them, or a smaller --part-mb"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -57,8 +57,7 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
     description = mlperf_description(request.given, run, here, request.source()[0])
     if "submitter" in run and run["submitter"] != description["submitter"]:
         raise UserError(
-            f"--set submitter: must be {run['submitter']!r}, the logs' submission_org, "
-            f"got {description['submitter']!r}"
+            f"--set submitter: must be {run['submitter']!r}, the logs' submission_org, got {description['submitter']!r}"
         )
     if request.is_rehearsal:
         description["hw_notes"] = f"{texts.BANNER} {description['hw_notes']}"
@@ -84,7 +83,7 @@ def _title(runs: list[Candidate], request: Request) -> str:
     names = sorted({one.benchmark for one in runs})
     networks = [benchmark.network for benchmark in BENCHMARKS.values()]
     if len(names) > 1 or (names[0] not in networks and not request.is_rehearsal):
-        raise UserError(f"benchmark: {' or '.join(networks)} is required in all runs, got {', '.join(names)}")
+        raise UserError(f"benchmark: must be {' or '.join(networks)} in all runs, got {', '.join(names)}")
     task = tasks.find(names[0])
     return f"{task.model} ({names[0]}), {task.title['en']}" if task else names[0]
 

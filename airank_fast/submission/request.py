@@ -62,7 +62,7 @@ class Request:
             for name in _ONE_SYSTEM:
                 if name not in self.given and name in found and facts.get(name, found[name]) != found[name]:
                     raise UserError(
-                        f"{one.log}: {name} {found[name]!r} is required as in the other runs, got {facts[name]!r}"
+                        f"{one.log}: must have {name} {found[name]!r} as in the other runs, got {facts[name]!r}"
                     )
             found |= facts
         return found, self.here if self.runs_were_here or is_same_machine(found, self.here) else {}
@@ -90,7 +90,7 @@ def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request
     That is `request.code`, else the commit that the runs recorded, else this checkout or package as it is.
     """
     if request.code is None and any(one.run.format != "events" for one in runs):
-        raise UserError("--code: the source that made the runs is required for runs without events.jsonl, got none")
+        raise UserError("--code: must have the source that made the runs for runs without events.jsonl, got none")
     identity, is_at_commit = request.source()
     readme = texts.code_readme(title, runs, identity, request.allowed, request.is_rehearsal)
     tree.add(f"{folder}/README.md", readme)
@@ -113,18 +113,18 @@ def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request
 def _files(root: Path) -> list[tuple[str, Path]]:
     """Every file below a folder but git's own and compiled Python; UserError if there is none, or a symbolic link."""
     if not root.is_dir():
-        raise UserError(f"--code: a directory is required, got {root}")
+        raise UserError(f"--code: must be a directory, got {root}")
     skipped = {".git", "__pycache__"}
     files = []
     for entry in walk(root, lambda entry: entry.name not in skipped):
         if entry.name in skipped:
             continue
         if entry.is_symlink():
-            raise UserError(f"--code: files without symbolic links are required, got {entry.path}")
+            raise UserError(f"--code: must be files without symbolic links, got {entry.path}")
         if entry.is_file():
             files.append((Path(entry.path).relative_to(root).as_posix(), Path(entry.path)))
     if not files:
-        raise UserError(f"--code: a directory with files is required, got {root}, which holds none")
+        raise UserError(f"--code: must be a directory with files, got {root}, which holds none")
     return files
 
 

@@ -48,9 +48,9 @@ def choose(candidates: list[Candidate], own_targets: bool = False) -> dict[str, 
     results = {}
     for name, runs in by_benchmark(candidates, lambda one: one.short).items():
         if name not in BENCHMARKS:
-            raise UserError(f"benchmark: one of {', '.join(BENCHMARKS)} is required, got {name}")
+            raise UserError(f"benchmark: must be one of {', '.join(BENCHMARKS)}, got {name}")
         if len(runs) < BENCHMARKS[name].num_runs:
-            raise UserError(f"{name}: {BENCHMARKS[name].num_runs} runs are required, got {len(runs)}")
+            raise UserError(f"{name}: must have {BENCHMARKS[name].num_runs} runs, got {len(runs)}")
         counted = [scoring.run_result(one.run, own_targets) for one in runs]
         reference = None if own_targets else scoring.reference_point(name, counted)  # which is of the benchmark's task
         score = scoring.set_result(BENCHMARKS[name], counted, reference)

@@ -35,16 +35,16 @@ def given_fields(settings: Iterable[str], file: Path | None) -> dict[str, str]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise UserError(f"--set: NAME=VALUE is required, got {setting!r}")
+            raise UserError(f"--set: must be NAME=VALUE, got {setting!r}")
         given[name.strip()] = value
     known = {*MLPERF_FIELDS, *AIRANK_FIELDS}
     for name, value in given.items():
         if name not in known:
-            raise UserError(f"--set: one of the fields {', '.join(sorted(known))} is required, got {name!r}")
+            raise UserError(f"--set: must be one of the fields {', '.join(sorted(known))}, got {name!r}")
         if isinstance(value, (dict, list)) or not str(value).strip():
-            raise UserError(f"--set {name}: a value that is not blank is required, got {value!r}")
+            raise UserError(f"--set {name}: must be a value that is not blank, got {value!r}")
         if name in MLPERF_NUMBERS and not re.fullmatch(r"\d+", str(value).strip()):
-            raise UserError(f"--set {name}: a whole number is required, got {value!r}")
+            raise UserError(f"--set {name}: must be a whole number, got {value!r}")
     return {name: str(value).strip() for name, value in given.items()}
 
 
@@ -56,11 +56,11 @@ def _read(file: Path) -> dict:
         else:
             values = importlib.import_module("tomllib").loads(text)
     except ModuleNotFoundError:
-        raise UserError(f"--system: a .json file is required with Python 3.10, got {file}") from None
+        raise UserError(f"--system: must be a .json file with Python 3.10, got {file}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"--system: a TOML or JSON file of fields is required, got {file} ({error})") from None
+        raise UserError(f"--system: must be a TOML or JSON file of fields, got {file} ({error})") from None
     if not isinstance(values, dict):
-        raise UserError(f"--system: a table of fields is required, got {file}, which holds none")
+        raise UserError(f"--system: must be a table of fields, got {file}, which holds none")
     return values
 
 
@@ -119,10 +119,10 @@ def mlperf_description(given: dict, run: dict, here: dict, source: dict | None) 
     """
     facts = {**here, **run, **given}
     if facts.get("division") not in (None, "closed", "open"):
-        raise UserError(f"--set division: closed or open is required, got {facts['division']!r}")
+        raise UserError(f"--set division: must be closed or open, got {facts['division']!r}")
     facts["status"] = STATUS_WORDS.get(facts.get("status"), facts.get("status"))
     if facts["status"] not in (None, *STATUS_WORDS.values()):
-        raise UserError(f"--set status: one of {', '.join(STATUS_WORDS.values())} is required, got {facts['status']!r}")
+        raise UserError(f"--set status: must be one of {', '.join(STATUS_WORDS.values())}, got {facts['status']!r}")
     facts = {**_not_applicable(facts), **{name: value for name, value in facts.items() if value is not None}}
     if facts.get("accelerators_per_node") in (0, "0"):
         facts |= {name: value for name, value in _not_applicable(facts).items() if name not in given}
@@ -133,7 +133,7 @@ def mlperf_description(given: dict, run: dict, here: dict, source: dict | None) 
     for name in MLPERF_FIELDS:
         value = facts[name]
         if name in MLPERF_NUMBERS and not re.fullmatch(r"\d+", str(value)):
-            raise UserError(f"--set {name}: a whole number is required, got {value!r}")
+            raise UserError(f"--set {name}: must be a whole number, got {value!r}")
         # Text throughout: the official system_desc_checker joins some of the numbers as strings.
         description[name] = value if isinstance(value, dict) else str(value)
     return description
@@ -162,7 +162,7 @@ def _ask_for(missing: Iterable[str]) -> None:
     missing = list(missing)
     if missing:
         raise UserError(
-            f"system description: {len(missing)} fields are required that neither the run nor this machine tells, "
+            f"system description: must have {len(missing)} fields that neither the run nor this machine tells, "
             f"got no {', '.join(missing)}; say each with --set NAME=VALUE, or all in --system FILE.toml"
         )
 

@@ -27,7 +27,7 @@ def component(what: str, text: str) -> str:
     """`text` as the name of one file or folder: other characters than letters, digits and .+-_()[] become "_"."""
     name = _UNSAFE.sub("_", text.strip()).strip("_")
     if name.strip(".") == "" or name.startswith("-"):
-        raise UserError(f"{what}: a name that a folder can bear is required, got {text!r}")
+        raise UserError(f"{what}: must be a name that a folder can bear, got {text!r}")
     return name
 
 
@@ -55,7 +55,7 @@ class Tree:
         """Add a copy of a file, with a line before it if one is given. UserError for a symbolic link."""
         if source.is_symlink() or not source.is_file():
             got = "a symbolic link" if source.is_symlink() else "none"
-            raise UserError(f"{source}: a regular file is required, got {got}")
+            raise UserError(f"{source}: must be a regular file, got {got}")
         if first_line is not None:
             self.add(name, first_line.encode() + b"\n" + source.read_bytes())
         else:
@@ -64,9 +64,9 @@ class Tree:
     def _enter(self, name: str, content: bytes | Path) -> None:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or str(path) != name or "\n" in name or "\\" in name:
-            raise UserError(f"{name!r}: a path inside the tree is required")
+            raise UserError(f"{name!r}: must be a path inside the tree")
         if name in self._files:
-            raise UserError(f"{name}: one file of that name is required, got two")
+            raise UserError(f"{name}: must be one file of that name, got two")
         self._files[name] = content
 
     def write(self, output: Path, manifest: dict) -> None:
@@ -76,7 +76,7 @@ class Tree:
         """
         self.add_json(MANIFEST, manifest)
         if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-            raise UserError(f"--output: a directory that is absent or empty is required, got {output}")
+            raise UserError(f"--output: must be a directory that is absent or empty, got {output}")
         partial = None
         try:
             make_folders(output.parent)
@@ -87,7 +87,7 @@ class Tree:
             os.replace(partial, output)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"--output: a directory that can be written is required, got {output} ({reason})") from None
+            raise UserError(f"--output: must be a directory that can be written, got {output} ({reason})") from None
         finally:
             if partial is not None and partial.is_dir():
                 with suppress(OSError, UserError):

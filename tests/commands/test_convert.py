@@ -193,10 +193,10 @@ def test_keys_that_are_lost_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.log", "--to", "airank"], "none.log: a run directory with events.jsonl or a log file is required"),
-        (["{dll}", "--to", "events", "--source", "mlperf"], "a log of format mlperf is required, got dllogger"),
-        (["{dll}", "--to", "events", "--output", "{dll}"], "--output: another file than the log is required"),
-        (["{dll}", "--to", "events", "--output", "none/x"], "--output: a file that can be written is required"),
+        (["none.log", "--to", "airank"], "none.log: must be a run directory with events.jsonl or a log file"),
+        (["{dll}", "--to", "events", "--source", "mlperf"], "a log of format mlperf, got dllogger"),
+        (["{dll}", "--to", "events", "--output", "{dll}"], "--output: must be another file than the log"),
+        (["{dll}", "--to", "events", "--output", "none/x"], "--output: must be a file that can be written"),
         (["{dll}", "--to", "events", "--time-zone", "None/At all"], "--time-zone: must be +HH:MM, -HH:MM or the name"),
         (["{dll}", "--to", "events", "--time-zone", "+25:00"], "--time-zone: must be +HH:MM, -HH:MM or the name"),
         (["{dll}", "--to", "events", "--set", "x=1"], "--set: NAME=VALUE with a NAME of"),

@@ -133,20 +133,20 @@ def test_data_that_cannot_be_trained_on_gets_one_line(prepared, tmp_path, capsys
         return refused(capsys, train, "bert-tiny", "--data", data, *sizes, *more, "--output", next(outputs))
 
     line = train_on("--vocab-size", 30522)
-    assert line == f"error: data: a vocabulary of 30522 tokens is required, got 300 in {data / 'vocab.txt'}"
-    assert "samples of at most 32 tokens are required, got 64" in train_on("--sequence-length", 32)
+    assert line == f"error: data: must have a vocabulary of 30522 tokens, got 300 in {data / 'vocab.txt'}"
+    assert "samples of at most 32 tokens, got 64" in train_on("--sequence-length", 32)
 
     shard = data / "train/part-00000.hdf5"
     content = shard.read_bytes()
     shard.unlink()
-    assert "the shards of the manifest are required" in (line := train_on())
+    assert "the shards of the manifest" in (line := train_on())
     assert line.endswith("train/part-00000.hdf5 is missing")
     shard.write_bytes(content)
     (extra := data / "train/part-99999.hdf5").write_bytes(content)
     assert train_on().endswith("train/part-99999.hdf5 is not in the manifest")
     extra.unlink()
     shard.write_bytes(content[: len(content) // 2])
-    assert train_on().startswith(f"error: data: a whole HDF5 file is required, got {shard}")
+    assert train_on().startswith(f"error: data: must be a whole HDF5 file, got {shard}")
     shard.write_bytes(content)
     import h5py
 
@@ -154,7 +154,7 @@ def test_data_that_cannot_be_trained_on_gets_one_line(prepared, tmp_path, capsys
         ids = file["input_ids"][0]
         ids[1] = 300
         file["input_ids"][0] = ids
-    assert train_on() == f"error: data: input_ids of 0 ... 299 are required, got 300 in row 0 of {shard}"
+    assert train_on() == f"error: data: must have input_ids of 0 ... 299, got 300 in row 0 of {shard}"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -172,7 +172,7 @@ def test_a_dump_that_breaks_off_or_is_damaged_gets_one_line(workers, tmp_path, c
         (path := tmp_path / f"{name}.xml.bz2").write_bytes(content)
         where = ["--input", path, "--output", tmp_path / name, "--workers", workers]
         line = refused(capsys, prepare, "wikicorpus", *where, *PREPARE["dump"])
-        assert line.startswith(f"error: input: a whole MediaWiki export is required, {path} breaks off after 0 pages, ")
+        assert line.startswith(f"error: input: must be a whole MediaWiki export, {path} breaks off after 0 pages, ")
         assert not list((tmp_path / name).rglob("*.hdf5"))
     both = bz2.compress(text[: text.index(b"<page>")]) + bz2.compress(text[text.index(b"<page>") :])
     (tmp_path / "multistream.xml.bz2").write_bytes(both)

@@ -74,9 +74,9 @@ def test_versions_leaves_out_what_is_not_installed():
         (lambda: None, 0, ""),
         (lambda: 3, 3, ""),
         (
-            lambda: raise_(UserError("--data: a directory is required,\n  got nothing")),
+            lambda: raise_(UserError("--data: must be a directory,\n  got nothing")),
             2,
-            "error: --data: a directory is required, got nothing\n",
+            "error: --data: must be a directory, got nothing\n",
         ),
         (lambda: raise_(KeyboardInterrupt()), 130, ""),
     ],

@@ -215,12 +215,12 @@ def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of --format, --check and --optimizer-report is required, got 0"),
+        ([], "one of --format, --check and --optimizer-report, got 0"),
         (["--format", "mlperf", "--check", "x"], "got 2 of them"),
-        (["--format", "mlperf"], "runs and --output are required"),
+        (["--format", "mlperf"], "runs and --output"),
         (["--format", "mlperf", "--output", "out", "nothing"], "nothing: a run directory"),
-        (["--check", "nothing"], "nothing: a directory is required"),
-        (["--format", "mlperf", "--output", "out", "--set", "x", "{run}"], "NAME=VALUE is required, got 'x'"),
+        (["--check", "nothing"], "nothing: must be a directory"),
+        (["--format", "mlperf", "--output", "out", "--set", "x", "{run}"], "NAME=VALUE, got 'x'"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, resnet, arguments, message):
@@ -236,7 +236,7 @@ def test_a_rehearsal_says_so_in_every_file_that_is_read(tmp_path):
     runs = [synthetic.resnet(tmp_path / f"r{n}", n, submission=org) for n in range(5)]
     done = build(runs, tmp_path / "out")
     assert done.returncode == 2
-    assert "runs that are no rehearsal are required without --rehearsal" in done.stderr
+    assert "runs: must be of no rehearsal without --rehearsal" in done.stderr
     assert build(runs, tmp_path / "out", "--rehearsal").returncode == 0
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and "source" not in path.parts]
     without = [path.name for path in files if "REHEARSAL" not in path.read_text()]

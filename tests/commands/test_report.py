@@ -61,18 +61,18 @@ importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else 
 """
     done = report(run, "--output", tmp_path, before=hidden)
     assert done.returncode == 2
-    assert done.stderr == f"error: report: pip install 'airank-fast[report]' is required, got no {package}\n"
+    assert done.stderr == f"error: report: must be installed by pip install 'airank-fast[report]', got no {package}\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere: a run directory"),
-        ([ROOT / "LICENSE"], "LICENSE: a log of a known format is required"),
-        (["RUN", "--set", "target=high"], "target: a number is required, got 'high'"),
+        ([ROOT / "LICENSE"], "LICENSE: must be a log of a known format"),
+        (["RUN", "--set", "target=high"], "target: must be a number, got 'high'"),
         (["RUN", "--set", "colour=red"], "--set: NAME=VALUE with a NAME of benchmark"),
         (["RUN", "--set", "target"], "--set: NAME=VALUE"),
-        (["RUN", "--output", ROOT / "LICENSE"], "--output: a directory that can be written is required"),
+        (["RUN", "--output", ROOT / "LICENSE"], "--output: must be a directory that can be written"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, arguments, said):

@@ -144,11 +144,11 @@ def test_a_target_that_the_log_does_not_carry_is_that_of_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "score: paths of runs, or --r-minutes and --b-minutes, are required, got none"),
-        (["--r-minutes", "0", "--b-minutes", "1"], "--r-minutes: a number above 0 is required, got 0.0"),
-        (["--r-minutes", "1", "--b-minutes", "1", "--want", "nan"], "--want: a number above 0 is required, got nan"),
-        (["nothing.log"], "nothing.log: a run directory with events.jsonl or a log file is required, got none"),
-        (["--r-minutes", "1", "--rcp", "resnet=1,2"], "--rcp: BENCHMARK=MEAN,MINIMUM of resnet or bert is required"),
+        ([], "score: must have paths of runs, or --r-minutes and --b-minutes, got none"),
+        (["--r-minutes", "0", "--b-minutes", "1"], "--r-minutes: must be a number above 0, got 0.0"),
+        (["--r-minutes", "1", "--b-minutes", "1", "--want", "nan"], "--want: must be a number above 0, got nan"),
+        (["nothing.log"], "nothing.log: must be a run directory with events.jsonl or a log file, got none"),
+        (["--r-minutes", "1", "--rcp", "resnet=1,2"], "--rcp: must be BENCHMARK=MEAN,MINIMUM of resnet or bert"),
         (["--r-minutes", "1", "--reference", "x"], "--reference: MODEL:CARDS=SECONDS is required, got x"),
         (["--r-minutes", "1", "--weights", "0", "0", "0"], "--weights: numbers from 0, not all of them 0"),
         (["--r-minutes", "1", "--set", "x"], "--set: NAME=VALUE with a NAME of"),

@@ -43,7 +43,7 @@ def test_index(tmp_path):
         ([*GOOD, "train/c/1.jpg"], 2, r"'c' missing in .*val"),
         ([*GOOD, "val/c/1.jpg", "val/d/1.jpg"], 2, r"'c', 'd' missing in .*train"),
         ([*GOOD, "train/c", "val/c/1.jpg"], 3, r"train/c has none"),
-        (GOOD, 1000, r"1000 classes are required, got 2 .*--num-classes 2"),
+        (GOOD, 1000, r"1000 classes, got 2 .*--num-classes 2"),
     ],
 )
 def test_complaints(tmp_path, names, num_classes, match):

@@ -56,5 +56,5 @@ def test_a_cache_that_cannot_be_written(tmp_path, topics, monkeypatch):
     monkeypatch.setattr(pydoc, "documents", lambda: topics[:50])
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(UserError, match=r"embedded text: a writable .*file.* is required"):
+    with pytest.raises(UserError, match=r"embedded text: must have a writable .*file.*"):
         pydoc.load(blocked)

@@ -336,7 +336,7 @@ def test_choosing_a_reader(photos, monkeypatch):
         reader("tfrecord", photos)
     monkeypatch.setattr(data, "has_dali", lambda: False)
     assert data.default_kind() == "torch"
-    with pytest.raises(UserError, match="DALI is required"):
+    with pytest.raises(UserError, match="DALI"):
         reader("dali", photos)
 
 

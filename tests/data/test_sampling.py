@@ -80,7 +80,7 @@ def test_draws_are_uniform_and_not_repeated():
     ("num_samples", "batch", "local", "match"),
     [
         (7, 8, 4, "at most the 7 training samples"),
-        (97, 8, 3, "multiple of 2 ranks x 3 samples is required, got 8"),
+        (97, 8, 3, "multiple of 2 ranks x 3 samples, got 8"),
         (97, 0, 0, "multiple of"),
     ],
 )

@@ -79,12 +79,12 @@ def test_a_padded_shard_in_int64_with_labels_in_a_column(tmp_path):
 @pytest.mark.parametrize(
     ("field", "row", "change", "message"),
     [
-        ("input_ids", 3, 500, "input_ids of 0 ... 499 are required, got 500 in row 3"),
-        ("input_ids", 0, -1, "input_ids of 0 ... 499 are required, got -1 in row 0"),
-        ("masked_lm_ids", 8, 30000, "masked_lm_ids of 0 ... 499 are required, got 30000 in row 8"),
-        ("masked_lm_positions", 5, 64, "masked_lm_positions within the sample are required, got 64 in row 5"),
-        ("segment_ids", 2, 2, "segment_ids 0 or 1 are required, got 2 in row 2"),
-        ("next_sentence_labels", 4, 7, "next_sentence_labels 0 or 1 are required, got 7 in row 4"),
+        ("input_ids", 3, 500, "input_ids of 0 ... 499, got 500 in row 3"),
+        ("input_ids", 0, -1, "input_ids of 0 ... 499, got -1 in row 0"),
+        ("masked_lm_ids", 8, 30000, "masked_lm_ids of 0 ... 499, got 30000 in row 8"),
+        ("masked_lm_positions", 5, 64, "masked_lm_positions within the sample, got 64 in row 5"),
+        ("segment_ids", 2, 2, "segment_ids 0 or 1, got 2 in row 2"),
+        ("next_sentence_labels", 4, 7, "next_sentence_labels 0 or 1, got 7 in row 4"),
     ],
 )
 @pytest.mark.parametrize("form", ["variable", "padded"])
@@ -104,11 +104,11 @@ def test_a_truncated_file(tmp_path):
     path = write(tmp_path / "a.hdf5", make_samples(50))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
-    assert refusal(inspect_shard, path).startswith(f"data: a whole HDF5 file is required, got {path} (truncated file")
+    assert refusal(inspect_shard, path).startswith(f"data: must be a whole HDF5 file, got {path} (truncated file")
     path.write_bytes(b"")
-    assert "a whole HDF5 file is required" in refusal(inspect_shard, path)
+    assert "a whole HDF5 file" in refusal(inspect_shard, path)
     path.unlink()
-    assert refusal(inspect_shard, path) == f"data: a shard is required at {path}, there is none"
+    assert refusal(inspect_shard, path) == f"data: must be a shard at {path}, there is none"
 
 
 def rewritten(path, **changes):
@@ -133,7 +133,7 @@ def test_fields_that_are_not_what_they_should_be(tmp_path):
     assert "is an array of float32" in refusal(inspect_shard, rewritten(fresh(), input_ids=np.ones((6, 64), "f4")))
     assert "of one length" in refusal(inspect_shard, rewritten(fresh(), next_sentence_labels=np.zeros(5, "i1")))
     assert "mixes them" in refusal(inspect_shard, rewritten(fresh(), input_ids=np.zeros(6, "i4")))
-    assert "input_mask is required" in refusal(inspect_shard, rewritten(fresh(), input_mask=None))
+    assert "input_mask" in refusal(inspect_shard, rewritten(fresh(), input_mask=None))
     packed = refusal(inspect_shard, rewritten(fresh(), packed_input_len=np.zeros((6, 3), "i2")))
     assert "rows are packed" in packed
     mask = np.ones((6, 64), "i1")
@@ -143,7 +143,7 @@ def test_fields_that_are_not_what_they_should_be(tmp_path):
     with h5py.File(ragged, "a") as file:
         file["segment_ids"][3] = np.zeros(5, np.int8)
     assert "as many segment_ids as input_ids" in refusal(read, ragged)
-    assert "samples of 3 ... 20 tokens are required" in refusal(read, fresh(), max_seq_length=20)
+    assert "samples of 3 ... 20 tokens" in refusal(read, fresh(), max_seq_length=20)
 
 
 @pytest.mark.parametrize("form", ["variable", "padded"])
@@ -159,7 +159,7 @@ def test_a_sample_without_a_masked_token_is_named(tmp_path, form):
         masked_offsets=offsets,
     )
     path = write(tmp_path / "a.hdf5", without, form)
-    expected = f"data: masked tokens, at least 1 in each sample, are required, got 0 in row 2 of {path}"
+    expected = f"data: must have masked tokens, at least 1 in each sample, got 0 in row 2 of {path}"
     assert refusal(read, path) == expected
 
 

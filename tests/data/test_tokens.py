@@ -189,7 +189,7 @@ def test_masks_are_berts():
 
 
 def test_too_short_a_text():
-    with pytest.raises(UserError, match="a sequence length of at most 12 is required, got 22"):
+    with pytest.raises(UserError, match="a sequence length of at most 12, got 22"):
         pydoc.Blocks(np.zeros(10, np.uint16), 22, seed=0)
 
 

@@ -118,7 +118,7 @@ def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
 
 
 def test_tf32_needs_cuda():
-    with pytest.raises(UserError, match="CUDA device is required, got cpu"):
+    with pytest.raises(UserError, match="CUDA device, got cpu"):
         precision.check("tf32", CPU)
 
 

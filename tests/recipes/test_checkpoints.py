@@ -72,12 +72,12 @@ def test_shards_are_read_by_their_index_and_by_their_directory(tmp_path, weights
 def test_a_missing_shard_and_a_wrong_index_are_named(tmp_path, weights):
     index = in_shards(tmp_path, weights, "model")
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    assert "model-00002-of-00002.safetensors: a readable file of weights is required" in message_for(tmp_path)
+    assert "model-00002-of-00002.safetensors: must be a readable file of weights" in message_for(tmp_path)
     for content, expected in (
         ("[]", "weight_map must be names and files, got NoneType"),
         ('{"weight_map": {"a": 3}}', "weight_map must be names and files, got dict"),
         ('{"weight_map": {"a": "../a.safetensors"}}', "shards must lie beside the index, got '../a.safetensors'"),
-        ('{"weight_map"', "a readable file of weights is required, got JSONDecodeError"),
+        ('{"weight_map"', "a readable file of weights, got JSONDecodeError"),
     ):
         index.write_text(content)
         assert expected in message_for(index)
@@ -126,5 +126,5 @@ def test_what_does_not_fit_or_is_not_there_is_named(tmp_path, weights):
     assert "0.bias is missing" in message_for(tmp_path / "less.pt")
     torch.save(weights | {"0.bias": torch.ones(5)}, tmp_path / "other.pt")
     assert "0.bias must have shape [4], got [5]" in message_for(tmp_path / "other.pt")
-    assert "a readable file of weights is required, got FileNotFoundError" in message_for(tmp_path / "nowhere.bin")
-    assert "a readable file of weights is required, got FileNotFoundError" in message_for(tmp_path / "nowhere")
+    assert "a readable file of weights, got FileNotFoundError" in message_for(tmp_path / "nowhere.bin")
+    assert "a readable file of weights, got FileNotFoundError" in message_for(tmp_path / "nowhere")

@@ -120,7 +120,7 @@ def test_the_profile_of_2021_names_the_data_before_test_begin(tell):
     assert lines[1:] == write(events)
     assert lines[0].split()[2] == lines[1].split()[2]
     assert next(iter(parse(lines)))["checksum"] == "c0ffee"
-    with pytest.raises(UserError, match="one of 2020-12, 2021-05 is required, got 2022"):
+    with pytest.raises(UserError, match="one of 2020-12, 2021-05, got 2022"):
         AIRankLog("2022")
 
 

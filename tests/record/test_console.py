@@ -140,7 +140,7 @@ def test_tensorboard_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match="the package `tensorboard` is required"):
+    with pytest.raises(UserError, match="the package `tensorboard`"):
         TensorBoard(tmp_path)
 
 

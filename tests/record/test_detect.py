@@ -33,5 +33,5 @@ def test_formats(tmp_path, content, formats):
 
 
 def test_a_path_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match="a file that can be read is required, got"):
+    with pytest.raises(UserError, match="a file that can be read, got"):
         detect(tmp_path / "none")

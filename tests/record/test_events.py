@@ -91,7 +91,7 @@ def test_a_log_is_not_overwritten(tmp_path):
     EventLog(tmp_path / "events.jsonl").close()
     with EventLog(tmp_path / "events.jsonl") as log:  # an empty one is no run
         log.emit("run_start")
-    with pytest.raises(UserError, match="a directory without a run is required"):
+    with pytest.raises(UserError, match="a directory without a run"):
         EventLog(tmp_path / "events.jsonl")
     with pytest.raises(UserError, match="no such file"):
         EventLog(tmp_path / "other.jsonl", resume=True)

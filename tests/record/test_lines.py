@@ -69,9 +69,9 @@ def test_memory_is_bounded(tmp_path):
 
 
 def test_what_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match=r"a file that can be read is required, got No such file"):
+    with pytest.raises(UserError, match=r"a file that can be read, got No such file"):
         list(Lines(tmp_path / "none"))
-    with pytest.raises(UserError, match=r"a file that can be read is required, got Is a directory"):
+    with pytest.raises(UserError, match=r"a file that can be read, got Is a directory"):
         list(Lines(tmp_path))
 
 

@@ -157,7 +157,7 @@ def test_a_broken_line_is_named(text, trouble):
 )
 def test_a_value_that_no_event_can_hold_is_named(key, value, metadata):
     line = json.dumps({"key": key, "time_ms": 1_700_000_000_000, "value": value, "metadata": metadata})
-    with pytest.raises(UserError, match=r"line 1: .* is required, got"):
+    with pytest.raises(UserError, match=r"line 1: must have .*, got"):
         list(parse([":::MLLOG " + line]))
 
 

@@ -108,7 +108,7 @@ def test_a_unit_that_is_not_known_is_asked_for():
     ],
 )
 def test_a_broken_line_is_named(text):
-    with pytest.raises(UserError, match=r"line 2: JSON with event and metadata.time_ms is required, got"):
+    with pytest.raises(UserError, match=r"line 2: must be JSON with event and metadata.time_ms, got"):
         list(parse(["output", "[PerfLog] " + text]))
 
 

@@ -145,5 +145,5 @@ def test_whole_counts_may_be_written_as_floats(tmp_path):
         (3001600, int),
     ]
     assert parse_settings(["samples_per_epoch=1281167.0"]) == {"samples_per_epoch": 1281167}
-    with pytest.raises(UserError, match=r"train_samples: a whole number above 0 is required, got 3001600\.5"):
+    with pytest.raises(UserError, match=r"train_samples: must be a whole number above 0, got 3001600\.5"):
         read_run(bert(tmp_path / "log", [1_200_000], train_samples=3001600.5))

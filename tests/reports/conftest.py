@@ -17,7 +17,7 @@ def browser():
     """A headless Chromium for all tests."""
     program = chromium.find()
     if program is None:
-        pytest.skip(f"no browser: one of {', '.join(chromium.NAMES)} is required")
+        pytest.skip(f"no browser: must be one of {', '.join(chromium.NAMES)}")
     with chromium.Browser(program) as found:
         yield found
 

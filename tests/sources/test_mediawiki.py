@@ -51,7 +51,7 @@ def test_a_dump_that_breaks_off(tmp_path, name, pack):
     path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(UserError) as error:
         list(Dump(path).pages())
-    assert str(error.value).startswith(f"input: a whole MediaWiki export is required, {path} breaks off after ")
+    assert str(error.value).startswith(f"input: must be a whole MediaWiki export, {path} breaks off after ")
     assert "\n" not in str(error.value)
 
 
@@ -66,7 +66,7 @@ def test_a_dump_that_breaks_off_between_two_streams(tmp_path):
 def test_what_is_no_export(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text("<html><page/></html>")
-    with pytest.raises(UserError, match=r"a MediaWiki export is required, got .*, which is <html>"):
+    with pytest.raises(UserError, match=r"a MediaWiki export, got .*, which is <html>"):
         list(Dump(path).pages())
     path.write_text("no markup")
     with pytest.raises(UserError, match="breaks off after 0 pages, before the first"):

@@ -32,7 +32,7 @@ def test_all_that_is_missing_is_asked_for_at_once():
         mlperf_description({}, {}, {}, None)
     missing = set(MLPERF_FIELDS) - {"hw_notes", "sw_notes"}
     assert all(name in str(told.value) for name in missing)
-    assert f"{len(missing)} fields are required" in str(told.value)
+    assert f"{len(missing)} fields" in str(told.value)
     assert "--set NAME=VALUE" in str(told.value)
 
 
@@ -65,9 +65,9 @@ def test_a_run_without_accelerators_has_nothing_to_say_of_them():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("division", "ajar", "closed or open is required"),
+        ("division", "ajar", "closed or open"),
         ("status", "sold", "one of Available on-premise"),
-        ("host_processor_core_count", "many", "a whole number is required"),
+        ("host_processor_core_count", "many", "a whole number"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(name, value, message):

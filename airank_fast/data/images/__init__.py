@@ -75,10 +75,10 @@ def make_reader(
     assert image_size <= eval_resize, (image_size, eval_resize)
     device = torch.device(device)
     if kind not in KINDS:
-        raise UserError(f"reader: one of {', '.join(KINDS)} is required, got {kind}")
+        raise UserError(f"reader: must be one of {', '.join(KINDS)}, got {kind}")
     if kind == "dali" and not has_dali():
         raise UserError(
-            "reader: DALI is required for --reader dali and not installed "
+            "reader: must have DALI for --reader dali, got none "
             "(pip install nvidia-dali-cuda130, or use --reader torch)"
         )
     shard = {

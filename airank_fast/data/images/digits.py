@@ -56,8 +56,7 @@ def materialise(cache_dir: str | os.PathLike | None = None) -> Path:
             shutil.rmtree(half_done, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"embedded data set: a writable {cache} is required, got {error}; "
-            "or pass --data with a directory of pictures"
+            f"embedded data set: must have a writable {cache}, got {error}; or pass --data with a directory of pictures"
         ) from error
     return target
 

@@ -40,7 +40,7 @@ class Split:
         left = np.bincount(self.labels[keep], minlength=len(self.classes))
         if not left.all():
             raise UserError(
-                f"{name}: a readable picture in every class is required, class "
+                f"{name}: must have a readable picture in every class, class "
                 f"'{self.classes[int(left.argmin())]}' has none"
             )
         return Split([f for f, k in zip(self.files, keep, strict=True) if k], self.labels[keep], self.classes)
@@ -56,19 +56,19 @@ class ImageFolder:
     def __init__(self, root: str | os.PathLike, num_classes: int | None = None):
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         if not os.path.isdir(self.root):
-            raise UserError(f"data: a directory with train/ and val/ is required, got {self.root}, which is none")
+            raise UserError(f"data: must be a directory with train/ and val/, got {self.root}, which is none")
         classes = {side: self._classes(side) for side in ("train", "val")}
         for here, there in (("train", "val"), ("val", "train")):
             missing = sorted(set(classes[here]) - set(classes[there]))
             if missing:
                 raise UserError(
-                    f"data: the same classes in train/ and val/ are required, "
+                    f"data: must have the same classes in train/ and val/, "
                     f"{_some(missing)} missing in {os.path.join(self.root, there)}"
                 )
         self.classes = classes["train"]
         if num_classes is not None and len(self.classes) != num_classes:
             raise UserError(
-                f"data: {num_classes} classes are required, got {len(self.classes)} in "
+                f"data: must have {num_classes} classes, got {len(self.classes)} in "
                 f"{self.root} (pass --num-classes {len(self.classes)} to train on these)"
             )
         self._other_kinds: Counter[str] = Counter()
@@ -94,10 +94,10 @@ class ImageFolder:
     def _classes(self, side: str) -> tuple[str, ...]:
         path = os.path.join(self.root, side)
         if not os.path.isdir(path):
-            raise UserError(f"data: train/ and val/ are required in {self.root}, there is no {side}/")
+            raise UserError(f"data: must have train/ and val/ in {self.root}, there is no {side}/")
         names = [entry.name for entry in entries(path) if entry.is_dir() and not entry.name.startswith(".")]
         if not names:
-            raise UserError(f"data: one folder per class is required in {path}, there is none")
+            raise UserError(f"data: must have one folder per class in {path}, there is none")
         return tuple(names)
 
     def _split(self, side: str) -> Split:
@@ -106,7 +106,7 @@ class ImageFolder:
             path = os.path.join(self.root, side, name)
             pictures = _pictures(path, self._other_kinds)
             if not pictures:
-                raise UserError(f"data: pictures ({', '.join(SUFFIXES)}) are required in every class, {path} has none")
+                raise UserError(f"data: must have pictures ({', '.join(SUFFIXES)}) in every class, {path} has none")
             files += pictures
             counts.append(len(pictures))
         return Split(files, np.repeat(np.arange(len(counts), dtype=np.int64), counts), self.classes)
@@ -165,7 +165,7 @@ def why_corrupt(path: str | os.PathLike) -> str | None:
 def corrupt_error(path: str | os.PathLike, why: str) -> UserError:
     """The one line for a file that cannot be read."""
     return UserError(
-        f"data: a whole JPEG or PNG picture is required, got {Path(path)} ({why}); --skip-corrupt leaves such files out"
+        f"data: must be a whole JPEG or PNG picture, got {Path(path)} ({why}); --skip-corrupt leaves such files out"
     )
 
 

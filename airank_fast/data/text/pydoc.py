@@ -59,7 +59,7 @@ def load(cache_dir: str | os.PathLike | None = None) -> Text:
             _write_once(target)
         except OSError as error:
             raise UserError(
-                f"embedded text: a writable {cache} is required, got {error}; or pass --data with a directory of shards"
+                f"embedded text: must have a writable {cache}, got {error}; or pass --data with a directory of shards"
             ) from error
     vocab = (target / "vocab.txt").read_text(encoding="utf-8").splitlines()
     train, held_out = (np.load(target / f"{side}.npy") for side in ("train", "held_out"))
@@ -102,7 +102,7 @@ def documents() -> list[str]:
     found = [text for text in found if text]
     if len(found) < 100:
         raise UserError(
-            f"embedded text: the standard library's sources are required in {library}, "
+            f"embedded text: must have the standard library's sources in {library}, "
             f"got {len(found)} documents; or pass --data with a directory of shards"
         )
     return found
@@ -141,7 +141,7 @@ def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np
         from tokenizers import BertWordPieceTokenizer
     except ImportError:
         raise UserError(
-            "embedded text: the package tokenizers is required, got none (pip install 'airank-fast[wikicorpus]')"
+            "embedded text: must have the package tokenizers, got none (pip install 'airank-fast[wikicorpus]')"
         ) from None
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(train, VOCAB_SIZE, special_tokens=SPECIAL_TOKENS, show_progress=False)
@@ -166,7 +166,7 @@ class Blocks:
         width = length - 2
         num_blocks = min(limit, len(tokens) // width)
         if not num_blocks:
-            raise UserError(f"embedded text: a sequence length of at most {len(tokens) + 2} is required, got {length}")
+            raise UserError(f"embedded text: must be a sequence length of at most {len(tokens) + 2}, got {length}")
         self._blocks = tokens[: num_blocks * width].reshape(num_blocks, width).astype(np.int32)
         self._seed, self.num_masked = seed, max(1, round(mask_rate * width))
         self.lengths = np.full(num_blocks, length)

@@ -40,8 +40,7 @@ def import_h5py():
         import h5py
     except ImportError:
         raise UserError(
-            "data: h5py is required to read and write HDF5 shards and is not installed "
-            "(pip install 'airank-fast[wikicorpus]')"
+            "data: must have h5py to read and write HDF5 shards, got none (pip install 'airank-fast[wikicorpus]')"
         ) from None
     return h5py
 
@@ -110,9 +109,9 @@ def open_shard(path: Path):
     try:
         return import_h5py().File(path, "r")
     except FileNotFoundError:
-        raise UserError(f"data: a shard is required at {path}, there is none") from None
+        raise UserError(f"data: must be a shard at {path}, there is none") from None
     except OSError as error:
-        raise UserError(f"data: a whole HDF5 file is required, got {path} ({_reason(error)})") from None
+        raise UserError(f"data: must be a whole HDF5 file, got {path} ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
@@ -131,10 +130,10 @@ def _inspect(file, path: Path) -> Shard:
     h5py = import_h5py()
     missing = [name for name in FIELDS if name not in file]
     if missing:
-        raise UserError(f"data: the fields {', '.join(FIELDS)} are required, {path} has no {', '.join(missing)}")
+        raise UserError(f"data: must have the fields {', '.join(FIELDS)}, {path} has no {', '.join(missing)}")
     if "packed_input_len" in file:
         raise UserError(
-            f"data: one sample a row is required, got {path}, whose rows are packed from several "
+            f"data: must have one sample a row, got {path}, whose rows are packed from several "
             "(packed_input_len); give the shards from before packing"
         )
     kinds = {}
@@ -144,18 +143,18 @@ def _inspect(file, path: Path) -> Shard:
         dtype = np.dtype(of_rows) if of_rows is not None else file[name].dtype
         if of_rows is str or of_rows is bytes or dtype.kind not in "iu":
             what = "an object array" if dtype.kind in "OSU" else f"an array of {dtype}"
-            raise UserError(f"data: integer arrays are required, {name} of {path} is {what}")
+            raise UserError(f"data: must have integer arrays, {name} of {path} is {what}")
     num = {name: file[name].shape[0] if file[name].ndim else 0 for name in FIELDS}
     if len(set(num.values())) > 1:
-        raise UserError(f"data: fields of one length are required in a shard, got {num} in {path}")
+        raise UserError(f"data: must have fields of one length in a shard, got {num} in {path}")
     form = kinds["input_ids"]
     wanted = {name: 1 if form == "variable" or name == FIELDS[-1] else 2 for name in FIELDS}
     got = {name: file[name].ndim for name in FIELDS}
     got[FIELDS[-1]] = 1 if file[FIELDS[-1]].size == num[FIELDS[-1]] else got[FIELDS[-1]]  # [n, 1] will do
     if got != wanted or any(kinds[name] != form for name in FIELDS[:-1]) or kinds[FIELDS[-1]] != "padded":
-        raise UserError(f"data: a shard in variable or padded form is required, {path} mixes them")
+        raise UserError(f"data: must be a shard in variable or padded form, {path} mixes them")
     if form == "padded" and "input_mask" not in file:
-        raise UserError(f"data: input_mask is required in a padded shard, {path} has none")
+        raise UserError(f"data: must have input_mask in a padded shard, {path} has none")
     return Shard(path, form, num["input_ids"])
 
 
@@ -177,7 +176,7 @@ def read_shard(path: Path, *, vocab_size: int, max_seq_length: int, rows: np.nda
             try:
                 part = _variable(file, here) if shard.form == "variable" else _padded(file, here, path)
             except OSError as error:
-                raise UserError(f"data: a whole HDF5 file is required, got {path} ({_reason(error)})") from None
+                raise UserError(f"data: must be a whole HDF5 file, got {path} ({_reason(error)})") from None
             _check(part, path, start, vocab_size, max_seq_length)
             parts.append(part if last - first == len(part) else part.take(wanted[first:last] - start))
     return Samples.concatenate(parts)
@@ -200,7 +199,7 @@ def read_counts(path: Path) -> np.ndarray:
                     padded = shard.form == "padded"
                     counts[rows, column] = (values != 0).sum(1) if padded else [len(row) for row in values]
             except OSError as error:
-                raise UserError(f"data: a whole HDF5 file is required, got {path} ({_reason(error)})") from None
+                raise UserError(f"data: must be a whole HDF5 file, got {path} ({_reason(error)})") from None
     return counts
 
 
@@ -260,13 +259,11 @@ def _check(samples: Samples, path: Path, first_row: int, vocab_size: int, max_se
         if bad.any():
             at = int(bad.argmax())
             row = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
-            raise UserError(
-                f"data: {name} {required} are required, got {values[at]} in row {first_row + row} of {path}"
-            )
+            raise UserError(f"data: must have {name} {required}, got {values[at]} in row {first_row + row} of {path}")
 
     tokens, masked, in_vocabulary = samples.token_offsets, samples.masked_offsets, f"of 0 ... {vocab_size - 1}"
     refuse((lengths < 3) | (lengths > max_seq_length), None, "samples", f"of 3 ... {max_seq_length} tokens", lengths)
-    refuse(samples.num_masked < 1, None, "masked tokens,", "at least 1 in each sample,", samples.num_masked)
+    refuse(samples.num_masked < 1, None, "masked tokens,", "at least 1 in each sample", samples.num_masked)
     for name, values, offsets in (
         ("input_ids", samples.input_ids, tokens),
         ("masked_lm_ids", samples.masked_lm_ids, masked),

@@ -49,7 +49,7 @@ class WikiCorpus:
         self.root = Path(root).expanduser().absolute()
         self.vocab_size, self.max_seq_length = vocab_size, max_seq_length
         if not self.root.is_dir():
-            raise UserError(f"data: a directory with train/ and eval/ is required, got {self.root}, which is none")
+            raise UserError(f"data: must be a directory with train/ and eval/, got {self.root}, which is none")
         manifest = Manifest.load(self.root)
         if manifest is not None:
             self._check_manifest(manifest)
@@ -70,16 +70,16 @@ class WikiCorpus:
 
     def _check_manifest(self, manifest: Manifest) -> None:
         if manifest.kind != "wikicorpus":
-            raise UserError(f"data: a wikicorpus data set is required, got {self.root}, which is {manifest.kind}")
+            raise UserError(f"data: must be a wikicorpus data set, got {self.root}, which is {manifest.kind}")
         if not manifest.stages.get("samples", {}).get("done"):
             raise UserError(
-                f"data: a finished data set is required, preparing {self.root} was interrupted "
+                f"data: must be a finished data set, preparing {self.root} was interrupted "
                 "(the same prepare command goes on with it)"
             )
         length = manifest.options["max_seq_length"]
         if length > self.max_seq_length:
             raise UserError(
-                f"data: samples of at most {self.max_seq_length} tokens are required, got {length} in {self.root}"
+                f"data: must have samples of at most {self.max_seq_length} tokens, got {length} in {self.root}"
             )
 
     def _check_vocabulary(self) -> None:
@@ -88,24 +88,24 @@ class WikiCorpus:
             with open(path, "rb") as file:
                 num = sum(1 for _ in file)
             if num != self.vocab_size:
-                raise UserError(f"data: a vocabulary of {self.vocab_size} tokens is required, got {num} in {path}")
+                raise UserError(f"data: must have a vocabulary of {self.vocab_size} tokens, got {num} in {path}")
 
     def _shards(self, split: str, manifest: Manifest | None) -> list[Shard]:
         folders = [self.root / name for name in _FOLDERS[split] if (self.root / name).is_dir()]
         if not folders:
-            raise UserError(f"data: {split}/ with HDF5 shards is required in {self.root}, there is none")
+            raise UserError(f"data: must have {split}/ with HDF5 shards in {self.root}, there is none")
         paths = [path for path in files(folders[0]) if path.suffix in _SUFFIXES]
         if manifest is not None:
             listed, found = set(manifest.names(split)), {str(path.relative_to(self.root)) for path in paths}
             for names, what in ((listed - found, "is missing"), (found - listed, "is not in the manifest")):
                 if names:
                     raise UserError(
-                        f"data: the shards of the manifest are required in {self.root}, {min(names)} {what}"
+                        f"data: must have the shards of the manifest in {self.root}, {min(names)} {what}"
                         + f" ({len(names)} such)" * (len(names) > 1)
                     )
         shards = [shard for shard in map(inspect_shard, paths) if shard.num_samples]
         if not shards:
-            raise UserError(f"data: HDF5 shards with samples are required in {folders[0]}, there are none")
+            raise UserError(f"data: must have HDF5 shards with samples in {folders[0]}, there are none")
         return shards
 
 
@@ -154,7 +154,7 @@ class WikiCorpusReader:
         self._pool_samples, self._eval_batch_size = pool_samples, eval_batch_size or batch_size_local
         self.num_eval_samples = corpus.num_eval if num_eval_samples is None else num_eval_samples
         if not 0 < self.num_eval_samples <= corpus.num_eval:
-            raise UserError(f"data: {self.num_eval_samples} evaluation samples are required, got {corpus.num_eval}")
+            raise UserError(f"data: must have {self.num_eval_samples} evaluation samples, got {corpus.num_eval}")
         self._training: Generator[MicroBatch, None, None] | None = None
 
     def train(self, first_step: int = 0) -> Iterator[MicroBatch]:

@@ -51,12 +51,12 @@ def checked(event: Event, required: Mapping[str, tuple[str, ...]] | None = None)
     event = with_whole_counts(event)
     kind = event["kind"]
     if not isinstance(kind, str):  # a kind called nan is read as the number
-        raise UserError(f"an event: a kind that is a word is required, got {_short(kind)}")
+        raise UserError(f"an event: must be a kind that is a word, got {_short(kind)}")
     if not MIN_T < event["t"] < MAX_T:
-        raise UserError(f"{kind}: a time that is a date is required, got {_short(event['t'])}")
+        raise UserError(f"{kind}: must be a time that is a date, got {_short(event['t'])}")
     for name in (required or {}).get(kind, ()):
         if event.get(name) is None:
-            raise UserError(f"{kind}: {name} is required, got none")
+            raise UserError(f"{kind}: must have {name}, got none")
     for name, value in event.items():
         if value is None or name in ("t", "kind"):
             continue
@@ -86,18 +86,18 @@ def check_config(config: dict) -> None:
     for name in _POSITIVE:
         value = config.get(name)
         if value is not None and not (type(value) is int and 0 < value < 1 << 53):
-            raise UserError(f"{name}: a whole number above 0 is required, got {_short(value)}")
+            raise UserError(f"{name}: must be a whole number above 0, got {_short(value)}")
     for name in ("target", "warmup_epochs_excluded"):
         if config.get(name) is not None and not _is_number(config[name]):
-            raise UserError(f"{name}: a number is required, got {_short(config[name])}")
+            raise UserError(f"{name}: must be a number, got {_short(config[name])}")
     for name in ("submission", "reported", "options", "recipe"):
         if not isinstance(config.get(name) or {}, dict):
-            raise UserError(f"{name}: names with values are required, got {_short(config[name])}")
+            raise UserError(f"{name}: must have names with values, got {_short(config[name])}")
     for name in ("benchmark", "unit", "precision"):
         if not isinstance(config.get(name) or "", str):
-            raise UserError(f"{name}: a word is required, got {_short(config[name])}")
+            raise UserError(f"{name}: must be a word, got {_short(config[name])}")
     if not isinstance(config.get("devices") or [], list):
-        raise UserError(f"devices: a list of names is required, got {_short(config['devices'])}")
+        raise UserError(f"devices: must be a list of names, got {_short(config['devices'])}")
 
 
 class Outline:

@@ -53,7 +53,7 @@ def detect(path: str | os.PathLike) -> list[str]:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: a file that can be read is required, got {reason}") from None
+        raise UserError(f"{path}: must be a file that can be read, got {reason}") from None
     head = [line for line in islice(Lines(path), _HEAD_LINES) if line.strip()]
     name = _of_head(head)
     if name == "events":  # whatever its texts say

@@ -62,7 +62,7 @@ def read_run(path: str | os.PathLike, known: dict | None = None, prefer: str | N
         text = str(error)
         raise UserError(text if text.startswith(str(source)) else f"{source}: {text}") from None
     if not events:
-        raise UserError(f"{source}: a log of a run is required, got no event")
+        raise UserError(f"{source}: must be a log of a run, got no event")
     tally = Tally()
     for event in events:
         tally.feed(event)
@@ -74,13 +74,13 @@ def find_log(path: str | os.PathLike, prefer: str | None = None) -> tuple[Path, 
     path = Path(path)
     source = path / "events.jsonl" if path.is_dir() else path
     if not source.is_file():
-        raise UserError(f"{path}: a run directory with events.jsonl or a log file is required, got none")
+        raise UserError(f"{path}: must be a run directory with events.jsonl or a log file, got none")
     formats = detect(source)
     if prefer is not None and prefer not in formats:
-        raise UserError(f"{path}: a log of format {prefer} is required, got {', '.join(formats) or 'none known'}")
+        raise UserError(f"{path}: must be a log of format {prefer}, got {', '.join(formats) or 'none known'}")
     name = prefer or next((name for name in ("events", *PARSERS) if name in formats), None)
     if name != "events" and name not in PARSERS:
-        raise UserError(f"{path}: a log of a known format is required, got {', '.join(formats) or 'none'}")
+        raise UserError(f"{path}: must be a log of a known format, got {', '.join(formats) or 'none'}")
     return source, name
 
 

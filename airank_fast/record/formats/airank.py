@@ -43,7 +43,7 @@ class AIRankLog:
     def __init__(self, profile: str = PROFILES[0], stated_ips: float | None = None):
         """`stated_ips` is written as avg_ips where the events do not give it; without it the line is left out."""
         if profile not in PROFILES:
-            raise UserError(f"airank profile: one of {', '.join(PROFILES)} is required, got {profile}")
+            raise UserError(f"airank profile: must be one of {', '.join(PROFILES)}, got {profile}")
         self._tally = Tally()
         self._checksum: str | None = None
         self._stated_ips = stated_ips

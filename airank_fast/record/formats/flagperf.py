@@ -220,7 +220,7 @@ def parse_json(lines: Iterable[str]) -> dict:
         text += line + "\n"
         if number > MAX_JSON_LINES or len(text) > 1 << 20:
             wanted = f"FlagPerf's figures in {MAX_JSON_LINES} lines and 1 MiB"
-            raise UserError(f"line {number}: {wanted} are required, got more")
+            raise UserError(f"line {number}: must have {wanted}, got more")
     try:
         run = json.loads(text)
     except (ValueError, RecursionError) as error:

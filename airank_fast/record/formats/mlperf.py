@@ -336,4 +336,4 @@ def _is_number(value) -> bool:
 
 def _require(condition: bool, number: int, wanted: str, got) -> None:
     if not condition:
-        raise UserError(f"line {number}: {wanted} is required, got {_short(repr(got))}")
+        raise UserError(f"line {number}: must have {wanted}, got {_short(repr(got))}")

@@ -142,7 +142,7 @@ def _fields(text: str, number: int) -> tuple[float, str, dict, object]:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         valid = False
     if not valid:
-        raise UserError(f"line {number}: JSON with event and metadata.time_ms is required, got {text[:60]!r}")
+        raise UserError(f"line {number}: must be JSON with event and metadata.time_ms, got {text[:60]!r}")
     if is_in_milliseconds(time_ms * 1000):  # in seconds: it would give a run of a thousandth of its length
         raise UserError(f"line {number}: time_ms must be in milliseconds since 1970, got {time_ms:.15g}")
     value = {key: item for key, item in dictionary(fields.get("value")).items() if not _is_huge(item)}

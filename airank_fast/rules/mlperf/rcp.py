@@ -81,7 +81,7 @@ def read_points(path: str | os.PathLike, benchmark: str) -> list[Point]:
         entries = json.loads(Path(path).read_text(encoding="utf-8")).values()
         points = [_point(benchmark, entry) for entry in entries if entry["Benchmark"] == benchmark]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: reference convergence points are required, got {error!r}") from None
+        raise UserError(f"{path}: must be reference convergence points, got {error!r}") from None
     return sorted(points, key=lambda point: point.batch_size)
 
 
