@@ -248,7 +248,7 @@ def references(options: Options) -> dict[tuple[str, int], float]:
         except ValueError:
             seconds = "nan"
         if not model or not 0 < float(seconds) < math.inf:
-            raise UserError(f"--reference: MODEL:CARDS=SECONDS is required, got {text}")
+            raise UserError(f"--reference: must be MODEL:CARDS=SECONDS, got {text}")
     return found
 
 

@@ -149,7 +149,7 @@ def test_a_target_that_the_log_does_not_carry_is_that_of_the_model(tmp_path):
         (["--r-minutes", "1", "--b-minutes", "1", "--want", "nan"], "--want: must be a number above 0, got nan"),
         (["nothing.log"], "nothing.log: must be a run directory with events.jsonl or a log file, got none"),
         (["--r-minutes", "1", "--rcp", "resnet=1,2"], "--rcp: must be BENCHMARK=MEAN,MINIMUM of resnet or bert"),
-        (["--r-minutes", "1", "--reference", "x"], "--reference: MODEL:CARDS=SECONDS is required, got x"),
+        (["--r-minutes", "1", "--reference", "x"], "--reference: must be MODEL:CARDS=SECONDS, got x"),
         (["--r-minutes", "1", "--weights", "0", "0", "0"], "--weights: numbers from 0, not all of them 0"),
         (["--r-minutes", "1", "--set", "x"], "--set: NAME=VALUE with a NAME of"),
     ],

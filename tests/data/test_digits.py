@@ -61,5 +61,5 @@ def test_processes_may_race(tmp_path):
 
 def test_an_unwritable_cache_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"embedded data set: a writable .*file"):
+    with pytest.raises(UserError, match=r"embedded data set: must have a writable .*file"):
         digits.materialise(tmp_path / "file")

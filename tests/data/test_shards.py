@@ -97,7 +97,7 @@ def test_values_out_of_range(tmp_path, form, field, row, change, message):
         else:
             values = change
         file[field][row] = values
-    assert f"data: {message} of {path}" == refusal(read, path)
+    assert f"data: must have {message} of {path}" == refusal(read, path)
 
 
 def test_a_truncated_file(tmp_path):

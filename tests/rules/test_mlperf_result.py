@@ -252,7 +252,7 @@ def test_without_mlperf_logging_a_note_says_so(tmp_path, monkeypatch):
 def test_references_that_cannot_be_read(tmp_path, text):
     path = tmp_path / "rcps_bert.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="reference convergence points are required"):
+    with pytest.raises(UserError, match="must be reference convergence points"):
         rcp.read_points(path, "bert")
 
 

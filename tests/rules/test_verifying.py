@@ -36,7 +36,7 @@ def test_a_path_that_is_not_there_and_a_folder_without_logs(tmp_path):
     (tmp_path / "notes.txt").write_text("hello\n")
     with pytest.raises(UserError, match="got none in it"):
         findings(tmp_path)
-    with pytest.raises(UserError, match="a file or a directory is required, got neither"):
+    with pytest.raises(UserError, match="must be a file or a directory, got neither"):
         list(verifying.verify("/dev/null"))
 
 

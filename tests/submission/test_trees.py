@@ -141,5 +141,5 @@ def test_the_15_fields_are_required_by_the_text_of_2021_05(tmp_path):
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("x"), lambda path: None])
 def test_what_is_no_tree_is_no_input(tmp_path, make):
     make(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"is required.*, got n(one|either)$"):
+    with pytest.raises(UserError, match=r"must be .*, got n(one|either)$"):
         list(check_tree(tmp_path / "nothing"))
