@@ -72,5 +72,5 @@ def test_dropout_keeps_the_mean_and_follows_the_seed(lengths, device):
 
 @pytest.mark.parametrize("lengths", [[], [3, 0]])
 def test_lengths_that_cannot_be(lengths):
-    with pytest.raises(UserError, match="sequences: lengths of at least 1 are required"):
+    with pytest.raises(UserError, match="sequences: must have lengths of at least 1"):
         PackedSequences(lengths)
