@@ -1,12 +1,13 @@
 """BERT's training step against Hugging Face's, with torch's AdamW and SDPA: sequences/s and real tokens/s.
 
-    python bench/bert.py [--size large] [--layers N] [--cases s128 s512] [--rounds N] [--compile] [--save]
+    python bench/bert.py [--size large] [--layers N] [--cases s128 s512] [--precisions fp32 bf16] [--rounds N]
+                         [--compile] [--save]
     python bench/bert.py --attention
 
-Peers, in the same run, on the same sequences and in turns: Hugging Face's BertForPreTraining under bfloat16 autocast,
+Peers, in the same run, on the same sequences and in turns: Hugging Face's BertForPreTraining, for bf16 under autocast,
 padded to the longest sequence of the batch, eager and (--compile) under torch.compile. Ours is the engine's
 TrainingStep with the recipe's model and FusedLAMB, which does more than AdamW. Dropout is 0.1 for all; 15 % of the
-tokens are masked.
+tokens are masked. Without --precisions: fp32, and bf16 where --amp means it; on a GPU bf16 alone.
 
     s128    every sequence full, 128 tokens
     s512    up to 512 tokens: one sequence in ten is full, the others' lengths are uniform from 5 to 511, 283 on
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 
 from airank_fast.data.text.tokens import TokenBatch
 from airank_fast.engine import weights
+from airank_fast.engine.precision import amp_choice
 from airank_fast.engine.step import TrainingStep
 from airank_fast.models import bert as network
 from airank_fast.nn import PackedSequences, packed_attention
@@ -77,21 +79,21 @@ def made_up(lengths: list[int], device: torch.device) -> tuple[TokenBatch, dict]
     return packed, {name: tensor.to(device) for name, tensor in padded.items()}
 
 
-def recipe_of(size: str, layers: int | None, dropout: float) -> tuple[bert.Job, dict]:
-    recipe = replace(bert.MLPERF, size=size, dropout=dropout, precision="bf16")
+def recipe_of(size: str, layers: int | None, dropout: float, precision: str) -> tuple[bert.Job, dict]:
+    recipe = replace(bert.MLPERF, size=size, dropout=dropout, precision=precision)
     config = network.size(size) | ({"num_hidden_layers": layers} if layers else {})
     config |= {"vocab_size": VOCAB_SIZE, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return bert.Job(recipe, bert.Options()), config
 
 
 def our_step(job: bert.Job, config: dict, device: torch.device):
-    model = weights.apply(network.BertForPreTraining(**config), "bf16", device)
+    model = weights.apply(network.BertForPreTraining(**config), job.recipe.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     training_step = TrainingStep(job.updates({"model": model}, device), {"model": model}, scaler)
     return lambda packed: training_step([packed], learning_rate=1e-4), model
 
 
-def their_step(config: dict, device: torch.device, compiled: bool):
+def their_step(config: dict, device: torch.device, compiled: bool, precision: str):
     import transformers
 
     model = transformers.BertForPreTraining(transformers.BertConfig(**config, attn_implementation="sdpa")).to(device)
@@ -100,7 +102,7 @@ def their_step(config: dict, device: torch.device, compiled: bool):
     forward = harness.compiled(model) if compiled else model
 
     def step(padded) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = forward(**padded).loss
         loss.backward()
         optimizer.step()
@@ -110,34 +112,35 @@ def their_step(config: dict, device: torch.device, compiled: bool):
     return step, model
 
 
-def check(size: str, device: torch.device) -> None:
-    """From the same weights and without dropout both give the same loss to bfloat16 rounding."""
-    job, config = recipe_of(size, 2, dropout=0.0)
-    _, theirs = their_step(config, device, compiled=False)
+def check(size: str, device: torch.device, precision: str) -> None:
+    """From the same weights and without dropout both give the same loss to the precision's rounding."""
+    job, config = recipe_of(size, 2, 0.0, precision)
+    _, theirs = their_step(config, device, False, precision)
     ours = network.BertForPreTraining(**config)
     ours.load_state_dict(theirs.state_dict())
-    ours = weights.apply(ours, "bf16", device)
+    ours = weights.apply(ours, precision, device)
     packed, padded = made_up(lengths_of("s512", 4), device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         expected = theirs(**padded).loss
-    torch.testing.assert_close(job.loss(ours, packed), expected.float(), rtol=2e-3, atol=0)
+    rtol = 2e-3 if precision == "bf16" else 1e-5
+    torch.testing.assert_close(job.loss(ours, packed), expected.float(), rtol=rtol, atol=0)
 
 
-def bench_step(case: str, arguments, device: torch.device) -> None:
+def bench_step(case: str, arguments, device: torch.device, precision: str) -> None:
     batch_size = arguments.batch_size or (CUDA_BATCHES[case] if device.type == "cuda" else CASES[case][1])
     lengths = lengths_of(case, batch_size)
     packed, padded = made_up(lengths, device)
-    job, config = recipe_of(arguments.size, arguments.layers, dropout=0.1)
+    job, config = recipe_of(arguments.size, arguments.layers, 0.1, precision)
     steps = {"airank_fast": partial(our_step(job, config, device)[0], packed)}
-    steps["transformers eager"] = partial(their_step(config, device, compiled=False)[0], padded)
+    steps["transformers eager"] = partial(their_step(config, device, False, precision)[0], padded)
     if arguments.compile:
-        steps["transformers compiled"] = partial(their_step(config, device, compiled=True)[0], padded)
+        steps["transformers compiled"] = partial(their_step(config, device, True, precision)[0], padded)
     times = harness.time_rounds(steps, num_rounds=arguments.rounds, device=device.type, num_warm_up=2, ahead=False)
     medians = {name: harness.timing(values).median_s for name, values in times.items()}
     sequences = {name: batch_size / median for name, median in medians.items()}
     tokens = {name: sum(lengths) / median for name, median in medians.items()}
     shape = f"{config['num_hidden_layers']} layers of {config['hidden_size']}"
-    what = f"BERT training step, {shape}, {case}, batch {batch_size}, {sum(lengths)} tokens, bf16, {device.type}"
+    what = f"BERT training step, {shape}, {case}, batch {batch_size}, {sum(lengths)} tokens, {precision}, {device.type}"
     if arguments.save:
         facts = {"sequences_per_s": sequences, "tokens_per_s": tokens, "lengths": lengths}
         harness.save("bert", what, times, "airank_fast", **facts)
@@ -195,6 +198,7 @@ def main() -> None:
     parser.add_argument("--size", choices=list(network.SIZES), default="large")
     parser.add_argument("--layers", type=int, help="default: 2 on a CPU, all on a GPU")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"])
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further peer (slow to start)")
@@ -208,9 +212,12 @@ def main() -> None:
         for dropout_p in (0.0, 0.1):
             bench_attention(device, dropout_p, arguments.rounds)
         return
-    check(arguments.size, device)
-    for case in arguments.cases:
-        bench_step(case, arguments, device)
+    native = amp_choice(device).precision == "bf16"
+    usual = ["bf16"] if device.type == "cuda" else ["fp32", "bf16"] if native else ["fp32"]
+    for precision in arguments.precisions or usual:
+        check(arguments.size, device, precision)
+        for case in arguments.cases:
+            bench_step(case, arguments, device, precision)
 
 
 if __name__ == "__main__":

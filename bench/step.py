@@ -5,7 +5,7 @@
 Peers, in the same run and in turns: a plain loop (channels_last, autocast for bf16, torch's fused SGD) and the same
 under torch.compile; and our own step with --no-fused, that is, with torch's batch norm, ReLU, convolutions and loss.
 Ours is the engine's TrainingStep with the recipe's model and optimizer. Without --precisions: fp32, and bf16 where
---amp means it.
+--amp means it; on a GPU bf16 alone.
 
 Beside them runs a large matrix product. At its rate the arithmetic of a step alone would allow the images/s that are
 saved as `images_per_s_by_arithmetic`: what is left to them is memory, launches and layouts.
@@ -118,7 +118,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     native = amp_choice(device).precision == "bf16"
-    precisions = arguments.precisions or (["fp32", "bf16"] if native else ["fp32"])
+    usual = ["bf16"] if device.type == "cuda" else ["fp32", "bf16"] if native else ["fp32"]
+    precisions = arguments.precisions or usual
     if "bf16" in precisions:
         check(device)
     for size in arguments.sizes or ([224] if device.type == "cuda" else list(BATCH_SIZES)):
