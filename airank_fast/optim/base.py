@@ -181,7 +181,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             for saved_id, param in zip(ids, params, strict=False):  # torch checks how many there are
                 saved[param] = given["state"].get(saved_id, {})
                 self._check_shapes(param, saved[param])
-            return {**given, "state": {name: value for name, value in given["state"].items() if name not in ids}}
+            return {**given, "state": {name: given["state"][name] for name in given["state"].keys() - set(ids)}}
 
         def restore(_) -> None:
             """The first post-hook: groups are loaded by now; put the state where it was."""
