@@ -221,7 +221,7 @@ def test_long_rows_keep_the_digits_of_short_ones(device):
     exact = with_gradients(plain, [t.double() if t.is_floating_point() else t for t in arguments])
     names = ["y", "x", "residual", "weight", "bias"]
     for name, got, want in zip(names, with_gradients(ours, arguments), exact, strict=True):
-        assert worst_error(got, want) <= 2 * torch.finfo(F32).eps * want.abs().max().item(), name
+        assert worst_error(got, want) <= 3 * torch.finfo(F32).eps * want.abs().max().item(), name
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -216,7 +216,15 @@ def test_long_rows_keep_the_digits_of_short_ones(device, columns):
     exact = in_float64(*arguments)
     ours = with_gradients(lambda x, w, b: layer_norm(x, columns, w, b), *arguments)
     for name, got, want in zip(["y", "x", "weight", "bias"], ours, exact, strict=True):
-        assert worst_error(got, want) <= 2 * torch.finfo(F32).eps * want.abs().max().item(), name
+        assert worst_error(got, want) <= 3 * torch.finfo(F32).eps * want.abs().max().item(), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_roundings_that_do_not_cancel_stay_few(device):
+    """Of the same two numbers over and over the roundings of one partial sum all go one way."""
+    x = torch.tensor([0.1, 0.7], device=device).repeat(2, 2**19)
+    exact = F.layer_norm(x.double(), (2**20,))
+    assert worst_error(layer_norm(x, 2**20), exact) <= 256 * torch.finfo(F32).eps  # of one sum over the row: 1650
 
 
 @pytest.mark.parametrize("device", DEVICES)
