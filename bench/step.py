@@ -1,6 +1,7 @@
 """Images/s of the ResNet-50 training step against plain torch, on pictures that are already in memory.
 
-    python bench/step.py [--sizes 32 64 224] [--precisions fp32 bf16] [--rounds N] [--save]
+    python bench/step.py [--sizes 32 64 224] [--precisions fp32 bf16] [--rounds N] [--no-compile]
+                         [--save]
 
 Peers, in the same run and in turns: a plain loop (channels_last, autocast for bf16, torch's fused SGD) and the same
 under torch.compile; and our own step with --no-fused, that is, with torch's batch norm, ReLU, convolutions and loss.
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="pixels; default: 32 64 224, on CUDA 224")
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes minutes")
     parser.add_argument("--save", action="store_true", help="append to bench/results")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,8 +137,9 @@ def time_steps(device: torch.device, size: int, precision: str, arguments: argpa
         "airank_fast": our_step(device, precision),
         "airank_fast --no-fused": our_step(device, precision, fused=False),
         "torch": plain_step(device, False, precision),
-        "torch.compile": plain_step(device, True, precision),
     }
+    if arguments.compile:
+        steps["torch.compile"] = plain_step(device, True, precision)
     flops = flops_of(steps["torch"], images, labels)
     side = SIDE[device.type]
     factor = torch.randn(side, side, device=device).to(DTYPES[precision])
