@@ -53,8 +53,8 @@ def main() -> int:
         for name, text in texts.items():
             (options.output / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        wanted = "a directory that can be written is required"
-        raise UserError(f"--output: {wanted}, got {options.output} ({error})") from None
+        required = "must be a directory that can be written"
+        raise UserError(f"--output: {required}, got {options.output} ({error})") from None
     for name in (f"{folder}.html", f"{folder}.md"):
         print(options.output / name)
     return 0

@@ -199,7 +199,7 @@ def test_keys_that_are_lost_are_named(tmp_path):
         (["{dll}", "--to", "events", "--output", "none/x"], "--output: must be a file that can be written"),
         (["{dll}", "--to", "events", "--time-zone", "None/At all"], "--time-zone: must be +HH:MM, -HH:MM or the name"),
         (["{dll}", "--to", "events", "--time-zone", "+25:00"], "--time-zone: must be +HH:MM, -HH:MM or the name"),
-        (["{dll}", "--to", "events", "--set", "x=1"], "--set: NAME=VALUE with a NAME of"),
+        (["{dll}", "--to", "events", "--set", "x=1"], "--set: must be NAME=VALUE with a NAME of"),
     ],
 )
 def test_bad_input_is_one_line(dll, arguments, message):

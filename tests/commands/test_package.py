@@ -208,7 +208,7 @@ def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):
     log.write_text(f"reading {synthetic.HOME}/li/x\n" + (resnet[0] / "mlperf.log").read_text())
     done = build([log, *resnet[1:]], tmp_path / "out")
     assert done.returncode == 2
-    assert "named.log:1: a log without the names of hosts, users and home folders" in done.stderr
+    assert "named.log:1: must be without the names of hosts, users and home folders" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -218,7 +218,7 @@ def test_logs_that_name_a_home_or_a_host_need_permission(resnet, tmp_path):
         ([], "one of --format, --check and --optimizer-report, got 0"),
         (["--format", "mlperf", "--check", "x"], "got 2 of them"),
         (["--format", "mlperf"], "runs and --output"),
-        (["--format", "mlperf", "--output", "out", "nothing"], "nothing: a run directory"),
+        (["--format", "mlperf", "--output", "out", "nothing"], "nothing: must be a run directory"),
         (["--check", "nothing"], "nothing: must be a directory"),
         (["--format", "mlperf", "--output", "out", "--set", "x", "{run}"], "NAME=VALUE, got 'x'"),
     ],

@@ -67,11 +67,11 @@ importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere: a run directory"),
+        (["nowhere"], "nowhere: must be a run directory"),
         ([ROOT / "LICENSE"], "LICENSE: must be a log of a known format"),
         (["RUN", "--set", "target=high"], "target: must be a number, got 'high'"),
-        (["RUN", "--set", "colour=red"], "--set: NAME=VALUE with a NAME of benchmark"),
-        (["RUN", "--set", "target"], "--set: NAME=VALUE"),
+        (["RUN", "--set", "colour=red"], "--set: must be NAME=VALUE with a NAME of benchmark"),
+        (["RUN", "--set", "target"], "--set: must be NAME=VALUE"),
         (["RUN", "--output", ROOT / "LICENSE"], "--output: must be a directory that can be written"),
     ],
 )

@@ -150,8 +150,8 @@ def test_a_target_that_the_log_does_not_carry_is_that_of_the_model(tmp_path):
         (["nothing.log"], "nothing.log: must be a run directory with events.jsonl or a log file, got none"),
         (["--r-minutes", "1", "--rcp", "resnet=1,2"], "--rcp: must be BENCHMARK=MEAN,MINIMUM of resnet or bert"),
         (["--r-minutes", "1", "--reference", "x"], "--reference: must be MODEL:CARDS=SECONDS, got x"),
-        (["--r-minutes", "1", "--weights", "0", "0", "0"], "--weights: numbers from 0, not all of them 0"),
-        (["--r-minutes", "1", "--set", "x"], "--set: NAME=VALUE with a NAME of"),
+        (["--r-minutes", "1", "--weights", "0", "0", "0"], "--weights: must be numbers from 0, not all of them 0"),
+        (["--r-minutes", "1", "--set", "x"], "--set: must be NAME=VALUE with a NAME of"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message):

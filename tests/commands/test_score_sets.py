@@ -153,7 +153,7 @@ def test_a_broken_log_in_a_folder_is_named_and_one_that_is_given_is_refused(tmp_
     paths = logs(tmp_path / "resnet", count=6)
     paths[2].write_text(paths[2].read_text().replace('"time_ms": ', '"time_ms": "x", "was": '))
     done = score(tmp_path, "--rules", "mlperf")
-    assert f"note: left out: {paths[2]}: line 1: must be time_ms in milliseconds" in done.stdout
+    assert f"note: left out: {paths[2]}: line 1: time_ms in milliseconds is required" in done.stdout
     assert "result: 13.687 minutes\n" in done.stdout
     assert done.returncode == 1  # though the set is whole
     assert score(*paths).returncode == 2
