@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from airank_fast import processor
@@ -220,3 +221,9 @@ def test_the_variables_that_make_an_older_processor_are_respected(variables, exp
     assert facts["devices"][0].endswith(f" {name}")
     assert facts["extension"].get("cpu_instructions", ours) == ours
     assert amp is None or facts["amp"]["cpu"]["precision"] == amp
+
+
+def test_a_network_that_was_trained_here_exports():
+    """torch.export reads one TF32 switch for convolutions and recurrent networks, and refuses where they differ."""
+    network = weights.place(nn.Linear(3, 2), "fp32", torch.device("cpu"))
+    torch.export.export(network, (torch.randn(4, 3),))

@@ -132,9 +132,7 @@ def test_a_group_of_two_processes_is_one_with_the_whole_batch(tmp_path):
     results = [str(tmp_path / f"{rank}.pt") for rank in range(2)]
     # The same gradient of the output as run() makes for each part.
     part_gradient = [torch.sin(torch.arange(n * 24).view(n, 6, 2, 2)) for n in (1, 4)]
-    mp.start_processes(
-        _part_of_a_group, (x, residual, ours.state_dict(), tmp_path / "meet", results), nprocs=2, start_method="fork"
-    )
+    mp.spawn(_part_of_a_group, (x, residual, ours.state_dict(), tmp_path / "meet", results), nprocs=2)
     leaf, leaf_residual = x.clone().requires_grad_(), residual.clone().requires_grad_()
     y = ours(leaf, leaf_residual)
     y.backward(torch.cat(part_gradient))

@@ -337,7 +337,7 @@ def _transformer_block() -> nn.Sequential:
 def test_tensor_parallel_and_fsdp(tmp_path):
     """SequenceParallel on LayerNorm, ColwiseParallel on LinearGELU, fully_shard: gradients are one process's."""
     results = [str(tmp_path / f"{rank}.pt") for rank in range(2)]
-    mp.start_processes(_on_two_processes, (str(tmp_path / "meet"), results), nprocs=2, start_method="fork")
+    mp.spawn(_on_two_processes, (str(tmp_path / "meet"), results), nprocs=2)
     for file in results:
         one, parallel, sharded = torch.load(file)
         torch.testing.assert_close(parallel, one)
