@@ -25,8 +25,8 @@ def place(network: nn.Module, precision: str, device: torch.device) -> nn.Module
     """Move ``network`` to ``device`` in channels_last, in the dtypes it has, and set the TF32 switches."""
     float32_products = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32_products
-    for products in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # alike: torch.export refuses else
-        products.fp32_precision = float32_products  # type: ignore[attr-defined]
+    # Not cudnn.conv.fp32_precision: beside it torch.export refuses every network of the process.
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
