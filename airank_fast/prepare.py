@@ -20,7 +20,7 @@ import tyro
 
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
-from airank_fast.errors import UserError
+from airank_fast.errors import UserError, require
 from airank_fast.sources import imagenet, wikicorpus
 from airank_fast.sources.verify import verify
 
@@ -75,10 +75,10 @@ class WikiCorpus:
             raise UserError(
                 "--vocab or --train-vocab: must be one of them, got " + ("both" if self.vocab else "neither")
             )
-        _require(self.train_vocab is None or self.train_vocab >= 100, "train-vocab", "at least 100", self.train_vocab)
-        _require(0 < self.eval_fraction <= 0.5, "eval-fraction", "above 0, at most 0.5", self.eval_fraction)
-        _require(self.eval_samples >= 1, "eval-samples", "at least 1", self.eval_samples)
-        _require(self.part_mb > 0, "part-mb", "above 0", self.part_mb)
+        require(self.train_vocab is None or self.train_vocab >= 100, "--train-vocab", "at least 100", self.train_vocab)
+        require(0 < self.eval_fraction <= 0.5, "--eval-fraction", "above 0, at most 0.5", self.eval_fraction)
+        require(self.eval_samples >= 1, "--eval-samples", "at least 1", self.eval_samples)
+        require(self.part_mb > 0, "--part-mb", "above 0", self.part_mb)
         predictions = self.max_predictions
         if predictions is None:
             predictions = _MAX_PREDICTIONS.get(self.max_seq_length, max(1, int(self.max_seq_length * 0.15)))
@@ -188,14 +188,9 @@ def _verified(wanted: Verify) -> int:
 
 
 def _workers(asked: int | None) -> int:
-    _require(asked is None or asked >= 1, "workers", "at least 1", asked)
+    require(asked is None or asked >= 1, "--workers", "at least 1", asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return asked or cores or 1
-
-
-def _require(condition: bool, option: str, wanted: str, got: object) -> None:
-    if not condition:
-        raise UserError(f"--{option}: must be {wanted}, got {got}")
 
 
 if __name__ == "__main__":

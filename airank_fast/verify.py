@@ -17,7 +17,7 @@ import tyro
 
 from airank_fast import tasks
 from airank_fast.cli import run_command
-from airank_fast.errors import UserError
+from airank_fast.errors import UserError, require
 from airank_fast.rules import verifying
 from airank_fast.rules.findings import ERROR, SEVERITIES
 from airank_fast.rules.known import Known
@@ -52,13 +52,13 @@ class Options:
         for name, least in (("samples_per_epoch", 1), ("warmup_epochs", 0), ("epochs", 0)):
             value = getattr(self, name)
             option = f"--{name.replace('_', '-')}"
-            _require(value is None or least <= value <= 10**12, option, f"at least {least}", value)
+            require(value is None or least <= value <= 10**12, option, f"at least {least}", value)
         task = tasks.find(self.model)
         names = ", ".join(each.name for each in tasks.all_tasks())
-        _require(self.model is None or task is not None, "--model", f"one of {names}", self.model)
+        require(self.model is None or task is not None, "--model", f"one of {names}", self.model)
         maximum = task.headline.maximum if task else 1.0
         is_target = self.target is None or 0 < self.target <= maximum
-        _require(is_target, "--target", f"a number in (0, {maximum:g}]", self.target)
+        require(is_target, "--target", f"a number in (0, {maximum:g}]", self.target)
         names = ("profile", "target", "samples_per_epoch", "warmup_epochs", "epochs")
         return Known(task=task, **{name: getattr(self, name) for name in names})
 
@@ -66,7 +66,7 @@ class Options:
 def main() -> int:
     """Print every finding; 1 if one of them is an error, 2 if a path could not be used."""
     options = tyro.cli(Options, prog="python -m airank_fast.verify", description=__doc__)
-    _require(bool(options.paths), "paths", "at least one file or directory", "none")
+    require(bool(options.paths), "paths", "at least one file or directory", "none")
     known = options.known()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file's name may be anything
@@ -83,11 +83,6 @@ def main() -> int:
     if not options.json:
         print(", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES), file=sys.stderr)
     return 2 if unusable else int(counts[ERROR] > 0)
-
-
-def _require(condition: bool, option: str, wanted: str, got: object) -> None:
-    if not condition:
-        raise UserError(f"{option}: must be {wanted}, got {got}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 
 from airank_fast.data.host import host
 from airank_fast.data.text.samples import Samples
-from airank_fast.errors import UserError
+from airank_fast.errors import require
 
 _WORD = 2**64 - 1
 
@@ -47,17 +47,17 @@ class PairOptions:
     seed: int = 0
 
     def __post_init__(self):
-        _require(8 <= self.max_seq_length <= 32767, "max-seq-length", "8 ... 32767", self.max_seq_length)
-        _require(
+        require(8 <= self.max_seq_length <= 32767, "--max-seq-length", "8 ... 32767", self.max_seq_length)
+        require(
             1 <= self.max_predictions < self.max_seq_length,
-            "max-predictions",
+            "--max-predictions",
             f"1 ... {self.max_seq_length - 1}",
             self.max_predictions,
         )
-        _require(0 < self.masked_lm_prob <= 1, "masked-lm-prob", "above 0, at most 1", self.masked_lm_prob)
-        _require(0 <= self.short_seq_prob <= 1, "short-seq-prob", "0 ... 1", self.short_seq_prob)
-        _require(self.num_duplicates >= 1, "duplicates", "at least 1", self.num_duplicates)
-        _require(0 <= self.seed <= _WORD, "seed", "0 ... 2^64 - 1", self.seed)
+        require(0 < self.masked_lm_prob <= 1, "--masked-lm-prob", "above 0, at most 1", self.masked_lm_prob)
+        require(0 <= self.short_seq_prob <= 1, "--short-seq-prob", "0 ... 1", self.short_seq_prob)
+        require(self.num_duplicates >= 1, "--duplicates", "at least 1", self.num_duplicates)
+        require(0 <= self.seed <= _WORD, "--seed", "0 ... 2^64 - 1", self.seed)
 
     @property
     def num_masked(self) -> np.ndarray:
@@ -69,11 +69,6 @@ class PairOptions:
     def short_threshold(self) -> int:
         """A random 64-bit word is below it with probability short_seq_prob."""
         return min(int(self.short_seq_prob * 2**64), _WORD)
-
-
-def _require(condition: bool, option: str, wanted: str, got: object) -> None:
-    if not condition:
-        raise UserError(f"--{option}: must be {wanted}, got {got}")
 
 
 @dataclass(frozen=True, eq=False)
