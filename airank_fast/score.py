@@ -1,11 +1,11 @@
-"""Score runs as the rules do: MLPerf result, GP2BM score, and AI-Rank's figures with 加速比.
+"""Score runs by the rules: MLPerf results, the GP2BM score, and AI-Rank's figures with 加速比.
 
 python -m airank_fast.score runs/*/
 python -m airank_fast.score --r-minutes 28.685 --b-minutes 16.882 --want 1.0
 python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set benchmark=resnet50 --set samples_per_epoch=1281167
 
-Exit status: 0 if every set is complete and valid, 1 if not (under AI-Rank: if no run reached its target), and 1 if a
-log in a folder could not be read.
+Exit status: 0 if every set is complete and valid; 1 if not (with --rules airank: if no run reached its target), or if a
+log or folder inside a directory cannot be read.
 """
 
 from __future__ import annotations
@@ -32,52 +32,52 @@ from airank_fast.rules.gathering import gather
 from airank_fast.rules.mlperf.result import is_log
 from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
 
-WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # times the present result
+WHAT_IF = (0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0)  # factors of the current result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Score runs as MLPerf, GP2BM and AI-Rank do."""
+    """Score runs by the rules of MLPerf, GP2BM and AI-Rank."""
 
     paths: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=list)
-    """Run directories, logs of any format, and directories of either."""
+    """Run directories, logs in any format, and directories of these."""
     rules: Literal["all", "mlperf", "airank"] = "all"
-    """Whose figures to give."""
+    """The rules whose figures are computed."""
     r_minutes: float | None = None
     """Result of ResNet-50 in minutes, in place of runs."""
     b_minutes: float | None = None
     """Result of BERT in minutes, in place of runs."""
     want: list[float] = field(default_factory=list)
-    """GP2BM scores to reach: what ResNet or BERT would have to be."""
+    """GP2BM scores to reach: the results of ResNet and BERT that give them."""
     rcp: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """Reference convergence points, BENCHMARK=MEAN,MINIMUM in epochs (resnet) or samples (bert). Default: those of
-    mlperf-logging for the batch size, where it is installed."""
+    mlperf-logging for the batch size, if it is installed."""
     own_targets: bool = False
-    """Judge runs by their own targets, on smaller data and networks too: a rehearsal."""
+    """Judge runs by their own targets, with smaller data and networks too: a rehearsal."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match. GPUx8.log means
-    world_size=8."""
+    """Facts that the logs do not state: NAME=VALUE for all logs, 'PATTERN:NAME=VALUE' for matching paths. GPUx8.log
+    means world_size=8."""
     profile: Literal["2020-12", "2021-05"] = "2020-12"
-    """AI-Rank's text: how many models there are."""
+    """The AI-Rank document, which fixes the models and targets."""
     weights: tuple[float, float, float] = (0.4, 0.4, 0.2)
-    """Of performance, task coverage and operating systems in AI-Rank's composite score."""
+    """Weights of performance, task coverage and operating systems in AI-Rank's composite score."""
     reference: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """Time2train that counts 1 in the composite score: MODEL:CARDS=SECONDS."""
+    """The Time2train that counts 1 in the composite score: MODEL:CARDS=SECONDS."""
     amp_peak_ratio: float | None = None
-    """Peak rate of the hardware in mixed precision over that in fp32, for the efficiency of AMP (V100: 8)."""
+    """The hardware's peak rate in mixed precision / that in fp32, for the efficiency of AMP (V100: 8)."""
     json: bool = False
     """One JSON object on standard output instead of tables."""
 
 
 def main() -> int:
-    """Print the figures; 1 if a set is invalid or incomplete."""
+    """Print the figures. Returns 1 if a set is invalid or incomplete, or if a log cannot be read."""
     options = tyro.cli(Options, description=__doc__)
     check(options)
-    runs, told, left_out, is_whole = read_runs(options)
+    runs, settings, left_out, is_whole = read_runs(options)
     result, text, status = {"rehearsal": options.own_targets, "notes": [*left_out, *notes_of(runs)]}, [], 0
     text += [f"note: {note}" for note in result["notes"]] + [""] * bool(result["notes"])
     if options.own_targets:
-        text += ["REHEARSAL: runs are judged by their own targets, on whatever data and network; this is no result", ""]
+        text += ["REHEARSAL: runs are judged by their own targets, with any data and network; this is no result", ""]
     if options.rules != "airank":
         sets, score = mlperf(options, runs)
         result |= {"mlperf": [set_json(each) for each in sets], "gp2bm": score}
@@ -86,7 +86,7 @@ def main() -> int:
         text += gp2bm_text(score)
         status = int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
     if options.rules != "mlperf" and runs:
-        judged, targets = (runs, []) if options.own_targets else with_targets(runs, told, options.profile)
+        judged, targets = (runs, []) if options.own_targets else with_targets(runs, settings, options.profile)
         airank = airank_score.airank_result(
             judged,
             options.profile,
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def check(options: Options) -> None:
-    """UserError for options that make no sense."""
+    """UserError for invalid options."""
     minutes = {"--r-minutes": options.r_minutes, "--b-minutes": options.b_minutes}
     positive = {**minutes, "--amp-peak-ratio": options.amp_peak_ratio}
     positive |= {"--want": min(options.want, default=None)}
@@ -121,31 +121,31 @@ def check(options: Options) -> None:
 
 
 def read_runs(options: Options) -> tuple[list[Run], list[dict], list[str], bool]:
-    """(the runs at the paths, what --set states of each, what folders hold that is left out, whether it is no log).
+    """(the runs at the paths, the settings of each, notes on files left out, whether all logs were read).
 
-    UserError for a log that is named and cannot be read, and for the first where folders hold no other.
+    UserError for a log that is named and cannot be read, or the first in folders without any other log.
     """
     read, notes, errors = {}, [], []
     for place in options.paths:
-        paths, left_out = gather(place)
-        notes += left_out
-        for path in paths:
-            known = known_of(path, options.set)
+        gathered = gather(place)
+        notes += gathered.notes
+        errors += map(UserError, gathered.errors)
+        for path in gathered.runs:
+            settings = settings_of(path, options.set)
             try:
-                read[path] = read_run(path, known), known
+                read[path] = read_run(path, settings), settings
             except UserError as error:
                 if path == place:
                     raise
                 errors.append(error)
     if errors and not read:
         raise errors[0]
-    runs, told = zip(*read.values(), strict=True) if read else ((), ())
-    return list(runs), list(told), [*notes, *(f"left out: {error}" for error in errors)], not errors
+    runs, settings = zip(*read.values(), strict=True) if read else ((), ())
+    return list(runs), list(settings), [*notes, *(f"left out: {error}" for error in errors)], not errors
 
 
 def notes_of(runs: list[Run]) -> list[str]:
-    """What a reader of the figures must know of the logs: how they were read, what they lack, that they were resumed;
-    each note once."""
+    """Notes on the logs behind the figures, each once: how they were read, missing figures, resumed runs."""
     places = defaultdict(list)
     for run in runs:
         for event in run.events if run.format != "events" else ():
@@ -160,7 +160,7 @@ def notes_of(runs: list[Run]) -> list[str]:
 
 
 def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
-    """The sets among the runs, and GP2BM's score. A set is of one benchmark on one system, in one folder of results."""
+    """The sets of the runs, and GP2BM's score. A set has one benchmark, one system and one folder of results."""
     points, groups = rcp_points(options), defaultdict(list)
     for run in runs:
         benchmark = scoring.benchmark_of(run.summary["benchmark"])
@@ -175,14 +175,14 @@ def mlperf(options: Options, runs: list[Run]) -> tuple[list[SetResult], dict]:
             groups[benchmark.name, place].append(result)
     sets = []
     for (name, _), group in sorted(groups.items()):
-        known = None if options.own_targets else scoring.reference_point(name, group)  # of the benchmark's task
+        default = None if options.own_targets else scoring.reference_point(name, group)  # not of rehearsals
         given = None if scoring.is_open(group) else points.get(name)
-        sets.append(scoring.set_result(BENCHMARKS[name], group, given or known))
+        sets.append(scoring.set_result(BENCHMARKS[name], group, given or default))
     return sets, score_of(options, sets)
 
 
 def score_of(options: Options, sets: list[SetResult]) -> dict:
-    """GP2BM's score of the results that are given, or of each benchmark's one valid set; else why there is none."""
+    """GP2BM's score of the given results or of each benchmark's one valid set; else the reasons why there is none."""
     minutes, missing, reasons = {"resnet": options.r_minutes, "bert": options.b_minutes}, {}, {}
     for name, benchmark in BENCHMARKS.items():
         of_name = [each for each in sets if each.benchmark.name == name]
@@ -192,7 +192,7 @@ def score_of(options: Options, sets: list[SetResult]) -> dict:
         if missing[name]:
             reasons[name] = f"runs of {name} missing: {missing[name]}"
         elif len(of_name) > 1:
-            reasons[name] = f"{len(of_name)} sets of {name}, and a score is of one"
+            reasons[name] = f"{len(of_name)} sets of {name}; a score takes one"
         elif not of_name[0].valid:
             reasons[name] = f"the set of {name} is not valid"
         else:
@@ -201,29 +201,29 @@ def score_of(options: Options, sets: list[SetResult]) -> dict:
     return score | {"missing_runs": missing, "reasons": list(reasons.values())}
 
 
-def known_of(path: Path, settings: list[str]) -> dict:
-    """What --set says of a log; else its name says on how many cards it was made."""
+def settings_of(path: Path, settings: list[str]) -> dict:
+    """The --set values of a log, and the number of cards in its name (GPUx8.log)."""
     cards = cards_in_name(path)
     return ({"world_size": cards} if cards else {}) | parse_settings(settings, str(path))
 
 
-def with_targets(runs: list[Run], told: list[dict], profile: str) -> tuple[list[Run], list[str]]:
-    """The runs, those without a target judged by AI-Rank's; and which target that is, with its source."""
+def with_targets(runs: list[Run], settings: list[dict], profile: str) -> tuple[list[Run], list[str]]:
+    """(the runs, with AI-Rank's target where a run states none; the targets added, with their sources)."""
     judged, targets = [], {}
-    for run, known in zip(runs, told, strict=True):
+    for run, given in zip(runs, settings, strict=True):
         config, benchmark = run.first("run_config"), run.summary["benchmark"]
         task = None if tasks.is_smaller(benchmark) else tasks.of(config)
         target = airank_score.required(task, profile) if task else None
-        if run.summary["target"] is None and "target" not in known and target is not None:
+        if run.summary["target"] is None and "target" not in given and target is not None:
             accuracy = target.values[task.headline.name]
-            run = read_run(run.path, {**known, "target": accuracy})
+            run = read_run(run.path, {**given, "target": accuracy})
             targets[f"{benchmark} {accuracy:g} ({target.source})"] = None
         judged.append(run)
     return judged, list(targets)
 
 
 def rcp_points(options: Options) -> dict[str, ReferencePoint]:
-    """--rcp by benchmark."""
+    """The points of --rcp, by benchmark."""
     points = {}
     for text in options.rcp:
         name, _, numbers = text.partition("=")
@@ -238,7 +238,7 @@ def rcp_points(options: Options) -> dict[str, ReferencePoint]:
 
 
 def references(options: Options) -> dict[tuple[str, int], float]:
-    """--reference by model and cards."""
+    """The seconds of --reference, by model and cards."""
     found = {}
     for text in options.reference:
         left, _, seconds = text.partition("=")
@@ -253,7 +253,7 @@ def references(options: Options) -> dict[tuple[str, int], float]:
 
 
 def gp2bm(r_minutes: float | None, b_minutes: float | None, want: list[float]) -> dict:
-    """The score, what it would be at other results, and what other scores ask for."""
+    """The score, the scores at other results, and the results that other scores require."""
     if r_minutes is None or b_minutes is None:
         return {"r_minutes": r_minutes, "b_minutes": b_minutes, "score": None, "what_if": [], "want": []}
     resnet, bert = BENCHMARKS["resnet"], BENCHMARKS["bert"]
@@ -269,27 +269,27 @@ def gp2bm(r_minutes: float | None, b_minutes: float | None, want: list[float]) -
         }
         for factor in WHAT_IF
     ]
-    wanted = [
+    goals = [
         {
-            "score": wish,
-            "r_minutes": scoring.wanted_minutes(resnet, wish, bert, b_minutes),
-            "b_minutes": scoring.wanted_minutes(bert, wish, resnet, r_minutes),
-            "factor_of_both": score / wish,
+            "score": goal,
+            "r_minutes": scoring.required_minutes(resnet, goal, bert, b_minutes),
+            "b_minutes": scoring.required_minutes(bert, goal, resnet, r_minutes),
+            "factor_of_both": score / goal,
         }
-        for wish in want
+        for goal in want
     ]
-    return {"r_minutes": r_minutes, "b_minutes": b_minutes, "score": score, "what_if": what_if, "want": wanted}
+    return {"r_minutes": r_minutes, "b_minutes": b_minutes, "score": score, "what_if": what_if, "want": goals}
 
 
 def set_json(result: SetResult) -> dict:
-    """A set for machines."""
+    """A set as JSON values."""
     fields = asdict(replace(result, benchmark=result.benchmark.name))
     fields["chosen"] = [run.name for run in result.chosen] if result.minutes is not None else []
     return fields | {"valid": result.valid, "missing": result.num_missing}
 
 
 def set_text(result: SetResult, is_alone: bool = True) -> list[str]:
-    """A set for people; where it is not the only one of its benchmark, with its system."""
+    """A set as text; with its system unless it is the only set of its benchmark."""
     benchmark, where = result.benchmark, ""
     if not is_alone:
         folders = dict.fromkeys(str(Path(run.name).parent) for run in result.runs)
@@ -306,7 +306,7 @@ def set_text(result: SetResult, is_alone: bool = True) -> list[str]:
         for run in result.runs
     ]
     lines = [
-        f"MLPerf {benchmark.name}{where}: {len(result.runs)} runs, {benchmark.num_runs} wanted",
+        f"MLPerf {benchmark.name}{where}: {len(result.runs)} runs, {benchmark.num_runs} required",
         *table(["run", "minutes", benchmark.unit, "seed", "counts"], cells),
     ]
     if len(result.windows) > 1:
@@ -318,7 +318,7 @@ def set_text(result: SetResult, is_alone: bool = True) -> list[str]:
             f"the reference after {result.reference.mean:,.10g}"
         )
     elif result.minutes is not None and result.reference is None:
-        why = "no reference point is known (--rcp, or install mlperf-logging)"
+        why = "there is no reference point (--rcp, or install mlperf-logging)"
         why = "the open division has no reference points" if scoring.is_open(result.runs) else why
         lines.append(f"convergence is not compared: {why}")
     lines += [f"problem: {problem}" for problem in result.problems]
@@ -328,7 +328,7 @@ def set_text(result: SetResult, is_alone: bool = True) -> list[str]:
 
 
 def gp2bm_text(score: dict) -> list[str]:
-    """GP2BM's score, what-if and wishes."""
+    """GP2BM's score, its what-if table and the results for --want, as text."""
     if score["score"] is None:
         return [f"GP2BM: no score ({'; '.join(score['reasons'])})", ""]
     r, b = score["r_minutes"], score["b_minutes"]
@@ -355,12 +355,12 @@ def gp2bm_text(score: dict) -> list[str]:
             ]
             for row in score["want"]
         ]
-        lines += ["", *table(["wanted", "R with this B", "B with this R", "or both times"], cells)]
+        lines += ["", *table(["score", "R with this B", "B with this R", "or both times"], cells)]
     return [*lines, ""]
 
 
 def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[str]:
-    """AI-Rank's figures for people, the columns of its summary first; `targets` that no log carried."""
+    """AI-Rank's figures as text, the columns of its summary first; `targets` are those that no log states."""
     has_several = len({row.hardware for row in result.rows}) > 1
     cells = [
         [
@@ -394,10 +394,10 @@ def airank_text(result: airank_score.AIRankResult, targets: list[str]) -> list[s
             for each in result.amp
         ]
         lines += ["", *table(["model", "system", "cards", "加速比 AMP/FP32", "of peak"], cells)]
-    lines += [f"target that the log does not carry: {target}" for target in targets]
+    lines += [f"target that the log does not state: {target}" for target in targets]
     if not all(row.is_task for row in result.rows):
         lines += ["", "task no: smaller data, network or target than AI-Rank's; it does not count below"]
-    parts, names = result.composite, ", ".join(result.operating_systems) or "not said"
+    parts, names = result.composite, ", ".join(result.operating_systems) or "not stated"
     models, compared = ", ".join(result.models) or "none", ", ".join(parts.compared) or "none"
     lines += [
         "",
@@ -419,6 +419,6 @@ def _minutes(value: float) -> str:
 
 
 if __name__ == "__main__":
-    if hasattr(sys.stdout, "reconfigure"):  # the tables have Chinese headings, whatever the locale
+    if hasattr(sys.stdout, "reconfigure"):  # for the Chinese headings, in any locale
         sys.stdout.reconfigure(encoding="utf-8")
     run_command(main)

@@ -1,4 +1,4 @@
-"""Check logs and submissions against the rule books, before a reviewer does.
+"""Check logs and submissions against the rule books of AI-Rank, MLPerf and FlagPerf.
 
 python -m airank_fast.verify runs/*/ mlperf.log submission/
 python -m airank_fast.verify GPUx8.log --model resnet50 --profile 2021-05
@@ -19,36 +19,37 @@ from airank_fast import tasks
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError, require
 from airank_fast.rules import verifying
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, SEVERITIES
-from airank_fast.rules.known import Known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Check logs, run directories and submission trees against the rules they were made for.
+    """Check logs, run directories and submission trees against the rules of their formats.
 
-    Exit status: 0 no error, 1 errors, 2 something that cannot be used (missing, empty, nothing known in it)."""
+    Exit status: 0 no error; 1 errors; 2 a path that cannot be used (missing, empty, no recognised format in it)."""
 
     paths: Annotated[list[Path], tyro.conf.Positional]
-    """Files and directories, ours or anybody's."""
+    """Log files and directories, of this program or others."""
     json: bool = False
-    """A JSON object a finding on standard output instead of text."""
+    """Print each finding as one line of JSON instead of text."""
     profile: Literal["2020-12", "2021-05"] | None = None
-    """Which of AI-Rank's documents a log follows. Default: 2021-05 if it has a load_data line, else 2020-12."""
+    """The AI-Rank document that the log follows. Default: 2021-05 if it has a load_data line, else 2020-12."""
     model: str | None = None
-    """What was trained, by any rule book's name of it: gives the target, and of resnet50 the samples of an epoch
-    (ImageNet)."""
+    """The trained task, by its name in any rule book: resnet50, ResNet-50, bert_large, Wide&Deep. It sets the target
+    accuracy that the log must reach, and the samples of an epoch if every preparation of the task's data has the same
+    size (resnet50: 1,281,167). docs/tasks.md lists the tasks."""
     target: float | None = None
-    """Accuracy that the run had to reach, a fraction (BLEU: up to 100); goes before the model's."""
+    """The accuracy that the run had to reach, a fraction (BLEU: up to 100). Replaces the target of --model."""
     samples_per_epoch: int | None = None
-    """Training samples of an epoch, for the figures that logs do not carry enough for."""
+    """Training samples of an epoch, to check avg_ips and e2e_time. Replaces the number of --model."""
     warmup_epochs: int | None = None
-    """Epochs that an AI-Rank log leaves out of avg_ips."""
+    """Warm-up epochs that an AI-Rank log leaves out of avg_ips."""
     epochs: float | None = None
-    """Epochs that were trained, where the log does not say."""
+    """Trained epochs, if the log does not state them."""
 
-    def known(self) -> Known:
-        """The facts among the options; UserError for one that cannot be."""
+    def facts(self) -> Facts:
+        """The facts that the options state; UserError for an invalid one."""
         for name, least in (("samples_per_epoch", 1), ("warmup_epochs", 0), ("epochs", 0)):
             value = getattr(self, name)
             option = f"--{name.replace('_', '-')}"
@@ -60,21 +61,21 @@ class Options:
         is_target = self.target is None or 0 < self.target <= maximum
         require(is_target, "--target", f"a number in (0, {maximum:g}]", self.target)
         names = ("profile", "target", "samples_per_epoch", "warmup_epochs", "epochs")
-        return Known(task=task, **{name: getattr(self, name) for name in names})
+        return Facts(task=task, **{name: getattr(self, name) for name in names})
 
 
 def main() -> int:
-    """Print every finding; 1 if one of them is an error, 2 if a path could not be used."""
+    """Print every finding. Returns 1 if one of them is an error, 2 if a path cannot be used."""
     options = tyro.cli(Options, prog="python -m airank_fast.verify", description=__doc__)
     require(bool(options.paths), "paths", "at least one file or directory", "none")
-    known = options.known()
+    facts = options.facts()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file's name may be anything
     counts: Counter[str] = Counter()
     unusable = False
     for path in options.paths:
         try:
-            for finding in verifying.verify(path, known):
+            for finding in verifying.verify(path, facts):
                 counts[finding.severity] += 1
                 print(json.dumps(finding.to_json()) if options.json else finding)
         except UserError as error:

@@ -21,11 +21,11 @@ from airank_fast.record.foreign.detect import detect
 from airank_fast.record.foreign.read import read_run
 from airank_fast.record.lines import Lines
 from airank_fast.rules import verifying
-from airank_fast.rules.known import Known
+from airank_fast.rules.facts import Facts
 
 _READERS = ("read", "parse")  # functions of a format's module whose names begin so take the lines of a log
 _TASK = tasks.find("resnet50")
-_KNOWN = Known(profile="2021-05", task=_TASK, target=0.7, samples_per_epoch=1000, warmup_epochs=1, epochs=3)
+_FACTS = Facts(profile="2021-05", task=_TASK, target=0.7, samples_per_epoch=1000, warmup_epochs=1, epochs=3)
 _SPLIT = b"\n\0airank.log\0\n"  # between the files of a run directory, in one input
 
 
@@ -67,12 +67,12 @@ def _reader(function: Callable) -> Callable[[bytes], None]:
 
 
 def _book(name: str) -> Callable[[bytes], None]:
-    """A book, whatever the content looks like; with nothing known besides, and with all of it."""
+    """A book, whatever the content looks like; without facts, and with all of them."""
 
     def check(content: bytes) -> None:
         path = _file(content)
-        for known in (Known(), _KNOWN):
-            _use_up(verifying.in_order(verifying.check_file(path, [name], known)))
+        for facts in (Facts(), _FACTS):
+            _use_up(verifying.in_order(verifying.check_file(path, [name], facts)))
 
     return check
 

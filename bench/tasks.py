@@ -33,7 +33,7 @@ def page() -> str:
     rows = [header, ["---"] * len(header), *(row(task) for task in all_tasks())]
     sources = {target.source for task in all_tasks() for target in task.targets.values()}
     listed = "".join(f"- {source}\n" for source in sorted(sources))
-    return TOP + "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + "\nThe targets stand in:\n\n" + listed
+    return TOP + "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + "\nSources of the targets:\n\n" + listed
 
 
 def row(task: Task) -> list[str]:

@@ -3,7 +3,7 @@
     python bench/verify.py [--save] [--size-mb N] [--rounds N]
     python bench/verify.py --mutations [--save]
 
-The large log is valid: a run of ResNet-50 whose trainer tells its throughput after every step, as NVIDIA's do after
+The large log is valid: a run of ResNet-50 whose trainer logs its throughput after every step, as NVIDIA's do after
 every epoch. The contestants take turns, each in a process of its own, from its start to its end:
 
     verify      python -m airank_fast.verify LOG
@@ -74,7 +74,7 @@ def make_log(path: Path, num_bytes: int) -> int:
 
 
 def stats(time_ms: int, step: int) -> str:
-    """What a trainer tells of a step."""
+    """The line that a trainer logs for a step."""
     throughput = 56_000 + step * 0.7310585786 % 1000
     return (
         f':::MLLOG {{"namespace": "", "time_ms": {time_ms}, "event_type": "POINT_IN_TIME", "key": "tracked_stats", '
@@ -113,7 +113,7 @@ def compare(names: list[str], num_bytes: int, num_rounds: int, folder: Path) -> 
 
 
 def judge_mutations() -> list[dict]:
-    """Each mutation, and what the two say of it."""
+    """Each mutation, with the verdicts of both checkers."""
     from airank_fast.record.lines import Lines
     from airank_fast.rules.findings import ERROR
     from airank_fast.rules.mlperf import order

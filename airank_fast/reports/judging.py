@@ -11,8 +11,8 @@ from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 from airank_fast.reports.cleaning import clean, number
 from airank_fast.rules import verifying
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, SEVERITIES, WARNING, Finding
-from airank_fast.rules.known import Known
 
 MAX_ROWS = 20  # of a run
 _MAX_TEXT = 400
@@ -43,7 +43,7 @@ class Verdict:
 
 def judge(path: Path, config: Event, known: dict) -> Verdict:
     """The findings about the run at `path`, whose run_config is `config`; `known` is what the user says of it."""
-    facts = Known(
+    facts = Facts(
         task=None if tasks.is_smaller(config.get("benchmark")) else tasks.of(config),
         target=number(known.get("target")),
         target_source="--set target",

@@ -1,1 +1,1 @@
-"""What a log, a set of runs or a submission must satisfy, one file a rule book; and the scores made of them."""
+"""Rule books for logs, sets of runs and submissions, one file a book; and the scores of runs."""

@@ -1,8 +1,8 @@
 """Rule book of the AI-Rank training log, profiles 2020-12 and 2021-05.
 
-The log states figures that its own timestamps and counts give; each is computed again. A log of the published
-form that contradicts itself as the published sample does (times out of order at its end, the target's time by
-the wrong reading) gets warnings; errors are for what no reading of the document allows.
+Each figure in the log is computed again from the log's own timestamps and counts. Errors are what no reading of the
+document allows. Contradictions that the published sample has too are warnings: timestamps out of order at its end, and
+target_quality_time by the line's own timestamp.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from airank_fast.record.events import Event
 from airank_fast.record.formats import airank
 from airank_fast.record.lines import Lines
 from airank_fast.rules.airank_figures import Figures, rule
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
-from airank_fast.rules.known import Known
 
 _SOURCE_2021 = "AI-Rank docs/software/train.md (2021-05-28), 日志格式要求"
 
@@ -42,19 +42,19 @@ _ODD = {
 }
 
 
-def check(lines: Lines, known: Known) -> Iterator[Finding]:
-    """The findings about one log; lines without the prefix are passed over."""
-    book = _Book(lines.path, known)
+def check(lines: Lines, facts: Facts) -> Iterator[Finding]:
+    """The findings about one log; lines without the prefix are ignored."""
+    book = _Book(lines.path, facts)
     for entry in airank.read(lines):
         yield from book.feed(entry)
     yield from book.finish()
 
 
 class _Book(Figures):
-    """Follows a log entry by entry. What is kept does not grow with the log."""
+    """Checks a log entry by entry, in memory that does not grow with the log."""
 
-    def __init__(self, path: str, known: Known):
-        super().__init__(path, known)
+    def __init__(self, path: str, facts: Facts):
+        super().__init__(path, facts)
         self.last_t = -math.inf
         self.dash: bool | None = None
         self.mixed = False
@@ -77,24 +77,24 @@ class _Book(Figures):
             yield from self._evaluation(number, event)
             return
         if name in self.first:
-            return  # said to be a repetition; the first one counts
+            return  # _place reports a repetition; the first one counts
         self.first[name] = number, event
-        if name == "data" and self.known.profile is None:
+        if name == "data" and self.facts.profile is None:
             self.profile = "2021-05"
         if event["kind"] == "figure":
             yield from self.figure(number, event, text)
 
     def _form(self, number: int, text: str) -> Iterator[Finding]:
-        """`- AI-Rank-log` or `AI-Rank-log`, the same in every line."""
+        """The prefix must be `- AI-Rank-log` or `AI-Rank-log`, the same in every line."""
         dash = text[: text.find(airank.PREFIX)].rstrip().endswith("-")
         if self.dash is None:
             self.dash = dash
-            if dash and self.known.avg_ips is None:  # not of our own runs
+            if dash and self.facts.avg_ips is None:  # without events: another program's log
                 yield self._broken(
                     PREFIX,
                     number,
                     "lines begin with '- AI-Rank-log', as in the document's sample",
-                    "its text says 'AI-Rank-log'; both are accepted",
+                    "its text has 'AI-Rank-log'; both are accepted",
                 )
         elif dash != self.dash and not self.mixed:
             self.mixed = True
@@ -116,7 +116,7 @@ class _Book(Figures):
         self.last_t = max(self.last_t, event["t"])
 
     def _place(self, number: int, name: str) -> Iterator[Finding]:
-        """Whether a line may stand here."""
+        """The order of the lines."""
         shown = _SHOWN.get(name, name)
         if name in self.first:
             yield self._broken(ORDER, number, f"{shown} again, first in line {self.first[name][0]}", "one is required")
@@ -146,12 +146,12 @@ class _Book(Figures):
         if self.last is not None:
             self.best = max(self.best, self.last[1]["accuracy"] * self.scale)
         self.last = number, event
-        goal = self.known.goal(self.profile)
+        goal = self.facts.goal(self.profile)
         if goal and self.reached is None and event["accuracy"] * self.scale >= goal.accuracy:
             self.reached = number, event
 
     def _accuracy(self, number: int, accuracy: float) -> Iterator[Finding]:
-        maximum = self.known.task.headline.maximum if self.known.task else 1.0
+        maximum = self.facts.task.headline.maximum if self.facts.task else 1.0
         if 0 <= accuracy <= maximum:
             return
         required = "a fraction from 0 to 1 is required" if maximum == 1 else f"from 0 to {maximum:g} is required"
@@ -161,10 +161,9 @@ class _Book(Figures):
         yield self._broken(ACCURACY, number, f"eval_accuracy {accuracy:g}", required)
 
     def _epoch(self, number: int, event: Event) -> Iterator[Finding]:
-        """Counts of completed epochs, at a steady distance. A task that is counted in steps (BERT) may evaluate
-        more than once an epoch."""
+        """Epoch counts must grow by a constant. A task counted in samples (BERT) may evaluate twice an epoch."""
         epoch, last = event["epoch"], self.last[1]["epoch"] if self.last else 0
-        task = self.known.task
+        task = self.facts.task
         severity = WARNING if task is None else ERROR if task.counted_in == "epochs" else NOTE
         if epoch < 0 or epoch < last:
             yield self._broken(
@@ -184,19 +183,19 @@ class _Book(Figures):
             )
         elif self.num_evaluations and severity != NOTE:
             yield from self._cadence(number, epoch - last)
-        wanted = self.known.warmup_epochs
-        if wanted and epoch >= wanted and self.warm is None and "run_start" in self.first:
+        warmup = self.facts.warmup_epochs
+        if warmup and epoch >= warmup and self.warm is None and "run_start" in self.first:
             before = self.last[1]["t"] if self.last else self.first["run_start"][1]["t"]
             self.warm = before, event["t"]
 
     def _cadence(self, number: int, step: float) -> Iterator[Finding]:
-        if self.off_cadence is not None:  # not the last evaluation, which may come early
-            line, odd = self.off_cadence
+        if self.off_cadence is not None:  # the last evaluation may come early, so a step off waits for the next
+            line, spacing = self.off_cadence
             self.off_cadence = None
             yield self._broken(
                 CADENCE,
                 line,
-                f"an evaluation after {odd:g} epochs, before that every {self.spacing:g}",
+                f"an evaluation after {spacing:g} epochs, before that every {self.spacing:g}",
                 "an evaluation every N epochs is required",
             )
         if self.spacing is None:
@@ -206,12 +205,12 @@ class _Book(Figures):
                     CADENCE,
                     number,
                     f"an evaluation every {step:g} epochs",
-                    "one every epoch is required unless the task says otherwise (2021-05)",
+                    "one every epoch is required unless the task states another cadence (2021-05)",
                 )
         elif step != self.spacing:
             self.off_cadence = number, step
 
-    # what is only known at the end
+    # the log as a whole
 
     def finish(self) -> Iterator[Finding]:
         for name, shown in _REQUIRED.items():
@@ -224,45 +223,41 @@ class _Book(Figures):
                 yield self._broken(
                     LOAD_DATA, None, "no load_data", "load_data with a checksum before test_begin is required"
                 )
-            elif self.known.profile is None:
+            elif self.facts.profile is None:
                 yield self._broken(
-                    LOAD_DATA, None, "no load_data: checked as a log of 2020-12", "--profile 2021-05 asks for it", NOTE
+                    LOAD_DATA, None, "no load_data: checked as a log of 2020-12", "--profile 2021-05 requires it", NOTE
                 )
         yield from self._target_reached()
-        asked = self.known.required(self.profile)
-        if asked is not None and self.known.target not in (None, asked.accuracy):
-            asked_by = Rule(name=TARGET.name, severity=WARNING, source=asked.source)
+        goal = self.facts.required(self.profile)
+        if goal is not None and self.facts.target not in (None, goal.accuracy):
             yield self._broken(
-                asked_by,
+                Rule(name=TARGET.name, severity=WARNING, source=goal.source),
                 None,
-                f"a target of {self.known.target:g} ({self.known.target_source})",
-                f"{asked.accuracy:g} is required of {self.known.task.name}",
+                f"a target of {self.facts.target:g} ({self.facts.target_source})",
+                f"{goal.accuracy:g} is required of {self.facts.task.name}",
             )
 
     def _target_reached(self) -> Iterator[Finding]:
-        goal = self.known.goal(self.profile)
-        told = "target_quality_time" in self.first
+        goal = self.facts.goal(self.profile)
         if goal is None:
             options = "--model or --target"
-            if self.known.task is not None:
-                options = f"--target ({self.profile} names none for {self.known.task.name})"
+            if self.facts.task is not None:
+                options = f"--target ({self.profile} names none for {self.facts.task.name})"
             yield self._broken(
-                TARGET, None, "the log does not say which accuracy was the target", f"not checked: {options}", NOTE
+                TARGET, None, "the log does not state its target accuracy", f"not checked: {options}", NOTE
             )
-        elif self.reached is not None and not told:
+        elif self.reached is not None and "target_quality_time" not in self.first:
             number, event = self.reached
-            asked_by = Rule(name=MISSING.name, severity=ERROR, source=goal.source)
             yield self._broken(
-                asked_by,
+                Rule(name=MISSING.name, severity=ERROR, source=goal.source),
                 number,
                 f"eval_accuracy {event['accuracy']:g} without target_quality_time",
                 f"target_quality_time after the evaluation that reached {goal.accuracy:g} is required",
             )
         elif self.reached is None and self.num_evaluations:
             best = max(self.best, self.last[1]["accuracy"] * self.scale)
-            asked_by = Rule(name=TARGET.name, severity=WARNING, source=goal.source)
             yield self._broken(
-                asked_by,
+                Rule(name=TARGET.name, severity=WARNING, source=goal.source),
                 None,
                 f"no evaluation reached {goal.accuracy:g}, the best is {best:g}",
                 "Time2train of this run is '-'",

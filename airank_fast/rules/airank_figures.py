@@ -1,7 +1,7 @@
-"""The figures that an AI-Rank log states, each computed again from what stood before it.
+"""Checks the figures of an AI-Rank log: each is computed again from the lines before it.
 
-target_quality_time and total_use_time follow from timestamps of the log; avg_ips from its epochs and from what the
-log does not carry: the samples of an epoch and the number of warm-up epochs.
+target_quality_time and total_use_time follow from the timestamps. avg_ips follows from the epochs and two facts that
+the log does not carry: the samples of an epoch and the number of warm-up epochs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from airank_fast.record.events import Event
 from airank_fast.record.formats.airank import MAX_STATEMENT
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
-from airank_fast.rules.known import Known
 
 _SOURCE = "AI-Rank docs/software/train.md, 日志格式要求"
 
@@ -28,24 +28,24 @@ TARGET_TIME = rule("target_quality_time", ERROR)
 TOTAL_TIME = rule("total_use_time", ERROR)
 AVG_IPS = rule("avg_ips", ERROR)
 
-_CLOCK_S = 0.0015  # a difference of two timestamps that are rounded to the ms
-_IPS_TOLERANCE = 0.01  # the last batch of an epoch may reach into the next, and eval lines are all that is timed
+_CLOCK_S = 0.0015  # error of a difference of two timestamps that are rounded to the ms
+_IPS_TOLERANCE = 0.01  # a batch may straddle two epochs, and only evaluations have timestamps
 _COUNTED = ("images", "samples", "videos")
 
 
 class Figures:
-    """What a log has said so far, and what its figures have to be."""
+    """The figures of a log, checked against the lines before them."""
 
-    def __init__(self, path: str, known: Known):
-        self.path, self.known = path, known
-        self.profile = known.profile or "2020-12"
-        self.first: dict[str, tuple[int, Event]] = {}  # of each kind of entry: its line and event
+    def __init__(self, path: str, facts: Facts):
+        self.path, self.facts = path, facts
+        self.profile = facts.profile or "2020-12"
+        self.first: dict[str, tuple[int, Event]] = {}  # kind of entry -> its line and event
         self.scale = 1.0  # 0.01 for a log that writes accuracies in per cent
-        self.last: tuple[int, Event] | None = None  # evaluation
+        self.last: tuple[int, Event] | None = None  # the last evaluation
         self.best = -math.inf  # accuracy before the last evaluation
         self.reached: tuple[int, Event] | None = None  # the first evaluation at the target
-        self.warm: tuple[float, float] | None = None  # when the last warm-up epoch ended: not before, not after
-        self.rounding = 0.0  # half of the last digit of the figure at hand
+        self.warm: tuple[float, float] | None = None  # earliest and latest end of the last warm-up epoch
+        self.rounding = 0.0  # half of the last digit of the current figure
 
     def _broken(self, rule: Rule, line: int | None, found: str, required: str, severity=None) -> Finding:
         return rule.broken(self.path, line, found, required, severity)
@@ -76,12 +76,12 @@ class Figures:
             severity = ERROR if slash else None
             yield self._broken(UNIT, number, f"avg_ips in {unit or 'no unit'}", "images/sec is required", severity)
         elif time != "sec" or counted not in _COUNTED:
-            wanted = ", ".join(f"{name}/sec" for name in _COUNTED)
-            yield self._broken(UNIT, number, f"avg_ips in {unit}", f"{wanted} are the usual units", NOTE)
+            usual = ", ".join(f"{name}/sec" for name in _COUNTED)
+            yield self._broken(UNIT, number, f"avg_ips in {unit}", f"{usual} are the usual units", NOTE)
 
     def _target_time(self, number: int, event: Event) -> Iterator[Finding]:
         begin, stated = self._begin(), event["value"]
-        goal = self.known.goal(self.profile)
+        goal = self.facts.goal(self.profile)
         at = self.reached if goal else self.last
         if begin is None:
             return
@@ -126,17 +126,17 @@ class Figures:
             )
 
     def _avg_ips(self, number: int, event: Event) -> Iterator[Finding]:
-        known, stated, total_s = self.known, event["value"], self._total_s()
-        if known.avg_ips is not None:
-            if abs(stated - known.avg_ips) > self.rounding + 1e-6 * stated:
+        facts, stated, total_s = self.facts, event["value"], self._total_s()
+        if facts.avg_ips is not None:
+            if abs(stated - facts.avg_ips) > self.rounding + 1e-6 * stated:
                 yield self._broken(
-                    AVG_IPS, number, f"avg_ips {stated:g}", f"{known.avg_ips:.3f} is what the events give"
+                    AVG_IPS, number, f"avg_ips {stated:g}", f"{facts.avg_ips:.3f} is required by the events"
                 )
             return
         if total_s is None or total_s <= 0 or self.last is None:
             return
-        warmup, size = known.warmup_epochs or 0, known.epoch_size()
-        epochs = (known.epochs or self.last[1]["epoch"]) - warmup
+        warmup, size = facts.warmup_epochs or 0, facts.epoch_size()
+        epochs = (facts.epochs or self.last[1]["epoch"]) - warmup
         spans = self._timed_spans(total_s)
         if size is None:
             implied = f", which implies {stated * total_s / epochs:.1f} samples an epoch" if epochs > 0 else ""
@@ -160,25 +160,25 @@ class Figures:
         slowest, fastest = (epochs * size / span for span in spans)
         if slowest * (1 - _IPS_TOLERANCE) <= stated <= fastest * (1 + _IPS_TOLERANCE):
             return
-        wanted = f"{slowest:.1f}" if fastest - slowest < 0.1 else f"{slowest:.1f} to {fastest:.1f}"
-        sure = known.samples_per_epoch is not None and known.warmup_epochs is not None
+        required = f"{slowest:.1f}" if fastest - slowest < 0.1 else f"{slowest:.1f} to {fastest:.1f}"
+        is_exact = facts.samples_per_epoch is not None and facts.warmup_epochs is not None
         implied = stated * sum(spans) / 2 / epochs
         yield self._broken(
             AVG_IPS,
             number,
             f"avg_ips {stated:g}, which implies {implied:.1f} samples an epoch",
-            f"{wanted} is required: {epochs:g} epochs of {size} samples in {total_s:.3f} s"
+            f"{required} is required: {epochs:g} epochs of {size} samples in {total_s:.3f} s"
             + (
                 f", {warmup} warm-up epochs left out"
-                if sure
-                else ", if no warm-up is left out; --samples-per-epoch and --warmup-epochs say it exactly"
+                if is_exact
+                else ", if no warm-up is left out; --samples-per-epoch and --warmup-epochs make the check exact"
             ),
-            ERROR if sure else WARNING,
+            ERROR if is_exact else WARNING,
         )
 
     def _timed_spans(self, total_s: float) -> tuple[float, float] | None:
-        """Seconds from the end of the warm-up to test_finish, at most and at least."""
-        if not self.known.warmup_epochs:
+        """(longest, shortest) time in seconds from the end of the warm-up to test_finish."""
+        if not self.facts.warmup_epochs:
             return total_s, total_s
         if self.warm is None:
             return None
@@ -198,6 +198,6 @@ class Figures:
 
 
 def _half_digit(event: Event, text: str) -> float:
-    """Half of the last decimal place in which a figure is printed: what rounding may have taken from it."""
+    """Half of the last printed decimal place of a figure: its largest rounding error."""
     digits = re.search(event["name"] + r"\s*\S\s*[-+]?\d+(?:\.(\d{0,15}))?", text[:MAX_STATEMENT])
     return 0.5 * 10.0 ** -len(digits[1] or "") if digits else 0.0

@@ -1,7 +1,7 @@
-"""AI-Rank's figures over many runs: Time2train, throughput, accuracy, 加速比, coverage, and a composite score.
+"""AI-Rank's figures of a set of runs: Time2train, throughput, accuracy, 加速比, coverage, and a composite score.
 
 Source: docs/software/train.md of AI-Rank (2020-12-01), "评价指标"; the speed-up by precision from its first draft.
-AI-Rank announces a composite score and defines none: the one here is defined and justified in docs/scoring.md.
+AI-Rank announces a composite score and does not define it; docs/scoring.md defines the one computed here.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import TypeVar
 from airank_fast import tasks
 from airank_fast.record.events import dictionary
 from airank_fast.record.foreign.read import Run
-from airank_fast.rules.systems import UNKNOWN, System, system_of
+from airank_fast.rules.systems import UNSTATED, System, system_of
 from airank_fast.tasks import Target, Task
 
-AnyRun = TypeVar("AnyRun")  # with a path
+AnyRun = TypeVar("AnyRun")  # has a path
 PROFILES = ("2020-12", "2021-05")
-MODELS = {  # that a profile names
+MODELS = {  # of each profile
     profile: tuple(task.names["airank"] for task in tasks.all_tasks() if task.is_listed("airank", profile))
     for profile in PROFILES
 }
-OPERATING_SYSTEMS = ("Linux", "Windows")  # that AI-Rank prescribes environments for
+OPERATING_SYSTEMS = ("Linux", "Windows")  # prescribed by AI-Rank
 AMP = ("bf16", "fp16", "amp")
 FP32 = "fp32"
-# Time2train (s) that counts 1 in the composite score, by model and cards: the runs of NVIDIA's PyTorch ResNet-50 on
-# V100-SXM2-16GB in AI-Rank's own result_v0.1, as `convert` reads their logs (docs/scoring.md).
+# Time2train (s) that counts 1 in the composite score, by model and cards: NVIDIA's PyTorch ResNet-50 on
+# V100-SXM2-16GB in AI-Rank's result_v0.1, as `convert` reads its logs (docs/scoring.md).
 REFERENCES = {("resnet50", 1): 126731.680, ("resnet50", 8): 17468.738, ("resnet50", 32): 5128.033}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Exponents of the parts of the composite score; they count by their share of the sum."""
+    """Weights of the parts of the composite score; each exponent is a weight / the sum of the weights."""
 
     performance: float = 0.4
     coverage: float = 0.4
@@ -43,7 +43,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration of one model: of several runs the one with the median Time2train, the slower of two."""
+    """One configuration of one model; of several runs the one with the median Time2train, the slower of two."""
 
     model: str
     operating_system: str | None
@@ -55,11 +55,11 @@ class Row:
     time2train: float | None  # s; None: the target was not reached
     throughput: float | None  # avg_ips, samples/s
     accuracy: float | None  # the best, in the unit of the task's headline metric
-    is_task: bool  # not a smaller one with its own target, which counts neither as coverage nor as performance
+    is_task: bool  # whether it counts as coverage and performance
     card_speedup: float | None = None  # 加速比: T1 / TN
     card_efficiency: float | None = None  # 加速效率: T1 / TN / N
     accuracy_format: str = ".2%"
-    hardware: System = UNKNOWN
+    hardware: System = UNSTATED
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class AmpSpeedup:
     operating_system: str | None
     num_cards: int
     speedup: float
-    efficiency: float | None  # of what the hardware's peak rates would give; None without their ratio
+    efficiency: float | None  # speedup / the ratio of the peak rates; None without the ratio
 
 
 @dataclass(frozen=True)
 class Composite:
-    """The parts and the score; None for a part that cannot be told, and then for the score."""
+    """The parts and the score; a part that cannot be computed is None, and then so is the score."""
 
     performance: float | None  # geometric mean of reference / Time2train
     coverage: float
@@ -87,7 +87,7 @@ class Composite:
 
 @dataclass(frozen=True)
 class AIRankResult:
-    """All of it."""
+    """The rows, the speed-ups by precision, the models that reached their target, and the composite score."""
 
     rows: list[Row]
     amp: list[AmpSpeedup]
@@ -105,27 +105,27 @@ def airank_result(
     amp_peak_ratio: float | None = None,
     own_targets: bool = False,
 ) -> AIRankResult:
-    """The figures of all runs. `amp_peak_ratio`: peak rate of the hardware in mixed precision over that in fp32.
+    """The figures of all runs. `amp_peak_ratio` is the hardware's peak rate in mixed precision / that in fp32.
 
-    `own_targets`: a rehearsal; smaller tasks count like AI-Rank's, and against `references` alone.
+    `own_targets` marks a rehearsal: smaller tasks count like AI-Rank's, and only `references` are compared.
     """
     rows = _with_speedups(_rows(runs, profile, own_targets))
     reached = [row for row in rows if row.time2train is not None and row.is_task]
     models = sorted({name for row in reached if (name := model_of(row.model)) in MODELS[profile]})
     systems = sorted({row.operating_system for row in reached if row.operating_system})
-    known = {**({} if own_targets else REFERENCES), **(references or {})}
-    composite = _composite(rows, models, systems, len(MODELS[profile]), known, weights)
+    references = {**({} if own_targets else REFERENCES), **(references or {})}
+    composite = _composite(rows, models, systems, len(MODELS[profile]), references, weights)
     return AIRankResult(rows, _amp(rows, amp_peak_ratio), models, len(MODELS[profile]), systems, composite)
 
 
 def model_of(benchmark: object) -> str | None:
-    """AI-Rank's name of the model that a run's benchmark is: bert_large is BERT, mask_rcnn is MaskRCNN."""
+    """AI-Rank's model name of a run's benchmark: bert_large is BERT, mask_rcnn is MaskRCNN."""
     task = tasks.find(benchmark)
     return task.names.get("airank") if task else None
 
 
 def operating_system(run: Run) -> str | None:
-    """Linux, Windows or another word, from the run's own record of its system."""
+    """Linux, Windows or another name, from the system that the run records."""
     text = {**dictionary(run.first("run_config").get("system")), **run.first("system")}.get("operating_system")
     if not isinstance(text, str) or text == "unknown":
         return None
@@ -136,13 +136,13 @@ def operating_system(run: Run) -> str | None:
 
 
 def _own_name(benchmark: str) -> str:
-    """A model by one name, however it is spelled; a smaller network by its own."""
+    """The task's name for any spelling of a model; a smaller network keeps its own name."""
     task = tasks.find(benchmark)
     return task.name if task and not tasks.is_smaller(benchmark) else benchmark
 
 
 def required(task: Task, profile: str) -> Target | None:
-    """What a profile requires of a task; where its row is blank, what the last document requires."""
+    """The target of a task in a profile; if its row is blank, the target of the last document."""
     return task.target("airank", profile) or task.target("airank", PROFILES[-1])
 
 
@@ -168,7 +168,7 @@ def _train_samples(run: Run, task: Task) -> int | None:
     data, config = run.first("data"), run.first("run_config")
     samples = data.get("train_samples") or config.get("train_samples") or config.get("samples_per_epoch")
     if run.format == "mlperf" and task.counted_in == "samples":
-        return None  # there it may be the samples that it took to converge
+        return None  # may be the samples to converge
     return samples if type(samples) is int else None
 
 
@@ -216,28 +216,31 @@ def _rows(runs: Iterable[Run], profile: str, own_targets: bool) -> list[Row]:
 
 
 def middle(runs: Iterable[AnyRun], seconds: Callable[[AnyRun], float]) -> AnyRun:
-    """The run that stands for several of a configuration: that with the median time, of two the slower one.
+    """The run that represents several of one configuration: the one with the median time, of two the slower.
 
-    inf is the time of a run that did not reach the target.
+    The time of a run that did not reach its target is inf.
     """
     ordered = sorted(runs, key=lambda run: (seconds(run), str(run.path)))
     return ordered[len(ordered) // 2]
 
 
 def _seconds(run: Run) -> float:
-    """Time2train; inf where the target was not reached, or the clock went on while the run was down."""
+    """Time2train; inf if the target was not reached or the run was resumed."""
     seconds = run.summary["time2train"]
     return math.inf if seconds is None or not run.summary["comparable"] else seconds
 
 
 def _same(row: Row) -> tuple:
-    """What two rows must share for their times to be compared."""
-    hardware = row.hardware.organization, row.hardware.accelerator  # names of systems often say how many cards
+    """The key that two rows must share for their times to be comparable."""
+    hardware = (
+        row.hardware.organization,
+        row.hardware.accelerator,
+    )  # not the name: it often includes the number of cards
     return row.model, row.operating_system, row.precision, row.is_task, hardware
 
 
 def _with_speedups(rows: list[Row]) -> list[Row]:
-    """The rows with T1 / TN, where a run on one card is there in the same precision."""
+    """The rows with T1 / TN, if there is a row of one card in the same precision."""
     one_card = {_same(row): row.time2train for row in rows if row.num_cards == 1}
     found = []
     for row in rows:
@@ -263,7 +266,7 @@ def _amp(rows: list[Row], peak_ratio: float | None) -> list[AmpSpeedup]:
 
 
 def _composite(rows, models, systems, num_models, references, weights: Weights) -> Composite:
-    """100 x performance^p x coverage^c x systems^s, with the weights' shares as exponents."""
+    """100 x performance^p x coverage^c x systems^s; each exponent is a weight / the sum of the weights."""
     best: dict[tuple[str, int], float] = {}
     for row in rows:
         if row.is_task and (row.time2train or 0) > 0 and row.num_cards:

@@ -1,4 +1,4 @@
-"""The fields of each kind of event, as record/events.py documents them: what makes an event well-formed."""
+"""Checks that an event is well-formed: the fields of each kind, as record/events.py documents them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event
 
-_LARGEST = 1e15  # counts and seconds beyond it are no measurement, and sums of floats lose their ones
+_LARGEST = 1e15  # larger counts and seconds are no measurement; float sums would lose whole units
 
 
 def _is_number(value) -> bool:
@@ -91,12 +91,12 @@ FIELDS = {kind: dict(field.split(":") for field in fields.split()) for kind, fie
 
 
 def troubles(event: Event) -> list[tuple[str, str]]:
-    """(found, required) of every field that is missing or of another kind; of an unknown kind of event none."""
+    """(found, required) of each field that is missing or has the wrong type; [] for an undocumented kind of event."""
     kind, found = event["kind"], []
-    for name, wanted in FIELDS.get(kind, {}).items():
-        required, test = _TYPES[wanted.removesuffix("?")]
+    for name, type_name in FIELDS.get(kind, {}).items():
+        required, test = _TYPES[type_name.removesuffix("?")]
         if event.get(name) is None:
-            if not wanted.endswith("?"):
+            if not type_name.endswith("?"):
                 found.append((f"{kind} without {name}", f"{required} is required"))
         elif not test(event[name]):
             found.append((f"{kind} with {name} {quote(_show(event[name]), 40)}", f"{required} is required"))

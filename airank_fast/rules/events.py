@@ -1,4 +1,4 @@
-"""Rule book of our own event log: every line an event, in the order that a run has, with counts that add up."""
+"""Rule book of events.jsonl, this program's event log: the fields, order, counts and times of its events."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from airank_fast.record.formats import events
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import Tally
 from airank_fast.rules import event_fields
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
-from airank_fast.rules.known import Known
 
 _SOURCE = "airank_fast/record/events.py"
 
@@ -39,7 +39,7 @@ RATES = _rule("rates", ERROR, "airank_fast/record/metrics.py: p_core >= p_train 
 MEMORY = _rule("memory")
 LOSS = _rule("loss", WARNING)
 WARNED = _rule("warned", NOTE)
-FORM_RULES = {LINE.name, FIELD.name}  # a log that breaks them cannot be computed with
+FORM_RULES = {LINE.name, FIELD.name}  # no figures can be computed from a log that breaks them
 
 _STATUSES = ("success", "aborted")
 _REASONS = ("target", "epochs", "exception", "sigterm", "sigint", "sighup", "rank_lost", "nan_loss", "bad_data")
@@ -49,7 +49,7 @@ _TIMED = {"block_start", "block_stop", "epoch_stop", "steps", "eval_start", "eva
 _LISTS = ("loss", "lr", "core_s", "wait_s", "h2d_s")
 
 
-def check(lines: Lines, known: Known) -> Iterator[Finding]:
+def check(lines: Lines, facts: Facts) -> Iterator[Finding]:
     """The findings about one events.jsonl."""
     book = _Book(lines.path)
     for number, event, troubles, _ in events.read(lines):
@@ -66,7 +66,7 @@ def check(lines: Lines, known: Known) -> Iterator[Finding]:
 
 
 class _Book:
-    """Follows a run event by event."""
+    """Checks a run event by event."""
 
     def __init__(self, path: str):
         self.path = path
@@ -76,12 +76,12 @@ class _Book:
         self.last_t = -math.inf
         self.step = self.samples = 0
         self.epoch = 0
-        self.open: dict[str, Event] = {}  # block and evaluation that have not stopped
+        self.open: dict[str, Event] = {}  # the block and the evaluation under way
         self.clocks: Event | None = None  # the last block_stop of this process
         self.stop: tuple[int, Event] | None = None
         self.data: Event = {}
-        self.nan_told = False
-        self.ahead = 0  # step of an epoch_stop whose `steps` are still to come
+        self.nan_reported = False
+        self.ahead = 0  # step of an epoch_stop that comes before its `steps`
 
     def _broken(self, rule: Rule, found: str, required: str, severity: str | None = None) -> Finding:
         return rule.broken(self.path, self.line, found, required, severity)
@@ -131,7 +131,7 @@ class _Book:
         yield self._broken(
             RESUMED,
             f"resumed at step {event['step']}",
-            "a run whose clock never stood still is required; this one is not comparable",
+            "a run whose clock never stopped is required; this one is not comparable",
         )
         if event["step"] > self.step:
             yield self._broken(
@@ -165,7 +165,7 @@ class _Book:
     # training
 
     def _counts(self, event: Event) -> Iterator[Finding]:
-        """step and samples are those of the steps so far."""
+        """step and samples must be the totals of the steps so far."""
         if (event["step"], event["samples"]) != (self.step, self.samples):
             found = f"{event['kind']} at step {event['step']} with {event['samples']} samples"
             yield self._broken(STEPS, found, f"step {self.step} with {self.samples} samples is required")
@@ -186,13 +186,13 @@ class _Book:
                 STEPS, f"{event['samples']} samples in {count} steps", f"{count * batch} are required: {batch} a step"
             )
         bad = next((index for index, loss in enumerate(event["loss"]) if not math.isfinite(loss)), None)
-        if bad is not None and not self.nan_told:
-            self.nan_told = True
+        if bad is not None and not self.nan_reported:
+            self.nan_reported = True
             yield self._broken(LOSS, f"loss {event['loss'][bad]} at step {first + bad}", "a finite loss is required")
         self.step, self.samples = first + count - 1, self.samples + event["samples"]
 
     def _losses(self, event: Event) -> Iterator[Finding]:
-        """Of steps with several losses: each has one a step, and the loss is their sum."""
+        """Steps with several losses must have one value of each a step, and their sum as the loss."""
         several = event.get("losses")
         if not several:
             return
@@ -234,8 +234,8 @@ class _Book:
 
     def _on_epoch_stop(self, event: Event) -> Iterator[Finding]:
         if event["epoch"] != self.epoch + 1:
-            rule_of = f"epoch {self.epoch + 1} is required"
-            yield self._broken(EPOCHS, f"epoch_stop of epoch {event['epoch']} after {self.epoch}", rule_of)
+            required = f"epoch {self.epoch + 1} is required"
+            yield self._broken(EPOCHS, f"epoch_stop of epoch {event['epoch']} after {self.epoch}", required)
         self.epoch = event["epoch"]
         batch = self.tally.config.get("global_batch_size")
         if event["step"] < self.step or (batch and event["samples"] != event["step"] * batch):
@@ -278,10 +278,12 @@ class _Book:
             yield self._broken(EVALUATION, found, f"{stated!r} is required: {name} is the headline metric")
 
     def _ratio(self, event: Event) -> Iterator[Finding]:
-        """Of an evaluation whose accuracy is correct / counted."""
+        """The accuracy of an evaluation must be correct / counted."""
         correct, counted, accuracy = event["correct"], event["counted"], event["accuracy"]
         if not counted or correct > counted:
-            yield self._broken(EVALUATION, f"{correct} of {counted} correct", "a part of what was counted is required")
+            yield self._broken(
+                EVALUATION, f"{correct} of {counted} correct", "a part of the counted samples is required"
+            )
         elif not math.isclose(accuracy, correct / counted, rel_tol=1e-6, abs_tol=1e-9):
             yield self._broken(
                 EVALUATION,
@@ -300,7 +302,7 @@ class _Book:
     def _on_warning(self, event: Event) -> Iterator[Finding]:
         yield self._broken(WARNED, f"the run warned: {quote(event['message'], 200)}", "no warning is the usual case")
 
-    # what is only known at the end
+    # the run as a whole
 
     def finish(self) -> Iterator[Finding]:
         for kind in ("process_start", "run_config", "run_start"):

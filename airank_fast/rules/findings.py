@@ -1,4 +1,4 @@
-"""What a rule book says about a file: findings, each with the rule it comes from."""
+"""Findings: each states one broken rule of a rule book, its place and its source."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-SEVERITIES = (ERROR, WARNING, NOTE)  # the rules refuse it; a reviewer will ask; good to know
+SEVERITIES = (ERROR, WARNING, NOTE)  # the rules refuse it; a reviewer will object; for information
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule of a book: a short name that stays (`mlperf.time_order`), how grave breaking it is, and its source
+    """A rule of a book: a stable name (`mlperf.time_order`), the severity of a violation, and its source
     (document and section)."""
 
     name: str
@@ -25,7 +25,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """One broken rule at one place: what was found there, and what would be right."""
+    """One broken rule at one place: what was found there, and what is required."""
 
     severity: str
     path: str

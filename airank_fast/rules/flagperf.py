@@ -1,4 +1,4 @@
-"""Rule book of FlagPerf's results: our flagperf.json, and the table of its documents.
+"""Rule book of FlagPerf results: flagperf.json of this program, and the result table of FlagPerf's READMEs.
 
 | 配置 | precision | fix_hp | e2e_time | p_whole | p_train | p_core | acc | mem |
 """
@@ -12,8 +12,8 @@ from airank_fast.errors import UserError
 from airank_fast.record.entries import BROKEN, quote
 from airank_fast.record.formats import flagperf
 from airank_fast.record.lines import Lines
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
-from airank_fast.rules.known import Known
 
 _SOURCE = "FlagPerf, README of a case, 通用指标 and 性能指标"
 
@@ -33,16 +33,16 @@ E2E_TIME = _rule("e2e_time")
 ACCURACY = _rule("acc")
 MEMORY = _rule("mem")
 _ODD = {BROKEN: LINE, "columns": COLUMNS, "cell": CELL, "config": CONFIG, "fraction": ACCURACY}
-_NO_ERRORS = {"fraction": WARNING}  # tables of other models than ResNet-50 have their own measures
+_NO_ERRORS = {"fraction": WARNING}  # tables of models other than ResNet-50 have metrics of their own
 
 PRECISIONS = ("fp32", "amp", "fp16")
-_MORE_PRECISIONS = ("tf32", "bf16")  # in FlagPerf's later tables, not in this document
+_MORE_PRECISIONS = ("tf32", "bf16")  # only in later tables of FlagPerf
 _RATES = ("p_core", "p_train", "p_whole")  # the fastest first
-_LONGEST_INIT_S = 600.0  # e2e_time is the total time, initialisation and no more
+_LONGEST_INIT_S = 600.0  # the part of e2e_time that is not training
 _NUMBERS = ("e2e_time", "p_whole", "p_train", "p_core", "acc", "mem_used", "mem_total", "nnodes", "nproc")
 
 
-def check_table(lines: Lines, known: Known) -> Iterator[Finding]:
+def check_table(lines: Lines, facts: Facts) -> Iterator[Finding]:
     """The findings about every row of a Markdown file's FlagPerf tables."""
     num_rows = 0
     for number, run, troubles, _ in flagperf.read_table(lines):
@@ -53,12 +53,12 @@ def check_table(lines: Lines, known: Known) -> Iterator[Finding]:
         if run is not None:
             num_rows += 1
             badly_formed = {trouble.found.split()[0] for trouble in troubles}
-            yield from _Run(lines.path, number, run, known).check(badly_formed)
+            yield from _Run(lines.path, number, run, facts).check(badly_formed)
     if not num_rows:
         yield MISSING.broken(lines.path, None, "a table without a row", "a row for each configuration is required")
 
 
-def check(lines: Lines, known: Known) -> Iterator[Finding]:
+def check(lines: Lines, facts: Facts) -> Iterator[Finding]:
     """The findings about flagperf.json."""
     try:
         run = flagperf.parse_json(lines)
@@ -72,26 +72,26 @@ def check(lines: Lines, known: Known) -> Iterator[Finding]:
             bad.append(name)
             yield CELL.broken(lines.path, None, f"{name} {quote(str(value))}", "a number from 0 on is required")
             run[name] = None
-    yield from _Run(lines.path, None, run, known).check(set(bad))
+    yield from _Run(lines.path, None, run, facts).check(set(bad))
 
 
 class _Run:
-    """One run's figures, from whichever text; a figure that is blank is None."""
+    """The figures of one run, from the table or from JSON; a blank figure is None."""
 
-    def __init__(self, path: str, line: int | None, run: dict, known: Known):
-        self.path, self.line, self.run, self.known = path, line, run, known
+    def __init__(self, path: str, line: int | None, run: dict, facts: Facts):
+        self.path, self.line, self.run, self.facts = path, line, run, facts
 
     def _broken(self, rule: Rule, found: str, required: str, severity: str | None = None) -> Finding:
         return rule.broken(self.path, self.line, found, required, severity)
 
-    def check(self, told: set[str]) -> Iterator[Finding]:
-        """`told`: figures that already have a finding and count as blank."""
+    def check(self, reported: set[str]) -> Iterator[Finding]:
+        """The findings about the run. `reported` are figures that have a finding already and are blank."""
         yield from self._configuration()
-        if all(self.run.get(name) is None for name in (*_RATES, "e2e_time", "acc")) and not told:
-            yield self._broken(MISSING, "a configuration without figures", "rates are required once it was run", NOTE)
+        if all(self.run.get(name) is None for name in (*_RATES, "e2e_time", "acc")) and not reported:
+            yield self._broken(MISSING, "a configuration without figures", "rates are required of a finished run", NOTE)
             return
         yield from self._precision()
-        yield from self._presence(told)
+        yield from self._presence(reported)
         yield from self._rates()
         yield from self._e2e_time()
         yield from self._accuracy()
@@ -108,41 +108,40 @@ class _Run:
             yield self._broken(
                 CONFIG, f"config {quote(str(run.get('config')), 30)}", f"{nodes:g}x{devices:g} is required"
             )
-        for name, number, word in (("nodes_said", nodes, "机"), ("devices_said", devices, "卡")):
-            said = run.get(name)
-            if said not in (None, number):
-                severity = WARNING if name == "devices_said" and said == nodes * devices else None
+        for name, number, word in (("nodes_stated", nodes, "机"), ("devices_stated", devices, "卡")):
+            stated = run.get(name)
+            if stated not in (None, number):
+                severity = WARNING if name == "devices_stated" and stated == nodes * devices else None
                 yield self._broken(
-                    CONFIG, f"{said}{word} beside {run['config']}", f"{number}{word} is required", severity
+                    CONFIG, f"{stated}{word} beside {run['config']}", f"{number}{word} is required", severity
                 )
 
     def _precision(self) -> Iterator[Finding]:
         precision = self.run.get("precision")
         if precision in PRECISIONS:
             return
-        wanted = f"one of {', '.join(PRECISIONS)} is required"
+        required = f"one of {', '.join(PRECISIONS)} is required"
         if precision in (None, ""):
-            yield self._broken(PRECISION, "no precision", wanted)
+            yield self._broken(PRECISION, "no precision", required)
         else:
-            known = precision in _MORE_PRECISIONS
-            yield self._broken(PRECISION, f"precision {quote(str(precision), 30)}", wanted, NOTE if known else None)
+            severity = NOTE if precision in _MORE_PRECISIONS else None
+            yield self._broken(PRECISION, f"precision {quote(str(precision), 30)}", required, severity)
 
-    def _presence(self, told: set[str]) -> Iterator[Finding]:
-        """Rates and fix_hp are required; e2e_time and acc are blank together, of a run that was not trained to its
-        end."""
+    def _presence(self, reported: set[str]) -> Iterator[Finding]:
+        """Rates and fix_hp are required. e2e_time and acc are both blank for a run that did not train to its end."""
         names = ("e2e_time", "acc", "p_whole", "p_train", "p_core", "fix_hp")
         blank = {name for name in names if self.run.get(name) is None}
         for name in _RATES:
-            if name in blank - told:
+            if name in blank - reported:
                 yield self._broken(MISSING, f"no {name}", f"{name} is required")
         if "fix_hp" in blank:
             yield self._broken(
-                MISSING, "no fix_hp", "the hyper-parameters, or / for the usual ones, are required", WARNING
+                MISSING, "no fix_hp", "the changed hyper-parameters, or / for none, are required", WARNING
             )
-        if len(blank & {"e2e_time", "acc"}) == 1 and not told & {"e2e_time", "acc"}:
+        if len(blank & {"e2e_time", "acc"}) == 1 and not reported & {"e2e_time", "acc"}:
             missing, there = sorted({"e2e_time", "acc"}, key=lambda name: name not in blank)
             yield self._broken(MISSING, f"{there} without {missing}", "both or none are the usual form", WARNING)
-        if self.run.get("mem_used") is None and "mem" not in told:
+        if self.run.get("mem_used") is None and "mem" not in reported:
             yield self._broken(MISSING, "no mem", "used/total in GiB is required", WARNING)
 
     def _rates(self) -> Iterator[Finding]:
@@ -157,11 +156,11 @@ class _Run:
                 yield self._broken(RATES, f"{name} 0", "a rate above 0 is required")
 
     def _e2e_time(self) -> Iterator[Finding]:
-        """e2e_time is N / p_whole and the initialisation; N is not in the table."""
-        e2e_s, p_whole, known = self.run.get("e2e_time"), self.run.get("p_whole"), self.known
+        """e2e_time is N / p_whole plus the initialisation. N is not in the table."""
+        e2e_s, p_whole, facts = self.run.get("e2e_time"), self.run.get("p_whole"), self.facts
         if e2e_s is None or not p_whole:
             return
-        size = known.epoch_size()
+        size = facts.epoch_size()
         room = e2e_s * p_whole
         if size is None:
             yield self._broken(
@@ -172,8 +171,8 @@ class _Run:
                 NOTE,
             )
             return
-        exactly = known.epochs is not None
-        epochs = known.epochs if exactly else int(room / size)
+        exactly = facts.epochs is not None
+        epochs = facts.epochs if exactly else int(room / size)
         init_s = e2e_s - epochs * size / p_whole
         shown = f"{epochs:g} epochs of {size} samples at {p_whole:g}/s"
         rounding = epochs * size * 0.5 / p_whole**2 + 0.5 if self.line is not None else 1e-3

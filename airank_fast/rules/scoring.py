@@ -1,7 +1,7 @@
-"""The result of a set of MLPerf runs, and the GP2BM score of two of them.
+"""The result of a set of MLPerf runs, and the GP2BM score of two results.
 
 Source: mlcommons/training_policies, training_rules.adoc (Benchmark Results, Reference Convergence Points), at the
-commit that the GP2BM document names. What the rules leave open is said where it is decided, and in docs/scoring.md.
+commit that the GP2BM document names. docs/scoring.md states the decisions that the rules leave open.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from airank_fast.record.foreign.read import Run
 from airank_fast.rules.mlperf import rcp
 from airank_fast.rules.mlperf.result import same_start
 from airank_fast.rules.mlperf.rules import ROUND
-from airank_fast.rules.systems import UNKNOWN, System, system_of
+from airank_fast.rules.systems import UNSTATED, System, system_of
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the rules fix of a benchmark: its runs, its target, and the minutes that count 1 in GP2BM's score."""
+    """What the rules fix for a benchmark: its runs, its target, and the minutes that count 1 in GP2BM's score."""
 
     name: str
     num_runs: int
     target: float
     reference_minutes: float
-    unit: str  # what its epoch_num counts
-    network: str  # our name of it
+    unit: str  # of its epoch_num
+    network: str  # by our name
     train_samples: int | None  # of its data set
 
 
@@ -45,9 +45,9 @@ BENCHMARKS = {"resnet": _benchmark("resnet", 7.19), "bert": _benchmark("bert", 9
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run as the rules see it; `converged_at` in the benchmark's unit, at its last evaluation, as MLPerf counts.
+    """The result of one run; `converged_at` is its last evaluation, in the benchmark's unit.
 
-    Times in ms, as the log has them. `doubts` are reasons why the run cannot be handed in.
+    Times are in ms, as in the log. `doubts` are reasons why the run cannot be submitted.
     """
 
     name: str
@@ -57,14 +57,14 @@ class RunResult:
     global_batch_size: int | None = None
     world_size: int | None = None
     seed: int | None = None
-    system: System = UNKNOWN
+    system: System = UNSTATED
     division: str | None = None
     doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReferencePoint:
-    """Reference convergence at a batch size: olympic mean of the reference's runs, and the least that is accepted."""
+    """Reference convergence at a batch size: the olympic mean of the reference's runs, and the accepted minimum."""
 
     mean: float
     minimum: float
@@ -72,9 +72,9 @@ class ReferencePoint:
 
 @dataclass(frozen=True)
 class SetResult:
-    """The result of a benchmark: `minutes` is None where there is none, `problems` says why, or what else is wrong.
+    """The result of a benchmark: `minutes`, or None without a result; `problems` are the reasons and other faults.
 
-    `chosen` are the runs that count, `windows` the results of all windows of consecutive runs, inf for an invalid
+    `chosen` are the runs that count. `windows` are the results of all windows of consecutive runs, inf for an invalid
     one. `minutes` is `olympic_minutes` x `scaling`.
     """
 
@@ -91,25 +91,25 @@ class SetResult:
 
     @property
     def num_missing(self) -> int:
-        """Runs that are still to be made."""
+        """The number of missing runs."""
         return max(0, self.benchmark.num_runs - len(self.runs))
 
     @property
     def valid(self) -> bool:
-        """Whether the set can be handed in as it is."""
+        """Whether the set can be submitted."""
         return self.minutes is not None and not self.problems
 
 
 def benchmark_of(name: object) -> Benchmark | None:
-    """The MLPerf benchmark that a run's benchmark (`resnet50`, `bert_large`) is of; None of those without a score."""
+    """The MLPerf benchmark of a run's benchmark (`resnet50`, `bert_large`); None if it has no score."""
     task = tasks.find(name)
     return BENCHMARKS.get(task.names.get("mlperf")) if task else None
 
 
 def run_result(run: Run, own_target: bool = False) -> RunResult:
-    """What counts of a run. It converged if it ended as a success and its last evaluation reached the target.
+    """The result of a run, which converged if it ended as a success and its last evaluation reached the target.
 
-    The target is MLPerf's, or with `own_target` the run's own: a rehearsal, whose network and data may be smaller too.
+    The target is MLPerf's, or with `own_target` the run's own: a rehearsal, whose network and data may be smaller.
     """
     config, benchmark = run.first("run_config"), benchmark_of(run.summary["benchmark"])
     target = config.get("target") if own_target and config.get("target") is not None else benchmark.target
@@ -125,7 +125,7 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
     doubts = [] if run.summary["comparable"] else ["was resumed: its clock is not comparable"]
     doubts += [] if own_target else _other_task(run, benchmark)
     if success and benchmark.unit == "samples" and last and last.get("samples") is None:
-        doubts.append("does not state after how many samples it converged: nobody can compare it with the reference")
+        doubts.append("does not state after how many samples it converged: it cannot be compared with the reference")
     if success and not reached:
         doubts.append(f"ends as a success below the target {target:g}: it counts as not converged")
     return RunResult(
@@ -143,7 +143,7 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
 
 
 def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
-    """In what a run is smaller than the benchmark, as far as it says."""
+    """How a run is smaller than the benchmark, as far as the run states it."""
     doubts, name = [], run.summary["benchmark"]
     is_open_division = dictionary(run.first("run_config").get("submission")).get("division") == "open"
     if not is_open_division and not tasks.find(name).is_spelled(name):
@@ -155,14 +155,14 @@ def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
 
 
 def is_open(runs: Iterable[RunResult]) -> bool:
-    """Whether runs are of the open division."""
+    """Whether a run of the set is of the open division."""
     return any(run.division == "open" for run in runs)
 
 
 def reference_point(name: str, runs: Iterable[RunResult]) -> ReferencePoint | None:
-    """The point of mlperf-logging for the runs' batch size, where it is installed and they have one batch size.
+    """mlperf-logging's point for the runs' batch size; None if it is not installed or the batch sizes differ.
 
-    None of the open division, whose networks and optimizers may converge as they will: its rules have no such points.
+    None for the open division, whose rules have no reference points.
     """
     runs = list(runs)
     if is_open(runs):
@@ -173,17 +173,16 @@ def reference_point(name: str, runs: Iterable[RunResult]) -> ReferencePoint | No
 
 
 def olympic_mean(values: Sequence[float | None]) -> float | None:
-    """The mean without the best and the worst; None (not converged) is the worst, and two of them give None."""
+    """The mean without the best and the worst. None (not converged) is the worst; two of them give None."""
     ordered = sorted(math.inf if value is None else value for value in values)[1:-1]
     mean = sum(ordered) / len(ordered) if ordered else None
     return None if mean is None or math.isinf(mean) else mean
 
 
 def set_result(benchmark: Benchmark, runs: Iterable[RunResult], reference: ReferencePoint | None = None) -> SetResult:
-    """The result of the runs of a benchmark; with more than it wants, that of the median window.
+    """The result of the runs of a benchmark; with more runs than required, the result of the median window.
 
-    With an even number of windows the slower of the two in the middle counts: the rules ask for the set with the
-    median, and nobody can call the slower one chosen.
+    Of an even number of windows the slower one in the middle counts, so that the choice gives no advantage.
     """
     runs = sorted(runs, key=lambda run: (run.start_ms, run.name))
     count = benchmark.num_runs
@@ -210,7 +209,7 @@ def set_result(benchmark: Benchmark, runs: Iterable[RunResult], reference: Refer
 
 
 def _convergence(runs: list[RunResult]) -> float | None:
-    """Olympic mean of the moments of convergence; None where a run that converged does not say when."""
+    """The olympic mean of `converged_at`; None if a run that converged does not state it."""
     moments = [run.converged_at for run in runs if run.minutes is not None]
     if any(moment is None for moment in moments):
         return None
@@ -218,12 +217,12 @@ def _convergence(runs: list[RunResult]) -> float | None:
 
 
 def accepts(reference: ReferencePoint, converged_at: float) -> bool:
-    """Whether a set that converges at this mean is not faster than the reference could be by chance."""
+    """Whether a set with this mean converges no sooner than the reference's minimum."""
     return converged_at >= reference.minimum
 
 
 def _problems(benchmark: Benchmark, runs: list[RunResult]) -> list[str]:
-    """What keeps the runs from being one set."""
+    """The reasons why the runs are no valid set."""
     problems = [f"{run.name}: {doubt}" for run in runs for doubt in run.doubts]
     for name, what in (("global_batch_size", "global batch sizes"), ("world_size", "numbers of accelerators")):
         values = sorted({getattr(run, name) for run in runs} - {None})
@@ -234,7 +233,7 @@ def _problems(benchmark: Benchmark, runs: list[RunResult]) -> list[str]:
         problems.append(f"{len(systems)} systems in one set: {', '.join(systems)}")
     for places in same_start([run.start_ms for run in runs]):
         names = " and ".join(runs[place].name for place in places)
-        problems.append(f"{names} begin at the same millisecond: {runs[places[0]].start_ms}")
+        problems.append(f"{names} start at the same millisecond: {runs[places[0]].start_ms}")
     seeded = sorted((run for run in runs if run.seed is not None), key=lambda run: run.seed)
     for seed, same in groupby(seeded, key=lambda run: run.seed):
         names = [run.name for run in same]
@@ -248,7 +247,7 @@ def gp2bm_score(r_minutes: float, b_minutes: float) -> float:
     return BENCHMARKS["resnet"].reference_minutes / r_minutes + BENCHMARKS["bert"].reference_minutes / b_minutes
 
 
-def wanted_minutes(benchmark: Benchmark, score: float, other: Benchmark, other_minutes: float) -> float:
-    """The result that `benchmark` needs for a score, given that of the other; inf if the other reaches it alone."""
+def required_minutes(benchmark: Benchmark, score: float, other: Benchmark, other_minutes: float) -> float:
+    """The result of `benchmark` that gives a score, given the other's result; inf if the other reaches it alone."""
     rest = score - other.reference_minutes / other_minutes
     return benchmark.reference_minutes / rest if rest > 0 else math.inf

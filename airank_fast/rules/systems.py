@@ -1,4 +1,4 @@
-"""On which system a run was made, as far as it states it: runs of two systems are never one result."""
+"""The system that a run was made on: runs of two systems never form one result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airank_fast.record.foreign.read import Run
 
 @dataclass(frozen=True)
 class System:
-    """Who submits a system, its name, how many nodes it has, and with what; None for what a run does not state."""
+    """The submitter of a system, its name, number of nodes and accelerator; None for what the run does not state."""
 
     organization: str | None = None
     name: str | None = None
@@ -24,25 +24,25 @@ class System:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """By what systems are sorted."""
+        """The sort key of systems."""
         return tuple(str(part) for part in astuple(self))
 
 
-UNKNOWN = System()
+UNSTATED = System()
 
 
 def system_of(run: Run) -> System:
     """The system of a run: MLPerf's submission_org and submission_platform, nodes, and the name of the devices."""
     config, system = run.first("run_config"), run.first("system")
-    submission, told = dictionary(config.get("submission")), {**dictionary(config.get("system")), **system}
+    submission, stated = dictionary(config.get("submission")), {**dictionary(config.get("system")), **system}
     devices = config.get("devices")
     names = sorted({str(name) for name in devices}) if isinstance(devices, list) else []
-    nodes = told.get("number_of_nodes", dictionary(config.get("reported")).get("number_of_nodes"))
+    nodes = stated.get("number_of_nodes", dictionary(config.get("reported")).get("number_of_nodes"))
     return System(
         _text(submission.get("org")),
         _text(submission.get("platform")),
         int(nodes) if str(nodes).isdecimal() else None,
-        ", ".join(names) or _text(told.get("accelerator_name") or told.get("accelerator_model_name")),
+        ", ".join(names) or _text(stated.get("accelerator_name") or stated.get("accelerator_model_name")),
     )
 
 

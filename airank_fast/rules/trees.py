@@ -1,4 +1,4 @@
-"""The rule book of submission trees: which folders and files there must be, and that they are what was made.
+"""Rule book of submission trees: the required folders and files, and their checksums.
 
 Sources: MLCommons' submission rules for training and the package checker and system description checker of
 mlperf-logging 4.1.68; AI-Rank's docs/software/train.md of 2020-12 and 2021-05 and its reviewers' answers to
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from airank_fast.errors import UserError
@@ -91,6 +91,7 @@ _SUMMARIZER = "mlperf-logging 4.1.68, result_summarizer"
 _AIRANK = "AI-Rank train.md, 目录结构"
 _GP2BM = "GP2BM, MLPerf benchmark"
 
+READABLE = Rule(name="tree.readable", severity=ERROR, source=_OURS)
 LINK = Rule(name="tree.link", severity=ERROR, source=_OURS)
 SUM = Rule(name="tree.sum", severity=ERROR, source=_OURS)
 LISTED = Rule(name="tree.listed", severity=ERROR, source=_OURS)
@@ -110,41 +111,46 @@ LOGS = Rule(name="tree.airank.logs", severity=ERROR, source=_AIRANK)
 LOG_NAME = Rule(name="tree.airank.log_name", severity=WARNING, source=_AIRANK)
 PARTS = Rule(name="tree.airank.parts", severity=ERROR, source=_AIRANK)
 
+_READ = "a folder or file that can be read is required"
 _LOG_NAME = re.compile(r"GPUx([1-9]\d*)(_\w+)?\.log")
 
 
 def is_tree(path: Path) -> bool:
-    """Whether a directory is a submission tree, or the part of one that an organization or a system has to itself."""
+    """Whether a directory is a submission tree, or the folder of one organization or system in it."""
     return path.is_dir() and ((path / SUMS).is_file() or _is_organization(path) or _is_system(path))
 
 
 def check_tree(path: str | os.PathLike) -> Iterator[Finding]:
-    """The findings about the layout of a submission tree; what its logs say is for the books of the logs.
+    """The findings about the layout of a submission tree; the content of its logs is for their own books.
 
-    UserError if the directory is no tree that is known.
+    A folder or file that cannot be read is one finding. UserError if the directory is no submission tree.
     """
     root = Path(path)
     kind, places = kind_of(root)
-    yield from _links(root)
-    yield from _sums(root)
-    for place in places:
-        if kind == "airank":
-            yield from _airank_system(place)
-        else:
-            yield from _mlperf_organization(place)
-    if kind == "gp2bm":
-        yield from _gp2bm(root, places)
+    unreadable = _unreadable(root)
+    for folder, reason in unreadable.items():
+        yield READABLE.broken(str(folder), None, f"it cannot be read: {reason}", _READ)
+    parts = [_links(root), _sums(root, unreadable)]
+    parts += [_airank_system(place) if kind == "airank" else _mlperf_organization(place) for place in places]
+    parts += [_gp2bm(root, places)] if kind == "gp2bm" else []
+    for part in parts:
+        try:
+            yield from part
+        except OSError as error:
+            place = Path(error.filename or root)
+            if not any(place.is_relative_to(folder) for folder in unreadable):
+                yield READABLE.broken(str(place), None, f"it cannot be read: {error.strerror}", _READ)
 
 
 def logs_of(path: str | os.PathLike) -> list[Path]:
-    """The logs that a submission tree hands in."""
+    """The logs of a submission tree."""
     kind, places = kind_of(Path(path))
     pattern = "*/log*/*.log" if kind == "airank" else "results/*/*/result_*.txt"
     return sorted(log for place in places for log in place.glob(pattern))
 
 
 def kind_of(root: Path) -> tuple[str, list[Path]]:
-    """("mlperf" | "gp2bm", organizations) or ("airank", systems); UserError if the directory is none of them."""
+    """("mlperf" | "gp2bm", organizations) or ("airank", systems); UserError for any other directory."""
     if not root.is_dir():
         raise UserError(f"{root}: must be a directory, got none")
     folders = [root, *_folders(root)]
@@ -165,16 +171,28 @@ def _is_organization(place: Path) -> bool:
 
 
 def _is_system(place: Path) -> bool:
-    """Run directories hold system_information.json as well, beside their events."""
+    """A system has system information and model folders; a run directory has system_information and events."""
     return bool(_information(place)) and bool(_folders(place)) and not (place / "events.jsonl").exists()
 
 
 def _folders(place: Path) -> list[Path]:
-    return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """The folders in a place, without hidden and unreadable ones."""
+    found = sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [folder for folder in found if not _reason(folder)]
+
+
+def _reason(folder: str | os.PathLike) -> str | None:
+    """Why a folder cannot be read, such as "Permission denied"; None if it can."""
+    try:
+        os.scandir(folder).close()
+        os.stat(os.path.join(folder, os.curdir))  # needs the permission to search it
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _named(place: Path, *words: str) -> list[Path]:
-    """Entries whose name is these words, joined by "_" or a blank, with any suffix or none."""
+    """The entries named by these words, joined by "_" or a blank, with or without a suffix."""
     pattern = re.compile("[ _]".join(words) + r"(\.\w+)?", re.IGNORECASE)
     return sorted(entry for entry in place.iterdir() if pattern.fullmatch(entry.name))
 
@@ -183,14 +201,24 @@ def _information(place: Path) -> list[Path]:
     return _named(place, "system", "information")
 
 
+def _enter(entry: os.DirEntry) -> bool:
+    return _reason(entry) is None
+
+
+def _unreadable(root: Path) -> dict[Path, str]:
+    """The folders below the root that cannot be read, with the reasons."""
+    folders = (entry for entry in walk(root, _enter) if entry.is_dir(follow_symlinks=False))
+    return {Path(entry.path): reason for entry in folders if (reason := _reason(entry))}
+
+
 def _links(root: Path) -> Iterator[Finding]:
-    for entry in walk(root):
+    for entry in walk(root, _enter):
         if entry.is_symlink():
             yield LINK.broken(entry.path, None, f"a symbolic link to {os.readlink(entry)}", "a file is required")
 
 
-def _sums(root: Path) -> Iterator[Finding]:
-    """That every file is the one that was packaged. A tree that somebody else made may have no checksums."""
+def _sums(root: Path, unreadable: Iterable[Path] = ()) -> Iterator[Finding]:
+    """The checksums of all files outside unreadable folders. Trees of other programs may have none."""
     sums = root / SUMS
     if not sums.is_file():
         return
@@ -202,16 +230,20 @@ def _sums(root: Path) -> Iterator[Finding]:
             continue
         listed.add(match[2])
         file = root / match[2]
+        if any(file.is_relative_to(folder) for folder in unreadable):
+            continue
         if file.is_symlink() or not file.is_file():
-            yield SUM.broken(str(sums), number, f"no file {match[2]}", "every file that is listed is required")
+            yield SUM.broken(str(sums), number, f"no file {match[2]}", "every listed file is required")
         elif _sha256(file) != match[1]:
             yield SUM.broken(str(file), None, "another content", f"the one with sha256 {match[1]} is required")
-    for file in (path for path in files(root) if not path.is_symlink()):
+    for file in (path for path in files(root, _enter) if not path.is_symlink()):
         name = file.relative_to(root).as_posix()
         if name not in listed and name != SUMS:
             by_checker = file.name == "scaling.json" and "results" in file.parts
-            told = "written by the official package checker" if by_checker else f"a file that {SUMS} does not list"
-            yield LISTED.broken(str(file), None, told, "only what was packaged", NOTE if by_checker else None)
+            found = "written by the official package checker" if by_checker else f"a file that {SUMS} does not list"
+            yield LISTED.broken(
+                str(file), None, found, "only packaged files are required", NOTE if by_checker else None
+            )
 
 
 def _sha256(file: Path) -> str:
@@ -253,8 +285,8 @@ def _results(benchmark: Path) -> Iterator[Finding]:
     results = sorted(benchmark.glob("result_*.txt"))
     required = NUM_LOGS.get(benchmark.name)
     if required is None:
-        wanted = f"one of {', '.join(NUM_LOGS)} is required"
-        yield COUNT.broken(str(benchmark), None, f"benchmark {benchmark.name}", wanted, WARNING)
+        names = f"one of {', '.join(NUM_LOGS)} is required"
+        yield COUNT.broken(str(benchmark), None, f"benchmark {benchmark.name}", names, WARNING)
     elif len(results) != required:
         found = f"{len(results)} files result_*.txt"
         yield COUNT.broken(str(benchmark), None, found, f"exactly {required} are required")

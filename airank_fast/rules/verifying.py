@@ -1,8 +1,8 @@
-"""Which rule book judges what: a path to the findings of every book that concerns it.
+"""Checks a path against every rule book that applies to it; `verify` yields the findings.
 
-A file is what stands in it; a file that holds several formats is judged by the book of each. A directory is a
-submission tree (rules/trees.py), the logs of an MLPerf result, a run directory (events.jsonl, and the logs made
-from it), or a folder of such.
+The content of a file decides its format; a file with several formats is checked by the book of each. A directory is
+a submission tree (rules/trees.py), an MLPerf result, a run directory (events.jsonl and the logs made from it), or a
+folder of these.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.detect import COMPRESSIONS, PROGRAMS, detect
 from airank_fast.record.lines import Lines
 from airank_fast.rules import agreement, airank, events, flagperf, trees
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
-from airank_fast.rules.known import Known
 from airank_fast.rules.mlperf import order, result
 from airank_fast.walk import entries
 
-# Format of a file (see record/detect.py) -> its book: check(lines, known) yields findings.
-BOOKS: dict[str, Callable[[Lines, Known], Iterator[Finding]]] = {
+# Format of a file (record/foreign/detect.py) -> its book: check(lines, facts) yields findings.
+BOOKS: dict[str, Callable[[Lines, Facts], Iterator[Finding]]] = {
     "events": events.check,
     "airank": airank.check,
     "mlperf": order.check,
     "flagperf": flagperf.check,
     "flagperf_table": flagperf.check_table,
 }
-_NOTHING = Known()
-MOST_OF_A_RULE = 20  # findings of one rule in one file
-_FILE = "what every reader of a log expects"
-_STATES = {  # oddities of record/lines.py
+_NO_FACTS = Facts()
+MAX_OF_A_RULE = 20  # findings of one rule and severity that are listed for one file
+_FILE = "what every log reader expects"
+_ODDITIES = {  # of record/lines.py
     "bom": (NOTE, "a byte order mark", "plain UTF-8 is the usual form"),
     "utf16": (WARNING, "UTF-16", "UTF-8 is required by most readers (PowerShell: Out-File -Encoding utf8)"),
     "crlf": (NOTE, "lines end with CRLF", "LF is the usual form"),
@@ -44,31 +45,31 @@ _STATES = {  # oddities of record/lines.py
 _READABLE = Rule(name="file.readable", severity=WARNING, source=_FILE)
 _COMPRESSED = Rule(name="file.compressed", severity=WARNING, source=_FILE)
 _NO_BOOK = Rule(name="file.no_book", severity=NOTE, source=_FILE)
-_CONVERT = "which airank_fast.convert makes a log of AI-Rank or MLPerf from"
+_CONVERT = "which airank_fast.convert turns into a log of AI-Rank or MLPerf"
 
 
-def verify(path: str | os.PathLike, known: Known = _NOTHING) -> Iterator[Finding]:
-    """The findings about a file, a run directory, a submission tree or a folder of such; of a file in the order of
-    its lines, those about the file as a whole last.
+def verify(path: str | os.PathLike, facts: Facts = _NO_FACTS) -> Iterator[Finding]:
+    """The findings about a file, a run directory, a submission tree or a folder of these.
 
-    UserError if the path cannot be read or holds nothing that a book knows.
+    The findings of a file come in the order of its lines, those about the whole file last. An unreadable folder below
+    the path is one finding. UserError if the path itself is unreadable or holds no log in a recognised format.
     """
     path = Path(path)
     if not path.is_dir():
-        yield from _file(path, known)
+        yield from _file(path, facts)
         return
     found_any = False
     try:
         for check, item in _below(path):
-            found_any = found_any or check is not _unjudged
-            yield from check(item, known)
-    except OSError as error:  # a path that is too long, or a folder that was just closed to us
+            found_any = found_any or check in (_layout, _result, _run_directory, _file_in_folder)
+            yield from check(item, facts)
+    except OSError as error:  # the path itself, or permissions that changed during the check
         raise UserError(f"{path}: must be a directory that can be read, got {error.strerror} in it") from None
     if not found_any:
-        raise UserError(f"{path}: must be a directory with logs of a known format, got none in it")
+        raise UserError(f"{path}: must be a directory with logs in a recognised format, got none in it")
 
 
-def _file(path: Path, known: Known) -> Iterator[Finding]:
+def _file(path: Path, facts: Facts) -> Iterator[Finding]:
     if not path.is_file():
         raise UserError(f"{path}: must be a file or a directory, got {'neither' if path.exists() else 'no such'}")
     detected = detect(path)
@@ -76,35 +77,37 @@ def _file(path: Path, known: Known) -> Iterator[Finding]:
     if not formats:
         got = f"{' and '.join(detected)}, {_CONVERT}" if detected else "none of them"
         raise UserError(f"{path}: must be a file in one of the formats {', '.join(BOOKS)}, got {got}")
-    yield from in_order(check_file(path, formats, known))
+    yield from in_order(check_file(path, formats, facts))
 
 
-def check_file(path: Path, formats: list[str], known: Known) -> Iterator[Finding]:
-    """What the books of these formats find in a file, and what state it is in."""
+def check_file(path: Path, formats: list[str], facts: Facts) -> Iterator[Finding]:
+    """The findings of the books of these formats about a file, and those about its encoding and line ends."""
     lines = Lines(path)
     for name in formats:
-        yield from BOOKS[name](lines, known)
+        yield from BOOKS[name](lines, facts)
     for oddity, number in lines.oddities.items():
-        severity, found, required = _STATES[oddity]
+        severity, found, required = _ODDITIES[oddity]
         rule = Rule(name=f"file.{oddity}", severity=severity, source=_FILE)
         yield rule.broken(lines.path, number, found, required)
 
 
 def in_order(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """The findings about one file by line, at most MOST_OF_A_RULE of each rule and severity; of the others, their
-    number. So what is held does not grow with the file."""
+    """The findings about one file by line: MAX_OF_A_RULE of each rule and severity, then one with the number omitted.
+
+    The memory needed does not grow with the file.
+    """
     kept: list[Finding] = []
     counts: Counter[tuple[str, str]] = Counter()
     last: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         kind = finding.rule, finding.severity
         counts[kind] += 1
-        if counts[kind] <= MOST_OF_A_RULE:
+        if counts[kind] <= MAX_OF_A_RULE:
             kept.append(finding)
         else:
             last[kind] = finding
     for kind, finding in last.items():
-        more = f"{counts[kind] - MOST_OF_A_RULE} more of this rule, the last: {finding.found}"
+        more = f"{counts[kind] - MAX_OF_A_RULE} more of this rule, the last: {finding.found}"
         kept.append(
             Finding(finding.severity, finding.path, finding.line, finding.rule, finding.source, more, finding.required)
         )
@@ -114,32 +117,42 @@ def in_order(findings: Iterator[Finding]) -> Iterator[Finding]:
 # directories
 
 
-_Check = Callable[[Path, Known], Iterator[Finding]]
+_Check = Callable[[Path, Facts], Iterator[Finding]]
 
 
-def _below(path: Path) -> Iterator[tuple[_Check, Path]]:
-    """What a directory holds that can be judged, in order: of a submission its layout and its logs, and nothing of the
-    programs and documents in it; else results, run directories and files."""
-    waiting = [path]
+def _below(folder: Path) -> Iterator[tuple[_Check, Path]]:
+    """The checks of a folder's content, in the order of the paths; OSError or UserError if the folder is unreadable."""
+    waiting = [folder]
     while waiting:
         path = waiting.pop()
-        if not path.is_dir():
-            yield _file_in_folder if _is_judged(path) else _unjudged, path
-            continue
-        inside = [Path(entry.path) for entry in entries(path) if not entry.name.startswith(".")]
-        if trees.is_tree(path):
-            yield from _of_tree(path)
-            continue
-        if (path / "events.jsonl").is_file():
-            yield _run_directory, path
-            continue
-        results = set(result.logs_in(path))
-        if results:
-            yield _result, path
-        waiting += [item for item in reversed(inside) if item not in results and _is_of_interest(item)]
+        try:
+            checks, inside = _checks_of(path)
+        except (OSError, UserError) as error:
+            if path == folder:
+                raise
+            checks, inside = [(partial(_unreadable, error), path)], []
+        yield from checks
+        waiting += reversed(inside)
 
 
-def _of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
+def _checks_of(path: Path) -> tuple[list[tuple[_Check, Path]], list[Path]]:
+    """(the checks of one path, the paths inside it that are still to be checked).
+
+    Of a submission tree the layout and the logs are checked, and not the programs and documents in it.
+    """
+    if not path.is_dir():
+        return [(_file_in_folder if _has_book(path) else _no_book, path)], []
+    if trees.is_tree(path):
+        return list(_checks_of_tree(path)), []
+    if (path / "events.jsonl").is_file():
+        return [(_run_directory, path)], []
+    results = set(result.logs_in(path))
+    paths = [Path(entry.path) for entry in entries(path) if not entry.name.startswith(".")]
+    inside = [each for each in paths if each not in results and _may_hold_logs(each)]
+    return [(_result, path)] if results else [], inside
+
+
+def _checks_of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
     yield _layout, path
     logs = trees.logs_of(path)
     for folder in dict.fromkeys(log.parent for log in logs):
@@ -149,75 +162,85 @@ def _of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
             yield from ((_file_in_folder, log) for log in logs if log.parent == folder)
 
 
-def _is_of_interest(path: Path) -> bool:
-    if path.is_symlink():
-        return False
-    if path.is_dir() or path.suffix in COMPRESSIONS:
-        return True
-    return path.is_file() and path.suffix not in PROGRAMS and bool(_formats(path))
+def _may_hold_logs(path: Path) -> bool:
+    try:
+        if path.is_symlink():
+            return False
+        if path.is_dir() or path.suffix in COMPRESSIONS:
+            return True
+        return path.is_file() and path.suffix not in PROGRAMS and bool(_formats(path))
+    except OSError:
+        return True  # reported by _below
 
 
 def _formats(path: Path) -> list[str]:
     try:
         return detect(path)
     except UserError:
-        return list(BOOKS)  # judged, and so reported
+        return list(BOOKS)  # an unreadable file is reported by its check
 
 
-def _is_judged(path: Path) -> bool:
+def _has_book(path: Path) -> bool:
     return path.suffix not in COMPRESSIONS and any(name in BOOKS for name in _formats(path))
 
 
-def _layout(path: Path, _: Known) -> Iterator[Finding]:
+def _layout(path: Path, _: Facts) -> Iterator[Finding]:
     yield from trees.check_tree(path)
 
 
-def _result(path: Path, _: Known) -> Iterator[Finding]:
+def _result(path: Path, _: Facts) -> Iterator[Finding]:
     logs = result.logs_in(path)
     readable = [log for log in logs if result.formats_of(log)]
     for log in (each for each in logs if each not in readable):
-        yield from _file_in_folder(log, _NOTHING)
+        yield from _file_in_folder(log, _NO_FACTS)
     yield from result.check_set(readable, path)
 
 
-def _file_in_folder(path: Path, known: Known) -> Iterator[Finding]:
+def _file_in_folder(path: Path, facts: Facts) -> Iterator[Finding]:
     try:
-        yield from _file(path, known)
+        yield from _file(path, facts)
     except UserError as error:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")
 
 
-def _unjudged(path: Path, _: Known) -> Iterator[Finding]:
-    """A file that is named, so that nobody takes the silence about it for consent."""
+def _unreadable(error: OSError | UserError, path: Path, _: Facts) -> Iterator[Finding]:
+    """An unreadable folder: an error, because the logs in it are not checked."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    found, required = f"the folder cannot be read: {reason}", "a folder that can be read is required"
+    yield _READABLE.broken(str(path), None, found, required, ERROR)
+
+
+def _no_book(path: Path, _: Facts) -> Iterator[Finding]:
+    """A log that no book applies to: a finding states that it was not checked."""
     if path.suffix in COMPRESSIONS:
         found, required = "a compressed file, which was not read", "its logs as text are required"
         yield _COMPRESSED.broken(str(path), None, found, required)
     else:
-        yield _NO_BOOK.broken(str(path), None, f"a log of {' and '.join(_formats(path))}, {_CONVERT}", "not judged")
+        yield _NO_BOOK.broken(str(path), None, f"a log of {' and '.join(_formats(path))}, {_CONVERT}", "not checked")
 
 
-def _run_directory(path: Path, known: Known) -> Iterator[Finding]:
-    """The events, each log beside them by its own book, and each against what the events say."""
+def _run_directory(path: Path, facts: Facts) -> Iterator[Finding]:
+    """The events by their book, and each log beside them by its own book and against the events."""
     source = path / "events.jsonl"
-    found = list(in_order(check_file(source, ["events"], known)))
+    found = list(in_order(check_file(source, ["events"], facts)))
     yield from found
     if any(finding.severity == ERROR and finding.rule in events.FORM_RULES for finding in found):
         yield agreement.NOT_COMPARED.broken(str(source), None, "events that are broken", "sound events are required")
-        story, told = None, known
+        run = None
     else:
-        story = agreement.Story(source)
-        told = story.known(known)
+        run = agreement.RunEvents(source)
+        facts = run.facts(facts)
     for log in (path / name for name in agreement.FILES):
         if log.is_file():
-            yield from in_order(_beside_events(log, story, told))
+            yield from in_order(_beside_events(log, run, facts))
 
 
-def _beside_events(path: Path, story: agreement.Story | None, told: Known) -> Iterator[Finding]:
+def _beside_events(path: Path, run: agreement.RunEvents | None, facts: Facts) -> Iterator[Finding]:
     try:
         formats = [name for name in detect(path) if name in BOOKS]
         if formats:
-            yield from check_file(path, formats, told)
-        if story is not None:
-            yield from agreement.differences(story, path)
+            yield from check_file(path, formats, facts)
+        if run is not None:
+            yield from agreement.differences(run, path)
     except UserError as error:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")

@@ -1,11 +1,11 @@
-"""What a benchmark is: one file a task holds the facts, and `find` is the one place that knows its names.
+"""The facts of each benchmark, one file a task; `find` returns the task of a name and alone matches names.
 
     from airank_fast import tasks
-    tasks.find("bert_large").unit           # "samples"; also BERT, bert-mini; None of a name that no task has
-    tasks.of(run_config)                    # the task of a run, also one that no file here describes
+    tasks.find("bert_large").unit           # "samples"; also of BERT and bert-mini; None for any other name
+    tasks.of(run_config)                    # the task of a run, also one without a file here
 
-A task is added by one new file in this folder that defines TASK. The run_config event carries `TASK.facts()`, from
-which `of` makes the task again.
+A new file in this folder that defines TASK adds a task. The run_config event carries `TASK.facts()`; `of` makes the
+task from it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SMALLER = ("tiny", "mini")  # words in the name of a network that is smaller tha
 
 @dataclass(frozen=True)
 class Metric:
-    """A quality figure: its name, in which direction it is better, how it is printed, and the largest value it has.
+    """A quality figure: its name, the direction of improvement, its print format and its maximum.
 
-    `maximum` is 1 of a fraction (also one that is printed in per cent), 100 of BLEU, inf where there is no bound.
-    `mlperf` is its name in an MLPerf log whose eval_accuracy is an object of several metrics.
+    `maximum` is 1 for a fraction (also if printed in per cent), 100 for BLEU, inf without a bound. `mlperf` is its name
+    in an MLPerf log whose eval_accuracy is an object of several metrics.
     """
 
     name: str
@@ -44,27 +44,27 @@ class Metric:
     mlperf: str = ""
 
     def reaches(self, value: float, target: float) -> bool:
-        """Whether a value is as good as the target or better; NaN never is."""
+        """Whether a value reaches the target; NaN does not."""
         return value >= target if self.direction == "up" else value <= target
 
     @property
     def digits(self) -> int:
-        """Decimals that are printed; of .4g at most so many."""
+        """The number of printed decimals; the largest number for .4g."""
         return int(self.format[1:-1])
 
     @property
     def scale(self) -> int:
-        """What a value is multiplied by where it is printed: 100 of one in per cent."""
+        """The factor of a printed value: 100 in per cent, else 1."""
         return 100 if self.format.endswith("%") else 1
 
     def best(self, values: Iterable[float]) -> float | None:
-        """The best of some values; None of none."""
+        """The best of the values; None without values."""
         return (max if self.direction == "up" else min)(values, default=None)
 
     def is_per_cent(self, values: Iterable[float]) -> bool:
-        """Whether a log's values of a fraction are in per cent: one of them is above 1, so that all are.
+        """Whether the values of a log are in per cent: if one value of a fraction is above 1, all are in per cent.
 
-        UserError where one is above what this metric can have in any unit.
+        UserError for a value above the metric's maximum in any unit.
         """
         largest = max((value for value in values if math.isfinite(value)), default=0.0)
         if largest <= self.maximum * (1 + 1e-6):
@@ -75,29 +75,29 @@ class Metric:
         return True
 
     def text(self, value: float) -> str:
-        """The value as this metric is printed."""
+        """The printed value."""
         return format(value, self.format)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The least that one evaluation must have of each metric, and the document it stands in."""
+    """The values that one evaluation must reach, by metric, and the document that requires them."""
 
     values: Mapping[str, float]
     source: str
 
 
-BLANK_2020 = Target({}, AIRANK_2020)  # a model of that document's table whose target it leaves blank
+BLANK_2020 = Target({}, AIRANK_2020)  # a model whose target is blank in that document's table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The facts of a benchmark.
 
-    `names` are those of the rule books (airank, mlperf, flagperf), `aliases` other spellings of it. `network` is the
-    one that MLPerf prescribes, by the name in our logs. `targets` are keyed by rule book and version: "airank 2020-12",
-    "mlperf", "mlperf 0.7"; one without values is a row whose target the document leaves blank. `train_samples` is the
-    size of the data set where a text fixes it, `least_samples` the least that any preparation of it has.
+    `names` are those in the rule books (airank, mlperf, flagperf), `aliases` other spellings. `network` is the one that
+    MLPerf prescribes, by its name in our logs. `targets` are keyed by rule book and version: "airank 2020-12",
+    "mlperf", "mlperf 0.7"; a target without values is a blank row of the document. `train_samples` is the size of the
+    data set if a document fixes it, `least_samples` the smallest size of any preparation.
     """
 
     name: str
@@ -117,33 +117,33 @@ class Task:
 
     @property
     def benchmark(self) -> str:
-        """What our logs call a run of this task in full: bert_large."""
+        """The full benchmark name in our logs: bert_large."""
         return self.network or self.name
 
     def is_spelled(self, name: object) -> bool:
-        """Whether a name is one of this task's in full: ResNet-50 and resnet, BERT-large and bert; not bert_base."""
+        """Whether a name is a spelling of this task: ResNet-50 and resnet, BERT-large and bert; not bert_base."""
         return "".join(_words(name)) in {"".join(_words(each)) for each in (self.network, *self.spellings)}
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """Every name that the rule books and others have for it."""
+        """Every name of the task in the rule books and elsewhere."""
         return (self.name, self.model, *self.names.values(), *self.aliases)
 
     @property
     def headline(self) -> Metric:
-        """The metric that a log calls its accuracy."""
+        """The metric that a log names accuracy."""
         return self.metrics[0]
 
     def metric(self, name: str) -> Metric | None:
-        """The metric of that name."""
+        """The metric of that name; None if there is none."""
         return next((metric for metric in self.metrics if metric.name == name), None)
 
     def is_listed(self, book: str, version: str = "") -> bool:
-        """Whether a rule book has this task, with or without a target."""
+        """Whether a rule book lists this task, with or without a target."""
         return f"{book} {version}".strip() in self.targets
 
     def target(self, book: str, version: str = "") -> Target | None:
-        """What a rule book requires, in this version where it says so; None where it states nothing."""
+        """The target in a rule book, of this version if it has its own; None if the book states none."""
         found = self.targets.get(f"{book} {version}".strip(), self.targets.get(book))
         return found if found and found.values else None
 
@@ -187,7 +187,7 @@ def all_tasks() -> tuple[Task, ...]:
 def find(name: object) -> Task | None:
     """The task of a benchmark's name in any rule book or log: resnet50, ResNet-50, Wide&Deep, bert_large, hrnet_w18.
 
-    A task's own name may be followed by words that tell its networks apart. None of a name that no task has.
+    Words for its network may follow a task's own name. None if no task has the name.
     """
     words = _words(name)
     if "".join(words) in _aliases():
@@ -197,17 +197,17 @@ def find(name: object) -> Task | None:
 
 
 def fraction(per_cent: float) -> float:
-    """A value in per cent as a fraction, as it would be written: 76.1 is 0.761, whatever 76.1 / 100 is."""
+    """A value in per cent as the decimal fraction: 76.1 gives 0.761, without the rounding error of 76.1 / 100."""
     return float(Decimal(repr(per_cent)).scaleb(-2)) if math.isfinite(per_cent) else per_cent
 
 
 def is_smaller(name: object) -> bool:
-    """Whether a network is named as a smaller one than the benchmark's: bert_tiny, bert_mini."""
+    """Whether a name is that of a network smaller than the benchmark's: bert_tiny, bert_mini."""
     return any(word in SMALLER for word in _words(name))
 
 
 def of(config: Mapping) -> Task | None:
-    """The task of a run_config: of its benchmark, with the facts that the run itself carries in place of ours."""
+    """The task of a run_config's benchmark; facts in the run_config replace ours."""
     facts = config.get("task")
     name = facts.get("name") if isinstance(facts, Mapping) else None
     task = find(config.get("benchmark")) or find(name)
@@ -215,9 +215,9 @@ def of(config: Mapping) -> Task | None:
 
 
 def from_facts(facts: Mapping, base: Task | None = None) -> Task | None:
-    """The task that `Task.facts` describes, as far as it can be read; what it lacks is that of `base`.
+    """The task that `Task.facts` describes; invalid and missing facts are those of `base`.
 
-    None where it has no name and there is no base.
+    None without a name and a base.
     """
     name, model, unit, title = (facts.get(key) for key in ("name", "model", "unit", "title"))
     if base is None:
@@ -237,9 +237,9 @@ def from_facts(facts: Mapping, base: Task | None = None) -> Task | None:
 
 
 def headline(config: Mapping) -> Metric:
-    """The metric that a run_config's log calls its accuracy.
+    """The metric that the log of a run_config names accuracy.
 
-    A fraction where no benchmark is stated; of one that no task has, a number of any size.
+    Without a benchmark it is a fraction; for a benchmark without a task it is a number of any size.
     """
     task = of(config)
     if task is not None:
@@ -248,7 +248,7 @@ def headline(config: Mapping) -> Metric:
 
 
 def target_of_facts(facts: object) -> dict[str, float]:
-    """The target that the facts of a run state: {metric: value}, {} where they state none that can be read."""
+    """The target in the facts of a run, {metric: value}; {} if it is missing or invalid."""
     target = facts.get("target") if isinstance(facts, Mapping) else None
     if not isinstance(target, Mapping) or not all(_is_number(value) for value in target.values()):
         return {}
@@ -256,7 +256,7 @@ def target_of_facts(facts: object) -> dict[str, float]:
 
 
 def _metric(facts: object) -> Metric | None:
-    """A metric of `Task.facts`; None where it has no name."""
+    """A metric of `Task.facts`; None without a name."""
     if not isinstance(facts, Mapping) or not _is_word(facts.get("name")):
         return None
     form, direction, maximum = (facts.get(key) for key in ("format", "direction", "maximum"))
@@ -277,7 +277,7 @@ def _is_number(value: object) -> bool:
 
 
 def _words(name: object) -> list[str]:
-    """A name in lower case without what spellings differ in: wide, deep of Wide&Deep."""
+    """The words of a name in lower case: Wide&Deep gives [wide, deep]."""
     return re.findall(r"[^\W_]+", name.lower()) if isinstance(name, str) else []
 
 

@@ -1,8 +1,8 @@
 """BERT: pre-training on Wikipedia to a masked-LM accuracy.
 
-No text fixes the number of samples, each preparation cuts its own. MLPerf's takes 391,434,110,129 bytes at ten
-maskings and 2,538 bytes a sample (language_model/tensorflow/bert/README.md), thus 15.4 million a masking; packed
-without padding it is about half of that.
+No document fixes the number of samples; it depends on the preparation. MLPerf's has 391,434,110,129 bytes at ten
+maskings and 2,538 bytes a sample (language_model/tensorflow/bert/README.md): 15.4 million samples a masking, and
+about half of that when packed without padding.
 """
 
 from airank_fast.tasks import AIRANK_2021, FLAGPERF_CONFIG, MLPERF_RULES, Metric, Target, Task

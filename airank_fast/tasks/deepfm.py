@@ -1,6 +1,6 @@
 """DeepFM: click-through rate on Criteo.
 
-45,840,617 rows of Criteo's Kaggle set, whose split no text fixes; the smallest training part in use is eight tenths.
+Criteo's Kaggle set has 45,840,617 rows and no fixed split; the smallest training part in use is 80 %.
 """
 
 from airank_fast.tasks import AIRANK_2021, BLANK_2020, Metric, Target, Task

@@ -1,6 +1,6 @@
 """Mask R-CNN with ResNet-50 and FPN: object detection and instance segmentation on COCO.
 
-Of the 118,287 training images 117,266 have an annotation; common implementations leave the others out.
+Of the 118,287 training images 117,266 have an annotation; common implementations omit the others.
 """
 
 from airank_fast.tasks import AIRANK_2021, BLANK_2020, FLAGPERF_CONFIG, MLPERF_RULES, Metric, Target, Task

@@ -1,7 +1,6 @@
 """TSM: video classification on Kinetics-400.
 
-Videos vanish from the web, so that nobody has all: AI-Rank's own run has 234,619.
-A data set below 200,000 is a part of it.
+Some videos are no longer on the web: AI-Rank's own run has 234,619. Fewer than 200,000 are a part of the data set.
 """
 
 from airank_fast.tasks import AIRANK_2021, BLANK_2020, Metric, Target, Task

@@ -1,4 +1,4 @@
-"""Word2Vec: word vectors of the One Billion Word corpus, judged by analogies with AI-Rank's own rule.
+"""Word2Vec: word vectors of the One Billion Word corpus, evaluated by analogies with AI-Rank's own rule.
 
 AI-Rank's own run keeps 30,294,863 of the 30,301,028 sentences.
 """

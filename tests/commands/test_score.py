@@ -1,4 +1,4 @@
-"""python -m airank_fast.score: for people and for machines, without torch."""
+"""python -m airank_fast.score: its text, its JSON and its exit status, without torch."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def test_the_score_of_full_sets(sets):
     resnet, bert = sets
     done = score(*resnet, *bert, "--want", "1.0")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "MLPerf resnet: 9 runs, 5 wanted" in done.stdout
+    assert "MLPerf resnet: 9 runs, 5 required" in done.stdout
     assert "did not converge" in done.stdout
     assert "windows of 5 consecutive runs:" in done.stdout
-    assert "MLPerf bert: 10 runs, 10 wanted" in done.stdout
+    assert "MLPerf bert: 10 runs, 10 required" in done.stdout
     assert "result: 16.882 minutes" in done.stdout
     machine = json.loads(score(*resnet, *bert, "--want", "1.0", "--json").stdout)
     r_minutes = machine["mlperf"][1]["minutes"]
@@ -63,7 +63,7 @@ def test_it_runs_without_torch_in_a_plain_locale(sets):
     assert "加速比" in done.stdout
 
 
-def test_an_incomplete_set_is_status_1_and_says_what_is_missing(sets):
+def test_an_incomplete_set_is_status_1_and_names_the_missing_runs(sets):
     done = score(*sets[0][:3], "--b-minutes", "16.882")
     assert done.returncode == 1
     assert "problem: 2 of 5 runs missing" in done.stdout
@@ -82,7 +82,7 @@ def test_reference_points_come_from_mlperf_logging(tmp_path):
     assert (own["reference"], own["minutes"]) == (None, 22.0)  # a rehearsal is of another task
 
 
-def test_a_rehearsal_says_so(sets):
+def test_the_output_of_a_rehearsal_names_it(sets):
     assert score(*sets[0], "--own-targets").stdout.startswith("REHEARSAL: ")
     assert json.loads(score(*sets[0], "--own-targets", "--json").stdout)["rehearsal"] is True
     assert "REHEARSAL" not in score(*sets[0]).stdout
@@ -108,9 +108,9 @@ def airank_log(path, time2train, accuracy=0.7601):
 
 def test_airanks_figures(tmp_path):
     logs = [airank_log(tmp_path / f"GPUx{cards}.log", seconds) for cards, seconds in ((1, 8000), (8, 1250))]
-    known = ["target=0.759", "samples_per_epoch=1281167", "benchmark=resnet50", "precision=fp16"]
-    known += ["operating_system=Linux"]
-    settings = [text for name in known for text in ("--set", name)]
+    facts = ["target=0.759", "samples_per_epoch=1281167", "benchmark=resnet50", "precision=fp16"]
+    facts += ["operating_system=Linux"]
+    settings = [text for name in facts for text in ("--set", name)]
     done = score("--rules", "airank", *logs, *settings)
     assert done.returncode == 0
     row = next(line for line in done.stdout.splitlines() if "1250.000" in line)
@@ -122,7 +122,7 @@ def test_airanks_figures(tmp_path):
     assert score("--rules", "airank", airank_log(tmp_path / "low.log", 10, 0.5), *settings).returncode == 1
 
 
-def test_a_target_that_the_log_does_not_carry_is_that_of_the_model(tmp_path):
+def test_a_log_without_a_target_has_that_of_the_model(tmp_path):
     log = airank_log(tmp_path / "GPUx8.log", 1250, 0.7595)
 
     def time2train(*settings):
@@ -137,8 +137,8 @@ def test_a_target_that_the_log_does_not_carry_is_that_of_the_model(tmp_path):
     assert time2train("benchmark=resnet50", "target=none") == (None, [])
     assert time2train("benchmark=bert_mini") == (None, [])
     assert time2train() == (None, [])
-    said = score("--rules", "airank", log, "--set", "benchmark=bert_large", "--profile", "2021-05").stdout
-    assert "target that the log does not carry: bert_large 0.712 (AI-Rank docs/software/train.md (2021-05-28)" in said
+    shown = score("--rules", "airank", log, "--set", "benchmark=bert_large", "--profile", "2021-05").stdout
+    assert "target that the log does not state: bert_large 0.712 (AI-Rank docs/software/train.md (2021-05-28)" in shown
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""python -m airank_fast.score: which logs a path stands for, and which of them make a set."""
+"""python -m airank_fast.score: which runs a path holds, and which of them form a set."""
 
 import gzip
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 from commands.inprocess import run
 from rules.mlperf_runs import Runs
+from rules.samples import unreadable_folder
 
 from airank_fast import score as command
 
@@ -38,7 +39,7 @@ def test_a_set_is_one_system_and_one_folder_of_results(tmp_path, other):
     assert "result: 2.680 minutes" in done.stdout
     assert "result: 13.680 minutes" in done.stdout
     assert done.stdout.count("MLPerf resnet on ") == 2
-    assert "(2 sets of resnet, and a score is of one; runs of bert missing: 10)" in done.stdout
+    assert "(2 sets of resnet; a score takes one; runs of bert missing: 10)" in done.stdout
     assert done.returncode == 0
     assert len(sets_of(tmp_path)) == 2
 
@@ -61,7 +62,7 @@ def test_ai_ranks_rows_are_of_one_system_too(tmp_path):
     assert "Example example-64" in done.stdout
 
 
-def test_the_open_division_knows_no_reference_points(tmp_path):
+def test_the_open_division_has_no_reference_points(tmp_path):
     """A set that converges after 30 epochs is sooner than the closed division's reference at its least."""
     points = ("--rcp", "resnet=40.0,35.0", "--rules", "mlperf")
     closed = score(*logs(tmp_path / "closed", 31.06, 30), *points)
@@ -100,7 +101,7 @@ def test_compressed_logs_are_named(tmp_path):
         path.unlink()
     refused = score(tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "a directory with logs of a known format, got none in it, 1 compressed files" in refused.stderr
+    assert "a directory with logs in a recognised format, got none in it, 1 compressed files" in refused.stderr
     assert "a log as text, got a compressed file" in score(packed).stderr
 
 
@@ -147,6 +148,18 @@ def test_bert_logs_that_count_epochs_and_state_the_samples_trained(tmp_path):
     (result,) = sets_of(*paths)
     assert (result["converged_at"], result["scaling"], result["valid"]) == (2_500_000, 1.0, True)
     assert result["minutes"] == pytest.approx(16.845)
+
+
+def test_an_unreadable_folder_is_named_and_the_other_logs_are_scored(tmp_path):
+    paths = logs(tmp_path / "logs")
+    with unreadable_folder(tmp_path) as folder:
+        done = score(tmp_path)
+        refused = score(tmp_path / folder.relative_to(tmp_path).parts[0])
+    assert f"left out: {folder}: must be a directory that can be read, got File name too long" in done.stdout
+    assert done.stdout.partition("MLPerf")[2] == score(*paths).stdout.partition("MLPerf")[2]
+    assert done.returncode == 1
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "got File name too long" in refused.stderr
 
 
 def test_a_broken_log_in_a_folder_is_named_and_one_that_is_given_is_refused(tmp_path):

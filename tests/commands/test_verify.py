@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 from commands.runs import environment
-from rules.samples import FLAGPERF_TABLE, GOOD, PUBLISHED, write_run
+from rules.samples import FLAGPERF_TABLE, GOOD, PUBLISHED, unreadable_folder, write_run
+
+from airank_fast import tasks
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -24,7 +26,8 @@ runpy.run_module("airank_fast.verify", run_name="__main__", alter_sys=True)
 
 def verify(*arguments, **options):
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600, **options)
+    options = {"env": environment(), **options}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
 
 def test_statuses_and_text(tmp_path):
@@ -59,7 +62,24 @@ def test_json_lines_and_a_run_directory(tmp_path):
     assert [(finding["path"], finding["line"]) for finding in disagreeing] == [(f"{directory}/airank.log", 4)]
 
 
-def test_options_that_cannot_be(tmp_path):
+def test_an_unreadable_folder_is_status_1(tmp_path):
+    (tmp_path / "sample.log").write_text(PUBLISHED)
+    with unreadable_folder(tmp_path) as folder:
+        done = verify(tmp_path, "--model", "resnet50")
+    assert done.returncode == 1
+    assert f"{folder}: error: the folder cannot be read: File name too long; " in done.stdout
+    assert done.stderr == "1 errors, 4 warnings, 1 notes\n"
+
+
+def test_the_help_of_model_names_what_it_accepts_and_does():
+    text = " ".join(verify("--help", env={**environment(), "COLUMNS": "200"}).stdout.replace("│", " ").split())
+    assert "by its name in any rule book: resnet50, ResNet-50, bert_large, Wide&Deep" in text
+    assert "It sets the target accuracy that the log must reach" in text
+    for name in ("ResNet-50", "bert_large", "Wide&Deep"):
+        assert tasks.find(name) is not None
+
+
+def test_invalid_options(tmp_path):
     (tmp_path / "log").write_text(GOOD)
     done = verify()
     assert (done.returncode, done.stderr) == (2, "error: paths: must be at least one file or directory, got none\n")
@@ -80,7 +100,7 @@ def test_names_and_contents_that_no_terminal_can_print(tmp_path):
     assert "\x1b" not in done.stdout
 
 
-def test_whoever_has_seen_enough_of_the_output_gets_no_traceback(tmp_path):
+def test_an_output_that_is_closed_early_gives_no_traceback(tmp_path):
     for number in range(300):
         (tmp_path / f"{number}.log").write_text(PUBLISHED)
     command = [sys.executable, "-m", "airank_fast.verify", str(tmp_path)]

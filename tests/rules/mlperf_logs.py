@@ -111,7 +111,7 @@ def encode(record):
 
 
 def official(path):
-    """What the official compliance checker says of a log, as its command would: passes, refuses or crashes."""
+    """The verdict of the official compliance checker on a log: passes, refuses or crashes."""
     from mlperf_logging.compliance_checker import mlp_compliance
 
     mlp_compliance.enqueued_configs.clear()  # what a crash before left behind

@@ -62,7 +62,7 @@ def allow(name: str, why: str, mutate: Callable[[Lines], Lines], on: tuple[str, 
     MUTATIONS.append(Mutation(name, False, why, mutate, on))
 
 
-_ONE = "the checker wants one"
+_ONE = "the checker requires one"
 for _key in (
     *("submission_benchmark", "submission_org", "submission_platform", "submission_division", "submission_status"),
     *("cache_clear", "init_start", "init_stop", "run_start", "run_stop", "eval_accuracy"),
@@ -105,8 +105,8 @@ forbid("init_stop after run_start", "order", move("init_stop", "run_start"))
 forbid("block before run_start", "training is timed", move("run_start", "block_start"))
 forbid("run_start twice", "the clock may not be paused", repeat("run_start"))
 forbid("run_stop twice", "the clock may not be paused", again("run_stop", by_ms=600_000))
-forbid("run_stop before run_start in time", "time goes on", later("run_stop", -(10**8)))
-forbid("clock back by a minute", "time goes on", later("block_start", -60_000, nth=2))
+forbid("run_stop before run_start in time", "times that do not run backwards", later("run_stop", -(10**8)))
+forbid("clock back by a minute", "times that do not run backwards", later("block_start", -60_000, nth=2))
 forbid("times in seconds", "milliseconds", records(seconds))
 forbid("run_start at time 0", "the clock", edit("run_start", lambda r: r.update(time_ms=0)))
 forbid("block at time 0", "inside the clock", edit("block_start", lambda r: r.update(time_ms=0), nth=1))
@@ -197,7 +197,7 @@ allow(
 )
 allow("progress bar after a record", "a carriage return ends a line", lambda lines: [f"{line}\r 5%" for line in lines])
 allow("no newline at the end", "the last record is whole", lambda lines: ["\n".join(lines)])
-_OTHER = "keys that no rule is about"
+_OTHER = "keys without a rule"
 allow("tracked_stats", _OTHER, insert_after("run_start", {"key": "tracked_stats", "value": {"throughput": 5.0}}))
 allow("a key of their own", _OTHER, insert_after("run_start", {"key": "d_batch_size"}))
 allow(
@@ -242,7 +242,7 @@ allow("50,016 evaluated", "'at least as thoroughly': whole batches", value("eval
 allow("10,240 evaluated", "'at least as thoroughly': whole batches", value("eval_samples", 10_240), ("bert",))
 allow("no warm-up", "from 0", value("opt_learning_rate_warmup_epochs", 0), ("resnet-sgd",))
 allow("train_samples to converge", "the rules allow it", value("train_samples", 2_550_016), ("bert",))
-allow("no opt_epsilon", "the checker knows opt_lamb_epsilon", drop("opt_epsilon"), ("bert",))
+allow("no opt_epsilon", "the checker reads opt_lamb_epsilon", drop("opt_epsilon"), ("bert",))
 allow("warm-up from step -100", "unconstrained", value("start_warmup_step", -100.0), ("bert",))
 allow(
     "evaluations a batch early", "packed batches differ", evaluations_at(*range(149_632, 2_500_000, 149_632)), ("bert",)

@@ -1,7 +1,11 @@
-"""Logs that are good, to be broken by the tests: the published sample, and what a made-up run leaves behind."""
+"""Valid logs for the tests to break, the published sample, run directories, and a folder that cannot be read."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from record.conftest import tell
@@ -10,8 +14,8 @@ from airank_fast import tasks
 from airank_fast.record.events import to_line
 from airank_fast.record.logs import write_logs
 from airank_fast.rules import verifying
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import Finding
-from airank_fast.rules.known import Known
 
 PUBLISHED = """\
 - AI-Rank-log 1558631910.424 test_begin
@@ -42,7 +46,7 @@ AI-Rank-log 1558631920.424 test_finish
 AI-Rank-log 1558631920.424 total_use_time:10.000sec
 AI-Rank-log 1558631920.424 avg_ips:1000.000images/sec
 """
-GOOD_KNOWN = {
+GOOD_FACTS = {
     "profile": "2020-12",
     "model": "resnet50",
     "samples_per_epoch": 1000,
@@ -69,11 +73,11 @@ FLAGPERF_TABLE = """\
 """
 
 
-def findings(path: Path, content: str | bytes | None = None, model: str | None = None, **known) -> list[Finding]:
-    """What verify finds in a file, which is first given this content."""
+def findings(path: Path, content: str | bytes | None = None, model: str | None = None, **facts) -> list[Finding]:
+    """The findings about a file, after this content is written to it."""
     if content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(verifying.verify(path, Known(task=tasks.find(model), **known)))
+    return list(verifying.verify(path, Facts(task=tasks.find(model), **facts)))
 
 
 def short(found: list[Finding]) -> list[tuple[str, str, int | None]]:
@@ -93,3 +97,18 @@ def write_run(directory: Path, events=None, **options) -> Path:
     (directory / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in events))
     write_logs(events, directory)
     return directory
+
+
+@contextmanager
+def unreadable_folder(top: Path) -> Iterator[Path]:
+    """A folder below `top` that no user can read, not even root: its path is longer than the system's 4,096 bytes."""
+    first = top / ("d" * 200)
+    path, parent = top, os.open(top, os.O_RDONLY)
+    while len(os.fsencode(path)) < 4096:
+        path /= first.name
+        os.mkdir(first.name, dir_fd=parent)
+        above, parent = parent, os.open(first.name, os.O_RDONLY, dir_fd=parent)
+        os.close(above)
+    os.close(parent)
+    yield path
+    subprocess.run(["rm", "-rf", first], check=True)  # pytest's own removal cannot

@@ -3,15 +3,15 @@
 import re
 
 import pytest
-from rules.samples import GOOD, GOOD_KNOWN, PUBLISHED, errors, findings, short
+from rules.samples import GOOD, GOOD_FACTS, PUBLISHED, errors, findings, short
 
 from airank_fast import tasks
-from airank_fast.rules.known import Known
+from airank_fast.rules.facts import Facts
 
-OPEN = [("note", "airank.load_data", None), ("note", "airank.target", None)]  # what needs an option
+OPEN = [("note", "airank.load_data", None), ("note", "airank.target", None)]  # checks that need an option
 
 
-def test_the_published_sample_contradicts_itself_in_these_ways_and_is_no_error(tmp_path):
+def test_the_contradictions_of_the_published_sample_are_no_errors(tmp_path):
     found = findings(tmp_path / "log", PUBLISHED)
     assert short(found) == [
         ("note", "airank.prefix", 1),
@@ -21,21 +21,21 @@ def test_the_published_sample_contradicts_itself_in_these_ways_and_is_no_error(t
         ("note", "airank.avg_ips", 14),
         *OPEN,
     ]
-    said = {(finding.rule, finding.line): f"{finding.found}; {finding.required}" for finding in found}
-    assert "'- AI-Rank-log'" in said["airank.prefix", 1]
-    assert "its text says 'AI-Rank-log'" in said["airank.prefix", 1]
+    texts = {(finding.rule, finding.line): f"{finding.found}; {finding.required}" for finding in found}
+    assert "'- AI-Rank-log'" in texts["airank.prefix", 1]
+    assert "its text has 'AI-Rank-log'" in texts["airank.prefix", 1]
     assert re.match(
         r"target_quality_time 8\.03 s, which is this line's own timestamp minus test_begin's; 6\.000 s is required: .*"
         r"\(line 6\)",
-        said["airank.target_quality_time", 7],
+        texts["airank.target_quality_time", 7],
     )
-    assert "1558631918.454 after 1558631922.454" in said["airank.time_order", 13]
-    assert "1558631918.455 after 1558631922.454" in said["airank.time_order", 14]
-    assert "1190 over 18 epochs in 12.030 s, which implies 795.3 samples an epoch" in said["airank.avg_ips", 14]
-    assert "--samples-per-epoch" in said["airank.avg_ips", 14]
+    assert "1558631918.454 after 1558631922.454" in texts["airank.time_order", 13]
+    assert "1558631918.455 after 1558631922.454" in texts["airank.time_order", 14]
+    assert "1190 over 18 epochs in 12.030 s, which implies 795.3 samples an epoch" in texts["airank.avg_ips", 14]
+    assert "--samples-per-epoch" in texts["airank.avg_ips", 14]
 
 
-def test_the_sample_held_against_resnet50_on_imagenet(tmp_path):
+def test_the_sample_checked_as_resnet50_on_imagenet(tmp_path):
     found = findings(tmp_path / "log", PUBLISHED, model="resnet50", profile="2020-12")
     assert short(found) == [
         ("note", "airank.prefix", 1),
@@ -48,14 +48,14 @@ def test_the_sample_held_against_resnet50_on_imagenet(tmp_path):
     assert "18 epochs of 1281167 samples in 12.030 s" in found[4].required
 
 
-def test_the_sample_held_against_what_is_known_exactly(tmp_path):
-    told = {"model": "resnet50", "warmup_epochs": 0}
-    assert errors(findings(tmp_path / "log", PUBLISHED, **told, samples_per_epoch=795)) == []
-    assert errors(findings(tmp_path / "log", PUBLISHED, **told, samples_per_epoch=1281167)) == [("airank.avg_ips", 14)]
+def test_the_sample_checked_with_every_fact(tmp_path):
+    facts = {"model": "resnet50", "warmup_epochs": 0}
+    assert errors(findings(tmp_path / "log", PUBLISHED, **facts, samples_per_epoch=795)) == []
+    assert errors(findings(tmp_path / "log", PUBLISHED, **facts, samples_per_epoch=1281167)) == [("airank.avg_ips", 14)]
 
 
 def test_a_log_without_a_fault(tmp_path):
-    assert findings(tmp_path / "log", GOOD, **GOOD_KNOWN) == []
+    assert findings(tmp_path / "log", GOOD, **GOOD_FACTS) == []
     assert short(findings(tmp_path / "log", GOOD)) == [("note", "airank.avg_ips", 10), *OPEN]
 
 
@@ -117,35 +117,35 @@ MUTATIONS = [
 @pytest.mark.parametrize(("old", "new", "rule", "severity", "line"), MUTATIONS)
 def test_a_broken_rule_is_found_at_its_line(tmp_path, old, new, rule, severity, line):
     assert old in GOOD
-    found = findings(tmp_path / "log", GOOD.replace(old, new, 1), **GOOD_KNOWN)
+    found = findings(tmp_path / "log", GOOD.replace(old, new, 1), **GOOD_FACTS)
     assert (severity, f"airank.{rule}", line) in short(found)
     assert all(finding.source for finding in found)
 
 
-def test_each_line_of_the_log_is_missed_and_each_pair_has_its_order(tmp_path):
+def test_each_line_is_required_in_its_place(tmp_path):
     lines = GOOD.splitlines(keepends=True)
     for index in (0, 4, 7, 8, 9):  # the others are evaluations, of which there may be any number
-        assert errors(findings(tmp_path / "log", "".join(lines[:index] + lines[index + 1 :]), **GOOD_KNOWN)), index
+        assert errors(findings(tmp_path / "log", "".join(lines[:index] + lines[index + 1 :]), **GOOD_FACTS)), index
     for index in range(len(lines) - 1):
         swapped = [*lines[:index], lines[index + 1], lines[index], *lines[index + 2 :]]
-        found = findings(tmp_path / "log", "".join(swapped), **GOOD_KNOWN)
+        found = findings(tmp_path / "log", "".join(swapped), **GOOD_FACTS)
         assert any(finding.severity in ("error", "warning") for finding in found), index
 
 
 def test_the_last_evaluation_may_come_early(tmp_path):
     text = GOOD.replace("cnt:10\n", "cnt:9\n").replace("1000.000images", "900.000images")
-    assert findings(tmp_path / "log", text, **GOOD_KNOWN) == []
+    assert findings(tmp_path / "log", text, **GOOD_FACTS) == []
 
 
 def test_without_a_target_the_lines_still_have_to_fit(tmp_path):
-    told = GOOD_KNOWN | {"model": None}
-    assert errors(findings(tmp_path / "log", GOOD, **told)) == []
+    facts = GOOD_FACTS | {"model": None}
+    assert errors(findings(tmp_path / "log", GOOD, **facts)) == []
     late = GOOD.replace("0.4756", "0.8756")  # so the evaluation after it cannot be the first at any target
-    assert errors(findings(tmp_path / "log", late, **told)) == [("airank.target_quality_time", 5)]
+    assert errors(findings(tmp_path / "log", late, **facts)) == [("airank.target_quality_time", 5)]
 
 
-def test_an_option_goes_before_the_models_target(tmp_path):
-    found = findings(tmp_path / "log", GOOD, **GOOD_KNOWN, target=0.78)
+def test_the_target_option_replaces_the_models_target(tmp_path):
+    found = findings(tmp_path / "log", GOOD, **GOOD_FACTS, target=0.78)
     assert errors(found) == [("airank.target_quality_time", 5)]
     assert [finding.found for finding in found if finding.rule == "airank.target"] == [
         "no evaluation reached 0.78, the best is 0.7705",
@@ -155,14 +155,14 @@ def test_an_option_goes_before_the_models_target(tmp_path):
 
 def test_warm_up_epochs_are_left_out(tmp_path):
     """4 warm-up epochs end between 912.424 and 914.424: 6 epochs of 1000 in 6 to 8 s."""
-    told = GOOD_KNOWN | {"warmup_epochs": 4}
+    facts = GOOD_FACTS | {"warmup_epochs": 4}
     for rate, right in ((740, False), (750, True), (1000, True), (1015, False)):
-        found = errors(findings(tmp_path / "log", GOOD.replace("1000.000images", f"{rate}images"), **told))
+        found = errors(findings(tmp_path / "log", GOOD.replace("1000.000images", f"{rate}images"), **facts))
         assert (found == []) == right, rate
-    assert errors(findings(tmp_path / "log", GOOD, **GOOD_KNOWN | {"warmup_epochs": 10})) == [("airank.avg_ips", 10)]
+    assert errors(findings(tmp_path / "log", GOOD, **GOOD_FACTS | {"warmup_epochs": 10})) == [("airank.avg_ips", 10)]
 
 
-def test_tasks_counted_in_steps_may_evaluate_twice_an_epoch(tmp_path):
+def test_tasks_counted_in_samples_may_evaluate_twice_an_epoch(tmp_path):
     text = GOOD.replace("cnt:2\n", "cnt:0\n").replace("cnt:4\n", "cnt:0\n").replace("1000.000images", "1000samples")
     assert "airank.epochs" not in [rule for _, rule, _ in short(findings(tmp_path / "log", text, model="bert"))]
     assert ("airank.epochs", 2) in errors(findings(tmp_path / "log", text, model="resnet50"))
@@ -170,20 +170,20 @@ def test_tasks_counted_in_steps_may_evaluate_twice_an_epoch(tmp_path):
 
 
 def test_the_profile_of_2021(tmp_path):
-    known = GOOD_KNOWN | {"profile": "2021-05"}
-    found = short(findings(tmp_path / "log", GOOD, **known))
+    facts = GOOD_FACTS | {"profile": "2021-05"}
+    found = short(findings(tmp_path / "log", GOOD, **facts))
     assert found == [("warning", "airank.cadence", 3), ("error", "airank.load_data", None)]
     loaded = "AI-Rank-log 1558631910.424 load_data, checksum:c0ffee\n" + GOOD
-    assert short(findings(tmp_path / "log", loaded, **known)) == [("warning", "airank.cadence", 4)]
-    assert short(findings(tmp_path / "log", loaded, **known | {"profile": None})) == [("warning", "airank.cadence", 4)]
+    assert short(findings(tmp_path / "log", loaded, **facts)) == [("warning", "airank.cadence", 4)]
+    assert short(findings(tmp_path / "log", loaded, **facts | {"profile": None})) == [("warning", "airank.cadence", 4)]
 
 
 def test_targets_are_those_of_the_documents():
     for name, accuracy in (("resnet50", 0.759), ("bert", 0.712)):
-        assert {Known(task=tasks.find(name)).goal(profile).accuracy for profile in ("2020-12", "2021-05")} == {accuracy}
-    assert Known(task=tasks.find("tsm")).goal("2020-12") is None
-    assert Known(task=tasks.find("tsm")).goal("2021-05").accuracy == 0.711
-    assert Known(task=tasks.find("tsm"), target=0.7).goal("2021-05") == (0.7, "--target")
+        assert {Facts(task=tasks.find(name)).goal(profile).accuracy for profile in ("2020-12", "2021-05")} == {accuracy}
+    assert Facts(task=tasks.find("tsm")).goal("2020-12") is None
+    assert Facts(task=tasks.find("tsm")).goal("2021-05").accuracy == 0.711
+    assert Facts(task=tasks.find("tsm"), target=0.7).goal("2021-05") == (0.7, "--target")
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_targets_are_those_of_the_documents():
 )
 def test_a_log_behind_ranks(tmp_path, prefix, rules):
     lines = [f"{prefix}{line}\n" for line in GOOD.splitlines()]
-    assert [finding.rule for finding in findings(tmp_path / "log", "".join(lines), **GOOD_KNOWN)] == rules
+    assert [finding.rule for finding in findings(tmp_path / "log", "".join(lines), **GOOD_FACTS)] == rules
 
 
-def test_of_several_ranks_the_first_to_speak_is_read(tmp_path):
+def test_of_several_ranks_the_first_in_the_log_is_read(tmp_path):
     lines = [f"[rank{rank}]: {line}\n" for line in GOOD.splitlines() for rank in (1, 0, 2)]
-    found = findings(tmp_path / "log", "".join(lines), **GOOD_KNOWN)
+    found = findings(tmp_path / "log", "".join(lines), **GOOD_FACTS)
     assert short(found) == [("warning", "airank.ranks", 2)]
     assert found[0].found == "lines of rank '0' beside those of rank '1'"
 
@@ -208,4 +208,4 @@ def test_a_log_between_progress_bars_and_prose(tmp_path):
         "# the `AI-Rank-log` is described elsewhere\n",
         *(f"{bar}\r{line}\nloss 3.1\n" for line in GOOD.splitlines()),
     ]
-    assert findings(tmp_path / "log", "".join(lines), **GOOD_KNOWN) == []
+    assert findings(tmp_path / "log", "".join(lines), **GOOD_FACTS) == []

@@ -97,32 +97,32 @@ def test_the_composite_score_by_its_definition():
     assert (result.compared, result.without_reference) == (["resnet50 x8"], [])
 
 
-def test_a_model_counts_once_however_many_numbers_of_cards_it_ran_on():
+def test_a_model_counts_once_for_any_number_of_card_counts():
     references = {("bert_large", 8): 100.0}
     runs = [run(REFERENCES["resnet50", cards], cards) for cards in (1, 8, 32)] + [run(25.0, 8, "bert_large")]
     assert airank_result(runs, references=references).composite.performance == pytest.approx(2.0)
     assert airank_result(runs).composite.without_reference == ["bert_large x8"]
 
 
-def test_references_know_a_model_by_any_of_its_names():
+def test_references_may_use_any_name_of_a_model():
     half = REFERENCES["resnet50", 8] / 2
     assert airank_result([run(half, 8, "ResNet-50", samples=1_281_167)]).composite.performance == pytest.approx(2.0)
     given = airank_result([run(25.0, 8, "bert_large")], references={("BERT", 8): 100.0}).composite
     assert (given.performance, given.without_reference) == (pytest.approx(4.0), [])
 
 
-def test_twice_as_fast_is_worth_the_same_everywhere():
-    """The ratio of two systems' scores does not hang on the references."""
+def test_the_ratio_of_two_systems_does_not_depend_on_the_references():
+    """Twice the speed multiplies the score by the same factor for any references."""
     for references in ({}, {("resnet50", 8): 1.0}):
         slow, fast = (airank_result([run(time, 8)], references=references).composite.score for time in (200.0, 100.0))
         assert fast / slow == pytest.approx(2**0.4)
 
 
 def test_a_part_without_weight_may_be_missing():
-    unknown_system = run(REFERENCES["resnet50", 8], 8, system=None)
-    assert airank_result([unknown_system]).composite.score is None
+    no_system = run(REFERENCES["resnet50", 8], 8, system=None)
+    assert airank_result([no_system]).composite.score is None
     weights = Weights(performance=1, coverage=1, operating_systems=0)
-    assert airank_result([unknown_system], weights=weights).composite.score == pytest.approx(100 * (1 / 14) ** 0.5)
+    assert airank_result([no_system], weights=weights).composite.score == pytest.approx(100 * (1 / 14) ** 0.5)
 
 
 def test_nothing_reached_is_no_score():
@@ -131,7 +131,7 @@ def test_nothing_reached_is_no_score():
 
 
 @pytest.mark.parametrize(
-    ("told", "counts"),
+    ("options", "counts"),
     [
         ({"model": "bert_large", "target": 0.712}, True),
         ({"model": "bert_large", "target": 0.1, "samples": 100}, False),
@@ -152,10 +152,10 @@ def test_nothing_reached_is_no_score():
         ({"model": "ocr"}, False),  # in neither profile
     ],
 )
-def test_coverage_is_by_task_data_set_and_target(told, counts):
-    (row,) = airank_result([run(10.0, 8, **told)]).rows
+def test_coverage_is_by_task_data_set_and_target(options, counts):
+    (row,) = airank_result([run(10.0, 8, **options)]).rows
     assert row.is_task is counts
-    assert airank_result([run(10.0, 8, **told)]).models == ([model_of(told["model"])] if counts else [])
+    assert airank_result([run(10.0, 8, **options)]).models == ([model_of(options["model"])] if counts else [])
 
 
 @pytest.mark.parametrize("smaller", [{"target": 0.5}, {"samples": 1437}, {"model": "bert_mini"}])

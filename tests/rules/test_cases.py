@@ -1,4 +1,4 @@
-"""What verify says of the logs that users brought (tests/cases): each named rule is broken, and no other one."""
+"""The findings of verify about users' logs (tests/cases): the named rules are broken, and no others."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import pytest
 
 from airank_fast import tasks
 from airank_fast.rules import verifying
-from airank_fast.rules.known import Known
+from airank_fast.rules.facts import Facts
 
 CASES = Path(__file__).parents[1] / "cases"
 INCOMPLETE = {"mlperf.required", "mlperf.event_order", "mlperf.num_runs"}  # the logs hold only what the case is about
 
 
-def found(case: str, severity: str, **known) -> list:
-    return [each for each in verifying.verify(CASES / case, Known(**known)) if each.severity == severity]
+def found(case: str, severity: str, **facts) -> list:
+    return [each for each in verifying.verify(CASES / case, Facts(**facts)) if each.severity == severity]
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_an_accuracy_in_per_cent_is_read_as_what_it_must_mean():
 def test_two_evaluations_of_an_epoch_are_a_question_not_an_error():
     assert [(each.rule, each.line) for each in found("same_epoch/GPUx8.log", "warning")] == [("airank.epochs", 3)]
     (cadence,) = (each for each in found("same_epoch/mlperf_bert.txt", "error") if "cadence" in each.rule)
-    assert "counts no epochs" in cadence.required
+    assert "BERT's epoch_num counts samples" in cadence.required

@@ -1,4 +1,4 @@
-"""The rule book of our event log: runs that we tell have no errors, and every rule is broken once."""
+"""The rule book of our event log: written runs have no errors, and every rule is broken once."""
 
 import json
 import math
@@ -29,16 +29,16 @@ def test_the_fields_are_the_documented_ones():
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("world_size", [1, 4])
-def test_a_run_has_no_errors_however_it_ends(tmp_path, ending, world_size):
+def test_a_run_with_any_end_has_no_errors(tmp_path, ending, world_size):
     content = text_of(tell(ending, world_size=world_size).events)
     assert errors(findings(tmp_path / "events.jsonl", content)) == []
 
 
-def test_any_run_has_no_errors_but_that_it_was_cut_off(tmp_path):
+def test_a_random_run_has_no_errors_except_a_missing_end(tmp_path):
     for seed in range(120):
         content = text_of(random_run(seed))
         found = findings(tmp_path / "events.jsonl", content)
-        # Those that were not cut off claim success, whatever they reached.
+        # Complete runs state success, with or without the target reached.
         assert {rule for rule, _ in errors(found)} <= {"events.missing", "events.status"}, (seed, found)
 
 
@@ -146,12 +146,12 @@ def base():
     return json.loads(json.dumps(tell("target").events))
 
 
-def test_the_run_that_is_broken_is_sound(tmp_path):
+def test_the_unchanged_run_has_no_errors(tmp_path):
     assert findings(tmp_path / "events.jsonl", text_of(base())) == []
 
 
 def without_counts(events):
-    """As of a task whose quality is no part of a whole, with every metric."""
+    """Evaluations with all metrics and without correct / counted."""
     for event in [event for event in events if event["kind"] == "eval_stop"]:
         del event["correct"], event["counted"]
         event["quality"] = {"top1": event["accuracy"], "top5": 0.9}
@@ -159,7 +159,7 @@ def without_counts(events):
 
 
 def with_losses(events):
-    """As of a step with two updates."""
+    """Steps with two updates, and a loss for each."""
     for event in [event for event in events if event["kind"] == "steps"]:
         event["losses"] = {"generator": [loss - 0.25 for loss in event["loss"]], "other": [0.25] * len(event["loss"])}
     return events
@@ -194,7 +194,7 @@ def test_a_broken_rule_is_found(tmp_path, rule, mutate):
         ),
     ],
 )
-def test_what_a_reviewer_will_ask(tmp_path, severity, rule, mutate):
+def test_warnings_and_notes(tmp_path, severity, rule, mutate):
     found = findings(tmp_path / "events.jsonl", text_of(mutate(base())))
     assert (severity, f"events.{rule}") in [(finding.severity, finding.rule) for finding in found]
 

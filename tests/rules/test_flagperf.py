@@ -8,11 +8,11 @@ from rules.samples import FLAGPERF_TABLE, errors, findings, short
 
 from airank_fast.record.formats import flagperf
 
-KNOWN = {"model": "resnet50", "epochs": 100}
+FACTS = {"model": "resnet50", "epochs": 100}
 
 
 def test_the_requirements_table_passes(tmp_path):
-    assert findings(tmp_path / "README.md", FLAGPERF_TABLE, **KNOWN) == []
+    assert findings(tmp_path / "README.md", FLAGPERF_TABLE, **FACTS) == []
     assert findings(tmp_path / "README.md", FLAGPERF_TABLE, model="resnet50") == []
     found = findings(tmp_path / "README.md", FLAGPERF_TABLE)
     assert short(found) == [("note", "flagperf.e2e_time", 13), ("note", "flagperf.e2e_time", 14)]
@@ -31,8 +31,8 @@ def test_its_first_two_rows_leave_32_and_30_seconds_for_initialisation():
         "config": "1x8",
         "nnodes": 1,
         "nproc": 8,
-        "nodes_said": 1,
-        "devices_said": 8,
+        "nodes_stated": 1,
+        "devices_stated": 8,
         "precision": "fp32",
         "fix_hp": "bs=256,lr=0.8",
         "e2e_time": 22653.0,
@@ -86,14 +86,14 @@ MUTATIONS = [
 @pytest.mark.parametrize(("old", "new", "rule", "severity", "line"), MUTATIONS)
 def test_a_broken_rule_is_found_at_its_line(tmp_path, old, new, rule, severity, line):
     assert old in FLAGPERF_TABLE
-    found = findings(tmp_path / "README.md", FLAGPERF_TABLE.replace(old, new, 1), **KNOWN)
+    found = findings(tmp_path / "README.md", FLAGPERF_TABLE.replace(old, new, 1), **FACTS)
     assert (severity, f"flagperf.{rule}", line) in short(found)
 
 
 def test_an_accuracy_beside_its_target(tmp_path):
     """FlagPerf's README of bert_hf, 通用指标: acc is actual / target (实际/目标), in fractions."""
     table = FLAGPERF_TABLE.replace("75.0%", "0.657/0.655").replace("73.5%", "0.655 / 0.655")
-    assert findings(tmp_path / "README.md", table, **KNOWN) == []
+    assert findings(tmp_path / "README.md", table, **FACTS) == []
     run = next(flagperf.read_table(table.splitlines())).event
     assert (run["acc"], run["target"]) == (0.657, 0.655)
 

@@ -63,5 +63,5 @@ def test_mutation(name, mutation, tmp_path):
 def test_the_published_table_is_of_these():
     lines = (Path(__file__).parents[2] / "bench" / "results" / "verify_mutations.jsonl").read_text().splitlines()
     judged = [each for line in lines for each in json.loads(line)["judged"]]
-    told = {(each["log"], each["mutation"]): (each["forbidden"], bool(each["rules"])) for each in judged}
-    assert told == {(name, mutation.name): (mutation.forbidden,) * 2 for name, mutation in CASES}
+    found = {(each["log"], each["mutation"]): (each["forbidden"], bool(each["rules"])) for each in judged}
+    assert found == {(name, mutation.name): (mutation.forbidden,) * 2 for name, mutation in CASES}

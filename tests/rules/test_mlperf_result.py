@@ -224,9 +224,13 @@ def test_references_are_those_of_the_official_checker(benchmark):
 
 
 def test_published_references():
-    """As the rules' numbers are known: mean and minimum."""
-    known = {("resnet", 1632): (35.00, 33.80), ("resnet", 3264): (35.15, 34.31), ("bert", 448): (2_414_421, 2_274_732)}
-    for (benchmark, batch), (mean, minimum) in known.items():
+    """The published mean and minimum of each reference."""
+    published = {
+        ("resnet", 1632): (35.00, 33.80),
+        ("resnet", 3264): (35.15, 34.31),
+        ("bert", 448): (2_414_421, 2_274_732),
+    }
+    for (benchmark, batch), (mean, minimum) in published.items():
         point = rcp.point(benchmark, batch)
         assert (point.mean, point.minimum) == (pytest.approx(mean, rel=2e-4), pytest.approx(minimum, rel=2e-4))
 
@@ -237,7 +241,7 @@ def test_student_quantiles():
         assert rcp.student_quantile(degrees) == pytest.approx(stats.t.ppf(0.95, degrees), rel=1e-9)
 
 
-def test_without_mlperf_logging_a_note_says_so(tmp_path, monkeypatch):
+def test_without_mlperf_logging_there_is_a_note(tmp_path, monkeypatch):
     paths = write_set(tmp_path, "resnet-lars", 5)
     rcp.points.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -81,7 +81,7 @@ FACTS = {  # what closed_<benchmark>.yaml of ruleset 4.0.0 requires
         "validation_input_shape": [128, 128, 128],
         "validation_overlap": 0.5,
     },
-    "maskrcnn": {},  # of earlier rounds; ruleset 4.0.0 knows their names alone
+    "maskrcnn": {},  # of earlier rounds; ruleset 4.0.0 has their names alone
     "rnnt": {},
 }
 OF_ROUND_4_0 = [name for name, facts in FACTS.items() if facts]

@@ -17,9 +17,9 @@ from airank_fast.rules.scoring import (
     benchmark_of,
     gp2bm_score,
     olympic_mean,
+    required_minutes,
     run_result,
     set_result,
-    wanted_minutes,
 )
 
 RESNET, BERT = BENCHMARKS["resnet"], BENCHMARKS["bert"]
@@ -95,7 +95,7 @@ def test_scaling_by_reference_points_is_the_officials(runs, name, benchmark, bat
 
 
 def test_more_runs_than_needed(runs):
-    """The summarizer takes whatever lies in the folder; given the chosen window it says the same."""
+    """The summarizer averages all files in a folder; given the chosen window it has the same result."""
     read = [run_result(run) for run in runs.read("resnet50", minutes(9, 2), failed=(4,))]
     ours = set_result(RESNET, read)
     windows = [read[first : first + 5] for first in range(5)]
@@ -159,7 +159,7 @@ def test_runs_still_missing():
     ("change", "problem"),
     [
         ({"global_batch_size": 3264}, "2 global batch sizes in one set: 1632, 3264"),
-        ({"start_ms": 1}, "run1 and run4 begin at the same millisecond: 1"),
+        ({"start_ms": 1}, "run1 and run4 start at the same millisecond: 1"),
         ({"seed": 1}, "run1 and run4 have the same seed: 1"),
         ({"doubts": ("was resumed",)}, "run4: was resumed"),
     ],
@@ -201,19 +201,19 @@ def test_gp2bms_public_systems(r_minutes, b_minutes, score):
     assert round(gp2bm_score(r_minutes, b_minutes), 3) == score
 
 
-def test_what_a_wanted_score_asks_for():
-    r_minutes = wanted_minutes(RESNET, 1.0, BERT, 16.882)
+def test_the_results_that_a_score_requires():
+    r_minutes = required_minutes(RESNET, 1.0, BERT, 16.882)
     assert gp2bm_score(r_minutes, 16.882) == pytest.approx(1.0)
-    assert gp2bm_score(20.0, wanted_minutes(BERT, 1.0, RESNET, 20.0)) == pytest.approx(1.0)
-    assert wanted_minutes(RESNET, 1.0, BERT, 6.378) == math.inf  # BERT alone gives more
+    assert gp2bm_score(20.0, required_minutes(BERT, 1.0, RESNET, 20.0)) == pytest.approx(1.0)
+    assert required_minutes(RESNET, 1.0, BERT, 6.378) == math.inf  # BERT alone gives more
 
 
 @pytest.mark.parametrize(
-    ("name", "known"),
+    ("name", "expected"),
     [("resnet50", RESNET), ("bert_tiny", BERT), ("resnet18", None), ("tsm", None), ("unet", None), (None, None)],
 )
-def test_which_benchmark_a_run_is_of(name, known):
-    assert benchmark_of(name) is known
+def test_which_benchmark_a_run_is_of(name, expected):
+    assert benchmark_of(name) is expected
 
 
 def test_a_smaller_task_is_no_run_of_the_benchmark(tmp_path):

@@ -4,19 +4,30 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import time
 import tracemalloc
 
 import pytest
 from record.conftest import Story, tell
-from rules.samples import FLAGPERF_TABLE, GOOD, GOOD_KNOWN, PUBLISHED, errors, findings, short, write_run
+from rules.samples import (
+    FLAGPERF_TABLE,
+    GOOD,
+    GOOD_FACTS,
+    PUBLISHED,
+    errors,
+    findings,
+    short,
+    unreadable_folder,
+    write_run,
+)
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import to_line
 from airank_fast.rules import agreement, verifying
+from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, Rule
-from airank_fast.rules.known import Known
 
 RULE = Rule(name="test.rule", severity=ERROR, source="test")
 
@@ -25,7 +36,7 @@ RULE = Rule(name="test.rule", severity=ERROR, source="test")
     ("content", "got"),
     [(b"", "got none of them"), (b"hello\n", "got none of them"), (bytes(range(256)) * 9, "got none of them")],
 )
-def test_a_file_that_says_nothing_known(tmp_path, content, got):
+def test_a_file_without_a_recognised_format(tmp_path, content, got):
     with pytest.raises(UserError, match=got):
         findings(tmp_path / "log", content)
 
@@ -53,13 +64,13 @@ STATES = [
 
 
 @pytest.mark.parametrize(("content", "expected"), STATES, ids=range(len(STATES)))
-def test_the_state_of_a_file_is_told_and_does_not_keep_it_from_being_read(tmp_path, content, expected):
-    assert sorted(short(findings(tmp_path / "log", content, **GOOD_KNOWN))) == sorted(expected)
+def test_oddities_of_a_file_are_reported_and_it_is_read(tmp_path, content, expected):
+    assert sorted(short(findings(tmp_path / "log", content, **GOOD_FACTS))) == sorted(expected)
 
 
 def test_a_log_cut_off_anywhere_has_errors_and_no_traceback(tmp_path):
     for size in range(60, len(GOOD) - 30, 7):
-        assert errors(findings(tmp_path / "log", GOOD[:size], **GOOD_KNOWN)), size
+        assert errors(findings(tmp_path / "log", GOOD[:size], **GOOD_FACTS)), size
 
 
 def test_several_formats_in_one_file_are_each_checked(tmp_path):
@@ -74,12 +85,12 @@ def test_many_findings_of_a_rule_are_counted(tmp_path):
     content = "".join(f"AI-Rank-log {n} nonsense\n" for n in range(1_600_000_000, 1_600_001_000))
     found = findings(tmp_path / "log", content.replace("nonsense", "eval_accuracy:2, total_epoch_cnt:1", 1))
     broken = [finding for finding in found if finding.rule == "airank.line"]
-    assert len(broken) == verifying.MOST_OF_A_RULE + 1
+    assert len(broken) == verifying.MAX_OF_A_RULE + 1
     assert broken[-1].found.startswith("979 more of this rule, the last: ")
     assert broken[-1].line == 1000
 
 
-def test_what_is_held_does_not_grow_with_the_findings(tmp_path):
+def test_memory_does_not_grow_with_the_findings(tmp_path):
     path = tmp_path / "log"
     with open(path, "w") as file:
         file.write(GOOD)
@@ -89,13 +100,13 @@ def test_what_is_held_does_not_grow_with_the_findings(tmp_path):
     num_findings = len(findings(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert num_findings < 10 * verifying.MOST_OF_A_RULE
+    assert num_findings < 10 * verifying.MAX_OF_A_RULE
     assert peak < 12e6
 
 
 def test_findings_come_in_the_order_of_lines_and_those_of_the_file_last():
-    told = [RULE.broken("log", line, "found", "required") for line in (7, None, 2, 5, 2)]
-    assert [finding.line for finding in verifying.in_order(iter(told))] == [2, 2, 5, 7, None]
+    unsorted = [RULE.broken("log", line, "found", "required") for line in (7, None, 2, 5, 2)]
+    assert [finding.line for finding in verifying.in_order(iter(unsorted))] == [2, 2, 5, 7, None]
 
 
 @pytest.mark.parametrize(
@@ -115,11 +126,11 @@ def test_findings_come_in_the_order_of_lines_and_those_of_the_file_last():
     ],
     ids=range(11),
 )
-def test_a_line_of_a_mebibyte_takes_no_longer_than_it_must(tmp_path, line):
+def test_a_line_of_a_mebibyte_is_read_in_linear_time(tmp_path, line):
     begin = time.process_time()
     for name in verifying.BOOKS:
         (tmp_path / "log").write_text(line + "\n")
-        list(verifying.check_file(tmp_path / "log", [name], Known()))
+        list(verifying.check_file(tmp_path / "log", [name], Facts()))
     assert time.process_time() - begin < 30  # a tenth of a second here; hours where it is quadratic
 
 
@@ -161,7 +172,7 @@ def test_the_directory_of_a_resumed_run(tmp_path):
         ("summary.json", '"time2train": ', '"time2train": 1'),
     ],
 )
-def test_a_file_that_says_other_than_the_events(tmp_path, name, old, new):
+def test_a_file_that_differs_from_the_events(tmp_path, name, old, new):
     directory = write_run(tmp_path / "run")
     path = directory / name
     text = path.read_text(encoding="utf-8")
@@ -183,7 +194,7 @@ def test_lines_that_are_missing_or_too_many(tmp_path):
     path.write_text("".join([*lines, lines[-1]]))
     found = [finding for finding in findings(directory) if finding.rule == "run.agreement"]
     assert [finding.line for finding in found] == [len(lines) + 1]
-    assert "nothing is what the events say" in found[0].required
+    assert "nothing is required by the events" in found[0].required
 
 
 def test_where_our_source_wrote_a_line_of_the_mlperf_log_does_not_matter(tmp_path):
@@ -203,16 +214,16 @@ def test_broken_events_are_not_compared_with(tmp_path):
     assert "run.agreement" not in _rules(found)
 
 
-def test_the_logs_are_judged_with_what_the_events_know(tmp_path):
-    known = agreement.Story(write_run(tmp_path / "run", target=0.77) / "events.jsonl").known(
-        Known(task=tasks.find("bert"))
+def test_the_logs_are_checked_with_the_facts_of_the_events(tmp_path):
+    facts = agreement.RunEvents(write_run(tmp_path / "run", target=0.77) / "events.jsonl").facts(
+        Facts(task=tasks.find("bert"))
     )
-    assert (known.target, known.target_source, known.task.name) == (0.77, "events.jsonl", "bert")
-    assert known.samples_per_epoch == 1000
-    assert known.epochs == pytest.approx(79 * 64 / 1000)
+    assert (facts.target, facts.target_source, facts.task.name) == (0.77, "events.jsonl", "bert")
+    assert facts.samples_per_epoch == 1000
+    assert facts.epochs == pytest.approx(79 * 64 / 1000)
     found = findings(tmp_path / "run")
-    asked = [finding for finding in found if finding.rule == "airank.target"]
-    assert [finding.required for finding in asked] == ["0.759 is required of resnet50"]
+    targets = [finding for finding in found if finding.rule == "airank.target"]
+    assert [finding.required for finding in targets] == ["0.759 is required of resnet50"]
 
 
 # folders
@@ -242,7 +253,7 @@ def test_a_compressed_log_in_a_folder_is_named(tmp_path, suffix):
     with pytest.raises(UserError, match="got none in it"):  # alone it is not enough
         findings(tmp_path)
     (tmp_path / "GPUx1.log").write_text(GOOD)
-    found = findings(tmp_path, **GOOD_KNOWN)
+    found = findings(tmp_path, **GOOD_FACTS)
     assert short(found) == [("warning", "file.compressed", None)]
     assert found[0].path == str(tmp_path / f"GPUx8.log{suffix}")
 
@@ -252,11 +263,54 @@ def test_a_packed_log_is_judged_as_its_text(tmp_path, suffix, pack):
     bad = GOOD.replace("test_finish", "test_begin")
     (tmp_path / "text").write_text(bad)
     (tmp_path / f"log{suffix}").write_bytes(pack(bad.encode()))
-    text, packed = (findings(path, **GOOD_KNOWN) for path in (tmp_path / "text", tmp_path / f"log{suffix}"))
+    text, packed = (findings(path, **GOOD_FACTS) for path in (tmp_path / "text", tmp_path / f"log{suffix}"))
     assert short(packed) == short(text) != []
     damaged = tmp_path / f"log{suffix}"
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert [each.path for each in findings(tmp_path) if each.rule == "file.readable"] == [str(damaged)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_without_permission_is_an_error(tmp_path):
+    (tmp_path / "GPUx1.log").write_text(GOOD)
+    closed = tmp_path / "closed"
+    for mode in (0o000, 0o100, 0o400):
+        closed.mkdir(mode)
+        found = findings(tmp_path, **GOOD_FACTS)
+        closed.rmdir()
+        assert [(each.path, each.rule, each.severity) for each in found] == [(str(closed), "file.readable", "error")]
+        assert "Permission denied" in found[0].found
+
+
+def test_an_unreadable_folder_is_one_error_and_the_rest_is_checked(tmp_path):
+    log = tmp_path / "z.log"
+    log.write_text(GOOD.replace("test_finish", "the_end"))
+    with unreadable_folder(tmp_path) as folder:
+        found = [each for each in findings(tmp_path, **GOOD_FACTS) if each.severity == "error"]
+        assert [(each.path, each.rule) for each in found if each.rule == "file.readable"] == [
+            (str(folder), "file.readable")
+        ]
+        assert found[0].found == "the folder cannot be read: File name too long"
+        assert found[1:] == [each for each in findings(log, **GOOD_FACTS) if each.severity == "error"] != []
+        log.unlink()
+        with pytest.raises(UserError, match="got none in it"):  # without any log there is nothing to check
+            findings(tmp_path)
+
+
+def test_a_submission_with_an_unreadable_folder_is_checked_in_all_other_parts(tmp_path):
+    system = tmp_path / "V100"
+    (system / "ResNet50" / "log").mkdir(parents=True)
+    (system / "ResNet50" / "code").mkdir()
+    (system / "system information").write_text("V100\n")
+    (system / "ResNet50" / "log" / "GPUx1.log").write_text(PUBLISHED)
+    (system / "SHA256SUMS").write_text("")
+    without = findings(system)
+    with unreadable_folder(system / "ResNet50" / "code") as folder:
+        found = findings(system)
+    new = [each for each in found if each not in without]
+    assert [(each.path, each.rule, each.severity) for each in new] == [(str(folder), "tree.readable", "error")]
+    # The folder's ancestors fill code/, which was empty.
+    assert {each.rule for each in without if each not in found} == {"tree.airank.model"}
 
 
 def test_a_log_without_a_book_is_named(tmp_path):
@@ -266,7 +320,7 @@ def test_a_log_without_a_book_is_named(tmp_path):
     with pytest.raises(UserError, match="got none in it"):
         findings(tmp_path)
     (tmp_path / "GPUx1.log").write_text(GOOD)
-    assert short(findings(tmp_path, **GOOD_KNOWN)) == [("note", "file.no_book", None)]
+    assert short(findings(tmp_path, **GOOD_FACTS)) == [("note", "file.no_book", None)]
 
 
 def test_a_submission_is_judged_by_its_layout_and_its_logs_alone(tmp_path):

@@ -82,8 +82,8 @@ def test_every_task_is_trained_or_on_the_list_of_those_to_come():
     assert trained == {task.name for task in tasks.all_tasks()} - NOT_TRAINED_YET
 
 
-def test_nobody_else_matches_the_names_of_tasks():
-    """Elsewhere a task's name is a key or a value; what begins with it is for `find` to say."""
+def test_only_find_matches_the_names_of_tasks():
+    """Elsewhere a task's name is a key or a value; `find` alone matches prefixes of it."""
     names = "|".join(
         sorted({re.escape(name) for task in tasks.all_tasks() for name in (task.name, *task.names.values())})
     )

@@ -1,1 +1,1 @@
-"""MLPerf's rule book: the rules as data, the log, its contents, a result's set of logs, the reference points."""
+"""MLPerf's rule book: the rules as data, and the checks of a log, of a set of logs and of its convergence."""

@@ -1,4 +1,4 @@
-"""What an MLPerf log says, judged once it was read: sizes, hyper-parameters, seeds, evaluations and their cadence."""
+"""Checks the values of an MLPerf log: submission, sizes, hyper-parameters, seeds, evaluations and their cadence."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
 from airank_fast.rules.mlperf import rules
 from airank_fast.rules.mlperf.log import Evaluation, Log
-from airank_fast.rules.mlperf.rules import Benchmark, Wanted, is_number, is_whole, short
+from airank_fast.rules.mlperf.rules import Benchmark, Requirement, is_number, is_whole, short
 
-MAX_EVALUATIONS = 10_000  # that are remembered; a run has tens
+MAX_EVALUATIONS = 10_000  # that are kept; a run has tens
 Find = Callable[..., None]  # find(rule, line, found, required, severity=None)
 
 
 def judge_values(log: Log, find: Find) -> None:
-    """What appears once: who submits, sizes, hyper-parameters, seeds."""
+    """Checks the values that appear once: submission, sizes, hyper-parameters, seeds."""
     _judge_submission(log, find)
     benchmark = log.benchmark
     if log.value("submission_division") == "open":
@@ -22,7 +22,7 @@ def judge_values(log: Log, find: Find) -> None:
             rules.DIVISION,
             log.values["submission_division"][1],
             "division open",
-            "no more than the common rules: this book is for the closed division",
+            "checked by the common rules alone: this book is for the closed division",
         )
     elif benchmark is None:
         if log.lacks_book:
@@ -31,7 +31,7 @@ def judge_values(log: Log, find: Find) -> None:
                 rules.DIVISION,
                 log.values["submission_benchmark"][1],
                 f"benchmark {name}" + (f", of MLPerf training {log.other_round}" if log.other_round else ""),
-                f"no more than the common rules: there is no book of {name} here, there are those of resnet and bert",
+                f"checked by the common rules alone: {name} has no book here, resnet and bert have",
             )
     else:
         _judge_sizes(log, benchmark, find)
@@ -49,12 +49,12 @@ def _judge_submission(log: Log, find: Find) -> None:
             find(rules.SUBMISSION, line, f"{key} {short(value)}", " or ".join(words) if words else "a name")
 
 
-def _judge(log: Log, wanted: dict[str, Wanted], find: Find, rule: Rule) -> None:
-    """Values that must be there and hold."""
-    missing = [f"{key} ({each.text})" for key, each in wanted.items() if key not in log.values]
+def _judge(log: Log, required: dict[str, Requirement], find: Find, rule: Rule) -> None:
+    """Checks that each key is present and its value meets the requirement."""
+    missing = [f"{key} ({each.text})" for key, each in required.items() if key not in log.values]
     if missing:
         find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
-    for key, each in wanted.items():
+    for key, each in required.items():
         if key in log.values and not each.holds(log.value(key)):
             find(rule, log.values[key][1], f"{key} {short(log.value(key))}", each.text)
 
@@ -63,9 +63,9 @@ def _judge_sizes(log: Log, benchmark: Benchmark, find: Find) -> None:
     _judge(log, rules.SIZE_KEYS, find, rules.SIZES)
     for key, size in (("train_samples", benchmark.train_samples), ("eval_samples", benchmark.eval_samples)):
         if key not in log.values:
-            continue  # said already
+            continue  # reported as missing
         value, line = log.values[key]
-        if key == "eval_samples" and is_whole(value) and value > size:  # batches that were filled up
+        if key == "eval_samples" and is_whole(value) and value > size:  # padded batches
             required = f"{size}; more of them are 'at least as thorough' if none counts twice"
             find(rules.SIZES, line, f"{key} {short(value)}", required, WARNING)
         elif not is_whole(value) or value <= 0 or (size is not None and value != size):
@@ -76,7 +76,7 @@ def _judge_sizes(log: Log, benchmark: Benchmark, find: Find) -> None:
             rules.SIZES,
             log.values["train_samples"][1],
             f"train_samples {samples:.0f} of a run that trained {trained:.0f}",
-            "the size of the data set, or the samples that it took to converge",
+            "the size of the data set, or the samples to converge",
         )
 
 
@@ -88,7 +88,7 @@ def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
             find(rules.REQUIRED, None, "no line opt_name", " or ".join(benchmark.optimizers))
     elif not isinstance(name, str) or name not in benchmark.optimizers:
         line, required = log.values["opt_name"][1], " or ".join(benchmark.optimizers)
-        # BERT's checker does not look at it.
+        # BERT's checker ignores opt_name.
         is_same = bool(benchmark.default_optimizer) and str(name).lower() == benchmark.default_optimizer
         find(rules.HYPERPARAMETER, line, f"opt_name {short(name)}", required, WARNING if is_same else None)
         name = benchmark.default_optimizer if is_same else None
@@ -121,8 +121,8 @@ def _judge_hyper_parameters(log: Log, benchmark: Benchmark, find: Find) -> None:
 
 def _judge_same(log: Log, key: str, other: str, find: Find) -> None:
     if key in log.values and other not in log.values:
-        if key == "opt_lamb_epsilon":  # the other keys are needed themselves
-            find(rules.HYPERPARAMETER, None, f"no line {other}", f"{key} under the name that the rules use", WARNING)
+        if key == "opt_lamb_epsilon":  # the other keys are required themselves
+            find(rules.HYPERPARAMETER, None, f"no line {other}", f"{key} under its name in the rules", WARNING)
     elif key in log.values and short(log.value(key)) != short(log.value(other)):
         find(
             rules.HYPERPARAMETER,
@@ -155,7 +155,7 @@ def _is_integer_text(value: object) -> bool:
 
 
 def judge_evaluations(log: Log, find: Find) -> None:
-    """Accuracies, whether the target was reached, and the cadence."""
+    """Checks accuracies, epoch numbers, the target and the cadence."""
     benchmark = log.closed
     for evaluation in log.evaluations:
         _judge_accuracy(evaluation, find)
@@ -171,7 +171,7 @@ def judge_evaluations(log: Log, find: Find) -> None:
             rules.EVALUATION,
             log.evaluations[-1].line,
             f"an evaluation after the target was reached in line {reached.line}",
-            "run_stop may come as soon as it is; the RCP checker counts up to the last evaluation",
+            "run_stop may follow at once; the RCP checker counts up to the last evaluation",
             NOTE,
         )
     points = [e for e in log.evaluations if is_number(e.epoch)]
@@ -207,7 +207,7 @@ def _judge_epoch(evaluation: Evaluation, benchmark: Benchmark | None, find: Find
 
 
 def _distinct(points: list[Evaluation], find: Find) -> Iterator[Evaluation]:
-    """The evaluations without those that repeat the point of the one before."""
+    """The evaluations without repetitions of the previous epoch_num, which are reported."""
     last = None
     for point in points:
         if last is not None and point.epoch == last.epoch:
@@ -240,18 +240,18 @@ def _judge_epoch_cadence(points: list[Evaluation], find: Find) -> None:
 
 
 def _judge_sample_cadence(log: Log, points: list[Evaluation], find: Find) -> None:
-    """Each gap against the interval.
+    """Checks each gap between evaluations against the interval.
 
-    The rules let it be rounded up to a batch. Packing makes batches uneven, so that less than two are let pass.
-    Published closed results are off by up to one step of the formula's rounding, 25,000 samples: they round to the
-    nearest step, or evaluate at its end. So up to that a reviewer will ask; what is further off is another cadence.
+    The rules allow rounding up to a batch, and packing makes batches uneven: gaps less than two batches off are
+    accepted. Published closed results are off by up to 25,000 samples, one step of the formula's rounding; up to that
+    a gap is a warning, beyond it an error.
     """
     batch = log.value("global_batch_size")
     if not is_whole(batch) or batch <= 0:
         return
     if points and all(point.epoch < batch for point in points):
         found = f"epoch_num {points[-1].epoch:.10g} of the last evaluation, less than a batch of {batch:.10g}"
-        find(rules.CADENCE, points[-1].line, found, "the number of samples trained: of BERT epoch_num counts no epochs")
+        find(rules.CADENCE, points[-1].line, found, "the number of samples trained: BERT's epoch_num counts samples")
         return
     interval, last = rules.evaluation_interval("bert", batch), 0
     for point in _distinct(points, find):
@@ -268,7 +268,7 @@ def _judge_sample_cadence(log: Log, points: list[Evaluation], find: Find) -> Non
 
 
 def _judge_start(points: list[Evaluation], find: Find) -> None:
-    """BERT starts from a given checkpoint, whose accuracy is known."""
+    """Checks the first accuracy of BERT, which starts from a checkpoint of accuracy 0.34085."""
     first = points[0] if points else None
     if first is None or not is_number(first.accuracy):
         return
@@ -280,5 +280,5 @@ def _judge_start(points: list[Evaluation], find: Find) -> None:
             rules.STARTING_POINT,
             first.line,
             f"first accuracy {first.accuracy:g}",
-            f"above {start}, which the reference's checkpoint starts from",
+            f"above {start}, the accuracy of the starting checkpoint",
         )

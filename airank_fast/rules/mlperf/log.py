@@ -1,4 +1,4 @@
-"""What the rule book read of an MLPerf log: the values, evaluations and moments that judgements are made of."""
+"""The parsed content of an MLPerf log, which the checks need: values, seeds, evaluations and times."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Evaluation(NamedTuple):
     line: int
     accuracy: object
     epoch: object  # epoch_num
-    samples_count: object  # or step_num, by which some logs of 3.1 count
+    samples_count: object  # or step_num, in some logs of 3.1
 
     def reaches(self, target: float) -> bool:
-        """At or above the target, and a fraction."""
+        """Whether the accuracy is a fraction at or above the target."""
         return is_number(self.accuracy) and target <= self.accuracy < 1
 
 
 @dataclass
 class Log:
-    """What the book read of a log, for those who judge several together."""
+    """The parsed content of a log and its findings."""
 
     path: str
     findings: list[Finding] = field(default_factory=list, repr=False)
-    values: dict[str, tuple[object, int]] = field(default_factory=dict)  # of what appears once: first value, line
+    values: dict[str, tuple[object, int]] = field(default_factory=dict)  # of keys that appear once: first value, line
     seeds: list[tuple[object, dict, int]] = field(default_factory=list)  # value, metadata, line
     evaluations: list[Evaluation] = field(default_factory=list, repr=False)
     run_start_ms: float | None = None
@@ -41,35 +41,35 @@ class Log:
 
     @property
     def benchmark(self) -> Benchmark | None:
-        """What rules it falls under; None for a benchmark that this book does not know."""
+        """The rules of its benchmark; None for a benchmark without a book here."""
         name = self.value("submission_benchmark")
         return BENCHMARKS.get(name) if isinstance(name, str) else None
 
     @property
     def lacks_book(self) -> bool:
-        """Whether it is of one of MLPerf's benchmarks, and not of one that this book knows."""
+        """Whether its benchmark is one of MLPerf's without a book here."""
         name = self.value("submission_benchmark")
         return self.benchmark is None and name in WORDS["submission_benchmark"]
 
     @property
     def other_round(self) -> str | None:
-        """The rounds that have its benchmark, where this book's has not."""
+        """The rounds that have its benchmark, if the round of this book does not."""
         name = self.value("submission_benchmark")
         return OTHER_ROUNDS.get(name) if isinstance(name, str) else None
 
     @property
     def closed(self) -> Benchmark | None:
-        """The same, unless it is of the open division, which may do otherwise."""
+        """The rules of its benchmark; None in the open division, which they do not bind."""
         return None if self.value("submission_division") == "open" else self.benchmark
 
     @property
     def failed(self) -> bool:
-        """Whether the run did not converge, as far as is known."""
+        """Whether the run did not converge; without a book, whether its status is no success."""
         return self.converged_at is None if self.benchmark else self.status != "success"
 
     @property
     def minutes(self) -> float | None:
-        """The result of the run: from run_start to run_stop."""
+        """The result of the run: minutes from run_start to run_stop."""
         if self.run_start_ms is None or self.run_stop_ms is None:
             return None
         return (self.run_stop_ms - self.run_start_ms) / 60_000

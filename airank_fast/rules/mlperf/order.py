@@ -1,9 +1,9 @@
 """The rule book of a `:::MLLOG` training log: MLPerf training 4.0.0, closed division, ResNet-50 and BERT.
 
-All that the official compliance checker demands, and what it lets through although the training rules forbid it: the
-order of time and of events, how the run ended, the evaluation cadence, sizes, and hyper-parameters that it only wants
-to be there. rules.py holds the rules as data, contents.py judges what was said, this file when it was
-said; result.py judges the logs of a result together. docs/verify-mlperf.md shows it beside the official checker.
+It checks what the official compliance checker requires, and what the training rules forbid and that checker accepts:
+the order of times and events, the end of the run, the evaluation cadence, sizes and the values of hyper-parameters.
+rules.py has the rules as data, contents.py checks values, this file their order and times, result.py the logs of a
+result together. docs/verify-mlperf.md compares it with the official checker.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from airank_fast.rules.mlperf import contents, rules
 from airank_fast.rules.mlperf.log import Evaluation, Log
 from airank_fast.rules.mlperf.rules import is_number, short
 
-_MAX_ALIKE = 10  # findings of one rule that are told one by one
-_MAX_NAMES = 50  # unknown keys, namespaces and seeds that are remembered
+_MAX_OF_A_RULE = 10  # findings of one rule that are listed
+_MAX_NAMES = 50  # other keys, namespaces and seeds that are kept
 
 
-def check(lines: Lines, known: object = None) -> Iterator[Finding]:
-    """The findings about one log, in the order of its lines; nothing need be known besides."""
+def check(lines: Lines, facts: object = None) -> Iterator[Finding]:
+    """The findings about one log, in the order of its lines; MLPerf's rules need no `facts`."""
     yield from read(lines).findings
 
 
 def read(lines: Lines | str | os.PathLike) -> Log:
-    """Read a log of any size and state, and judge it."""
+    """Reads a log of any size and checks it."""
     lines = lines if isinstance(lines, Lines) else Lines(lines)
     book = _Book(lines.path)
     feed, last_ms = book.feed, -math.inf
@@ -40,34 +40,36 @@ def read(lines: Lines | str | os.PathLike) -> Log:
             continue
         time_ms = record["time_ms"]
         if time_ms < last_ms and not rules.has_no_time(record):
-            book.clock_runs_back(number, record["key"], last_ms - time_ms)
+            book.check_time_order(number, record["key"], last_ms - time_ms)
         last_ms = time_ms or last_ms
         feed(number, record)
-    book.end(utf16=lines.oddities.get("utf16"))
+    book.check_whole(utf16=lines.oddities.get("utf16"))
     return book.log
 
 
 class _Findings:
-    """Collects findings; of many that break one rule only the first."""
+    """Collects findings, of each rule the first _MAX_OF_A_RULE."""
 
     def __init__(self, path: str):
         self.log = Log(path)
         self._counts: Counter[Rule] = Counter()
-        self._untold: dict[Rule, Finding] = {}  # the first that was left out
+        self._omitted: dict[Rule, Finding] = {}  # the first omitted finding of a rule
 
     def find(self, rule: Rule, line: int | None, found: str, required: str, severity: str | None = None) -> None:
-        """Note that a rule is broken."""
+        """Adds a finding."""
         self._counts[rule] += 1
-        if self._counts[rule] <= _MAX_ALIKE:
+        if self._counts[rule] <= _MAX_OF_A_RULE:
             self.log.findings.append(rule.broken(self.log.path, line, found, required, severity))
-        elif rule not in self._untold:
-            self._untold[rule] = rule.broken(self.log.path, line, found, required, severity)
+        elif rule not in self._omitted:
+            self._omitted[rule] = rule.broken(self.log.path, line, found, required, severity)
 
     def finish(self) -> None:
-        """Say how many were left out, and put all in the order of their lines. Of a benchmark without a book only what
-        the rules have in common stays."""
-        for rule, first in self._untold.items():
-            more = self._counts[rule] - _MAX_ALIKE - 1
+        """Adds the numbers of omitted findings and sorts all by line.
+
+        For a benchmark without a book only the findings of common rules stay.
+        """
+        for rule, first in self._omitted.items():
+            more = self._counts[rule] - _MAX_OF_A_RULE - 1
             found = f"{first.found}, and {more} more like it" if more else first.found
             self.log.findings.append(rule.broken(first.path, first.line, found, first.required, first.severity))
         if self.log.lacks_book:
@@ -77,16 +79,16 @@ class _Findings:
 
 
 class _Book(_Findings):
-    """Reads records one after the other, and remembers what later ones depend on."""
+    """Checks a log record by record."""
 
     def __init__(self, path: str):
         super().__init__(path)
-        self._seen: Counter[str] = Counter()  # lines of each key that a rule is about
-        self._unknown: dict[str, int] = {}  # other keys, and the first line of each
+        self._seen: Counter[str] = Counter()  # lines of each key with a rule
+        self._other_keys: dict[str, int] = {}  # keys without a rule -> first line
         self._namespaces: set[str] = set()
-        self._mistyped: set[str] = set()  # keys whose event_type was found wrong: each is said once
-        self._moments: dict[str, tuple[float, int]] = {}  # of init_start, init_stop, run_start, run_stop: time, line
-        self._open: dict[str, tuple[dict, int]] = {}  # intervals that were started: metadata, line
+        self._mistyped: set[str] = set()  # keys whose wrong event_type is reported
+        self._moments: dict[str, tuple[float, int]] = {}  # init_start, init_stop, run_start, run_stop -> time, line
+        self._open: dict[str, tuple[dict, int]] = {}  # started intervals -> metadata, line
         self._last_epoch = 0.0
         self._initialized_in_time = True
         self._handlers = {
@@ -100,21 +102,30 @@ class _Book(_Findings):
     def _counts_samples(self) -> bool:
         return self.log.benchmark is not None and self.log.benchmark.counts_samples
 
-    def clock_runs_back(self, line: int, key: str, by_ms: float) -> None:
-        """A line is older than the one before it."""
-        severity, required = ERROR, "time goes on"
+    def check_time_order(self, line: int, key: str, by_ms: float) -> None:
+        """Reports a line whose time is before that of the previous line."""
+        severity, required = ERROR, "times that do not run backwards"
         if by_ms <= rules.TIME_SLACK_MS:
             severity = WARNING
         elif key not in rules.KEYS_OF_THE_CLOCK:
-            severity, required = WARNING, "time goes on, but for facts that another process wrote late"
+            severity, required = (
+                WARNING,
+                "times that do not run backwards, except for facts that another process wrote late",
+            )
         elif self.log.lacks_book:
-            severity, required = WARNING, "time goes on, but for what the benchmark's own book lets run later"
+            severity, required = (
+                WARNING,
+                "times that do not run backwards, except where the benchmark's own book allows it",
+            )
         elif self._counts_samples and key in rules.KEYS_OF_CHECKPOINTS:
-            severity, required = WARNING, "time goes on, but for checkpoints that were evaluated later"
+            severity, required = (
+                WARNING,
+                "times that do not run backwards, except for checkpoints that were evaluated later",
+            )
         self.find(rules.TIME_ORDER, line, f"the clock runs back by {by_ms:.0f} ms at {key[:60]}", required, severity)
 
     def feed(self, number: int, record: dict) -> None:
-        """Judge one record by what came before it."""
+        """Checks one record against those before it."""
         key, time_ms, metadata = record["key"], record["time_ms"], record.get("metadata")
         if record.get("namespace") != "":
             self._judge_namespace(number, record)
@@ -127,8 +138,8 @@ class _Book(_Findings):
             value = record["value"]
             if value != value:
                 self.find(rules.NOT_A_NUMBER, number, f"{key[:60]} is NaN", "a number")
-            if key not in self._unknown and len(self._unknown) < _MAX_NAMES:
-                self._unknown[key] = number
+            if key not in self._other_keys and len(self._other_keys) < _MAX_NAMES:
+                self._other_keys[key] = number
             return
         self._seen[key] += 1
         self._judge_event_type(number, key, record.get("event_type"))
@@ -156,10 +167,10 @@ class _Book(_Findings):
             self.find(rules.TIME_UNIT, number, f"time_ms {time_ms:g}", "milliseconds since 1970, about 1.7e12")
 
     def _judge_event_type(self, number: int, key: str, event_type: object) -> None:
-        wanted = {"start": rules.START, "stop": rules.END}.get(key.rpartition("_")[2], rules.POINT)
-        if event_type != wanted and key not in self._mistyped:
+        required = {"start": rules.START, "stop": rules.END}.get(key.rpartition("_")[2], rules.POINT)
+        if event_type != required and key not in self._mistyped:
             self._mistyped.add(key)
-            self.find(rules.EVENT_TYPE, number, f"{key} has event_type {short(event_type)}", wanted)
+            self.find(rules.EVENT_TYPE, number, f"{key} has event_type {short(event_type)}", required)
 
     def _remember(self, number: int, key: str, value: object) -> None:
         if key not in self.log.values:
@@ -173,11 +184,11 @@ class _Book(_Findings):
         else:
             self.find(rules.ONCE, number, f"{key} {short(value)}, in line {line} {short(first)}", "one line")
 
-    # one method for each key whose place in the log matters
+    # one method for each key whose order or time has a rule
 
     def _on_submission_division(self, number: int, record: dict, metadata: dict) -> None:
         if "init_stop" in self._moments:
-            required = "before init_stop: the checker takes the limit of the initialization from it"
+            required = "before init_stop: it sets the checker's limit of the initialization"
             self.find(rules.EVENT_ORDER, number, "submission_division after init_stop", required)
 
     def _on_cache_clear(self, number: int, record: dict, metadata: dict) -> None:
@@ -194,13 +205,13 @@ class _Book(_Findings):
 
     def _on_init_stop(self, number: int, record: dict, metadata: dict) -> None:
         self._forbid_after(number, "init_stop", "run_start")
-        self._demand_before(number, "init_stop", "init_start")
+        self._require_before(number, "init_stop", "init_start")
         self._judge_initialization(number, "init_stop", record["time_ms"])
         self._moments.setdefault("init_stop", (record["time_ms"], number))
 
     def _on_run_start(self, number: int, record: dict, metadata: dict) -> None:
         self._forbid_after(number, "run_start", "run_stop")
-        self._demand_before(number, "run_start", "init_stop")
+        self._require_before(number, "run_start", "init_stop")
         self._judge_initialization(number, "run_start", record["time_ms"])
         self._moments.setdefault("run_start", (record["time_ms"], number))
         self.log.run_start_ms = self._moments["run_start"][0]
@@ -215,7 +226,7 @@ class _Book(_Findings):
             self.find(rules.INITIALIZATION, number, f"{key} {passed_ms / 60_000:.1f} min after init_start", required)
 
     def _on_run_stop(self, number: int, record: dict, metadata: dict) -> None:
-        self._demand_before(number, "run_stop", "run_start")
+        self._require_before(number, "run_stop", "run_start")
         start_ms, line = self._moments.get("run_start", (-math.inf, 0))
         if record["time_ms"] <= start_ms:
             found = f"run_stop {start_ms - record['time_ms']:.0f} ms before run_start"
@@ -238,12 +249,12 @@ class _Book(_Findings):
             self.log.seeds.append((record["value"], metadata, number))
 
     def _on_eval_accuracy(self, number: int, record: dict, metadata: dict) -> None:
-        self._demand_running(number, "eval_accuracy")
+        self._require_running(number, "eval_accuracy")
         epoch = metadata.get("epoch_num")
         counted = metadata.get("samples_count", metadata.get("step_num"))
         evaluation = Evaluation(number, record["value"], epoch, counted)
         if "eval" in self._open:
-            self._demand_same(number, "epoch_num", metadata, self._open["eval"])
+            self._require_same(number, "epoch_num", metadata, self._open["eval"])
         if len(self.log.evaluations) < contents.MAX_EVALUATIONS:
             self.log.evaluations.append(evaluation)
         else:
@@ -252,7 +263,7 @@ class _Book(_Findings):
     def _on_interval_start(self, number: int, record: dict, metadata: dict) -> None:
         key = record["key"]
         name = key.removesuffix("_start")
-        self._demand_running(number, key)
+        self._require_running(number, key)
         if name in self._open:
             self.find(rules.INTERVALS, number, key, f"{name}_stop before it, for line {self._open[name][1]}")
         self._open[name] = metadata, number
@@ -261,22 +272,22 @@ class _Book(_Findings):
     def _on_interval_stop(self, number: int, record: dict, metadata: dict) -> None:
         key = record["key"]
         name = key.removesuffix("_stop")
-        self._demand_running(number, key)
+        self._require_running(number, key)
         started = self._open.pop(name, None)
         if started is None:
             self.find(rules.INTERVALS, number, key, f"{name}_start before it")
         else:
-            self._demand_same(number, "first_epoch_num", metadata, started)
+            self._require_same(number, "first_epoch_num", metadata, started)
             if not self._counts_samples:  # else where it started and where it stopped
-                self._demand_same(number, "epoch_num", metadata, started)
+                self._require_same(number, "epoch_num", metadata, started)
         self._judge_interval(number, key, metadata)
 
     def _judge_interval(self, number: int, key: str, metadata: dict) -> None:
-        """What the metadata of a block, an epoch, an evaluation must hold."""
-        trouble = rules.lacks(key, metadata)
-        if trouble and not (self.log.benchmark is None and "step_num" in metadata):  # as round 3.1 has it
-            told = {name: value for name, value in metadata.items() if name not in ("file", "lineno")}
-            self.find(rules.INTERVALS, number, f"{key} with {', '.join(told)[:80] or 'nothing'}", trouble, ERROR)
+        """Checks the metadata of a block, an epoch or an evaluation."""
+        missing = rules.missing_metadata(key, metadata)
+        if missing and not (self.log.benchmark is None and "step_num" in metadata):  # some logs of 3.1
+            stated = ", ".join(name for name in metadata if name not in ("file", "lineno"))
+            self.find(rules.INTERVALS, number, f"{key} with {stated[:80] or 'nothing'}", missing, ERROR)
         epoch = metadata.get("first_epoch_num" if key.startswith("block") else "epoch_num")
         if epoch is None:
             return
@@ -296,38 +307,40 @@ class _Book(_Findings):
             if other in self._moments:
                 self.find(rules.EVENT_ORDER, number, f"{key} after {other}", f"before line {self._moments[other][1]}")
 
-    def _demand_before(self, number: int, key: str, other: str) -> None:
+    def _require_before(self, number: int, key: str, other: str) -> None:
         if other not in self._moments:
             self.find(rules.EVENT_ORDER, number, f"{key} without {other} before it", f"{other} first")
 
-    def _demand_running(self, number: int, key: str) -> None:
+    def _require_running(self, number: int, key: str) -> None:
         if "run_start" not in self._moments or "run_stop" in self._moments:
             when = "after run_stop" if "run_stop" in self._moments else "before run_start"
             is_checked = key == "block_start" and "run_start" not in self._moments
             rule = rules.EVENT_ORDER if is_checked else rules.RUNNING
             self.find(rule, number, f"{key} {when}", "while the clock runs")
 
-    def _demand_same(self, number: int, name: str, metadata: dict, started: tuple[dict, int]) -> None:
-        got, wanted = metadata.get(name), started[0].get(name)
-        if is_number(got) and is_number(wanted) and got != wanted:
-            self.find(rules.INTERVALS, number, f"{name} {got:.10g}", f"{wanted:.10g} as in line {started[1]}")
+    def _require_same(self, number: int, name: str, metadata: dict, started: tuple[dict, int]) -> None:
+        got, required = metadata.get(name), started[0].get(name)
+        if is_number(got) and is_number(required) and got != required:
+            self.find(rules.INTERVALS, number, f"{name} {got:.10g}", f"{required:.10g} as in line {started[1]}")
 
-    def end(self, utf16: int | None) -> None:
-        """Judge the log as a whole."""
+    def check_whole(self, utf16: int | None) -> None:
+        """Checks the log as a whole."""
         if utf16:
             self.find(rules.ENCODING, utf16, "UTF-16", "UTF-8: the official parser finds no line")
-        needed = rules.NEEDED_IN_EVERY_ROUND if self.log.other_round else rules.NEEDED
-        if self.log.value("submission_benchmark") == "minigo":  # it makes its samples itself
-            needed = [keys for keys in needed if not {"train_samples", "eval_samples"} & set(keys)]
-        missing = [" or ".join(keys) for keys in needed if not any(self._seen[key] for key in keys)]
+        required = rules.REQUIRED_IN_EVERY_ROUND if self.log.other_round else rules.REQUIRED_KEYS
+        if self.log.value("submission_benchmark") == "minigo":  # it generates its samples
+            required = [keys for keys in required if not {"train_samples", "eval_samples"} & set(keys)]
+        missing = [" or ".join(keys) for keys in required if not any(self._seen[key] for key in keys)]
         if missing:
             self.find(rules.REQUIRED, None, f"no line {', '.join(missing)}", "each of them")
         contents.judge_values(self.log, self.find)
         contents.judge_evaluations(self.log, self.find)
         if self._seen["eval_accuracy"] and not self._seen["eval_start"]:
             self.find(rules.INTERVALS, None, "no eval_start", "one before each evaluation", NOTE)
-        unknown = {key: line for key, line in self._unknown.items() if key not in rules.HARMLESS_KEYS}
-        if unknown:
-            names = ", ".join(key[:60] for key in list(unknown)[:10]) + (", ..." if len(unknown) > 10 else "")
-            self.find(rules.UNKNOWN_KEYS, min(unknown.values()), f"keys that no rule is about: {names}", "no harm done")
+        others = {key: line for key, line in self._other_keys.items() if key not in rules.HARMLESS_KEYS}
+        if others:
+            names = ", ".join(key[:60] for key in list(others)[:10]) + (", ..." if len(others) > 10 else "")
+            self.find(
+                rules.UNKNOWN_KEYS, min(others.values()), f"keys without a rule: {names}", "no change is required"
+            )
         self.finish()

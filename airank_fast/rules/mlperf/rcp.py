@@ -1,14 +1,14 @@
-"""Reference convergence points (RCP): how soon a set of MLPerf runs may reach the target, and by what it is scaled.
+"""Reference convergence points (RCP): how soon a set of MLPerf runs may reach the target, and how it is scaled.
 
-The reference implementations' epochs to converge (BERT: samples) at several batch sizes ship with mlperf-logging. As
-its RCP checker has it for ruleset 4.0.0 (training rules, Reference Convergence Points):
+mlperf-logging ships the reference implementations' epochs to converge (BERT: samples) at several batch sizes. This
+file computes as its RCP checker for ruleset 4.0.0 (training rules, Reference Convergence Points):
 
     mean      of a reference's runs without the fastest and the slowest
     minimum   mean - t s sqrt(1 / (runs of the reference - 2) + 1 / (runs of a submission - 2)), with s the standard
               deviation of all runs of the reference (over n, not n - 1) and t the 95 % quantile of Student's
-              distribution: what a one-sided t-test at 5 % just lets pass
+              distribution: the bound of a one-sided t-test at 5 %
     pruning   a reference that converges more slowly than the line between its neighbours is left out
-    between   two batch sizes, mean and s lie on the line between them, for twice as many runs as a submission has
+    between   two batch sizes mean and s are interpolated linearly, for twice as many runs as a submission has
 
 A set whose own mean (again without the fastest and the slowest) is below the minimum is refused; between minimum and
 mean its time is multiplied by mean / own mean.
@@ -45,17 +45,17 @@ class Point:
     interpolated: bool = False
 
     def scaling(self, submission_mean: float) -> float:
-        """What a submission's minutes are multiplied by."""
+        """The factor of a submission's minutes, at least 1."""
         return max(1.0, self.mean / submission_mean) if submission_mean > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a set of runs compares with the reference."""
+    """The comparison of a set of runs with the reference."""
 
     accepted: bool
     mean: float  # of the set, without the fastest and the slowest
-    point: Point | None  # what it was compared with
+    point: Point | None  # of the reference
     scaling: float
     reason: str
 
@@ -66,7 +66,7 @@ def olympic_mean(values: Iterable[float]) -> float:
 
 
 def reference_file(benchmark: str, ruleset: str = RULESET) -> Path | None:
-    """Where mlperf-logging keeps a benchmark's references; None if it is not installed or has none."""
+    """The file of a benchmark's references in mlperf-logging; None if it is not installed or has none."""
     package = importlib.util.find_spec("mlperf_logging")
     for folder in (package.submodule_search_locations or ()) if package else ():
         path = Path(folder) / "rcp_checker" / f"training_{ruleset}" / f"rcps_{benchmark}.json"
@@ -76,7 +76,7 @@ def reference_file(benchmark: str, ruleset: str = RULESET) -> Path | None:
 
 
 def read_points(path: str | os.PathLike, benchmark: str) -> list[Point]:
-    """The points of a file in mlperf-logging's form, by batch size, not yet pruned."""
+    """The unpruned points of a file in mlperf-logging's format, by batch size. UserError for another file."""
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8")).values()
         points = [_point(benchmark, entry) for entry in entries if entry["Benchmark"] == benchmark]
@@ -108,13 +108,13 @@ def interpolate(batch_size: int, low: Point, high: Point) -> Point:
 
 
 def prune(points: Sequence[Point]) -> list[Point]:
-    """Those that bound the fastest convergence: from the fastest on, none above the line between its neighbours."""
+    """The points from the fastest on, without those above the line between their neighbours."""
     fastest = min(points, key=lambda point: point.mean)
     kept = [point for point in points if point.batch_size >= fastest.batch_size]
     at = 1
     while at < len(kept) - 1:
         if kept[at].mean > interpolate(kept[at].batch_size, kept[at - 1], kept[at + 1]).mean:
-            del kept[at]  # the one before is not looked at again
+            del kept[at]  # as the official checker: the previous point is not tested again
         else:
             at += 1
     return kept
@@ -122,15 +122,15 @@ def prune(points: Sequence[Point]) -> list[Point]:
 
 @cache
 def points(benchmark: str, ruleset: str = RULESET) -> tuple[Point, ...] | None:
-    """The pruned points of a benchmark (resnet, bert) from mlperf-logging; None if they are not there."""
+    """The pruned points of a benchmark (resnet, bert) from mlperf-logging; None without them."""
     path = reference_file(benchmark, ruleset)
     return tuple(prune(read_points(path, benchmark))) if path else None
 
 
 def point(benchmark: str, batch_size: int, among: Sequence[Point] | None = None) -> Point | None:
-    """What a submission of that batch size is compared with; None without references or above the largest of them.
+    """The reference point for a batch size; None without references or above their largest batch size.
 
-    Below the smallest batch size that is the smallest one's.
+    Below the smallest batch size it is the smallest one's point.
     """
     among = points(benchmark) if among is None else among
     if not among or batch_size > among[-1].batch_size:
@@ -142,9 +142,9 @@ def point(benchmark: str, batch_size: int, among: Sequence[Point] | None = None)
 
 
 def compare(benchmark: str, batch_size: int, epochs: Sequence[float | None]) -> Verdict | None:
-    """A set of runs against the reference; None without references.
+    """Compares a set of runs with the reference; None without references.
 
-    `epochs` to converge of each run (BERT: samples), None for one that did not.
+    `epochs` are those to converge of each run (BERT: samples), None for a run that did not converge.
     """
     if points(benchmark) is None:
         return None
@@ -153,7 +153,7 @@ def compare(benchmark: str, batch_size: int, epochs: Sequence[float | None]) -> 
     mean = olympic_mean(math.inf if epoch is None else epoch for epoch in epochs)
     against = point(benchmark, batch_size)
     if against is None:
-        reason = f"no reference at a batch of {batch_size} or above: one must be handed in"
+        reason = f"no reference at a batch of {batch_size} or above: one must be submitted"
         return Verdict(False, mean, None, 1.0, reason)
     accepted, scaling = mean >= against.minimum, against.scaling(mean)
     where = f"the {'interpolated ' if against.interpolated else ''}reference at a batch of {against.batch_size}"

@@ -1,4 +1,4 @@
-"""The logs of an MLPerf result together: 5 of ResNet-50, 10 of BERT, of the 4.0 round's closed division."""
+"""Checks the logs of an MLPerf result together: 5 of ResNet-50, 10 of BERT (4.0 round, closed division)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from airank_fast.rules.mlperf.rules import is_number, short
 
 _NAME = re.compile(rf"result_.*\.txt({'|'.join(map(re.escape, PACKED))})?", re.DOTALL)  # of the package checker
 
-# Of a run that did not converge, of which a set may hold one.
+# Rules that a run without convergence breaks; a set may have one such run.
 _NOT_CONVERGED = {rules.STATUS.name, rules.TARGET.name}
-_MAY_DIFFER = {"init_stop", "run_start", "run_stop", "train_samples"}  # BERT's train_samples: those to converge
+_MAY_DIFFER = {"init_stop", "run_start", "run_stop", "train_samples"}  # BERT's train_samples may be those to converge
 _OF_THE_SYSTEM = (*rules.SUBMISSION_KEYS, "eval_samples")
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file is one of the logs of a result, packed or not, by its name."""
+    """Whether a file has the name of a result log, compressed or not: result_0.txt, result_0.txt.gz."""
     return _NAME.fullmatch(path.name) is not None
 
 
 def logs_in(folder: Path) -> list[Path]:
-    """The logs of the result that a directory holds; none if it holds no MLPerf result."""
+    """The result logs in a directory; [] if none of them is an MLPerf log."""
     logs = sorted(path for path in folder.iterdir() if is_log(path) and path.is_file()) if folder.is_dir() else []
     return logs if any("mlperf" in formats_of(log) for log in logs) else []
 
 
 def formats_of(path: Path) -> list[str]:
-    """The formats of a file; none of one that cannot be read."""
+    """The formats of a file; [] if it cannot be read."""
     try:
         return detect(path)
     except UserError:
@@ -45,9 +45,9 @@ def formats_of(path: Path) -> list[str]:
 
 
 def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") -> Iterator[Finding]:
-    """The findings about each log of a result, then those about all of them at `path` (the directory that holds them).
+    """The findings about each log of a result, then those about the set at `path`, the directory of the logs.
 
-    A run that did not converge is a warning if no more of them than the benchmark allows did not.
+    A run that did not converge is a warning if the benchmark allows that many.
     """
     logs = [order.read(each) for each in paths]
     failed = [log for log in logs if log.failed]
@@ -63,15 +63,15 @@ def check_set(paths: Iterable[str | os.PathLike], path: str | os.PathLike = "") 
 
 
 def _most_failed(logs: Sequence[Log]) -> int:
-    """Runs of a set that may fail to converge."""
+    """The number of runs in a set that may fail to converge."""
     return max((rules.MAX_FAILED.get(str(log.value("submission_benchmark")), 1) for log in logs), default=1)
 
 
 def judge_set(logs: Sequence[Log], path: str) -> Iterator[Finding]:
-    """What concerns logs together.
+    """The findings about the set as a whole.
 
-    The runs must be as many as the benchmark wants, of one system with the same hyper-parameters, with seeds of their
-    own, and converge no faster than the reference. One may fail to converge, and none may be a copy of another.
+    A set has the benchmark's number of runs, one system, equal hyper-parameters and different seeds. It converges no
+    faster than the reference. One run may fail to converge, and none may be a copy of another.
     """
     yield from _judge_number(logs, path)
     yield from _judge_copies(logs)
@@ -94,9 +94,9 @@ def _judge_number(logs: Sequence[Log], path: str) -> Iterator[Finding]:
 
 
 def same_start(starts_ms: Sequence[float | None]) -> list[list[int]]:
-    """Which runs of a set begin at the same millisecond, by their places in it: groups of two and more.
+    """Groups of two or more runs that start at the same millisecond, by their indices in the set.
 
-    Independent runs do not, so that all but one of a group are copies, whatever their seeds say.
+    Independent runs start at different times: all but one of a group are copies, even with different seeds.
     """
     groups = defaultdict(list)
     for place, start_ms in enumerate(starts_ms):
@@ -113,24 +113,24 @@ def _judge_copies(logs: Sequence[Log]) -> Iterator[Finding]:
 
 
 def _name(log: Log, logs: Sequence[Log]) -> str:
-    """What tells a log from the others: its file's name, else its path."""
+    """The file name of a log; its path if another log has the same name."""
     name = os.path.basename(log.path)
     return name if sum(os.path.basename(other.path) == name for other in logs) == 1 else log.path
 
 
 def _judge_equality(logs: Sequence[Log]) -> Iterator[Finding]:
-    """Each value that all must share, against that of most logs."""
+    """Compares each value that all logs must share with its most frequent value."""
     for key in dict.fromkeys(key for log in logs for key in log.values if key not in _MAY_DIFFER):
         texts = [short(log.value(key)) if key in log.values else None for log in logs]
         usual = max(texts, key=lambda text: (text is not None, texts.count(text)))
         rule = rules.SAME_SYSTEM if key in _OF_THE_SYSTEM else rules.SAME_HYPERPARAMETERS
         for log, text in zip(logs, texts, strict=True):
-            if text is not None and text != usual:  # a line that is missing was said already
+            if text is not None and text != usual:  # a missing line is reported by its log
                 yield rule.broken(log.path, log.values[key][1], f"{key} {text}", f"{usual} as in the other runs")
 
 
 def _judge_seeds(logs: Sequence[Log]) -> Iterator[Finding]:
-    """A seed may come again in one run, but not from the same place of the source in another."""
+    """Two runs must not log one seed from the same source line; one run may repeat it."""
     taken: dict[tuple, Log] = {}
     for log in logs:
         mine = {}
@@ -143,18 +143,18 @@ def _judge_seeds(logs: Sequence[Log]) -> Iterator[Finding]:
             taken.setdefault(place, log)
     for log in logs:
         if taken and not log.seeds:
-            found = f"no line seed, {_name(next(iter(taken.values())), logs)} has one"
+            found = f"no line seed; {_name(next(iter(taken.values())), logs)} has one"
             yield rules.SEEDS_OF_ALL.broken(log.path, None, found, "a seed in all runs, or in none")
 
 
 def _judge_convergence(logs: Sequence[Log], path: str) -> Iterator[Finding]:
-    """Against the reference convergence points that mlperf-logging ships, where it is installed."""
+    """Compares the set with the reference convergence points of mlperf-logging, if it is installed."""
     sizes = defaultdict(list)
     for log in logs:
         if log.closed and is_number(log.value("global_batch_size")):
             sizes[log.closed.name, log.value("global_batch_size")].append(log)
     if len(sizes) != 1 or len(logs) < 3:
-        return  # no batch size, or several: said already
+        return  # no batch size, or several: reported above
     (name, batch_size), of_one = next(iter(sizes.items()))
     verdict = rcp.compare(name, batch_size, [log.converged_at for log in of_one])
     if verdict is None:
@@ -163,7 +163,7 @@ def _judge_convergence(logs: Sequence[Log], path: str) -> Iterator[Finding]:
         )
         return
     if verdict.mean == float("inf"):
-        return  # too few runs converged: said already
+        return  # too few runs converged: reported above
     unit = "samples" if rules.BENCHMARKS[name].counts_samples else "epochs"
     found = f"{verdict.mean:.10g} {unit} to converge at a batch of {batch_size}: {verdict.reason}"
     if not verdict.accepted:
