@@ -108,12 +108,12 @@ class _Run:
             yield self._broken(
                 CONFIG, f"config {quote(str(run.get('config')), 30)}", f"{nodes:g}x{devices:g} is required"
             )
-        for name, number, word in (("nodes_stated", nodes, "机"), ("devices_stated", devices, "卡")):
-            stated = run.get(name)
-            if stated not in (None, number):
-                severity = WARNING if name == "devices_stated" and stated == nodes * devices else None
+        for name, number, word in (("nodes_named", nodes, "机"), ("devices_named", devices, "卡")):
+            named = run.get(name)
+            if named not in (None, number):
+                severity = WARNING if name == "devices_named" and named == nodes * devices else None
                 yield self._broken(
-                    CONFIG, f"{stated}{word} beside {run['config']}", f"{number}{word} is required", severity
+                    CONFIG, f"{named}{word} beside {run['config']}", f"{number}{word} is required", severity
                 )
 
     def _precision(self) -> Iterator[Finding]:

@@ -134,8 +134,8 @@ _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?
 def read_table(lines: Iterable[str]) -> Iterator[Entry]:
     """The rows of every Markdown table that has FlagPerf's columns, in any order; other lines are passed over.
 
-    An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_stated` and
-    `devices_stated` are what the name of the configuration says in words (两机8卡: 2 and 8). An accuracy may be
+    An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_named` and
+    `devices_named` are what the name of the configuration says in words (两机8卡: 2 and 8). An accuracy may be
     actual/target in fractions (0.657/0.655), as FlagPerf's BERT has it; then `target` is there. Kinds of trouble
     beside BROKEN: columns, config, cell (one that does not have its column's form; its value is None), fraction
     (accuracy is not in per cent).
@@ -177,7 +177,7 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
             nodes_word = named[4]
         said = [_DIGIT_OF.get(word) or int(word) if word else None for word in (nodes_word, devices_word)]
         run |= {"device": device, "nnodes": nodes, "nproc": devices, "config": f"{nodes}x{devices}"}
-        run |= {"nodes_stated": said[0], "devices_stated": said[1]}
+        run |= {"nodes_named": said[0], "devices_named": said[1]}
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
     run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
     of_target = _OF_TARGET.fullmatch(cell.get("acc", ""))

@@ -40,7 +40,7 @@ def read(lines: Lines | str | os.PathLike) -> Log:
             continue
         time_ms = record["time_ms"]
         if time_ms < last_ms and not rules.has_no_time(record):
-            book.check_time_order(number, record["key"], last_ms - time_ms)
+            book.report_backward_time(number, record["key"], last_ms - time_ms)
         last_ms = time_ms or last_ms
         feed(number, record)
     book.check_whole(utf16=lines.oddities.get("utf16"))
@@ -102,7 +102,7 @@ class _Book(_Findings):
     def _counts_samples(self) -> bool:
         return self.log.benchmark is not None and self.log.benchmark.counts_samples
 
-    def check_time_order(self, line: int, key: str, by_ms: float) -> None:
+    def report_backward_time(self, line: int, key: str, by_ms: float) -> None:
         """Reports a line whose time is before that of the previous line."""
         severity, required = ERROR, "times that do not run backwards"
         if by_ms <= rules.TIME_SLACK_MS:
