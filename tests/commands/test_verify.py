@@ -68,7 +68,7 @@ def test_an_unreadable_folder_is_status_1(tmp_path):
         done = verify(tmp_path, "--model", "resnet50")
     assert done.returncode == 1
     assert f"{folder}: error: the folder cannot be read: File name too long; " in done.stdout
-    assert done.stderr == "1 errors, 4 warnings, 1 notes\n"
+    assert done.stderr == "1 errors, 4 warnings, 2 notes\n"
 
 
 def test_the_help_of_model_names_what_it_accepts_and_does():

@@ -147,7 +147,7 @@ def test_a_compliant_log_gets_a_note_that_names_the_book(tmp_path, name):
     found = judged(tmp_path / "log", lines)
     notes = [finding for finding in found if finding.rule == "mlperf.division"]
     assert [finding.severity for finding in notes] == [NOTE]
-    assert f"there is no book of {name} here" in notes[0].required
+    assert f"{name} has no book here" in notes[0].required
     assert {finding.rule for finding in found if finding.severity != NOTE} <= {"mlperf.intervals"}
     assert ERROR not in {finding.severity for finding in found}
     if name in OF_ROUND_4_0:

@@ -31,7 +31,7 @@ def judge_values(log: Log, find: Find) -> None:
                 rules.DIVISION,
                 log.values["submission_benchmark"][1],
                 f"benchmark {name}" + (f", of MLPerf training {log.other_round}" if log.other_round else ""),
-                f"checked by the common rules alone: {name} has no book here, resnet and bert have",
+                f"checked by the common rules alone: {name} has no book here, only resnet and bert",
             )
     else:
         _judge_sizes(log, benchmark, find)
