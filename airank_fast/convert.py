@@ -3,8 +3,8 @@
 python -m airank_fast.convert GPUx8.log --to airank --set target=0.759 --set samples_per_epoch=1281167 --set unit=images
 python -m airank_fast.convert events.jsonl --to mlperf --output result_0.txt
 
-What the log does not say and the other format needs is asked for (--set NAME=VALUE), or left out (--incomplete), and
-never guessed. What is lost is listed on standard error. Exit status: 0, or 2 if something is missing or unreadable.
+Facts that the other format requires and the log lacks are given by --set NAME=VALUE or left out by --incomplete, never
+guessed. Standard error lists what is lost. Exit status: 0, or 2 if something is missing or unreadable.
 """
 
 from __future__ import annotations
@@ -52,55 +52,53 @@ class Options:
     output: Path | None = None
     """File, or directory for a file of the format's usual name. Default: standard output."""
     source: Literal["events", "mlperf", "airank", "perflog", "dllogger"] | None = None
-    """The format to read, where a file holds several. Default: the one that says most."""
+    """The format to read, where a file holds several. Default: the one with the most information."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What the log does not say: NAME=VALUE. GPUx8.log means world_size=8."""
+    """A fact that the log lacks: NAME=VALUE. GPUx8.log means world_size=8."""
     incomplete: bool = False
-    """Leave out what is missing instead of asking for it."""
+    """Leave out what is missing instead of requiring it."""
     accuracy_metric: str | None = None
     """The metric that is the accuracy. Default: val.top1, val.accuracy or top1_accuracy of DLLogger, and those of
     FlagPerf's BERT and ResNet-50."""
     accuracy_unit: Literal["percent", "fraction"] | None = None
-    """Unit of the accuracy, where the log does not say."""
+    """Unit of the accuracy, where the log does not state it."""
     time_zone: str | None = None
     """Zone of times without one (text of DLLogger), as +08:00 or Europe/Berlin. Default: UTC, and a note about it."""
     airank_profile: Literal["2020-12", "2021-05"] = "2020-12"
-    """AI-Rank's text that is followed."""
+    """AI-Rank's text to follow."""
 
 
 def main() -> int:
-    """Write the converted log; losses to standard error."""
+    """Write the converted log; omissions to standard error."""
     options = tyro.cli(Options, description=__doc__)
-    losses = converting.Losses()
+    omissions = converting.Omissions()
     source, name = find_log(options.log, options.source)
     cards = cards_in_name(options.log)
-    known = ({"world_size": cards} if cards else {}) | parse_settings(options.set)
-    events = LogReader(source, name, known, readers(options, losses.tell)).events
+    given = ({"world_size": cards} if cards else {}) | parse_settings(options.set)
+    events = LogReader(source, name, given, readers(options, omissions.count_line)).events
     try:
-        need = converting.Needs(options.to, events(), known)
-        if need.missing and not options.incomplete:
-            raise UserError(
-                f"--to {options.to} requires what the log does not say, "
-                f"{', '.join(f'--set {each}=' for each in need.missing)} (or --incomplete), got none of it"
-            )
-        losses.notes += need.notes(name, has_zone=options.time_zone is not None)
-        losses.notes += [f"{each}: not in the log, left out" for each in need.missing]
-        converting.scan(name, Lines(source), losses)
+        requirements = converting.Requirements(options.to, events(), given)
+        if requirements.missing and not options.incomplete:
+            settings = ", ".join(f"--set {each}=" for each in requirements.missing)
+            raise UserError(f"--to {options.to}: must have {settings} or --incomplete, got none of them")
+        omissions.notes += requirements.notes(name, has_zone=options.time_zone is not None)
+        omissions.notes += [f"{each}: not in the log, left out" for each in requirements.missing]
+        converting.scan(name, Lines(source), omissions)
         markdown = options.output is not None and options.output.suffix == ".md"
-        standing = events() if options.to == "events" else converting.standing(events(), need.kinds)
-        lines = converting.convert(standing, options.to, losses, options.airank_profile, markdown, need.stated)
+        kept = events() if options.to == "events" else converting.without_superseded(events(), requirements.kinds)
+        lines = converting.convert(kept, options.to, omissions, options.airank_profile, markdown, requirements.stated)
         write(lines, destination(options.output, options.to), source)
     except UserError as error:
         text = str(error)
         named = text.startswith((str(source), "--"))
         raise UserError(text if named else f"{source}: {text}") from None
-    for line in losses.lines():
+    for line in omissions.lines():
         print(line, file=sys.stderr)
     return 0
 
 
 def readers(options: Options, lost: Callable[[int, str], object]) -> dict:
-    """The parsers that take options of this command."""
+    """The parsers that this command has options for."""
     zone = time_zone(options.time_zone)
     metric = options.accuracy_metric
     return {

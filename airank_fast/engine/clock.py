@@ -151,17 +151,19 @@ class Clock:
             self.core_s += core_s
             self.wait_s += waited
             self.h2d_s += h2d_s
-            self.samples += sum(batch.num_samples for batch in batches)
-            self.units += sum(batch.units for batch in batches)
+            samples = sum(batch.num_samples for batch in batches)
+            units = sum(batch.units for batch in batches)
+            self.samples += samples
+            self.units += units
             self.losses.append(losses)
-            self._unreported.append((step, losses, learning_rate, core_s, waited, h2d_s))
+            self._unreported.append((step, losses, learning_rate, core_s, waited, h2d_s, samples, units))
             if any(map(math.isnan, losses)):
                 self._report()
                 raise NanLoss(step)
 
     def _report(self) -> None:
         if self._unreported:
-            steps, losses, rates, core, wait, h2d = map(list, zip(*self._unreported, strict=True))
+            steps, losses, rates, core, wait, h2d, samples, units = map(list, zip(*self._unreported, strict=True))
             self._unreported.clear()
             self._emit(
                 "steps",
@@ -174,6 +176,7 @@ class Clock:
                 core_s=[round(s, 7) for s in core],
                 wait_s=[round(s, 7) for s in wait],
                 h2d_s=[round(s, 7) for s in h2d],
+                **({"units": units} if units != samples else {}),
             )
         self._last_report = time.perf_counter()
 

@@ -1,1 +1,1 @@
-"""What a run leaves behind: events, the figures made from them, and log formats. Standard library only."""
+"""The record of a run: events, the figures made from them, and log formats. Standard library only."""

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, else a line every few seconds; the last table.
+"""Shows a run: a progress bar on a terminal, else a line every few seconds; and the table of figures at its end.
 
 Everything shown comes from events, so that showing it never makes the device wait.
 """
@@ -13,11 +13,13 @@ from typing import TextIO
 from airank_fast import tasks
 from airank_fast.record.events import Event, dictionary
 
+_NOT_SAMPLES = ("tokens", "words")  # units of which a sample has many
+
 
 class Console:
     """A subscriber of the event log that reports on `stream` (default: stderr).
 
-    On a terminal a tqdm bar over `total_steps` (None: what the data event says); elsewhere a line at most
+    On a terminal a tqdm bar over `total_steps` (None: those of the data event); elsewhere a line at most
     every `interval_s` seconds. `history`: the events of an earlier process that this one resumes. A stream
     that has gone away (a closed pipe) silences it; it never ends a run.
     """
@@ -38,12 +40,13 @@ class Console:
         self._epoch = 1
         self._step = 0
         self._rate_from: float | None = None  # when the last rate was shown
-        self._samples = 0  # since then
+        self._counted = 0  # since then, in what `_unit` names
         self._best: float | None = None
         self._task: tasks.Task | None = None
         self._metric = tasks.headline({})
         self._target: dict[str, float] = {}
         self._unit = "samples"
+        self._num_ranks = 1
         for event in history:
             if event["kind"] in ("run_config", "data"):
                 self(event)
@@ -60,7 +63,7 @@ class Console:
             self._gone = True
 
     def close(self) -> None:
-        """Leave the bar as it stands and end its line."""
+        """Keep the bar on the screen and end its line."""
         with suppress(OSError, ValueError):
             if self._bar is not None:
                 self._bar.close()
@@ -68,22 +71,21 @@ class Console:
 
     def _on_run_config(self, event: Event) -> None:
         self._task, self._metric, self._unit = tasks.of(event), tasks.headline(event), event.get("unit") or "samples"
-        if self._unit in ("tokens", "words"):  # steps count samples, whose tokens are known at the end of a block
-            self._unit = "samples"
+        self._num_ranks = event.get("world_size") or 1
         headline = {} if event.get("target") is None else {self._metric.name: event["target"]}
         self._target = tasks.target_of_facts(event.get("task")) or headline
         if event.get("precision_reason"):
-            self._say(f"precision: {event['precision']} ({event['precision_reason']})")
+            self._print(f"precision: {event['precision']} ({event['precision_reason']})")
 
     def _on_data(self, event: Event) -> None:
         self._total_steps = event.get("total_steps") or self._total_steps
 
     def _on_resume(self, event: Event) -> None:
         self._step = event["step"]
-        self._say(f"resumed at step {event['step']}")
+        self._print(f"resumed at step {event['step']}")
 
     def _on_block_start(self, event: Event) -> None:
-        self._rate_from, self._samples = event["t"], 0
+        self._rate_from, self._counted = event["t"], 0
         self._epoch = event.get("first_epoch", self._epoch)
 
     def _on_epoch_stop(self, event: Event) -> None:
@@ -92,22 +94,24 @@ class Console:
     def _on_steps(self, event: Event) -> None:
         num_new = event["num_steps"]
         self._step = event["first_step"] + num_new - 1
-        self._samples += event["samples"]
+        units = event.get("units")
+        self._counted += event["samples"] if units is None else sum(units) * self._num_ranks  # units are rank 0's
         terminal = self._stream.isatty()
         if not terminal and time.monotonic() - self._shown_at < self._interval_s:
             return
         self._shown_at = time.monotonic()
         parts = [f"loss {event['loss'][-1]:.4f}", f"lr {event['lr'][-1]:.5f}"]
         if self._rate_from is not None and event["t"] > self._rate_from:
-            parts.append(f"{self._samples / (event['t'] - self._rate_from):.0f} {self._unit}/s")
-        self._rate_from, self._samples = event["t"], 0
+            unit = "samples" if units is None and self._unit in _NOT_SAMPLES else self._unit
+            parts.append(f"{self._counted / (event['t'] - self._rate_from):.0f} {unit}/s")
+        self._rate_from, self._counted = event["t"], 0
         if self._best is not None:
             parts.append(f"best {self._metric.text(self._best)}")
         if terminal:
             self._show_bar("  ".join(parts), since=event["first_step"] - 1)
         else:
             total = f"/{self._total_steps}" if self._total_steps else ""
-            self._say("  ".join([f"epoch {self._epoch}", f"step {self._step}{total}", *parts]))
+            self._print("  ".join([f"epoch {self._epoch}", f"step {self._step}{total}", *parts]))
 
     def _on_eval_stop(self, event: Event) -> None:
         self._keep_best(event["accuracy"])
@@ -119,26 +123,26 @@ class Console:
         parts += [] if self._best is None else [f"best {self._metric.text(self._best)}"]
         targets = [self._text(name, value) for name, value in self._target.items()]
         parts += [f"target {' and '.join(targets)}"] if targets else []
-        self._say(f"epoch {event['epoch']}: {', '.join(parts)}")
+        self._print(f"epoch {event['epoch']}: {', '.join(parts)}")
 
     def _keep_best(self, accuracy: float) -> None:
-        known = [value for value in (accuracy, self._best) if value is not None and not math.isnan(value)]
-        self._best = self._metric.best(known)
+        numbers = [value for value in (accuracy, self._best) if value is not None and not math.isnan(value)]
+        self._best = self._metric.best(numbers)
 
     def _text(self, name: str, value: float) -> str:
-        """A value of any metric of the task as it is printed."""
+        """A value of any metric of the task, as printed."""
         metric = self._task.metric(name) if self._task else None
         return (metric or tasks.Metric(name, ".4g")).text(value)
 
     def _on_checkpoint(self, event: Event) -> None:
-        self._say(f"step {event['step']}: checkpoint {event['path']} ({event['duration_s']:.1f} s)")
+        self._print(f"step {event['step']}: checkpoint {event['path']} ({event['duration_s']:.1f} s)")
 
     def _on_warning(self, event: Event) -> None:
-        self._say(f"warning: {event['message']}")
+        self._print(f"warning: {event['message']}")
 
     def _on_run_stop(self, event: Event) -> None:
         self.close()
-        self._say(f"{event['status']} ({event['reason']})")  # the detail is the command's last line
+        self._print(f"{event['status']} ({event['reason']})")  # the detail is the command's last line
 
     def _show_bar(self, text: str, since: int) -> None:
         if self._bar is None:
@@ -148,7 +152,7 @@ class Console:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(self._step - self._bar.n)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
         self._stream.write(text + "\n")

@@ -1,4 +1,4 @@
-"""What the lines of a log say: an event, or the trouble with it. What every format's `read` yields."""
+"""Entries, which every format's `read` yields: the event of a line, or the trouble with it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ BROKEN = "line"
 
 
 class Trouble(NamedTuple):
-    """Something about a line that is not as the format has it. `kind` BROKEN: it could not be understood; with
-    any other kind it was, although it is odd."""
+    """A departure of a line from its format. Of kind BROKEN the line cannot be read; of any other it is odd."""
 
     kind: str
     found: str
@@ -21,7 +20,7 @@ class Trouble(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One line of a log: its number, its event (None: none could be made of it), what was odd, and its text."""
+    """One line of a log: its number, its event (None: it gives none), its troubles, and its text."""
 
     number: int
     event: Event | None

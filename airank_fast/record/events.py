@@ -1,4 +1,4 @@
-"""The currency of a run: events, one JSON object a line of `events.jsonl`.
+"""Events, which record a run: one JSON object a line of `events.jsonl`.
 
 An event is ``{"t": unix seconds, "kind": name, ...fields}``. Every log format and every figure is made from
 events, so that no two of them can disagree. Kinds and their fields (samples and steps are counts since the
@@ -19,8 +19,9 @@ start of the run, over all ranks; steps are numbered from 1):
                    began; and units, likewise, where throughput counts other things than samples
     epoch_stop     epoch, step, samples
     steps          first_step, num_steps, samples (in these steps), loss, lr, core_s, wait_s, h2d_s: rank 0's,
-                   one number a step; and losses {name: [...]}, of which loss is the sum, where a step has
-                   several; written before the block_stop or checkpoint they lead to
+                   one number a step; likewise units, where throughput counts other things than samples, and
+                   losses {name: [...]}, of which loss is the sum, where a step has several; written before the
+                   block_stop or checkpoint they lead to
     eval_start     epoch, step, samples
     eval_stop      epoch, step, samples, accuracy (the headline metric), quality {metric: value}; and correct,
                    counted (images; of BERT masked tokens) where accuracy is their ratio
@@ -58,7 +59,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def dictionary(value: object) -> dict:
-    """The value if it is a dictionary, else {}: a field of an event may hold anything in a log of another's making."""
+    """The value if it is a dictionary, else {}: in another program's log a field may hold anything."""
     return value if isinstance(value, dict) else {}
 
 
@@ -154,10 +155,10 @@ _SUPERSEDED = {"run_stop", "process_stop"}
 
 
 class Repeated:
-    """Tells an evaluation that a resumed process does again: that of the very step it goes on from.
+    """Recognises an evaluation that a resumed process repeats: that of the step it resumes from.
 
-    It is called with every event of a run, in order. Nothing else makes an evaluation a repetition: several of one
-    epoch, or with the same epoch number, are evaluations of their own.
+    Call it with every event of a run, in order. Nothing else is a repetition: several evaluations of one epoch, or
+    with one epoch number, all count.
     """
 
     def __init__(self):
@@ -179,11 +180,11 @@ class Repeated:
 
 
 def effective(events: Iterable[Event]) -> list[Event]:
-    """The events without those that a later `resume` made void.
+    """The events without those that a later `resume` supersedes.
 
     Dropped: what was logged past the step of the resume, the end of the interrupted process, an evaluation that it
     never finished, and one that the resumed process did again. A `steps` event that straddles the step is shortened.
-    A resume without a step (of another program's log) makes nothing void but the end before it.
+    A resume without a step (of another program's log) supersedes the end before it alone.
     """
     kept: list[Event] = []
     is_repeated = Repeated()
@@ -200,7 +201,7 @@ def effective(events: Iterable[Event]) -> list[Event]:
 
 
 def _until(event: Event, step: float) -> Event | None:
-    """The part of an event that still stands when the run goes on from `step`."""
+    """The part of an event that remains when the run resumes from `step`."""
     kind = event["kind"]
     if kind in _SUPERSEDED or (kind in _SUPERSEDED_BY_STEP and (event.get("step") or 0) > step):
         return None
@@ -261,10 +262,10 @@ class EventLog:
             self._subscribers.append(subscriber)
 
     def emit(self, kind: str, t: float | None = None, **fields) -> Event:
-        """Write an event and tell the subscribers. `fields` are plain JSON values (no tensors, no paths).
+        """Write an event and call the subscribers. `fields` are plain JSON values (no tensors, no paths).
 
-        `t` (unix seconds) only where the moment is known better than 'now'; it is never taken back before the
-        event before. OSError when the disk is full: the file then still holds whole lines only; the event is
+        `t` (unix seconds) is for a moment other than now; an event is never earlier than the one before it.
+        OSError when the disk is full: the file then still holds whole lines only; the event is
         in it, or is tried again by the next `emit` and by `close`. The closing events (memory, run_stop,
         process_stop) never raise it, so that one of them cannot keep the next from being written.
         """

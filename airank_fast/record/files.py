@@ -1,4 +1,4 @@
-"""Files that stay whole on a full disk: what the event log and the logs made from it are written with."""
+"""Files that stay whole on a full disk; the event log and the logs made from it are written to them."""
 
 import os
 from collections import deque
@@ -10,7 +10,7 @@ RESERVE_BYTES = 256 * 1024
 class LineFile:
     """A text file that only ever holds whole lines, also when the disk is full.
 
-    One write system call a line, no fsync. A line that does not fit is taken back off the file and kept in
+    One write system call a line, no fsync. A line that does not fit is cut off again and kept in
     `waiting`; the next write, or `close`, tries it again first.
     """
 

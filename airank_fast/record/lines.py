@@ -1,4 +1,4 @@
-"""Lines of a log of any size and state, in bounded memory: what every reader of other people's logs starts with."""
+"""Reads the lines of a log of any size and state in bounded memory, for every reader of other programs' logs."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ class Lines:
     """The lines of a file as str, without their ends; `enumerate(lines, 1)` numbers them.
 
     UTF-8 and, with a byte order mark, UTF-16 (what PowerShell's `>` writes); LF or CRLF; packed as `opened` unpacks
-    it. At most some MiB of the file are held at a time. What was odd stands in `oddities` once the lines were read,
-    each with the number of the first line concerned:
+    it. At most some MiB of the file are held at a time. Once the lines were read, `oddities` has what was odd, with the
+    number of the first line concerned:
 
         bom        a byte order mark
         utf16      UTF-16
         crlf       lines end with CRLF
         not_utf8   bytes that are not text; they became U+FFFD
         nul        NUL characters: a hole left by a crash, or a binary file
-        long       a line of more than 1 MiB; what was over is left out
+        long       a line of more than 1 MiB, whose rest is left out
         cut_off    the last line has no end
 
     UserError if the file cannot be read.
@@ -94,7 +94,7 @@ class Lines:
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         self.oddities: dict[str, int] = {}
-        self._num_lines = 0  # that lie before the present block
+        self._num_lines = 0  # before the present block
 
     def __iter__(self) -> Iterator[str]:
         self._num_lines = 0

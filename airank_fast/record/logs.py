@@ -1,7 +1,7 @@
 """The files that a run leaves beside events.jsonl: AI-Rank, MLPerf and FlagPerf logs, and summary.json.
 
 Logs grow while the run does; the reports (summary.json, flagperf.json, flagperf.md) are written when it ends.
-All of them can be made again from the events alone.
+All of them can be made again from the events alone. A task that MLPerf does not have gets no mlperf.log.
 """
 
 import json
@@ -12,16 +12,15 @@ from pathlib import Path
 
 from airank_fast.record.events import Event, EventLog, effective, iter_events, name_floats
 from airank_fast.record.files import LineFile
-from airank_fast.record.formats import flagperf
+from airank_fast.record.formats import flagperf, mlperf
 from airank_fast.record.formats.airank import AIRankLog
-from airank_fast.record.formats.mlperf import MLPerfLog
 from airank_fast.record.metrics import Tally
 
 AIRANK_FILE, MLPERF_FILE = "airank.log", "mlperf.log"
 
 
 def attach_logs(event_log: EventLog, directory: str | os.PathLike, airank_profile: str = "2020-12") -> "Logs":
-    """Write airank.log, mlperf.log and the reports into `directory` from what `event_log` is told.
+    """Write airank.log, mlperf.log and the reports into `directory` as `event_log` takes events.
 
     On a resumed log they are made anew from the effective events when the `resume` event comes; until then
     the files of the earlier process stay as they are.
@@ -32,7 +31,7 @@ def attach_logs(event_log: EventLog, directory: str | os.PathLike, airank_profil
 
 
 def write_logs(events: Iterable[Event], directory: str | os.PathLike, airank_profile: str = "2020-12") -> dict:
-    """Write all files again from finished, cut-off or foreign events; returns the summary."""
+    """Write all files again from the events of any log, also one that was cut off; returns the summary."""
     events = list(events)
     logs = Logs(directory, airank_profile)
     logs.replay(events)
@@ -52,7 +51,7 @@ class Logs:
 
     def _start(self) -> None:
         self._tally = Tally()
-        self._formats = {AIRANK_FILE: AIRankLog(self._profile), MLPERF_FILE: MLPerfLog()}
+        self._formats = {AIRANK_FILE: AIRankLog(self._profile), MLPERF_FILE: mlperf.MLPerfLog()}
         self._files: dict[str, LineFile] = {}
         if self._resumes is None:
             self._files = {name: LineFile(self._directory / name, truncate=True) for name in self._formats}
@@ -67,23 +66,23 @@ class Logs:
             return
         self._tally.feed(event)
         self._reported = False
-        self._write({name: log.feed(event) for name, log in self._formats.items()})
+        self._feed(event)
         if event["kind"] == "process_stop":
             self._report()
 
     def replay(self, events: list[Event]) -> None:
-        """Take the events of a whole log, with what a resume made void."""
+        """Take the events of a whole log, superseded ones included."""
         for event in events:
             self._tally.feed(event)
         for event in effective(events):
-            self._write({name: log.feed(event) for name, log in self._formats.items()})
+            self._feed(event)
 
     def summary(self) -> dict:
         """The figures so far; see `metrics.summarize`."""
         return self._tally.summary()
 
     def close(self) -> None:
-        """Complete the logs of a run that did not say how it ended, write the reports, close the files."""
+        """Complete the logs of a run without run_stop, write the reports, close the files."""
         if self._closed:
             return
         self._closed = True
@@ -95,6 +94,13 @@ class Logs:
             file.close()
         if not self._reported:
             self._report()
+
+    def _feed(self, event: Event) -> None:
+        if event["kind"] == "run_config" and not mlperf.has_benchmark(event) and MLPERF_FILE in self._files:
+            file = self._files.pop(MLPERF_FILE)
+            file.close()
+            os.unlink(file.path)
+        self._write({name: log.feed(event) for name, log in self._formats.items()})
 
     def _write(self, lines: dict[str, list[str]]) -> None:
         trouble = None

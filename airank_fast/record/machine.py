@@ -1,7 +1,7 @@
-"""What the operating system says about this machine: processor, memory, disks, GPUs, container.
+"""Facts of this machine by its operating system: processor, memory, disks, GPUs, container.
 
-The facts bear the names of MLPerf's system description. A fact that the machine does not tell is left out, and
-nothing in here names a host, a user or an address.
+Their names are those of MLPerf's system description. A fact that the system does not report is left out. None names
+a host, a user or an address.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _GPU_FIELDS = ("name", "memory.total", "clocks.max.sm", "pcie.link.gen.max", "pc
 
 
 def facts() -> dict:
-    """Every fact that this machine tells, hardware and software."""
+    """Every fact that the system reports, hardware and software."""
     return {**hardware(), **software()}
 
 
 def hardware(root: str | os.PathLike = "/") -> dict:
-    """The machine and its operating system; `root` stands in for the root of the file system in tests."""
+    """The machine and its operating system; `root` replaces the root of the file system in tests."""
     root = Path(root)
     found = {
         **_processor(_text(root / "proc/cpuinfo"), root / "sys/devices/system/cpu/cpu0"),
@@ -58,7 +58,7 @@ def _processor(cpuinfo: str, cpu0: Path) -> dict:
 
 
 def _frequency(model: str, cpufreq: Path) -> str | None:
-    """The processor's rated clock; never "cpu MHz", which is what it ran at in the moment of asking."""
+    """The processor's rated clock; never "cpu MHz", which is the clock of the moment."""
     for name in ("base_frequency", "cpuinfo_max_freq"):
         khz = _number(_text(cpufreq / name))
         if khz:
@@ -99,7 +99,7 @@ def _storage(lsblk: str) -> dict:
 
 
 def _disk_kind(disk: dict) -> str:
-    if disk["name"].startswith(("vd", "xvd")):  # what stands behind it, the guest is not told
+    if disk["name"].startswith(("vd", "xvd")):  # the guest does not see the disk behind it
         return "virtual disk"
     if disk.get("tran") == "nvme" or disk["name"].startswith("nvme"):
         return "NVMe"

@@ -24,6 +24,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
 from airank_fast import tasks
+from airank_fast.numeric import is_float
 from airank_fast.record.events import Event, Repeated
 
 GIB = 2**30
@@ -47,7 +48,7 @@ def summarize(events: Iterable[Event]) -> dict:
 
 
 class Tally:
-    """Follows a run event by event; `summary()` may be asked for at any moment."""
+    """Follows a run event by event; `summary()` may be called at any moment."""
 
     def __init__(self):
         self.config: Event = {}
@@ -80,7 +81,7 @@ class Tally:
         if self.first_t is None:
             self.first_t = event["t"]
         self._kinds.add(event["kind"])
-        if event["kind"] != "block_start":  # which says no more than where the counting begins
+        if event["kind"] != "block_start":  # it only states where counting begins
             self._counts_samples = self._counts_samples or event.get("samples") is not None
             self._counts_steps = self._counts_steps or event.get("step", event.get("first_step")) is not None
         if handle is not None:
@@ -117,7 +118,7 @@ class Tally:
         self.num_resumes += 1
         self.run_stop = None
         step = event.get("step")
-        if step is None:  # another program's log may not say from where it goes on
+        if step is None:  # another program's log may not state it
             return
         self.steps, self.samples = step, event["samples"]
         self._first_samples = self.samples
@@ -163,7 +164,7 @@ class Tally:
             self.evaluation_s += t - self._evaluation_t
             self._evaluation_t = None
 
-    # figures that the log formats ask for while a run is under way
+    # figures that the log formats read while the run goes on
 
     @property
     def target(self) -> float | None:
@@ -187,29 +188,29 @@ class Tally:
         return self._reached
 
     def end_t(self) -> float | None:
-        """When the run ended, or the last that is known of it."""
+        """When the run ended; of one without an end, the time of its last event."""
         return self.run_stop["t"] if self.run_stop else self.last_t
 
     def avg_ips(self) -> tuple[float | None, int]:
         """(samples/s after the warm-up epochs, the number of epochs left out)."""
         if self.run_start_t is None or "avg_ips" in self.absent():
             return None, 0
-        wanted = self.config.get("warmup_epochs_excluded") or 0
-        warmup = next((stop for stop in self.epochs if stop["epoch"] == wanted), None)
+        num_excluded = self.config.get("warmup_epochs_excluded") or 0
+        warmup = next((stop for stop in self.epochs if stop["epoch"] == num_excluded), None)
         if warmup is not None:
             rate = self._rate(self.samples - warmup["samples"], self.end_t() - warmup["t"])
             if rate and rate > 0:  # a log may be cut off before the steps that an epoch_stop counts
-                return rate, wanted
+                return rate, num_excluded
         return self._rate(self.samples, self.end_t() - self.run_start_t), 0
 
     def _rate(self, samples: int, seconds: float | None) -> float | None:
-        """What throughput counts, a second."""
+        """Units a second, of what throughput counts."""
         if seconds is None or not seconds > 0:
             return None
         return samples / seconds * (1 if self.units_per_sample is None else self.units_per_sample)
 
     def absent(self) -> dict[str, str]:
-        """Figures that another program's log does not give although a sum over nothing would be 0, each with why."""
+        """Figures that another program's log does not give, each with the reason; a sum over nothing would be 0."""
         if self.is_ours:
             return {}
         found = {}
@@ -240,8 +241,7 @@ class Tally:
         clocks = self._clocks.totals()
         core_s = clocks["core_s"]
         if train_s is not None and core_s > train_s:
-            # Ranks leave a collective at different moments, so that another rank's steps may reach over the
-            # edge of rank 0's evaluation.
+            # Ranks leave a collective at different moments: another rank's steps may end in rank 0's evaluation.
             notes.append(f"core_s is limited to the {train_s:.6f} s outside evaluations, got {core_s:.6f} s")
             core_s = train_s
         if self.num_resumes:
@@ -323,7 +323,7 @@ class _StepClocks:
 
 
 def goal(config: Mapping) -> Mapping[str, float]:
-    """What one evaluation of a run must have, {metric: value}; {} of a run without a target."""
+    """The target of a run, which one evaluation must have whole: {metric: value}; {} without a target."""
     stated = tasks.target_of_facts(config.get("task"))
     return stated or ({} if config.get("target") is None else {tasks.headline(config).name: config["target"]})
 
@@ -339,7 +339,7 @@ def qualities(evaluation: Event, metric: tasks.Metric) -> dict[str, float]:
     """Every metric of an evaluation; its accuracy is that of the headline metric."""
     stated = evaluation.get("quality")
     found = stated if isinstance(stated, Mapping) else {}
-    numbers = {name: value for name, value in found.items() if type(value) in (int, float)}
+    numbers = {name: value for name, value in found.items() if is_float(value)}
     return numbers | {metric.name: evaluation["accuracy"]}
 
 

@@ -1,16 +1,16 @@
-"""`--set NAME=VALUE`: what a user knows of a run and its log does not say."""
+"""`--set NAME=VALUE`: facts of a run that its log does not state."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
 from airank_fast.errors import UserError
+from airank_fast.numeric import is_number
 from airank_fast.record.foreign.complete import MOMENTS, check_config, with_whole_counts
 
-# Fields of run_config; of the log's own making are options, recipe, command.
+# Fields of run_config that a user may state; options, recipe and command come from the log alone.
 FIELDS = ("benchmark", "unit", "target", "seed", "precision", "world_size", "global_batch_size")
 FIELDS += ("gradient_accumulation_steps", "train_samples", "eval_samples", "samples_per_epoch")
 FIELDS += ("warmup_epochs_excluded",)
@@ -32,7 +32,7 @@ NAMES = (*FIELDS, *SYSTEM, *SUBMISSION, *MOMENTS, *HYPER_PARAMETERS)
 def parse_settings(settings: Iterable[str], path: str = "") -> dict:
     """Fields of run_config, MOMENTS and `system`, from NAME=VALUE; `PATTERN:NAME=VALUE` is for paths that match only.
 
-    A value is JSON, else text; `none` is no value (no target). UserError for a name that is not known.
+    A value is JSON, else text; `none` is no value (no target). UserError for any other name.
     """
     found: dict = {}
     for setting in settings:
@@ -66,12 +66,11 @@ def _value(text: str):
 
 
 def _check(name: str, value) -> None:
-    is_number = type(value) in (int, float) and math.isfinite(value)
-    if name in ("init_s", "eval_s") and not (is_number and 0 <= value < 1e9):
+    if name in ("init_s", "eval_s") and not (is_number(value) and 0 <= value < 1e9):
         raise UserError(f"--set {name}: must be seconds, got {value}")
     if name == "cache_clear" and not isinstance(value, bool):
         raise UserError(f"--set {name}: must be true or false, got {value}")
     if name == "seed" and type(value) is not int:
         raise UserError(f"--set {name}: must be a whole number, got {value}")
-    if isinstance(value, (dict, list)) or (isinstance(value, float) and not is_number):
+    if isinstance(value, (dict, list)) or (isinstance(value, float) and not is_number(value)):
         raise UserError(f"--set {name}: must be a number, a word, true or false, got {value}")

@@ -1,4 +1,4 @@
-"""Which source code this is: version, commit, and the files of the checkout or of the installed package."""
+"""The identity of this source code: version, commit, and the files of the checkout or the installed package."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def files_of(commit: str) -> Iterator[tuple[str, bytes]]:
 def files() -> Iterator[tuple[str, Path]]:
     """(name, path) of every source file, sorted: what git tracks in a checkout, else the package as installed.
 
-    UserError for a symbolic link among them: what a reviewer unpacks must not point elsewhere.
+    UserError for a symbolic link among them, which could point anywhere where a reviewer unpacks it.
     """
     listed = _git("ls-files", "-z")
     root = PACKAGE.parent
@@ -62,7 +62,7 @@ def files() -> Iterator[tuple[str, Path]]:
     for name, path in found:
         if path.is_symlink():
             raise UserError(f"{path}: must be source files without symbolic links, got one")
-        if path.is_file():  # one that was deleted and not yet committed is not there
+        if path.is_file():  # git still lists a deleted one
             yield name, path
 
 
@@ -72,7 +72,7 @@ def _is_source(path: Path) -> bool:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about the checkout that holds the package; None if it is none, or there is no git."""
+    """What a git command prints of the checkout that holds the package; None without a checkout or git."""
     root = PACKAGE.parent
     if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
         return None

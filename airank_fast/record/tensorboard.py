@@ -52,7 +52,7 @@ class TensorBoard:
             self._scalar(event["t"], event["step"], f"eval/{name}", value)
 
     def _on_resume(self, event: Event) -> None:
-        """Tell TensorBoard to forget what an earlier process drew past this step."""
+        """Make TensorBoard forget what an earlier process drew past this step."""
         start = self._proto.SessionLog(status=self._proto.SessionLog.START)
         self._writer.add_event(self._proto.Event(wall_time=event["t"], step=event["step"] + 1, session_log=start))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from airank_fast.numeric import is_float, is_number
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event
 
@@ -12,11 +13,11 @@ _LARGEST = 1e15  # larger counts and seconds are no measurement; float sums woul
 
 
 def _is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) <= _LARGEST
+    return is_number(value, _LARGEST)
 
 
 def _is_float(value) -> bool:
-    return isinstance(value, float) or _is_number(value)
+    return is_float(value, _LARGEST)
 
 
 def _is_count(value) -> bool:
@@ -45,7 +46,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "floats": ("a list of numbers", _list_of(_is_float)),
     "floats_object": ("an object of lists of numbers", _object_of(_list_of(_is_float))),
     "list": ("a list", lambda value: isinstance(value, list)),
-    "number": ("a number", lambda value: _is_number(value)),
+    "number": ("a number", _is_number),
     "object": ("an object", lambda value: isinstance(value, dict)),
     "positive": ("a whole number from 1 on", lambda value: _is_count(value) and value > 0),
     "seconds": ("a number of seconds", _is_seconds),
@@ -72,7 +73,8 @@ _KINDS = {
     "block_stop": f"{_PLACE} {_CLOCKS} measure_s:seconds_list units:counts?",
     "epoch_stop": f"epoch:count {_PLACE}",
     "steps": (
-        f"first_step:positive num_steps:positive samples:count loss:floats losses:floats_object? lr:floats {_CLOCKS}"
+        f"first_step:positive num_steps:positive samples:count loss:floats losses:floats_object? lr:floats {_CLOCKS} "
+        "units:counts?"
     ),
     "eval_start": f"epoch:number {_PLACE}",
     "eval_stop": f"epoch:number {_PLACE} correct:count? counted:count? accuracy:float quality:float_object?",

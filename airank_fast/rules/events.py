@@ -176,7 +176,8 @@ class _Book:
             yield self._broken(
                 STEPS, f"steps from {first} on after step {self.step}", f"step {self.step + 1} is required"
             )
-        lengths = {name: len(event[name]) for name in _LISTS if len(event[name]) != count}
+        names = (*_LISTS, "units") if event.get("units") is not None else _LISTS
+        lengths = {name: len(event[name]) for name in names if len(event[name]) != count}
         for name, length in lengths.items():
             yield self._broken(STEPS, f"{length} values of {name} for {count} steps", "one a step is required")
         yield from self._losses(event)

@@ -20,6 +20,7 @@ from decimal import Decimal
 from functools import cache
 
 from airank_fast.errors import UserError
+from airank_fast.numeric import is_number
 
 AIRANK_2020 = "AI-Rank docs/software/train.md (2020-12-01), 评价指标"
 AIRANK_2021 = "AI-Rank docs/software/train.md (2021-05-28), 模型、数据集和约束条件"
@@ -250,7 +251,7 @@ def headline(config: Mapping) -> Metric:
 def target_of_facts(facts: object) -> dict[str, float]:
     """The target in the facts of a run, {metric: value}; {} if it is missing or invalid."""
     target = facts.get("target") if isinstance(facts, Mapping) else None
-    if not isinstance(target, Mapping) or not all(_is_number(value) for value in target.values()):
+    if not isinstance(target, Mapping) or not all(is_number(value, math.inf) for value in target.values()):
         return {}
     return dict(target)
 
@@ -264,16 +265,12 @@ def _metric(facts: object) -> Metric | None:
         facts["name"],
         form if isinstance(form, str) and re.fullmatch(r"\.\d{1,2}[%fg]", form) else ".4f",
         direction if direction in ("up", "down") else "up",
-        maximum if _is_number(maximum) and maximum > 0 else math.inf,
+        maximum if is_number(maximum) and maximum > 0 else math.inf,
     )
 
 
 def _is_word(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and not math.isnan(value)
 
 
 def _words(name: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""python -m airank_fast.convert: any format to any other, asked for what is missing, never a guess."""
+"""python -m airank_fast.convert: any format to any other; missing facts are required, never guessed."""
 
 import json
 import subprocess
@@ -78,12 +78,11 @@ def test_it_runs_without_torch_in_a_plain_locale(dll):
     assert (done.returncode, done.stdout) == (0, convert(dll, "--to", "airank", *AIRANK).stdout)
 
 
-def test_what_is_missing_is_asked_for_by_name(dll):
+def test_missing_facts_are_required_by_name(dll):
     done = convert(dll, "--to", "airank")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: --to airank requires what the log does not say, --set target=, "
-        "--set samples_per_epoch= (or --incomplete), got none of it\n"
+        "error: --to airank: must have --set target=, --set samples_per_epoch= or --incomplete, got none of them\n"
     )
     done = convert(dll, "--to", "airank", "--incomplete")
     assert done.returncode == 0
@@ -100,8 +99,8 @@ def test_a_complete_mlperf_log_passes_the_official_checker(dll, tmp_path):
     done = subprocess.run([*checker, "--log_output", tmp_path / "check.log", output], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert read_run(output).summary["total_time"] == pytest.approx(3021)
-    asked = convert(dll, "--to", "mlperf").stderr
-    assert all(f"--set {setting.partition('=')[0]}=" in asked for setting in MLPERF)
+    error = convert(dll, "--to", "mlperf").stderr
+    assert all(f"--set {setting.partition('=')[0]}=" in error for setting in MLPERF)
 
 
 def test_flagperfs_figures(dll, tmp_path):
@@ -167,18 +166,18 @@ PARSERS = {"airank": airank.parse, "mlperf": mlperf.parse, "dllogger": dllogger.
 def test_from_any_to_any(tmp_path, source, to):
     """The evaluations come through every pair of formats, to the millisecond."""
     events = tell("target", reported=SGD).events
-    known = ["global_batch_size=64", "gradient_accumulation_steps=1", "benchmark=resnet50", "unit=images"]
-    settings = [f"--set={name}" for name in (*MLPERF, *known, "samples_per_epoch=1000")]
+    facts = ["global_batch_size=64", "gradient_accumulation_steps=1", "benchmark=resnet50", "unit=images"]
+    settings = [f"--set={name}" for name in (*MLPERF, *facts, "samples_per_epoch=1000")]
     first = tmp_path / "events.jsonl"
     first.write_text("".join(to_line(event) + "\n" for event in events))
     log, output = tmp_path / "first.log", tmp_path / "second.log"
     assert convert(first, "--to", source, "--output", log, "--incomplete").returncode == 0
     done = convert(log, "--to", to, "--output", output, *settings)
     assert done.returncode == 0, done.stderr
-    told = read_events(output) if to == "events" else list(PARSERS[to](output.read_text().splitlines()))
+    read = read_events(output) if to == "events" else list(PARSERS[to](output.read_text().splitlines()))
     expected = [(round(e["t"], 3), e["accuracy"]) for e in events if e["kind"] == "eval_stop"]
-    assert [(pytest.approx(e["t"], abs=0.0011), e["accuracy"]) for e in told if e["kind"] == "eval_stop"] == expected
-    assert [event["kind"] for event in told].count("run_stop") == 1
+    assert [(pytest.approx(e["t"], abs=0.0011), e["accuracy"]) for e in read if e["kind"] == "eval_stop"] == expected
+    assert [event["kind"] for event in read].count("run_stop") == 1
 
 
 def test_keys_that_are_lost_are_named(tmp_path):
@@ -187,7 +186,7 @@ def test_keys_that_are_lost_are_named(tmp_path):
     path.write_text(path.read_text() + line.replace('"run_stop"', '"throughput"') + "\n")
     done = convert(path, "--to", "airank", *AIRANK)
     assert done.returncode == 0
-    assert "lost: 1 lines of :::MLLOG that no event stands for (throughput), first in line" in done.stderr
+    assert "lost: 1 lines of :::MLLOG that give no event (throughput), first in line" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,9 @@ def test_throughput_counts_units_where_a_sample_has_several(tmp_path):
         events = read_events(tmp_path / str(worth) / "events.jsonl")
         units = [event.get("units") for event in events if event["kind"] == "block_stop"]
         assert units == ([None] * 3 if worth == 1 else [[3 * 40], [3 * 80], [3 * 96]])
+        steps = [event for event in events if event["kind"] == "steps"]
+        units = [sum(event["units"]) if "units" in event else None for event in steps]
+        assert units == [None if worth == 1 else 3 * event["samples"] for event in steps]
         summary = summarize(events)
         figures.append(summary["p_whole"] * summary["total_time"] / 96)
     assert figures == pytest.approx([1, 3])

@@ -102,7 +102,7 @@ class Story:
         }
 
     def train(self, until):
-        """Steps up to `until`, reported every few steps; epochs that end are said."""
+        """Steps up to `until`, reported every few steps; epochs that end are logged."""
         while self.step < until:
             begin = self.t
             wait = self.random.uniform(0, 0.004)

@@ -104,7 +104,7 @@ def test_in_no_format_is_there_a_0_for_them(countless, tmp_path):
     assert read_run(events).summary["avg_ips"] is None
 
 
-def test_what_an_airank_log_states_itself_is_written_again_and_said(tmp_path):
+def test_figures_that_an_airank_log_states_are_written_again_with_a_note(tmp_path):
     path = tmp_path / "GPUx8.log"
     t, lines = 1_600_000_000, ["test_begin", "eval_accuracy:0.5, total_epoch_cnt:1", "test_finish"]
     lines += ["total_use_time:2.000sec", "avg_ips:500.000samples/sec"]
@@ -165,5 +165,5 @@ def test_counts_that_a_log_writes_as_floats_are_counts(tmp_path):
     assert "total_epoch_cnt:4\n" in run(convert, path, "--to", "airank", "--incomplete").stdout
     assert ".0" not in run(convert, path, "--to", "mlperf", "--incomplete").stdout
     assert reading.read(path).config["global_batch_size"] == 3200
-    known = parse_settings(["train_samples=3001600.0", "world_size=8.0"])
-    assert [str(value) for value in known.values()] == ["3001600", "8"]
+    given = parse_settings(["train_samples=3001600.0", "world_size=8.0"])
+    assert [str(value) for value in given.values()] == ["3001600", "8"]

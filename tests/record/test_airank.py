@@ -35,8 +35,8 @@ def test_every_line_however_the_run_ends(tell, ending):
     assert all(re.fullmatch(r"- AI-Rank-log \d+\.\d{3} \S.*", line) for line in lines)
     times = [float(line.split()[2]) for line in lines]
     assert times == sorted(times)
-    said = [line.split(" ", 3)[3] for line in lines]
-    shapes = [re.sub(r"\d+\.\d+", "#", text) for text in said]
+    texts = [line.split(" ", 3)[3] for line in lines]
+    shapes = [re.sub(r"\d+\.\d+", "#", text) for text in texts]
     evaluations = [e for e in events if e["kind"] == "eval_stop"]
     expected = ["test_begin"]
     expected += [f"eval_accuracy:#, total_epoch_cnt:{e['epoch']}" for e in evaluations]
@@ -51,14 +51,18 @@ def test_every_line_however_the_run_ends(tell, ending):
 def test_any_run_has_a_beginning_an_end_and_figures_that_follow(random_run, profile):
     for seed in range(150):
         events = random_run(seed)
-        told = list(parse(write(effective(events), profile)))
+        read_back = list(parse(write(effective(events), profile)))
         if not any(event["kind"] == "run_start" for event in events):
-            assert told == []
+            assert read_back == []
             continue
-        assert told[0]["kind"] == "run_start"
-        assert [event.get("name", event["kind"]) for event in told[-3:]] == ["run_stop", "total_use_time", "avg_ips"]
-        assert [event["t"] for event in told] == sorted(event["t"] for event in told), seed
-        figures, summary = {e["name"]: e["value"] for e in told if e["kind"] == "figure"}, summarize(events)
+        assert read_back[0]["kind"] == "run_start"
+        assert [event.get("name", event["kind"]) for event in read_back[-3:]] == [
+            "run_stop",
+            "total_use_time",
+            "avg_ips",
+        ]
+        assert [event["t"] for event in read_back] == sorted(event["t"] for event in read_back), seed
+        figures, summary = {e["name"]: e["value"] for e in read_back if e["kind"] == "figure"}, summarize(events)
         assert figures["total_use_time"] == pytest.approx(summary["total_time"], abs=1e-3), seed
         assert figures["avg_ips"] == pytest.approx(summary["avg_ips"] or 0.0, abs=1e-3), seed
         assert ("target_quality_time" in figures) == (summary["time2train"] is not None), seed
@@ -69,9 +73,9 @@ def test_any_run_has_a_beginning_an_end_and_figures_that_follow(random_run, prof
 def test_every_figure_comes_from_the_events(tell, ending, warmup):
     events = tell(ending, warmup_epochs_excluded=warmup).events
     summary = summarize(events)
-    told = list(parse(write(events)))
-    figures = {event["name"]: event["value"] for event in told if event["kind"] == "figure"}
-    times = {event["kind"]: event["t"] for event in told}
+    read_back = list(parse(write(events)))
+    figures = {event["name"]: event["value"] for event in read_back if event["kind"] == "figure"}
+    times = {event["kind"]: event["t"] for event in read_back}
     assert figures["total_use_time"] == pytest.approx(summary["total_time"], abs=1e-3)
     assert figures["total_use_time"] == pytest.approx(times["run_stop"] - times["run_start"], abs=1e-6)
     assert figures["avg_ips"] == pytest.approx(summary["avg_ips"], abs=1e-3)
@@ -82,7 +86,7 @@ def test_every_figure_comes_from_the_events(tell, ending, warmup):
     assert figures["avg_ips"] == pytest.approx(rate, abs=2e-3)
     if ending == "target":
         assert figures["target_quality_time"] == pytest.approx(summary["time2train"], abs=1e-3)
-        reached = next(e["t"] for e in told if e["kind"] == "eval_stop" and e["accuracy"] >= 0.759)
+        reached = next(e["t"] for e in read_back if e["kind"] == "eval_stop" and e["accuracy"] >= 0.759)
         assert figures["target_quality_time"] == pytest.approx(reached - times["run_start"], abs=1e-6)
     else:
         assert "target_quality_time" not in figures
@@ -90,14 +94,14 @@ def test_every_figure_comes_from_the_events(tell, ending, warmup):
 
 def test_parse_gives_back_the_events_that_the_log_carries(tell):
     events = tell("target").events
-    told = [event for event in parse(write(events)) if event["kind"] != "figure"]
+    read_back = [event for event in parse(write(events)) if event["kind"] != "figure"]
     kept = {"run_start": (), "eval_stop": ("accuracy", "epoch"), "run_stop": ()}
     expected = [
         {"t": round(e["t"], 3), "kind": e["kind"], **{name: e[name] for name in kept[e["kind"]]}}
         for e in events
         if e["kind"] in kept
     ]
-    assert told == expected
+    assert read_back == expected
 
 
 def test_the_published_sample_is_read():
@@ -149,7 +153,7 @@ def test_a_resumed_run_has_one_beginning_one_end_and_no_lost_evaluation(story):
     )
 
 
-def test_an_evaluation_done_twice_is_told_once(story):
+def test_an_evaluation_done_twice_is_written_once(story):
     run = story().begin().block(1)
     at = run.step
     run.evaluate(1, 0.8).resume(at).evaluate(1, 0.8).stop()
@@ -160,7 +164,7 @@ def test_an_evaluation_done_twice_is_told_once(story):
 @pytest.mark.parametrize(
     "text", ["test_start", "eval_accuracy:0.5", "eval_accuracy:high, total_epoch_cnt:2", "avg_ips:--3images/sec"]
 )
-def test_a_line_that_says_nothing_known_is_named(text):
+def test_a_line_that_gives_no_event_is_named(text):
     with pytest.raises(UserError, match="line 2: "):
         list(parse(["- AI-Rank-log 1558631910.424 test_begin", f"- AI-Rank-log 1558631911.424 {text}"]))
 

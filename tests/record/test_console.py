@@ -60,12 +60,25 @@ def test_a_bar_on_a_terminal(tell):
 
 def test_a_resumed_run_shows_what_it_knew(story):
     run = story().begin().block(1).evaluate(1, 0.31)
-    told = len(run.events)
+    num_before = len(run.events)
     run.resume(run.step).block(2)
-    text = show(run.events[told:], io.StringIO(), interval_s=0.0, history=run.events[:told])
+    text = show(run.events[num_before:], io.StringIO(), interval_s=0.0, history=run.events[:num_before])
     assert text.splitlines()[0] == "resumed at step 16"
     assert "best 31.00%" in text.splitlines()[1]
     assert "images/s" in text.splitlines()[2]
+
+
+@pytest.mark.parametrize(("units_in_steps", "rate"), [(True, "{:.0f} tokens/s"), (False, "{:.0f} samples/s")])
+def test_the_rate_is_in_the_unit_of_the_task(story, units_in_steps, rate):
+    events = story(unit="tokens", world_size=2).begin().block(1).events
+    steps = [event for event in events if event["kind"] == "steps"]
+    for event in steps:
+        if units_in_steps:  # rank 0's, which has half of the samples of a step
+            event["units"] = [30 * event["samples"] // event["num_steps"] // 2] * event["num_steps"]
+    begin = next(event["t"] for event in events if event["kind"] == "block_start")
+    counted = (30 if units_in_steps else 1) * steps[0]["samples"]
+    expected = rate.format(counted / (steps[0]["t"] - begin))
+    assert expected in show(events, io.StringIO(), interval_s=0.0).splitlines()[0]
 
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
@@ -116,8 +129,8 @@ def test_tensorboard_gets_the_curves(tell, tmp_path):
     losses = reader.Scalars("train/loss")
     assert [value.step for value in losses] == list(range(1, 80))
     assert [value.value for value in losses] == pytest.approx([loss for e in steps for loss in e["loss"]])
-    told = [(value.step, value.wall_time) for value in reader.Scalars("eval/accuracy")]
-    assert told == [(e["step"], e["t"]) for e in events if e["kind"] == "eval_stop"]
+    drawn = [(value.step, value.wall_time) for value in reader.Scalars("eval/accuracy")]
+    assert drawn == [(e["step"], e["t"]) for e in events if e["kind"] == "eval_stop"]
 
 
 def test_tensorboard_forgets_what_a_resume_makes_void(story, tmp_path):

@@ -96,7 +96,7 @@ def test_json_as_nvidia_writes_it():
 
 
 @pytest.mark.parametrize(("unit", "accuracy"), [("percent", 0.005), ("fraction", 0.5)])
-def test_a_unit_that_is_not_said_is_asked_for(unit, accuracy):
+def test_a_unit_that_nothing_states_is_required(unit, accuracy):
     lines = [record([0], {"val.top1": 0.5})]
     with pytest.raises(UserError, match=r"accuracy: must be stated to be in percent or a fraction .*, got 0.5 without"):
         Outline(parse(lines))
@@ -114,13 +114,13 @@ def test_another_metric_can_be_the_accuracy():
         ("DLLL []", "DLLogger records that cannot be read"),
         ("DLL 2021-13-23 09:24:42 - Epoch: 0  a : 1", "DLLogger records that cannot be read"),
         ('DLLL {"timestamp": "nan", "step": [], "data": {}}', "DLLogger records that cannot be read"),
-        ("DLL 2021-03-23 09:24:42 - Something  a : 1", "DLLogger records of a step that is not known"),
-        (record({"a": 1}, {}), "DLLogger records of a step that is not known"),
+        ("DLL 2021-03-23 09:24:42 - Something  a : 1", "DLLogger records of a step that cannot be read"),
+        (record({"a": 1}, {}), "DLLogger records of a step that cannot be read"),
     ],
 )
-def test_what_cannot_be_read_is_told(line, what):
+def test_records_that_cannot_be_read_are_reported(line, what):
     lost = []
-    list(parse(["output", line], lost=lambda *told: lost.append(told)))
+    list(parse(["output", line], lost=lambda *loss: lost.append(loss)))
     assert lost == [(2, what)]
 
 
@@ -178,13 +178,13 @@ def runs(draw):
 def test_parse_gives_back_the_events_that_the_log_carries(events):
     log = DLLoggerLog()
     lines = [line for event in events for line in log.feed(event)] + log.close()
-    told = [event for event in parse(lines) if event["kind"] != "run_config"]
+    read = [event for event in parse(lines) if event["kind"] != "run_config"]
     evaluations = [("eval_stop", event["accuracy"]) for event in events if event["kind"] == "eval_stop"]
-    readings = [event for event in told if event["kind"] == "reading" and ("val.top1" in event["values"])]
+    readings = [event for event in read if event["kind"] == "reading" and ("val.top1" in event["values"])]
     assert [("eval_stop", event["values"]["val.top1"]) for event in readings] == evaluations
-    told = [event for event in told if event not in readings and event.get("values") != {"status": "success"}]
-    told = [event for event in told if event.get("values") != {"status": "aborted"}]
-    assert told == [event for event in events if event["kind"] != "run_config"]
+    read = [event for event in read if event not in readings and event.get("values") != {"status": "success"}]
+    read = [event for event in read if event.get("values") != {"status": "aborted"}]
+    assert read == [event for event in events if event["kind"] != "run_config"]
     config = next(event for event in parse(lines) if event["kind"] == "run_config")
     assert config.items() >= {name: events[0][name] for name in ("benchmark", "world_size", "seed")}.items()
 

@@ -77,7 +77,7 @@ def test_tensorflow_evaluates_at_the_end():
     assert lines[-1] == f"avg_ips:{2 * 1281167 / 1238.91337:.3f}images/sec"
 
 
-def test_an_accuracy_of_an_unknown_name_is_named():
+def test_an_accuracy_of_another_name_is_named():
     lost = []
     line = "DLL 2021-01-23 12:00:38.913372 - () eval_acc : 0.7612 top5_accuracy : 0.93 val.top_k_accuracy_5 : 0.9"
     list(parse([line], lost=lambda *what: lost.append(what)))

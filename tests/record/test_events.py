@@ -20,14 +20,14 @@ def kinds(events):
     return [event["kind"] for event in events]
 
 
-def test_what_is_emitted_is_told_and_read_back(tmp_path):
-    told = []
+def test_subscribers_and_readers_get_what_is_emitted(tmp_path):
+    received = []
     with EventLog(tmp_path / "events.jsonl") as log:
-        log.subscribe(told.append)
+        log.subscribe(received.append)
         log.emit("run_start")
         log.emit("steps", loss=[1.5, math.nan, math.inf, -math.inf], path="/数据/\udcff", nested={"x": math.inf})
     read = read_events(tmp_path / "events.jsonl")
-    assert repr(read) == repr(told)  # repr, since nan is not equal to itself
+    assert repr(read) == repr(received)  # repr, since nan is not equal to itself
     assert math.isnan(read[1]["loss"][1])
     assert all(json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
     assert sorted(os.listdir(tmp_path)) == ["events.jsonl"]
@@ -98,10 +98,10 @@ def test_a_log_is_not_overwritten(tmp_path):
 
 
 def test_threads_and_subscribers_that_emit_share_one_order(tmp_path):
-    told = []
+    received = []
     log = EventLog(tmp_path / "events.jsonl")
     log.subscribe(lambda event: log.emit("echo", of=event["n"]) if event["kind"] == "call" else None)
-    log.subscribe(told.append)
+    log.subscribe(received.append)
     threads = [
         threading.Thread(target=lambda k=k: [log.emit("call", n=k * 100 + i) for i in range(50)]) for k in range(4)
     ]
@@ -112,7 +112,7 @@ def test_threads_and_subscribers_that_emit_share_one_order(tmp_path):
     log.close()
     log.close()
     read = read_events(tmp_path / "events.jsonl")
-    assert read == told
+    assert read == received
     assert len(read) == 400
     assert [event["t"] for event in read] == sorted(event["t"] for event in read)
     assert {event["n"] for event in read if event["kind"] == "call"} == {
@@ -123,19 +123,19 @@ def test_threads_and_subscribers_that_emit_share_one_order(tmp_path):
 
 
 def test_a_failing_subscriber_does_not_hide_an_event(tmp_path):
-    told = []
+    received = []
 
     def fail(_):
         raise RuntimeError("broken display")
 
     with EventLog(tmp_path / "events.jsonl") as log:
         log.subscribe(fail)
-        log.subscribe(told.append)
+        log.subscribe(received.append)
         with pytest.raises(RuntimeError, match="broken display"):
             log.emit("run_start")
         with pytest.raises(TypeError):
             log.emit("bad", value=object())  # not JSON: refused, and not met again
-    assert kinds(told) == kinds(read_events(tmp_path / "events.jsonl")) == ["run_start"]
+    assert kinds(received) == kinds(read_events(tmp_path / "events.jsonl")) == ["run_start"]
 
 
 def test_an_event_of_a_step_is_one_write_and_waits_for_no_disk(tmp_path, monkeypatch):
@@ -188,9 +188,9 @@ def emit_steps(log):
 
 
 def test_a_full_disk_stops_the_run_with_the_log_closed(tmp_path, monkeypatch):
-    path, told = tmp_path / "events.jsonl", []
+    path, received = tmp_path / "events.jsonl", []
     log = EventLog(path)
-    log.subscribe(told.append)
+    log.subscribe(received.append)
     disk = Disk(monkeypatch, room=300)
     with pytest.raises(OSError, match="No space") as caught:
         emit_steps(log)
@@ -203,15 +203,15 @@ def test_a_full_disk_stops_the_run_with_the_log_closed(tmp_path, monkeypatch):
     assert_whole_lines(path)
     read = read_events(path)
     assert kinds(read[-2:]) == ["run_stop", "process_stop"]
-    assert read == told
+    assert read == received
     assert [event["first_step"] for event in read[:-2]] == list(range(len(read) - 2))  # none lost, none twice
 
 
 def test_a_disk_that_stays_full_keeps_whole_lines(tmp_path, monkeypatch):
-    path, told = tmp_path / "events.jsonl", []
+    path, received = tmp_path / "events.jsonl", []
     monkeypatch.setattr(files, "RESERVE_BYTES", 0)
     log = EventLog(path)
-    log.subscribe(told.append)
+    log.subscribe(received.append)
     disk = Disk(monkeypatch, room=150)
     with pytest.raises(OSError, match="No space"):
         emit_steps(log)
@@ -219,12 +219,12 @@ def test_a_disk_that_stays_full_keeps_whole_lines(tmp_path, monkeypatch):
         log.emit("steps", first_step=1000)
     log.emit("run_stop", status="aborted", reason="disk_full")  # does not raise: it waits
     assert_whole_lines(path)
-    assert read_events(path) == told
+    assert read_events(path) == received
     disk.room = 10_000  # room again, before the end
     log.close()
     assert_whole_lines(path)
-    assert read_events(path) == told
-    assert told[-1]["reason"] == "disk_full"
+    assert read_events(path) == received
+    assert received[-1]["reason"] == "disk_full"
 
 
 def test_what_a_resume_makes_void(story):

@@ -44,7 +44,7 @@ def test_cells_without_a_figure_stay_blank(story):
     assert re.search(r"\| amp \| bs=64 \| \d+\.\d \| 0\.0 \| 0\.0 \|  \|  \|  \|$", row)
 
 
-def test_the_learning_rate_may_be_told_with_the_data(tell):
+def test_the_learning_rate_may_be_reported_with_the_data(tell):
     """A recipe whose schedule follows from the data set reports it when it has seen the data."""
     events = tell("target").events
     config = next(event for event in events if event["kind"] == "run_config")

@@ -15,7 +15,7 @@ from airank_fast.record.formats.mlperf import MLPerfLog
 from airank_fast.record.formats.perflog import PerfLogLog
 
 WRITERS = {"airank": AIRankLog, "mlperf": MLPerfLog, "dllogger": DLLoggerLog, "perflog": PerfLogLog}
-KNOWN = {"target": 0.759, "samples_per_epoch": 1000, "global_batch_size": 64, "unit": "images"}
+GIVEN = {"target": 0.759, "samples_per_epoch": 1000, "global_batch_size": 64, "unit": "images"}
 
 
 def write(events, name, path):
@@ -30,7 +30,7 @@ def write(events, name, path):
 def test_every_format_tells_the_same_story(tell, name, ending, tmp_path):
     events = tell(ending).events
     ours = read_run(write(events, "events", tmp_path / "events.jsonl")).summary
-    run = read_run(write(events, name, tmp_path / "log"), KNOWN)
+    run = read_run(write(events, name, tmp_path / "log"), GIVEN)
     assert run.format == name
     same = ["status", "target", "evaluations", "best_accuracy", "final_accuracy", "epochs", "unit"]
     assert {key: run.summary[key] for key in same} == {key: ours[key] for key in same}
@@ -50,9 +50,9 @@ def test_without_what_the_log_lacks_there_is_no_figure(tell, name, tmp_path):
     assert summary["best_accuracy"] == 0.7712
 
 
-def test_the_begin_of_evaluations_and_of_the_process_can_be_told(tell, tmp_path):
+def test_the_begin_of_evaluations_and_of_the_process_can_be_given(tell, tmp_path):
     path = write(tell("target").events, "airank", tmp_path / "log")
-    run = read_run(path, {**KNOWN, "benchmark": "resnet50", "eval_s": 0.1, "init_s": 5.0, "cache_clear": True})
+    run = read_run(path, {**GIVEN, "benchmark": "resnet50", "eval_s": 0.1, "init_s": 5.0, "cache_clear": True})
     assert run.summary["evaluation_s"] == pytest.approx(0.4)
     assert run.summary["e2e_time"] == pytest.approx(run.summary["total_time"] + 5)
     times = [event["t"] for event in run.events]
@@ -74,8 +74,8 @@ def test_berts_epochs_are_samples_in_mlperf(tell, tmp_path):
             del event["first_epoch"], event["epoch_count"]
     run = read_run(write(events, "mlperf", tmp_path / "log"), {"target": 0.759})
     ours = [event["samples"] for event in events if event["kind"] == "eval_stop"]
-    told = [(e["samples"], e["epoch"]) for e in run.events if e["kind"] == "eval_stop"]
-    assert told == [(samples, samples // 1000) for samples in ours]
+    read = [(e["samples"], e["epoch"]) for e in run.events if e["kind"] == "eval_stop"]
+    assert read == [(samples, samples // 1000) for samples in ours]
     assert run.summary["trained_samples"] == ours[-1]
 
 
@@ -88,7 +88,7 @@ def test_the_configuration_is_gathered_from_all_over_a_log(tell, hyper_parameter
     assert [event["kind"] for event in run.events].count("run_config") == 1
 
 
-def test_what_the_log_says_goes_before_what_is_told(tell, tmp_path):
+def test_a_fact_in_the_log_goes_before_a_given_one(tell, tmp_path):
     path = write(tell("target").events, "events", tmp_path / "events.jsonl")
     assert read_run(path, {"target": 0.5, "made_up": 1}).summary["target"] == 0.759
     path = write(tell("target").events, "mlperf", tmp_path / "log")
@@ -153,7 +153,7 @@ def test_the_directory_of_a_run_and_a_choice_of_format(tell, tmp_path):
         (b'{"t": 1, "kind": "run_config", "target": "x"}\n', "target: must be a number, got 'x'"),
     ],
 )
-def test_what_is_no_run_is_said_in_one_line(content, message, tmp_path):
+def test_a_file_without_a_run_is_refused_in_one_line(content, message, tmp_path):
     path = tmp_path / "log"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -174,7 +174,7 @@ FUZZED = settings(deadline=None, max_examples=120, suppress_health_check=[Health
 def read_or_refuse(path):
     message = str(path)
     try:
-        read_run(path, KNOWN)
+        read_run(path, GIVEN)
     except UserError as error:
         message = str(error)
     assert message.startswith(str(path))

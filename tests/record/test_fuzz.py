@@ -92,7 +92,7 @@ def test_events(rows):
     assert [events_module.from_line(to_line(event).encode())["kind"] for event in written] == [e["kind"] for e in read]
 
 
-def told(times, accuracies, checksum=None):
+def made_up_run(times, accuracies, checksum=None):
     """The events that an AI-Rank log carries, and what else its writer needs."""
     run = [{"t": times[0], "kind": "run_start"}]
     run += [{"t": times[0], "kind": "data", "checksum": checksum}] if checksum else []
@@ -109,12 +109,12 @@ def told(times, accuracies, checksum=None):
     st.none() | st.from_regex(r"[0-9a-f]{8}", fullmatch=True),
 )
 def test_airank(times, accuracies, checksum):
-    run = told(times, accuracies, checksum)
+    run = made_up_run(times, accuracies, checksum)
     log = airank.AIRankLog("2021-05" if checksum else "2020-12")
     config = {"t": times[0], "kind": "run_config", "target": 0.5}
     lines = [line for event in [config, *run] for line in log.feed(event)] + log.close()
     carried = {"eval_stop": ("epoch", "accuracy"), "data": ("checksum",), "run_start": (), "run_stop": ()}
-    wanted = [
+    expected = [
         {"t": round(event["t"], 3), "kind": event["kind"], **{name: event[name] for name in carried[event["kind"]]}}
         for event in run
     ]
@@ -123,7 +123,7 @@ def test_airank(times, accuracies, checksum):
     def order(event):
         return event["t"], event["kind"], event.get("epoch", 0)
 
-    assert sorted(read, key=order) == sorted(wanted, key=order)
+    assert sorted(read, key=order) == sorted(expected, key=order)
     assert [entry.troubles for entry in airank.read(lines)] == [()] * len(lines)
 
 
@@ -139,7 +139,7 @@ def test_mlperf(times, accuracies, reported):
         "reported": reported,
         "submission": {"org": "x"},
     }
-    run = [event for event in told(times, accuracies) if event["kind"] != "data"]
+    run = [event for event in made_up_run(times, accuracies) if event["kind"] != "data"]
     starts = [{**event, "kind": "eval_start"} for event in run if event["kind"] == "eval_stop"]
     events_in_order = sorted([config, *starts, *run], key=lambda event: event["t"])
     log = mlperf.MLPerfLog()
@@ -147,8 +147,8 @@ def test_mlperf(times, accuracies, reported):
     read = list(mlperf.parse(lines))
     for kind, names in (("run_start", ()), ("eval_stop", ("epoch", "accuracy")), ("run_stop", ("status",))):
         found = [(round(e["t"] * 1000), *(e[name] for name in names)) for e in read if e["kind"] == kind]
-        wanted = [(round(e["t"] * 1000), *(e[name] for name in names)) for e in run if e["kind"] == kind]
-        assert found == wanted
+        expected = [(round(e["t"] * 1000), *(e[name] for name in names)) for e in run if e["kind"] == kind]
+        assert found == expected
     configs = [event for event in read if event["kind"] == "run_config"]
     assert [event["benchmark"] for event in configs if "benchmark" in event] == ["resnet50"]
     assert {name: value for event in configs for name, value in event["reported"].items()} == reported

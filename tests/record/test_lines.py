@@ -1,4 +1,4 @@
-"""Lines: any state of a file is read, in bounded memory, and what was odd about it is said."""
+"""Lines: any state of a file is read, in bounded memory, and its oddities are reported."""
 
 import bz2
 import gzip

@@ -11,6 +11,7 @@ from airank_fast.record.events import EventLog, read_events
 from airank_fast.record.formats import airank, mlperf
 from airank_fast.record.logs import attach_logs, write_logs
 from airank_fast.record.metrics import summarize
+from airank_fast.rules.verifying import verify
 
 ENDINGS = ["target", "epochs", "exception", "sigterm", "rank_lost", "cut_off"]
 NAMES = ["airank.log", "mlperf.log", "summary.json", "flagperf.json", "flagperf.md"]
@@ -53,10 +54,10 @@ def test_the_logs_agree_with_one_another(tell, ending, tmp_path):
     log, _ = play(tell(ending).events, tmp_path)
     log.close()
     text = contents(tmp_path)
-    told = list(airank.parse(text["airank.log"].splitlines()))
+    ours_read = list(airank.parse(text["airank.log"].splitlines()))
     official = list(mlperf.parse(text["mlperf.log"].splitlines()))
     for kind in ("run_start", "eval_stop", "run_stop"):
-        ours = [(round(e["t"] * 1000), e.get("accuracy")) for e in told if e["kind"] == kind]
+        ours = [(round(e["t"] * 1000), e.get("accuracy")) for e in ours_read if e["kind"] == kind]
         theirs = [(round(e["t"] * 1000), e.get("accuracy")) for e in official if e["kind"] == kind]
         assert ours == theirs
         assert ours
@@ -80,18 +81,18 @@ def test_a_resume_writes_the_logs_anew(story, tmp_path):
     run.block(2).evaluate(2, 0.8).stop("aborted", "sigterm")
     log, _ = play(run.events, tmp_path)
     log.close()
-    before, told = contents(tmp_path), len(run.events)
+    before, num_emitted = contents(tmp_path), len(run.events)
 
     run.resume(at)
-    log, logs = play(run.events[told:-1], tmp_path, resume=True)
-    assert contents(tmp_path) == before  # nothing is lost until it is known from where the run goes on
+    log, logs = play(run.events[num_emitted:-1], tmp_path, resume=True)
+    assert contents(tmp_path) == before  # nothing is lost before the resume event
     emit(log, run.events[-1:])
     assert (tmp_path / "airank.log").read_text().count("eval_accuracy") == 1
     assert "test_finish" not in (tmp_path / "airank.log").read_text()
 
-    told = len(run.events)
+    num_emitted = len(run.events)
     run.block(2).evaluate(2, 0.77).stop()
-    emit(log, run.events[told:])
+    emit(log, run.events[num_emitted:])
     log.close()
     (tmp_path / "again").mkdir()
     events = read_events(tmp_path / "events.jsonl")
@@ -147,3 +148,29 @@ def test_a_full_disk_leaves_whole_files_and_room_to_close_them(tell, num_bytes, 
     (tmp_path / "again").mkdir()
     write_logs(read_events(tmp_path / "events.jsonl"), tmp_path / "again")
     assert contents(tmp_path / "again") == text
+
+
+@pytest.mark.parametrize(
+    ("config", "has_mlperf"),
+    [
+        ({"benchmark": "bert_tiny"}, True),
+        ({"benchmark": "transformer"}, True),
+        ({"benchmark": None}, True),
+        ({"benchmark": "deepfm"}, False),
+        ({"benchmark": "noise", "task": {"name": "noise", "unit": "tokens"}}, False),
+    ],
+)
+def test_a_task_that_mlperf_does_not_have_leaves_no_mlperf_log(story, config, has_mlperf, tmp_path):
+    run = story(**config).begin().block(1)
+    log, _ = play(run.events, tmp_path)
+    log.close()
+    assert (tmp_path / "mlperf.log").exists() == has_mlperf
+    log, _ = play(run.resume(run.step).block(2).evaluate(2, 0.8).stop().events[-8:], tmp_path, resume=True)
+    log.close()
+    assert (tmp_path / "mlperf.log").exists() == has_mlperf
+    assert "eval_accuracy" in (tmp_path / "airank.log").read_text()
+    (tmp_path / "again").mkdir()
+    write_logs(read_events(tmp_path / "events.jsonl"), tmp_path / "again")
+    assert (tmp_path / "again" / "mlperf.log").exists() == has_mlperf
+    named = [finding for finding in verify(tmp_path) if finding.path.endswith("mlperf.log") and not has_mlperf]
+    assert not named

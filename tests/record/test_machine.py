@@ -38,8 +38,8 @@ def root(tmp_path, monkeypatch):
         cache.mkdir(parents=True)
         for name, value in (("level", level), ("type", kind), ("size", size)):
             (cache / name).write_text(f"{value}\n")
-    told = {"lsblk": LSBLK, "nvidia-smi": NVIDIA_SMI}
-    monkeypatch.setattr(machine, "_output", lambda program, *_: told[program])
+    outputs = {"lsblk": LSBLK, "nvidia-smi": NVIDIA_SMI}
+    monkeypatch.setattr(machine, "_output", lambda program, *_: outputs[program])
     return tmp_path
 
 

@@ -81,15 +81,15 @@ def test_a_log_that_was_cut_off():
     assert list(parse([line("TRAIN_START", t=1000), line("TRAIN_END", t=2000)]))[-1] == {"t": 2.0, "kind": "run_stop"}
 
 
-def test_what_has_no_event_is_told():
+def test_lines_without_an_event_are_reported():
     lost = []
     list(parse([line("EVALUATE"), line("CONVERT_MODEL", {"a": 1})], lost=lambda *what: lost.append(what)))
-    assert lost == [(1, "EVALUATE lines without a value"), (2, "CONVERT_MODEL lines without a value that is known")]
+    assert lost == [(1, "EVALUATE lines without a value"), (2, "CONVERT_MODEL lines without a recognised value")]
 
 
-def test_a_unit_that_is_not_known_is_asked_for():
+def test_a_unit_that_nothing_states_is_required():
     lines = [line("EVALUATE", {"auc": 0.8})]
-    with pytest.raises(UserError, match=r"line 1: auc must be said to be in percent or a fraction .*, got 0.8"):
+    with pytest.raises(UserError, match=r"line 1: auc must have a unit, --accuracy-unit percent or fraction, got 0.8"):
         list(parse(lines, accuracy="auc"))
     assert next(parse(lines, accuracy="auc", unit="fraction"))["accuracy"] == 0.8
 
@@ -116,8 +116,8 @@ def test_a_broken_line_is_named(text):
 def runs(draw):
     """Events that [PerfLog] carries, in order of time."""
     count = st.integers(0, 9)
-    told = {"step": count, "epoch": count, "samples": count, "duration_s": st.floats(0, 9)}
-    where = st.fixed_dictionaries({}, optional=told)
+    fields = {"step": count, "epoch": count, "samples": count, "duration_s": st.floats(0, 9)}
+    where = st.fixed_dictionaries({}, optional=fields)
     middle = []
     for epoch in range(1, draw(st.integers(1, 4))):
         middle += [{"kind": "eval_stop", "accuracy": draw(st.floats(0, 1)), **draw(where)}] * draw(st.integers(0, 1))
@@ -136,10 +136,10 @@ def runs(draw):
 def test_parse_gives_back_the_events_that_the_log_carries(events):
     log = PerfLogLog()
     lines = [written for event in events for written in log.feed(event)] + log.close()
-    told = [event for event in parse(lines) if event["kind"] not in ("figure", "run_config")]
-    if told and not any(event["kind"] == "eval_stop" for event in events):
-        told = [event for event in told if event["kind"] != "eval_stop"]
-    assert told == [event for event in events if event["kind"] != "run_config"]
+    read = [event for event in parse(lines) if event["kind"] not in ("figure", "run_config")]
+    if read and not any(event["kind"] == "eval_stop" for event in events):
+        read = [event for event in read if event["kind"] != "eval_stop"]
+    assert read == [event for event in events if event["kind"] != "run_config"]
     config = next(event for event in parse(lines) if event["kind"] == "run_config")
     assert (config["benchmark"], config["seed"]) == ("bert", events[0]["seed"])
 

@@ -1,4 +1,4 @@
-"""--set: names that are known, values of the right type, for all paths or some."""
+"""--set: names that exist, values of the right type, for all paths or some."""
 
 import pytest
 

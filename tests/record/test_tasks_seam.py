@@ -27,7 +27,7 @@ NOISE = {
     "metrics": [{"name": "perplexity", "direction": "down", "format": ".3f"}],
     "target": {"perplexity": 12.5},
 }
-UNKNOWN = {"benchmark": "denoising_small", "target": 12.5, "task": NOISE, "unit": "tokens"}
+OWN_TASK = {"benchmark": "denoising_small", "target": 12.5, "task": NOISE, "unit": "tokens"}
 
 
 def evaluations(story, config, *qualities):
@@ -54,7 +54,7 @@ def boxes_fixture(story):
 
 @pytest.fixture(name="noise")
 def noise_fixture(story):
-    return evaluations(story, UNKNOWN, *({"perplexity": value} for value in (80.0, 12.5, 13.0)))
+    return evaluations(story, OWN_TASK, *({"perplexity": value} for value in (80.0, 12.5, 13.0)))
 
 
 def test_a_target_is_reached_by_an_evaluation_that_has_all_of_it(boxes):

@@ -1,9 +1,9 @@
-"""What a log of another program leaves unsaid although it follows from what it says.
+"""Fills in fields that another program's log omits but that follow from the fields it has.
 
 With the samples of an epoch and the global batch size, an epoch is a number of samples and of steps; between two
 evaluations lies a block of training; with its length an evaluation has a begin; a run that reached its target is a
-success. Nothing else is added. Two readings of the log, so that none of it is held but its evaluations: `Outline`
-first, then `complete`.
+success. Nothing else is added. The log is read twice, `Outline` first, then `complete`, so that only its evaluations
+are held in memory.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from itertools import pairwise
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
+from airank_fast.numeric import is_float
 from airank_fast.record.events import Event, dictionary
 from airank_fast.record.metrics import goal, reaches
 from airank_fast.tasks import Task, fraction
 
 MIN_T, MAX_T = -6e10, 2.5e11  # unix seconds that are a date
-# What may be said of a run beside the fields of run_config; a log that says it has events for it.
+# What a user may state of a run beside the fields of run_config; in a log, events carry it.
 MOMENTS = ("init_s", "eval_s", "cache_clear")
 
 _COUNTS = ("step", "samples", "epoch", "first_epoch", "epoch_count", "first_step", "num_steps", "correct", "counted")
@@ -28,7 +29,7 @@ _LISTS = ("core_s", "wait_s", "h2d_s", "measure_s", "loss", "lr", "per_rank")
 _POSITIVE = ("world_size", "global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
 _POSITIVE += ("samples_per_epoch",)
 _WHOLE = {*_COUNTS, *_POSITIVE, "seed"}
-REQUIRED = {  # what metrics.py asks of completed events
+REQUIRED = {  # what metrics.py reads of completed events
     "steps": ("first_step", "num_steps", "samples", "core_s"),
     "epoch_stop": ("epoch", "samples"),
     "eval_stop": ("accuracy",),
@@ -60,11 +61,11 @@ def checked(event: Event, required: Mapping[str, tuple[str, ...]] | None = None)
     for name, value in event.items():
         if value is None or name in ("t", "kind"):
             continue
-        if name in _COUNTS and not (_is_number(value) and abs(value) < 1 << 63):
+        if name in _COUNTS and not (is_float(value) and abs(value) < 1 << 63):
             raise UserError(f"{kind}: {name} must be a number, got {_short(value)}")
-        if name == "accuracy" and not _is_number(value):
+        if name == "accuracy" and not is_float(value):
             raise UserError(f"{kind}: {name} must be a number, got {_short(value)}")
-        if name in _LISTS and not (isinstance(value, list) and all(map(_is_number, value))):
+        if name in _LISTS and not (isinstance(value, list) and all(map(is_float, value))):
             raise UserError(f"{kind}: {name} must be a list of numbers, got {_short(value)}")
         if name.endswith("_s") and isinstance(value, list) and not all(abs(item) < MAX_T for item in value):
             raise UserError(f"{kind}: {name} must be a list of seconds, got {_short(value)}")
@@ -88,7 +89,7 @@ def check_config(config: dict) -> None:
         if value is not None and not (type(value) is int and 0 < value < 1 << 53):
             raise UserError(f"{name}: must be a whole number above 0, got {_short(value)}")
     for name in ("target", "warmup_epochs_excluded"):
-        if config.get(name) is not None and not _is_number(config[name]):
+        if config.get(name) is not None and not is_float(config[name]):
             raise UserError(f"{name}: must be a number, got {_short(config[name])}")
     for name in ("submission", "reported", "options", "recipe"):
         if not isinstance(config.get(name) or {}, dict):
@@ -103,11 +104,11 @@ def check_config(config: dict) -> None:
 class Outline:
     """A first reading: the configuration, gathered from all over the log, and its evaluations.
 
-    `known` holds fields of run_config, MOMENTS and `system` that the log does not carry; the log's own come first.
+    `given` holds fields of run_config, MOMENTS and `system` that the log may lack; the log's own come first.
     `counts_samples`: what the log calls epochs of BERT are samples (MLPerf).
     """
 
-    def __init__(self, events: Iterable[Event], known: dict | None = None, counts_samples: bool = False):
+    def __init__(self, events: Iterable[Event], given: dict | None = None, counts_samples: bool = False):
         self.config: dict = {}
         self.kinds: set[str] = set()
         self.evaluations: list[Event] = []
@@ -122,12 +123,12 @@ class Outline:
                 self.run_start_t = event["t"]
             elif event["kind"] == "eval_stop":
                 self.evaluations.append(event)
-        known = dict(known or {})
-        self.moments = {name: known.pop(name) for name in MOMENTS if name in known}
-        self.system = known.pop("system", {})
-        if known.get("benchmark") and tasks.of(self.config) is None:
-            self.config.pop("benchmark", None)  # a name that nobody knows, such as that of a network
-        _merge(self.config, with_whole_counts(known))
+        given = dict(given or {})
+        self.moments = {name: given.pop(name) for name in MOMENTS if name in given}
+        self.system = given.pop("system", {})
+        if given.get("benchmark") and tasks.of(self.config) is None:
+            self.config.pop("benchmark", None)  # a name that no task has, such as that of a network
+        _merge(self.config, with_whole_counts(given))
         check_config(self.config)
         task = tasks.of(self.config)
         if task is not None:
@@ -165,17 +166,21 @@ class Outline:
     def _trained_samples(self, task: Task) -> int | None:
         """The samples at the last evaluation of a log that counts epochs, where its train_samples are that; else None.
 
-        mlperf-logging's RCP checker reads them so with --bert_train_samples. As the size of the data set they are of
-        no use: it is not said at which part of it an evaluation was made.
+        mlperf-logging's RCP checker reads them so with --bert_train_samples. A train_samples that is the size of the
+        data set is of no use: the log does not state at which part of it an evaluation was made.
         """
         trained, batch = self.config.get("train_samples"), self.config.get("global_batch_size") or 1
         is_trained = trained is not None and batch <= trained < (task.least_samples or math.inf)
-        where = f"train_samples, {trained:,}, are read as those trained" if is_trained else "the samples are not known"
+        where = (
+            f"train_samples, {trained:,}, are read as those trained"
+            if is_trained
+            else "the samples trained are not in the log"
+        )
         self.notes.append(f"epoch_num counts epochs where the samples trained are required; {where}")
         return trained if is_trained else None
 
     def place(self, event: Event) -> Event:
-        """The event with its samples, epoch and step as far as they are known, and its accuracy in the task's unit."""
+        """The event with its samples, epoch and step where they follow, and its accuracy in the task's unit."""
         if self.is_per_cent and event["kind"] == "eval_stop":
             quality = {name: fraction(value) for name, value in dictionary(event.get("quality")).items()}
             event = {**event, "accuracy": fraction(event["accuracy"]), **({"quality": quality} if quality else {})}
@@ -202,7 +207,7 @@ class Outline:
         return rest | {name: value for name, value in found.items() if value is not None}
 
     def after_epochs(self, num_before: float, count: float) -> Event:
-        """Where a run is `count` epochs after the first `num_before`; samples, where they are called epochs."""
+        """The field of an event `count` epochs after the first `num_before`; samples, where epochs count them."""
         if not self.counts_samples:
             return {"epoch": num_before + count}
         batch = self.config.get("global_batch_size") or 1000
@@ -210,7 +215,7 @@ class Outline:
 
 
 def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
-    """A second reading: the events with what `outline` adds to them, in order of time where the log is."""
+    """A second reading: the events with what `outline` adds to them, ordered by time where the log is."""
     before, after = _added(outline)
     yield from _opening(outline)
     last_t, count, reached, block = -math.inf, 0, False, {}
@@ -235,7 +240,7 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
         while pending and kind != "run_start" and (kind == "eval_stop" or pending[0]["t"] <= event["t"]):
             added = pending.pop(0)
             yield {**added, "t": max(added["t"], last_t)}
-        if not _says_nothing(event):
+        if not _is_unplaced(event):
             yield event
         last_t = max(last_t, event["t"])
         if kind in ("run_start", "eval_stop"):
@@ -244,22 +249,22 @@ def complete(events: Iterable[Event], outline: Outline) -> Iterator[Event]:
 
 
 def _ended(stop: Event, outline: Outline, reached: bool) -> Event:
-    """The end of the run, with how it ended where the log does not say and the target does."""
+    """The end of the run, with its status where the log does not state it and the target decides it."""
     if stop.get("status") is not None or not goal(outline.config) or not outline.evaluations:
         return stop
     ending = {"status": "success", "reason": "target"} if reached else {"status": "aborted", "reason": "epochs"}
     return stop | ending
 
 
-def _says_nothing(event: Event) -> bool:
-    """The end of an epoch or a block at nobody knows how many samples."""
+def _is_unplaced(event: Event) -> bool:
+    """Whether the end of an epoch or a block has no number of samples, so that no figure can use it."""
     if event["kind"] == "epoch_stop":
         return event.get("samples") is None or event.get("epoch") is None
     return event["kind"] == "block_stop" and event.get("samples") is None
 
 
 def _added(outline: Outline) -> tuple[list[list[Event]], dict[int, list[Event]]]:
-    """What comes before each evaluation, and what right after the first so many (0: after run_start)."""
+    """The events to add before each evaluation, and {count: those right after so many evaluations, 0: run_start}."""
     before: list[list[Event]] = [[] for _ in outline.evaluations]
     after: dict[int, list[Event]] = {}
     has_blocks = bool({"block_start", "block_stop"} & outline.kinds)
@@ -290,8 +295,8 @@ def _block_start(old: Event, new: Event, counts_samples: bool) -> Event:
 
 
 def _block(event: Event, start: Event, outline: Outline) -> Event:
-    """A block of a log that has its own: the samples at its begin or end follow from the epochs that `start`, or the
-    end itself, states. Some end with nothing but the epoch they began with."""
+    """A block of the log's own: the samples at its begin or end follow from the epochs that its start or its end
+    states. Some ends repeat the first epoch alone."""
     first, count = (event.get(name, start.get(name)) for name in ("first_epoch", "epoch_count"))
     if event["kind"] == "block_start":
         count = 0
@@ -302,23 +307,23 @@ def _block(event: Event, start: Event, outline: Outline) -> Event:
 
 
 def _opening(outline: Outline) -> Iterator[Event]:
-    """The configuration, after the start of the process and before the initialisation where those were told."""
-    told = outline.moments
+    """The configuration, between the start of the process and the initialisation where the user states those."""
+    moments = outline.moments
     if outline.first_t is None:
         return
     t = outline.first_t
     if outline.run_start_t is not None:
-        t = min(t, outline.run_start_t - told.get("init_s", 0.0))
-    if "init_s" in told and "process_start" not in outline.kinds:
+        t = min(t, outline.run_start_t - moments.get("init_s", 0.0))
+    if "init_s" in moments and "process_start" not in outline.kinds:
         yield {"t": t, "kind": "process_start"}
     if outline.config:
         yield {"t": t, "kind": "run_config", **outline.config}
     yield from ({"t": t, "kind": "warning", "message": note} for note in outline.notes)
     if outline.system and "system" not in outline.kinds:
         yield {"t": t, "kind": "system", **outline.system}
-    if "cache_clear" in told and "cache_clear" not in outline.kinds:
-        yield {"t": t, "kind": "cache_clear", "value": told["cache_clear"]}
-    if "init_s" in told and "init_start" not in outline.kinds and outline.run_start_t is not None:
+    if "cache_clear" in moments and "cache_clear" not in outline.kinds:
+        yield {"t": t, "kind": "cache_clear", "value": moments["cache_clear"]}
+    if "init_s" in moments and "init_start" not in outline.kinds and outline.run_start_t is not None:
         yield {"t": t, "kind": "init_start"}
         yield {"t": outline.run_start_t, "kind": "init_stop"}
 
@@ -332,10 +337,6 @@ def _merge(config: dict, more: dict) -> None:
             config[name] = {**value, **config.get(name, {})}
         else:
             config.setdefault(name, value)
-
-
-def _is_number(value) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 1 << 1000)
 
 
 def _short(value) -> str:

@@ -1,4 +1,4 @@
-"""From the events of a log to another format: what must be asked for, what is written, what is lost."""
+"""Writes the events of a log in another format; reports what that format requires beside them and what is lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
+from airank_fast.numeric import is_float
 from airank_fast.record.events import Event, dictionary, effective, name_floats, to_line
 from airank_fast.record.formats import airank, dllogger, flagperf, mlperf, perflog
 from airank_fast.record.lines import Lines
@@ -16,8 +17,8 @@ from airank_fast.record.settings import LARS, OF_ONE_OPTIMIZER, SGD, SUBMISSION
 
 FORMATS = ("airank", "mlperf", "flagperf", "events", "dllogger", "perflog")
 _MARKS = {"airank": "AI-Rank-log", "mlperf": ":::MLLOG", "perflog": perflog.MARK, "dllogger": "DLL"}
-_RECOMPUTED = {"figure"}  # what a log states of itself is computed again from its events
-_IMPLIED = {"airank": {"block_start", "block_stop", "epoch_stop"}}  # by the evaluations between and after them
+_RECOMPUTED = {"figure"}  # computed again from the events, whatever a log states
+_IMPLIED = {"airank": {"block_start", "block_stop", "epoch_stop"}}  # by the evaluations beside them
 _BRACKETS = {"init_start", "init_stop", "run_start", "run_stop", "eval_stop", "epoch_stop", "reading"}
 FIGURES = {  # that a format writes
     "airank": ("avg_ips",),
@@ -46,8 +47,8 @@ _ODDITIES = {"not_utf8": "bytes that are no text", "nul": "NUL characters", "lon
 _MAX_KINDS = 200
 
 
-class Losses:
-    """What does not come through, by kind, with a count and the first line; and notes."""
+class Omissions:
+    """What a conversion loses, by kind, with a count and the first line; and notes."""
 
     def __init__(self):
         self.notes: list[str] = []
@@ -56,19 +57,19 @@ class Losses:
         self._last: dict[str, int] = {}
 
     def count(self, what: str) -> None:
-        """Something that stands in no one line is lost."""
+        """Count a loss that belongs to no line."""
         if what in self._counts or len(self._counts) < _MAX_KINDS:
             self._counts[what] += 1
 
-    def tell(self, number: int, what: str) -> None:
-        """Something in a line is lost. A log is read more than once: a line counts the first time."""
+    def count_line(self, number: int, what: str) -> None:
+        """Count a loss in a line. A log is read more than once: a line counts the first time."""
         if number > self._last.get(what, 0) and (what in self._counts or len(self._counts) < _MAX_KINDS):
             self._counts[what] += 1
             self._first.setdefault(what, number)
             self._last[what] = number
 
     def lines(self) -> list[str]:
-        """One line each."""
+        """The notes and omissions, a line each."""
         lost = [
             f"lost: {count} {what}" + (f", first in line {self._first[what]}" if what in self._first else "")
             for what, count in self._counts.items()
@@ -76,10 +77,10 @@ class Losses:
         return [f"note: {note}" for note in self.notes] + lost
 
 
-class Needs:
-    """What a format needs and the events do not give; one reading of them."""
+class Requirements:
+    """What a format requires and the events lack, found in one reading of them."""
 
-    def __init__(self, to: str, events: Iterable[Event], known: dict | None = None):
+    def __init__(self, to: str, events: Iterable[Event], given: dict | None = None):
         self.config: dict = {}
         self.kinds: Counter[str] = Counter()
         self._warnings: list[str] = []
@@ -88,9 +89,9 @@ class Needs:
         self.absent: dict[str, str] = {}  # those that its events do not give, and why
         self._to = to
         tally, self._pauses_s = Tally(), []
-        self._unfinished = _Unfinished()
+        self._running = _RunningAccuracy()
         for event in events:
-            self._unfinished.feed(event)
+            self._running.feed(event)
             if event["kind"] == "resume" and tally.last_t is not None:
                 self._pauses_s.append(event["t"] - tally.last_t)
             tally.feed(event)
@@ -105,14 +106,14 @@ class Needs:
             elif event["kind"] == "figure":
                 self.stated.setdefault(event["name"], event["value"])
         if "run_start" not in self.kinds:
-            raise UserError("a log that says when the run begins is required, got none")
-        self._explicit = known or {}
+            raise UserError("must have the begin of the run, got none")
+        self._given = given or {}
         self.absent = tally.absent()
-        ask = {"airank": self._airank, "mlperf": self._mlperf, "flagperf": self._flagperf}.get(to)
-        self.missing = list(dict.fromkeys(ask())) if ask else []
+        find = {"airank": self._airank, "mlperf": self._mlperf, "flagperf": self._flagperf}.get(to)
+        self.missing = list(dict.fromkeys(find())) if find else []
 
     def _lacks(self, *names: str) -> Iterator[str]:
-        return (name for name in names if self.config.get(name) is None and name not in self._explicit)
+        return (name for name in names if self.config.get(name) is None and name not in self._given)
 
     def _airank(self) -> Iterator[str]:
         yield from self._lacks("target", "unit")
@@ -137,14 +138,14 @@ class Needs:
                 yield name
         reported = self.config.get("reported") or {}
         task = tasks.of(self.config)
-        wanted = OF_ONE_OPTIMIZER.get(task.name) if task else None
-        wanted = wanted or ("opt_name", *(LARS if reported.get("opt_name") == "lars" else SGD))
-        yield from (name for name in wanted if reported.get(name) is None)
+        required = OF_ONE_OPTIMIZER.get(task.name) if task else None
+        required = required or ("opt_name", *(LARS if reported.get("opt_name") == "lars" else SGD))
+        yield from (name for name in required if reported.get(name) is None)
 
     def _flagperf(self) -> Iterator[str]:
         yield from self._lacks("benchmark", "precision", "world_size", "global_batch_size")
         if "figure" in self.kinds:
-            return  # it states its figures itself
+            return  # the log states them
         if not self._placed:
             yield from self._lacks("samples_per_epoch")
         if "system" not in self.kinds and self.config.get("world_size") != 1:
@@ -155,15 +156,15 @@ class Needs:
             yield "eval_s"
 
     def notes(self, source: str, has_zone: bool) -> list[str]:
-        """What a reader of the result should know of how it came about."""
+        """How the result came about, for its reader."""
         found = [] if source == "events" else list(self._warnings)
         if source == "dllogger":
             found.append("run_start is the first record: what came before it is not in the log")
             if not has_zone:
                 found.append("times without a zone are taken as UTC (--time-zone)")
-            found += [self._unfinished.note] if self._unfinished.note else []
+            found += [self._running.note] if self._running.note else []
         elif source in ("airank", "perflog") and "eval_start" not in self.kinds and "eval_stop" in self.kinds:
-            found.append("the log does not say when its evaluations begin: blocks of training end with them")
+            found.append("the log does not state when its evaluations begin: blocks of training end with them")
         if self._pauses_s:
             pauses = " and ".join(f"{seconds:.0f} s" for seconds in self._pauses_s[:5])
             found.append(f"the run was resumed after {pauses} in which its clock went on: it is not comparable")
@@ -172,18 +173,18 @@ class Needs:
         return found + list(self._of_figures())
 
     def _of_figures(self) -> Iterator[str]:
-        """Figures of the format that are only stated by the log, or absent; those with the same reason together."""
+        """Figures of the format that the log alone states, or that are absent; those with one reason together."""
         reasons: dict[str, list[str]] = {}
         for name in FIGURES.get(self._to, ()):
             if name in self.absent:
-                stands = name in self.stated
-                reason = "as the log states it" if stands else f"left out, {self.absent[name]}"
+                is_stated = name in self.stated
+                reason = "as the log states it" if is_stated else f"left out, {self.absent[name]}"
                 reasons.setdefault(reason, []).append(name)
         yield from (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
-class _Unfinished:
-    """Follows a log for where the running accuracy of an evaluation reaches the target before a whole one does."""
+class _RunningAccuracy:
+    """Finds where the running accuracy of an unfinished evaluation reaches the target before a whole one does."""
 
     def __init__(self):
         self._config: Event = {}
@@ -209,22 +210,24 @@ class _Unfinished:
                 )
         elif kind == "reading" and len(event["position"]) == 3 and self._first_s is None:
             value = event["values"].get(dllogger.ACCURACY)
-            if type(value) in (int, float) and value > 1 and value / 100 >= self._target:
+            if is_float(value) and value > 1 and value / 100 >= self._target:
                 self._first_s = event["t"] - self._start_t
 
 
-def scan(source: str, lines: Lines, losses: Losses) -> None:
-    """Tell of lines that no event stands for."""
+def scan(source: str, lines: Lines, omissions: Omissions) -> None:
+    """Count the lines that give no event."""
     mark = _MARKS.get(source)
     parse = {"airank": airank.parse, "mlperf": mlperf.parse}.get(source)
     for number, line in enumerate(lines, 1):
         if mark is None or not line.strip():
             continue
         if mark not in line:
-            losses.tell(number, "lines of other output")
+            omissions.count_line(number, "lines of other output")
         elif parse is not None and not any(True for _ in parse([line])):
-            losses.tell(number, f"lines of {mark} that no event stands for{_key(line)}")
-    losses.notes += [f"line {number}: {_ODDITIES[odd]}" for odd, number in lines.oddities.items() if odd in _ODDITIES]
+            omissions.count_line(number, f"lines of {mark} that give no event{_key(line)}")
+    omissions.notes += [
+        f"line {number}: {_ODDITIES[odd]}" for odd, number in lines.oddities.items() if odd in _ODDITIES
+    ]
 
 
 def _key(line: str) -> str:
@@ -236,13 +239,13 @@ def _key(line: str) -> str:
 def convert(
     events: Iterable[Event],
     to: str,
-    losses: Losses,
+    omissions: Omissions,
     profile: str = airank.PROFILES[0],
     markdown: bool = False,
     stated: Mapping[str, float] | None = None,
 ) -> Iterator[str]:
-    """The lines of the format `to`, one at a time. `markdown`: FlagPerf's table in place of its JSON. `stated` are
-    figures of the log, for those that its events do not give."""
+    """The lines of the format `to`, one at a time. `markdown`: FlagPerf's table in place of its JSON. `stated` has
+    the log's own figures, used where its events give none."""
     if to == "events":
         yield from map(to_line, events)
         return
@@ -257,22 +260,22 @@ def convert(
     }[to]()
     for number, event in enumerate(events, 1):
         kind = event["kind"]
-        if kind == "warning" and event["message"] in losses.notes:
+        if kind == "warning" and event["message"] in omissions.notes:
             continue
         if kind not in CARRIED[to] | _RECOMPUTED | _IMPLIED.get(to, set()) | {"run_config"}:
-            losses.count(f"events {kind}: {to} has no line for them")
+            omissions.count(f"events {kind}: {to} has no line for them")
         if kind == "eval_stop" and len(dictionary(event.get("quality"))) > 1 and to != "mlperf":
-            losses.count(f"evaluations with several metrics: {to} has room for one")
-        wanted = _fit(event, to, number)
-        if wanted is None:
-            losses.count(f"events {kind}: without what {to} says of them")
+            omissions.count(f"evaluations with several metrics: {to} has room for one")
+        writable = _writable(event, to, number)
+        if writable is None:
+            omissions.count(f"events {kind}: without the fields that {to} writes")
             continue
-        yield from writer.feed(wanted)
+        yield from writer.feed(writable)
     yield from writer.close()
 
 
-def _fit(event: Event, to: str, number: int) -> Event | None:
-    """The event with all that the writer needs of it; None if that is not known."""
+def _writable(event: Event, to: str, number: int) -> Event | None:
+    """The event with every field that the writer reads; None if the log lacks one."""
     kind = event["kind"]
     if kind in ("eval_start", "eval_stop", "epoch_stop") and to != "mlperf":
         epoch = event.get("epoch")
@@ -290,7 +293,7 @@ def _fit(event: Event, to: str, number: int) -> Event | None:
 
 
 def _flagperf(events: Iterable[Event], markdown: bool, stated: Mapping[str, float]) -> Iterator[str]:
-    """Figures from the events; where those do not give one, what the log states."""
+    """Figures from the events, else as the log states them."""
     tally = Tally()
     for event in events:
         tally.feed(event)
@@ -307,6 +310,6 @@ def _flagperf(events: Iterable[Event], markdown: bool, stated: Mapping[str, floa
         yield json.dumps(name_floats(run), indent=2, ensure_ascii=False)
 
 
-def standing(events: Iterable[Event], kinds: Counter[str]) -> Iterable[Event]:
-    """The events without those that a resume made void; only a resumed run is held in memory for it."""
+def without_superseded(events: Iterable[Event], kinds: Counter[str]) -> Iterable[Event]:
+    """The events without those that a resume supersedes; only a resumed run is held in memory for it."""
     return effective(events) if "resume" in kinds else events

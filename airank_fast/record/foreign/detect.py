@@ -1,4 +1,4 @@
-"""Which log formats a file holds, by what stands in it, never by its name."""
+"""Recognises the log formats of a file by its content, never by its name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from airank_fast.record.lines import BLOCK_BYTES, Lines, opened
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
 
-COMPRESSIONS = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".zst"}  # in folders these are named, not read
-# In folders these are passed over: programs quote lines of logs.
+COMPRESSIONS = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".zst"}  # in a folder these are reported, not read
+# In a folder these are skipped: programs quote lines of logs.
 PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".ipynb", ".js", ".py", ".rs", ".sh"}
 
-# What stands in a file of the format, behind whatever a launcher puts before each line.
+# Text that a file of the format has, behind any prefix of a launcher.
 _MARKS = {
     "airank": ("AI-Rank-log ",),
     "mlperf": (":::MLLOG",),
@@ -28,12 +28,12 @@ _MARKS = {
     "dllogger": ("DLL 20", "DLLL {"),
 }
 _CELL = ("|", "p_whole", "|")  # with spaces between
-_EDGE_BYTES = 256  # of a block, that are searched with the next one too
+_EDGE_BYTES = 256  # at the end of a block, searched again with the next one
 _HEAD_LINES = 50
 
 
 def detect(path: str | os.PathLike) -> list[str]:
-    """The formats of a file, several where a program's output holds several kinds of line; [] if none is known.
+    """The formats of a file, several where a program's output holds several kinds of line; [] if it holds none.
 
     events          our events.jsonl
     airank          AI-Rank training log, either profile
@@ -56,13 +56,13 @@ def detect(path: str | os.PathLike) -> list[str]:
         raise UserError(f"{path}: must be a file that can be read, got {reason}") from None
     head = [line for line in islice(Lines(path), _HEAD_LINES) if line.strip()]
     name = _of_head(head)
-    if name == "events":  # whatever its texts say
+    if name == "events":  # texts of its events may hold other marks
         return [name]
     return found or ([name] if name else [])
 
 
 def _marks_in(file: BinaryIO) -> list[str]:
-    """The formats whose mark stands somewhere in the file."""
+    """The formats whose mark is somewhere in the file."""
     block = file.read(BLOCK_BYTES)
     encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(block[:2], "utf-8")
     sought = {name: [mark.encode(encoding) for mark in marks] for name, marks in _MARKS.items()}

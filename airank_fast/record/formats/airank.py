@@ -9,8 +9,8 @@
     - AI-Rank-log 1558631922.454 avg_ips:1190.000images/sec
 
 The published sample disagrees with the definitions beside it (the target's time, the order of the last
-timestamps). Here the definitions hold: the target's line carries the timestamp of the evaluation that reached
-it, timestamps never run backwards, and a time is the difference of the printed timestamps, to the ms.
+timestamps). We follow the definitions: the target's line has the timestamp of the evaluation that reached it,
+timestamps never run backwards, and a time is the difference of the printed timestamps, to the ms.
 Profile 2021-05 adds `load_data, checksum:<hash>` before test_begin, at the same timestamp as in its sample.
 """
 
@@ -26,9 +26,9 @@ PROFILES = ("2020-12", "2021-05")
 
 PREFIX = "AI-Rank-log"
 
-MAX_STATEMENT = 1000  # characters of a line that are looked at: what stands behind them is other output
+MAX_STATEMENT = 1000  # characters of a line that are read; the rest is other output
 
-_START = re.compile(  # what may stand before the prefix, without the spaces around it: a rank and a dash
+_START = re.compile(  # text before the prefix, without the spaces around it: a rank and a dash
     r"(?:(?:\[(?:\d+,)?(?:rank|default|worker)? *(?P<bracket>\d{1,9})\](?:<std(?:out|err)>)?|"
     r"(?:rank *)?(?P<bare>\d{1,9})) {0,9}[:>|])? {0,9}-?$",
     re.ASCII | re.IGNORECASE,
@@ -41,7 +41,7 @@ class AIRankLog:
     """Events to lines of the log, as they happen."""
 
     def __init__(self, profile: str = PROFILES[0], stated_ips: float | None = None):
-        """`stated_ips` is written as avg_ips where the events do not give it; without it the line is left out."""
+        """`stated_ips` is written as avg_ips where the events give none; without it the line is left out."""
         if profile not in PROFILES:
             raise UserError(f"airank profile: must be one of {', '.join(PROFILES)}, got {profile}")
         self._tally = Tally()
@@ -50,7 +50,7 @@ class AIRankLog:
         self._waits_for_data = profile == "2021-05"
         self._begun = self._finished = False
         self._num_evaluations = 0
-        self._target_told = False
+        self._target_written = False
 
     def feed(self, event: Event) -> list[str]:
         """The lines that this event completes, without newlines."""
@@ -70,7 +70,7 @@ class AIRankLog:
         return lines
 
     def close(self) -> list[str]:
-        """The end of a log that was cut off: the run is taken to stop with its last event."""
+        """The end of a log that was cut off: the run stops with its last event."""
         if self._tally.run_start_t is None or self._finished:
             return []
         return ([] if self._begun else self._begin()) + self._finish()
@@ -82,13 +82,13 @@ class AIRankLog:
         return [*(load_data if self._waits_for_data else []), _line(t, "test_begin")]
 
     def _evaluation(self) -> list[str]:
-        if len(self._tally.evaluations) == self._num_evaluations:  # one that was done again after a resume
+        if len(self._tally.evaluations) == self._num_evaluations:  # repeated after a resume
             return []
         event = self._tally.evaluations[-1]
         self._num_evaluations += 1
         lines = [_line(event["t"], f"eval_accuracy:{event['accuracy']!r}, total_epoch_cnt:{event['epoch']}")]
-        if not self._target_told and self._tally.reached() is event:
-            self._target_told = True
+        if not self._target_written and self._tally.reached() is event:
+            self._target_written = True
             lines.append(_line(event["t"], f"target_quality_time:{self._since_start(event['t'])}sec"))
         return lines
 
@@ -99,7 +99,7 @@ class AIRankLog:
         if ips is None:
             ips = 0.0 if self._tally.is_ours else self._stated_ips
         unit = "images" if self._tally.unit == "images" else "samples"
-        unit = unit if self._tally.units_per_sample is None else self._tally.unit  # tokens are no samples
+        unit = unit if self._tally.units_per_sample is None else self._tally.unit  # tokens are not samples
         return [
             _line(t, "test_finish"),
             _line(t, f"total_use_time:{self._since_start(t)}sec"),
@@ -115,17 +115,16 @@ def _line(t: float, text: str) -> str:
 
 
 def read(lines: Iterable[str]) -> Iterator[Entry]:
-    """What the lines of a log say, ours or another program's; lines without the prefix are passed over.
+    """The entries of a log, ours or another program's; lines without the prefix are skipped.
 
-    run_start, eval_stop {accuracy, epoch}, run_stop and data {checksum}. What the log *states* rather than
-    what happened comes as `figure` {name: target_quality_time | total_use_time | avg_ips, value, unit}.
+    run_start, eval_stop {accuracy, epoch}, run_stop and data {checksum}. Figures that the log states become
+    `figure` {name: target_quality_time | total_use_time | avg_ips, value, unit}.
 
-    Read where a person would: behind a progress bar's carriage return, behind a rank (`0: `, `[rank0]: `), with
-    full-width punctuation, in milliseconds, in per cent. Of a log that several ranks write, the one that speaks
-    first is read. Kinds of trouble beside BROKEN: ranks, interleaved, full_width, milliseconds, whole_seconds,
-    per_cent.
+    A statement may stand behind a progress bar's carriage return or a rank (`0: `, `[rank0]: `), have full-width
+    punctuation, times in milliseconds or accuracies in per cent. Of several ranks the first in the log is read.
+    Kinds of trouble beside BROKEN: ranks, interleaved, full_width, milliseconds, whole_seconds, per_cent.
     """
-    first_rank, told = None, False
+    first_rank, is_reported = None, False
     for number, line in enumerate(lines, 1):
         if PREFIX not in line:
             continue
@@ -138,13 +137,13 @@ def read(lines: Iterable[str]) -> Iterator[Entry]:
                 if index + 1 < len(statements):
                     statement = statement.rstrip(" -")
                 if start is None and not _TIMESTAMP.match(statement):
-                    continue  # a sentence about the log
+                    continue  # prose that names the prefix
                 rank = start and (start["bracket"] or start["bare"])
                 if rank is not None and first_rank is None:
                     first_rank = rank
                 if rank != first_rank and rank is not None:
-                    if not told:
-                        told = True
+                    if not is_reported:
+                        is_reported = True
                         yield Entry(number, None, (_other_rank(rank, first_rank),), text)
                     continue
                 event, troubles = _understand(statement)
@@ -159,7 +158,7 @@ def _other_rank(rank: str, first: str) -> Trouble:
 
 
 def _understand(statement: str) -> tuple[Event | None, list[Trouble]]:
-    """The event of what stands behind the prefix, and what was odd about it."""
+    """The event of the text behind the prefix, and its troubles."""
     troubles = []
     statement = statement[:MAX_STATEMENT]
     plain = statement.translate(_FULL_WIDTH)
@@ -168,9 +167,9 @@ def _understand(statement: str) -> tuple[Event | None, list[Trouble]]:
     stamp = _TIMESTAMP.match(plain)
     if stamp is None:
         found = quote(plain.strip())
-        return None, [*troubles, Trouble(BROKEN, found, "a timestamp in unix seconds and what happened")]
+        return None, [*troubles, Trouble(BROKEN, found, "a timestamp in unix seconds and a statement")]
     t, text = float(stamp[1]), plain[stamp.end() :].strip()
-    if t >= 1e11:  # seconds say so in 5138, milliseconds in 1973
+    if t >= 1e11:  # the year 5138 in seconds, 1973 in milliseconds
         troubles.append(Trouble("milliseconds", f"timestamp {quote(stamp[1])}", f"seconds, {t / 1000:.3f}"))
         t /= 1000
     elif "." not in stamp[1]:
@@ -214,5 +213,5 @@ _STATEMENTS = [
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """The events that `read` finds. A line with the prefix that says nothing known: UserError with its number."""
+    """The events that `read` finds. UserError, with the number, for a line with the prefix that gives none."""
     return strict(read(lines))

@@ -1,18 +1,17 @@
-"""NVIDIA DLLogger, as text and as JSON lines: what DeepLearningExamples' training scripts leave behind.
+"""NVIDIA DLLogger, as text and as JSON lines: the log of DeepLearningExamples' training scripts.
 
     DLL 2021-03-23 09:24:42.127408 - PARAMETER arch : resnet50  batch_size : 256  amp : True
     DLL 2021-03-23 09:25:16.839221 - Epoch: 0 Iteration: 100  train.loss : 7.65124  train.total_ips : 848.12 img/s
     DLL 2021-03-23 09:50:02.080403 - Epoch: 0  train.loss : 6.55774  val.top1 : 4.79 % val.loss : 5.81863
     DLLL {"timestamp": "1570716921.84", "type": "LOG", "step": [0, 5], "data": {"train.loss": 8.56}}
 
-Source: github.com/NVIDIA/dllogger, README and logger.py. A step is [epoch, iteration, validation iteration], the
-later ones left out where a record sums them up, [] sums up the training; epochs count from 0. A script may format
+Source: github.com/NVIDIA/dllogger, README and logger.py. A step is [epoch, iteration, validation iteration]; a
+record that sums up the later ones omits them, and [] sums up the training. Epochs count from 0. A script may format
 the step of the text form as it likes; its usual words and plain lists are read.
 
-Text carries local time without a zone. The first record is the begin of the run: nothing earlier is in the log. An
-accuracy beside a validation iteration is that of an unfinished evaluation, so it is a reading and no evaluation. A
-process that goes on from a checkpoint appends to the log and states its parameters again; it does not state which
-epochs it does again.
+Text has local time without a zone. The first record is the begin of the run, as nothing earlier is in the log. An
+accuracy beside a validation iteration is that of an unfinished evaluation: a reading, not an evaluation. A process
+that resumes from a checkpoint appends to the log and states its parameters again, but not which epochs it repeats.
 """
 
 from __future__ import annotations
@@ -24,16 +23,17 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone, tzinfo
 
 from airank_fast.errors import UserError
+from airank_fast.numeric import LARGEST, is_float
 from airank_fast.record.events import Event, name_floats
 from airank_fast.record.foreign.complete import MAX_T, MIN_T
 from airank_fast.tasks import fraction
 
 ACCURACY = "val.top1"
-# Metrics that are an accuracy, of PyTorch's, MXNet's and TensorFlow's scripts, and their unit where it is always one.
+# Names of the accuracy in PyTorch's, MXNet's and TensorFlow's scripts, with its unit where they have one unit only.
 ACCURACIES = {ACCURACY: None, "val.accuracy": "fraction", "top1_accuracy": "fraction"}
-# What the record that sums up the run calls its throughput: TensorFlow's ResNet-50, PyTorch's BERT and ResNet-50.
+# Names of the throughput in the record that sums up the run: TensorFlow's ResNet-50, PyTorch's BERT and ResNet-50.
 _RATES = ("train_throughput", "training_sequences_per_second", "train.total_ips")
-_SLACK_S = 60.0  # records of several processes pass each other
+_SLACK_S = 60.0  # by which records of several processes may be out of order
 
 _TEXT = re.compile(r"DLL (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[+-]\d\d:\d\d)?) -")
 _EPOCH = re.compile(r"\bEpoch: (\d{1,15})\b")
@@ -51,14 +51,14 @@ def parse(
     unit: str | None = None,
     lost: Callable[[int, str], object] = lambda number, what: None,
 ) -> Iterator[Event]:
-    """Records of a log to events; other lines are passed over.
+    """Records of a log to events; other lines are skipped.
 
-    run_config {options, and what they say for sure}, run_start, reading {position, values}, epoch_stop {epoch},
-    eval_stop {epoch, accuracy}, figure {avg_ips, as the summary states it}, resume, run_stop {status, if given}.
-    `zone` is that of timestamps without one, `accuracy` the metric that is the accuracy of an evaluation (default: the
-    first of ACCURACIES that a record has), `unit` its unit (percent or fraction) where the log does not say; without
-    either the event has the number of the log and unit "unstated". `lost(line number, what)` is told of records that
-    cannot be read, and of accuracies that are not taken. UserError where local time runs back.
+    run_config {options, and the fields that follow from them}, run_start, reading {position, values}, epoch_stop
+    {epoch}, eval_stop {epoch, accuracy}, figure {avg_ips, as the summary states it}, resume, run_stop {status, if
+    given}. `zone` is that of timestamps without one, `accuracy` the metric that is the accuracy of an evaluation
+    (default: the first of ACCURACIES that a record has), `unit` its unit (percent or fraction) where the log has none;
+    without either the event has the number of the log and unit "unstated". `lost(line number, what)` is called for
+    records that cannot be read and accuracies that are not used. UserError where local time runs back.
     """
     reader, clock = _Reader(accuracy, unit, lost), _Clock(zone)
     for number, line in enumerate(lines, 1):
@@ -76,14 +76,14 @@ def parse(
 
 
 class _Reader:
-    """What one record means, given those before it."""
+    """Makes the events of a record, given the records before it."""
 
     def __init__(self, accuracy: str | None, unit: str | None, lost: Callable[[int, str], object]):
         self._accuracies, self._unit, self._lost = (accuracy,) if accuracy else tuple(ACCURACIES), unit, lost
         self._units: dict[str, str] = {}
-        self._options: dict = {}  # of this process, before its first step
+        self._options: dict = {}  # of this process, stated before its first step
         self._started = self._trained = self._evaluated = self._rated = self._stopped = False
-        self._stop: Event | None = None  # the end, until all records that sum up the run were read
+        self._stop: Event | None = None  # the end, held until all records that sum up the run are read
         self._epochs = 0  # completed
 
     def take(self, number: int, t: float, step, data: dict, units: dict) -> Iterator[Event]:
@@ -99,7 +99,7 @@ class _Reader:
             yield {"t": t, "kind": "run_start"}
         if not isinstance(step, list):
             if step != "PARAMETER":
-                self._lost(number, "DLLogger records of a step that is not known")
+                self._lost(number, "DLLogger records of a step that cannot be read")
             return
         if data:
             yield {"t": t, "kind": "reading", "position": step, "values": data}
@@ -116,7 +116,7 @@ class _Reader:
             yield self._stop
 
     def _parameters(self, t: float, data: dict) -> Iterator[Event]:
-        """The configuration; stated again after training, it is that of a process that goes on where one ended."""
+        """The configuration; stated again after training, it is that of a process that resumes the run."""
         if self._trained and self._options.keys() & data.keys():
             self._trained = self._stopped = False
             self._stop, self._options = None, {}
@@ -132,15 +132,15 @@ class _Reader:
         yield from self._evaluation(number, t, data, {"epoch": epoch})
 
     def _summary(self, number: int, t: float, data: dict) -> Iterator[Event]:
-        """A record that sums up the run. Its accuracy is that of an epoch again, or of the only evaluation."""
+        """A record that sums up the run. Its accuracy repeats that of an epoch, or is that of the only evaluation."""
         status = {"status": data["status"]} if data.get("status") in ("success", "aborted") else {}
         self._stop = {"t": t, "kind": "run_stop", **status}
         if not self._evaluated:
             epochs = self._options.get("num_iter") if self._options.get("iter_unit") == "epoch" else None
             found = list(self._evaluation(number, t, data, {"epoch": epochs} if type(epochs) is int else {}))
-            self._evaluated = False  # no epoch has one
+            self._evaluated = False  # still no epoch has an accuracy
             yield from found
-        rate = next((data[name] for name in _RATES if type(data.get(name)) in (int, float)), None)
+        rate = next((data[name] for name in _RATES if is_float(data.get(name))), None)
         if rate is not None and not self._rated:
             self._rated = True
             yield {"t": t, "kind": "figure", "name": "avg_ips", "value": rate, "unit": "samples/sec"}
@@ -152,7 +152,7 @@ class _Reader:
             value = data.get(name)
             if value in ("nan", "inf", "-inf"):
                 value = float(value)
-            if type(value) in (int, float):
+            if is_float(value):
                 self._evaluated = True
                 yield {"t": t, "kind": "eval_stop", **where, **self._in_its_unit(name, value)}
                 return
@@ -174,7 +174,7 @@ def _names_an_accuracy(name: str) -> bool:
 
 
 def _config(parameters: dict) -> dict:
-    """What ConvNets' parameters say for sure, beside all of them."""
+    """All parameters as options, and the fields of run_config that follow from those of ConvNets."""
     config: dict = {"options": parameters}
     if isinstance(parameters.get("arch"), str):
         config["benchmark"] = parameters["arch"]
@@ -234,7 +234,7 @@ def _json_record(text: str, clock: _Clock) -> tuple[float, object, dict, dict] |
 
 
 def _text_record(text: str) -> tuple[object, dict, dict]:
-    """Values stand as `name : value unit`, one after the other, after the words of the step."""
+    """The words of the step, then `name : value unit` for each value."""
     head, *parts = text.split(" : ")
     step_text, _, name = head.rstrip().rpartition(" ")
     values, units = {}, {}
@@ -286,18 +286,18 @@ def _number(text) -> float | None:
 
 def _plain(value):
     """A JSON value as it is, a number too large for a float as text."""
-    if type(value) is int and abs(value) >= 1 << 1000:
+    if type(value) is int and abs(value) > LARGEST:
         return str(value)[:400]
     return value
 
 
 class _Clock:
-    """Text to unix seconds. Of an hour that comes twice, at the end of daylight saving, it takes that which goes on."""
+    """Text to unix seconds. In the hour that comes twice, at the end of daylight saving, time does not run back."""
 
     def __init__(self, zone: tzinfo):
         self._zone = zone
         self._last_t = -math.inf
-        self.back_s = 0.0  # by how much the last local time lies before one before it
+        self.back_s = 0.0  # by how much the last local time ran back
 
     def __call__(self, text: object) -> float | None:
         self.back_s = 0.0
@@ -329,7 +329,7 @@ def _moment(text: object) -> datetime | None:
 
 
 class DLLoggerLog:
-    """Events to JSON lines, as they happen. Accuracies are fractions, and the metadata says so."""
+    """Events to JSON lines, as they happen. Accuracies are fractions, as the metadata states."""
 
     def __init__(self):
         self._config: Event | None = None
@@ -359,7 +359,7 @@ class DLLoggerLog:
         return []
 
     def _reading(self, event: Event) -> list[str]:
-        """A record of its own, but for what is an evaluation, or goes into the record that ends the run."""
+        """A record for a reading; without the accuracy of an epoch, and in the last record if it sums up the run."""
         position, values = event["position"], dict(event["values"])
         if len(position) < 2:
             values.pop(ACCURACY, None)

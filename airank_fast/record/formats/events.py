@@ -1,4 +1,4 @@
-"""events.jsonl as a log format like the others: what its lines say, in whatever state the file is.
+"""events.jsonl as a log format like the others, read in whatever state the file is.
 
 See record/events.py for the events themselves.
 """
@@ -13,7 +13,7 @@ from airank_fast.record.events import Event
 
 
 def read(lines: Iterable[str]) -> Iterator[Entry]:
-    """An entry a line; blank lines are passed over, and so is a last line that was cut off."""
+    """An entry a line; blank lines are skipped, and so is a last line that was cut off."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -26,5 +26,5 @@ def read(lines: Iterable[str]) -> Iterator[Entry]:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """The events; UserError with the number of the first line that is none."""
+    """The events; UserError with the number of the first line that is not one."""
     return strict(read(lines))

@@ -1,4 +1,4 @@
-"""FlagPerf's figures of a run: a dictionary (flagperf.json), and the row of its result table; both ways.
+"""FlagPerf's figures of a run, written and read: a dictionary (flagperf.json) and the row of its result table.
 
 | 配置 | precision | fix_hp | e2e_time | p_whole | p_train | p_core | acc | mem |
 | A100单机8卡（1x8） | amp | bs=256,lr=0.8 | 28661 | 4475 | 4586 | 4659 | 75.0% | 5.8/40.0 |
@@ -28,9 +28,8 @@ def flagperf(events: Iterable[Event]) -> dict:
 
     None where the events do not give one, the number of devices included.
 
-    `precision` is FlagPerf's word (fp32, amp, fp16), `acc` the last evaluation's; `device`, `config` (nodes x
-    devices) and `fix_hp` say on what and with which batch size and learning rate. Also status, reason,
-    comparable and target.
+    `precision` is FlagPerf's word (fp32, amp, fp16), `acc` the last evaluation's, `config` nodes x devices, `fix_hp`
+    the batch size and learning rate. Also device, status, reason, comparable and target.
     """
     tally = Tally()
     for event in events:
@@ -63,7 +62,7 @@ def columns(tally: Tally) -> dict:
 
 
 def table_row(events: Iterable[Event]) -> str:
-    """The row of FlagPerf's table; a cell that the run gives no figure for stays blank, as there."""
+    """The row of FlagPerf's table; a cell without a figure stays blank, as in FlagPerf's."""
     return row(flagperf(events))
 
 
@@ -71,7 +70,7 @@ def row(run: dict) -> str:
     """`table_row` of the dictionary that `flagperf` gives."""
     nodes, devices = run["nnodes"], run["nproc"]
     name = " ".join(str(run["device"]).split())
-    if devices is not None:  # else nobody knows on how many
+    if devices is not None:  # else the log does not state them
         devices_name = f"{devices}卡" if devices > 1 else "单卡"
         name += f"{_NUMERALS.get(nodes, nodes)}机{devices_name}（{run['config']}）"
     memory = "" if run["mem_used"] is None else f"{run['mem_used']:.1f}/{run['mem_total']:.1f}"
@@ -102,9 +101,9 @@ def _device(system: Event, config: Event) -> str:
 
 
 def _fix_hp(config: Event, data: Event, world_size: int | None) -> str:
-    """Batch size a device and base learning rate, in FlagPerf's words; / where the run does not say.
+    """Batch size a device and base learning rate, in FlagPerf's words; / where the run states neither.
 
-    What follows from the data set is reported with it.
+    A rate that depends on the data set is reported in the data event.
     """
     reported = [found for found in (config.get("reported"), data.get("reported")) if isinstance(found, dict)]
     rates = [value for found in reported for key, value in found.items() if key.endswith("opt_base_learning_rate")]
@@ -115,7 +114,7 @@ def _fix_hp(config: Event, data: Event, world_size: int | None) -> str:
     return ",".join(parts) or "/"
 
 
-# Back from text. A run is read as the dictionary that `flagperf` gives, as far as the text carries it.
+# Reading. A run becomes the dictionary that `flagperf` gives, with the fields that the text has.
 
 MAX_JSON_LINES = 10_000
 _BLANK = ("", "/", "-", "\\", "N/A")
@@ -132,13 +131,13 @@ _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?
 
 
 def read_table(lines: Iterable[str]) -> Iterator[Entry]:
-    """The rows of every Markdown table that has FlagPerf's columns, in any order; other lines are passed over.
+    """The rows of every Markdown table that has FlagPerf's columns, in any order; other lines are skipped.
 
     An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_named` and
-    `devices_named` are what the name of the configuration says in words (两机8卡: 2 and 8). An accuracy may be
-    actual/target in fractions (0.657/0.655), as FlagPerf's BERT has it; then `target` is there. Kinds of trouble
-    beside BROKEN: columns, config, cell (one that does not have its column's form; its value is None), fraction
-    (accuracy is not in per cent).
+    `devices_named` are the counts in words of the configuration's name (两机8卡: 2 and 8). An accuracy may be
+    actual/target in fractions (0.657/0.655), as FlagPerf's BERT has it, which gives `target`. Kinds of trouble
+    beside BROKEN: columns, config, cell (not in its column's form; its value is None), fraction (accuracy is not
+    in per cent).
     """
     columns_at: dict[str, int] | None = None
     for number, line in enumerate(lines, 1):
@@ -175,9 +174,9 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
         if nodes_word and nodes_word.isdecimal() and nodes_word.endswith(named[4]):  # A10016机: 16 of A100
             device += nodes_word.removesuffix(named[4])
             nodes_word = named[4]
-        said = [_DIGIT_OF.get(word) or int(word) if word else None for word in (nodes_word, devices_word)]
+        named_counts = [_DIGIT_OF.get(word) or int(word) if word else None for word in (nodes_word, devices_word)]
         run |= {"device": device, "nnodes": nodes, "nproc": devices, "config": f"{nodes}x{devices}"}
-        run |= {"nodes_named": said[0], "devices_named": said[1]}
+        run |= dict(zip(("nodes_named", "devices_named"), named_counts, strict=True))
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
     run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
     of_target = _OF_TARGET.fullmatch(cell.get("acc", ""))
@@ -214,17 +213,17 @@ def parse_table(lines: Iterable[str]) -> Iterator[Event]:
 
 
 def parse_json(lines: Iterable[str]) -> dict:
-    """The dictionary of flagperf.json; UserError if it is none."""
+    """The dictionary of flagperf.json; UserError if it is not one."""
     text = ""
     for number, line in enumerate(lines, 1):
         text += line + "\n"
         if number > MAX_JSON_LINES or len(text) > 1 << 20:
-            wanted = f"FlagPerf's figures in {MAX_JSON_LINES} lines and 1 MiB"
-            raise UserError(f"line {number}: must have {wanted}, got more")
+            limit = f"FlagPerf's figures in {MAX_JSON_LINES} lines and 1 MiB"
+            raise UserError(f"line {number}: must have {limit}, got more")
     try:
         run = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"a JSON object with FlagPerf's figures is required, got {quote(text)} ({error})") from None
+        raise UserError(f"must be a JSON object with FlagPerf's figures, got {quote(text)} ({error})") from None
     if not isinstance(run, dict):
-        raise UserError(f"a JSON object with FlagPerf's figures is required, got {quote(text)}")
+        raise UserError(f"must be a JSON object with FlagPerf's figures, got {quote(text)}")
     return run

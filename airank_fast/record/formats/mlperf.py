@@ -1,4 +1,4 @@
-"""The MLPerf training log: `:::MLLOG {json}` lines, as the rules of the 4.0 round want them.
+"""The MLPerf training log, written and read: `:::MLLOG {json}` lines, as the rules of the 4.0 round require.
 
 Source: mlcommons/training_policies (training_rules, "Appendix: Benchmark Specific Rules") and the compliance
 checker of mlperf-logging, usage training, ruleset 4.0.0. The hyper-parameters come from `reported` of the
@@ -7,12 +7,12 @@ run).
 """
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
+from airank_fast.numeric import is_float, is_number
 from airank_fast.record.events import Event, Repeated, dictionary
 
 _MARK, _TOKEN = ":::MLLOG", ":::MLLOG "
@@ -22,7 +22,7 @@ _SUBMISSION = ("org", "platform", "division", "status")
 # MLPerf's names of the metrics of benchmarks whose eval_accuracy is an object, with ours.
 _METRICS = {metric.mlperf: metric.name for task in tasks.all_tasks() for metric in task.metrics if metric.mlperf}
 _SIZES = ("global_batch_size", "gradient_accumulation_steps", "train_samples", "eval_samples")
-_LARGEST_TIME_MS = 1 << 53  # beyond it milliseconds are no longer exact as a float
+_LARGEST = (1 << 53) - 1  # beyond it a float does not hold every whole number, such as a time in ms
 EARLIEST_TIME_MS, LATEST_TIME_MS = 10**12, 10**13  # 2001 to 2286: seconds and microseconds lie far outside
 _decode = json.JSONDecoder().raw_decode
 
@@ -30,17 +30,17 @@ _decode = json.JSONDecoder().raw_decode
 class MLPerfLog:
     """Events to lines of the log, as they happen.
 
-    What may appear once (the configuration, init_start to run_start) is taken from the first process of a
+    Lines that may appear once (the configuration, init_start to run_start) are those of the first process of a
     resumed run; a block or an evaluation that a resumed process opens again is not written twice. A later
-    run_config adds what none before it said: another program's log tells its configuration in pieces.
+    run_config adds keys to those before it: another program's log states its configuration in pieces.
     """
 
     def __init__(self):
         self._seen: set[str] = set()
-        self._told: set[str] = set()  # keys of the configuration that were written
+        self._written: set[str] = set()  # keys of the configuration
         self._is_repeated = Repeated()
         self._task: tasks.Task | None = None
-        self._sizes: Event | None = None  # the run_config, until the data set is known as well
+        self._sizes: Event | None = None  # the run_config, until the data event comes
         self._block: dict | None = None  # metadata of the open block
         self._epoch = "epoch"  # the field of an evaluation that its epoch_num is
         self._last_t = 0.0
@@ -96,8 +96,8 @@ class MLPerfLog:
         return self._points(event["t"], _hyper_parameters(*sources))
 
     def _points(self, t: float, values: dict) -> list[str]:
-        new = {key: value for key, value in values.items() if key not in self._told}
-        self._told.update(new)
+        new = {key: value for key, value in values.items() if key not in self._written}
+        self._written.update(new)
         return [_line(t, _POINT, key, value, {}) for key, value in new.items()]
 
     def _on_cache_clear(self, event) -> list[str]:
@@ -118,15 +118,15 @@ class MLPerfLog:
         return self._late_sizes(event) + self._once(event, _END, status=event["status"])
 
     def _late_sizes(self, event) -> list[str]:
-        """Of a run without a data event, or one that never came to its data set."""
+        """The sizes of a run that has no data event, or ended before it."""
         return self._on_data({"t": event["t"]})
 
     def _on_block_start(self, event) -> list[str]:
         if self._block is not None:
             return []
         names = ("first_epoch", "epoch_count") if "first_epoch" in event else ("samples",)
-        told = {"first_epoch": "first_epoch_num", "epoch_count": "epoch_count", "samples": "samples_count"}
-        self._block = {told[name]: event[name] for name in names if name in event}  # another program may tell less
+        theirs = {"first_epoch": "first_epoch_num", "epoch_count": "epoch_count", "samples": "samples_count"}
+        self._block = {theirs[name]: event[name] for name in names if name in event}  # another log may lack some
         return [*self._late_sizes(event), _line(event["t"], _START, "block_start", None, self._block)]
 
     def _on_block_stop(self, event) -> list[str]:
@@ -138,7 +138,7 @@ class MLPerfLog:
         return [_line(event["t"], _END, "block_stop", None, metadata)]
 
     def _where(self, event) -> dict:
-        """Which evaluation; {} where its log does not say."""
+        """The metadata of an evaluation: its epoch, or {} where its log states none."""
         point = event.get(self._epoch, event.get("epoch"))
         return {} if point is None else {"epoch_num": point}
 
@@ -157,12 +157,12 @@ def _as_mlperf(task: tasks.Task | None, event: Event) -> object:
     """The accuracy of an evaluation; an object, {"BBOX": ..., "SEGM": ...}, of a benchmark that has several."""
     found = dictionary(event.get("quality"))
     names = {metric.mlperf: metric.name for metric in task.metrics if metric.mlperf} if task else {}
-    has_all = names and all(type(found.get(ours)) in (int, float) for ours in names.values())
+    has_all = names and all(is_float(found.get(ours)) for ours in names.values())
     return {theirs: found[ours] for theirs, ours in names.items()} if has_all else event["accuracy"]
 
 
 def _hyper_parameters(*sources: Event) -> dict:
-    """Sizes, and what is `reported`, which goes before the sizes of any source."""
+    """Sizes, and the `reported` values, which replace the sizes of any source."""
     values = {name: source[name] for source in sources for name in _SIZES if source.get(name) is not None}
     for source in sources:
         values |= source.get("reported") or {}
@@ -182,11 +182,17 @@ def _line(t: float, event_type: str, key: str, value, metadata: dict) -> str:
     return _TOKEN + json.dumps(fields)
 
 
+def has_benchmark(config: Event) -> bool:
+    """Whether MLPerf has the benchmark of a run_config; True where it states none."""
+    task = tasks.of(config)
+    return "mlperf" in task.names if task else config.get("benchmark") is None
+
+
 def records(lines: Iterable[str]) -> Iterator[tuple[int, dict | None, str | None]]:
-    """Each :::MLLOG record of a log, whatever state it is in: its line number, and what it holds or what is wrong.
+    """Each :::MLLOG record of a log, whatever state it is in: (line number, its fields or None, what is wrong or None).
 
     A record is an object with a number time_ms, a string key, a value, and metadata that is an object or missing.
-    What is before the last :::MLLOG of a line is other output, as the official parser has it.
+    Text before the last :::MLLOG of a line is other output, as for the official parser.
     """
     for number, line in enumerate(lines, 1):
         if _MARK not in line:
@@ -213,11 +219,11 @@ def records(lines: Iterable[str]) -> Iterator[tuple[int, dict | None, str | None
 
 
 def _shape(fields: object) -> str | None:
-    """What a record lacks to be one."""
+    """What keeps the fields from being a record; None if they are one."""
     if type(fields) is not dict:
         return "an object is required, got"
     time_ms = fields.get("time_ms")
-    if type(time_ms) not in (int, float) or not -_LARGEST_TIME_MS < time_ms < _LARGEST_TIME_MS:  # nan is neither
+    if not is_number(time_ms, _LARGEST):
         return "time_ms in milliseconds is required, got"
     if type(fields.get("key")) is not str or "value" not in fields:
         return "a string key and a value are required, got"
@@ -228,7 +234,7 @@ def _shape(fields: object) -> str | None:
 
 
 def is_in_milliseconds(time_ms: float) -> bool:
-    """Whether a time is milliseconds since 1970, which is what every command asks of it."""
+    """Whether a time is in milliseconds since 1970, as every command requires."""
     return EARLIEST_TIME_MS <= time_ms < LATEST_TIME_MS
 
 
@@ -237,13 +243,13 @@ def _short(text: str) -> str:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """Lines of a log, ours or another program's, back to events; other lines are passed over.
+    """Lines of a log, ours or another program's, back to events; other lines are skipped.
 
-    Configuration lines in a row become one run_config, with the hyper-parameters in `reported`.
-    An evaluation becomes eval_start and eval_stop {epoch, samples, step, accuracy}, the latter where its accuracy
-    stands, with what its metadata state; of BERT epoch_num counts samples. Keys that no event carries are left out.
-    A record that is not one (see `records`), whose time is not in milliseconds, or whose value cannot be used:
-    UserError with its number. A fact may have no time (0): it is that of the line after it.
+    Configuration lines in a row become one run_config, with the hyper-parameters in `reported`. An evaluation
+    becomes eval_start and, at its accuracy, eval_stop {epoch, samples, step, accuracy} with the fields that its
+    metadata has; epoch_num of BERT counts samples. Keys that no event carries are left out. UserError, with the
+    number, for a line that is no record (see `records`), has a time not in milliseconds, or a value of the wrong
+    type. A fact may have no time (0): then it takes that of the line after it.
     """
     config: Event | None = None
     counts_samples = False
@@ -281,14 +287,14 @@ def _task(name: str) -> tasks.Task | None:
 
 def _configure(config: Event, key: str, value, number: int) -> None:
     if key.startswith("submission_"):
-        _require(isinstance(value, str), number, f"{key}: a string", value)
+        _require(isinstance(value, str), number, key, "a string", value)
     if key == "submission_benchmark":
         task = _task(value)
         config["benchmark"] = task.benchmark if task else value
     elif key.startswith("submission_"):
         config["submission"][key.removeprefix("submission_")] = value
     elif key in _SIZES:
-        _require(_is_number(value), number, f"{key}: a number", value)
+        _require(is_number(value, _LARGEST), number, key, "a number", value)
         config[key] = value
     elif key == "seed":
         config[key] = value
@@ -311,29 +317,25 @@ def _event(t: float, key: str, value, metadata: dict, number: int) -> Event | No
         return event | {"value": value}
     if key == "run_stop":
         status = metadata.get("status")
-        _require(status is None or isinstance(status, str), number, "run_stop's status: a string", status)
+        _require(status is None or isinstance(status, str), number, "run_stop's status", "a string", status)
         return event | {"status": status}
     where = {}
     for theirs, ours in _METADATA.items():
         if theirs in metadata:
-            _require(_is_number(metadata[theirs]), number, f"{key}'s {theirs}: a number", metadata[theirs])
+            _require(is_number(metadata[theirs], _LARGEST), number, f"{key}'s {theirs}", "a number", metadata[theirs])
             where[ours] = metadata[theirs]
     if key == "eval_accuracy":
         if isinstance(value, dict):
             quality = {ours: value[theirs] for theirs, ours in _METRICS.items() if theirs in value}
-            is_known = quality and all(map(_is_number, quality.values()))
-            _require(is_known, number, f"eval_accuracy: a number, or {' and '.join(_METRICS)} with one each", value)
+            are_numbers = quality and all(is_number(each, _LARGEST) for each in quality.values())
+            _require(are_numbers, number, key, f"a number, or numbers by {' or '.join(_METRICS)}", value)
             where["quality"] = quality
             value = next(iter(quality.values()))
-        _require(type(value) in (int, float), number, "eval_accuracy: a number", value)
+        _require(is_float(value), number, key, "a number", value)
         return event | {"kind": "eval_stop", **where, "accuracy": value}
     return event | where if key in _INTERVALS else None
 
 
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) < _LARGEST_TIME_MS and math.isfinite(value)
-
-
-def _require(condition: bool, number: int, wanted: str, got) -> None:
+def _require(condition: bool, number: int, name: str, what: str, got) -> None:
     if not condition:
-        raise UserError(f"line {number}: must have {wanted}, got {_short(repr(got))}")
+        raise UserError(f"line {number}: {name} must be {what}, got {repr(got)[:60]}")

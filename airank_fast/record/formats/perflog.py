@@ -1,12 +1,12 @@
-"""FlagPerf's [PerfLog] lines: what its training driver prints.
+"""FlagPerf's [PerfLog] lines, which its training driver prints; written and read.
 
     [PerfLog] {"event": "TRAIN_START", "metadata": {"file": "...", "lineno": 9, "time_ms": 1669032669446, "rank": 0}}
     [PerfLog] {"event": "EVALUATE", "value": {"global_steps": 80, "eval_mlm_accuracy": 0.7, "time": 5.1}, ...}
     [PerfLog] {"event": "FINISHED", "value": {"e2e_time": 1661.6, "converged": true, ...}, ...}
 
 Source: FlagOpen/FlagPerf, training/benchmarks/driver/{event,log_event,perf_logger}.py, and run_pretraining.py of
-its resnet50 and bert. EVALUATE stands after its evaluation and may carry its seconds as `time`; resnet50 prints no
-EVALUATE, its last accuracy stands in FINISHED. Accuracies are fractions but for `acc1`, which is per cent.
+its resnet50 and bert. EVALUATE comes after its evaluation and may have its seconds as `time`. resnet50 prints no
+EVALUATE; FINISHED has its last accuracy. Accuracies are fractions except `acc1`, which is in per cent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 from airank_fast.errors import UserError
+from airank_fast.numeric import LARGEST, is_float, is_number
 from airank_fast.record.events import Event, dictionary, name_floats
 from airank_fast.record.foreign.complete import MAX_T, MIN_T
 from airank_fast.record.formats.mlperf import is_in_milliseconds
@@ -29,7 +30,7 @@ ACCURACIES = {
     "eval_acc1": "percent",
     "eval_accuracy": "fraction",
 }
-# A figure of FINISHED -> its name in ours. p_core is what FlagPerf measures; its definition is not ours.
+# A figure of FINISHED -> our name of it. p_core is as FlagPerf measures it; its definition differs from ours.
 FIGURES = {"e2e_time": "e2e_time", "train_time": "total_use_time", "raw_train_time": "total_use_time"}
 _RATES = {"_raw": "p_whole", "_no_eval": "p_train", "_pure_compute": "p_core"}
 _PASSED_OVER = {"LAUNCH_TRAINING", "INIT_EVALUATION", "EPOCH_BEGIN", "STEP_BEGIN", "BACKWARD"}
@@ -41,13 +42,13 @@ def parse(
     unit: str | None = None,
     lost: Callable[[int, str], object] = lambda number, what: None,
 ) -> Iterator[Event]:
-    """Lines of a log to events; other lines, and those of other ranks than the first to speak, are passed over.
+    """Lines of a log to events; other lines, and those of other ranks than the first in the log, are skipped.
 
     run_config, init_start, init_stop, run_start, reading {position, values}, epoch_stop {epoch}, eval_stop
-    {accuracy, and step, epoch, samples, duration_s where they are told}, run_stop {status}, and what FINISHED
-    states as `figure` {name, value, unit}. `accuracy` names another metric as the accuracy, `unit` (percent or
-    fraction) its unit. `lost(line number, what)` is told what has no event. A line with the mark that is not JSON
-    with an event and a time: UserError with its number.
+    {accuracy, and step, epoch, samples, duration_s where they are stated}, run_stop {status}, and the values of
+    FINISHED as `figure` {name, value, unit}. `accuracy` names another metric as the accuracy, `unit` (percent or
+    fraction) its unit. `lost(line number, what)` is called for lines without an event. UserError, with the number,
+    for a line with the mark that is not JSON with an event and a time.
     """
     reader = _Reader(accuracy, unit, lost)
     for number, line in enumerate(lines, 1):
@@ -64,8 +65,8 @@ class _Reader:
         self._rank = None
         self._has_rank = False
         self._epochs = 0
-        self._accuracy_told = False
-        self._stop: Event | None = None  # TRAIN_END, until FINISHED says how it ended
+        self._has_accuracy = False
+        self._stop: Event | None = None  # TRAIN_END, until FINISHED states the status
 
     def take(self, number: int, t: float, name: str, value: dict, rank) -> Iterator[Event]:
         """The events of a line."""
@@ -91,7 +92,7 @@ class _Reader:
         elif name == "FINISHED":
             yield from self._finish(number, t, value)
         elif name not in _PASSED_OVER:
-            self._lost(number, f"{name[:40]} lines without {'a value that is known' if value else 'a value'}")
+            self._lost(number, f"{name[:40]} lines without {'a recognised value' if value else 'a value'}")
 
     def end(self) -> Iterator[Event]:
         """The end of a log without FINISHED."""
@@ -102,7 +103,7 @@ class _Reader:
     def _finish(self, number: int, t: float, value: dict) -> Iterator[Event]:
         stop = self._stop or {"t": t, "kind": "run_stop"}
         final = {name.replace("final_", "eval_"): item for name, item in value.items() if name.startswith("final_")}
-        found = None if self._accuracy_told else self._accuracy(final, number)
+        found = None if self._has_accuracy else self._accuracy(final, number)
         if found is not None:
             samples = _samples(value)
             yield {"t": stop["t"], "kind": "eval_stop", "accuracy": found, **({"samples": samples} if samples else {})}
@@ -112,22 +113,21 @@ class _Reader:
         yield stop
         self._stop = None
         for name, item in value.items():
-            if type(item) in (int, float):
+            if is_float(item):
                 rate = next((ours for end, ours in _RATES.items() if name.endswith(end) and "throughput" in name), None)
-                known = rate or FIGURES.get(name, name)
-                yield {"t": t, "kind": "figure", "name": known, "value": item, "unit": ""}
+                yield {"t": t, "kind": "figure", "name": rate or FIGURES.get(name, name), "value": item, "unit": ""}
 
     def _accuracy(self, value: dict, number: int) -> float | None:
         for name, unit in self._accuracies.items():
             item = value.get(name)
             item = float(item) if item in ("nan", "inf", "-inf") else item
-            if type(item) not in (int, float):
+            if not is_float(item):
                 continue
             if unit is None:
                 raise UserError(
-                    f"line {number}: {name} must be said to be in percent or a fraction (--accuracy-unit), got {item:g}"
+                    f"line {number}: {name} must have a unit, --accuracy-unit percent or fraction, got {item:g}"
                 )
-            self._accuracy_told = True
+            self._has_accuracy = True
             return fraction(item) if unit == "percent" else float(item)
         return None
 
@@ -138,7 +138,7 @@ def _fields(text: str, number: int) -> tuple[float, str, dict, object]:
         fields = json.loads(text)
         metadata = fields["metadata"]
         name, time_ms, rank = fields["event"], metadata["time_ms"], metadata.get("rank")
-        valid = type(time_ms) in (int, float) and MIN_T < time_ms / 1000 < MAX_T and isinstance(name, str)
+        valid = is_number(time_ms) and MIN_T < time_ms / 1000 < MAX_T and isinstance(name, str)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         valid = False
     if not valid:
@@ -151,15 +151,15 @@ def _fields(text: str, number: int) -> tuple[float, str, dict, object]:
 
 def _is_huge(item) -> bool:
     """Too large for a float; no figure of a run is."""
-    return type(item) is int and abs(item) >= 1 << 1000
+    return type(item) is int and abs(item) > LARGEST
 
 
 def _where(value: dict) -> dict:
-    """Which evaluation: what is told of it."""
+    """The step, epoch, samples and duration of an evaluation, those that its line has."""
     found = {"step": "global_steps", "epoch": "epoch", "samples": "num_trained_samples"}
     where = {name: _count(value.get(theirs)) for name, theirs in found.items()}
     seconds = value.get("time")
-    if type(seconds) in (int, float) and 0 <= seconds < 1e9:
+    if is_number(seconds) and 0 <= seconds < 1e9:
         where["duration_s"] = seconds
     return {name: item for name, item in where.items() if item is not None}
 
@@ -172,7 +172,7 @@ def _samples(value: dict) -> int | None:
     """Samples trained: FINISHED states them as a rate and a time."""
     rate = next((item for name, item in value.items() if "throughput" in name and name.endswith("_raw")), None)
     seconds = value.get("train_time", value.get("raw_train_time"))
-    if type(rate) not in (int, float) or type(seconds) not in (int, float):
+    if not (is_number(rate) and is_number(seconds)):
         return None
     samples = rate * seconds
     return round(samples) if math.isfinite(samples) and 0 < samples < 1 << 53 else None
@@ -222,7 +222,7 @@ class PerfLogLog:
         return self._finish(t) if kind == "process_stop" and self._stopped else []
 
     def close(self) -> list[str]:
-        """FINISHED of a run whose process did not say that it ended. A log that was cut off stays so."""
+        """FINISHED of a run without process_stop. A log that was cut off stays so."""
         return self._finish(self._tally.last_t) if self._stopped else []
 
     def _finish(self, t: float) -> list[str]:

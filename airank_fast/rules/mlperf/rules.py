@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from airank_fast import numeric
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
 from airank_fast.tasks import find
 
@@ -185,8 +186,8 @@ def short(value: object) -> str:
 
 
 def is_number(value: object) -> bool:
-    """A finite number; True and False are none."""
-    return type(value) in (int, float) and abs(value) < 1e18 and math.isfinite(value)
+    """A number of less than 1e18 either way; bool, NaN and inf are none."""
+    return numeric.is_number(value, 10**18 - 1)
 
 
 def is_whole(value: object) -> bool:
