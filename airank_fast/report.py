@@ -23,16 +23,16 @@ class Options:
     """Write the test and reproduction report of one or several runs."""
 
     paths: Annotated[list[Path], tyro.conf.Positional]
-    """Run directories and log files, ours or anybody's."""
+    """Run directories and log files, ours or another program's."""
     lang: Literal["zh", "en"] = "zh"
     """Chinese or English."""
     output: Path = Path("report")
     """Directory for report.LANG.html, report.LANG.md and the pictures that the latter shows."""
     mark: str = ""
-    """What stands on top of every page, such as "演练" or "rehearsal"."""
+    """A mark on top of every page, such as "演练" or "rehearsal"."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """What logs do not say: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match. What a log says
-    itself goes before. GPUx8.log means world_size=8."""
+    """A fact that logs lack: NAME=VALUE for all of them, 'PATTERN:NAME=VALUE' for paths that match. A log's own comes
+    first. GPUx8.log means world_size=8."""
 
 
 def main() -> int:

@@ -1,1 +1,1 @@
-"""Reports for people: what runs left behind, as one HTML page and as Markdown, in Chinese and English."""
+"""Reports on runs as one HTML page and as Markdown, in Chinese and English."""

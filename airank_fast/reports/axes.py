@@ -19,7 +19,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """0 at the low end, 1 at the high end; beyond them less and more."""
+        """0 at the low end, 1 at the high end; below 0 and above 1 beyond them."""
         if self.log:
             return (math.log(max(value, self.low / 10)) - math.log(self.low)) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -73,10 +73,10 @@ def _apart(low: float, high: float) -> bool:
     return high - low > max(1e-12 * max(abs(low), abs(high)), 1e-30)
 
 
-def _round_step(wanted: float) -> float:
-    """The 1, 2, 2.5 or 5 times a power of ten at or above what is wanted."""
-    power = 10.0 ** math.floor(math.log10(wanted))
-    return next((n * power for n in (1, 2, 2.5, 5) if n * power >= wanted * 0.999), 10 * power)
+def _round_step(least: float) -> float:
+    """The smallest 1, 2, 2.5 or 5 times a power of ten that is at least `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next((n * power for n in (1, 2, 2.5, 5) if n * power >= least * 0.999), 10 * power)
 
 
 def _log_ticks(low: float, high: float) -> Iterable[tuple[float, str]]:

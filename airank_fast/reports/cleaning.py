@@ -1,9 +1,10 @@
-"""Text and numbers of strangers' logs, made fit to be shown: bounded, without characters that act."""
+"""Makes text and numbers of any log fit to be shown: of bounded size, without control characters."""
 
 from __future__ import annotations
 
 import re
 
+from airank_fast.numeric import is_number
 from airank_fast.reports.curves import LARGEST
 
 MAX_TEXT = 2000
@@ -30,6 +31,4 @@ def clean(value, max_text: int = MAX_TEXT, depth: int = MAX_DEPTH):
 
 def number(value) -> float | None:
     """The value if it is a number that can be shown; else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
-        return None
-    return value
+    return value if is_number(value, LARGEST) else None

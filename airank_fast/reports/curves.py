@@ -1,4 +1,4 @@
-"""What a picture can show of many numbers: bins of a long curve, and the spread of several runs."""
+"""Reduces many numbers to what a picture can show: bins of a long curve, and the spread of several runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from airank_fast.record.metrics import percentile
 
 MAX_POINTS = 240
-LARGEST = 1e30  # what is beyond it is no figure of a run, and no picture can show it
+LARGEST = 1e30  # beyond it a number is no figure of a run, and no picture can show it
 
 
 @dataclass
 class Curve:
-    """Points of a line by ascending x; `low` and `high` bound the values that stand behind each point."""
+    """Points of a line by ascending x; `low` and `high` bound the values that each point is made of."""
 
     x: Sequence[float] = field(default_factory=list)
     y: Sequence[float] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Curve:
 def thin(x: Sequence[float], y: Sequence[float], max_points: int = MAX_POINTS) -> Curve:
     """At most `max_points` points: the mean, smallest and largest value of each of as many equal stretches of x.
 
-    What is not finite is left out and counted. A curve with no more points than that stays as it is.
+    Values that are not finite are left out and counted. A curve with no more points than that stays as it is.
     """
     finite = [index for index in range(min(len(x), len(y))) if abs(x[index]) <= LARGEST and abs(y[index]) <= LARGEST]
     left_out = len(x) - len(finite)
@@ -93,15 +93,14 @@ def _between(curve: Curve, x: float) -> float:
 class RateOverTime:
     """Samples trained per second of training, over equal stretches of a run; a total over a total in each.
 
-    Told of stretches of training (from, to, samples in it). Those of another kind (evaluations) are not told of,
-    so that the rate does not drop in them.
+    `add` takes stretches of training alone, so that the rate does not drop in evaluations.
     """
 
     def __init__(self):
         self._begin, self._end, self._samples = array("d"), array("d"), array("d")
 
     def add(self, begin: float, end: float, samples: float) -> None:
-        """A stretch of training; one that takes no time is left out."""
+        """Add a stretch of training from `begin` to `end` with so many samples; one without duration is left out."""
         if end > begin and max(abs(begin), abs(end), abs(samples)) <= LARGEST:
             for column, value in ((self._begin, begin), (self._end, end), (self._samples, samples)):
                 column.append(value)
@@ -111,14 +110,14 @@ class RateOverTime:
         found = Curve()
         if not len(self._begin):
             return found
-        wanted = (self._end[-1] - self._begin[0]) / max_points
+        stretch_s = (self._end[-1] - self._begin[0]) / max_points
         begin, spent, samples = None, 0.0, 0.0
         for index in range(len(self._begin)):
             begin = self._begin[index] if begin is None else begin
             spent += self._end[index] - self._begin[index]
             samples += self._samples[index]
-            if spent >= wanted or index == len(self._begin) - 1:
-                if spent >= wanted / 2 or not len(found):  # a short rest would be mostly noise
+            if spent >= stretch_s or index == len(self._begin) - 1:
+                if spent >= stretch_s / 2 or not len(found):  # a short rest would be mostly noise
                     found.x.append((begin + self._end[index]) / 2)
                     found.y.append(samples / spent)
                 begin, spent, samples = None, 0.0, 0.0

@@ -22,9 +22,9 @@ class FileSum:
 
 
 def checksums(path: Path, leave_out: Path | None = None) -> list[FileSum]:
-    """Of a log file, or of every file of a run directory but those under `leave_out`, by path.
+    """The sums of a log file, or of every file of a run directory but those under `leave_out`, by path.
 
-    Links are not followed: what they point to is not the run's. UserError if a file cannot be read.
+    Links are left out: they point to files outside the run. UserError if a file cannot be read.
     """
     try:
         if not path.is_dir():

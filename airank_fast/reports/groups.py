@@ -1,4 +1,4 @@
-"""Runs that share a setting, the rows that they make in the summary, and what tells settings apart."""
+"""Groups runs by setting, makes their rows of the summary, and finds how settings differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Group:
 
     runs: list[ReportedRun]
     number: int = 0  # among the groups of its benchmark
-    distinction: str = ""  # what tells it from another with as many cards and the same precision
+    distinction: str = ""  # how it differs from another with as many cards and the same precision
 
     @property
     def benchmark(self) -> str | None:
@@ -42,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the run that stands for several, with the smallest and largest; None where there is none."""
+    """A figure of the run that represents several, with the smallest and largest; None where there is none."""
 
     value: float | None
     low: float | None = None
@@ -56,8 +56,8 @@ class Figure:
 
 @dataclass
 class Row:
-    """A group in the summary table. Only runs that came to their end in one piece count; all figures are those of the
-    run with the median Time2train (see rules.airank_score.middle)."""
+    """A group in the summary table. Runs that were resumed, aborted or cut off do not count; all figures are those
+    of the run with the median Time2train (see rules.airank_score.middle)."""
 
     group: Group
     counted: list[ReportedRun]
@@ -107,7 +107,7 @@ def amp_ratios(rows: list[Row]) -> list[tuple[Row, Row, float]]:
 
 
 def split(columns: list[dict]) -> tuple[dict, list[tuple[str, list]]]:
-    """(what all the dictionaries agree on, the rest as (key, a value for each; None where it lacks the key))."""
+    """(items that all the dictionaries share, the others as (key, its value in each, None where it is missing))."""
     keys = dict.fromkeys(key for column in columns for key in column)
     common = {key: columns[0][key] for key in keys if all(key in c and c[key] == columns[0][key] for c in columns)}
     return common, [(key, [column.get(key) for column in columns]) for key in keys if key not in common]
@@ -125,11 +125,11 @@ def flat(values: dict, prefix: str = "") -> dict:
 
 
 def recipe_of(run: ReportedRun) -> dict:
-    """Everything that decides what a run computes, without its seed."""
+    """Every setting that decides what a run computes, except its seed."""
     config = run.config
     recipe = dictionary(config.get("recipe"))
-    wanted = ("precision", "world_size", "target", "global_batch_size", "gradient_accumulation_steps")
-    found = {**flat(recipe), **{key: config[key] for key in wanted if config.get(key) is not None}}
+    names = ("precision", "world_size", "target", "global_batch_size", "gradient_accumulation_steps")
+    found = {**flat(recipe), **{key: config[key] for key in names if config.get(key) is not None}}
     for source in (config, run.data):
         found.update(flat(dictionary(source.get("reported")), "reported."))
     found.update({f"data.{key}": run.data[key] for key in ("train_samples", "eval_samples") if key in run.data})
@@ -144,7 +144,7 @@ def _setting_key(run: ReportedRun) -> str:
 
 
 def _distinguish(groups: list[Group]) -> None:
-    """Groups that would have the same name get what they differ in, two settings at most."""
+    """Give groups of one name the settings in which they differ, two at most."""
     for group in groups:
         alike = [other for other in groups if (other.cards, other.precision) == (group.cards, group.precision)]
         if len(alike) > 1:
@@ -172,7 +172,7 @@ def _row(group: Group) -> Row:
 
 
 def _figure(values: dict[Path, tuple[float | None, bool]], shown: ReportedRun | None) -> Figure:
-    """The figure of the run that is shown, with the spread of all; each is a value and whether the log states it."""
+    """The figure of the run that is shown, with the spread of all; a value comes with whether the log states it."""
     found = [value for value, _ in values.values() if value is not None]
     value, stated = values[shown.path] if shown else (None, False)
     return Figure(value, min(found, default=None), max(found, default=None), stated)

@@ -1,4 +1,4 @@
-"""A report from runs: everything that the templates show, and the two files made of it."""
+"""A report on runs: every text, table and picture that the templates show."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Report:
 
     @property
     def alerts(self) -> list[tuple[str, str]]:
-        """(run, what a reader must know of it)."""
+        """(run, the states that a reader must be warned of)."""
         found = []
         for run in self.runs:
             grave = [state for state, is_grave in states(run, self.t) if is_grave]
@@ -80,12 +80,12 @@ class Report:
 
     def verdict(self, run: ReportedRun) -> str:
         """How many findings of each severity there are about a run."""
-        if not run.verdict.is_known:
+        if not run.verdict.has_rules:
             return self.t("no_rules")
         names = {ERROR: "errors", WARNING: "finding_warnings", NOTE: "finding_notes"}
         return self.t("and").join(self.t(name, count=run.verdict.counts[key]) for key, name in names.items())
 
-    def severity(self, row: judging.Judged) -> str:
+    def severity(self, row: judging.ShownFinding) -> str:
         """The severity of a finding in this language."""
         return self.t("error" if row.severity == ERROR else "finding_warning")
 
@@ -137,7 +137,7 @@ class Report:
 
     @cached_property
     def data(self) -> list[tuple[str, dict]]:
-        """(runs, what their data events say) for each data set."""
+        """(runs, the fields of their data events) for each data set."""
         found: dict[str, tuple[list[str], dict]] = {}
         for run in self.runs:
             if run.data:
@@ -173,7 +173,7 @@ class Report:
 
     @property
     def notes(self) -> list[tuple[str, list[str]]]:
-        """(run, remarks: notes of the figures, warnings, what the log does not carry)."""
+        """(run, remarks: notes of the figures, warnings, what its log lacks)."""
         found = []
         for run in self.runs:
             missing = self.t("and").join(self.t(f"missing_{name}") for name in run.missing)
@@ -207,7 +207,7 @@ class Model:
         return ", ".join(plots.percent_or_number(target, self.metric) for target in found)
 
     def columns(self, table: Sequence[tuple[str, str, int, int]]) -> list[tuple[str, str, int, int]]:
-        """Key, heading, decimals and factor of the columns; accuracies have those of the task's metric."""
+        """Key, heading, decimals and factor of the columns; accuracies are printed as the task's metric is."""
         unit = self.metric.digits, self.metric.scale
         return [(key, self.heading(text), *(unit if key.endswith("accuracy") else rest)) for key, text, *rest in table]
 
@@ -239,7 +239,7 @@ class Model:
 
     @property
     def figures(self) -> list[list[str]]:
-        """The cells of FlagPerf's table, a row a run that says on how many cards it ran."""
+        """The cells of FlagPerf's table, a row for each run that states its number of cards."""
         runs = [run for group, run in self.runs if group.cards is not None]
         return [flagperf.row(_printable(run))[2:-2].split(" | ") for run in runs]
 
@@ -262,12 +262,12 @@ class Model:
             ("acc", "acc"),
         )
         seen = [(t(f"fp_{key}"), t("fp_see", name=name), t(f"fp_{key}_remark")) for key, name in names]
-        known = [(t("fp_task"), title, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
-        return [*known, *seen[:2], (t("fp_device"), device, ""), *seen[2:], (t("fp_extra"), t("unknown"), "")]
+        head = [(t("fp_task"), title, ""), (t("model"), self.title, ""), (t("fp_data"), data, "")]
+        return [*head, *seen[:2], (t("fp_device"), device, ""), *seen[2:], (t("fp_extra"), t("unknown"), "")]
 
 
 class Columns:
-    """Tables of several runs (or settings): what all agree on, and the rest with a column each."""
+    """Tables of several runs or settings: the items that all share, and the others with a column for each."""
 
     def __init__(self, names: list, columns: list[dict], t: Texts):
         distinct: dict[str, tuple[list[str], dict]] = {}
@@ -319,7 +319,7 @@ def slug(text: object) -> str:
 
 
 def _title(config: Event) -> str:
-    """The model as people write it, with the words that tell its networks apart: BERT-large of bert_large."""
+    """The model as its authors write it, with the words that distinguish its networks: BERT-large of bert_large."""
     benchmark, task = str(config.get("benchmark") or ""), tasks.of(config)
     if task is None or not benchmark.startswith(task.name):
         return benchmark
@@ -339,7 +339,7 @@ def _label(group: Group, t: Texts) -> str:
 
 
 def _printable(run: ReportedRun) -> dict:
-    """FlagPerf's columns as text that keeps to its cell."""
+    """FlagPerf's columns as text without the table's separator."""
     found = {key: value.replace("|", "/") if isinstance(value, str) else value for key, value in run.flagperf.items()}
     if found["mem_total"] is None:
         found["mem_used"] = None
@@ -347,7 +347,7 @@ def _printable(run: ReportedRun) -> dict:
 
 
 def _name_apart(runs: list[ReportedRun]) -> None:
-    """Runs that are called alike get as much of their paths as tells them apart; a number where nothing does."""
+    """Give runs of one name as much of their paths as distinguishes them, or a number where nothing does."""
     for depth in range(2, 6):
         names = Counter(run.name for run in runs)
         for run in runs:

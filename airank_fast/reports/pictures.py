@@ -1,7 +1,7 @@
 """Pictures as SVG: lines with spread, and stacked bars.
 
-All x positions are shares of the width and text has a fixed size, so that the same drawing is legible on a telephone
-and on a desk. Colours are CSS variables of style.css, which has them for light and for dark.
+All x positions are shares of the width and text has a fixed size, so that one drawing is legible on a telephone
+and on a monitor. Colours are CSS variables of picture.css, which has them for light and for dark.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from airank_fast.reports.axes import Axis
 from airank_fast.reports.curves import Curve
 
 NUM_COLOURS = 8
-LEFT, WIDTH = 12.5, 85.5  # per cent of the picture that lie left of the plot, and that it takes
+LEFT, WIDTH = 12.5, 85.5  # per cent of the picture left of the plot, and of the plot
 TOP, HEIGHT, BELOW = 14, 208, 44  # px
-_GRID = 1000  # units of the plot, either way
+_GRID = 1000  # units of the plot in each direction
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing with what stands around it."""
+    """A drawing with its title, caption and legend."""
 
     name: str  # of its file
     title: str
@@ -42,11 +42,11 @@ class Picture:
     body: str = ""  # Markup
     height: int = 0  # px; 0: there is nothing to draw
     legend: tuple[tuple[str, str], ...] = ()  # (CSS class, label)
-    description: str = ""  # for those who hear it
+    description: str = ""  # for screen readers
 
 
 def colour(number: int) -> str:
-    """The CSS class of a series; past the last colour they come again, dashed."""
+    """The CSS class of a series; after the last colour the first is used again, dashed."""
     return f"c{number % NUM_COLOURS}" + (" dashed" if number >= NUM_COLOURS else "")
 
 
@@ -70,7 +70,7 @@ def line_plot(
     if target is not None:
         height = _GRID * (1 - y.at(target[0]))
         inside.append(Markup('<path class="target" d="M0 {0:.1f}H{1}"/>').format(height, _GRID))
-        # Accuracy begins low, so the label covers nothing at the left end.
+        # Accuracy begins low, so that the label covers nothing at the left end.
         parts.append(
             Markup('<text class="target-label" x="{:.2f}%" y="{:.1f}">{}</text>').format(
                 LEFT + 0.7, TOP + HEIGHT * height / _GRID - 5, target[1]
@@ -114,7 +114,7 @@ def inline(picture: Picture) -> Markup:
 
 
 def standalone(picture: Picture, style: str, mark: str = "", width: int = 640) -> str:
-    """The drawing as a file of its own, with its title, its legend and its colours for light and dark; `mark` stands
+    """The drawing as a file of its own, with its title, its legend and its colours for light and dark; `mark` comes
     before the title."""
     legend = Markup("").join(
         Markup(

@@ -13,8 +13,8 @@ from airank_fast.reports.pictures import Picture, Series, bar_plot, colour, line
 from airank_fast.reports.reading import ReportedRun
 from airank_fast.reports.texts import Texts
 
-MAX_LINES = 12  # runs of a group that get a line of their own
-LOG_FROM = 6.0  # runs whose lengths differ more than this are drawn over a logarithmic time
+MAX_LINES = 12  # runs of a group that have lines of their own
+LOG_FROM = 6.0  # ratio of runs' lengths from which time is logarithmic
 PARTS = ("core", "steps", "wait", "h2d", "rest", "evaluation", "other")
 Labels = dict[int, str]  # a group's number: its name
 
@@ -46,7 +46,7 @@ class _Plots:
         series = self._series(lambda run: run.evaluations, dots=True)
         values = [value for item in series for _, curve in item.lines for value in curve.y]
         if not values:
-            return self._nothing("accuracy")
+            return self._empty("accuracy")
         targets = sorted({group.target for group in self.groups if group.target is not None})
         target = targets[0] if len(targets) == 1 else None
         x, label, series = self._time(series, lambda item: [curve for _, curve in item.lines])
@@ -56,25 +56,24 @@ class _Plots:
         line = None if target is None else (target, self.texts("target_line", value=shown))
         reached = sum(run.figure("time2train", "target_quality_time")[0] is not None for run in self.runs)
         best = metric.text(metric.best(values))
-        key = "accuracy_said" if targets or reached else "accuracy_said_only"
-        said = self.texts(key, best=best, reached=reached, runs=len(self.runs))
-        return self._lines("accuracy", series, x, y, label, said, line)
+        key = "accuracy_summary" if targets or reached else "accuracy_summary_best"
+        description = self.texts(key, best=best, reached=reached, runs=len(self.runs))
+        return self._lines("accuracy", series, x, y, label, description, line)
 
     def throughput(self) -> Picture:
         series = self._series(lambda run: run.throughput)
         values = [value for item in series for _, curve in item.lines for value in curve.y]
         if not values:
-            return self._nothing("throughput")
+            return self._empty("throughput")
         x, label, series = self._time(series, lambda item: [curve for _, curve in item.lines])
         y = axes.linear(values, zero=True)
-        said = self.texts("range_said", low=axes.compact(min(values)), high=axes.compact(max(values)))
-        return self._lines("throughput", series, x, y, label, said)
+        return self._lines("throughput", series, x, y, label, self._range(values))
 
     def over_samples(self, name: str, of: Callable[[ReportedRun], Curve]) -> Picture:
         series = self._series(of)
         values = [value for item in series for _, curve in item.lines for value in curve.y]
         if not values:
-            return self._nothing(name)
+            return self._empty(name)
         epochs = {number(run.data.get("train_samples")) or run.config.get("samples_per_epoch") for run in self.runs}
         epoch = epochs.pop() if len(epochs) == 1 else None
         by_epoch = epoch is not None and epoch > 0
@@ -82,14 +81,14 @@ class _Plots:
         x = axes.span([value for item in series for _, curve in item.lines for value in curve.x])
         y = axes.linear(values, zero=True)
         left_out = sum(of(run).num_left_out for run in self.runs)
-        said = self.texts("range_said", low=axes.compact(min(values)), high=axes.compact(max(values)))
         note = self.texts("left_out", count=left_out) if left_out else ""
-        return self._lines(name, series, x, y, self.texts("epochs" if by_epoch else "samples"), said, note=note)
+        x_label = self.texts("epochs" if by_epoch else "samples")
+        return self._lines(name, series, x, y, x_label, self._range(values), note=note)
 
     def seconds(self) -> Picture:
         runs = [(group, run) for group in self.groups for run in group.runs if run.seconds]
         if not runs:
-            return self._nothing("seconds")
+            return self._empty("seconds")
         rows = []
         for group, run in runs:
             total_s = sum(run.seconds.values())
@@ -102,9 +101,9 @@ class _Plots:
         body, height = bar_plot(rows)
         used = [part for part in PARTS if any(run.seconds.get(part) for _, run in runs)]
         legend = tuple((f"part-{part}", self.texts(f"part_{part}")) for part in used)
-        said = "; ".join(f"{name}: " + ", ".join(piece[2] for piece in pieces) for name, _, pieces in rows[:20])
+        description = "; ".join(f"{name}: " + ", ".join(piece[2] for piece in pieces) for name, _, pieces in rows[:20])
         title = self.texts("picture_seconds")
-        return Picture(f"{self.name}-seconds", title, self.texts("seconds_note"), body, height, legend, said)
+        return Picture(f"{self.name}-seconds", title, self.texts("seconds_note"), body, height, legend, description)
 
     def memory(self) -> Picture:
         runs = [
@@ -114,19 +113,20 @@ class _Plots:
             if run.summary["mem_used_gib"] and run.summary["mem_total_gib"]
         ]
         if not runs:
-            return self._nothing("memory")
+            return self._empty("memory")
         rows = []
         for group, run in runs:
             used, total = run.summary["mem_used_gib"], run.summary["mem_total_gib"]
             text = f"{used:.2f} / {total:.1f} GiB ({used / total:.0%})"
             rows.append((self._row_name(group, run), text, [(f"fill {colour(group.number)}", used / total, text)]))
         body, height = bar_plot(rows)
-        said = "; ".join(f"{name}: {text}" for name, text, _ in rows[:20])
+        description = "; ".join(f"{name}: {text}" for name, text, _ in rows[:20])
         title = self.texts("picture_memory")
-        return Picture(f"{self.name}-memory", title, self.texts("memory_note"), body, height, self._legend(), said)
+        note = self.texts("memory_note")
+        return Picture(f"{self.name}-memory", title, note, body, height, self._legend(), description)
 
     def _series(self, of: Callable[[ReportedRun], Curve], dots: bool = False) -> list[Series]:
-        """Of each group the spread of the runs that count, and every run's own line."""
+        """For each group the spread of the runs that count, and every run's own line."""
         found = []
         for group in self.groups:
             lines = [(run.name, of(run)) for run in group.runs if len(of(run))]
@@ -152,7 +152,7 @@ class _Plots:
         x: axes.Axis,
         y: axes.Axis,
         x_label: str,
-        said: str,
+        description: str,
         target: tuple[float, str] | None = None,
         note: str = "",
     ) -> Picture:
@@ -165,10 +165,13 @@ class _Plots:
         else:
             key = "spread_bins" if banded else "no_spread"
         caption = " ".join(filter(None, [self.texts(key), note]))
-        return Picture(f"{self.name}-{name}", self._heading(name), caption, body, height, self._legend(), said)
+        return Picture(f"{self.name}-{name}", self._heading(name), caption, body, height, self._legend(), description)
+
+    def _range(self, values: list[float]) -> str:
+        return self.texts("range", low=axes.compact(min(values)), high=axes.compact(max(values)))
 
     def _heading(self, name: str) -> str:
-        """The title of a picture. Where no log tells when evaluations begin, the rate has them in it."""
+        """The title of a picture. Where a log does not state when evaluations begin, its rate includes them."""
         unit = self.texts.unit(self.runs[0].summary["unit"])
         if name == "throughput" and any(r.summary["evaluations"] and not r.summary["p_train"] for r in self.runs):
             name = "throughput_whole"
@@ -185,12 +188,12 @@ class _Plots:
     def _spent(self, part: str, seconds: float, total_s: float) -> str:
         return f"{self.texts(f'part_{part}')} {duration(seconds)} ({seconds / total_s:.1%})"
 
-    def _nothing(self, name: str) -> Picture:
+    def _empty(self, name: str) -> Picture:
         return Picture(f"{self.name}-{name}", self._heading(name))
 
 
 def _drawn(series: Series) -> Series:
-    """What is drawn of a series: runs' own lines where there is no spread, of evaluations everywhere."""
+    """The drawn part of a series: runs' own lines where there is no spread, of evaluations everywhere."""
     middle, lines = series.middle, series.lines
     if len(lines) == 1:
         return Series(series.label, series.number, lines[0][1], lines if series.dots else (), series.dots)
@@ -202,7 +205,7 @@ def _drawn(series: Series) -> Series:
 
 
 def duration(seconds: float) -> str:
-    """A time in seconds, with as many decimals as it bears."""
+    """A time in seconds with three or four digits: 1234 s, 12.3 s, 1.23 s."""
     return f"{seconds:.0f} s" if seconds >= 1000 else f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
 
 

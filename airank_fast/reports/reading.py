@@ -1,7 +1,7 @@
-"""A run as a report needs it: vetted figures and thinned curves, whoever wrote its log.
+"""Reads a run for a report: vetted figures and thinned curves, whichever program wrote its log.
 
-What comes from a log is text of strangers: it is cleaned here (no control characters, bounded length), numbers that
-are none become None, and what the log does not carry is listed in `missing`.
+Text of a log is cleaned here (no control characters, bounded length). A figure that is no number becomes None, and
+`missing` lists what the log lacks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from airank_fast.reports.judging import Verdict, judge
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _RATES = ("p_whole", "p_train", "p_core", "avg_ips")
-_TYPES = {  # of fields of run_config that figures and groups are made of
+_TYPES = {  # of the fields of run_config that figures and groups use
     "benchmark": str,
     "unit": str,
     "precision": str,
@@ -45,7 +45,7 @@ class ReportedRun:
     flagperf: dict
     start_t: float | None  # unix seconds
     ended: bool
-    stated: dict[str, tuple[float, str]]  # figures that the log states and nothing stands behind: value, unit
+    stated: dict[str, tuple[float, str]]  # figures that the log alone states: value, unit
     evaluations: Curve  # accuracy over seconds since run_start
     loss: Curve  # over samples
     learning_rate: Curve  # over samples
@@ -53,44 +53,44 @@ class ReportedRun:
     seconds: dict[str, float]  # where the time from run_start to run_stop went
     verdict: Verdict  # what the rule books find
     warnings: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)  # names of what the log does not carry
+    missing: list[str] = field(default_factory=list)  # what the log lacks, as keys of texts.py without missing_
 
     @property
     def counts(self) -> bool:
-        """Whether the run came to its end in one piece, so that its figures may stand in a summary."""
+        """Whether the run was not resumed, aborted or cut off, so that its figures may be in a summary."""
         status, reason = self.summary["status"], self.summary["reason"]
         return self.ended and self.summary["comparable"] and (status in ("success", None) or reason == "epochs")
 
     def figure(self, name: str, stated: str) -> tuple[float | None, bool]:
-        """A figure, and whether it is only stated by the log, under the name `stated`."""
+        """A figure, and whether the log alone states it, under the name `stated`."""
         value = self.summary.get(name)
         if value is None and stated in self.stated:
             return self.stated[stated][0], True
         return value, False
 
 
-def read(path: Path, known: dict | None = None) -> ReportedRun:
-    """The run at `path`; `known` holds what its log may not carry (see settings.py). UserError if none can be read."""
-    known = dict(known or {})
+def read(path: Path, given: dict | None = None) -> ReportedRun:
+    """The run at `path`; `given` has facts that its log may lack (see settings.py). UserError if none can be read."""
+    given = dict(given or {})
     if cards := cards_in_name(path):
-        known.setdefault("world_size", cards)
+        given.setdefault("world_size", cards)
     try:
-        return _reported(read_run(path, known or None), known)
+        return _reported(read_run(path, given or None), given)
     except UserError:
         raise
     except _MALFORMED as error:
-        wanted = "events with the fields of their kinds are required"
-        raise UserError(f"{path}: {wanted}, got {type(error).__name__}: {error}") from None
+        required = "must have events with the fields of their kinds"
+        raise UserError(f"{path}: {required}, got {type(error).__name__}: {error}") from None
 
 
-def _reported(run: Run, known: dict) -> ReportedRun:
+def _reported(run: Run, given: dict) -> ReportedRun:
     config = _config(run.first("run_config"))
     events = [{**event, **config} if event["kind"] == "run_config" else event for event in run.events]
-    told = {name: config.get(name) for name in ("benchmark", "precision", "unit", "target", "world_size")}
-    summary = _vetted(run.summary) | dict.fromkeys(_unknown(run), None) | told
+    stated = {name: config.get(name) for name in ("benchmark", "precision", "unit", "target", "world_size")}
+    summary = _vetted(run.summary) | dict.fromkeys(_absent(run), None) | stated
     events = effective(events) if summary["num_resumes"] else events
     start_t = number(run.first("run_start").get("t"))
-    loss, learning_rate = _of_steps(events)
+    loss, learning_rate = _loss_and_learning_rate(events)
     reported = ReportedRun(
         name=clean(run.path.resolve().name, 200),
         path=run.path,
@@ -108,7 +108,7 @@ def _reported(run: Run, known: dict) -> ReportedRun:
         learning_rate=learning_rate,
         throughput=_throughput(events, start_t, summary["units_per_sample"] or 1),
         seconds=_seconds(run, summary),
-        verdict=judge(run.path, config, known),
+        verdict=judge(run.path, config, given),
         warnings=[clean(str(event.get("message"))) for event in run.events if event["kind"] == "warning"][:MAX_ITEMS],
     )
     reported.missing = _missing(reported)
@@ -116,14 +116,14 @@ def _reported(run: Run, known: dict) -> ReportedRun:
 
 
 def _config(event: Event) -> Event:
-    """A run_config with text that is clean, and None for fields of another type than theirs."""
+    """A run_config with clean text, and None for fields of the wrong type."""
     config = clean({key: value for key, value in event.items() if key not in ("t", "kind", "command")})
-    for name, wanted in _TYPES.items():
-        value = config.get(name) if wanted is str else number(config.get(name))
-        if wanted is int:
+    for name, required in _TYPES.items():
+        value = config.get(name) if required is str else number(config.get(name))
+        if required is int:
             fits = isinstance(value, int) and 0 < value < 1 << 53
         else:
-            fits = isinstance(value, str if wanted is str else (int, float))
+            fits = isinstance(value, str if required is str else (int, float))
         config[name] = value if fits else None
     if isinstance(command := event.get("command"), list):
         config["command"] = [clean(str(word), 20_000) for word in command]
@@ -131,7 +131,7 @@ def _config(event: Event) -> Event:
 
 
 def _vetted(summary: dict) -> dict:
-    """The figures with None for what is no number, and for rates that rest on no counted sample."""
+    """The figures with None for those that are no number, and for rates of no counted sample."""
     found = {}
     for key, value in summary.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -142,19 +142,19 @@ def _vetted(summary: dict) -> dict:
 
 
 def _flagperf(events: list[Event], summary: dict) -> dict:
-    """FlagPerf's columns, without what looks as if the log gave it."""
+    """FlagPerf's columns, with None for figures that the log does not give."""
     figures = flagperf(events)
-    told = {name: summary[name] for name in ("e2e_time", *_RATES)}
-    return _vetted({**figures, "device": str(figures["device"]), **told})
+    vetted = {name: summary[name] for name in ("e2e_time", *_RATES)}
+    return _vetted({**figures, "device": str(figures["device"]), **vetted})
 
 
-def _unknown(run: Run) -> set[str]:
-    """Figures that look as if the log gave them, because a sum over nothing is 0."""
+def _absent(run: Run) -> set[str]:
+    """Figures that the log does not give although they are numbers, because a sum over nothing is 0."""
     kinds = {event["kind"] for event in run.events}
-    unknown = set() if "process_start" in kinds else {"e2e_time"}
-    unknown |= set() if "epoch_stop" in kinds else {"epochs"}
+    absent = set() if "process_start" in kinds else {"e2e_time"}
+    absent |= set() if "epoch_stop" in kinds else {"epochs"}
     timed = any(event.get("core_s") for event in run.events)
-    return unknown if timed else unknown | {"core_s", "data_wait_s", "h2d_s", "measure_s"}
+    return absent if timed else absent | {"core_s", "data_wait_s", "h2d_s", "measure_s"}
 
 
 def _stated(events: list[Event]) -> dict[str, tuple[float, str]]:
@@ -169,7 +169,7 @@ def _evaluations(events: list[Event], start_t: float | None) -> Curve:
     return thin([event["t"] - start_t for event in stops], [event["accuracy"] for event in stops])
 
 
-def _of_steps(events: list[Event]) -> tuple[Curve, Curve]:
+def _loss_and_learning_rate(events: list[Event]) -> tuple[Curve, Curve]:
     """Loss and learning rate over the samples trained when their step began."""
     samples, losses, rates = array("d"), array("d"), array("d")
     trained = 0.0
@@ -190,37 +190,37 @@ def _of_steps(events: list[Event]) -> tuple[Curve, Curve]:
 def _throughput(events: list[Event], start_t: float | None, units: float) -> Curve:
     """What throughput counts, a second: so many `units` a sample."""
     rates = RateOverTime()
-    since = None  # when the training began that the next event tells of
-    told = trained = 0.0  # samples that steps told of in this block; those of the run
+    since = None  # the begin of the training that the next event reports
+    in_steps = trained = 0.0  # samples of this block that `steps` report; those of the run
     for event in events if start_t is not None else ():
         kind, t = event["kind"], event["t"]
         if kind == "block_start":
-            since, told = t, 0.0
+            since, in_steps = t, 0.0
         elif kind in ("eval_stop", "checkpoint") and since is not None:
             since = t
         elif kind == "steps" and since is not None:
             rates.add(since - start_t, t - start_t, event["samples"] * units)
-            since, told, trained = t, told + event["samples"], trained + event["samples"]
+            since, in_steps, trained = t, in_steps + event["samples"], trained + event["samples"]
         elif kind in ("block_stop", "process_start", "run_stop"):
             samples = number(event.get("samples")) or 0.0
-            if since is not None and not told and samples > trained:  # a log without steps
+            if since is not None and not in_steps and samples > trained:  # a log without steps
                 rates.add(since - start_t, t - start_t, (samples - trained) * units)
             since, trained = None, max(trained, samples)
     return rates.curve()
 
 
 def _seconds(run: Run, summary: dict) -> dict[str, float]:
-    """The time from run_start to run_stop in parts that add up to it; {} where the log tells of no part.
+    """The time from run_start to run_stop in parts that add up to it; {} where the log gives no part.
 
     Parts: core, wait, h2d (what of the copies did not run beside core), rest (of the steps), evaluation, other
-    (outside steps and evaluations); or steps, where the log does not say what happened in them. Core and wait are
+    (outside steps and evaluations); or steps, where the log does not divide them. Core and wait are
     the largest over ranks and are cut where they would exceed what is left.
     """
     total_s = summary["total_time"]
     steps_s = _block_seconds(run.events)
     if total_s is None or not total_s > 0 or not (steps_s or summary["evaluation_s"]):
         return {}
-    if summary["evaluations"] and summary["evaluation_s"] is None:  # nobody knows how much of a block they are
+    if summary["evaluations"] and summary["evaluation_s"] is None:  # their share of a block is not stated
         return {}
     left_s = total_s
     parts = {"evaluation": min(summary["evaluation_s"] or 0.0, left_s)}
@@ -240,7 +240,7 @@ def _seconds(run: Run, summary: dict) -> dict[str, float]:
 
 
 def _block_seconds(events: list[Event]) -> float:
-    """Time in blocks of training; one that its process left open ends with the last word of that process."""
+    """Time in blocks of training; one that its process left open ends with that process's last event."""
     spent_s, since, last_t = 0.0, None, None
     for event in events:
         kind, t = event["kind"], event["t"]

@@ -57,7 +57,7 @@ _PERFORMANCE = (
 
 
 def html(report: Report) -> str:
-    """The report as one HTML page that needs nothing beside itself."""
+    """The report as one HTML page without other files."""
     return _render("report.html.j2", report, style=_read("picture.css") + _read("page.css"))
 
 
@@ -168,7 +168,7 @@ def _range(figure: Figure, digits: int, scale: float = 1) -> str:
 
 @pass_context
 def _shown(context: Context, value: object) -> str:
-    """A value of a recipe or a system as a person reads it."""
+    """A value of a recipe or a system as text."""
     if value is None:
         return context["r"].t("unknown")
     if isinstance(value, (list, dict)):

@@ -1,4 +1,4 @@
-"""What the reports say, in Chinese and in English."""
+"""The texts of the reports, in Chinese and in English."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ TEXTS: dict[str, tuple[str, str]] = {
         "只计入完整结束、未中断续跑的运行；未达到目标精度的运行按"
         "“永不结束”计。加速比为单卡 Time2train ÷ 多卡 Time2train。",
         "A row shows, of the runs counted, the one with the median Time2train (of an even number the slower one in the "
-        "middle), with the smallest and largest of all below it. Only runs that came to their end in one piece are "
-        "counted; one that missed the target counts as one that never ends. Speed-up is "
+        "middle), with the smallest and largest of all below it. Runs that were resumed, aborted or cut off are "
+        "not counted; one that missed the target counts as one that never ends. Speed-up is "
         "Time2train on one card over Time2train on several.",
     ),
     "stated_note": (
         "† 日志自报的数值，日志中没有可供重新计算的数据。",
-        "† as the log states it; the log carries nothing to recompute it from.",
+        "† as the log states it; the log has no data to recompute it from.",
     ),
     "amp_ratio": (
         "混合精度对 FP32 的吞吐比（{cards}）：{ratio}（{amp} 对 {fp32} samples/sec）",
@@ -69,9 +69,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "picture_memory": ("显存/内存峰值", "Peak memory"),
     "not_drawn": (
         "日志没有记录画以下各图所需的数据：{names}。",
-        "The logs do not carry what these pictures are made of: {names}.",
+        "The logs lack the data of these pictures: {names}.",
     ),
-    "no_flagperf": ("日志没有记录卡数，无法给出 FlagPerf 指标。", "The logs do not say on how many cards; no figures."),
+    "no_flagperf": ("日志没有记录卡数，无法给出 FlagPerf 指标。", "The logs lack the number of cards; no figures."),
     "spread_runs": (
         "粗线为计入的各次运行的中位数，色带为最小值至最大值；细线为单次运行。",
         "Thick line: median of the runs counted; band: smallest to largest; thin lines: single runs.",
@@ -103,12 +103,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "unit_h": ("小时", "h"),
     "epochs": ("epoch（轮）", "epochs"),
     "samples": ("已训练样本数", "samples trained"),
-    "accuracy_said": (
+    "accuracy_summary": (
         "最高 {best}，{runs} 次运行中 {reached} 次达到目标",
         "best {best}; {reached} of {runs} run(s) reached the target",
     ),
-    "accuracy_said_only": ("最高 {best}", "best {best}"),
-    "range_said": ("范围 {low} 至 {high}", "from {low} to {high}"),
+    "accuracy_summary_best": ("最高 {best}", "best {best}"),
+    "range": ("范围 {low} 至 {high}", "from {low} to {high}"),
     "part_core": ("计算（core）", "computing (core)"),
     "part_steps": ("训练步（未细分）", "steps, not itemised"),
     "part_wait": ("等待数据", "data wait"),
@@ -153,7 +153,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # findings; those of the rule books themselves are in English
     "findings_note": (
         "airank_fast.verify 按各日志格式的规则检查的结果（原文为英文）；每次运行最多列出 {rows} 条错误与警告。",
-        "What airank_fast.verify finds by the rules of each log's format; of a run at most {rows} errors and warnings "
+        "What airank_fast.verify finds by the rules of each log's format; at most {rows} errors and warnings of a run "
         "are listed.",
     ),
     "error": ("错误", "error"),
@@ -162,7 +162,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "finding_warnings": ("{count} 个警告", "{count} warning(s)"),
     "finding_notes": ("{count} 个提示", "{count} note(s)"),
     "more_findings": ("另有 {count} 条错误或警告未列出。", "{count} more error(s) or warning(s) are not listed."),
-    "no_rules": ("没有适用于该日志格式的规则。", "No rules are known for this format of log."),
+    "no_rules": ("没有适用于该日志格式的规则。", "No rules apply to this format of log."),
     "place": ("位置", "Place"),
     "severity": ("级别", "Severity"),
     "finding": ("发现；要求", "Finding; what is required"),
@@ -223,19 +223,19 @@ TEXTS: dict[str, tuple[str, str]] = {
         "kernel：本项目的算子；reference：torch 的参考实现。",
         "kernel: the project's own; reference: plain torch.",
     ),
-    "no_system": ("日志没有记录系统信息。", "The logs carry no system information."),
-    "no_recipe": ("日志没有记录训练配方。", "The logs carry no recipe."),
+    "no_system": ("日志没有记录系统信息。", "The logs have no system information."),
+    "no_recipe": ("日志没有记录训练配方。", "The logs have no recipe."),
     # reproduce
     "step_environment": ("准备环境：与记录相同的软件版本。", "Environment: the versions that were recorded."),
     "step_data": ("准备数据。", "Data."),
     "step_train": ("训练：各次运行的命令。", "Training: the command of each run."),
     "step_train_note": (
         "命令取自运行记录；多卡启动参数按记录的卡数与节点数还原。--output 须为尚无运行的目录，路径请按本机修改。",
-        "Commands as the runs recorded them; how several ranks were launched is restored from their number. --output "
+        "Commands as the runs recorded them, with a launcher for the recorded numbers of nodes and ranks. --output "
         "must name a directory that holds no run; change the paths to your own.",
     ),
     "step_check": ("核对：校验日志并重新生成本报告。", "Check: verify the logs, and make this report again."),
-    "no_command": ("日志没有记录命令行。", "The log does not carry its command line."),
+    "no_command": ("日志没有记录命令行。", "The log does not have the command line."),
     "data_source": ("来源", "Source"),
     "data_train": ("训练样本数", "Training samples"),
     "data_eval": ("评估样本数", "Evaluation samples"),
@@ -316,5 +316,5 @@ class Texts:
         return TEXTS[name][self._column] if name in SYSTEM_FIELDS else name
 
     def unit(self, unit: str | None) -> str:
-        """What is counted, in this language; a unit that is not known here as it is."""
+        """What is counted, in this language; a unit without a text here as it is."""
         return _UNITS.get(unit or "samples", (unit, unit))[self._column]

@@ -42,7 +42,7 @@ def find() -> str | None:
 class Seen:
     """What a page did when it was opened."""
 
-    requests: list[str]  # addresses that it asked for
+    requests: list[str]  # addresses that it requested
     complaints: list[str]  # script errors, and what the console says
     values: dict  # results of the expressions
     png: bytes = b""
@@ -121,15 +121,15 @@ class Browser:
         self._order("Runtime.evaluate", {"expression": loaded + ".then(() => 0)", "awaitPromise": True}, session)
         values = {}
         for name, text in (expressions or {}).items():
-            wanted = {"expression": text, "returnByValue": True}
-            values[name] = self._order("Runtime.evaluate", wanted, session)["result"].get("value")
+            call = {"expression": text, "returnByValue": True}
+            values[name] = self._order("Runtime.evaluate", call, session)["result"].get("value")
         png = b""
         if picture:
             png = base64.b64decode(self._order("Page.captureScreenshot", {"format": "png"}, session)["data"])
         self._order("Target.closeTarget", {"targetId": target})
         requests = [event["params"]["request"]["url"] for event in self._of("Network.requestWillBeSent")]
-        said = self._of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-        return Seen(requests, [json.dumps(event["params"]) for event in said], values, png)
+        messages = self._of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return Seen(requests, [json.dumps(event["params"]) for event in messages], values, png)
 
     def _of(self, *methods: str) -> list[dict]:
         return [event for event in self._events if event.get("method") in methods]
@@ -175,8 +175,8 @@ def main() -> None:
     with Browser(find() or "chromium") as browser:
         height = options.height
         if not height:
-            asked = {"height": "document.documentElement.scrollHeight"}
-            height = browser.open(options.page, options.width, options.scheme, asked).values["height"]
+            expressions = {"height": "document.documentElement.scrollHeight"}
+            height = browser.open(options.page, options.width, options.scheme, expressions).values["height"]
         seen = browser.open(options.page, options.width, options.scheme, picture=True, height=height)
     options.output.write_bytes(seen.png)
     if options.small:

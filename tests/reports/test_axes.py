@@ -9,7 +9,7 @@ from airank_fast.reports import axes
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         ([0.0, 1.0], ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
         ([0.0, 1234.0], ["0", "250", "500", "750", "1000", "1250"]),
@@ -18,8 +18,8 @@ from airank_fast.reports import axes
         ([0.0, 3e-5], ["0", "1e-5", "2e-5", "3e-5"]),
     ],
 )
-def test_ticks_are_round(values, wanted):
-    assert [label for _, label in axes.linear(values).ticks] == wanted
+def test_ticks_are_round(values, expected):
+    assert [label for _, label in axes.linear(values).ticks] == expected
 
 
 def test_percent():
@@ -54,11 +54,11 @@ def test_no_axis_has_few_or_many_ticks_or_values_beside_it():
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "expected"),
     [(0, "0"), (9472, "9472"), (12345, "12.3k"), (1281167, "1.28M"), (1e-5, "1e-5"), (0.25, "0.25")],
 )
-def test_compact(value, wanted):
-    assert axes.compact(value) == wanted
+def test_compact(value, expected):
+    assert axes.compact(value) == expected
 
 
 def test_time_unit():

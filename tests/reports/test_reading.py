@@ -38,10 +38,10 @@ def test_where_the_time_went_adds_up_to_the_whole(run_set):
 
 
 def test_on_a_cpu_the_copy_is_part_of_the_wait(tmp_path):
-    told = MadeUpRun().begin().train().stop()
-    gpu = read(told.write(tmp_path / "gpu"))
-    next(event for event in told.events if event["kind"] == "system")["accelerators_per_node"] = 0
-    cpu = read(told.write(tmp_path / "cpu"))
+    run = MadeUpRun().begin().train().stop()
+    gpu = read(run.write(tmp_path / "gpu"))
+    next(event for event in run.events if event["kind"] == "system")["accelerators_per_node"] = 0
+    cpu = read(run.write(tmp_path / "cpu"))
     assert cpu.seconds["wait"] == pytest.approx(gpu.seconds["wait"] - gpu.seconds["h2d"])
     assert cpu.seconds["h2d"] == gpu.seconds["h2d"]
 
@@ -68,7 +68,7 @@ def test_throughput_of_a_log_without_steps_comes_from_its_blocks(tmp_path):
     assert len(blocks.loss) == 0
 
 
-def test_a_resumed_run_is_told_once(tmp_path):
+def test_repeated_steps_of_a_resumed_run_count_once(tmp_path):
     step = 8 * EPOCH_SAMPLES // 256
     story = MadeUpRun().begin().train(12).resume(step).train().stop()
     run = read(story.write(tmp_path / "run"))
@@ -101,9 +101,9 @@ def test_an_airank_log_gives_what_it_carries(tmp_path):
         "command",
         "seed",
     }
-    told = read(path, {"target": 0.759, "benchmark": "resnet50"})
-    assert told.figure("time2train", "target_quality_time") == (pytest.approx(6.0), False)
-    assert told.config["benchmark"] == "resnet50"
+    run = read(path, {"target": 0.759, "benchmark": "resnet50"})
+    assert run.figure("time2train", "target_quality_time") == (pytest.approx(6.0), False)
+    assert run.config["benchmark"] == "resnet50"
 
 
 def test_a_run_that_is_cut_off_anywhere_can_be_read(tmp_path):

@@ -78,7 +78,7 @@ def test_both_files_say_everything(run_set, language):
         assert t(column) in text
         assert f" {t(column)} |" in markdown
     ((_, _, ratio),) = amp_ratios(summary_rows(grouped(map(read, run_set))[0]))
-    for said in (
+    for shown in (
         "gpux8-aborted",
         t("state_resumed", count=1),
         t("state_aborted", reason="exception"),
@@ -88,8 +88,8 @@ def test_both_files_say_everything(run_set, language):
         "--output 'runs/a b'",
         "Made-up GPU",
     ):
-        assert said in text
-        assert said in markdown
+        assert shown in text
+        assert shown in markdown
     assert len(pictures) == parsed.tags.count("figure") == 6
     assert sorted(pictures) == sorted(re.findall(r"\]\(pictures/(.*?)\)", markdown))
 
@@ -115,15 +115,15 @@ def test_what_the_rules_find_is_counted_and_listed(refused_run, language):
     number = Counter(finding.severity for finding in findings)
     assert number["error"] > 20
     counts = [("errors", "error"), ("finding_warnings", "warning"), ("finding_notes", "note")]
-    told = t("and").join(t(key, count=number[name]) for key, name in counts)
+    counted = t("and").join(t(key, count=number[name]) for key, name in counts)
     more = t("more_findings", count=number["error"] + number["warning"] - 20)
     parsed = Page(page)
     text = "".join(parsed.text)
-    for said in (told, more, "<b>xxx", "airank.line", "airank.log:1"):
-        assert said in text
+    for shown in (counted, more, "<b>xxx", "airank.line", "airank.log:1"):
+        assert shown in text
     assert page.count("<b>x") == 0
     section = markdown.partition(f"## {t('findings')}\n")[2].partition("\n## ")[0]
-    assert told in section
+    assert counted in section
     assert more in section
     rows = [line for line in section.splitlines() if line.startswith("| airank.log")]
     assert len(rows) == 20
@@ -135,8 +135,8 @@ def test_a_format_without_rules_says_so(tmp_path):
     line = '{"timestamp": "1570716921.84", "elapsedtime": "1", "datetime": "x", "type": "LOG", "step": [0, 5]'
     (tmp_path / "log.json").write_text("DLLL " + line + ', "data": {"train.loss": 8.5}}\n')
     page, markdown, _ = made([tmp_path / "log.json"], "en")
-    assert "No rules are known for this format of log." in page
-    assert "No rules are known for this format of log." in markdown
+    assert "No rules apply to this format of log." in page
+    assert "No rules apply to this format of log." in markdown
 
 
 def test_checksums_can_be_checked(run_set, tmp_path):
@@ -315,6 +315,6 @@ def test_every_text_is_used():
     assert unused == []
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(1, "1 card"), (8, "8 cards")])
-def test_plural(count, wanted):
-    assert texts.Texts("en")("cards", count=count) == wanted
+@pytest.mark.parametrize(("count", "expected"), [(1, "1 card"), (8, "8 cards")])
+def test_plural(count, expected):
+    assert texts.Texts("en")("cards", count=count) == expected
