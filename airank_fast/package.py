@@ -1,4 +1,4 @@
-"""Build the tree that is handed in: AI-Rank, MLPerf or GP2BM, from runs to an output directory that is whole or absent.
+"""Build a submission tree of AI-Rank, MLPerf or GP2BM from runs; the output directory is whole or absent.
 
 python -m airank_fast.package --format mlperf runs/resnet50-* runs/bert-* --output submission
 python -m airank_fast.package --format airank runs/resnet50-1gpu runs/resnet50-8gpu --output submission
@@ -38,21 +38,21 @@ class Options:
     output: Path | None = None
     """Directory to make; absent or empty. With --optimizer-report the file (default: standard output)."""
     profile: Literal["2020-12", "2021-05"] = "2020-12"
-    """Which of AI-Rank's texts the tree follows."""
+    """AI-Rank's text to follow."""
     settings: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = field(default_factory=list)
     """NAME=VALUE of the system description, e.g. host_storage_type=NVMe; as often as needed."""
     system: Path | None = None
-    """TOML or JSON file with fields of the system description; --set goes before it."""
+    """TOML or JSON file with fields of the system description; --set overrides it."""
     this_machine: bool = False
-    """The runs were made on this machine: read here what they do not say. Without it, only if they match it."""
+    """The runs were made on this machine: read here what they lack. Without it, only if they match it."""
     benchmark: str | None = None
     """Benchmark of logs that do not state it (AI-Rank's), by any rule book's name of it."""
     cards: int | None = None
-    """Number of cards of logs that do not say it."""
+    """Number of cards of logs that do not state it."""
     code: Path | None = None
     """Source of the program that made the runs, where it was not this one."""
     allow_errors: bool = False
-    """Package logs that the rules refuse; the package says so, with the errors."""
+    """Package logs that the rules refuse; the package lists the errors."""
     allow_names: bool = False
     """Package logs that name this host, this user or a home folder."""
     rehearsal: bool = False
@@ -66,10 +66,10 @@ class Options:
 def main() -> int:
     """Build or check; exit status 1 where the rules refuse."""
     options = tyro.cli(Options, prog="python -m airank_fast.package", description=__doc__)
-    wanted = [options.format is not None, options.check is not None, options.optimizer_report]
-    if sum(wanted) != 1:
+    requested = [options.format is not None, options.check is not None, options.optimizer_report]
+    if sum(requested) != 1:
         raise UserError(
-            f"package: must have one of --format, --check and --optimizer-report, got {sum(wanted)} of them"
+            f"package: must have one of --format, --check and --optimizer-report, got {sum(requested)} of them"
         )
     if options.optimizer_report:
         return optimizer_report(options.output)
@@ -91,10 +91,10 @@ def build(options: Options) -> int:
         privacy.refuse_names(one.log for one in chosen)
     found = results.choose(chosen, options.rehearsal) if log_format == "mlperf" else {}
     refused = candidates.refusals(chosen) + results.refusals(found)
-    tell(refused)
+    print_findings(refused)
     if refused and not options.allow_errors:
         print(
-            f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages and says so)",
+            f"not packaged: the rules refuse {len(refused)} points (--allow-errors packages them and lists the errors)",
             file=sys.stderr,
         )
         return 1
@@ -122,21 +122,21 @@ def benchmark_named(name: str | None) -> str | None:
     """--benchmark as our logs have it; UserError for one that no task has."""
     task = tasks.find(name)
     if name is not None and task is None:
-        known = ", ".join(each.name for each in tasks.all_tasks())
-        raise UserError(f"--benchmark: must be one of {known}, got {name}")
+        names = ", ".join(each.name for each in tasks.all_tasks())
+        raise UserError(f"--benchmark: must be one of {names}, got {name}")
     return task.benchmark if task and task.is_spelled(name) else name
 
 
 def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: bool) -> dict[str, str | bytes]:
-    """The test and reproduction report in both languages; plain Markdown without the extra that it needs."""
+    """The test and reproduction report in both languages; one plain Markdown file where jinja2 is not installed."""
     if importlib.util.find_spec("jinja2") is None:
         return markdown_report(title, runs, is_rehearsal)
     from airank_fast.reports import page, reading, rendering
 
     files = {}
     for language in ("zh", "en"):
-        known = {"benchmark": runs[0].benchmark}
-        read = [reading.read(one.run.path, known) for one in runs]
+        given = {"benchmark": runs[0].benchmark}
+        read = [reading.read(one.run.path, given) for one in runs]
         report, folder = page.Report(read, language, texts.BANNER if is_rehearsal else ""), f"report.{language}"
         files |= {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
         files |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
@@ -148,14 +148,14 @@ def check(directory: Path, logs: bool = True) -> int:
     findings = list(trees.check_tree(directory))
     if logs:
         findings += [finding for log in trees.logs_of(directory) for finding in verifying.verify(log)]
-    tell(findings)
+    print_findings(findings)
     if logs:
         print(f"{directory}: {sum(one.severity == ERROR for one in findings)} errors, {len(findings)} findings")
     return int(worst(findings) == ERROR)
 
 
-def tell(findings: list[Finding]) -> None:
-    """Print findings, a line each."""
+def print_findings(findings: list[Finding]) -> None:
+    """Print findings on standard error, a line each."""
     for finding in findings:
         print(finding, file=sys.stderr)
 

@@ -24,7 +24,7 @@ from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS
 WORD = "REHEARSAL (演练)"
 ORG, PLATFORM = "REHEARSAL", "REHEARSAL-machine"
 
-# What a run is given besides its seed. The full one goes to the recipe's own target.
+# Options of a run besides its seed. The full one trains to the recipe's own target.
 _RESNET = {
     "quick": ["--epochs", "1", "--target", "0.02"],
     "short": ["--epochs", "3", "--target", "0.759"],
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass
 class Step:
-    """A command that was run: what was expected of it, and its output."""
+    """A command that was run, its expected outcome, and its output."""
 
     name: str
     command: list[str]
@@ -72,7 +72,7 @@ class Rehearsal:
     steps: list[Step] = field(default_factory=list)
 
     def run(self, name: str, command: list[object], expected: str, fits: Callable[[int, str], bool]) -> Step:
-        """Run a command from the directory; `fits(status, output)` says whether it did what was expected."""
+        """Run a command from the directory; `fits(status, output)` is whether its outcome is the expected one."""
         step = Step(name, [str(part) for part in command], expected)
         started = time.monotonic()
         print(f"{name} ... ", end="", flush=True)
@@ -93,18 +93,20 @@ class Rehearsal:
         fits = fits or (lambda status, output: status == 0)
         return self.run(name, [sys.executable, "-m", f"airank_fast.{command}", *arguments], expected, fits)
 
-    def official(self, tool: str, target: Path, expected: str, *says: str) -> Step:
-        """Run one of mlperf-logging's checkers; its verdict is in what it prints, its exit status is always 0."""
+    def official(self, tool: str, target: Path, expected: str, *parts: str) -> Step:
+        """Run one of mlperf-logging's checkers; its verdict is in its output, its exit status is always 0."""
         command = [sys.executable, "-m", f"mlperf_logging.{tool}", target, "training", "4.0.0"]
         if tool == "result_summarizer":
             command += ["--csv", self.directory / "outputs" / "summary.csv"]
         else:
             command += ["--log_output", self.directory / "outputs" / f"{tool}.log"]
-        return self.run(f"official {tool}", command, expected, lambda status, output: all(s in output for s in says))
+        return self.run(
+            f"official {tool}", command, expected, lambda status, output: all(part in output for part in parts)
+        )
 
 
 def main() -> int:
-    """Rehearse; 1 if a step did something else than what was expected of it."""
+    """Rehearse; 1 if a step had another outcome than expected."""
     options = tyro.cli(Options, prog="python -m airank_fast.rehearse", description=__doc__)
     require(not (options.quick and options.full), "--quick", "left out with --full", "both")
     size = "quick" if options.quick else "full" if options.full else "short"
@@ -126,7 +128,7 @@ def main() -> int:
 
 
 def train(rehearsal: Rehearsal, size: str) -> tuple[list[Path], list[Path]]:
-    """Make the runs of both benchmarks, as many as MLPerf requires, with seeds of their own."""
+    """Train the runs of both benchmarks, as many as MLPerf requires, each with another seed."""
     sets = {"resnet": ["resnet50", *_RESNET[size]], "bert": _BERT[size]}
     made: dict[str, list[Path]] = {}
     for benchmark, arguments in sets.items():
@@ -165,7 +167,7 @@ def judge(rehearsal: Rehearsal, runs: list[Path]) -> None:
         "score",
         *runs,
         "--own-targets",
-        expected="figures, and that the sets do not count",
+        expected="figures, and a note that the sets do not count",
         fits=lambda status, output: status in (0, 1),
     )
     for language in ("zh", "en"):
@@ -219,16 +221,16 @@ def package(rehearsal: Rehearsal, resnet: list[Path], bert: list[Path]) -> None:
     )
 
 
-def _answers(question: str) -> list[str]:
+def _answers(error: str) -> list[str]:
     """--set for every field that the package command requires."""
-    required = question.partition("got no ")[2].partition(";")[0].split(", ")
+    required = error.partition("got no ")[2].partition(";")[0].split(", ")
     names = [name for name in required if name in {*MLPERF_FIELDS, *AIRANK_FIELDS}]
     values = {name: "1" if name in MLPERF_NUMBERS else f"{WORD}: not stated" for name in names}
     return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
 
 
 def summary(steps: list[Step]) -> str:
-    """README.md of the rehearsal: each step, what was expected, what came."""
+    """README.md of the rehearsal: each step with its expected and its real outcome."""
     rows = [
         f"| {step.name} | {step.expected} | {'yes' if step.as_expected else '**no**'} | {step.status} | "
         f"{step.wall_s:.0f} | {step.last_line.replace('|', '/')[:200]} |"

@@ -1,1 +1,1 @@
-"""What is handed in: submission trees, the description of the system, checksums. Standard library only."""
+"""Builds a submission: its trees, the description of the system, checksums. Standard library only."""

@@ -8,7 +8,7 @@
         submitter_information.md
 
 Logs are log/GPUx<cards>.log; beside a run with mixed precision, one in float32 is GPUx<cards>_FP32.log, as AI-Rank's
-reviewers asked for. The text of 2021-05 wants no report or summary; they are in code/ there.
+reviewers requested. The text of 2021-05 requires no report or summary; its trees have them in code/.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _profile_2021_05(tree: Tree, request: Request, system: dict, models: dict[st
 
 
 def _model(tree: Tree, folder: str, model: str, logs: dict[str, Candidate], request: Request) -> Placed:
-    """Add code and data of one model; returns the names that its logs are to have."""
+    """Add code and data of one model; returns its logs by their names in the tree."""
     runs = list(logs.values())
     add_code(tree, f"{folder}/code", model, runs, request)
     tree.add(f"{folder}/data/README.md", texts.data_readme(model, runs, request.is_rehearsal))
@@ -96,7 +96,7 @@ def _model(tree: Tree, folder: str, model: str, logs: dict[str, Candidate], requ
 
 
 def _add_log(tree: Tree, name: str, one: Candidate, profile: str, request: Request) -> None:
-    """Add a log as it is; one of our runs that was written by the other text is written anew from its events."""
+    """Add a log unchanged; one of our runs in the other profile is written again from its events."""
     written = dictionary(one.config.get("options")).get("airank_profile", PROFILES[0])
     if one.run.format != "events" or written == profile:
         tree.copy(name, one.log, request.first_line())

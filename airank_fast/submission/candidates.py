@@ -1,4 +1,4 @@
-"""The runs that are to be handed in: what each is, which log stands for it, and what speaks against it."""
+"""The runs of a submission: the benchmark, cards and log of each, and the findings that exclude it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Candidate:
     run: Run
     log: Path
     benchmark: str  # our name: resnet50, bert_large ...
-    cards: int | None  # None: the log does not say, and nobody did
+    cards: int | None  # None: neither the log nor --cards states it
 
     @property
     def config(self) -> dict:
@@ -43,10 +43,10 @@ class Candidate:
         return self.run.first("system")
 
     @property
-    def short(self) -> str:
+    def mlperf_name(self) -> str:
         """MLPerf's name of the benchmark: resnet or bert."""
-        known = benchmark_of(self.benchmark)
-        return known.name if known else self.benchmark
+        found = benchmark_of(self.benchmark)
+        return found.name if found else self.benchmark
 
     @property
     def started(self) -> float:
@@ -65,12 +65,12 @@ class Candidate:
 def read_candidate(path: Path, log_format: str, benchmark: str | None = None, cards: int | None = None) -> Candidate:
     """The candidate at `path`: a run directory, or a log of `log_format` (airank or mlperf).
 
-    `benchmark` and `cards` say what a log does not. UserError if there is no such log, or nothing says the benchmark.
+    `benchmark` and `cards` are used where the log has none. UserError without such a log, or without a benchmark.
     """
     if path.name == _LOGS[log_format] and (path.parent / "events.jsonl").is_file():
-        path = path.parent  # the events beside a log say more
-    known = {"benchmark": benchmark} if benchmark else None
-    run = read_run(path, known, prefer=None if path.is_dir() else log_format)
+        path = path.parent  # its events have more than the log
+    given = {"benchmark": benchmark} if benchmark else None
+    run = read_run(path, given, prefer=None if path.is_dir() else log_format)
     log = path / _LOGS[log_format] if path.is_dir() else path
     if log.is_symlink() or not log.is_file():
         got = "a symbolic link" if log.is_symlink() else "none"
@@ -79,17 +79,17 @@ def read_candidate(path: Path, log_format: str, benchmark: str | None = None, ca
     benchmark = config.get("benchmark")
     if not benchmark:
         raise UserError(f"{path}: must be a log that states its benchmark, got none; give --benchmark")
-    told = config.get("world_size") or cards_in_name(log) or cards
-    if told is not None and (type(told) is not int or told < 1):
-        raise UserError(f"{path}: cards must be a whole number from 1 on, got {told!r}")
-    return Candidate(run, log, str(benchmark), told)
+    cards = config.get("world_size") or cards_in_name(log) or cards
+    if cards is not None and (type(cards) is not int or cards < 1):
+        raise UserError(f"{path}: cards must be a whole number from 1 on, got {cards!r}")
+    return Candidate(run, log, str(benchmark), cards)
 
 
 def refusals(candidates: list[Candidate]) -> list[Finding]:
-    """What keeps runs from being handed in: the errors of verify on the run or the log, and sources that are not right.
+    """The findings that exclude runs: errors of verify, and source code that cannot be handed in.
 
-    Of a run directory that is what it hands in, its events, and every file that says other than they do. An MLPerf log
-    is judged beside the others of its result (see results.refusals).
+    Of a run directory the log, the events, and every file that disagrees with the events are judged. An MLPerf log is
+    judged beside the others of its result (see results.refusals).
     """
     errors = []
     for one in candidates:
@@ -109,7 +109,7 @@ def _concerns(finding: Finding, one: Candidate) -> bool:
 
 
 def _source_errors(candidates: list[Candidate]) -> list[Finding]:
-    """The source code that made the runs: one commit, without changes, that is there to be handed in."""
+    """Unless the source code that made the runs is one commit, without changes, in this checkout: the errors."""
     errors = []
     first = next((one.source["commit"] for one in candidates if "commit" in one.source), None)
     for one in candidates:
@@ -138,7 +138,7 @@ def check_distinct(candidates: list[Candidate]) -> None:
 
 
 def by_benchmark(candidates: Iterable[Candidate], name: Callable[[Candidate], str]) -> dict[str, list[Candidate]]:
-    """Candidates by what `name` calls their benchmark, in the order of these names."""
+    """Candidates by the benchmark that `name` returns for each, in the order of these names."""
     found: dict[str, list[Candidate]] = {}
     for one in candidates:
         found.setdefault(name(one), []).append(one)

@@ -29,7 +29,7 @@ IMPLEMENTATION = "airank_fast"
 
 
 def build(request: Request) -> tuple[Tree, dict]:
-    """The tree of an organization with its manifest; UserError for what the rules do not take."""
+    """The tree of an organization with its manifest; UserError for runs that the rules do not accept."""
     tree = Tree()
     placed, description = _organization(tree, request)
     return tree, manifest(f"mlperf training {RULESET}", placed, request) | {"system": description["system_name"]}
@@ -79,7 +79,7 @@ def _organization(tree: Tree, request: Request) -> tuple[list[tuple[str, Candida
 
 
 def _title(runs: list[Candidate], request: Request) -> str:
-    """What stands above the texts of a benchmark. UserError for a smaller model than MLPerf's, but in a rehearsal."""
+    """The heading of a benchmark's texts. UserError for a smaller model than MLPerf's, except in a rehearsal."""
     names = sorted({one.benchmark for one in runs})
     networks = [benchmark.network for benchmark in BENCHMARKS.values()]
     if len(names) > 1 or (names[0] not in networks and not request.is_rehearsal):
@@ -97,12 +97,12 @@ def _sheet(placed: list[tuple[str, Candidate]], score: float | None, request: Re
     rows.append(("score", _text(score), "", "{:g} / R + {:g} / B".format(*weights)))
     for letter, name in (("R", "resnet"), ("B", "bert")):
         result, num_runs = request.results[name], BENCHMARKS[name].num_runs
-        told = f"mean of the middle {num_runs - 2} of {num_runs} runs of {name}, {result.scaling}"
-        rows.append((letter, _text(result.score.minutes), "minutes", told))
+        origin = f"mean of the middle {num_runs - 2} of {num_runs} runs of {name}, {result.scaling}"
+        rows.append((letter, _text(result.score.minutes), "minutes", origin))
     for file, one in placed:
-        minutes = request.results[one.short].of(one).minutes
+        minutes = request.results[one.mlperf_name].of(one).minutes
         value = "not converged" if minutes is None else _text(minutes)
-        rows.append((f"run of {one.short}, seed {one.config.get('seed', '-')}", value, "minutes", file))
+        rows.append((f"run of {one.mlperf_name}, seed {one.config.get('seed', '-')}", value, "minutes", file))
     return rows
 
 
@@ -118,7 +118,7 @@ def _csv(rows: list[tuple]) -> str:
 
 def _markdown(rows: list[tuple], description: dict, request: Request) -> str:
     head = texts.banner(request.is_rehearsal) + "# GP2BM: MLPerf benchmark\n\n"
-    told = (
+    summary = (
         f"{description['submitter']}, {description['system_name']}: one node, "
         f"{description['accelerators_per_node']} x {description['accelerator_model_name']}, "
         f'{description["framework"]}. The same rows as {SCORE_SHEET}, for the "MLPerf" tab of the spreadsheet.\n\n'
@@ -126,4 +126,4 @@ def _markdown(rows: list[tuple], description: dict, request: Request) -> str:
     table = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     table.insert(1, "|---" * len(rows[0]) + "|")
     notes = "\n\n" + texts.findings_text(request.allowed) if request.allowed else ""
-    return head + told + "\n".join(table) + notes + "\n"
+    return head + summary + "\n".join(table) + notes + "\n"

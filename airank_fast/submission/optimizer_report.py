@@ -38,7 +38,7 @@ float32, and other implementations that were installed.
 Every implementation starts from the same weights and is given the same gradients. With w the weights after the last
 step and r those of the reference: *max* is the largest |w - r| of an element over the root mean square of its tensor
 in r; *rms* is the root mean square of w - r over that of r; *of the way* is the same over the root mean square of r
-less the first weights, which is how far the optimizer has gone. float32 resolves 6e-8 of a weight. 16-bit
+less the first weights, which is the distance the optimizer has gone. float32 resolves 6e-8 of a weight. 16-bit
 parameters are updated by their float32 masters, which are what is compared.
 
 Measured with:
@@ -60,7 +60,7 @@ def markdown(rows: Iterable[dict], environment: dict) -> str:
 
 
 def largest_ratio(rows: Iterable[dict]) -> tuple[float, dict] | None:
-    """(our rms deviation over that of the equation in float32, the row of ours) where it is largest."""
+    """(the largest ratio of our rms deviation to that of the equation in float32, our row)."""
     plain, ours = {}, {}
     for row in rows:
         key = tuple(row[name] for name in ("optimizer", "device", "dtype", "steps"))
@@ -79,7 +79,7 @@ def _verdict(rows: list[dict]) -> str:
     lines = [
         "## Summary\n",
         f"- Largest deviation of the way gone: {worst['of_path']:.1e} ({_place(worst)}).",
-        f"- 16-bit weights that are not their master, rounded: {unrounded}.",
+        f"- 16-bit weights that differ from their rounded master: {unrounded}.",
     ]
     if found := largest_ratio(rows):
         lines.insert(

@@ -1,4 +1,4 @@
-"""Names that are nobody's business: home folders, hosts and users in what a run recorded of itself."""
+"""Finds private names, of home folders, hosts and users, in the records of a run; shortens or refuses them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airank_fast.record.lines import Lines
 
 _HOMES = r"(?<![\w.~-])(?:/(?:home|Users|data/home|mnt/home)/[^/\s\"',:;]+|/root(?=[/\s\"',:;]|$))"
 _ORDINARY = {"root", "user", "admin", "nobody", "ubuntu", "runner", "test", "localhost", "train", "data"}
-_MIN_NAME_LENGTH = 4  # a shorter one would be found inside ordinary words
+_MIN_NAME_LENGTH = 4  # ordinary words contain shorter ones
 
 
 def shorten(text: str) -> str:
@@ -32,7 +32,7 @@ def shorten_all(value):
 
 
 def refuse_names(logs: Iterable[Path]) -> None:
-    """UserError if a log, which is handed in as it is, names this host, this user or a home folder."""
+    """UserError if a log, which is handed in unchanged, names this host, this user or a home folder."""
     search = _pattern().search
     for log in logs:
         for number, line in enumerate(Lines(log), 1):

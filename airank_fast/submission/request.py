@@ -1,4 +1,4 @@
-"""What a submission is built from, and the parts that every format's tree has: code, manifest."""
+"""The inputs of a submission, and the parts that the trees of every format have: code and manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airank_fast.walk import walk
 ReportWriter = Callable[[str, list[Candidate], bool], dict[str, str | bytes]]
 """(title, runs, is it a rehearsal) -> file name -> content."""
 
-# What must be alike in all runs of a package, because one description stands for them.
+# Fields that must be equal in all runs of a package, because it has one description.
 _ONE_SYSTEM = (
     "submitter",
     "system_name",
@@ -39,22 +39,22 @@ def markdown_report(title: str, runs: list[Candidate], is_rehearsal: bool) -> di
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Runs, and what is known about them besides."""
+    """The runs of a submission, with what the packager states about them."""
 
     candidates: list[Candidate]
-    results: dict[str, Result] = field(default_factory=dict)  # MLPerf's, whose runs the candidates are then
+    results: dict[str, Result] = field(default_factory=dict)  # MLPerf's; the candidates are their runs
     given: dict[str, str] = field(default_factory=dict)  # see system.given_fields
     here: dict = field(default_factory=dict)  # the facts of this machine
-    runs_were_here: bool = False  # the packager's word for it
-    allowed: list[Finding] = field(default_factory=list)  # errors that are let through
+    runs_were_here: bool = False  # --this-machine
+    allowed: list[Finding] = field(default_factory=list)  # errors under --allow-errors
     is_rehearsal: bool = False
-    code: Path | None = None  # the source of runs that another program made
+    code: Path | None = None  # the source of another program's runs
     write_report: ReportWriter = markdown_report
 
     def facts(self) -> tuple[dict, dict]:
-        """(what the runs say of their system, what this machine adds if it is the one); UserError if runs differ.
+        """(the facts of the runs' system, those of this machine if it ran them, else {}); UserError if runs differ.
 
-        Of several sizes, the counts of nodes and accelerators are those of the largest run.
+        With runs of several sizes, the counts of nodes and accelerators are those of the largest.
         """
         found: dict = {}
         for one in sorted(self.candidates, key=lambda one: one.cards or 0):
@@ -68,7 +68,7 @@ class Request:
         return found, self.here if self.runs_were_here or is_same_machine(found, self.here) else {}
 
     def source(self) -> tuple[dict | None, bool]:
-        """(identity of the source that is handed in, whether it is taken from that commit, not as it lies here).
+        """(identity of the source that is handed in, whether it is that of the commit, not of the working files).
 
         The identity is None if another program made the runs.
         """
@@ -80,14 +80,14 @@ class Request:
         return source.identity(), False
 
     def first_line(self) -> str | None:
-        """What is put before a log of a rehearsal: readers of every format pass over it."""
+        """The line before a log of a rehearsal; readers of every format skip it."""
         return f"# {texts.BANNER}" if self.is_rehearsal else None
 
 
 def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request: Request) -> None:
     """Add README, commands, recipes and, under source/, the code that ran.
 
-    That is `request.code`, else the commit that the runs recorded, else this checkout or package as it is.
+    The code is `request.code`, else the commit that the runs recorded, else this checkout or package.
     """
     if request.code is None and any(one.run.format != "events" for one in runs):
         raise UserError("--code: must have the source that made the runs for runs without events.jsonl, got none")
@@ -111,7 +111,7 @@ def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
-    """Every file below a folder but git's own and compiled Python; UserError if there is none, or a symbolic link."""
+    """Every file below a folder except git's own and compiled Python; UserError without one, or for a symbolic link."""
     if not root.is_dir():
         raise UserError(f"--code: must be a directory, got {root}")
     skipped = {".git", "__pycache__"}
@@ -129,7 +129,7 @@ def _files(root: Path) -> list[tuple[str, Path]]:
 
 
 def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request) -> dict:
-    """manifest.json: what the package is, which logs it holds with their figures, and what was let through."""
+    """manifest.json: the package's format, its logs with their figures, and the errors that were allowed."""
     entries = []
     for name, one in logs:
         summary = one.run.summary

@@ -1,4 +1,4 @@
-"""The MLPerf results among the runs that are to be handed in: which runs count, and what the rules refuse of them."""
+"""The MLPerf results of a submission: the runs that count, and the errors of the rules about them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Result:
     runs: list[Candidate]
 
     def of(self, one: Candidate) -> RunResult:
-        """What counts of one of the runs."""
+        """The result of one of the runs."""
         return next(run for run in self.score.chosen if run.name == str(one.run.path))
 
     @property
@@ -41,18 +41,18 @@ class Result:
 
 
 def choose(candidates: list[Candidate], own_targets: bool = False) -> dict[str, Result]:
-    """The result of each benchmark (resnet, bert); of more runs than it wants, that of the median window.
+    """The result of each benchmark (resnet, bert); of more runs than it requires, that of the median window.
 
     `own_targets`: a rehearsal, judged by the runs' own targets. UserError for fewer runs, or another benchmark.
     """
     results = {}
-    for name, runs in by_benchmark(candidates, lambda one: one.short).items():
+    for name, runs in by_benchmark(candidates, lambda one: one.mlperf_name).items():
         if name not in BENCHMARKS:
             raise UserError(f"benchmark: must be one of {', '.join(BENCHMARKS)}, got {name}")
         if len(runs) < BENCHMARKS[name].num_runs:
             raise UserError(f"{name}: must have {BENCHMARKS[name].num_runs} runs, got {len(runs)}")
         counted = [scoring.run_result(one.run, own_targets) for one in runs]
-        reference = None if own_targets else scoring.reference_point(name, counted)  # which is of the benchmark's task
+        reference = None if own_targets else scoring.reference_point(name, counted)  # of the benchmark's task
         score = scoring.set_result(BENCHMARKS[name], counted, reference)
         by_path = {str(one.run.path): one for one in runs}
         results[name] = Result(score, [by_path[run.name] for run in score.chosen])
@@ -60,7 +60,7 @@ def choose(candidates: list[Candidate], own_targets: bool = False) -> dict[str, 
 
 
 def refusals(results: dict[str, Result]) -> list[Finding]:
-    """The errors about the logs of each result, and what keeps its runs from being one."""
+    """The errors about the logs of each result, and the reasons why its runs are no result."""
     errors = []
     for name, result in results.items():
         errors += [
@@ -71,7 +71,7 @@ def refusals(results: dict[str, Result]) -> list[Finding]:
                 RUN.broken(str(one.log), None, doubt, "a whole run of the benchmark is required")
                 for doubt in result.of(one).doubts
             ]
-            for field in ("world_size", "precision"):  # MLPerf's logs do not carry them
+            for field in ("world_size", "precision"):  # MLPerf's logs lack them
                 value, first = one.config.get(field), result.runs[0].config.get(field)
                 if value != first:
                     required = f"{first!r} as in the others"

@@ -1,7 +1,7 @@
 """The description of the system that ran: MLPerf's 33 fields and AI-Rank's 15, none of them blank.
 
-A field comes from the first of these that knows it: what the packager says (--set, --system), what the run recorded
-of its machine, and this machine where it is the one that ran. What none of them knows is asked for, by name.
+A field comes from the first of these that has it: the packager (--set, --system), the run's record of its machine,
+and this machine where it is the one that ran. An error names the fields that none of them has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAME_MACHINE = (
 def given_fields(settings: Iterable[str], file: Path | None) -> dict[str, str]:
     """The fields of --system FILE and, before them, of --set NAME=VALUE; values are text.
 
-    UserError for a name that no description has, a blank value, and a number that is none.
+    UserError for a name that no description has, a blank value, and a number that is not one.
     """
     given = _read(file) if file is not None else {}
     for setting in settings:
@@ -37,10 +37,10 @@ def given_fields(settings: Iterable[str], file: Path | None) -> dict[str, str]:
         if not equals:
             raise UserError(f"--set: must be NAME=VALUE, got {setting!r}")
         given[name.strip()] = value
-    known = {*MLPERF_FIELDS, *AIRANK_FIELDS}
+    fields = {*MLPERF_FIELDS, *AIRANK_FIELDS}
     for name, value in given.items():
-        if name not in known:
-            raise UserError(f"--set: must be one of the fields {', '.join(sorted(known))}, got {name!r}")
+        if name not in fields:
+            raise UserError(f"--set: must be one of the fields {', '.join(sorted(fields))}, got {name!r}")
         if isinstance(value, (dict, list)) or not str(value).strip():
             raise UserError(f"--set {name}: must be a value that is not blank, got {value!r}")
         if name in MLPERF_NUMBERS and not re.fullmatch(r"\d+", str(value).strip()):
@@ -65,13 +65,13 @@ def _read(file: Path) -> dict:
 
 
 def facts_of_run(system: Event, config: Event) -> dict:
-    """What a run's `system` and `run_config` events say, by MLPerf's names; unknown values are left out."""
+    """The facts of a run's `system` and `run_config` events by MLPerf's names; "unknown" is left out."""
     machine, versions = dictionary(system.get("machine")), dictionary(system.get("versions"))
     submission = dictionary(config.get("submission"))
     facts = {_RUN_NAMES.get(name, name): system.get(name) for name in AIRANK_FIELDS}
     facts |= machine  # e.g. cores of one processor, where the run itself counts all hardware threads
     for name in ("accelerators_per_node", "accelerator_model_name", "accelerator_memory_capacity", "host_storage_type"):
-        if _is_known(used := system.get(_run_name(name))):  # what the run used, not all that is there
+        if _is_stated(used := system.get(_run_name(name))):  # the run may use only a part of the machine
             facts[name] = used
     if not machine and "host_processor_core_count" in system:  # an older run: no count of cores, only of threads
         facts["host_processor_vcpu_count"] = facts.pop("host_processor_core_count")
@@ -86,7 +86,7 @@ def facts_of_run(system: Event, config: Event) -> dict:
     return {
         name: value if name == "other_software_stack" else _plain(value)
         for name, value in facts.items()
-        if _is_known(value)
+        if _is_stated(value)
     }
 
 
@@ -99,12 +99,12 @@ def _run_name(name: str) -> str:
     return {new: old for old, new in _RUN_NAMES.items()}.get(name, name)
 
 
-def _is_known(value) -> bool:
+def _is_stated(value) -> bool:
     return value not in (None, {}, []) and str(value).strip().lower() not in UNKNOWN
 
 
 def is_same_machine(run: dict, here: dict) -> bool:
-    """Whether the facts of a run could be this machine's: enough of them are there and none differs."""
+    """Whether the facts of a run may be this machine's: at least three can be compared and none differs."""
     shared = [name for name in _SAME_MACHINE if name in run and name in here]
     if "accelerator_model_name" in run and run.get("accelerators_per_node") == 0:
         shared = [name for name in shared if name != "accelerator_model_name"]
@@ -128,7 +128,7 @@ def mlperf_description(given: dict, run: dict, here: dict, source: dict | None) 
         facts |= {name: value for name, value in _not_applicable(facts).items() if name not in given}
     facts.setdefault("hw_notes", facts.get("virtualization") or "no further notes")
     facts.setdefault("sw_notes", _software_notes(facts, source))
-    _ask_for(name for name in MLPERF_FIELDS if not _is_known(facts.get(name)))
+    _refuse_missing(name for name in MLPERF_FIELDS if not _is_stated(facts.get(name)))
     description = {}
     for name in MLPERF_FIELDS:
         value = facts[name]
@@ -154,16 +154,16 @@ def airank_description(given: dict, run: dict, here: dict) -> dict:
         "software_stack": facts.get("software_stack") or versions.strip(", "),
     }
     own |= {name: given[name] for name in AIRANK_FIELDS if name in given}
-    _ask_for(name for name, value in own.items() if not _is_known(value))
+    _refuse_missing(name for name, value in own.items() if not _is_stated(value))
     return {name: int(value) if str(value).isdigit() else value for name, value in own.items()}
 
 
-def _ask_for(missing: Iterable[str]) -> None:
+def _refuse_missing(missing: Iterable[str]) -> None:
     missing = list(missing)
     if missing:
         raise UserError(
-            f"system description: must have {len(missing)} fields that neither the run nor this machine tells, "
-            f"got no {', '.join(missing)}; say each with --set NAME=VALUE, or all in --system FILE.toml"
+            f"system description: must have {len(missing)} fields that neither the run nor this machine states, "
+            f"got no {', '.join(missing)}; give each with --set NAME=VALUE, or all in --system FILE.toml"
         )
 
 

@@ -1,4 +1,4 @@
-"""What stands in a submission for people to read: how to run the code, get the data, and what came out."""
+"""The texts of a submission: how to run the code, how to get the data, and the results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def banner(is_rehearsal: bool) -> str:
 
 
 def command_of(one: Candidate) -> str:
-    """The command that made the run, ready for a shell, home folders shortened; "" where the run does not say."""
+    """The command that made the run, ready for a shell, home folders shortened; "" where the run has none."""
     arguments, ranks = one.config.get("command"), one.cards or 1
     if not isinstance(arguments, list) or not arguments:
         return ""
@@ -64,7 +64,7 @@ def command_of(one: Candidate) -> str:
 
 
 def script(runs: Iterable[Candidate], is_rehearsal: bool) -> str:
-    """A shell script with the exact commands of all runs; "" where none of them says its own."""
+    """A shell script with the exact commands of all runs; "" where no run has its own."""
     commands = [command for one in runs if (command := command_of(one))]
     if not commands:
         return ""
@@ -73,7 +73,7 @@ def script(runs: Iterable[Candidate], is_rehearsal: bool) -> str:
 
 
 def recipe_of(one: Candidate) -> dict:
-    """Everything that decided what the run computed."""
+    """The settings that decided what the run computed."""
     config = one.config
     names = ("benchmark", "recipe", "seed", "precision", "target", "world_size", "global_batch_size", "reported")
     return shorten_all({name: config[name] for name in names if config.get(name) not in (None, {})})
@@ -82,7 +82,7 @@ def recipe_of(one: Candidate) -> dict:
 def code_readme(
     title: str, runs: list[Candidate], source: dict | None, findings: list[Finding], is_rehearsal: bool
 ) -> str:
-    """README.md of an implementation: what it is, how to install it, the commands, where everything is.
+    """README.md of an implementation: its source, installation, data, commands and checks.
 
     `source` is the identity of our source code; None if another program made the runs.
     """
@@ -96,7 +96,7 @@ def code_readme(
         *([_INSTALL] if source else []),
         "## Data\n\n" + data_text(runs),
         "## Run\n\n"
-        + (commands or "The logs do not carry the commands that made them; see `source/`.")
+        + (commands or "The logs do not have the commands that made them; see `source/`.")
         + ("\n\nThe same, as a script: `run_and_time.sh`." if commands else ""),
         "## Check\n\n    python -m airank_fast.verify LOG...\n    python -m airank_fast.package --check DIR",
         *([findings_text(findings)] if findings else []),
@@ -111,7 +111,7 @@ def _version(source: dict) -> str:
 
 
 def findings_text(findings: list[Finding]) -> str:
-    """A section that says which errors the packager let through."""
+    """A section with the errors that the packager allowed."""
     lines = [
         f"- `{finding.rule}`, {shorten(finding.path)}: {shorten(finding.found)}; {finding.required}"
         for finding in findings
@@ -122,7 +122,7 @@ def findings_text(findings: list[Finding]) -> str:
 def data_text(runs: list[Candidate]) -> str:
     """How to get and prepare the data of one benchmark, with sizes and checksums as the runs saw them."""
     recipe = dictionary(runs[0].config.get("recipe")).get("name")
-    text = _EMBEDDED.get(str(recipe)) or _DATA.get(runs[0].short, "")
+    text = _EMBEDDED.get(str(recipe)) or _DATA.get(runs[0].mlperf_name, "")
     seen = {}
     for one in runs:
         data = {**{k: v for k, v in one.config.items() if k.endswith("_samples")}, **one.run.first("data")}

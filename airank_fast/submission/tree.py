@@ -1,7 +1,7 @@
 """A tree of files to hand in: gathered first, checked, then written whole or not at all.
 
-The same content gives the same bytes: files are written in the order of their names, with fixed permissions, and
-nothing in them says when that was.
+The same content gives the same bytes: files are written in the order of their names, with fixed permissions and no
+date inside.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def component(what: str, text: str) -> str:
     """`text` as the name of one file or folder: other characters than letters, digits and .+-_()[] become "_"."""
     name = _UNSAFE.sub("_", text.strip()).strip("_")
     if name.strip(".") == "" or name.startswith("-"):
-        raise UserError(f"{what}: must be a name that a folder can bear, got {text!r}")
+        raise UserError(f"{what}: must be a name that a folder can have, got {text!r}")
     return name
 
 
@@ -52,7 +52,7 @@ class Tree:
         self.add(name, json.dumps(name_floats(value), indent=2, ensure_ascii=False) + "\n")
 
     def copy(self, name: str, source: Path, first_line: str | None = None) -> None:
-        """Add a copy of a file, with a line before it if one is given. UserError for a symbolic link."""
+        """Add a copy of a file, after `first_line` if given. UserError for a symbolic link."""
         if source.is_symlink() or not source.is_file():
             got = "a symbolic link" if source.is_symlink() else "none"
             raise UserError(f"{source}: must be a regular file, got {got}")

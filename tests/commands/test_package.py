@@ -92,8 +92,8 @@ def changed(run, directory, file, old, new):
     return directory
 
 
-def test_logs_that_the_rules_refuse_are_packaged_only_if_it_is_said_inside(resnet, tmp_path, capsys):
-    settings = [f"{name}={value}" for name, value in synthetic.ASKED.items()]
+def test_logs_that_the_rules_refuse_are_packaged_with_the_errors(resnet, tmp_path, capsys):
+    settings = [f"{name}={value}" for name, value in synthetic.ANSWERS.items()]
     runs = [
         changed(
             resnet[0], tmp_path / "run", "mlperf.log", '"cache_clear", "value": true', '"cache_clear", "value": false'
@@ -103,9 +103,9 @@ def test_logs_that_the_rules_refuse_are_packaged_only_if_it_is_said_inside(resne
     options = {"runs": runs, "format": "mlperf", "output": tmp_path / "out", "settings": settings}
     assert package.build(package.Options(**options)) == 1
     assert not (tmp_path / "out").exists()
-    told = capsys.readouterr().err
-    assert "the rules refuse 2 points" in told
-    assert "run/mlperf.log:7: error: " in told
+    printed = capsys.readouterr().err
+    assert "the rules refuse 2 points" in printed
+    assert "run/mlperf.log:7: error: " in printed
     assert package.build(package.Options(**options, allow_errors=True)) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {one["rule"] for one in manifest["allowed_errors"]} == {"run.agreement", "mlperf.cache_clear"}
@@ -133,8 +133,8 @@ def test_a_run_whose_logs_and_events_disagree_is_refused(resnet, tmp_path, capsy
 
 
 def test_a_run_of_changed_source_is_refused(tmp_path, capsys, resnet):
-    told = {"name": "airank_fast", "version": "0.1.0", "commit": "0" * 40, "modified": "2"}
-    system = f'"kind":"system","source":{json.dumps(told)},'
+    identity = {"name": "airank_fast", "version": "0.1.0", "commit": "0" * 40, "modified": "2"}
+    system = f'"kind":"system","source":{json.dumps(identity)},'
     directory = tmp_path / "r"
     directory.mkdir()
     (directory / "mlperf.log").write_bytes((resnet[0] / "mlperf.log").read_bytes())
@@ -142,20 +142,20 @@ def test_a_run_of_changed_source_is_refused(tmp_path, capsys, resnet):
     (directory / "events.jsonl").write_text(events)
     options = package.Options(runs=[directory, *resnet[1:]], format="mlperf", output=tmp_path / "out")
     assert package.build(options) == 1
-    told = capsys.readouterr().err
-    assert "2 files changed since commit 000" in told
-    assert "is not in this checkout" in told
+    printed = capsys.readouterr().err
+    assert "2 files changed since commit 000" in printed
+    assert "is not in this checkout" in printed
 
 
 def test_runs_that_are_no_set_are_refused(tmp_path, capsys, resnet):
     other = [synthetic.resnet(tmp_path / "a", 7, seed=1000, precision="fp32")]
     other += [synthetic.resnet(tmp_path / "b", 8, global_batch_size=816)]
     assert package.build(package.Options(runs=[*resnet[:3], *other], format="mlperf", output=tmp_path / "out")) == 1
-    told = capsys.readouterr().err
-    assert f"seed 1000 as in {resnet[0]}/mlperf.log" in told
-    assert "global_batch_size 816; 1632 as in the other runs" in told
-    assert "precision 'fp32'; 'bf16' as in the others" in told
-    assert told.count("package.one_set") == 1
+    printed = capsys.readouterr().err
+    assert f"seed 1000 as in {resnet[0]}/mlperf.log" in printed
+    assert "global_batch_size 816; 1632 as in the other runs" in printed
+    assert "precision 'fp32'; 'bf16' as in the others" in printed
+    assert printed.count("package.one_set") == 1
 
 
 JUNK = [None, [], {}, "", "x", -1, 0, 3.5, float("nan"), "\n|", [1, "a"], {"a": {"b": []}}, True, 10**30, "../../x"]
@@ -182,7 +182,7 @@ def test_whatever_a_run_says_of_itself_there_is_no_traceback(tmp_path, resnet, f
     monkeypatch.setattr(source, "files", lambda: iter([]))
     monkeypatch.setattr(machine, "facts", dict)
     events = [read_events(run / "events.jsonl") for run in resnet]
-    options = {"format": form, "settings": [f"{name}={value}" for name, value in synthetic.ASKED.items()]}
+    options = {"format": form, "settings": [f"{name}={value}" for name, value in synthetic.ANSWERS.items()]}
     options |= {"profile": "2021-05", "allow_errors": True, "allow_names": True}
     num_seeds, counts = (12, [0, 0, 0, 0, 1, 3]) if form == "mlperf" else (30, [0, 1, 1, 3])  # of 5 runs, of one
     built = 0

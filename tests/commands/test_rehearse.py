@@ -50,7 +50,7 @@ def test_what_the_package_command_asks_for_is_answered(tmp_path):
             assert "REHEARSAL" in path.read_text(), path
 
 
-def test_every_field_that_may_be_asked_has_an_answer():
+def test_every_field_that_may_be_required_has_an_answer():
     answers = rehearse._answers(f"... got no {', '.join(MLPERF_FIELDS)}; say each with --set NAME=VALUE")
     assert len(answers) == 2 * 33
     assert "number_of_nodes=1" in answers

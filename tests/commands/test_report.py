@@ -65,7 +65,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere: must be a run directory"),
         ([ROOT / "LICENSE"], "LICENSE: must be a log of a known format"),
@@ -75,12 +75,12 @@ importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else 
         (["RUN", "--output", ROOT / "LICENSE"], "--output: must be a directory that can be written"),
     ],
 )
-def test_bad_input_is_one_line(run, tmp_path, arguments, said):
+def test_bad_input_is_one_line(run, tmp_path, arguments, message):
     paths = [run if argument == "RUN" else argument for argument in arguments]
     done = report(*paths, *([] if "--output" in paths else ["--output", tmp_path]))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_what_a_log_does_not_say_is_set(tmp_path):

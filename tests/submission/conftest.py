@@ -16,7 +16,7 @@ def runs(tmp_path_factory):
 
 def build(output, runs, form="mlperf", **options):
     """Package runs in this process; returns the exit status."""
-    options = {"settings": [f"{name}={value}" for name, value in synthetic.ASKED.items()], **options}
+    options = {"settings": [f"{name}={value}" for name, value in synthetic.ANSWERS.items()], **options}
     return package.build(package.Options(runs=list(runs), format=form, output=output, **options))
 
 

@@ -69,7 +69,7 @@ SYSTEM = {
     },
 }
 # What no operating system tells.
-ASKED = {
+ANSWERS = {
     "host_processor_interconnect": "synthetic",
     "host_memory_configuration": "16 x 64 GB synthetic",
     "accelerator_on-chip_memories": "L2: 40 MB synthetic",
@@ -82,7 +82,7 @@ ASKED = {
 
 def settings() -> list[str]:
     """The --set options for what a run cannot know."""
-    return [part for name, value in ASKED.items() for part in ("--set", f"{name}={value}")]
+    return [part for name, value in ANSWERS.items() for part in ("--set", f"{name}={value}")]
 
 
 def write_run(directory: Path, events: list[dict]) -> Path:
@@ -97,7 +97,7 @@ def resnet(
     directory: Path, number: int = 0, *, minutes: float = 28.0, epochs: int = 36, reached: bool = True, **config
 ) -> Path:
     """A run of ResNet-50, evaluated every 4 epochs, which reaches its target with the last evaluation."""
-    told = {
+    config = {
         "benchmark": "resnet50",
         "unit": "images",
         "target": 0.759,
@@ -108,19 +108,19 @@ def resnet(
     }
     data = {"train_samples": 1_281_167, "eval_samples": 50_000, "classes": 1000, "checksum": "5" * 64}
     marks = []
-    batch = told["global_batch_size"]
+    batch = config["global_batch_size"]
     for epoch in range(4, epochs + 1, 4):
         step = math.ceil(epoch * 1_281_167 / batch)
         accuracy = 0.7 - 0.5 / epoch if epoch < epochs or not reached else 0.7601
         marks.append((epoch, step, step * batch, accuracy, {"first_epoch": epoch - 3, "epoch_count": 4}))
-    return write_run(directory, _story(told, data, marks, number, minutes * 60, 50_000))
+    return write_run(directory, _story(config, data, marks, number, minutes * 60, 50_000))
 
 
 def bert(
     directory: Path, number: int = 0, *, minutes: float = 17.0, evaluations: int = 17, reached: bool = True, **config
 ) -> Path:
     """A run of BERT-large at global batch 448, evaluated every 150,000 samples."""
-    told = {
+    config = {
         "benchmark": "bert_large",
         "unit": "samples",
         "target": 0.72,
@@ -135,7 +135,7 @@ def bert(
         step = math.ceil(index * 150_000 / 448)
         accuracy = 0.7 - 0.3 / index if index < evaluations or not reached else 0.7203
         marks.append((0, step, step * 448, accuracy, {}))
-    return write_run(directory, _story(told, data, marks, number, minutes * 60, 10_000))
+    return write_run(directory, _story(config, data, marks, number, minutes * 60, 10_000))
 
 
 def _story(config: dict, data: dict, marks: list, number: int, total_s: float, counted: int) -> list[dict]:

@@ -38,10 +38,10 @@ def copied(gp2bm, tmp_path):
 
 
 def test_the_package_checker_finds_no_errors(copied, tmp_path):
-    told = official("package_checker", copied / ORG, cwd=tmp_path)
-    assert "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in told
-    assert told.count("RCP Test Passed: RCP found") >= 2
-    assert "WARNING" not in told
+    printed = official("package_checker", copied / ORG, cwd=tmp_path)
+    assert "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in printed
+    assert printed.count("RCP Test Passed: RCP found") >= 2
+    assert "WARNING" not in printed
     assert list(check_tree(copied)) == []
 
 
@@ -163,7 +163,7 @@ def test_the_sheet_says_so_where_nothing_is_compared(build, tmp_path, runs, monk
     assert sheet.count(why) == 2
 
 
-def test_what_cannot_be_packaged_is_said(build, tmp_path, runs):
+def test_runs_that_cannot_be_packaged_are_refused(build, tmp_path, runs):
     cases = [
         (runs[:4], "mlperf", {}, "resnet: must have 5 runs, got 4"),
         (runs[:5], "gp2bm", {}, "resnet and bert, got none of bert"),
@@ -177,7 +177,7 @@ def test_what_cannot_be_packaged_is_said(build, tmp_path, runs):
     ]
     for given, form, options, message in cases:
         if "settings" in options and message.startswith("submission"):
-            options = {"settings": [*options["settings"], *(f"{n}={v}" for n, v in synthetic.ASKED.items())]}
+            options = {"settings": [*options["settings"], *(f"{n}={v}" for n, v in synthetic.ANSWERS.items())]}
         with pytest.raises(UserError, match=message):
             build(tmp_path / "out", given, form, **options)
         assert list(tmp_path.iterdir()) == []

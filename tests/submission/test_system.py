@@ -1,4 +1,4 @@
-"""The description of the system: from what is said, from the run, from this machine; what nobody knows is asked."""
+"""The description of the system: from given fields, the run and this machine; missing fields are named."""
 
 import pytest
 from submission import synthetic
@@ -17,9 +17,9 @@ CONFIG = {"submission": {"org": "Org", "platform": "P", "division": "closed", "s
 RUN = facts_of_run(synthetic.SYSTEM, CONFIG)
 
 
-def test_what_is_said_goes_before_the_run_and_the_run_before_this_machine():
+def test_given_fields_go_before_the_run_and_the_run_before_this_machine():
     here = {"host_processor_frequency": "1 GHz", "host_networking": "from here"}
-    fields = mlperf_description({**synthetic.ASKED, "host_memory_capacity": "2 TB"}, RUN, here, None)
+    fields = mlperf_description({**synthetic.ANSWERS, "host_memory_capacity": "2 TB"}, RUN, here, None)
     assert fields["host_memory_capacity"] == "2 TB"
     assert fields["host_processor_frequency"] == "2.25GHz"
     assert fields["host_networking"] == "from here"
@@ -27,19 +27,19 @@ def test_what_is_said_goes_before_the_run_and_the_run_before_this_machine():
     assert (fields["status"], fields["submitter"], fields["division"]) == ("Available cloud", "Org", "closed")
 
 
-def test_all_that_is_missing_is_asked_for_at_once():
-    with pytest.raises(UserError) as told:
+def test_all_missing_fields_are_named_at_once():
+    with pytest.raises(UserError) as refused:
         mlperf_description({}, {}, {}, None)
     missing = set(MLPERF_FIELDS) - {"hw_notes", "sw_notes"}
-    assert all(name in str(told.value) for name in missing)
-    assert f"{len(missing)} fields" in str(told.value)
-    assert "--set NAME=VALUE" in str(told.value)
+    assert all(name in str(refused.value) for name in missing)
+    assert f"{len(missing)} fields" in str(refused.value)
+    assert "--set NAME=VALUE" in str(refused.value)
 
 
 def test_unknown_is_as_good_as_blank():
     run = facts_of_run({**synthetic.SYSTEM, "host_storage_type": "unknown"}, {"submission": {"org": "unknown"}})
     with pytest.raises(UserError, match=r"got no submitter, division, status, host_storage_type"):
-        mlperf_description(synthetic.ASKED, {**run, "system_name": "x"}, {}, None)
+        mlperf_description(synthetic.ANSWERS, {**run, "system_name": "x"}, {}, None)
     with pytest.raises(UserError, match=r"got no host_storage_type"):
         airank_description({}, {**RUN, "host_storage_type": "unknown"}, {})
 
@@ -72,7 +72,7 @@ def test_a_run_without_accelerators_has_nothing_to_say_of_them():
 )
 def test_a_value_that_cannot_be_is_refused(name, value, message):
     with pytest.raises(UserError, match=message):
-        mlperf_description({**synthetic.ASKED, name: value}, RUN, {}, None)
+        mlperf_description({**synthetic.ANSWERS, name: value}, RUN, {}, None)
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".json"])

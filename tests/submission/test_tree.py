@@ -84,12 +84,12 @@ def test_a_folder_bears_a_plain_name(text, name):
 
 @pytest.mark.parametrize("text", ["", "..", "/", "--output", " . "])
 def test_a_name_that_no_folder_bears_is_refused(text):
-    with pytest.raises(UserError, match="system_name: must be a name that a folder can bear"):
+    with pytest.raises(UserError, match="system_name: must be a name that a folder can have"):
         component("system_name", text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (f"{HOME}/li/data/train", "~/data/train"),
         ("--data=/Users/li --x", "--data=~ --x"),
@@ -99,10 +99,10 @@ def test_a_name_that_no_folder_bears_is_refused(text):
         ("gpu-host-171", "gpu-host-171"),
     ],
 )
-def test_homes_and_hosts_are_shortened(monkeypatch, text, told):
+def test_homes_and_hosts_are_shortened(monkeypatch, text, expected):
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-host-17.example.org")
     privacy._pattern.cache_clear()
     try:
-        assert privacy.shorten_all({"a": [text, 1]}) == {"a": [told, 1]}
+        assert privacy.shorten_all({"a": [text, 1]}) == {"a": [expected, 1]}
     finally:
         privacy._pattern.cache_clear()

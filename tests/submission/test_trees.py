@@ -106,7 +106,7 @@ def test_a_part_that_is_missing_is_named(airank_tree, remove, rule):
     assert [finding.rule for finding in check_tree(airank_tree)] == [rule]
 
 
-def test_a_log_of_another_name_is_told(airank_tree):
+def test_a_log_of_another_name_is_reported(airank_tree):
     (airank_tree / "model1/log/GPUx1.log").rename(airank_tree / "model1/log/gpu1_time2train.log")
     assert [finding.rule for finding in check_tree(airank_tree)] == ["tree.airank.log_name"]
     (airank_tree / "model1/log/GPUx32.log").unlink()
