@@ -165,7 +165,9 @@ def test_a_task_that_mlperf_does_not_have_leaves_no_mlperf_log(story, config, ha
     log, _ = play(run.events, tmp_path)
     log.close()
     assert (tmp_path / "mlperf.log").exists() == has_mlperf
-    log, _ = play(run.resume(run.step).block(2).evaluate(2, 0.8).stop().events[-8:], tmp_path, resume=True)
+    num_emitted = len(run.events)
+    run.resume(run.step).block(2).evaluate(2, 0.8).stop()
+    log, _ = play(run.events[num_emitted:], tmp_path, resume=True)
     log.close()
     assert (tmp_path / "mlperf.log").exists() == has_mlperf
     assert "eval_accuracy" in (tmp_path / "airank.log").read_text()
