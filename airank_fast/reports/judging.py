@@ -11,8 +11,8 @@ from airank_fast.errors import UserError
 from airank_fast.record.events import Event
 from airank_fast.reports.cleaning import clean, number
 from airank_fast.rules import verifying
-from airank_fast.rules.findings import ERROR, SEVERITIES, WARNING, Finding
 from airank_fast.rules.facts import Facts
+from airank_fast.rules.findings import ERROR, SEVERITIES, WARNING, Finding
 
 MAX_ROWS = 20  # of a run
 _MAX_TEXT = 400
