@@ -1,7 +1,8 @@
 """BERT for pre-training: masked language model and next-sentence heads (Devlin et al., 2018), without padding.
 
 Parameter names and the call are those of Hugging Face's ``BertForPreTraining``. Inside, the network runs on the real
-tokens of a batch, one sequence behind the other, and the decoder on the masked positions only.
+tokens of a batch, one sequence behind the other. What follows the last layer's attention runs on those tokens only
+that a head reads: the masked ones and the first of each sequence.
 """
 
 from __future__ import annotations
@@ -138,8 +139,12 @@ class Layer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": _linear_gelu(config, width, inner)})
         self.output = Output(config, inner)
 
-    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        x = self.attention["output"](self.attention["self"](x, sequences), x)
+    def forward(self, x: Tensor, sequences: PackedSequences, rows: Tensor | None = None) -> Tensor:
+        """Tokens [T, width] to [T, width], or to those of ``rows`` alone: attention alone needs the other tokens."""
+        attended = self.attention["self"](x, sequences)
+        if rows is not None:
+            attended, x = attended.index_select(0, rows), x.index_select(0, rows)
+        x = self.attention["output"](attended, x)
         return self.output(self.intermediate["dense"](x), x)
 
 
@@ -161,23 +166,28 @@ class BertModel(nn.Module):
         sequences: PackedSequences | None,
         inputs_embeds: Tensor | None = None,
         states: list[Tensor] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """``sequences`` None: there are no tokens. ``states`` gets what the embeddings and each layer give."""
+        """``sequences`` None: there are no tokens. ``states`` gets what the embeddings and each layer give.
+
+        ``rows``: the last layer gives the hidden states of these tokens alone, [len(rows), width].
+        """
         x = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         weight = self.pooler["dense"].weight
         if isinstance(weight, Tensor):  # a method, where the layer was quantised
             x = x.to(weight.dtype)  # mixed precision begins behind the embeddings
-        for layer in self.encoder["layer"] if sequences is not None else ():
+        last = len(self.encoder["layer"]) - 1
+        for index, layer in enumerate(self.encoder["layer"] if sequences is not None else ()):
             if states is not None:
                 states.append(x)
-            x = layer(x, sequences)
+            x = layer(x, sequences, rows if index == last else None)
         if states is not None:
             states.append(x)
         return x
 
-    def pooled(self, x: Tensor, sequences: PackedSequences | None) -> Tensor:
+    def pooled(self, first: Tensor) -> Tensor:
         """tanh of a linear layer over the first token of each sequence: [sequences, width]."""
-        return torch.tanh(self.pooler["dense"](x if sequences is None else x[sequences.offsets[:-1]]))
+        return torch.tanh(self.pooler["dense"](first))
 
 
 class MaskedLMHead(nn.Module):
@@ -329,8 +339,16 @@ class BertForPreTraining(nn.Module):
             lengths = [shape[1]] * shape[0] if real is None else real.sum(1).tolist()
             sequences = PackedSequences(lengths, device) if shape.numel() else None
         states: list[Tensor] | None = [] if output_hidden_states else None
-        x = self.bert(input_ids, token_type_ids, position_ids, sequences, inputs_embeds, states)
-        output = self._heads(x, sequences, masked_positions, labels, next_sentence_label, masked_lm_weight)
+        rows = None
+        if masked_positions is not None and sequences is not None and states is None and self.bert.encoder["layer"]:
+            rows = torch.cat([masked_positions, sequences.offsets[:-1]])
+        x = self.bert(input_ids, token_type_ids, position_ids, sequences, inputs_embeds, states, rows)
+        if rows is not None:
+            at_masked, first = x[: len(masked_positions)], x[len(masked_positions) :]
+        else:
+            at_masked = x if masked_positions is None else x[masked_positions]
+            first = x if sequences is None else x[sequences.offsets[:-1]]
+        output = self._heads(at_masked, first, labels, next_sentence_label, masked_lm_weight)
         if len(shape) == 2 and labels is None:
             output.prediction_logits = _padded(output.prediction_logits, real, shape)
         if states is not None:
@@ -338,10 +356,9 @@ class BertForPreTraining(nn.Module):
         return output.to_tuple() if return_dict is False else output
 
     def _heads(
-        self, x, sequences, masked_positions, labels, next_sentence_label, masked_lm_weight
+        self, at_masked, first, labels, next_sentence_label, masked_lm_weight
     ) -> BertForPreTrainingOutput:
-        is_next = self.cls["seq_relationship"](self.bert.pooled(x, sequences))
-        at_masked = x if masked_positions is None else x[masked_positions]
+        is_next = self.cls["seq_relationship"](self.bert.pooled(first))
         logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
         losses = []
         if labels is not None:

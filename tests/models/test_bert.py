@@ -40,6 +40,20 @@ def test_forward_loss_and_gradients_are_hugging_faces_in_float64(vocab_size, fus
         torch.testing.assert_close(mine[name], wanted[name], rtol=1e-9, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_behind_the_last_attention_only_the_tokens_are_computed_that_a_head_reads():
+    model, batch = ours(theirs()), padded_batch()
+    rows = []
+    for layer in model.bert.encoder["layer"]:
+        layer.intermediate["dense"].register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    got = model(**batch)
+    num_tokens, num_heads_read = int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())
+    assert rows == [num_tokens] * (len(rows) - 1) + [num_heads_read + len(batch["input_ids"])]
+    whole = model(**batch, output_hidden_states=True)  # every token of every layer
+    assert rows[-1] == num_tokens
+    torch.testing.assert_close(got.prediction_logits, whole.prediction_logits, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(got.seq_relationship_logits, whole.seq_relationship_logits, rtol=1e-12, atol=1e-13)
+
+
 def test_float32_is_no_farther_from_float64_than_twice_hugging_face():
     exact, reference = theirs(), theirs(torch.float32)
     exact.load_state_dict(reference.state_dict())  # float32 values
