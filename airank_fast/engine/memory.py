@@ -27,6 +27,43 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+class Heap:
+    """What this process has freed on a CPU: kept for the next step, until it is of no use to it.
+
+    A tensor's block is aligned, so glibc needs up to 96 bytes more than it holds. Small blocks settle in that margin,
+    and the large one, once freed, is too small for the next tensor of its size: BERT-mini grew by 1 MB with each
+    step, without end. `after_step` gives all free pages back where the process has grown by a quarter and 128 MB.
+    """
+
+    CHECKED_EVERY = 64
+    """Steps between two looks at the resident set."""
+
+    def __init__(self) -> None:
+        keep_freed_memory()
+        self._steps = 0
+        self._limit: float | None = None
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+    def after_step(self) -> None:
+        """Once after each step; nearly free."""
+        self._steps += 1
+        if self._trim is None or self._steps % self.CHECKED_EVERY:
+            return
+        resident = _resident_bytes()
+        if self._limit is None:  # the first look, or the one after a trim: what was given back is in use again
+            self._limit = 1.25 * resident + 128 * 2**20
+        elif resident > self._limit:
+            self._trim(0)
+            self._limit = None
+
+
+def _resident_bytes() -> int:
+    """0 where the operating system does not say."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Have `peak_memory` count from now on; on a CPU where the operating system can (Linux)."""
     if device.type == "cuda":

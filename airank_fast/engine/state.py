@@ -12,7 +12,7 @@ from torch import Tensor
 from airank_fast.engine import checkpoint, step, weights
 from airank_fast.engine.distributed import World
 from airank_fast.engine.graph import CapturedStep
-from airank_fast.engine.memory import keep_freed_memory, reset_peak_memory
+from airank_fast.engine.memory import Heap, reset_peak_memory
 from airank_fast.engine.precision import DTYPES
 from airank_fast.errors import UserError, require
 from airank_fast.job import Job
@@ -47,8 +47,7 @@ class State:
         precision = job.recipe.precision
         if cuda_graphs and (self.device.type != "cuda" or world.size > 1):
             raise UserError(f"--cuda-graphs: must be one CUDA device, got {world.size} of type {self.device.type}")
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        self.heap = Heap() if self.device.type == "cpu" else None
         torch.manual_seed(job.recipe.seed)
         self.networks = job.build()
         initial = {

@@ -112,6 +112,8 @@ class Trainer:
 
     def _step_done(self, step: int) -> None:
         self.state.progress["step"] = step
+        if self.state.heap is not None:
+            self.state.heap.after_step()
         for epoch in self.plan.epochs_ending_at(step):
             self.journal.emit("epoch_stop", epoch=epoch, step=step, samples=self.state.samples)
         every = self.options.checkpoint_steps

@@ -42,6 +42,34 @@ def test_freed_memory_is_allocated_again_without_page_faults():
     assert page_faults(keep=False) > 0.5 * 64 * MB / (2 * MB)  # at the least, with huge pages
 
 
+FRAGMENTS = """
+import torch
+from airank_fast.engine.memory import Heap, _resident_bytes
+heap = Heap()
+for _ in range(Heap.CHECKED_EVERY):
+    heap.after_step()
+small, before = [], _resident_bytes()
+for _ in range(128):
+    large = [torch.ones(2**20), torch.ones(2**20)]  # 4 MB each
+    small.append(torch.ones(4))  # between two large ones, and there to stay
+    small.append(large)
+small = [tensor for tensor in small if isinstance(tensor, torch.Tensor)]
+del large
+grown = _resident_bytes() - before
+for _ in range(Heap.CHECKED_EVERY):
+    heap.after_step()
+print(grown, _resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+def test_free_memory_that_has_piled_up_goes_back():
+    done = subprocess.run([sys.executable, "-c", FRAGMENTS], capture_output=True, text=True, check=True)
+    grown, left = map(int, done.stdout.split())
+    assert grown > 900 * MB  # else this test shows nothing
+    assert left < 100 * MB
+
+
 def test_peak_memory_covers_what_was_allocated():
     before = peak_memory(torch.device("cpu"))
     kept = torch.ones(64 * MB)  # 256 MB
