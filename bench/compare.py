@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tables
 
-OPS = ("sgd", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu", "cross_entropy")
+OPS = tables.OPS
 FLOOR = "floor"
 COPY = "torch's copy of x (yardstick)"
 COPIES = "torch's copies of as many bytes (yardstick)"

@@ -21,7 +21,10 @@ from torch import nn
 from airank_fast.nn import DropoutAddLayerNorm
 
 WIDTH, P = 1024, 0.1
-NUM_BYTES = 16  # per element: x, residual, result and the sum forward; the sum, dy, dx and dresidual backward
+NUM_BYTES = (
+    16  # per element of 16 bits: x, residual, result and the sum forward; the sum, dy, dx and dresidual backward
+)
+CASES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torch.bfloat16}  # what x and the result are
 ROWS = {"cpu": (4096, 16384), "cuda": (4096, 16384, 65536)}
 
 
@@ -40,13 +43,13 @@ class InTorch(nn.Module):
 def contestants(case: str, rows: int, device: str, compiled: bool) -> dict[str, Callable[[], list[torch.Tensor]]]:
     """Name -> forward and backward, of a module that was checked in eval mode."""
     torch.manual_seed(0)
-    x, residual, grad = (torch.randn(rows, WIDTH, device=device, dtype=torch.bfloat16) for _ in range(3))
+    x, residual, grad = (torch.randn(rows, WIDTH, device=device, dtype=CASES[case]) for _ in range(3))
     x.requires_grad_()
     residual.requires_grad_()
     made, results = {}, []
     modules = {"airank_fast": DropoutAddLayerNorm(WIDTH, P), "torch": InTorch()}
     for name, module in modules.items():
-        module.to(device, torch.float32 if case == "autocast" else torch.bfloat16)
+        module.to(device, torch.bfloat16 if case == "bfloat16" else torch.float32)
         _check_in_eval(module, case, device, x, residual, results)
         made[name] = _step(module, module, case, device, x, residual, grad)
         if name == "torch" and compiled:
@@ -59,7 +62,7 @@ def contestants(case: str, rows: int, device: str, compiled: bool) -> dict[str, 
 
 def _forward(run, case, device, x, residual) -> torch.Tensor:
     with torch.autocast(device, dtype=torch.bfloat16, enabled=case == "autocast"):
-        return run(x, residual).to(torch.bfloat16)
+        return run(x, residual).to(CASES[case])
 
 
 def _step(run, module, case, device, x, residual, grad) -> Callable[[], list[torch.Tensor]]:
@@ -84,10 +87,10 @@ def main() -> None:
     if options.save and not harness.wait_until_idle(options.device):
         parser.exit(1, "the machine is busy: nothing was measured\n")
     bandwidth = harness.bandwidth(options.device)
-    for case in ("bfloat16", "autocast"):
+    for case in CASES:
         for rows in ROWS[options.device]:
             steps = contestants(case, rows, options.device, options.compile)
-            num_bytes = NUM_BYTES * rows * WIDTH
+            num_bytes = NUM_BYTES * rows * WIDTH * CASES[case].itemsize // 2
             times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
             title = f"forward + backward {rows} x {WIDTH} {case}, {options.device}"
             print(harness.as_text(title, times, "airank_fast"))

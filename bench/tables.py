@@ -3,7 +3,7 @@
     python bench/tables.py [--check]
 
 Between `<!-- results: NAME -->` and `<!-- end -->` stand the tables of bench/results/NAME.jsonl, one for each kind of
-processor, from the last line of each case there.
+processor, from the last line of each case there. NAME `ops` is the one table of all ops against torch's.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+OPS = ("sgd", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu", "cross_entropy")
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -88,6 +90,40 @@ def measuring_rows(results: list[dict]) -> list[list[str]]:
     return rows
 
 
+BEHIND = 0.95
+"""An op that is this many times as fast as torch's, or less, is not chosen; nearer to 1 is within the noise."""
+PEERS = ("torch", "torch fused")
+DTYPES = {"fp32": "float32", "float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16", "autocast": "autocast"}
+
+
+def against_torch(ops: Sequence[str]) -> dict[tuple[str, str], dict[str, float]]:
+    """(op, dtype) -> kind of processor -> torch's time over ours, forward and backward and all cases together."""
+    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    for op in ops:
+        for result in latest(op):
+            peer = next((peer for peer in PEERS if peer in result["speedup_over"]), None)
+            if peer is None or result["case"].startswith("linear"):  # a product with the op behind it
+                continue
+            dtype = next(DTYPES[word] for word in re.split(r"[ ,]+", result["case"]) if word in DTYPES)
+            ours = result["times"][result["ours"]]["median_s"]
+            pairs = found.setdefault((op, dtype), {}).setdefault(kind(result), [])
+            pairs.append((ours, ours * result["speedup_over"][peer]))
+    return {
+        key: {name: sum(b for _, b in pairs) / sum(a for a, _ in pairs) for name, pairs in kinds.items()}
+        for key, kinds in found.items()
+    }
+
+
+def ops_table() -> str:
+    """Markdown: each op against torch's, by kind of processor."""
+    ratios = against_torch(OPS)
+    kinds = sorted({name for by_kind in ratios.values() for name in by_kind})
+    rows = [["op", *kinds], ["---"] * (1 + len(kinds))]
+    for (op, dtype), by_kind in ratios.items():
+        rows.append([f"`{op}`, {dtype}", *(f"{by_kind[name]:.2f}" if name in by_kind else "" for name in kinds)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def speed_rows(results: list[dict]) -> list[list[str]]:
     """Our median time and how many times faster we are than each peer."""
     peers = list(dict.fromkeys(peer for result in results for peer in result["speedup_over"]))
@@ -110,7 +146,9 @@ def main() -> int:
     stale = 0
     for page in PAGES:
         old = page.read_text()
-        new = MARKED.sub(lambda found: found[1] + tables(found[2]) + found[3], old)
+        new = MARKED.sub(
+            lambda found: found[1] + (ops_table() if found[2] == "ops" else tables(found[2])) + found[3], old
+        )
         stale += old != new
         if "--check" not in sys.argv:
             page.write_text(new)

@@ -355,9 +355,7 @@ class BertForPreTraining(nn.Module):
             output.hidden_states = tuple(_padded(x, real, shape) if len(shape) == 2 else x for x in states)
         return output.to_tuple() if return_dict is False else output
 
-    def _heads(
-        self, at_masked, first, labels, next_sentence_label, masked_lm_weight
-    ) -> BertForPreTrainingOutput:
+    def _heads(self, at_masked, first, labels, next_sentence_label, masked_lm_weight) -> BertForPreTrainingOutput:
         is_next = self.cls["seq_relationship"](self.bert.pooled(first))
         logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
         losses = []

@@ -232,3 +232,34 @@ def test_results_of_one_case_on_two_kinds_of_processors_stand_side_by_side(bench
 def test_arithmetic_s_share_stands_beside_the_rate(bench):
     line = {"ours": "us", "images_per_s": {"us": 58.4}, "images_per_s_by_arithmetic": 70.2}
     assert bench.tables.amount(line, 0.5) == "500.0 ms, 58 of 70 images/s"
+
+
+def test_no_op_is_behind_torch_where_it_is_chosen(bench):
+    """An op that is must become torch's own on that kind of processor, as convolutions do by choices.json."""
+    ratios = bench.tables.against_torch(bench.tables.OPS)
+    assert {kind for by_kind in ratios.values() for kind in by_kind} >= {"AVX2", "AVX-512"}
+    assert ("layer_norm", "float32") in ratios
+    chosen = {key: by_kind for key, by_kind in ratios.items() if key[1] == "float32"}  # what runs on every processor
+    chosen |= {
+        key: {k: r for k, r in by_kind.items() if k != "AVX2"} for key, by_kind in ratios.items() if key not in chosen
+    }
+    behind = {(*key, k): r for key, by_kind in chosen.items() for k, r in by_kind.items() if r <= bench.tables.BEHIND}
+    assert behind == {}
+
+
+def test_an_op_s_forward_and_backward_count_together(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench.tables, "RESULTS", tmp_path)
+    lines = [
+        result(
+            bench="op",
+            case=case,
+            times={"ours": {"median_s": ours}},
+            speedup_over={"torch": over},
+            time="1",
+            ours="ours",
+        )
+        | {"machine": {"devices": ["cpu: Made-up, 2 threads, AVX2"]}}
+        for case, ours, over in [("forward 8 x 8 float32, cpu", 1.0, 2.0), ("backward 8 x 8 float32, cpu", 3.0, 0.5)]
+    ]
+    (tmp_path / "op.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert bench.tables.against_torch(["op"]) == {("op", "float32"): {"AVX2": pytest.approx(3.5 / 4)}}

@@ -38,8 +38,8 @@ void with_bools(bool a, bool b, F f) {
 }
 
 template <typename E>
-bool streams_lines(const void* result, int64_t rows, int64_t channels) {
-  return walks_lines<E>(channels) && streams(result, rows, channels * sizeof(E));
+bool streams_rows(const void* result, int64_t rows, int64_t channels) {
+  return streams(result, rows, channels * int64_t(sizeof(E)));
 }
 
 template <typename T>
@@ -194,7 +194,7 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
   with_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
-    const bool past_cache = streams_lines<E>(y.data_ptr(), rows, channels);
+    const bool past_cache = streams_rows<E>(y.data_ptr(), rows, channels);
     const T* mean = numbers<T>(statistics);
     const auto constants = buffer<T>(2 * channels);
     T *scale = constants.get(), *shift = scale + channels;
@@ -255,7 +255,7 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask
     using E = decltype(element);
     using T = math_t<E>;
     const T *mean = numbers<T>(statistics), *rstd = mean + channels, *sum = numbers<T>(sums);
-    const bool past_cache = streams_lines<E>(dx.data_ptr(), num_rows(x), channels);
+    const bool past_cache = streams_rows<E>(dx.data_ptr(), num_rows(x), channels);
     const T inverse = T(1) / mean[2 * channels];
     const bool fixed = inverse == 0;  // statistics that do not depend on x
     const auto constants = buffer<T>(3 * channels);

@@ -130,6 +130,7 @@ struct ActLoop {
     const E* residual = static_cast<const E*>(residuals);
     E* y = static_cast<E*>(ys);
     const bool lines = walks_lines<E>(num_channels);
+    Scratch<E> scratch(past_cache && !lines ? kGroup * num_channels : 0);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t row = group * kGroup, at = row * num_channels;
       const int64_t ahead = group + 1 < end ? kGroup * num_channels : 0;
@@ -149,10 +150,12 @@ struct ActLoop {
         const int64_t size = ahead * sizeof(E);
         prefetch(x + at + ahead, size);
         if constexpr (kResidual) prefetch(residual + at + ahead, size);
-        prefetch<true>(y + at + ahead, size);
+        if (!past_cache) prefetch<true>(y + at + ahead, size);
       }
       if (whole) {
-        add<kGroup>(x + at, added, y + at, bytes, 0, num_channels, mean, scale, bias);
+        E* to = past_cache ? scratch.data() : y + at;
+        add<kGroup>(x + at, added, to, bytes, 0, num_channels, mean, scale, bias);
+        if (past_cache) stream(y + at, to, kGroup * num_channels * int64_t(sizeof(E)));
         continue;
       }
       if constexpr (kMask) std::memset(bytes, 0, num_channels);
@@ -269,6 +272,8 @@ struct BackwardLoop {
     E* dx = static_cast<E*>(dxs);
     E* dresidual = static_cast<E*>(dresiduals);
     const bool lines = walks_lines<E>(num_channels);
+    const int64_t group_size = kGroup * num_channels;
+    Scratch<E> scratch(past_cache && !lines ? (kResidual ? 2 : 1) * group_size : 0);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t row = group * kGroup, at = row * num_channels;
       const int64_t ahead = group + 1 < end ? kGroup * num_channels : 0;
@@ -287,12 +292,19 @@ struct BackwardLoop {
         const int64_t size = ahead * sizeof(E);
         prefetch(dy + at + ahead, size);
         prefetch(x + at + ahead, size);
-        prefetch<true>(dx + at + ahead, size);
-        if constexpr (kResidual) prefetch<true>(dresidual + at + ahead, size);
+        if (!past_cache) {
+          prefetch<true>(dx + at + ahead, size);
+          if constexpr (kResidual) prefetch<true>(dresidual + at + ahead, size);
+        }
       }
       if (whole) {
-        add<kGroup>(dy + at, x + at, bytes, 0, dx + at, dresidual + (kResidual ? at : 0), num_channels, mean, scale,
-                    mean_dz, slope);
+        E* to = past_cache ? scratch.data() : dx + at;
+        E* residual_to = !kResidual ? nullptr : past_cache ? scratch.data() + group_size : dresidual + at;
+        add<kGroup>(dy + at, x + at, bytes, 0, to, residual_to, num_channels, mean, scale, mean_dz, slope);
+        if (past_cache) {
+          stream(dx + at, to, group_size * int64_t(sizeof(E)));
+          if constexpr (kResidual) stream(dresidual + at, residual_to, group_size * int64_t(sizeof(E)));
+        }
         continue;
       }
       for (int64_t k = 0; row + k < num_rows; ++k) {

@@ -372,3 +372,27 @@ def test_capture_and_replay_on_another_stream():
             graph.replay()
             for a, b in zip(captured, ours(x, residual, dy, weight, bias, True), strict=True):
                 torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_results_past_the_cache_have_the_bits_of_small_ones(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, residual, dy = (  # 6 MB and more, and a group that is not whole at the end
+        torch.randn(52, 64, 31, 31, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+        for _ in range(3)
+    )
+    wide = torch.promote_types(dtype, torch.float32)
+    weight, bias = torch.randn(2, 64, generator=generator, dtype=wide)
+    statistics = torch.cat([torch.randn(64, generator=generator), torch.rand(65, generator=generator) + 0.5]).to(wide)
+    sums = torch.randn(2, 64, generator=generator).to(wide)
+
+    def run(part):
+        y, mask = ops.batch_norm_act(x[part], residual[part], weight, bias, statistics, True, True, "")
+        dx, dresidual = ops.batch_norm_act_backward(dy[part], x[part], mask, weight, statistics, sums, True)
+        return y, dx, dresidual
+
+    whole = run(slice(None))
+    assert whole[0].nbytes > 6e6
+    parts = [run(slice(first, first + 4)) for first in range(0, 52, 4)]
+    for got, expected in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(got, torch.cat(expected))
