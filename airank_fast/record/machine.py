@@ -164,7 +164,7 @@ def _text(path: Path) -> str:
 
 
 def _output(*command: str) -> str:
-    """What a program prints; "" where it is missing or fails."""
+    """The output of a program; "" where it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

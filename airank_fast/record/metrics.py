@@ -204,7 +204,7 @@ class Tally:
         return self._rate(self.samples, self.end_t() - self.run_start_t), 0
 
     def _rate(self, samples: int, seconds: float | None) -> float | None:
-        """Units a second, of what throughput counts."""
+        """Throughput in its unit a second; None without time."""
         if seconds is None or not seconds > 0:
             return None
         return samples / seconds * (1 if self.units_per_sample is None else self.units_per_sample)

@@ -72,7 +72,7 @@ def _is_source(path: Path) -> bool:
 
 
 def _git(*arguments: str) -> str | None:
-    """What a git command prints of the checkout that holds the package; None without a checkout or git."""
+    """The output of a git command in the checkout that holds the package; None without a checkout or git."""
     root = PACKAGE.parent
     if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
         return None

@@ -27,7 +27,7 @@ MAX_ROWS = 500  # of a recipe or a system
 
 
 class Report:
-    """What a report on `runs` shows, in one language; the templates read its attributes."""
+    """The content of a report on `runs` in one language; the templates read its attributes."""
 
     def __init__(
         self,

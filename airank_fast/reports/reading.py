@@ -188,7 +188,7 @@ def _loss_and_learning_rate(events: list[Event]) -> tuple[Curve, Curve]:
 
 
 def _throughput(events: list[Event], start_t: float | None, units: float) -> Curve:
-    """What throughput counts, a second: so many `units` a sample."""
+    """Throughput in units a second, where a sample has so many `units`."""
     rates = RateOverTime()
     since = None  # the begin of the training that the next event reports
     in_steps = trained = 0.0  # samples of this block that `steps` report; those of the run

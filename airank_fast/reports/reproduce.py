@@ -1,4 +1,4 @@
-"""The commands that make a run again, from what it recorded."""
+"""The commands that repeat a run, from its record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def requirements(runs: list[ReportedRun]) -> list[str]:
 
 
 def check_commands(runs: list[ReportedRun], options: list[str]) -> list[str]:
-    """What verifies the logs and makes the report again, with its options."""
+    """The commands that verify the logs and make the report again, with its options."""
     paths = [str(run.path) for run in runs]
     return [
         shlex.join(["python", "-m", "airank_fast.verify", *paths]),

@@ -153,7 +153,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # findings; those of the rule books themselves are in English
     "findings_note": (
         "airank_fast.verify 按各日志格式的规则检查的结果（原文为英文）；每次运行最多列出 {rows} 条错误与警告。",
-        "What airank_fast.verify finds by the rules of each log's format; at most {rows} errors and warnings of a run "
+        "Findings of airank_fast.verify by the rules of each log's format; at most {rows} errors and warnings of a run "
         "are listed.",
     ),
     "error": ("错误", "error"),
@@ -312,9 +312,9 @@ class Texts:
         return text if count is None else text.replace("(s)", "" if count == 1 else "s")
 
     def field(self, name: str) -> str:
-        """The name of a field of system_information.json in words; another name as it is."""
+        """The name of a field of system_information.json in words; another name unchanged."""
         return TEXTS[name][self._column] if name in SYSTEM_FIELDS else name
 
     def unit(self, unit: str | None) -> str:
-        """What is counted, in this language; a unit without a text here as it is."""
+        """A unit in this language; one without a text here unchanged."""
         return _UNITS.get(unit or "samples", (unit, unit))[self._column]

@@ -48,7 +48,7 @@ _MAX_KINDS = 200
 
 
 class Omissions:
-    """What a conversion loses, by kind, with a count and the first line; and notes."""
+    """The losses of a conversion by kind, with a count and the first line; and notes."""
 
     def __init__(self):
         self.notes: list[str] = []
@@ -78,7 +78,7 @@ class Omissions:
 
 
 class Requirements:
-    """What a format requires and the events lack, found in one reading of them."""
+    """The facts that a format requires and the events lack, found in one reading of them."""
 
     def __init__(self, to: str, events: Iterable[Event], given: dict | None = None):
         self.config: dict = {}

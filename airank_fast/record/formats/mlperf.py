@@ -219,7 +219,7 @@ def records(lines: Iterable[str]) -> Iterator[tuple[int, dict | None, str | None
 
 
 def _shape(fields: object) -> str | None:
-    """What keeps the fields from being a record; None if they are one."""
+    """The reason why the fields are no record; None if they are one."""
     if type(fields) is not dict:
         return "an object is required, got"
     time_ms = fields.get("time_ms")
