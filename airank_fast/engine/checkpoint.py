@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, and enough to go on bit for bit.
+"""Writes and reads checkpoints, which are complete or absent, and from which a run resumes bit for bit.
 
 ``checkpoints/step-00000128/`` holds ``NETWORK.safetensors`` for each network (float32 weights and batch-norm
 statistics under its names; ``model.safetensors`` where there is one), and ``state.pt`` (optimizers, loss scaler, random
@@ -106,10 +106,10 @@ def load(path: Path, expected: Weights) -> tuple[Weights, dict]:
         raise UserError(f"{path}: must be a readable checkpoint, got {why}") from None
     for network, weights in networks.items():
         for name in sorted(weights.keys() | expected[network].keys()):
-            got, want = (_shape_in(tensors, name) for tensors in (weights, expected[network]))
-            if got != want:
+            got, required = (_shape_in(tensors, name) for tensors in (weights, expected[network]))
+            if got != required:
                 raise UserError(
-                    f"{path}: must be a checkpoint of this {network}: {name} must have shape {want}, got {got}"
+                    f"{path}: must be a checkpoint of this {network}: {name} must have shape {required}, got {got}"
                 )
     return networks, state
 

@@ -1,8 +1,8 @@
-"""Where the time of a training step goes, measured without ever waiting for the device.
+"""Measures where the time of a training step goes, without waiting for the device.
 
-On the CPU a step is timed by the monotonic clock. On CUDA by two events on the compute stream, the first behind
-the arrival of the batch; they are read, with the loss, only after the device has passed the second. Times and
-losses become `steps` events every couple of seconds and at the end of each block.
+On the CPU the monotonic clock times a step. On CUDA two events on the compute stream do, the first of them behind the
+arrival of the batch. They and the loss are read once the device has passed the second event. Times and losses become
+`steps` events every 2 seconds and at the end of each block.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Clock:
         names: of the losses, where a step has several; its loss is their sum.
         enabled: False measures and reports nothing (to measure what measuring costs).
 
-    ``losses`` holds the losses of every step until someone empties it. This rank's sums since the clock was made:
+    ``losses`` holds the losses of every step until the caller empties it. This rank's sums since the clock was made:
     ``core_s, wait_s, h2d_s, measure_s`` in seconds; ``samples`` and ``units`` (what throughput counts).
     """
 
@@ -106,7 +106,7 @@ class Clock:
         self.samples = self.units = 0
 
     def next_batches(self, batches: Iterator[Batch], number: int) -> list[Batch]:
-        """The next ``number`` micro-batches, timing how long they take to come."""
+        """The next ``number`` micro-batches; the time until they are there is measured."""
         start = time.perf_counter()
         taken = [next(batches) for _ in range(number)]
         self._waited = time.perf_counter() - start
@@ -118,7 +118,7 @@ class Clock:
             self._stopwatch = DeviceStopwatch() if self._device.type == "cuda" else Stopwatch()
 
     def stop(self, step: int, losses: Tensor, learning_rate: float, batches: list[Batch]) -> None:
-        """The optimizers of 1-based ``step`` are done (or ordered). Raises NanLoss for an earlier or this step.
+        """The optimizers of 1-based ``step`` are done (or ordered). Raises NanLoss for this step or an earlier one.
 
         losses: float [names], on the device.
         """
@@ -138,7 +138,7 @@ class Clock:
         self._report()
 
     def flush(self) -> None:
-        """Report the steps that the device has finished, whatever their losses; for the end of a broken run."""
+        """Report the steps that the device has finished, even after a NaN; for the end of a run that failed."""
         with contextlib.suppress(NanLoss):
             self._collect(wait=False)
         self._report()

@@ -1,4 +1,4 @@
-"""The ranks of a run: one process per device, started by torchrun, srun or mpirun, or alone."""
+"""The ranks of a run: one process per device, started by torchrun, srun or mpirun, or a single process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class World:
         return max(1, len(os.sched_getaffinity(0)) // self.local_size)
 
     def wait_for_all(self) -> None:
-        """Come back when every rank has called this."""
+        """Return when every rank has called this."""
         if self.size > 1:
             dist.barrier()
 
@@ -84,9 +84,10 @@ class World:
 
 
 def join(device: str) -> World:
-    """Join the ranks that torchrun, srun or mpirun has started, or stand alone. ``device``: auto, cpu or cuda.
+    """Join the ranks that torchrun, srun or mpirun has started; without them be the only one.
 
-    UserError where a CUDA device is requested and there is none, and where the ranks cannot meet.
+    ``device``: auto, cpu or cuda. UserError where cuda is requested and there is no such device, and where the ranks
+    cannot connect.
     """
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
@@ -101,11 +102,11 @@ def join(device: str) -> World:
     if use_cuda:
         torch.cuda.set_device(target)
     if launch.size > 1:
-        _meet(launch, target)
+        _connect(launch, target)
     return World(launch.rank, launch.size, launch.local_rank, launch.local_size, target)
 
 
-def _meet(launch: Launch, target: torch.device) -> None:
+def _connect(launch: Launch, target: torch.device) -> None:
     os.environ |= {"RANK": str(launch.rank), "WORLD_SIZE": str(launch.size)}
     os.environ |= {"MASTER_ADDR": launch.address, "MASTER_PORT": str(launch.port)}
     use_cuda = target.type == "cuda"

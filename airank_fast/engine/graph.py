@@ -1,7 +1,7 @@
-"""The training step as CUDA graphs, one for each shape of its batches: one launch where the host made thousands.
+"""The training step as CUDA graphs, one for each shape of its batches: one launch instead of thousands.
 
-Everything that the step reads lies where it lay at the capture: weights, optimizer state, learning rate and loss scale
-by themselves, the batches because they are copied there.
+A replay reads the addresses of the capture. Weights, optimizer state, learning rate and loss scale stay at theirs; each
+batch is copied to those of the captured one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from airank_fast.job import Batch
 class CapturedStep:
     """A TrainingStep of one rank that is captured when a shape comes for the second time, and replayed from then on.
 
-    The first time it runs as it is, which selects kernels. Graphs share their memory, as only one runs at a time.
-    A batch's `shape_key()` says what decides beside its tensors' shapes which kernels run. capture: see
+    The first time it runs eagerly, which selects kernels. Graphs share their memory, as only one runs at a time.
+    A batch's `shape_key()` has what selects kernels besides the shapes of its tensors. capture: see
     `capture_on_device`.
     """
 
@@ -31,7 +31,7 @@ class CapturedStep:
         self._captured: dict[tuple, tuple[list[Batch], Callable[[], Tensor]]] = {}
 
     def __call__(self, batches: list[Batch], learning_rate: float) -> Tensor:
-        """As TrainingStep's; the losses that are returned hold until the next step."""
+        """As TrainingStep's; the returned losses are valid until the next step."""
         self.step.set_learning_rate(learning_rate)
         key = tuple(map(_shape, batches))
         if key not in self._seen:
@@ -53,7 +53,7 @@ def capture_on_device() -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]
 
     def capture(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Readers have threads that allocate on the device meanwhile, which is nothing to this thread's capture.
+        # thread_local: readers' threads may allocate on the device during the capture.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = function()
 
@@ -72,7 +72,7 @@ def _shape(batch: Batch) -> tuple:
 
 
 def _copy(batch: Batch) -> Batch:
-    """The batch with its tensors at addresses of their own."""
+    """The batch with copies of its tensors."""
     copied = copy.copy(batch)
     for name, tensor in batch.tensors().items():
         setattr(copied, name, tensor.clone())

@@ -1,4 +1,4 @@
-"""What a rank writes of a run: rank 0 into the event log, the others nothing."""
+"""Where a rank writes its events: rank 0 to the event log, the others nowhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Journal:
             self._log.emit(kind, **fields)
 
     def emit_once(self, kind: str, **fields: Any) -> None:
-        """Write an event that a run has once, unless the process that this one resumes has written it."""
+        """Write an event that a run has once, unless the resumed process has written it."""
         if not any(event["kind"] == kind for event in self.history):
             self.emit(kind, **fields)
 

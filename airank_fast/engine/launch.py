@@ -1,7 +1,7 @@
-"""Which of its ranks a launcher has started this process as: torchrun, srun or mpirun. Needs the standard library only.
+"""Reads the rank that torchrun, srun or mpirun has given this process. Needs the standard library only.
 
-A launcher states ranks in environment variables of its own. What torchrun's have beyond the others', the address where
-the ranks meet, follows from the list of nodes or from all ranks being on one; else it must be stated.
+Each launcher states ranks in environment variables of its own. torchrun alone states the address of rank 0; for the
+others it follows from the list of nodes, or is 127.0.0.1 where all ranks are on one. Else MASTER_ADDR is required.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from airank_fast.errors import UserError, require
 
-LAUNCHERS: dict[
-    str, tuple[str, ...]
-] = {  # rank, size, local rank, local size; the first that is there counts, as srun's may lie around mpirun's
+# Variables of rank, size, local rank, local size. The first launcher found counts: srun may have started mpirun.
+LAUNCHERS: dict[str, tuple[str, ...]] = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     "Open MPI's mpirun": tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
     "MPICH's or Intel's mpirun": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
@@ -26,7 +25,7 @@ FIRST_PORT, NUM_PORTS = 15000, 10000  # below those that systems give to outgoin
 
 
 class Launch(NamedTuple):
-    """This process among those that were started with it; address and port of rank 0 where there are several."""
+    """This process among those of its launch; address and port of rank 0 where there are several."""
 
     rank: int = 0
     size: int = 1
@@ -37,9 +36,9 @@ class Launch(NamedTuple):
 
 
 def read_launch(variables: Mapping[str, str]) -> Launch:
-    """The launch that the environment `variables` state; alone where they state none.
+    """The launch that the environment `variables` state; a single rank where they state none.
 
-    UserError where they do not suffice, such as a RANK without a MASTER_ADDR: N runs of one rank each would follow.
+    UserError where they do not suffice, such as a RANK without a MASTER_ADDR, which would start N runs of one rank.
     """
     for launcher, names in LAUNCHERS.items():
         if names[0] in variables and (launcher != "srun" or _is_step(variables)):
@@ -75,7 +74,7 @@ def read_launch(variables: Mapping[str, str]) -> Launch:
 
 
 def lone_process_warning(variables: Mapping[str, str]) -> str | None:
-    """A line for a process of a batch job of several tasks that was not started by a launcher: it trains alone."""
+    """The warning for a process that no launcher has started, in a batch job of several tasks; else None."""
     tasks = variables.get("SLURM_NTASKS", "1")
     if tasks == "1" or "RANK" in variables or _is_step(variables):
         return None
@@ -96,7 +95,7 @@ def _count(variables: Mapping[str, str], name: str, least: int) -> int:
 
 
 def _tasks_here(variables: Mapping[str, str]) -> int:
-    """Tasks of this node by Slurm's list, `2(x3),1`: two on each of three nodes, then one on one; 1 without it."""
+    """Tasks of this node by Slurm's list (`2(x3),1`: two on each of three nodes, one on the fourth); 1 without it."""
     counts = []
     listed = variables.get("SLURM_STEP_TASKS_PER_NODE") or variables.get("SLURM_TASKS_PER_NODE", "")
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
@@ -115,13 +114,13 @@ def _address(variables: Mapping[str, str], launcher: str, on_one_node: bool) -> 
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a Slurm node list: of `gpu[003-006,9]-ib,login`, gpu003-ib."""
+    """The first name of a Slurm node list: gpu003-ib of `gpu[003-006,9]-ib,login`."""
     first = re.split(r",(?![^\[]*\])", nodes)[0]
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first)
 
 
 def _port(variables: Mapping[str, str]) -> int:
-    """A port that all ranks of the job find, and another job hardly."""
+    """A port from a hash of the job's number: the same for all its ranks, rarely that of another job."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_PORT")
     job = "/".join(variables.get(name, "") for name in names)
     return FIRST_PORT + zlib.crc32(job.encode()) % NUM_PORTS

@@ -1,4 +1,4 @@
-"""How much memory a run has used, and what becomes of it between two steps on a CPU."""
+"""Measures a run's peak memory, and has malloc keep freed memory between steps on a CPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1  # malloc.h
 def keep_freed_memory() -> None:
     """Have glibc's malloc keep what this process frees from now on, however large; with another malloc do nothing.
 
-    Otherwise much of what a training step on a CPU frees goes back to the system, and is fresh when the next step
-    allocates it: a page fault every 4 KB, and pages that are cleared first. See bench/memory.py. On a GPU torch's own
-    allocator keeps memory in the same way.
+    By default malloc returns much of what a training step frees to the system, and the next step pays for new pages: a
+    page fault every 4 KB, and the clearing of each page. See bench/memory.py. On a GPU torch's own allocator keeps
+    memory in the same way.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -65,7 +65,7 @@ def _resident_bytes() -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Have `peak_memory` count from now on; on a CPU where the operating system can (Linux)."""
+    """Restart the peak that `peak_memory` reports; on a CPU this needs Linux."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -75,9 +75,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Peak use of this rank and the size of its memory, bytes: the device's, or on a CPU the process's own.
+    """Peak memory of this rank and the size of that memory, bytes.
 
-    On CUDA what torch's allocator has reserved at most; on the CPU the peak resident set by the operating system.
+    On CUDA the peak of what torch's allocator has reserved; on a CPU the process's peak resident set.
     """
     if device.type == "cuda":
         return {
@@ -89,7 +89,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _peak_resident_bytes() -> int:
-    """Linux's VmHWM, which belongs to the program that runs; ru_maxrss, which is inherited over exec, elsewhere."""
+    """Linux's VmHWM, which starts anew at exec; elsewhere ru_maxrss, which does not."""
     with contextlib.suppress(OSError):
         if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE):
             return int(found[1]) * 1024

@@ -1,8 +1,8 @@
-"""When a run evaluates and ends, in optimizer steps.
+"""Computes when a run evaluates and ends, in optimizer steps.
 
-Training reads one endless stream, a permutation of the training set per epoch after the other, in global batches
-of B samples; epoch e of n samples is complete after step ceil(e * n / B). A job counts its run and its evaluations in
-epochs, in samples or in steps; several evaluations may lie in one epoch.
+Training reads one endless stream, one permutation of the training set per epoch, in global batches of B samples. Epoch
+e of n samples is complete after step ceil(e * n / B). A job counts its run and its evaluations in epochs, samples or
+steps; one epoch may have several evaluations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Plan:
         return self._steps(epochs, "epochs")
 
     def _steps(self, number: float, unit: str) -> int:
-        """The step that completes so many epochs, samples or steps."""
+        """The step that completes ``number`` epochs, samples or steps."""
         if unit == "steps":
             return math.ceil(number)
         return math.ceil(number * (self.samples_per_epoch if unit == "epochs" else 1) / self.batch_size)
@@ -46,9 +46,9 @@ class Plan:
         return [epoch] if epoch >= 1 and self.step_after(epoch) == step else []
 
     def evaluations(self) -> list[tuple[int, int]]:
-        """(completed epochs, step) of every evaluation, each at the step that completes it; the last is the end's.
+        """(completed epochs, step) of every evaluation, in order; the last is at the end of the run.
 
-        Those that fall on one step are one.
+        Evaluations that are due at the same step are made once.
         """
         every, offset, end = self.schedule.eval_every, self.schedule.eval_offset, self.total_steps
         steps, number = {end}, 0
@@ -59,9 +59,9 @@ class Plan:
         return [(self.epoch_at(step), step) for step in sorted(steps)]
 
     def block(self, samples: int, epoch: int) -> dict[str, int]:
-        """What a block that begins after ``samples`` and ends with ``epoch`` is called in the log.
+        """The epochs of a block, as fields of its event: it begins after ``samples`` and ends with ``epoch``.
 
-        Its epochs where evaluations come after whole ones; else nothing beyond the samples, which every block says.
+        {} where evaluations do not follow whole epochs; such a block has its samples alone.
         """
         every = self.schedule.eval_every
         if every.unit != "epochs" or every.number % 1 or self.schedule.eval_offset % 1:

@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses: what --amp and --precision mean on a device."""
+"""Chooses the arithmetic of a run: what --amp and --precision mean on a device."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from airank_fast import processor
 from airank_fast.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FASTER = 1.2  # by a short measurement, which a busy machine disturbs, from here on
-_ROUNDS, _ROUNDS_S = (2, 8), 0.1  # of a measurement: at least, at most, and the time after which it ends
+FASTER = 1.2  # times as fast as fp32 is faster: the short measurement is disturbed on a busy machine
+_ROUNDS, _ROUNDS_S = (2, 8), 0.1  # of a measurement: at least and at most; no further one after so many seconds
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Choice:
 
 
 def choose(amp: bool, requested: str | None, device: torch.device) -> Choice:
-    """What the options --amp and --precision (None: not given) mean on ``device``; --amp is looked at first.
+    """What the options --amp and --precision (None: not given) mean on ``device``; --amp takes precedence.
 
-    With one of the 16-bit precisions requested on a CPU the choice has a warning where fp32 is faster, by measurement.
+    A 16-bit precision requested on a CPU gets a warning where a measurement finds fp32 faster.
     """
     if amp:
         found = amp_choice(device)
@@ -48,10 +48,10 @@ def choose(amp: bool, requested: str | None, device: torch.device) -> Choice:
 
 
 def amp_choice(device: torch.device) -> Choice:
-    """What --amp means: the 16 bits that are faster than fp32 on ``device``, or fp32 where none are.
+    """What --amp means: the 16-bit precision that is faster than fp32 on ``device``, else fp32.
 
-    On a GPU bf16 from compute capability 8.0 on, else fp16. On a CPU bf16 where the processor has the instructions; a
-    short measurement decides where oneDNN has kernels that do without them, as on AVX-512; fp32 elsewhere.
+    On a GPU bf16 from compute capability 8.0 on, else fp16. On a CPU bf16 where the processor has the instructions.
+    Where oneDNN emulates them, as on AVX-512, a short measurement decides; elsewhere fp32.
     """
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
@@ -69,9 +69,9 @@ def amp_choice(device: torch.device) -> Choice:
 
 
 def relative_speed(dtype: torch.dtype) -> float:
-    """How many times as fast a matrix product and a convolution of this CPU are in ``dtype`` as in float32.
+    """How many times as fast this CPU computes a matrix product and a convolution in ``dtype`` as in float32.
 
-    Takes tens of ms, where 16 bits are emulated up to some 300; draws no random numbers.
+    Takes tens of ms, up to 300 ms where 16 bits are emulated; draws no random numbers.
     """
     seconds: dict[torch.dtype, list[list[float]]] = {torch.float32: [], dtype: []}
     operations = {which: _typical_operations(which) for which in seconds}
@@ -82,13 +82,13 @@ def relative_speed(dtype: torch.dtype) -> float:
             break
         for which, calls in operations.items():
             seconds[which].append([_seconds(call) for call in calls])
-    # The fastest of each: the first call prepares the kernels, and others may have been interrupted.
+    # The fastest of each: the first call prepares the kernels, and others may be interrupted.
     of_float32, of_dtype = (sum(map(min, zip(*rounds, strict=True))) for rounds in seconds.values())
     return of_float32 / of_dtype
 
 
 def _typical_operations(dtype: torch.dtype) -> tuple[Callable[[], Tensor], ...]:
-    """A matrix product and a 3x3 convolution, as of a small batch."""
+    """A matrix product and a 3x3 convolution of a small batch."""
     rows, weights = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
     images = torch.ones(4, 64, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
     filters = torch.ones(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -102,11 +102,11 @@ def _seconds(call: Callable[[], Tensor]) -> float:
 
 
 def _is_native(precision: str) -> bool:
-    """Whether the CPU has instructions for products in ``precision``, and may use them."""
+    """Whether the CPU has instructions for products in ``precision``, and torch uses them."""
     return precision == "bf16" and processor.instruction_set() in processor.WITH_BF16
 
 
 def check(precision: str, device: torch.device) -> None:
     """UserError where ``device`` does not have ``precision``."""
     if precision == "tf32" and device.type != "cuda":
-        raise UserError(f"--precision tf32: must be a CUDA device, got {device.type}")
+        raise UserError(f"--precision tf32: must have a CUDA device, got {device.type}")

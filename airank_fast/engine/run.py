@@ -1,7 +1,7 @@
-"""A run from beginning to end: prepare, train, and always close the log.
+"""A run from beginning to end: build, warm up, train, and close the log whatever ends it.
 
-The order of events is that of a benchmark's clock: networks, optimizers and warm-up before ``run_start``; the data set
-is first touched after it. Whatever ends the run, its closing events are written with their status.
+The order of events is that of a benchmark's clock: networks, optimizers and warm-up come before ``run_start``; the data
+set is first touched after it. The closing events are always written, with the status of the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ READ_BEFORE_THE_CLOCK = (
 
 
 class Options(Cadence, Protocol):
-    """What a run reads of its options."""
+    """The options that a run reads."""
 
     @property
     def resume(self) -> bool: ...
@@ -69,7 +69,7 @@ class Run:
         self.job, self.options, self.world = job, options, world
         self.journal, self.directory = journal, directory
         self.trainer: Trainer | None = None
-        self.shutdown = Shutdown(self.last_words)
+        self.shutdown = Shutdown(self.close_log)
         self._ended = False
 
     def go(self) -> int:
@@ -93,17 +93,17 @@ class Run:
         return EXIT_REACHED if reached else EXIT_NOT_REACHED
 
     def _checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, announced in the log: what the last process did after it is superseded."""
+        """The checkpoint to resume from, with its event: it supersedes what the last process did after it."""
         found = checkpoint.newest(self.directory / "checkpoints")
         step = checkpoint.step_of(found) if found else 0
         self.journal.emit("resume", step=step, samples=step * self.job.recipe.batch_size)
         return found
 
     def _check_initial(self, state: State) -> None:
-        """Where the job expects an accuracy of its initial weights: evaluate them, and refuse others.
+        """Evaluate the initial weights where the job expects an accuracy of them; UserError for another one.
 
-        This reads the evaluation set before the clock runs, to keep a run from starting that cannot reach its target;
-        the log says so. Under the clock the data set is opened anew.
+        A run that cannot reach its target ends here. The evaluation set is read before the clock starts, about which
+        the log has a warning; under the clock the data set is opened anew.
         """
         expected = self.job.initial_accuracy
         if expected is None or state.progress["step"]:
@@ -117,12 +117,12 @@ class Run:
         if abs(accuracy - expected) > INITIAL_ACCURACY_TOLERANCE:
             of = " ({correct} of {counted})".format(**counts) if counts else ""
             raise UserError(
-                f"--check-initial: weights with an accuracy within {INITIAL_ACCURACY_TOLERANCE} of {expected} are "
-                f"required, got {accuracy:.5f}{of}"
+                f"--check-initial: must have weights with an accuracy within {INITIAL_ACCURACY_TOLERANCE} of "
+                f"{expected}, got {accuracy:.5f}{of}"
             )
 
     def leave_if_requested(self) -> None:
-        """Raise Terminated after a signal, on rank 0; the other ranks leave when it is gone."""
+        """Raise Terminated after a signal, on rank 0; the other ranks end when it is gone."""
         if self.shutdown.requested and self.world.rank == 0:
             raise Terminated
 
@@ -149,17 +149,17 @@ class Run:
             self.journal.emit("memory", **peak_memory(self.world.device))
             self.journal.emit("run_stop", status=status, reason=reason, detail=detail)
         except OSError:
-            pass  # no room even for the last words; what is on the disk is whole
+            pass  # no space for the closing events; the log without them is readable
 
-    def last_words(self) -> None:
-        """Close the log of a run that is stuck."""
+    def close_log(self) -> None:
+        """Close the log of a run that hangs."""
         self.finish("aborted", self.shutdown.reason, f"left after step {self.step}")
         self.journal.emit("process_stop")
         self.journal.close()
 
 
 def _explain(error: BaseException, run: Run) -> tuple[str, str, BaseException | None]:
-    """What ended the run: (reason, detail, the exception to raise, None to leave with the signal's exit status)."""
+    """What ended the run: (reason, detail, the exception to raise; None to exit with the signal's status)."""
     lost = run.world.size > 1 and is_lost_rank(error)
     if lost and run.shutdown.requested:
         return run.shutdown.reason, "another rank left first", None

@@ -1,8 +1,7 @@
-"""SIGTERM, Ctrl-C and a lost terminal: finish the step, save, close the log. A second Ctrl-C leaves at once.
+"""Ends a run at SIGTERM, Ctrl-C or a lost terminal: finish the step, save, close the log. A second Ctrl-C ends at once.
 
-If the step never ends, the log is closed anyway. A rank that waits in a collective for a lost peer runs no Python
-code, so its signal handler would never be called. The C-level handler still writes to the wake-up pipe, and a thread
-reads it.
+If the step never ends, the log is closed anyway. A rank that waits in a collective for a lost peer runs no Python code,
+so that its signal handler is never called. The C-level handler still writes to the wake-up pipe, and a thread reads it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from collections.abc import Callable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE_S = 20.0  # torchrun sends SIGKILL 30 s after the signal
-LAST_WORDS_S = 2.0  # after a second Ctrl-C
-ONE_CTRL_C_S = 0.2  # a wrapper may pass on what the terminal has sent already
+CLOSE_LOG_S = 2.0  # for it, after a second Ctrl-C
+ONE_CTRL_C_S = 0.2  # a wrapper may pass on a signal that the terminal has sent as well
 
 
 class Terminated(Exception):
@@ -25,14 +24,14 @@ class Terminated(Exception):
 
 
 class Shutdown:
-    """Watches for SIGNALS while it is entered, but for those that the process was started to ignore (nohup).
+    """Watches for SIGNALS while it is entered, except those that the process was started to ignore (nohup).
 
-    ``last_words`` is called from the watching thread if the main thread has not left the context GRACE_S after
-    the signal, or at a second Ctrl-C; the process then ends with ``exit_status``.
+    The watching thread calls ``close_log`` if the main thread has not left the context GRACE_S after the signal, or at
+    a second Ctrl-C; the process then ends with ``exit_status``.
     """
 
-    def __init__(self, last_words: Callable[[], None]) -> None:
-        self._last_words = last_words
+    def __init__(self, close_log: Callable[[], None]) -> None:
+        self._close_log = close_log
         self._signal: signal.Signals | None = None
         self._left = threading.Event()
 
@@ -48,7 +47,7 @@ class Shutdown:
 
     @property
     def exit_status(self) -> int:
-        """That of a process which the signal ends: 143, 130 or 129."""
+        """128 plus the signal's number, as shells have it: 143, 130 or 129."""
         return 128 + (self._signal or signal.SIGTERM)
 
     def __enter__(self) -> Shutdown:
@@ -74,10 +73,10 @@ class Shutdown:
         first_at: float | None = None
         deadline: float | None = None
         while True:
-            patience_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._reader], [], [], patience_s)[0]:
+            timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._reader], [], [], timeout_s)[0]:
                 if not self._left.is_set():
-                    self._last_words()
+                    self._close_log()
                     os._exit(self.exit_status)
                 break
             byte = os.read(self._reader, 1)
@@ -94,7 +93,7 @@ class Shutdown:
         os.close(self._reader)
 
     def _leave_at_once(self) -> None:
-        speaking = threading.Thread(target=self._last_words, daemon=True)
-        speaking.start()
-        speaking.join(LAST_WORDS_S)
+        closing = threading.Thread(target=self._close_log, daemon=True)
+        closing.start()
+        closing.join(CLOSE_LOG_S)
         os._exit(128 + signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Everything that training changes: networks, optimizers, loss scale, random states, progress."""
+"""The state of a run: networks, optimizers, loss scale, random states, progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUM_WARMUP_STEPS = 2
 
 
 class Progress(TypedDict):
-    """How far a run is: steps completed, the step of the last evaluation, whether one had the target."""
+    """How far a run is: steps completed, the step of the last evaluation, whether one has reached the target."""
 
     step: int
     evaluated_step: int
@@ -29,24 +29,24 @@ class Progress(TypedDict):
 
 
 class State:
-    """The state of a run of ``job``, whole from the beginning on: its first step may follow.
+    """The state of a run of ``job``, ready for its first step.
 
     Args:
         job: what is trained; builds networks and optimizers.
         world: this rank among the ranks.
         cuda_graphs: capture the step; on one CUDA device only.
-        found: the checkpoint to go on from.
+        found: the checkpoint to resume from.
 
-    Kernels are selected and optimizer state exists, by steps on noise that leave no trace. ``networks`` and ``updates``
-    are the job's; ``step`` trains on micro-batches; ``dtype`` is what a batch is to have; ``autocast`` goes around a
-    prediction.
+    Warm-up steps on noise select kernels and create optimizer state; weights and random state are as before them.
+    ``networks`` and ``updates`` are the job's; ``step`` trains on micro-batches; ``dtype`` is that of a batch;
+    ``autocast`` goes around a prediction.
     """
 
     def __init__(self, job: Job, world: World, *, cuda_graphs: bool = False, found: Path | None = None) -> None:
         self.job, self.world, self.device = job, world, world.device
         precision = job.recipe.precision
         if cuda_graphs and (self.device.type != "cuda" or world.size > 1):
-            raise UserError(f"--cuda-graphs: must be one CUDA device, got {world.size} of type {self.device.type}")
+            raise UserError(f"--cuda-graphs: must have one CUDA device, got {world.size} of type {self.device.type}")
         self.heap = Heap() if self.device.type == "cpu" else None
         torch.manual_seed(job.recipe.seed)
         self.networks = job.build()
@@ -83,7 +83,7 @@ class State:
         return self.progress["step"] * self.job.recipe.batch_size
 
     def fresh_scaler(self) -> torch.amp.GradScaler:
-        """The loss scaling of a run's beginning."""
+        """Loss scaling as at the beginning of a run."""
         return torch.amp.GradScaler(self.device.type, enabled=self.job.recipe.precision == "fp16")
 
     def _warm_up(self) -> None:
@@ -93,7 +93,7 @@ class State:
         reset_peak_memory(self.device)
 
     def _begin(self, initial: dict[str, dict[str, Tensor]]) -> None:
-        """The state of a run's beginning, whatever was trained before."""
+        """Restore the state of the beginning of a run."""
         self._load_weights(initial)
         torch.manual_seed(self.job.recipe.seed + 1 + self.world.rank)
         for optimizer in self.optimizers:
@@ -108,7 +108,7 @@ class State:
             weights.load_full_state(network, self.optimizers, of_networks[name])
 
     def _load(self, of_networks: dict[str, dict[str, Tensor]], saved: dict[str, Any], path: Path) -> None:
-        """Go on from a checkpoint; also from one of the time when a run had one network and one optimizer."""
+        """Resume from a checkpoint; one from before runs had several optimizers has `optimizer`, without names."""
         self._load_weights(of_networks)
         self.progress = saved["progress"]
         names = [update.name for update in self.updates]

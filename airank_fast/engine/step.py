@@ -1,4 +1,4 @@
-"""One step: the updates of a job, one after the other, over the same batches."""
+"""One training step: the updates of a job, one after the other, over the same batches."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TrainingStep:
 
     Args:
         updates: in the order in which they are made.
-        networks: all there are. What is no part of an update's learner takes no gradient meanwhile.
-        scaler: dynamic loss scaling; enabled for fp16 only. With it torch's own optimizers do wait for the device.
-        losses: what stands for the updates' own losses, in their order; see `reduced`.
+        networks: all networks. During an update only its learner's parameters take gradients.
+        scaler: dynamic loss scaling; enabled for fp16 only. With it torch's own optimizers wait for the device.
+        losses: called instead of the updates' own losses, in their order; see `reduced`.
         autocast: a context for each loss.
 
     Gradients accumulate over the micro-batches in the dtype of the weights.
@@ -49,13 +49,13 @@ class TrainingStep:
         return self.run(batches)
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """For the next `run`: from the host to where the optimizers read it, times each group's `lr_factor`."""
+        """Write the learning rate, times each group's `lr_factor`, to where the optimizers read it in `run`."""
         for group in [group for update in self.updates for group in update.optimizer.param_groups]:
             rate = learning_rate * group.get("lr_factor", 1)
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
     def run(self, batches: list[Batch]) -> Tensor:
-        """The step itself: nothing in it depends on a value on the host, so that it can be captured."""
+        """The step itself. It depends on no value of the host, so that it can be captured."""
         totals: list[Tensor] = []
         for optimizer, loss_of, others in self._parts:
             parts = []
@@ -74,11 +74,11 @@ class TrainingStep:
 
 
 class _Loss(nn.Module):
-    """An update's loss as a module whose parameters are those of the learner alone: what is reduced over ranks."""
+    """An update's loss as a module that has the learner's parameters alone: these are reduced over ranks."""
 
     def __init__(self, update: Update) -> None:
         super().__init__()
-        self.learner, self._loss = update.learner, (update.loss,)  # in a tuple: it is no part of this module
+        self.learner, self._loss = update.learner, (update.loss,)  # in a tuple, else it is a submodule
 
     def forward(self, batch: Any) -> Tensor:
         return self._loss[0](batch)
@@ -108,7 +108,7 @@ def _without_reduction(loss_of: Callable, condition: bool) -> contextlib.Abstrac
 
 
 def _own_learning_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Groups with a factor get a learning rate of their own, where they share a tensor with others."""
+    """Give each group with a factor a learning-rate tensor of its own."""
     for group in optimizer.param_groups:
         if "lr_factor" in group and isinstance(group["lr"], Tensor):
             group["lr"] = group["lr"].clone()

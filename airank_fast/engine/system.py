@@ -1,4 +1,4 @@
-"""What a run, a bench or a bug report says about where it was made: machine, kernels, versions.
+"""Describes what a run, a bench or a bug report was made on: machine, kernels, versions.
 
 Field names of ``information``: AI-Rank, 2021-05, system_information.json, 15 mandatory fields.
 """
@@ -39,9 +39,9 @@ class Submission(Protocol):
 
 
 def information(submission: Submission, world: World) -> dict:
-    """The 15 fields, with versions, kernels, what the operating system says beyond them and the source's commit.
+    """The 15 fields, with versions, kernels, more details of the machine and the source's commit.
 
-    What the machine does not tell is "unknown".
+    A field that cannot be read is "unknown".
     """
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = world.device.type == "cuda"
@@ -79,7 +79,7 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, torch with its CUDA parts, and our libraries; what is not installed is left out."""
+    """Versions of Python, torch with its CUDA parts, and the libraries in use that are installed."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for name in _LIBRARIES:
         try:
@@ -96,7 +96,7 @@ def versions() -> dict[str, str]:
 
 
 def kernels() -> dict[str, dict[str, str]]:
-    """Per op and device, what the dispatcher runs: our "kernel", or the op's "reference" in plain torch."""
+    """What the dispatcher runs, by op and device: the "kernel", or the op's "reference" in plain torch."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     found = {}
     for name in sorted(torch._C._dispatch_get_all_op_names()):
@@ -108,7 +108,7 @@ def kernels() -> dict[str, dict[str, str]]:
 
 
 def extension() -> dict[str, str]:
-    """What the extension module was built with; where it is not loaded, {"missing": why}."""
+    """What the extension module was built with; {"missing": why} where it is not loaded."""
     module = sys.modules.get(_EXTENSION)
     if module is not None:
         return dict(module.build_info())
@@ -130,7 +130,7 @@ def devices() -> list[str]:
 
 
 def drop_page_cache() -> bool:
-    """Make the operating system forget what it has cached of files; UserError without the right to."""
+    """Drop the operating system's cache of files; UserError without the permission."""
     try:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
@@ -170,7 +170,7 @@ def _storage_type() -> str:
     """SSD, HDD or NVMe of the block device under the current directory, by sysfs."""
     number = os.stat(".").st_dev
     device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
-    if device.name.startswith(("vd", "xvd")):  # what stands behind it, the guest is not told
+    if device.name.startswith(("vd", "xvd")):  # the guest cannot see the physical device
         return "virtual disk"
     if device.name.startswith("nvme"):
         return "NVMe"

@@ -18,7 +18,7 @@ from airank_fast.job import Batch
 
 
 class Cadence(Protocol):
-    """What training reads of a run's options."""
+    """The options that training reads."""
 
     @property
     def checkpoint_every(self) -> int: ...
@@ -30,13 +30,13 @@ class Trainer:
     """One run on this rank, from the first touch of the data set on.
 
     Args:
-        state: what is trained, and where the run stands.
+        state: what is trained, and how far.
         options: how often checkpoints are written.
         journal: where events go.
         directory: where checkpoints go.
-        between: called after each step and each batch of an evaluation; leaves by raising.
+        between: called after each step and each batch of an evaluation; may raise to end the run.
 
-    The construction opens the data set, after which ``plan`` holds the steps of the run and ``clock`` measures them.
+    The constructor opens the data set; then ``plan`` holds the steps of the run and ``clock`` measures them.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Trainer:
         return "epochs"
 
     def train_block(self, batches: Iterator[Batch], epoch: int, stop: int) -> None:
-        """Train up to step ``stop``, where ``epoch`` ends, and report where the time went."""
+        """Train up to step ``stop``, where ``epoch`` ends, and report the times."""
         state, clock = self.state, self.clock
         begin = state.progress["step"]
         if begin == stop:  # resumed between the block and its evaluation
@@ -94,7 +94,7 @@ class Trainer:
         self.journal.emit("block_stop", step=state.progress["step"], samples=state.samples, **self._spent())
 
     def _spent(self) -> dict[str, Any]:
-        """The times of every rank, and with several the losses of the whole batch: `steps` events hold rank 0's."""
+        """Times of every rank; with several ranks also the losses of the whole batch, as `steps` has rank 0's."""
         clock = self.clock
         losses, clock.losses = clock.losses, []
         sums = (clock.core_s, clock.wait_s, clock.h2d_s, clock.measure_s, clock.samples, clock.units)
@@ -123,7 +123,7 @@ class Trainer:
         self.between()
 
     def _evaluate(self, epoch: int) -> None:
-        """Report the quality over the evaluation set, and whether that is the target."""
+        """Evaluate, report the quality, and note whether it reaches the target."""
         progress, task = self.state.progress, self.job.task
         where = {"epoch": epoch, "step": progress["step"], "samples": self.state.samples}
         self.journal.emit("eval_start", **where)
@@ -145,7 +145,7 @@ def save(state: State, journal: Journal, directory: Path, *, together: bool = Tr
 
 
 def evaluate(state: State, between: Callable[[], None] = lambda: None) -> tuple[dict[str, float], Mapping[str, int]]:
-    """({metric: value}, correct and counted where there are such) of the evaluation set, over all ranks.
+    """({metric: value}, correct and counted where the meter has them) of the evaluation set, over all ranks.
 
     ``between`` is called after each batch.
     """

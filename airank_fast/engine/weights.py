@@ -1,9 +1,9 @@
-"""Where the weights of a run live in mixed precision: this follows the optimizers.
+"""Places the weights of a run: device, memory format, and the dtype, which depends on the optimizers.
 
 Where they keep float32 "master" weights, convolution and linear weights are in 16 bits in the network, and the
-optimizer writes the 16-bit copy in the pass that updates the master. Batch norm stays in float32, the loss too. The
-products are those of autocast; its casts of every weight and gradient in every step are not needed. Where an optimizer
-keeps none, as torch's own, the weights stay in float32 and autocast is around the loss.
+optimizer writes the 16-bit copy in the pass that updates the master. Batch norm and the loss stay in float32. Products
+are those of autocast, without its casts of every weight and gradient in every step. Where an optimizer keeps no
+masters, as torch's own, weights stay in float32 and autocast is around the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def place(network: nn.Module, precision: str, device: torch.device) -> nn.Module
     """Move ``network`` to ``device`` in channels_last, in the dtypes it has, and set the TF32 switches."""
     float32_products = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32_products
-    # Not cudnn.conv.fp32_precision: beside it torch.export refuses every network of the process.
+    # Not cudnn.conv.fp32_precision: after it torch.export refuses every network of the process.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -49,7 +49,7 @@ def keep_masters(optimizers: Iterable[Optimizer]) -> bool:
 
 
 def autocast(precision: str, device: torch.device, masters: bool) -> Autocast:
-    """What goes around losses and predictions: nothing where weights are in ``precision`` themselves."""
+    """The context of losses and predictions; it does nothing where the weights are in ``precision`` themselves."""
     if masters or DTYPES[precision] == torch.float32:
         return contextlib.nullcontext
     return partial(torch.autocast, device.type, DTYPES[precision])

@@ -103,7 +103,7 @@ def test_a_shape_is_captured_when_it_comes_for_the_second_time():
 
 def test_a_cuda_device_is_required():
     job = bert.Job(bert.RECIPES["pydoc"], bert.Options(cuda_graphs=True))
-    with pytest.raises(UserError, match="--cuda-graphs: must be one CUDA device, got 1 of type cpu"):
+    with pytest.raises(UserError, match="--cuda-graphs: must have one CUDA device, got 1 of type cpu"):
         State(job, World(0, 1, 0, 1, torch.device("cpu")), cuda_graphs=True)
     with pytest.raises(UserError, match="--precision: must be bf16 or fp16 with --cuda-graphs and --data, got fp32"):
         resolve(parse(["bert-tiny", "--cuda-graphs", "--data", "somewhere"]), "fp32", 1)

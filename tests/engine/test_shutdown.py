@@ -1,4 +1,4 @@
-"""Signals: noticed between steps; a process that is stuck still says its last words."""
+"""Signals: noticed between steps; a process that hangs still closes its log."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STUCK = """
 import ctypes
 from airank_fast.engine import shutdown
 shutdown.GRACE_S = 0.3
-with shutdown.Shutdown(lambda: print("last words", flush=True)):
+with shutdown.Shutdown(lambda: print("log closed", flush=True)):
     print("ready", flush=True)
-    while True:  # as in a collective: a call that comes back to no Python code
+    while True:  # as in a collective: a call that never returns to Python
         ctypes.CDLL(None).sigwait((ctypes.c_char * 128)(), ctypes.byref(ctypes.c_int()))
 """
 
@@ -54,12 +54,12 @@ def test_what_the_process_was_started_to_ignore_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_stuck_process_says_its_last_words():
+def test_a_process_that_hangs_closes_its_log():
     process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
-    assert out == "last words\n"
+    assert out == "log closed\n"
     assert process.returncode == 143
 
 
@@ -76,5 +76,5 @@ def test_a_second_ctrl_c_leaves_at_once():
     time.sleep(2 * ONE_CTRL_C_S)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=120) == ("last words\n", "")
+    assert process.communicate(timeout=120) == ("log closed\n", "")
     assert process.returncode == 130
