@@ -1,1 +1,1 @@
-"""Data sets by kind: `images`, `text`. What they share is here: the order of samples, prefetching, manifests."""
+"""Readers of data sets by kind: `images`, `text`. Here: the order of samples, prefetching, manifests."""

@@ -1,4 +1,4 @@
-"""The one place that imports `airank_fast._host` (csrc/host/): None where it was not built, and Python runs instead."""
+"""Imports `airank_fast._host` (csrc/host/), for all others; None where it was not built, and Python runs instead."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The manifest of a prepared data set: which files belong to it, how much is in them, and their checksums.
+"""The manifest of a prepared data set: its files, how much is in them, and their checksums.
 
-manifest.json lies beside the data and is replaced as a whole after every file, so that it always tells the truth
-about files that are whole; a file without an entry is work that was interrupted.
+manifest.json lies beside the data and is replaced as a whole after every file, so that every entry is of a complete
+file; a file without an entry is left from an interruption.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Manifest:
 
     @staticmethod
     def load(root: Path) -> Manifest | None:
-        """The manifest in `root`, or None where there is none. UserError where it is not one of ours."""
+        """The manifest in `root`, or None where there is none. UserError where it is of another version or kind."""
         path = root / NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise UserError(f"data: must be a readable manifest, got {path} ({error})") from None
         if not isinstance(values, dict) or values.get("version") != VERSION or "kind" not in values:
-            raise UserError(f"data: must be a manifest of version {VERSION}, got {path}, which is none")
+            raise UserError(f"data: must be a manifest of version {VERSION}, got {path}, which is not one")
         return Manifest(**values)
 
     def save(self, root: Path) -> None:
@@ -48,11 +48,11 @@ class Manifest:
             partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     def add(self, root: Path, name: str, **counts) -> None:
-        """Enter a file that is whole, with its size and checksum."""
+        """Enter a complete file, with its size and checksum."""
         self.files[name] = {**counts, "bytes": (root / name).stat().st_size, "sha256": checksum(root / name)}
 
     def has(self, root: Path, name: str) -> bool:
-        """Whether the file is entered and still there, by its size."""
+        """Whether the file is entered, and there with the size entered."""
         path = root / name
         return name in self.files and path.is_file() and path.stat().st_size == self.files[name]["bytes"]
 

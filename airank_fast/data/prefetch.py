@@ -1,7 +1,7 @@
-"""What every batch says about itself, and the one way from a reader to the device.
+"""The base of every batch, and the move of a reader's items to the device.
 
-On a CPU a batch is made when it is asked for. On CUDA it is one batch ahead of the step, on a stream of its own. Work
-of the host alone (`lay_out`) is done ahead of both by a thread.
+On a CPU a batch is made when it is requested. On CUDA it is made one batch ahead of the step, on a stream of its own. A
+thread does the host's part (`lay_out`) ahead of both.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-AHEAD = 2  # items that are laid out before they are asked for
+AHEAD = 2  # items that are laid out before they are requested
 
 
 @dataclass(kw_only=True)
 class Batch:
     """A batch on the device. A subclass has the tensors as its fields, and `num_samples`.
 
-    weight: what the mean over this batch counts for, beside that of an average micro-batch of the step: 1, unless the
-    mean is over another thing than samples. seconds: what it took to make the batch, where the host did it. span: the
-    events before and behind its transfer, where a CUDA stream did.
+    weight: of the mean over this batch, relative to an average micro-batch of the step; 1, unless the mean is over
+    other things than samples. seconds: the host's time for the batch, where no CUDA stream made it. span: the events
+    before and behind its transfer, where one did.
     """
 
     weight: Tensor | float = 1.0
@@ -49,11 +49,11 @@ class Batch:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def shape_key(self) -> object:
-        """What decides beside the tensors' shapes which kernels a step over this batch runs."""
+        """What selects the kernels of a step over this batch, besides the tensors' shapes."""
         return None
 
     def h2d_s(self) -> float | None:
-        """Seconds of transfer and conversion; on CUDA between two events, None while they are not finished."""
+        """Seconds of transfer and conversion; on CUDA between two events, None until they have finished."""
         if self.span is None:
             return self.seconds
         start, stop = self.span
@@ -87,9 +87,9 @@ def prefetch(
 ) -> Generator[B, None, None]:
     """Batches on the device.
 
-    move: makes a batch of a reader's item; on CUDA by copies that nobody waits for, on the current stream. lay_out:
-    what the host does to an item before that, AHEAD of need. Closing the iterator closes `batches`; an error of the
-    reader comes out as it is, when its batch would have.
+    move: makes a batch of a reader's item; on CUDA by asynchronous copies on the current stream. lay_out: what a thread
+    of the host does to an item before that, AHEAD items early. Closing the iterator closes `batches`; an error of the
+    reader is raised in place of its batch.
     """
     device, source = torch.device(device), iter(batches)
     with contextlib.ExitStack() as stack:
@@ -108,7 +108,7 @@ def _timed(function: Callable[[Any], T], item: Any) -> tuple[T, float]:
 
 
 def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The items, taken AHEAD of need by a thread."""
+    """The items, taken by a thread AHEAD items early."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = deque(thread.submit(next, items, None) for _ in range(AHEAD))
         try:
@@ -139,7 +139,7 @@ def _on_a_stream(items: Iterator[tuple[Any, float]], device: torch.device, move:
             batch = move(item)
             stop.record()
         batch.span = start, stop
-        # A reader's memory on the device is not torch's: it must not go back while the side stream reads it.
+        # A reader's memory on the device is not torch's: the reader must not reuse it while the side stream reads.
         being_read.append((stop, item))
         while being_read and being_read[0][0].query():
             being_read.popleft()

@@ -1,4 +1,4 @@
-"""Worker processes that end when their parent does, however that ends: `kill -9` leaves it no time to say so."""
+"""Ends worker processes with their parent, even after `kill -9`, when the parent cannot signal them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _WATCH_S = 2.0
 def end_with(parent: int, _worker: int = 0) -> None:
     """Have this process, a worker of the process `parent`, end when that does.
 
-    The parent is named because it may be gone already, and this process have another. Ctrl-C and a lost terminal
-    signal all of the parent's processes; here both are ignored, since the parent decides.
+    `parent` is an argument because it may have ended already, which gives this process another one. Ctrl-C and a lost
+    terminal signal the workers too; they ignore both, since the parent decides.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,13 +1,13 @@
-"""Which picture comes when, and which window of it: pure functions of (seed, position in the stream).
+"""The order of samples and the crop windows of pictures: pure functions of (seed, position in the stream).
 
-Training reads an endless stream: one permutation of the training set per epoch, one after the other. Step k
-takes the stream positions [k*B, (k+1)*B) of a global batch B, and rank r of R takes rows [r*B/R, (r+1)*B/R)
-of them. The random numbers of a picture belong to its position. So neither the number of ranks, nor the
-reader, nor what ran before changes a picture: resuming means starting at step k.
+Training reads an endless stream: one permutation of the training set per epoch. Step k takes the stream positions
+[k*B, (k+1)*B) of a global batch B, and rank r of R takes rows [r*B/R, (r+1)*B/R) of them. The random numbers of a
+picture depend on its position alone, not on the number of ranks, the reader or earlier steps: resuming means starting
+at step k.
 
-Only Philox's raw 64-bit words are used, because NumPy keeps those stable from version to version (it does not
-promise that for `permutation` or `uniform`). Window arithmetic is in float32, operation by operation, so that
-the same formula in a DALI graph gives the same windows.
+Only Philox's raw 64-bit words are used, because NumPy keeps those the same in every version, which it does not promise
+for `permutation` or `uniform`. Window arithmetic is in float32, operation by operation, so that the same formula in a
+DALI graph gives the same windows.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _WORDS_PER_COUNT = 4  # Philox 4x64 yields four words per counter value
 
 @enum.unique
 class Purpose(enum.IntEnum):
-    """What Philox's numbers are for: the second word of its key, so that none are drawn twice from one seed."""
+    """What random numbers are for: the second word of Philox's key, so that no two purposes share numbers."""
 
     ORDER = 0  # of a training set's samples in an epoch
     DRAWS = 1  # a picture's window and flip
-    PICTURES = 2  # synthetic ones
-    SHARDS = 3  # their order in an epoch
+    PICTURES = 2  # pixels of synthetic pictures
+    SHARDS = 3  # the order of shards in an epoch
     MASKS = 4  # of tokens, in text that is masked as it is read
     SHUFFLE = 5  # of a block's samples, when a corpus is prepared
 
 
 class Crop(NamedTuple):
-    """How pictures are cut; see `make_reader`."""
+    """How pictures are cropped; see `make_reader`."""
 
     image_size: int
     train_crop: str
@@ -51,7 +51,7 @@ class Crop(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a reader needs for one local batch."""
+    """One local batch, as a reader gets it."""
 
     indices: np.ndarray  # int64 [b], into the split's files
     draws: np.ndarray | None  # float64 [b, NUM_DRAWS] in [0, 1); None in evaluation
@@ -165,10 +165,10 @@ def flip_draws(u: np.ndarray) -> np.ndarray:
 def random_resized_window(
     height: int, width: int, factors: np.ndarray, offset: np.ndarray
 ) -> tuple[int, int, int, int]:
-    """The first attempt that fits into the picture, else the last one, cut to the picture.
+    """The window of the first attempt that fits into the picture, else of the last one, cut to the picture.
 
-    factors: of one picture, [2, NUM_ATTEMPTS]; offset: (y, x). Returns whole (y, x, height, width). Where no
-    attempt fits, which takes a very long picture, torchvision takes a centred window instead.
+    factors: of one picture, [2, NUM_ATTEMPTS]; offset: (y, x). Returns integers (y, x, height, width). Where no
+    attempt fits, as in a very long picture, torchvision takes a centred window instead.
     """
     size = np.array([height, width], np.float32)
     side = np.sqrt(size[0] * size[1])
@@ -184,8 +184,8 @@ def square_window(
     """An image_size square of the picture resized to a shorter side of eval_resize, in whole source pixels.
 
     offset None: the centre (evaluation). Else (y, x) in [0, 1) picks a place anywhere in the picture ('shift').
-    Returns (y, x, height, width), height == width. Its edges lie within half a source pixel of where resizing
-    first would have them.
+    Returns (y, x, height, width), height == width. Its edges lie within half a source pixel of those that resizing
+    first would give.
     """
     size = np.array([height, width], np.float32)
     side = np.floor(np.float32(image_size) * size.min() / np.float32(eval_resize) + np.float32(0.5))

@@ -1,1 +1,1 @@
-"""How good a network is: one meter a file, after two kinds, `sums` of a fixed size and `records` by sample."""
+"""Meters of a network's quality, one metric a file, of two kinds: `sums` of a fixed size and `records` by sample."""

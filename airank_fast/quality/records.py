@@ -1,4 +1,4 @@
-"""Meters that need every sample at once: AUC, COCO detections. Records by sample, gathered, duplicates dropped."""
+"""Meters that need every sample at once, such as AUC: records by sample, gathered over ranks, duplicates dropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Records:
     """One record for each sample of the evaluation set, from which `compute` makes the values.
 
     A subclass implements `record(outputs, batch)` and `compute(columns)`. A sample may come more than once, on one rank
-    or on several (readers that fill up their last batch): the first of them counts, in the order of ranks.
+    or on several (as from readers that fill up their last batch): its first record counts, in the order of ranks.
     """
 
     counts: Mapping[str, int] = {}
@@ -36,7 +36,7 @@ class Records:
         raise NotImplementedError
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Keep a batch's records where they are; does not wait for the device."""
+        """Keep a batch's records, on their device; does not wait for it."""
         samples, columns = self.record(outputs, batch)
         for name, column in columns.items():
             assert len(column) == len(samples), f"{name}: must have {len(samples)} entries, got {len(column)}"
@@ -61,6 +61,6 @@ def _array(column: Column) -> np.ndarray:
         column = column.float() if column.dtype in (torch.bfloat16, torch.float16) else column
         return column.cpu().numpy()
     array = np.empty(len(column), object)
-    for index, entry in enumerate(column):  # one by one: numpy would make two dimensions of lists of one length
+    for index, entry in enumerate(column):  # one by one: from lists of one length numpy makes two dimensions
         array[index] = entry
     return array

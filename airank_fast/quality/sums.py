@@ -14,8 +14,8 @@ from airank_fast.job import Ranks
 class Sums:
     """Sums over the evaluation set, on the device, from which `compute` makes the values.
 
-    A subclass implements `amounts(outputs, batch)`, a tensor of `shape` and `dtype`, and `compute(total)`. Integers are
-    exact, whoever got which sample. Each sample must come once over all ranks.
+    A subclass implements `amounts(outputs, batch)`, a tensor of `shape` and `dtype`, and `compute(total)`. Integer sums
+    are exact with any number of ranks. Each sample must come once over all ranks.
     """
 
     counts: Mapping[str, int] = {}
@@ -25,7 +25,7 @@ class Sums:
         self._sums: Tensor | None = None
 
     def amounts(self, outputs: Any, batch: Any) -> Tensor:
-        """What a batch adds to the sums."""
+        """A batch's part of the sums."""
         raise NotImplementedError
 
     def compute(self, total: Tensor) -> dict[str, float]:
@@ -38,7 +38,7 @@ class Sums:
         self._sums = amounts if self._sums is None else self._sums + amounts
 
     def values(self, ranks: Ranks) -> dict[str, float]:
-        """{metric: value} over all ranks; ranks that had no batch may take part."""
+        """{metric: value} over all ranks; a rank may have had no batch."""
         total = torch.zeros(self._shape, dtype=self._dtype, device=ranks.device)
         if self._sums is not None:
             total += self._sums

@@ -1,4 +1,4 @@
-"""Raw data as they are published, and the way from there to what `airank_fast.data` reads; see `airank_fast.prepare`.
+"""Turns data sets as they are published into what `airank_fast.data` reads; see `airank_fast.prepare`.
 
 mediawiki   XML export -> pages            wikitext    page -> paragraphs        sentences   paragraph -> sentences
 documents   inputs -> text parts           wordpiece   vocabulary, tokens        wikicorpus  the stages, to shards

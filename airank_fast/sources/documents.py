@@ -1,8 +1,8 @@
 """First stage: from dumps and text files to text parts, one sentence a line and an empty line after each document.
 
-The main process reads, workers clean, and what they return is written in the order in which it was read, so that the
-parts do not depend on the number of workers. Every `1 / eval_fraction`-th document is held out. A part is whole or
-absent: the manifest remembers after each how far the input had been read, and a later run goes on from there.
+The main process reads, workers clean, and their results are written in the order of the input, so that the parts do
+not depend on the number of workers. Every `1 / eval_fraction`-th document is held out. A part is complete or absent:
+after each the manifest has the position in the input, from which a later run goes on.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class _Chunk(NamedTuple):
 
 
 def find_inputs(paths: list[Path]) -> list[Path]:
-    """The files that the arguments mean: files as they are, all text files of a directory at any depth.
+    """The input files of the arguments: a file itself, and all files of a directory at any depth.
 
-    UserError: nothing there.
+    UserError: no such path, no files, an empty file.
     """
     found: list[Path] = []
     for path in paths:
@@ -69,7 +69,7 @@ def find_inputs(paths: list[Path]) -> list[Path]:
 
 
 def is_dump(path: Path) -> bool:
-    """Whether the file is a MediaWiki export rather than text, by its name."""
+    """Whether the file is a MediaWiki export, by its name; else it is text."""
     return path.name.endswith((".xml", ".xml.bz2", ".xml.gz")) or ".xml-p" in path.name
 
 
@@ -84,7 +84,7 @@ def write_text(
     part_bytes: int,
     num_workers: int,
 ) -> None:
-    """Run the stage, or what is left of it. UserError: a broken input, no documents, none held out."""
+    """Run the stage, or the rest of it. UserError: a corrupt input, fewer than 2 documents on one side."""
     stage = manifest.stages.setdefault(
         "documents",
         {
@@ -120,8 +120,8 @@ def write_text(
                         _enter(manifest, root, part, stage, now)
                         part = _Part(root, stage["parts"], every)
                 if chunk.sha256:
-                    whole = {"name": inputs[chunk.source].name, "bytes": chunk.size_bytes, "sha256": chunk.sha256}
-                    now.update(source=chunk.source + 1, item=0, inputs=[*now["inputs"], whole])
+                    entry = {"name": inputs[chunk.source].name, "bytes": chunk.size_bytes, "sha256": chunk.sha256}
+                    now.update(source=chunk.source + 1, item=0, inputs=[*now["inputs"], entry])
                 bar.update(chunk.read_bytes - bar.n)
         if part.num_bytes:
             _enter(manifest, root, part, stage, now)
@@ -151,7 +151,7 @@ def _count(now: dict, document: list[str] | None, reason: str) -> None:
 
 
 def _chunks(inputs: list[Path], stage: dict, text_form: str, min_characters: int) -> Iterator[_Chunk]:
-    """The inputs from where the stage stands, in pieces; the last one of each, maybe empty, has its checksum."""
+    """The inputs in chunks, from the stage's position on; the last of each, maybe empty, has the checksum."""
     before = sum(path.stat().st_size for path in inputs[: stage["source"]])
     skip = stage["item"]
     for source, path in enumerate(inputs[stage["source"] :], stage["source"]):
@@ -178,7 +178,7 @@ def _chunks(inputs: list[Path], stage: dict, text_form: str, min_characters: int
 
 
 def _documents(file: Counted, path: Path, text_form: str) -> Iterator[str]:
-    """Documents of a text file: all of it, or, with a sentence a line, what lies between empty lines."""
+    """Documents of a text file: the whole file, or, with a sentence a line, the lines between empty lines."""
     try:
         if text_form == "paragraphs":
             yield file.read().decode("utf-8-sig")
@@ -203,7 +203,7 @@ def _documents(file: Counted, path: Path, text_form: str) -> Iterator[str]:
 
 
 def _clean(chunk: _Chunk) -> tuple[_Chunk, list[tuple[list[str] | None, str]]]:
-    """In a worker: the chunk without its items, and for each of them (sentences or None, why not)."""
+    """In a worker: the chunk without its items, and for each item (sentences or None, the reason of None)."""
     return chunk._replace(items=[]), [_clean_one(item, chunk) for item in chunk.items]
 
 
@@ -226,7 +226,7 @@ def _clean_one(item: Page | str, chunk: _Chunk) -> tuple[list[str] | None, str]:
 
 
 class _Part:
-    """A pair of text files that are being written: to train on, and held out. Whole or absent."""
+    """The pair of text files that is being written: to train on, and held out; complete or absent."""
 
     def __init__(self, root: Path, number: int, every: int):
         self.names = [f"text/{split}-{number:05d}.txt" for split in ("train", "eval")]
@@ -235,7 +235,7 @@ class _Part:
         self._files = [open(f"{path}.partial", "wb") for path in self._paths]  # noqa: SIM115  (closed below)
 
     def add(self, number: int, document: list[str]) -> bool:
-        """Write a document; whether it was held out, which its number says."""
+        """Write a document; returns whether it was held out, by its number."""
         held_out = number % self._every == self._every - 1
         self.num_bytes += self._files[held_out].write(("\n".join(document) + "\n\n").encode())
         self.counts[held_out][0] += 1
@@ -243,7 +243,7 @@ class _Part:
         return held_out
 
     def finish(self) -> None:
-        """Both files take their names."""
+        """Give both files their names."""
         for file, path in zip(self._files, self._paths, strict=True):
             file.flush()
             os.fsync(file.fileno())
@@ -251,9 +251,9 @@ class _Part:
             os.replace(file.name, path)
 
     def close(self) -> None:
-        """Give up what is not finished."""
+        """Delete files that are not finished."""
         for file in self._files:
-            with suppress(OSError):  # of a full disk, which what is waiting to be written meets again
+            with suppress(OSError):  # on a full disk closing writes the buffer, and fails again
                 file.close()
             Path(file.name).unlink(missing_ok=True)
 

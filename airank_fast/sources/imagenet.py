@@ -1,8 +1,8 @@
-"""ImageNet's tars, as they are handed out, to the folders train/<class>/*.JPEG and val/<class>/*.JPEG.
+"""Unpacks ImageNet's published tars into the folders train/<class>/*.JPEG and val/<class>/*.JPEG.
 
-ILSVRC2012_img_train.tar holds a tar per class, ILSVRC2012_img_val.tar the pictures alone; which class each of those is
-of, the user's own ILSVRC2012_devkit_t12.tar.gz says (a number per picture, and in meta.mat the number of each class).
-The tars are read in place: no inner tar is ever written. A class's folder is whole or absent.
+ILSVRC2012_img_train.tar holds a tar per class, ILSVRC2012_img_val.tar the pictures alone. Their classes are in the
+user's own ILSVRC2012_devkit_t12.tar.gz: a class number per picture, and the numbers' classes in meta.mat. The inner
+tars are read in place and never written. A class's folder is complete or absent.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ class _Inner(NamedTuple):
 
 
 def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bool, num_workers: int) -> Manifest:
-    """Unpack what is not unpacked yet; the finished manifest.
+    """Unpack what is not unpacked yet; returns the finished manifest.
 
-    partial_set: other numbers of classes and pictures than ImageNet's are accepted.
-    UserError: a tar that is none, breaks off, or does not go with the others.
+    partial_set: accept other numbers of classes and pictures than ImageNet's.
+    UserError: a file that is no tar, is truncated, or does not fit the others.
     """
     for option, path in (("--train", train), ("--val", val), ("--devkit", devkit)):
         if not path.is_file():
-            raise UserError(f"{option}: must be a tar file, {path} is not there")
+            raise UserError(f"{option}: must be a tar file, {path} does not exist")
     classes, truth = read_devkit(devkit)
     inner = _class_tars(train)
     if not partial_set:
         _require("--train", "classes", NUM_CLASSES, len(inner))
         _require("--devkit", "labels", NUM_VAL, len(truth))
-    unknown = {part.wnid for part in inner} ^ set(classes.values())
-    if unknown:
-        raise UserError(f"--devkit: must have the classes of the training pictures, {min(unknown)} is in one only")
+    unmatched = {part.wnid for part in inner} ^ set(classes.values())
+    if unmatched:
+        raise UserError(f"--devkit: must have the classes of the training pictures, {min(unmatched)} is in one only")
     root.mkdir(parents=True, exist_ok=True)
     manifest = _open(root, {"train": train.stat().st_size, "val": val.stat().st_size, "partial": partial_set})
     left = [part for part in inner if not _has(manifest, root, f"train/{part.wnid}")]
@@ -74,9 +74,9 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
     return manifest
 
 
-def _require(option: str, what: str, wanted: int, got: int) -> None:
-    if wanted != got:
-        raise UserError(f"{option}: must have {wanted:,} {what}, got {got:,} (--partial accepts what is there)")
+def _require(option: str, what: str, required: int, got: int) -> None:
+    if required != got:
+        raise UserError(f"{option}: must have {required:,} {what}, got {got:,} (--partial accepts what is there)")
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:
@@ -119,14 +119,14 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
             raise UserError(f"--devkit: must be ILSVRC2012_devkit_t12.tar.gz, {path} has no {name}")
     try:
         synsets = loadmat(io.BytesIO(found[_META]), squeeze_me=True, struct_as_record=False)["synsets"]
-        # Children are 0 of the classes proper; the others are their parents in WordNet.
+        # The classes are the synsets without children; the others are their parents in WordNet.
         classes = {int(one.ILSVRC2012_ID): str(one.WNID) for one in synsets if int(one.num_children) == 0}
         truth = [int(line) for line in found[_TRUTH].split()]
     except Exception as error:  # loadmat: many kinds
         raise UserError(f"--devkit: must be readable data, got {path} ({type(error).__name__}: {error})") from None
-    strange = set(truth) - set(classes)
-    if strange:
-        raise UserError(f"--devkit: must have labels of {len(classes)} classes, got {min(strange)} in {path}")
+    outside = set(truth) - set(classes)
+    if outside:
+        raise UserError(f"--devkit: must have labels of {len(classes)} classes, got {min(outside)} in {path}")
     return classes, truth
 
 
@@ -138,7 +138,7 @@ def _open_tar(path: Path, option: str) -> tarfile.TarFile:
 
 
 def _reason(error: Exception) -> str:
-    """tarfile's first line; others say what each kind of compression thought of the file."""
+    """The first line of tarfile's message; further lines list the error of each kind of compression."""
     return str(error).partition("\n")[0].rstrip(":")
 
 
@@ -146,7 +146,7 @@ def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.
     try:
         yield from tar
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: must be a whole tar file, {path} breaks off ({error})") from None
+        raise UserError(f"{option}: must be a whole tar file, {path} is truncated ({error})") from None
 
 
 def _class_tars(path: Path) -> list[_Inner]:
@@ -156,7 +156,7 @@ def _class_tars(path: Path) -> list[_Inner]:
             name = PurePosixPath(member.name).name
             if member.isfile() and name.endswith(".tar"):
                 if member.offset_data + member.size > size:
-                    raise UserError(f"--train: must be a whole tar file, {path} breaks off in {member.name}")
+                    raise UserError(f"--train: must be a whole tar file, {path} is truncated in {member.name}")
                 inner.append(_Inner(name.removesuffix(".tar"), path, member.offset_data, member.size))
     if not inner:
         raise UserError(f"--train: must be a tar with one tar per class, {path} has none in it")
@@ -164,7 +164,7 @@ def _class_tars(path: Path) -> list[_Inner]:
 
 
 class _Section(io.RawIOBase):
-    """A part of a file as a file."""
+    """A section of a file, readable as a file of its own."""
 
     def __init__(self, path: Path, offset: int, size: int):
         self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0  # noqa: SIM115
@@ -191,7 +191,7 @@ class _Section(io.RawIOBase):
 
 
 def _extract(inner: _Inner, root: Path) -> dict:
-    """In a worker: a class's pictures to its folder; its entry in the manifest."""
+    """In a worker: write a class's pictures to its folder; returns its entry in the manifest."""
     folder = root / "train" / inner.wnid
     pictures: dict[str, str] = {}
     section = io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20)
@@ -203,13 +203,16 @@ def _extract(inner: _Inner, root: Path) -> dict:
                         _write(tar, member, partial_folder, pictures, inner.path)
         except tarfile.TarError as error:
             raise UserError(
-                f"--train: must be a whole tar of pictures, {inner.wnid}.tar in {inner.path} is none ({_reason(error)})"
+                f"--train: must be a whole tar of pictures, {inner.wnid}.tar in {inner.path} is not ({_reason(error)})"
             ) from None
         return _finish(partial_folder, folder, pictures)
 
 
 def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
-    """All validation pictures to their classes' folders; entries by class. The picture's number is in its name."""
+    """Write all validation pictures to their classes' folders; returns the entries by class.
+
+    A picture's number, which selects its class, is in its name.
+    """
     folder = root / "val"
     with _fresh(folder) as partial_folder:
         pictures = _pictures_of_val(path, partial_folder, wnids)
@@ -243,7 +246,7 @@ def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict
 
 @contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, for what will take its name; removed, and its room free, after an exception."""
+    """An empty folder beside `folder`, to be renamed to it; deleted after an exception."""
     partial_folder = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
@@ -254,11 +257,11 @@ def _fresh(folder: Path) -> Iterator[Path]:
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures: dict[str, str], path: Path) -> None:
-    name = PurePosixPath(member.name).name  # never a path of the archive's choosing
+    name = PurePosixPath(member.name).name  # a path in the archive may lead out of the folder
     try:
         content = tar.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"input: must be a whole tar file, {path} breaks off in {member.name} ({error})") from None
+        raise UserError(f"input: must be a whole tar file, {path} is truncated in {member.name} ({error})") from None
     if not content or len(content) != member.size:
         raise UserError(f"input: must have pictures with content, {member.name} in {path} has {len(content)} bytes")
     if name in pictures:
@@ -268,7 +271,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures
 
 
 def _entry(folder: Path, pictures: dict[str, str]) -> dict:
-    """Counts, and one checksum over names and contents."""
+    """Counts, and one checksum of names and contents."""
     lines = "".join(f"{pictures[name]}  {name}\n" for name in sorted(pictures))
     return {
         "pictures": len(pictures),
@@ -287,7 +290,7 @@ def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dic
 
 
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
-    """(what is there, what is wrong): every picture of every class is read again."""
+    """(summary, problems) by line, after reading every picture of every class."""
     names = [*manifest.names("train"), *manifest.names("val")]
     problems = (
         []
@@ -297,13 +300,13 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
     found = ordered_map(partial(_found, root=root), names, num_workers)
     found = tqdm(found, total=len(names), unit="class", desc="verify", disable=None)
     for name, entry in zip(names, found, strict=True):
-        wanted = manifest.files[name]
+        listed = manifest.files[name]
         if entry is None:
             problems.append(f"{name}: missing")
-        elif entry["pictures"] != wanted["pictures"]:
-            problems.append(f"{name}: must have {wanted['pictures']} pictures, got {entry['pictures']}")
-        elif entry != wanted:
-            problems.append(f"{name}: must have sha256 {wanted['sha256']}, got another: a picture was changed")
+        elif entry["pictures"] != listed["pictures"]:
+            problems.append(f"{name}: must have {listed['pictures']} pictures, got {entry['pictures']}")
+        elif entry != listed:
+            problems.append(f"{name}: must have sha256 {listed['sha256']}, got another: a picture was changed")
     first: dict[str, str] = {}
     for name in names:
         if (other := first.setdefault(manifest.files[name]["sha256"], name)) != name:
@@ -312,9 +315,9 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
     problems += [f"{name}: not in the manifest" for name in sorted(there - set(names))]
     counts = _counts(manifest)
     if not manifest.options["partial"]:
-        for side, wanted in (("train", NUM_TRAIN), ("val", NUM_VAL)):
-            if counts[side] != wanted:
-                problems.append(f"{side}: must have {wanted:,} pictures, got {counts[side]:,}")
+        for side, required in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+            if counts[side] != required:
+                problems.append(f"{side}: must have {required:,} pictures, got {counts[side]:,}")
     lines = [f"{side:<6} {counts[side]:>10,} pictures in {len(manifest.names(side)):,} classes" for side in counts]
     return lines, problems
 

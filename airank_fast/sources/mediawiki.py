@@ -1,4 +1,4 @@
-"""Pages of a MediaWiki XML export (pages-articles.xml, .bz2 or .gz), one at a time, in constant memory."""
+"""Reads the pages of a MediaWiki XML export (pages-articles.xml, .bz2 or .gz), one at a time, in constant memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Page(NamedTuple):
     title: str
     namespace: int  # 0: articles
     is_redirect: bool
-    model: str  # "wikitext"; scripts and styles have other ones
+    model: str  # "wikitext"; others for scripts and styles
     text: str
 
 
 class Counted:
-    """A file that counts and hashes what is read from it; for decompressors, which read it in order."""
+    """A file that counts and hashes the bytes read from it; for decompressors, which read in order."""
 
     def __init__(self, path: Path):
         self._file = open(path, "rb")  # noqa: SIM115  (closed by `close`)
@@ -51,7 +51,7 @@ class Counted:
 
 
 class Dump:
-    """A file of the export. `media` are the names of its file and category namespaces, known after the first page."""
+    """A file of the export. `media` has the names of its file and category namespaces from the first page on."""
 
     def __init__(self, path: Path):
         self.path, self.file = Path(path), Counted(path)
@@ -59,17 +59,17 @@ class Dump:
         self.num_pages = 0
 
     def pages(self) -> Iterator[Page]:
-        """Every page. UserError where the file is no export, or breaks off in the middle."""
+        """Every page. UserError where the file is no export, or is truncated."""
         try:
             yield from self._pages(self._decompressed())
-            while self.file.read(2**20):  # what may follow the last page, for the checksum
+            while self.file.read(2**20):  # the rest of the file, for the checksum
                 pass
         except _BROKEN as error:
-            if isinstance(error, OSError) and error.errno:  # the disk's trouble, not the content's
+            if isinstance(error, OSError) and error.errno:  # an error of the disk, not of the content
                 raise
             what = "" if self.num_pages else ", before the first"
             raise UserError(
-                f"input: must be a whole MediaWiki export, {self.path} breaks off after "
+                f"input: must be a whole MediaWiki export, {self.path} is truncated after "
                 f"{self.num_pages} pages{what} ({' '.join(str(error).split())})"
             ) from None
         finally:
@@ -105,6 +105,6 @@ def _page(element: ElementTree.Element) -> Page:
         tag = child.tag.rpartition("}")[2]
         is_redirect |= tag == "redirect"
         if tag in values:
-            values[tag] = child.text or ""  # of several revisions the last one counts
+            values[tag] = child.text or ""  # the last of several revisions
     namespace = int(values["ns"]) if values["ns"].lstrip("-").isdigit() else 0
     return Page(values["title"], namespace, is_redirect, values["model"], values["text"])

@@ -1,11 +1,11 @@
-"""Where sentences end, by rules, in any script: a full stop ends one unless it marks an abbreviation or an initial."""
+"""Splits paragraphs of any script into sentences, by rules; a full stop after an abbreviation or initial ends none."""
 
 from __future__ import annotations
 
 import re
 
-_SPACED = ".!?…؟۔।॥։።፧។៕။"  # these end a sentence where white space follows
-_UNSPACED = "。！？｡．"  # and these anywhere
+_SPACED = ".!?…؟۔।॥։።፧។៕။"  # they end a sentence where white space follows
+_UNSPACED = "。！？｡．"  # they end a sentence anywhere
 ENDS = frozenset(_SPACED + _UNSPACED)
 _CLOSING = r"[\"'»”’)\]）」』〉》】]*"
 _BOUNDARY = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\s*|[{re.escape(_SPACED)}]+{_CLOSING}\s+")
@@ -20,7 +20,7 @@ _ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """The sentences of a paragraph, in order; together they are the paragraph, but for white space between them."""
+    """The sentences of a paragraph, in order; joined they are the paragraph, except for white space between them."""
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(paragraph):
         end = match.end()
@@ -35,7 +35,7 @@ def split_sentences(paragraph: str) -> list[str]:
 
 def _ends_here(before: str, mark: str, after: str) -> bool:
     first = after.lstrip(_OPENING)[:1]
-    if first.islower():  # Latin, Greek, Cyrillic ... begin a sentence in capitals
+    if first.islower():  # Latin, Greek, Cyrillic ... begin a sentence with a capital
         return mark[0] in _UNSPACED
     if mark[0] != "." or mark.startswith(".."):
         return True

@@ -1,4 +1,4 @@
-"""A prepared data set against its manifest: every file whole, every count right, nothing twice, nothing unknown."""
+"""Checks a prepared data set against its manifest: checksums, counts, duplicates, files that are not in it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from airank_fast.sources.workers import ordered_map
 
 
 class Report(NamedTuple):
-    """What was found."""
+    """The result of a verification."""
 
-    lines: list[str]  # what is there, for a person
-    problems: list[str]  # what is wrong, one line each; none: the data set is sound
+    lines: list[str]  # a summary of the data set, to be printed
+    problems: list[str]  # one line each; none: the data set is sound
 
 
 def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_workers: int) -> Report:
-    """Read all of a data set. vocab_size, max_seq_length: of one without a manifest, from other scripts.
+    """Read all of a data set. vocab_size, max_seq_length: for one of other scripts, without a manifest.
 
-    UserError: nothing there that could be verified.
+    UserError: no directory, or no shards in it.
     """
     if not root.is_dir():
-        raise UserError(f"--verify: must be a directory, got {root}, which is none")
+        raise UserError(f"--verify: must be a directory, got {root}, which is not a directory")
     manifest = Manifest.load(root)
     if manifest is None:
         return _foreign(root, vocab_size, max_seq_length, num_workers)
@@ -44,14 +44,14 @@ def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_worke
     ]
     names = list(manifest.files)
     texts = manifest.names("text")
-    if texts and not any((root / name).exists() for name in texts):  # taken away to save room: nobody misses them
+    if texts and not any((root / name).exists() for name in texts):  # deleted to save space; training needs none
         names = [name for name in names if name not in texts]
     with tqdm(total=len(names), unit="file", desc="verify", disable=None) as bar:
         check = partial(_check_file, root=root, manifest=manifest)
         for problem in ordered_map(check, names, num_workers):
             problems += problem
             bar.update()
-    problems += _strangers(root, manifest) + _twice(manifest) + _empty(manifest)
+    problems += _unlisted(root, manifest) + _duplicates(manifest) + _empty(manifest)
     return Report(_summary(manifest), problems)
 
 
@@ -73,13 +73,13 @@ def _check_file(name: str, root: Path, manifest: Manifest) -> list[str]:
     return [f"{name}: must have {key} {entry[key]}, got {value}" for key, value in found.items() if entry[key] != value]
 
 
-def _strangers(root: Path, manifest: Manifest) -> list[str]:
+def _unlisted(root: Path, manifest: Manifest) -> list[str]:
     shards = (str(path.relative_to(root)) for folder in ("train", "eval") for path in (root / folder).glob("*"))
     return [f"{name}: not in the manifest" for name in sorted(shards) if name not in manifest.files]
 
 
-def _twice(manifest: Manifest) -> list[str]:
-    """Shards of the same samples, in whatever order; training on copies does not converge."""
+def _duplicates(manifest: Manifest) -> list[str]:
+    """Shards with the same samples, in any order; training on copies does not converge."""
     first: dict[str, str] = {}
     problems = []
     for name in (*manifest.names("train"), *manifest.names("eval")):
@@ -110,20 +110,20 @@ def _summary(manifest: Manifest) -> list[str]:
     for folder in ("train", "eval"):
         counts = samples.get(folder)
         if counts and counts["samples"]:
-            unknown = counts["unknown_tokens"] / counts["text_tokens"]
+            share = counts["unknown_tokens"] / counts["text_tokens"]
             lines.append(
                 f"{folder:<10} {counts['samples']:>13,} samples in {len(manifest.names(folder)):,} shards, "
                 f"{counts['tokens'] / counts['samples']:.1f} tokens each, "
-                f"{counts['masked'] / counts['samples']:.1f} masked, {unknown:.2%} of the text unknown"
+                f"{counts['masked'] / counts['samples']:.1f} masked, {share:.2%} of the text [UNK]"
             )
     return lines
 
 
 def _foreign(root: Path, vocab_size: int | None, max_seq_length: int, num_workers: int) -> Report:
-    """Shards without a manifest: what can be said of them alone."""
+    """Shards without a manifest: their content and duplicates, as there are no checksums to compare."""
     if vocab_size is None:
         raise UserError(
-            f"--verify: must be a manifest, {root} has none; for shards from other scripts give --vocab-size"
+            f"--verify: must have a manifest, {root} has none; for shards from other scripts give --vocab-size"
         )
     corpus = WikiCorpus(root, vocab_size=vocab_size, max_seq_length=max_seq_length)
     contents: dict[str, str] = {}

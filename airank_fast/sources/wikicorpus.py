@@ -1,4 +1,4 @@
-"""From raw text to shards of BERT samples: documents, vocabulary, samples; each stage goes on where it was left.
+"""Turns raw text into shards of BERT samples, in stages that can be interrupted: documents, vocabulary, samples.
 
 DIR/text/{train,eval}-00000.txt     one sentence a line, an empty line after each document
 DIR/vocab.txt
@@ -6,7 +6,7 @@ DIR/train/part-00000.hdf5           the samples of one text part, all duplicates
 DIR/eval/part-00000.hdf5            of the held-out documents, evenly chosen
 DIR/manifest.json                   options, counts and checksums
 
-A part's samples depend on its text, the vocabulary and the options, so neither the number of workers nor an
+A part's samples depend on its text, the vocabulary and the options alone; neither the number of workers nor an
 interruption changes a byte.
 """
 
@@ -33,13 +33,13 @@ from airank_fast.sources import wordpiece
 from airank_fast.sources.wikitext import import_parser
 from airank_fast.sources.workers import ordered_map
 
-_MOST_UNKNOWN = 0.5  # of the tokens: the vocabulary is another language's
-_EVAL_BLOCK = 2**32  # its random numbers are no training part's
+_MOST_UNK = 0.5  # of the tokens; above it the vocabulary is of another language
+_EVAL_BLOCK = 2**32  # larger than the number of any training part: it has other random numbers
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the result depends on, beside the inputs and a given vocabulary."""
+    """All options on which the result depends, besides the inputs and a given vocabulary."""
 
     train_vocab: int | None
     lowercase: bool
@@ -57,7 +57,7 @@ class Plan:
     seed: int
 
     def pair_options(self, vocab_size: int, cls_id: int, sep_id: int, mask_id: int) -> PairOptions:
-        """How samples are built. UserError: a value that cannot be."""
+        """The options of the samples. UserError: a value out of range."""
         names = ("max_seq_length", "max_predictions", "masked_lm_prob", "short_seq_prob", "num_duplicates", "seed")
         return PairOptions(
             vocab_size=vocab_size,
@@ -68,17 +68,17 @@ class Plan:
         )
 
     def check(self) -> None:
-        """UserError for a value that cannot be, before any work is done."""
+        """UserError for a value out of range, before any work is done."""
         self.pair_options(0, 0, 0, 0)
 
 
 def prepare(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path, num_workers: int) -> Manifest:
-    """Run all stages that are not done yet; the finished manifest.
+    """Run all stages that are not done yet; returns the finished manifest.
 
-    UserError: bad input, or a directory that holds a data set made from other inputs or with other options.
+    UserError: bad input, or a directory with a data set from other inputs or options.
     """
     inputs = text.find_inputs(inputs)
-    import_h5py()  # what is missing is said now, not after hours
+    import_h5py()  # a missing library is an error now, not after hours
     wordpiece.import_tokenizers()
     if any(map(text.is_dump, inputs)):
         import_parser()
@@ -151,7 +151,7 @@ def read_text(path: Path) -> Iterator[list[str]]:
 
 
 class _Block(NamedTuple):
-    """What becomes one shard."""
+    """The texts of one shard."""
 
     name: str
     texts: list[str]
@@ -168,7 +168,7 @@ def _samples(manifest: Manifest, root: Path, plan: Plan, num_workers: int) -> No
     left = [block for block in _blocks(manifest, root, plan) if not manifest.has(root, block.name)]
     for name in {name for block in left for name in block.texts}:
         if not manifest.has(root, name):
-            raise UserError(f"--output: must have the text from the first stage, {root / name} is gone")
+            raise UserError(f"--output: must have the text from the first stage, {root / name} is missing")
     with tqdm(total=len(left), unit="shard", desc="samples", disable=None) as bar:
         for block, counts in zip(left, ordered_map(_build, left, num_workers), strict=True):
             manifest.add(root, block.name, **counts)
@@ -186,7 +186,7 @@ def _samples(manifest: Manifest, root: Path, plan: Plan, num_workers: int) -> No
 
 
 def _blocks(manifest: Manifest, root: Path, plan: Plan) -> list[_Block]:
-    """Training parts, as many together as have two documents, of which samples pair sentences; then evaluation."""
+    """Blocks of training parts, with two documents at least, as samples pair their sentences; then evaluation."""
     names = {
         split: [name for name in manifest.names("text") if name.startswith(f"text/{split}")]
         for split in ("train", "eval")
@@ -203,16 +203,16 @@ def _blocks(manifest: Manifest, root: Path, plan: Plan) -> list[_Block]:
 
 
 def _build(block: _Block) -> dict:
-    """In a worker: write one shard; what the manifest says of it."""
+    """In a worker: write one shard; returns its counts for the manifest."""
     plan, is_eval = block.plan, block.number == _EVAL_BLOCK
     tokens = wordpiece.read_vocabulary(block.root / "vocab.txt")
     tokenizer = wordpiece.Tokenizer(tokens, lowercase=plan.lowercase)
     documents = _tokenise((document for name in block.texts for document in read_text(block.root / name)), tokenizer)
-    unknown = int((documents.tokens == tokenizer.unknown).sum())
-    if not len(documents) or unknown > _MOST_UNKNOWN * len(documents.tokens):
+    unknown = int((documents.tokens == tokenizer.unk).sum())
+    if not len(documents) or unknown > _MOST_UNK * len(documents.tokens):
         raise UserError(
-            f"--vocab: must have a vocabulary for this text, of {len(documents.tokens):,} tokens of "
-            f"{block.texts[0]} {unknown:,} are [UNK]"
+            f"--vocab: must be a vocabulary for this text, {unknown:,} of {len(documents.tokens):,} tokens of "
+            f"{block.texts[0]} are [UNK]"
         )
     options = plan.pair_options(tokenizer.vocab_size, tokenizer.cls, tokenizer.sep, tokenizer.mask)
     options = replace(options, num_duplicates=1) if is_eval else options
@@ -240,7 +240,7 @@ def _build(block: _Block) -> dict:
 
 
 def shard_counts(samples: Samples) -> dict:
-    """What a manifest says of a shard's content: counts, and a number that is the same in any order of the samples."""
+    """A shard's content for the manifest: counts, and a checksum that does not depend on the order of the samples."""
     return {
         "samples": len(samples),
         "tokens": len(samples.input_ids),

@@ -1,7 +1,7 @@
-"""From wiki markup to prose: paragraphs of plain text, without templates, tables, references, files and headings.
+"""Extracts prose from wiki markup: paragraphs of plain text, without templates, tables, references, files and headings.
 
-mwparserfromhell parses; what each node leaves behind is said here. Lists stay where they are sentences: a line counts
-as prose if it ends as a sentence does in any script, or is long.
+mwparserfromhell parses; this module renders each kind of node. Items of lists stay where they are sentences: a line is
+prose if it has a sentence's end of any script, or 80 characters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from airank_fast.errors import UserError
 from airank_fast.sources.sentences import ENDS
 
-# Tags whose content is no prose.
+# Tags whose content is not prose.
 _DROPPED = {
     "ref",
     "references",
@@ -42,7 +42,7 @@ _DROPPED = {
     "includeonly",
     "hr",
 }
-# Templates that stand for words in a sentence: which argument the words are (-1: the last without a name).
+# Templates that are words of a sentence: the argument with the words (-1: the last without a name).
 _WORDS = {
     "lang": -1,
     "transl": -1,
@@ -69,7 +69,7 @@ _AFTER_BRACKET = re.compile(r"([(（])\s*(?:[,;:،、，；]\s*)+")
 _BEFORE_BRACKET = re.compile(r"\s*[,;:،、，；]\s*([)）])")
 _BEFORE_STOP = re.compile(r"[ ]+([,.;:!?)])")
 _CLOSING = "\"'»”’)]）」』"
-_LONG = 80  # characters of a line that is prose without ending as a sentence: not all scripts mark ends
+_LONG = 80  # characters of a line that is prose without a sentence's end, which some scripts do not mark
 
 
 def import_parser():
@@ -86,18 +86,18 @@ def import_parser():
 def paragraphs(markup: str, media: frozenset[str] | set[str]) -> list[str]:
     """The prose of a page, a paragraph per item, spaces normalised.
 
-    media: names of namespaces, in lower case, whose links show no words (file, category, and the wiki's own names).
+    media: names, in lower case, of namespaces whose links are dropped (file, category, and the wiki's own names).
     """
     mwparserfromhell = import_parser()
     try:
         text = _Renderer(mwparserfromhell.nodes, media).render(mwparserfromhell.parse(markup))
-    except (mwparserfromhell.parser.ParserError, RecursionError):  # nested hundreds of times: the page is left out
+    except (mwparserfromhell.parser.ParserError, RecursionError):  # a page nested hundreds of times is left out
         return []
     return [line for line in map(_line, text.split("\n")) if line]
 
 
 class _Renderer:
-    """Text of nodes, recursively."""
+    """Renders nodes as text, recursively."""
 
     def __init__(self, nodes, media: frozenset[str] | set[str]):
         self._media = media
@@ -116,7 +116,7 @@ class _Renderer:
         """code: Wikicode or None."""
         if code is None:
             return ""
-        nothing = lambda node: ""  # noqa: E731  (comments, and what a later version may add)
+        nothing = lambda node: ""  # noqa: E731  (comments, and kinds of a later version)
         return "".join(self._kinds.get(type(node), nothing)(node) for node in code.nodes)
 
     def _wikilink(self, node) -> str:
@@ -166,17 +166,17 @@ class _Renderer:
 
 
 def _line(line: str) -> str:
-    """A line of rendered text as prose, or nothing."""
+    """A line of rendered text as prose, or ""."""
     line = line.strip()
-    if not line or line[0] in "|!{" or line.startswith(("<", "}")):  # what is left of a table that was never closed
+    if not line or line[0] in "|!{" or line.startswith(("<", "}")):  # a row of a table that is not closed
         return ""
     line = _VARIANT.sub(r"\1", line)
     line = _LEFT_OVER.sub("", line)
     line = "".join(
         c if c.isprintable() or c.isspace() else ""
         for c in line
-        if unicodedata.category(c) != "Cf" or c in "\u200c\u200d"
-    )  # joiners mean something in Indic scripts
+        if unicodedata.category(c) != "Cf" or c in "\u200c\u200d"  # joiners have a meaning in Indic scripts
+    )
     line = _AFTER_BRACKET.sub(r"\1", _BEFORE_BRACKET.sub(r"\1", _EMPTY_BRACKETS.sub("", line)))
     line = _BEFORE_STOP.sub(r"\1", " ".join(line.split())).lstrip("*#:; ")
     if not any(c.isalpha() for c in line):

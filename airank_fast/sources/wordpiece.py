@@ -1,4 +1,4 @@
-"""WordPiece: a vocabulary read or trained, and sentences to token ids, by Hugging Face's tokenizers."""
+"""WordPiece by Hugging Face's tokenizers: reads or trains a vocabulary, and turns sentences into token ids."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from airank_fast.data.text.shards import whole_file
 from airank_fast.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_MAX_ALPHABET = 1000  # characters, the commonest
+_MAX_ALPHABET = 1000  # the most frequent characters
 
 
 def import_tokenizers():
-    """The library, which is optional. UserError where it is not installed."""
+    """tokenizers, which is optional. UserError where it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -23,7 +23,7 @@ def import_tokenizers():
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """The tokens of a vocab.txt, by their ids. UserError: not readable, tokens twice, a special token missing."""
+    """The tokens of a vocab.txt, by their ids. UserError: not readable, a token twice, a special token missing."""
     try:
         tokens = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -52,11 +52,11 @@ def write_vocabulary(path: Path, tokens: list[str]) -> None:
 
 
 def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lowercase: bool) -> list[str]:
-    """A vocabulary of `size` tokens from text; the same for the same text. UserError: the text has not enough.
+    """A vocabulary of `size` tokens from text; the same for the same text. UserError: the text has too few words.
 
-    lines: called twice. The library numbers the characters within words in the order of a hash table, and decides
-    between equally frequent pairs by these numbers; so that the vocabulary does not change from run to run, it is given
-    them beforehand, in the guise of special tokens.
+    lines: called twice. The library numbers the characters within words in the order of a hash table, and chooses
+    between equally frequent pairs by these numbers. Passed as special tokens the characters have fixed numbers, so that
+    the vocabulary is the same in every run.
     """
     tokenizer = import_tokenizers().BertWordPieceTokenizer(lowercase=lowercase)
     counts: Counter[str] = Counter()
@@ -76,20 +76,20 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lowercase
     ids = tokenizer.get_vocab()
     if len(ids) != size:
         raise UserError(
-            f"--train-vocab: must be a size that the text has words for, got {size}; this text makes {len(ids)} tokens"
+            f"--train-vocab: must be at most what the text has words for, got {size}; this text makes {len(ids)} tokens"
         )
     return sorted(ids, key=ids.get)
 
 
 class Tokenizer:
-    """Sentences to ids, without [CLS] and [SEP]."""
+    """Turns sentences into ids, without [CLS] and [SEP]."""
 
     def __init__(self, tokens: list[str], *, lowercase: bool):
         ids = {token: i for i, token in enumerate(tokens)}
-        self.vocab_size, self.unknown = len(tokens), ids["[UNK]"]
+        self.vocab_size, self.unk = len(tokens), ids["[UNK]"]
         self.cls, self.sep, self.mask = (ids[token] for token in ("[CLS]", "[SEP]", "[MASK]"))
         self._tokenizer = import_tokenizers().BertWordPieceTokenizer(ids, lowercase=lowercase)
 
     def encode(self, sentences: list[str]) -> Iterator[list[int]]:
-        """The ids of each sentence; of one without a word, none."""
+        """The ids of each sentence; [] for one without a word."""
         return (one.ids for one in self._tokenizer.encode_batch(sentences, add_special_tokens=False))

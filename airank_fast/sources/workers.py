@@ -1,4 +1,4 @@
-"""Work shared among processes, its results in order, with never more of it in memory than the workers need."""
+"""Maps a function over items in worker processes, with results in order and few items in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
-    """function(item) for each item, in their order; one worker is the calling process.
+    """function(item) for each item, in their order; with one worker in the calling process.
 
-    `items` is read only a few items ahead of what is asked for. UserError: a worker was killed.
+    `items` is read 2 * num_workers + 1 items ahead at most. UserError: a worker was killed.
     """
     if num_workers == 1:
         yield from map(function, items)
@@ -37,7 +37,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            "--workers: must have memory for each, one was killed; take fewer of them, or a smaller --part-mb"
+            "--workers: must have enough memory for each, one was killed; give fewer, or a smaller --part-mb"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -172,7 +172,7 @@ def test_a_dump_that_breaks_off_or_is_damaged_gets_one_line(workers, tmp_path, c
         (path := tmp_path / f"{name}.xml.bz2").write_bytes(content)
         where = ["--input", path, "--output", tmp_path / name, "--workers", workers]
         line = refused(capsys, prepare, "wikicorpus", *where, *PREPARE["dump"])
-        assert line.startswith(f"error: input: must be a whole MediaWiki export, {path} breaks off after 0 pages, ")
+        assert line.startswith(f"error: input: must be a whole MediaWiki export, {path} is truncated after 0 pages, ")
         assert not list((tmp_path / name).rglob("*.hdf5"))
     both = bz2.compress(text[: text.index(b"<page>")]) + bz2.compress(text[text.index(b"<page>") :])
     (tmp_path / "multistream.xml.bz2").write_bytes(both)

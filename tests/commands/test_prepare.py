@@ -304,7 +304,7 @@ def test_input_that_cannot_be_used(tmp_path, dump):
     assert "at least 2 documents to train on and 2 held out, got 1 and 0 (1 read" in few
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "cut.xml.bz2").write_bytes(dump.read_bytes()[:-500])
-    assert "cut.xml.bz2 breaks off after" in prepare_("--input", tmp_path / "cut.xml.bz2", *vocab)
+    assert "cut.xml.bz2 is truncated after" in prepare_("--input", tmp_path / "cut.xml.bz2", *vocab)
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
@@ -328,7 +328,7 @@ def test_options_that_cannot_be(tmp_path, dump, fragment):
         (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
         assert message in prepare_("--vocab", tmp_path / "vocab.txt")
     large = prepare_("--train-vocab", "300000", "--eval-fraction", "0.3")
-    assert large.startswith("--train-vocab: must be a size that the text has words for, got 300000")
+    assert large.startswith("--train-vocab: must be at most what the text has words for, got 300000")
     other = prepare_("--train-vocab", "400", *FRAGMENT[2:-2], output=fragment)
     assert other.startswith(f"--output: must be a directory for train_vocab = 400, got {fragment}, where preparing")
 
@@ -339,7 +339,7 @@ def test_a_vocabulary_of_another_script(tmp_path, pydoc_text):
     message = refusal(
         "wikicorpus", "--input", pydoc_text, "--output", root, "--vocab", tmp_path / "vocab.txt", *PYDOC[2:]
     )
-    assert message.startswith("--vocab: must have a vocabulary for this text, of ")
+    assert message.startswith("--vocab: must be a vocabulary for this text, ")
 
 
 @pytest.mark.parametrize("room", [60_000, 150_000])  # not enough for a part of the text, or for a shard
@@ -354,7 +354,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(pydoc_text, pydoc,
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ") or "Traceback" in line]
     assert len(errors) == 1
-    assert errors[0].startswith("error: files: must have room and permission to read and write, got [Errno 27]")
+    assert errors[0].startswith("error: files: must be readable and writable, with space on the disk, got [Errno 27]")
     assert not list(root.rglob("*.partial"))
     assert run(*command) == 0
     assert tree(root) == tree(pydoc)
@@ -364,7 +364,7 @@ def test_an_output_that_cannot_be_written(tmp_path, dump, monkeypatch):
     (tmp_path / "file").touch()
     command = ["wikicorpus", "--input", str(dump), "--output", str(tmp_path / "file/out"), *FRAGMENT]
     monkeypatch.setattr("sys.argv", ["prepare", *command])
-    with pytest.raises(UserError, match="files: must have room and permission to read and write"):
+    with pytest.raises(UserError, match="files: must be readable and writable"):
         prepare.main()
 
 

@@ -193,10 +193,10 @@ def test_input_that_cannot_be_used(tars):
         return refusal(tars, "--partial")
 
     train, val = original["train.tar"], original["val.tar"]
-    assert "breaks off" in with_("train.tar", train[: len(train) // 2])
-    assert "breaks off in ILSVRC2012_val_00000001.JPEG" in with_("val.tar", val[:700])
+    assert "is truncated" in with_("train.tar", train[: len(train) // 2])
+    assert "is truncated in ILSVRC2012_val_00000001.JPEG" in with_("val.tar", val[:700])
     assert "a tar file" in with_("train.tar", b"nothing of the kind")
-    assert "is not there" in with_("val.tar", None)
+    assert "does not exist" in with_("val.tar", None)
     assert "has no ILSVRC2012_validation_ground_truth.txt" in with_("devkit.tar.gz", tar_of(None, {"a": b"b"}, "w:gz"))
     assert "with one tar per class" in with_("train.tar", val)
     few = {f"ILSVRC2012_val_{i:08d}.JPEG": picture(i) for i in range(1, 4)}

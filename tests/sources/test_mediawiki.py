@@ -51,7 +51,7 @@ def test_a_dump_that_breaks_off(tmp_path, name, pack):
     path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(UserError) as error:
         list(Dump(path).pages())
-    assert str(error.value).startswith(f"input: must be a whole MediaWiki export, {path} breaks off after ")
+    assert str(error.value).startswith(f"input: must be a whole MediaWiki export, {path} is truncated after ")
     assert "\n" not in str(error.value)
 
 
@@ -59,7 +59,7 @@ def test_a_dump_that_breaks_off_between_two_streams(tmp_path):
     text = EXPORT.read_bytes()
     path = tmp_path / "a.xml.bz2"
     path.write_bytes(bz2.compress(text[: text.index(b"<page>", 5000)]))
-    with pytest.raises(UserError, match="breaks off after 2 pages"):
+    with pytest.raises(UserError, match="is truncated after 2 pages"):
         list(Dump(path).pages())
 
 
@@ -69,5 +69,5 @@ def test_what_is_no_export(tmp_path):
     with pytest.raises(UserError, match=r"a MediaWiki export, got .*, which is <html>"):
         list(Dump(path).pages())
     path.write_text("no markup")
-    with pytest.raises(UserError, match="breaks off after 0 pages, before the first"):
+    with pytest.raises(UserError, match="is truncated after 0 pages, before the first"):
         list(Dump(path).pages())

@@ -39,7 +39,7 @@ def test_results_are_in_order_and_items_are_read_when_needed(num_workers):
 
 
 def test_a_worker_that_is_killed():
-    with pytest.raises(UserError, match="--workers: must have memory for each, one was killed"):
+    with pytest.raises(UserError, match="--workers: must have enough memory for each, one was killed"):
         list(ordered_map(_die, range(20), 2))
 
 

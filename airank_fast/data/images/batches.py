@@ -1,5 +1,5 @@
-"""From a reader's uint8 NHWC pictures to what the model eats: one pass that normalises, rounds once to the dtype and
-leaves channels_last."""
+"""Turns a reader's uint8 NHWC pictures into a network's input: one pass normalises, rounds once to the dtype and writes
+channels_last."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Normalise:
         self._rows: dict[int, tuple[torch.Tensor, ...]] = {}
 
     def _row(self, size: int) -> tuple[torch.Tensor, ...]:
-        """Scale and shift for a whole picture row, so that the innermost loop is long and contiguous."""
+        """Scale and shift for a whole row of a picture, so that the innermost loop is long and contiguous."""
         if size not in self._rows:
             self._rows[size] = tuple(
                 torch.tensor(v, dtype=torch.float32).repeat(size).to(self._device) for v in (self._scale, self._shift)
@@ -61,7 +61,7 @@ def prefetch(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Generator[ImageBatch, None, None]:
-    """A reader's batches on the device, normalised. Closing it closes `batches`; its errors come out as they are."""
+    """A reader's batches on the device, normalised. Closing it closes `batches`; the reader's errors are raised."""
     device = torch.device(device)
     normalise = Normalise(mean, std, dtype, device)
 

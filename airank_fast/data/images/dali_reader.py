@@ -1,8 +1,8 @@
 """The fast reader: one DALI pipeline for training, one for evaluation.
 
-Python only says which files and which random numbers; DALI's threads (and the GPU, where there is one) read,
-decode just the window that is needed and, on a GPU, resize and mirror it; on the CPU `resize` does that better.
-The window arithmetic is `sampling`'s, in the graph, because it needs the picture's size, which only the file knows.
+Python hands over paths and random numbers alone. DALI's threads (and the GPU, where there is one) read and decode the
+window that is needed; a GPU also resizes and mirrors it, on a CPU `resize` is faster. The graph repeats `sampling`'s
+window arithmetic, because the picture's size is in the file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import Pipeline
 
 from airank_fast.data.images.image_folder import ImageFolder, Split, corrupt_error, find_corrupt, why_corrupt
+from airank_fast.data.images.place import Place
 from airank_fast.data.images.resize import resize_into
 from airank_fast.data.sampling import (
     ATTEMPT_LIMITS,
@@ -26,18 +27,17 @@ from airank_fast.data.sampling import (
     Request,
     TrainStream,
     crop_factors,
-    eval_batches,
     flip_draws,
     offset_draws,
 )
 
 _DEPTH = 2  # batches that DALI works on ahead of the caller
-_TAIL_BYTES = 32  # where a whole file's end marker is looked for
+_TAIL_BYTES = 32  # at the end of a file, in which its end marker must be
 _END_MARKERS = (b"\xff\xd9", b"IEND")  # JPEG, PNG
 
 
 # The window functions of `sampling`, operation by operation, on float32 nodes: (start, shape), each (y, x).
-# Every node costs each batch some time, so there are as few as can be.
+# Every node takes time in every batch, so they are few.
 
 
 def _random_resized(size, factors, offset):
@@ -71,10 +71,10 @@ def _build(
     device: torch.device,
     resize_in_graph: bool,
 ):
-    """A pipeline from what `_Run._feed` says to (pictures or windows, uint8 HWC; last bytes of the file)."""
+    """A pipeline from the inputs of `_Run._feed` to (pictures or windows, uint8 HWC; last bytes of the file)."""
     on_gpu = device.type == "cuda"
-    # The dynamic executor gives each batch memory of its own, which may be handed out; the static one uses its
-    # memory again (a few per cent faster), which will do for windows that are resized before the next run.
+    # The dynamic executor gives each batch memory of its own, so that it may be handed out. The static one, a few per
+    # cent faster, reuses its memory: enough for windows that are resized before the next run.
     pipeline = Pipeline(
         max_batch_size,
         num_threads,
@@ -102,7 +102,7 @@ def _build(
             adjust_orientation=False,
         )
         if resize_in_graph:
-            # A region of interest that runs from right to left comes out mirrored, without a pass of its own.
+            # DALI mirrors a region of interest whose start is right of its end; fn.flip would be another pass.
             turn = shape * given["mirror"] if train else 0.0 * shape
             pictures = fn.resize(
                 pictures,
@@ -118,16 +118,16 @@ def _build(
 
 
 def _inputs(crop: Crop, train: bool, resize_in_graph: bool) -> list[str]:
-    """What a pipeline is fed; it warns of what it has no use for."""
-    wanted = {
+    """Names of a pipeline's inputs: those alone that it uses, as DALI warns of others."""
+    required = {
         "offset": train,
         "factors": train and crop.train_crop == "random_resized",
         "mirror": train and resize_in_graph,
     }
-    return ["path", *(name for name, is_wanted in wanted.items() if is_wanted)]
+    return ["path", *(name for name, is_required in required.items() if is_required)]
 
 
-class _Asked(NamedTuple):
+class _Pending(NamedTuple):
     """A batch that DALI is working on."""
 
     indices: np.ndarray  # int64 [b]
@@ -135,13 +135,13 @@ class _Asked(NamedTuple):
 
 
 class _Run:
-    """A pipeline at work. What was asked of it and not yet handed out is kept, for labels and for blame."""
+    """A running pipeline, with its pending batches: their labels, and their files in case of an error."""
 
     def __init__(self, split: Split, crop: Crop, train: bool, *, resize_in_graph: bool, **build):
         self._split, self._crop, self._resize_in_graph = split, crop, resize_in_graph
         self._inputs = _inputs(crop, train, resize_in_graph)
         self._requests: Iterator[Request] = iter(())
-        self._asked: deque[_Asked] = deque()
+        self._pending: deque[_Pending] = deque()
         self._odd_but_whole: set[str] = set()
         self._pipeline = _build(self._feed, crop, train, resize_in_graph=resize_in_graph, **build)
 
@@ -156,7 +156,7 @@ class _Run:
             given["offset"] = offset_draws(u)
             if "factors" in self._inputs:
                 given["factors"] = crop_factors(u, self._crop.min_area)
-        self._asked.append(_Asked(indices, given["mirror"]))
+        self._pending.append(_Pending(indices, given["mirror"]))
         return [given[name] for name in self._inputs]
 
     def batches(self, requests: Iterator[Request]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -168,8 +168,8 @@ class _Run:
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise self._blame(error) from error
-            indices, mirror = self._asked.popleft()
+                raise self._explained(error) from error
+            indices, mirror = self._pending.popleft()
             self._check_tails(indices, tails)
             yield self._pictures(pictures, mirror), torch.from_numpy(self._split.labels[indices])
 
@@ -182,7 +182,7 @@ class _Run:
         return torch.from_numpy(out)
 
     def _check_tails(self, indices: np.ndarray, tails) -> None:
-        """libjpeg fills up a truncated picture with grey and DALI takes it; a missing end marker tells."""
+        """UserError for a picture without an end marker: libjpeg fills it with grey, and DALI accepts that."""
         for index, tail in zip(indices, np.asarray(tails.as_tensor()), strict=True):
             if not any(marker in tail.tobytes() for marker in _END_MARKERS):
                 path = self._split.files[index]
@@ -191,15 +191,15 @@ class _Run:
                         raise corrupt_error(path, why)
                     self._odd_but_whole.add(path)
 
-    def _blame(self, error: RuntimeError) -> Exception:
-        """The file that DALI stumbled over is among those asked for; which one, it does not say."""
-        for path, why in find_corrupt(self._split.files[i] for asked in self._asked for i in asked.indices):
+    def _explained(self, error: RuntimeError) -> Exception:
+        """The error for the first corrupt file among the pending ones, as DALI does not name it; else `error`."""
+        for path, why in find_corrupt(self._split.files[i] for batch in self._pending for i in batch.indices):
             return corrupt_error(path, why)
         return error
 
     def is_idle(self) -> bool:
         """Whether `batches` may be called: neither closed nor left in the middle."""
-        return self._pipeline is not None and not self._asked
+        return self._pipeline is not None and not self._pending
 
     def close(self) -> None:
         self._pipeline = None  # the last reference: DALI's destructor joins its threads
@@ -209,26 +209,14 @@ class DaliReader:
     """See `make_reader`. num_workers: DALI's threads."""
 
     name = "dali"
-    resize_in_graph = False  # on the CPU; tests set it, to check here what a GPU will do
+    resize_in_graph = False  # on the CPU; tests set it, to check a GPU's graph without one
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        stream: TrainStream,
-        crop: Crop,
-        *,
-        eval_batch_size: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        num_workers: int,
-    ):
-        self._folder, self._stream, self._crop = folder, stream, crop
-        self._eval = (eval_batch_size, rank, world_size)
+    def __init__(self, folder: ImageFolder, stream: TrainStream, crop: Crop, place: Place):
+        self._folder, self._stream, self._crop, self._place = folder, stream, crop, place
         self._build: dict[str, Any] = {
-            "num_threads": max(1, num_workers),
-            "device": device,
-            "resize_in_graph": self.resize_in_graph or device.type == "cuda",
+            "num_threads": max(1, place.num_workers),
+            "device": place.device,
+            "resize_in_graph": self.resize_in_graph or place.device.type == "cuda",
         }
         self._train_run: _Run | None = None
         self._eval_run: _Run | None = None
@@ -245,10 +233,10 @@ class DaliReader:
     def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
         if self._eval_run is None or not self._eval_run.is_idle():
-            self._eval_run = _Run(self._folder.val, self._crop, False, **self._build, max_batch_size=self._eval[0])
-        return self._eval_run.batches(
-            Request(indices, None) for indices in eval_batches(len(self._folder.val), *self._eval)
-        )
+            self._eval_run = _Run(
+                self._folder.val, self._crop, False, **self._build, max_batch_size=self._place.eval_batch_size
+            )
+        return self._eval_run.batches(self._place.eval_requests(len(self._folder.val)))
 
     def close(self) -> None:
         """Stops DALI's threads and ends its iterators. Batches handed out stay valid."""

@@ -21,9 +21,9 @@ from airank_fast.errors import UserError
 
 NAME = "UCI optical digits (CC BY 4.0)"
 NUM_CLASSES = 10
-PICTURE_SIZE = 40  # 8 pixels enlarged to 32, and a border of 4 all round: room to shift by 1 pixel
+PICTURE_SIZE = 40  # 8 pixels enlarged to 32, and a border of 4 on each side: room to shift by 1 source pixel
 _ENLARGED_SIZE = 32
-_FOLDER = "uci-digits-v1"  # another version for another format
+_FOLDER = "uci-digits-v1"  # a change of what is written needs another version
 _HOLD_OUT = 5  # every fifth picture of a class is in val
 
 
@@ -36,8 +36,8 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 def materialise(cache_dir: str | os.PathLike | None = None) -> Path:
     """Write the digits as an ImageFolder tree, once, and return its path.
 
-    cache_dir: default `~/.cache/airank_fast`. The tree is written beside its final name and renamed, so many
-    processes may do this at the same time and a killed one leaves no half-done tree. UserError: not writable.
+    cache_dir: default `~/.cache/airank_fast`. The tree is written beside its final name and renamed, so that several
+    processes may do this at the same time and a killed one leaves no incomplete tree. UserError: not writable.
     """
     cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "airank_fast"
     target = cache / _FOLDER

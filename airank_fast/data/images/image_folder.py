@@ -1,4 +1,4 @@
-"""An ImageFolder tree (`train/<class>/**/*.JPEG`, `val/<class>/**/*.JPEG`): index, checks, broken files."""
+"""Indexes and checks an ImageFolder tree (`train/<class>/**/*.JPEG`, `val/<class>/**/*.JPEG`); finds corrupt files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from airank_fast.errors import UserError
 from airank_fast.walk import entries
 
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of the names; ImageNet has a PNG that is called .JPEG
-OTHER_SUFFIXES = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")  # that torchvision's ImageFolder takes besides
+OTHER_SUFFIXES = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder reads these too
 FORMATS = ("JPEG", "PNG")  # of the contents
-_MOST_NAMED = 20  # files that are left out
+_MOST_NAMED = 20  # of the files that are left out
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Split:
         return len(self.files)
 
     def without(self, files: Iterable[str], name: str) -> Split:
-        """The split less some files. UserError if a class loses its last picture."""
+        """The split without `files`. UserError if a class loses its last picture."""
         dropped = set(files)
         keep = np.array([f not in dropped for f in self.files], dtype=bool)
         left = np.bincount(self.labels[keep], minlength=len(self.classes))
@@ -47,16 +47,18 @@ class Split:
 
 
 class ImageFolder:
-    """The index of a tree. Reads names only; `num_classes` None takes what is there.
+    """The index of a tree. Reads names only; with `num_classes` None any number of classes will do.
 
-    UserError: no such directory, no `train` or `val`, a class on one side only, an empty class, another
-    number of classes than the recipe's.
+    UserError: no such directory, no `train` or `val`, a class on one side only, an empty class, a number of classes
+    other than `num_classes`.
     """
 
     def __init__(self, root: str | os.PathLike, num_classes: int | None = None):
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         if not os.path.isdir(self.root):
-            raise UserError(f"data: must be a directory with train/ and val/, got {self.root}, which is none")
+            raise UserError(
+                f"data: must be a directory with train/ and val/, got {self.root}, which is not a directory"
+            )
         classes = {side: self._classes(side) for side in ("train", "val")}
         for here, there in (("train", "val"), ("val", "train")):
             missing = sorted(set(classes[here]) - set(classes[there]))
@@ -75,19 +77,19 @@ class ImageFolder:
         self.train, self.val = self._split("train"), self._split("val")
 
     def passed_over(self) -> str | None:
-        """The line that says how many pictures are of kinds that no reader takes; None if there are none."""
+        """The line with the number of pictures that no reader takes, by suffix; None if there are none."""
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self._other_kinds.items()))
         return f"data: pictures that are neither JPEG nor PNG are passed over: {kinds}" if kinds else None
 
     def checksum(self) -> str:
-        """sha256 of the names of all pictures that are in use, relative to the root, in hex."""
+        """sha256 of the paths of all pictures in use, relative to the root, in hex."""
         digest = hashlib.sha256()
         for path in (*self.train.files, *self.val.files):
             digest.update(os.fsencode(os.path.relpath(path, self.root)) + b"\n")
         return digest.hexdigest()
 
     def skip(self, files: Iterable[str]) -> None:
-        """Take files (as found by `find_corrupt`) out of both splits."""
+        """Take `files` (of `find_corrupt`) out of both splits."""
         files = set(files)
         self.train, self.val = self.train.without(files, "train"), self.val.without(files, "val")
 
@@ -113,9 +115,10 @@ class ImageFolder:
 
 
 def _pictures(folder: str, other_kinds: Counter[str]) -> list[str]:
-    """The paths of a class's pictures at any depth, folder by folder in the order of their paths, as torchvision's
-    ImageFolder takes them; hidden files and folders are left out, pictures of other kinds counted. Links are followed,
-    but not round in a circle."""
+    """The paths of a class's pictures at any depth, in torchvision's order: by folder, then by name.
+
+    Hidden files and folders are left out, pictures of other kinds counted. Links are followed, except to a folder
+    above."""
     found: dict[str, list[str]] = {}
     waiting = [(folder, frozenset([_identity(folder)]))]
     while waiting:
@@ -146,7 +149,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def why_corrupt(path: str | os.PathLike) -> str | None:
-    """Why a picture cannot be read whole, or None. Decodes all of it, but at an eighth of the size."""
+    """Why a picture cannot be decoded to its end, or None. Decodes at an eighth of the size, which is faster."""
     try:
         if os.path.getsize(path) == 0:
             return "the file is empty"
@@ -163,7 +166,7 @@ def why_corrupt(path: str | os.PathLike) -> str | None:
 
 
 def corrupt_error(path: str | os.PathLike, why: str) -> UserError:
-    """The one line for a file that cannot be read."""
+    """The UserError for a file that cannot be read."""
     return UserError(
         f"data: must be a whole JPEG or PNG picture, got {Path(path)} ({why}); --skip-corrupt leaves such files out"
     )
@@ -177,7 +180,7 @@ def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[t
 
 
 def left_out(corrupt: Sequence[tuple[str, str]], num_files: int) -> list[str]:
-    """The lines that say which of so many files were left out as corrupt, and why; of many the first few."""
+    """Lines that name the corrupt files left out of `num_files`, the first 20 at most, each with the reason."""
     lines = [f"data: {len(corrupt)} of {num_files} pictures cannot be read and are left out"]
     lines += [f"data: left out {path} ({why})" for path, why in corrupt[:_MOST_NAMED]]
     more = len(corrupt) - _MOST_NAMED

@@ -1,4 +1,4 @@
-"""The one resize of every picture that is cut on the CPU: triangle filter, antialiased, 8 bits in and out.
+"""Resizes every picture that is cropped on the CPU: triangle filter, antialiased, 8 bits in and out.
 
 torch's kernel for it (the vectorised form of Pillow's, and equal to it within one grey level) is several times
 faster than Pillow's and DALI's on the CPU; bench/data.py has the figures.
@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 
 def resize_into(out: np.ndarray, window: np.ndarray, mirrored: bool) -> None:
-    """out: uint8 [S, S, 3], written. window: uint8 [h, w, 3], C-contiguous, writable (torch asks for that)."""
+    """out: uint8 [S, S, 3], written. window: uint8 [h, w, 3], C-contiguous, writable (torch requires it)."""
     picture = torch.from_numpy(window)[None].permute(0, 3, 1, 2)  # [1, 3, h, w], channels_last
     if window.shape != out.shape:
         picture = interpolate(picture, out.shape[:2], mode="bilinear", antialias=True)

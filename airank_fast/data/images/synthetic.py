@@ -1,4 +1,4 @@
-"""Made-up pictures, made once: a training step without a data set, so that p_core can be measured alone."""
+"""Random pictures, made once: training steps without a data set, to measure p_core alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NUM_POOL_STEPS = 4
 
 
 class SyntheticReader:
-    """Random pictures and labels; training cycles over a few steps' worth of them, kept on `device`.
+    """Random pictures and labels; training cycles over those of 4 steps, kept on `device`.
 
-    A picture depends on (seed, row in the global batch, step modulo 4), not on the number of ranks. The
-    tensors are handed out again and again: do not write to them.
+    A picture depends on (seed, row in the global batch, step modulo 4), not on the number of ranks. The same tensors
+    are handed out every 4 steps: do not write to them.
     """
 
     name = "synthetic"

@@ -1,8 +1,7 @@
-"""The reader for a machine without DALI: torch's DataLoader, Pillow decoding in its workers.
+"""The reader for a machine without DALI: torch's DataLoader, with Pillow decoding in its workers.
 
-A worker gets a whole batch's request and sends back a finished uint8 tensor, so nothing is collated. Of 16 bits a
-channel 8 are made by v / 257, rounded, as DALI does; of colours with 16 bits Pillow takes the upper 8, the same to
-within one level.
+A worker gets the request of a whole batch and returns its uint8 tensor, so that nothing is collated. 16-bit grey
+becomes 8-bit by v / 257, rounded, as in DALI; of 16-bit colours Pillow takes the upper 8 bits, within one level of it.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from airank_fast.data.images.image_folder import FORMATS, ImageFolder, Split, corrupt_error, why_corrupt
+from airank_fast.data.images.place import Place
 from airank_fast.data.images.resize import resize_into
 from airank_fast.data.processes import end_with
 from airank_fast.data.sampling import (
@@ -26,7 +26,6 @@ from airank_fast.data.sampling import (
     Request,
     TrainStream,
     crop_factors,
-    eval_batches,
     flip_draws,
     offset_draws,
     random_resized_window,
@@ -49,7 +48,7 @@ def _decode(path: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as DALI has it: v / 257, rounded. Pillow's own conversion makes all above 255 white."""
+    """16-bit grey as in DALI: v / 257, rounded. Pillow's own conversion makes all values above 255 white."""
     grey = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
 
@@ -88,21 +87,8 @@ class TorchReader:
 
     name = "torch"
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        stream: TrainStream,
-        crop: Crop,
-        *,
-        eval_batch_size: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        num_workers: int,
-    ):
-        self._stream, self._rank, self._world_size = stream, rank, world_size
-        self._eval_batch_size, self._num_val = eval_batch_size, len(folder.val)
-        self._pin, self._num_workers = device.type == "cuda", num_workers
+    def __init__(self, folder: ImageFolder, stream: TrainStream, crop: Crop, place: Place):
+        self._stream, self._place = stream, place
         self._train, self._val = _Batches(folder.train, crop), _Batches(folder.val, crop)
         self._training: Generator | None = None
 
@@ -111,12 +97,12 @@ class TorchReader:
             dataset,
             batch_size=None,
             sampler=requests,
-            num_workers=self._num_workers,
-            pin_memory=self._pin,
-            prefetch_factor=2 if self._num_workers else None,
+            num_workers=self._place.num_workers,
+            pin_memory=self._place.device.type == "cuda",
+            prefetch_factor=2 if self._place.num_workers else None,
             worker_init_fn=partial(end_with, os.getpid()),
-            generator=torch.Generator(),
-        )  # else it draws from the run's random state
+            generator=torch.Generator(),  # else it draws from the run's random state
+        )
         gc.freeze()  # a forked worker must not collect what it inherits, such as DALI
         try:
             batches = iter(loader)
@@ -128,7 +114,7 @@ class TorchReader:
                     raise corrupt_error(*batch)
                 yield tuple(batch)
         finally:
-            del batches  # ends the workers now; later, as part of an exception's garbage, each would take 5 s
+            del batches  # ends the workers now; in the garbage of an exception each would take 5 s
 
     def train(self, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
@@ -138,10 +124,7 @@ class TorchReader:
 
     def evaluate(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
-        requests = (
-            Request(i, None) for i in eval_batches(self._num_val, self._eval_batch_size, self._rank, self._world_size)
-        )
-        return self._run(self._val, _Sampler(lambda: requests))
+        return self._run(self._val, _Sampler(lambda: self._place.eval_requests(len(self._val.split))))
 
     def close(self) -> None:
         """Stops the workers."""
@@ -150,7 +133,7 @@ class TorchReader:
 
 
 class _Sampler:
-    """An iterable made anew by a function; DataLoader asks nothing more of a sampler."""
+    """An iterable over what a function returns, which is all that DataLoader requires of a sampler."""
 
     def __init__(self, make):
         self._make = make

@@ -1,1 +1,1 @@
-"""Text for training: readers of shards and of what every Python carries, and batches of tokens."""
+"""Text for training: readers of HDF5 shards and of Python's own documentation, and batches of tokens."""

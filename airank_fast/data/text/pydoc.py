@@ -1,8 +1,8 @@
 """The text that comes with Python: the language reference and the docstrings of the standard library, as tokens.
 
-Real English of about a million words that every CPython carries: `pydoc_data.topics` and what `ast` finds in the
-library's own files. It is tokenised once with a WordPiece vocabulary trained on it, and written under the user's cache
-directory, under a name that says of which Python and which text. About one document in twenty is held out.
+English of about a million words that every CPython has: `pydoc_data.topics`, and the docstrings that `ast` finds in the
+library's files. A WordPiece vocabulary is trained on it; the tokens are written once, under the user's cache directory,
+with the version of Python in the name. About one document in twenty is held out.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from airank_fast.errors import UserError
 NAME = "Python's language reference and docstrings"
 VOCAB_SIZE = 2048
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
-_FORMAT = 1  # another number for another text or vocabulary
+_FORMAT = 1  # a change of the text or the vocabulary needs another number
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_SHORTEST = 40  # characters of a docstring worth reading
-_HOLD_OUT = 20  # one document in so many
+_SHORTEST = 40  # characters of a docstring that is taken
+_HOLD_OUT = 20  # one document in twenty
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens of all documents, a [SEP] behind each. train, held_out: uint16 [n]; vocab: the words by their ids."""
+    """Tokens of all documents, each followed by [SEP]. train, held_out: uint16 [n]; vocab: the words by their ids."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -49,8 +49,8 @@ class Text:
 def load(cache_dir: str | os.PathLike | None = None) -> Text:
     """The text of this Python, gathered and tokenised at the first call.
 
-    cache_dir: default `~/.cache/airank_fast`. Files are written beside their final name and renamed, so many processes
-    may do this at the same time. UserError: not writable, no tokenizers, or a Python without its sources.
+    cache_dir: default `~/.cache/airank_fast`. Files are written beside their final name and renamed, so that several
+    processes may do this at once. UserError: not writable, no tokenizers, or a Python without its sources.
     """
     cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "airank_fast"
     target = cache / f"pydoc-v{_FORMAT}-{VOCAB_SIZE}-python{platform.python_version()}"
@@ -89,7 +89,7 @@ def _write_once(target: Path) -> None:
 def documents() -> list[str]:
     """Topics of the language reference, and one document per module of the library with all its docstrings.
 
-    Each distinct text once, white space reduced to single spaces.
+    Equal texts appear once; white space is reduced to single spaces.
     """
     from pydoc_data.topics import topics
 
@@ -127,7 +127,7 @@ def _distinct(texts: list[str], seen: set[str]) -> str:
 
 
 def split(texts: list[str]) -> tuple[list[str], list[str]]:
-    """(train, held out): whole documents, by their content, so that a file more or less moves no other."""
+    """(train, held out): whole documents, by a hash of each, so that no other document changes sides with it."""
     sides: tuple[list[str], list[str]] = ([], [])
     for text in texts:
         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
@@ -155,18 +155,18 @@ def tokenise(train: list[str], held_out: list[str]) -> tuple[list[str], tuple[np
 
 
 class Blocks:
-    """A text as a source of samples (airank_fast.data.text.tokens): [CLS], a stretch of it, [SEP]; masked at each use.
+    """A text as a source of samples (airank_fast.data.text.tokens): [CLS], a block of it, [SEP]; masked at each use.
 
-    tokens: uint16 [n], a side of Text, cut into stretches of length - 2. mask_rate of each is to be guessed, at least
-    one: 80 % of that is [MASK], 10 % a random word, 10 % left as it is. Masks depend on (seed, position in the stream)
-    alone. There is no next sentence to judge. limit: take the first so many.
+    tokens: uint16 [n], a side of Text, cut into blocks of length - 2. mask_rate of a block, at least one token, is
+    predicted: 80 % of these are [MASK], 10 % a random word, 10 % unchanged. Masks depend on (seed, position in the
+    stream) alone. There are no next-sentence labels. limit: of the number of blocks.
     """
 
     def __init__(self, tokens: np.ndarray, length: int, *, seed: int, mask_rate: float = 0.15, limit: int = 10**9):
         width = length - 2
         num_blocks = min(limit, len(tokens) // width)
         if not num_blocks:
-            raise UserError(f"embedded text: must be a sequence length of at most {len(tokens) + 2}, got {length}")
+            raise UserError(f"embedded text: must have a sequence length of at most {len(tokens) + 2}, got {length}")
         self._blocks = tokens[: num_blocks * width].reshape(num_blocks, width).astype(np.int32)
         self._seed, self.num_masked = seed, max(1, round(mask_rate * width))
         self.lengths = np.full(num_blocks, length)
@@ -197,7 +197,7 @@ class Blocks:
 class MaskedBlocks:
     """Masked samples of one length, under the names of airank_fast.data.text.samples.Samples.
 
-    ids [n, length], positions [n, m] within the sample, ascending, and what stood there [n, m].
+    ids [n, length], positions [n, m] within the sample, ascending, and the original ids there [n, m].
     """
 
     next_sentence_labels: np.ndarray | None = None

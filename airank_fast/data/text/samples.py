@@ -1,9 +1,9 @@
-"""BERT's training samples, of different lengths, end to end in a few arrays: nothing is spent on padding.
+"""BERT's training samples, of different lengths, end to end in seven arrays, without padding.
 
 samples[5]                              one sample, as a dict of arrays
 samples.take([3, 1, 2])                 some of them, in this order
 samples.padded(512, 76)                 the six arrays [n, ...] that NVIDIA's scripts write
-samples.tensors()                       torch, for a model that wants cumulative lengths
+samples.tensors()                       torch, for a model that takes cumulative lengths
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from airank_fast.data.host import host
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Sample i has the tokens from token_offsets[i] to token_offsets[i + 1], and masked tokens likewise."""
+    """Sample i has the tokens from token_offsets[i] to token_offsets[i + 1]; likewise the masked tokens."""
 
     input_ids: np.ndarray  # int32 [num_tokens], with [CLS] and [SEP], masked
     segment_ids: np.ndarray  # int8 [num_tokens], 0 or 1
-    token_offsets: np.ndarray  # int64 [n + 1]; the lengths, summed up
+    token_offsets: np.ndarray  # int64 [n + 1]; the cumulative lengths
     masked_lm_positions: np.ndarray  # int32 [num_masked], within the sample, ascending
-    masked_lm_ids: np.ndarray  # int32 [num_masked], what stood there
+    masked_lm_ids: np.ndarray  # int32 [num_masked], the original ids there
     masked_offsets: np.ndarray  # int64 [n + 1]
     next_sentence_labels: np.ndarray  # int8 [n]; 1: the second part is from elsewhere
 
@@ -72,7 +72,7 @@ class Samples:
 
     @staticmethod
     def concatenate(parts: Iterable[Samples]) -> Samples:
-        """All samples of several, one after the other; of none at all, none."""
+        """The samples of all parts, one after the other; with no parts, no samples."""
         parts = list(parts) or [empty()]
         merged = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -86,7 +86,7 @@ class Samples:
         )
 
     def padded(self, max_seq_length: int, max_predictions: int) -> dict[str, np.ndarray]:
-        """NVIDIA's fixed form, zeros for padding.
+        """The arrays of NVIDIA's padded form, zeros for padding.
 
         input_ids int32, input_mask int8 and segment_ids int8 [n, max_seq_length]; masked_lm_positions int32 and
         masked_lm_ids int32 [n, max_predictions]; next_sentence_labels int8 [n]. No sample may be longer.
@@ -108,7 +108,7 @@ class Samples:
         return {field.name: torch.from_numpy(getattr(self, field.name).astype(np.int64)) for field in fields(self)}
 
     def digests(self) -> list[int]:
-        """A 128-bit number for each sample, of all that it is."""
+        """A 128-bit hash of each sample's content."""
         tokens, masked = self.token_offsets.tolist(), self.masked_offsets.tolist()
         arrays = (self.input_ids, self.segment_ids, self.masked_lm_positions, self.masked_lm_ids)
         ids, segments, positions, originals = (array.data.cast("B") for array in arrays)

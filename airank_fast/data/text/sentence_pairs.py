@@ -1,21 +1,21 @@
-"""From tokenised documents to BERT's training samples: two parts, next or not, and masked tokens.
+"""Builds BERT's training samples from tokenised documents: two parts, next or not, and masked tokens.
 
-What is built is what Google's create_pretraining_data.py builds (Devlin et al. 2018, appendix A.2), with random
-numbers of our own, so that a sample depends on (seed, block, duplicate, document) alone: the same on any number of
-workers, in Python and in C++ (csrc/host/samples.h), which agree exactly.
+The method is that of Google's create_pretraining_data.py (Devlin et al. 2018, appendix A.2), with other random
+numbers: a sample depends on (seed, block, duplicate, document) alone. So it is the same with any number of workers,
+and in Python and C++ (csrc/host/samples.h), which agree exactly.
 
 Per duplicate and document, from one stream of random words (splitmix64; `below(n)` is the high half of word * n):
 1. One word: below `short_threshold`, and a target length of 2 ... room is drawn, room being max_seq_length - 3; else
    the target is room.
-2. Sentences are gathered until they have `target` tokens or the document ends. Of two or more, the first part gets
-   1 + below(num - 1), a single one is the first part.
-3. A coin (no word for a single sentence, which is always 1) says whether the second part is from elsewhere: up to ten
-   below(num_documents) until it is another document (else it is this one), below(its sentences) to begin with,
-   sentences until there are target - len(first part) tokens. The gathered sentences that this displaced are next in
-   2. Otherwise the second part is the rest of what was gathered.
+2. Sentences are gathered until they have `target` tokens or the document ends. The first part gets 1 + below(num - 1)
+   of them, or the single one.
+3. A coin decides whether the second part is from elsewhere; for a single sentence it is, without a word. Its document
+   is the first of up to ten below(num_documents) that is another one, else this one; its first sentence is
+   below(sentences of that); sentences follow until there are target - len(first part) tokens. The gathered sentences
+   that it displaces come next in 2. Otherwise the second part is the rest of the gathered sentences.
 4. While both together are longer than room, the longer one (the second, if equal) loses a token: a coin, front or end.
 5. Of the positions without [CLS] and [SEP], num_masked[length] are picked by a partial Fisher-Yates shuffle, one word
-   each, and sorted. For each: below(10) is 0 ... 7: [MASK]; 8: left alone; 9: below(vocab_size).
+   each, and sorted. For each: below(10) is 0 ... 7: [MASK]; 8: unchanged; 9: below(vocab_size).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WORD = 2**64 - 1
 
 @dataclass(frozen=True)
 class PairOptions:
-    """What samples are like. Errors are a user's: UserError names the option."""
+    """The options of the samples. UserError names an option whose value is out of range."""
 
     max_seq_length: int
     max_predictions: int
@@ -61,7 +61,7 @@ class PairOptions:
 
     @property
     def num_masked(self) -> np.ndarray:
-        """How many tokens are masked in a sample of each length: int32 [max_seq_length + 1]."""
+        """The number of masked tokens in a sample of each length: int32 [max_seq_length + 1]."""
         of_all = np.floor(np.arange(self.max_seq_length + 1) * self.masked_lm_prob + 0.5)
         return np.clip(of_all, 1, self.max_predictions).astype(np.int32)
 
@@ -84,7 +84,7 @@ class Documents:
 
     @staticmethod
     def of(documents: list[list[list[int]]]) -> Documents:
-        """From documents that are lists of sentences that are lists of token ids; empty ones are left out."""
+        """From documents as lists of sentences, a sentence as a list of token ids; empty ones are left out."""
         documents = [kept for document in documents if (kept := [s for s in document if len(s)])]
         sentences = [sentence for document in documents for sentence in document]
         tokens = np.fromiter((token for sentence in sentences for token in sentence), np.int32)
@@ -98,8 +98,8 @@ class Documents:
 def build_samples(documents: Documents, options: PairOptions, block: int = 0) -> Samples:
     """All samples of `documents`, in the order of duplicate, document, place in it.
 
-    block: number of this group of documents, of which the second parts from elsewhere are taken; blocks have other
-    random numbers.
+    block: number of this group of documents. Second parts from elsewhere are from the same group; each block has random
+    numbers of its own.
     """
     _check(documents, options)
     if host is None:
@@ -123,7 +123,7 @@ def build_samples(documents: Documents, options: PairOptions, block: int = 0) ->
 
 
 def build_samples_reference(documents: Documents, options: PairOptions, block: int = 0) -> Samples:
-    """The same in Python alone: what the C++ is tested against, and what runs where it was not built."""
+    """The same in Python: the oracle of the C++ in tests, and what runs where that was not built."""
     built = []
     tokens, sentences = documents.tokens.tolist(), documents.sentence_offsets.tolist()
     starts, num_masked = documents.document_offsets.tolist(), options.num_masked.tolist()
@@ -145,7 +145,7 @@ def build_samples_reference(documents: Documents, options: PairOptions, block: i
 
 
 class Random:
-    """splitmix64, its state made of a seed and three numbers."""
+    """splitmix64, with a state made from a seed and three numbers."""
 
     def __init__(self, seed: int, *words: int):
         self._state = seed
@@ -172,7 +172,7 @@ class Random:
 def _pairs(document: int, sentences: list[int], starts: list[int], options: PairOptions, random: Random):
     """Steps 1 to 4: (first part, second part, whether it is from elsewhere), the parts as (begin, end) in the tokens.
 
-    The caller masks each pair before it asks for the next, because both draw from the same stream.
+    The caller masks each pair before it requests the next, because both draw from the same stream.
     """
     room = options.max_seq_length - 3
     target = 2 + random.below(room - 1) if random.next() < options.short_threshold else room
@@ -192,7 +192,7 @@ def _pairs(document: int, sentences: list[int], starts: list[int], options: Pair
         first = split if is_random else end
 
 
-def _elsewhere(document: int, wanted: int, sentences: list[int], starts: list[int], random: Random) -> tuple[int, int]:
+def _elsewhere(document: int, target: int, sentences: list[int], starts: list[int], random: Random) -> tuple[int, int]:
     for _ in range(10):
         other = random.below(len(starts) - 1)
         if other != document:
@@ -200,7 +200,7 @@ def _elsewhere(document: int, wanted: int, sentences: list[int], starts: list[in
     last = starts[other + 1]
     first = starts[other] + random.below(last - starts[other])
     end = first + 1
-    while end < last and sentences[end] - sentences[first] < wanted:
+    while end < last and sentences[end] - sentences[first] < target:
         end += 1
     return sentences[first], sentences[end]
 
@@ -240,7 +240,7 @@ def _flat(rows: list[list[int]], dtype) -> np.ndarray:
 
 
 def _check(documents: Documents, options: PairOptions) -> None:
-    """Our own invariants, which the C++ relies on."""
+    """The invariants on which the C++ relies."""
     tokens, sentences, starts = documents.tokens, documents.sentence_offsets, documents.document_offsets
     assert (tokens.dtype.name, sentences.dtype.name, starts.dtype.name) == ("int32", "int64", "int64")
     assert len(documents), "a document is required"

@@ -1,10 +1,10 @@
-"""HDF5 shards of BERT samples: the fields and forms of NVIDIA's scripts, written, and read with every check.
+"""Writes and reads HDF5 shards of BERT samples, in the fields and forms of NVIDIA's scripts; checks what it reads.
 
 Both forms have input_ids, segment_ids, masked_lm_positions, masked_lm_ids and next_sentence_labels.
 variable  MLPerf's: each row an integer array of its own length (vlen int16, int8, int16, int16; int8 [n])
 padded    DeepLearningExamples': [n, max_seq_length] and [n, max_predictions], zeros for padding, and input_mask
 
-h5py is imported when the first shard is opened, so that nothing else needs it.
+h5py is imported when the first shard is opened, as other data sets do not need it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from airank_fast.errors import UserError
 
 FIELDS = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels")
 FORMS = ("variable", "padded")
-_ROWS_AT_ONCE = 4096  # of a padded shard: what is held beside the samples
+_ROWS_AT_ONCE = 4096  # of a shard, which limits the memory needed beside the samples
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What the head of a shard says; nothing of it has been read yet."""
+    """A shard by its header; its samples have not been read."""
 
     path: Path
     form: str  # one of FORMS
@@ -47,7 +47,7 @@ def import_h5py():
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the name `path` at the end; after an exception `path` is as it was."""
+    """A path to write to, which is renamed to `path` at the end; after an exception `path` is unchanged."""
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
@@ -61,9 +61,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_shard(
     path: Path, samples: Samples, *, form: str, max_seq_length: int, max_predictions: int, vocab_size: int
 ) -> None:
-    """Write a shard, whole or not at all; equal samples make equal files. OSError where the disk does not take it.
+    """Write a shard, whole or not at all; equal samples make equal files. OSError where the disk is full.
 
-    HDF5 fills the file in memory and Python writes it: a disk that is full while HDF5 writes ends the process.
+    HDF5 builds the file in memory and Python writes it, because a full disk while HDF5 writes ends the process.
     """
     assert form in FORMS, form
     h5py = import_h5py()
@@ -105,7 +105,7 @@ def _write_rows(file, h5py, name: str, values: np.ndarray, offsets: np.ndarray) 
 
 
 def open_shard(path: Path):
-    """h5py.File for reading. UserError where it is none or is cut off."""
+    """h5py.File for reading. UserError where the file is missing, truncated or not HDF5."""
     try:
         return import_h5py().File(path, "r")
     except FileNotFoundError:
@@ -115,13 +115,13 @@ def open_shard(path: Path):
 
 
 def _reason(error: Exception) -> str:
-    """h5py's message: what is in its parentheses, where it has them."""
+    """The part of h5py's message in parentheses, where it has one."""
     text = str(error)
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
 
 
 def inspect_shard(path: Path) -> Shard:
-    """Check the head of a shard: fields, integer types, equal lengths. UserError says which is wrong."""
+    """Check the header of a shard: fields, integer types, equal lengths. UserError names the one that is wrong."""
     with open_shard(path) as file:
         return _inspect(file, Path(path))
 
@@ -148,10 +148,10 @@ def _inspect(file, path: Path) -> Shard:
     if len(set(num.values())) > 1:
         raise UserError(f"data: must have fields of one length in a shard, got {num} in {path}")
     form = kinds["input_ids"]
-    wanted = {name: 1 if form == "variable" or name == FIELDS[-1] else 2 for name in FIELDS}
+    required = {name: 1 if form == "variable" or name == FIELDS[-1] else 2 for name in FIELDS}
     got = {name: file[name].ndim for name in FIELDS}
-    got[FIELDS[-1]] = 1 if file[FIELDS[-1]].size == num[FIELDS[-1]] else got[FIELDS[-1]]  # [n, 1] will do
-    if got != wanted or any(kinds[name] != form for name in FIELDS[:-1]) or kinds[FIELDS[-1]] != "padded":
+    got[FIELDS[-1]] = 1 if file[FIELDS[-1]].size == num[FIELDS[-1]] else got[FIELDS[-1]]  # [n, 1] is accepted
+    if got != required or any(kinds[name] != form for name in FIELDS[:-1]) or kinds[FIELDS[-1]] != "padded":
         raise UserError(f"data: must be a shard in variable or padded form, {path} mixes them")
     if form == "padded" and "input_mask" not in file:
         raise UserError(f"data: must have input_mask in a padded shard, {path} has none")
@@ -161,15 +161,15 @@ def _inspect(file, path: Path) -> Shard:
 def read_shard(path: Path, *, vocab_size: int, max_seq_length: int, rows: np.ndarray | None = None) -> Samples:
     """All samples of a shard, or its rows `rows` (ascending), checked.
 
-    UserError: what `inspect_shard` refuses; ids outside the vocabulary; positions, segments or labels that cannot be;
-    samples longer than max_seq_length, or without a masked token, whose loss is no number; a file that breaks off.
+    UserError: as `inspect_shard`; ids outside the vocabulary; positions, segments or labels out of range; samples
+    longer than max_seq_length, or without a masked token, whose loss is NaN; a truncated file.
     """
     with open_shard(path) as file:
         shard = _inspect(file, Path(path))
-        wanted = np.arange(shard.num_samples) if rows is None else np.asarray(rows)
+        requested = np.arange(shard.num_samples) if rows is None else np.asarray(rows)
         parts = []
         for start in range(0, shard.num_samples, _ROWS_AT_ONCE):
-            first, last = np.searchsorted(wanted, [start, start + _ROWS_AT_ONCE])
+            first, last = np.searchsorted(requested, [start, start + _ROWS_AT_ONCE])
             if first == last:
                 continue
             here = slice(start, min(start + _ROWS_AT_ONCE, shard.num_samples))
@@ -178,14 +178,14 @@ def read_shard(path: Path, *, vocab_size: int, max_seq_length: int, rows: np.nda
             except OSError as error:
                 raise UserError(f"data: must be a whole HDF5 file, got {path} ({_reason(error)})") from None
             _check(part, path, start, vocab_size, max_seq_length)
-            parts.append(part if last - first == len(part) else part.take(wanted[first:last] - start))
+            parts.append(part if last - first == len(part) else part.take(requested[first:last] - start))
     return Samples.concatenate(parts)
 
 
 def read_counts(path: Path) -> np.ndarray:
-    """Tokens and masked tokens of every sample of a shard: int64 [n, 2]. Reads the smallest fields that tell.
+    """Tokens and masked tokens of every sample of a shard: int64 [n, 2]. Reads the smallest fields that have them.
 
-    UserError: what `inspect_shard` refuses; a file that breaks off.
+    UserError: as `inspect_shard`; a truncated file.
     """
     with open_shard(path) as file:
         shard = _inspect(file, Path(path))
@@ -215,15 +215,15 @@ def _variable(file, rows: slice) -> Samples:
     originals, original_offsets = read("masked_lm_ids", np.int32)
     if not (np.array_equal(tokens, segment_offsets) and np.array_equal(masked, original_offsets)):
         raise UserError(
-            f"data: as many segment_ids as input_ids, and masked_lm_ids as masked_lm_positions, are "
-            f"required in every row, {file.filename} has others in rows {rows.start} to {rows.stop - 1}"
+            f"data: must have as many segment_ids as input_ids, and masked_lm_ids as masked_lm_positions, in every "
+            f"row, {file.filename} has others in rows {rows.start} to {rows.stop - 1}"
         )
     labels = file["next_sentence_labels"][rows].reshape(-1)
     return Samples(ids, segments, tokens, positions, originals, masked, _cast(labels, np.int8))
 
 
 def _cast(values: np.ndarray, dtype) -> np.ndarray:
-    """Without wrapping round, so that what is out of range stays so."""
+    """Saturating, so that a value out of range stays out of range."""
     limits = np.iinfo(dtype)
     if np.iinfo(values.dtype).max > limits.max:
         values = values.clip(max(limits.min, np.iinfo(values.dtype).min), limits.max)

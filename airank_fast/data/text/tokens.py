@@ -1,10 +1,10 @@
-"""Token sequences for training and evaluation, from any source by one interface, without padding.
+"""Token sequences for training and evaluation, without padding: one interface to every reader.
 
     for batch in prefetch(reader.train(first_step=0), device): ...
 
 A reader has `train(first_step)`, endless `MicroBatch`es; `evaluate()`, `Samples` (or what has its arrays), each once
-over all ranks; `close()`; `name`. Which sample comes in which step is `sampling`'s business; which rank and micro-batch
-of the step it goes to is decided here, by lengths that every rank knows.
+over all ranks; `close()`; `name`. `sampling` has the step of each sample. Its rank and micro-batch within the step are
+chosen here, by the lengths, which every rank has.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ class MicroBatch(NamedTuple):
 
 @dataclass
 class TokenBatch(Batch):
-    """b sequences on the device, T tokens in all, one sequence behind the other, short ones first; M are to be guessed.
+    """b sequences on the device, end to end, short ones first: T tokens, of which M are predicted.
 
-    input_ids, token_type_ids, position_ids: int64 [T]; masked_positions: int64 [M], into T; labels: int64 [M], what
-    stands there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host; offsets: int64 [b + 1], where
-    each sequence begins, and T. weight, float32: how many times as much the mean over these M counts as that of
-    an average micro-batch of the step; with it the mean over all micro-batches and ranks is the mean over all masked
-    tokens, however they are spread. longest: of a batch that was filled up (see `Fill`), the most tokens that any of
-    its sequences may have.
+    input_ids, token_type_ids, position_ids: int64 [T]; masked_positions: int64 [M], into T; labels: int64 [M], the
+    original ids there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host; offsets: int64 [b + 1],
+    the start of each sequence, and T. weight, float32: M divided by the M of an average micro-batch of the step; with
+    it the mean over all micro-batches and ranks is the mean over all masked tokens. longest: the most tokens that a
+    sequence may have, in a batch that was filled up (see `Fill`).
     """
 
     input_ids: Tensor
@@ -60,18 +59,18 @@ class TokenBatch(Batch):
     @property
     def num_samples(self) -> int:
         """Sequences of the data set in this batch."""
-        return len(self.lengths) - (self.longest is not None)  # one of them fills up
+        return len(self.lengths) - (self.longest is not None)  # the last one fills up
 
     def shape_key(self) -> object:
-        """What decides beside the tensors' shapes which kernels a step over this batch runs."""
+        """What selects the kernels of a step over this batch, besides the tensors' shapes."""
         return tuple(self.lengths) if self.longest is None else self.longest
 
 
 class Fill(NamedTuple):
-    """Batches of a few shapes only, for a step that is captured: T and M are filled up to multiples of these.
+    """Batches of few shapes, for a step that is captured: T and M are filled up to multiples of these.
 
-    tokens: as many as the longest sequence may have. What fills up is a sequence of its own, of 1 to so many tokens,
-    of which nothing is to be guessed; and labels of -100, which count for nothing.
+    tokens: of the longest sequence. T is filled up with one more sequence of 1 to `tokens` tokens, none of them
+    predicted; M with labels of -100, which the loss ignores.
     """
 
     tokens: int
@@ -84,7 +83,7 @@ def collate(samples, device: torch.device | str, fill: Fill | None = None) -> To
 
 
 class _LaidOut(NamedTuple):
-    """A batch on the host: its arrays end to end in one tensor, so that they travel in one copy."""
+    """A batch on the host: its arrays end to end in one tensor, so that one copy moves them."""
 
     joined: Tensor  # int64
     sizes: dict[str, int]  # of the fields of TokenBatch in it
@@ -120,7 +119,7 @@ def _lay_out(item, fill: Fill | None = None) -> _LaidOut:
 
 
 def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
-    """Fill up the arrays of a batch, in place; the length of the sequence that was added."""
+    """Fill up the arrays of a batch, in place; returns the length of the sequence that was added."""
     num_tokens, num_masked = len(arrays["input_ids"]), len(arrays["labels"])
     extra, extra_masked = fill.tokens - num_tokens % fill.tokens, -num_masked % fill.masked
     ends: dict[str, Any] = {
@@ -138,7 +137,7 @@ def _fill_up(arrays: dict[str, np.ndarray], fill: Fill) -> int:
 
 
 def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
-    """To the device; on CUDA in one copy from pinned memory, which nobody waits for."""
+    """To the device; on CUDA in one asynchronous copy from pinned memory."""
     joined = batch.joined
     if device.type == "cuda":
         joined = joined.pin_memory().to(device, non_blocking=True)
@@ -150,11 +149,11 @@ def _move(batch: _LaidOut, device: torch.device) -> TokenBatch:
 
 
 def deal(lengths: np.ndarray, num_parts: int) -> list[np.ndarray]:
-    """Rows of a global batch for each part: as many for each, nearly as many tokens, shortest first.
+    """Rows of a global batch for each part: equally many, with nearly equally many tokens, shortest first.
 
-    lengths: int [n], n a multiple of num_parts. Rows sorted by length are dealt out to and fro, as in a schoolyard, so
-    that no two parts differ by more than the longest row. A pure function of the lengths: every rank deals alike, and
-    a resumed run as the one before.
+    lengths: int [n], n a multiple of num_parts. Rows sorted by length are dealt to parts 0 ... N-1, then N-1 ... 0, so
+    that no two parts differ by more than the longest row. A pure function of the lengths, so the same on every rank and
+    in a resumed run.
     """
     rounds = np.argsort(lengths, kind="stable").reshape(-1, num_parts)
     rounds[1::2] = rounds[1::2, ::-1]
@@ -169,7 +168,7 @@ def shares(lengths: np.ndarray, num_parts: int, *, balance: bool) -> list[np.nda
 class BlockReader:
     """Samples of one rank from a source in memory: a reader like `wikicorpus.WikiCorpusReader`.
 
-    A source has `lengths`, int [n], the tokens of each sample; `num_masked`, masked tokens of any; and
+    A source has `lengths`, int [n], the tokens of each sample; `num_masked`, the masked tokens of every sample; and
     `take(indices, positions)`: the samples with these indices at these positions of the stream. balance: see `shares`.
     eval_batch_size: samples of this rank in a batch of the evaluation.
     """
@@ -214,10 +213,10 @@ class BlockReader:
 def prefetch(
     batches: Iterable, device: torch.device | str, fill: Fill | None = None
 ) -> Generator[TokenBatch, None, None]:
-    """Batches of samples on the device, read and laid out ahead of need by a thread.
+    """Batches of samples on the device, read and laid out ahead by a thread.
 
-    batches: of MicroBatch or of samples. Closing the iterator closes `batches`; an error of the reader comes out as it
-    is, when its batch would have. fill: to which shapes they are filled up.
+    batches: of MicroBatch or of samples. Closing the iterator closes `batches`; an error of the reader is raised in
+    place of its batch. fill: the shapes to which batches are filled up.
     """
     device = torch.device(device)
     return any_prefetch(batches, device, partial(_move, device=device), partial(_lay_out, fill=fill))

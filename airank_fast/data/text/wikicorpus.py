@@ -1,4 +1,4 @@
-"""Samples for BERT from shards: what `prepare wikicorpus` wrote, or NVIDIA's and MLPerf's scripts.
+"""Reads samples for BERT from the shards of `prepare wikicorpus`, or of NVIDIA's and MLPerf's scripts.
 
     corpus = WikiCorpus(root, vocab_size=30522, max_seq_length=512)
     reader = WikiCorpusReader(corpus, batch_size_local=56, global_batch_size=448, rank=rank, world_size=8, seed=1)
@@ -6,10 +6,10 @@
     for samples in reader.evaluate(): ...                   # each evaluation sample once over all ranks
 
 The order is a pure function of (seed, position in the stream), as in `sampling`: an epoch's shards are shuffled and
-taken a pool at a time, and the samples of a pool are shuffled. Where everything fits into one pool, the order is
+taken a pool at a time, and the samples of a pool are shuffled. Where one pool holds all shards, the order is
 `sampling.permutation`'s. Step k takes positions [k*B, (k+1)*B), which are dealt to ranks and micro-batches by their
-lengths (`tokens.shares`): every rank reads how long all samples of a pool are.
-A rank holds its own samples of a pool, and those of the next, which is read meanwhile.
+lengths (`tokens.shares`); for that every rank reads the lengths of all samples of a pool. A rank holds its own samples
+of a pool, and those of the next, which it reads meanwhile.
 """
 
 from __future__ import annotations
@@ -31,25 +31,27 @@ from airank_fast.data.text.tokens import MicroBatch, shares
 from airank_fast.errors import UserError
 from airank_fast.walk import files
 
-POOL_SAMPLES = 2**18  # about 2 kB each at 512 tokens; three times that while a pool is being read
+POOL_SAMPLES = 2**18  # about 2 kB each at 512 tokens, 6 kB while a pool is being read
 _WORDS_PER_COUNT = 4
 _FOLDERS = {"train": ("train", "training"), "eval": ("eval", "eval_varlength", "test")}
 _SUFFIXES = (".hdf5", ".h5")
 
 
 class WikiCorpus:
-    """The index of a data set: its shards and how many samples they have. Reads heads only.
+    """The index of a data set: its shards and how many samples they have. Reads headers only.
 
     root holds train/ and eval/ (or training/, and eval_varlength/ or test/), with *.hdf5 files in them at any depth.
-    Where a manifest is there, exactly its shards must be, and preparing must have been finished.
-    UserError: no shards, a shard too many or too few, a shard that is broken, another vocabulary.
+    A manifest must list exactly these shards, and be of a finished preparation.
+    UserError: no shards, a shard too many or too few, a corrupt shard, another vocabulary.
     """
 
     def __init__(self, root: str | Path, *, vocab_size: int, max_seq_length: int):
         self.root = Path(root).expanduser().absolute()
         self.vocab_size, self.max_seq_length = vocab_size, max_seq_length
         if not self.root.is_dir():
-            raise UserError(f"data: must be a directory with train/ and eval/, got {self.root}, which is none")
+            raise UserError(
+                f"data: must be a directory with train/ and eval/, got {self.root}, which is not a directory"
+            )
         manifest = Manifest.load(self.root)
         if manifest is not None:
             self._check_manifest(manifest)
@@ -117,12 +119,12 @@ class _Pool(NamedTuple):
 
 
 class WikiCorpusReader:
-    """See the module. UserError from an iterator names a broken shard.
+    """See the module. UserError from an iterator names a corrupt shard.
 
     batch_size_local: samples per yielded training batch; global_batch_size: per optimizer step over all ranks, a
-    multiple of batch_size_local * world_size. eval_batch_size: default batch_size_local. num_eval_samples: the first
-    so many of the evaluation samples; default all. pool_samples: how many are shuffled at once, over all ranks.
-    balance: deal the samples of a step by length, rather than as they come; see `tokens.shares`.
+    multiple of batch_size_local * world_size. eval_batch_size: default batch_size_local. num_eval_samples: of the
+    evaluation samples, from the first on; default all. pool_samples: how many are shuffled at once, over all ranks.
+    balance: deal the samples of a step by length instead of in their order; see `tokens.shares`.
     """
 
     name = "wikicorpus"
@@ -199,7 +201,7 @@ class WikiCorpusReader:
                     yield MicroBatch(held.take(range(begin, begin + size)), masked / parts)
 
     def _pools(self, first: int) -> Iterator[_Pool]:
-        """Endless, from the one with stream position `first` on."""
+        """Endless pools, from that of stream position `first` on."""
         shards, num_samples = self._corpus.train, self._corpus.num_train
         epoch, offset = divmod(first, num_samples)
         while True:
@@ -216,10 +218,10 @@ class WikiCorpusReader:
             epoch, offset = epoch + 1, 0
 
     def _loaded(self, first: int) -> Iterator[tuple[Samples, np.ndarray]]:
-        """Pool by pool from stream position `first` on: this rank's samples of the steps that end in it, micro-batch by
-        micro-batch, and how many tokens of each step are masked, over all ranks.
+        """For each pool from stream position `first` on: this rank's samples of the steps that end in it, micro-batch
+        by micro-batch, and the masked tokens of each step, over all ranks.
 
-        The step that only begins in a pool is kept, with the samples of all ranks, until its other lengths are known.
+        A step that ends in the next pool is kept, with the samples of all ranks, until that pool's lengths are read.
         """
         batch, per_step = self._stream.global_batch_size, self._stream.batches_per_step
         begun = Samples.concatenate([])
@@ -232,19 +234,19 @@ class WikiCorpusReader:
             mine = []
             for start in range(0, num_steps * batch, batch):
                 parts = shares(lengths[start : start + batch], self._world_size * per_step, balance=self._balance)
-                mine += [start + rows for rows in parts[self._rank * per_step : (self._rank + 1) * per_step]]
+                mine += [start + part for part in parts[self._rank * per_step : (self._rank + 1) * per_step]]
             rest = np.arange(num_steps * batch, len(lengths))
-            wanted = np.concatenate([*mine, rest])  # numbered through `begun` and the pool's order
-            is_new = wanted >= len(begun)
-            numbers = order[wanted[is_new] - len(begun)]
+            rows = np.concatenate([*mine, rest])  # numbered through `begun` and the pool's order
+            is_new = rows >= len(begun)
+            numbers = order[rows[is_new] - len(begun)]
             ascending = np.sort(numbers)
-            wanted[is_new] = len(begun) + np.searchsorted(ascending, numbers)
+            rows[is_new] = len(begun) + np.searchsorted(ascending, numbers)
             held = Samples.concatenate([begun, self._read(pool, ascending)])
-            begun = held.take(wanted[len(wanted) - len(rest) :])
-            yield held.take(wanted[: len(wanted) - len(rest)]), masked[: num_steps * batch].reshape(-1, batch).sum(1)
+            begun = held.take(rows[len(rows) - len(rest) :])
+            yield held.take(rows[: len(rows) - len(rest)]), masked[: num_steps * batch].reshape(-1, batch).sum(1)
 
     def _read(self, pool: _Pool, numbers: np.ndarray) -> Samples:
-        """The samples of a pool with these numbers, ascending, counted through its shards."""
+        """The samples of a pool with these numbers, ascending; the pool's shards are numbered through."""
         starts = np.cumsum([0, *(shard.num_samples for shard in pool.shards)])
         parts = []
         for shard, start, end in zip(pool.shards, starts[:-1], starts[1:], strict=True):
