@@ -1,4 +1,4 @@
-"""What every command does alike: how errors, signals and outputs that nobody takes end it.
+"""Runs a command's main function: how errors, signals and closed outputs end every command.
 
 | exit status | meaning |
 |---|---|
@@ -6,10 +6,10 @@
 | 2 | bad input: one line on stderr |
 | 74 | an output could not be written, such as on a full disk: one line on stderr |
 | 130 | Ctrl-C |
-| 141 | nobody reads the output to its end (`| head`) |
+| 141 | the reader of the output has ended (`| head`) |
 
-A closed output (`>&-`) is as /dev/null, and so is a stderr that takes nothing. Other exceptions are defects: they keep
-their traceback.
+A closed output (`>&-`) is treated as /dev/null, and so is a stderr that cannot be written. Other exceptions are
+defects: they keep their traceback.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     try:
         status = _status(main, out)
         unwritten = out.finish()
-        if unwritten and status in (0, 1):  # else how the command ended says more
+        if unwritten and status in (0, 1):  # another status has more information
             status = unwritten
         err.finish()
     finally:
@@ -45,8 +45,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 def _status(main: Callable[[], int | None], out: _Output) -> int | str:
     try:
         return main() or 0
-    except SystemExit as leaving:  # from the parser of the command line, after --help for one
-        return leaving.code or 0
+    except SystemExit as end:  # from the parser of the command line, as after --help
+        return end.code or 0
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -59,7 +59,7 @@ def _status(main: Callable[[], int | None], out: _Output) -> int | str:
 
 
 class _Output:
-    """A text stream that keeps the first error of a write. A lossy one goes on without what it could not write."""
+    """A text stream that keeps the first error of a write. A lossy one does not raise it."""
 
     def __init__(self, stream, is_lossy: bool = False) -> None:
         self._stream = stream
@@ -85,13 +85,13 @@ class _Output:
                 raise
 
     def finish(self) -> int | None:
-        """Flush; where something could not be written, drop the rest and return the exit status for that."""
+        """Flush; after a failed write drop the rest and return the exit status for it."""
         with suppress(OSError):
             self.flush()
         if self.error is None:
             return None
         is_read = not _has_no_reader(self._stream)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # for what is flushed as Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # for the flush at the end of Python
         if is_read and not self._is_lossy:
             name = self._stream.name.strip("<>")
             print(f"error: {name}: must be writable, got {self.error.strerror}", file=sys.stderr)
@@ -114,7 +114,7 @@ def _stand_in_for_closed_outputs() -> None:
 
 
 def _has_no_reader(stream) -> bool:
-    """Whether a stream leads into a pipe that was closed at its other end."""
+    """Whether a stream is a pipe whose other end was closed."""
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""The error of a user's input; a leaf that every room may import."""
+"""The error for a user's bad input; every room may import this file, which imports none."""
 
 
 class UserError(ValueError):

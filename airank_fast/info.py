@@ -1,4 +1,4 @@
-"""Says which kernels are loaded, for which devices, built with what, and the versions of the libraries."""
+"""Prints the loaded kernels by device, how they were built, the precision of --amp, and the libraries' versions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from airank_fast.engine import precision, system
 
 @dataclass(frozen=True)
 class Options:
-    """Say which kernels are loaded, for which devices, built with what, and the versions of the libraries."""
+    """Print the loaded kernels by device, how they were built, the precision of --amp, and the libraries' versions."""
 
     json: bool = False
     """Print one JSON object instead of text."""
 
 
 def collect() -> dict:
-    """All that is known, as one JSON-able dict: ops, extension, devices, what --amp means on each, versions."""
+    """One dict that JSON can hold: ops, extension, devices, --amp's choice on each, versions."""
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     return {
         "ops": system.kernels(),
@@ -34,9 +34,9 @@ def collect() -> dict:
 
 
 def as_text(facts: dict) -> str:
-    """The facts of `collect` as lines for a person."""
+    """The facts of `collect` as text."""
     width = max(map(len, (*facts["ops"], *facts["extension"], *facts["versions"])))
-    lines = ["ops (kernel: ours; reference: plain torch)"]
+    lines = ["ops (kernel: this package's; reference: plain torch)"]
     lines += [
         f"  {op:<{width}}  " + ", ".join(f"{device} {what}" for device, what in by_device.items())
         for op, by_device in facts["ops"].items()

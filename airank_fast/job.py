@@ -1,6 +1,6 @@
-"""What the engine asks of a task, as types: batches, updates, meters, and the job that makes them.
+"""The interface between the engine and a task, as types: batches, updates, meters, and the job that makes them.
 
-A recipe file has a class that is a `Job`; nothing inherits from these protocols.
+A recipe file has a class that fits `Job`; nothing inherits from these protocols.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from airank_fast.tasks import Task
 
 Networks: TypeAlias = Mapping[str, nn.Module]
-"""The networks of a run by the names that their weights are saved under."""
+"""The networks of a run, by the names of their files in a checkpoint."""
 
 
 class Ranks(Protocol):
@@ -37,9 +37,9 @@ class Ranks(Protocol):
 
 
 class Batch(Protocol):
-    """A part of a step on the device; ragged things are packed, with offsets.
+    """A micro-batch on the device; sequences of different lengths are packed, with offsets.
 
-    `units`: what throughput counts where that is not samples. `weight`: see airank_fast.data.prefetch.Batch.
+    `units`: what throughput counts, where not samples. `weight`: see airank_fast.data.prefetch.Batch.
     """
 
     @property
@@ -57,10 +57,9 @@ class Batch(Protocol):
 class Update:
     """One backward pass of a step and the optimizer after it.
 
-    learner: what takes gradients meanwhile, and is reduced over the ranks: a network, or an nn.ModuleList of several.
-    loss: of a micro-batch, float32 scalar, the mean over it (see `Batch.weight`). It calls the networks as they are.
-    Losses and the optimizer's state are logged and saved under `name`. A parameter group's `lr_factor` multiplies the
-    learning rate of the step.
+    learner: a network, or an nn.ModuleList of several: only its parameters take gradients, which are reduced over the
+    ranks. loss: of a micro-batch, float32 scalar, the mean over it (see `Batch.weight`). Losses and the optimizer's
+    state are logged and saved under `name`. A parameter group's `lr_factor` multiplies the learning rate of the step.
     """
 
     learner: nn.Module
@@ -70,13 +69,13 @@ class Update:
 
 
 class Meter(Protocol):
-    """Quality over an evaluation set: exact over all ranks, whatever the size of their batches."""
+    """Quality over an evaluation set, exact over all ranks and any batch size."""
 
     counts: Mapping[str, int]
-    """Of the last `values`: correct and counted, or nothing where quality is no part of a whole."""
+    """Of the last `values`: correct and counted; {} where the metric is no fraction of samples."""
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in what `Job.predict` made of a batch; does not wait for the device."""
+        """Add the outputs of `Job.predict` for a batch; does not wait for the device."""
 
     def values(self, ranks: Ranks) -> dict[str, float]:
         """{metric: value} over all ranks; a collective, with the same result on each."""
@@ -84,7 +83,7 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of training: 4 epochs, 150,000 samples, 5,000 steps."""
+    """A length of training: 4 epochs, 150,000 samples, 5,000 steps."""
 
     number: float
     unit: Literal["epochs", "samples", "steps"]
@@ -92,9 +91,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and when it is evaluated: at `eval_offset` and every `eval_every` from there, and at the end.
+    """How long a run is, and when it is evaluated: at `eval_offset`, every `eval_every` from there, and at the end.
 
-    `eval_offset` is in the unit of `eval_every`; of 0 the first evaluation is after `eval_every`.
+    `eval_offset` is in the unit of `eval_every`; with 0 the first evaluation is after `eval_every`.
     """
 
     length: Span
@@ -103,7 +102,7 @@ class Schedule:
 
 
 class Plan(Protocol):
-    """A schedule in steps of a data set's size."""
+    """A schedule in steps, for a data set of a given size."""
 
     @property
     def samples_per_epoch(self) -> int: ...
@@ -118,7 +117,7 @@ class Plan(Protocol):
 
 
 class Recipe(Protocol):
-    """What the engine reads of a recipe, a dataclass; the rest is between the recipe and its job."""
+    """The fields of a recipe, a dataclass, that the engine reads; others are read by its job alone."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -137,7 +136,7 @@ class Recipe(Protocol):
 class Job(Protocol):
     """A task as the engine runs it, for one resolved recipe.
 
-    `open_data` comes before the batches; nothing before it reads the data set.
+    `open_data` comes before the batches; no call before it reads the data set.
     """
 
     @property
@@ -154,7 +153,7 @@ class Job(Protocol):
 
     @property
     def initial_accuracy(self) -> float | None:
-        """The headline metric's value that the initial weights must have, where that is known."""
+        """The required value of the headline metric for the initial weights; None: any."""
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 networks on the CPU, with their initial weights."""
@@ -178,10 +177,10 @@ class Job(Protocol):
         """This rank's part of the evaluation set."""
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Noise in the shape of the largest real micro-batch, for warm-up before the clock starts."""
+        """Noise in the shape of the largest micro-batch, for warm-up before the clock starts."""
 
     def predict(self, networks: Networks, batch: Any) -> Any:
-        """What the networks make of a batch in an evaluation, post-processing included; a meter takes it."""
+        """The outputs for a batch in an evaluation, post-processing included, as the meter takes them."""
 
     def meter(self) -> Meter:
         """A new meter, for one evaluation."""
@@ -190,7 +189,7 @@ class Job(Protocol):
         """MLPerf's hyper-parameter keys and their values for this run."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint carries of this rank beside networks and optimizers: tensors and plain values."""
+        """This rank's state for a checkpoint, beside networks and optimizers: tensors and plain values."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""

@@ -1,7 +1,7 @@
 """The networks: `from airank_fast.models import resnet`.
 
-Their files live in models/ at the top of a checkout, and there this module stands for them, as a package whose path
-is that folder. A wheel carries the folder as the package airank_fast/models/, which Python prefers to this file.
+Their files are in models/ at the top of a checkout, where this module is a package whose path is that folder. A wheel
+has the folder as the package airank_fast/models/, which Python prefers to this file.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Prepare a data set from what its publisher hands out, and verify one.
+"""Prepare a data set from its publisher's files, or verify one.
 
 python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xml.bz2 --output DIR --vocab vocab.txt
 python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
 python -m airank_fast.prepare --verify DIR
 
-A command that was interrupted goes on where it was when it is given again.
+The same command again resumes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from airank_fast.errors import UserError, require
 from airank_fast.sources import imagenet, wikicorpus
 from airank_fast.sources.verify import verify
 
-_MAX_PREDICTIONS = {128: 20, 512: 76}  # what NVIDIA's and MLPerf's data sets have; else 15 % of the tokens
+_MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class WikiCorpus:
-    """MediaWiki dumps or text files to HDF5 shards of BERT samples, as NVIDIA's and MLPerf's scripts write them."""
+    """Make HDF5 shards of BERT samples, as NVIDIA's and MLPerf's scripts do, from MediaWiki dumps or text files."""
 
     input: list[Path]
     """Dumps (*.xml, *.xml.bz2, *.xml.gz), text files, directories of text files."""
@@ -50,7 +50,7 @@ class WikiCorpus:
     short_seq_prob: float = 0.1
     """Share of documents whose samples are of a random, shorter length."""
     duplicates: int = 10
-    """How often the text is made into samples, each time masked otherwise."""
+    """How often each document is made into samples, each time with other masks."""
     eval_fraction: float = 0.01
     """Share of documents that are held out for evaluation."""
     eval_samples: int = 10000
@@ -61,11 +61,11 @@ class WikiCorpus:
     """Text files: a document each, with empty lines between paragraphs; or a sentence a line, with empty lines
     between documents."""
     part_mb: float = 4.0
-    """Text of a shard, in MB. With 10 duplicates a worker holds about 50 times as much in memory, beside 300 MB."""
+    """Text of a shard, in MB. With 10 duplicates a worker needs about 50 times as much memory, and 300 MB."""
     form: Literal["variable", "padded"] = "variable"
     """MLPerf's form with rows of their own length, or DeepLearningExamples' with padding."""
     seed: int = 0
-    """All random numbers come from it."""
+    """Seed of all random numbers."""
     workers: int | None = None
     """Processes. Default: the cores."""
 
@@ -110,14 +110,14 @@ class WikiCorpus:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet:
-    """ILSVRC 2012's tars to train/<class>/ and val/<class>/."""
+    """Unpack ILSVRC 2012's tars into train/<class>/ and val/<class>/."""
 
     train: Path
     """ILSVRC2012_img_train.tar."""
     val: Path
     """ILSVRC2012_img_val.tar."""
     devkit: Path
-    """ILSVRC2012_devkit_t12.tar.gz, which says of which class each validation picture is."""
+    """ILSVRC2012_devkit_t12.tar.gz, which has the class of each validation picture."""
     output: Path
     """Directory of the data set."""
     partial: bool = False
@@ -160,7 +160,7 @@ def main() -> int:
     try:
         return command.run()
     except OSError as error:
-        raise UserError(f"files: must have room and permission to read and write, got {error}") from None
+        raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
 def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:
@@ -172,25 +172,25 @@ def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:
     )
 
 
-def _verified(wanted: Verify) -> int:
+def _verified(options: Verify) -> int:
     report = verify(
-        wanted.directory,
-        vocab_size=wanted.vocab_size,
-        max_seq_length=wanted.max_seq_length,
-        num_workers=_workers(wanted.workers),
+        options.directory,
+        vocab_size=options.vocab_size,
+        max_seq_length=options.max_seq_length,
+        num_workers=_workers(options.workers),
     )
     for line in report.lines:
         print(line)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr)
-    print(f"{wanted.directory}: " + (f"{len(report.problems)} problems" if report.problems else "sound"))
+    print(f"{options.directory}: " + (f"{len(report.problems)} problems" if report.problems else "sound"))
     return 1 if report.problems else 0
 
 
-def _workers(asked: int | None) -> int:
-    require(asked is None or asked >= 1, "--workers", "at least 1", asked)
+def _workers(requested: int | None) -> int:
+    require(requested is None or requested >= 1, "--workers", "at least 1", requested)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return asked or cores or 1
+    return requested or cores or 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which vector instructions the CPU kernels of this process may use, by one name."""
+"""Names the vector instructions that the CPU kernels of this process may use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def instruction_set() -> str:
     """The latest vector instructions of the processor that kernels may use: AVX2, AVX512, AVX512_BF16, AMX, ...
 
     ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which limit torch's kernels and oneDNN's to those of older processors,
-    limit it too; where only oneDNN is limited, the name says so.
+    limit it too; where only oneDNN is limited, the name has "oneDNN limited to".
     """
     capability = torch.backends.cpu.get_cpu_capability()
     if capability != "AVX512":
@@ -28,5 +28,5 @@ def instruction_set() -> str:
 
 
 def is_limited() -> bool:
-    """Whether the environment makes this processor stand in for an older one."""
+    """Whether the environment limits this processor to the instructions of an older one."""
     return any(os.environ.get(name) for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"))

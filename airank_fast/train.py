@@ -1,4 +1,4 @@
-"""Train a benchmark to its quality target, and leave logs and metrics behind.
+"""Train a benchmark to its quality target, and write its logs and metrics.
 
 python -m airank_fast.train resnet50 --amp
 python -m airank_fast.train bert-mini --amp
@@ -48,13 +48,13 @@ def main() -> int:
 
 
 def parse(arguments: list[str]) -> Request:
-    """What the command line requests of this many ranks."""
+    """The request of the command line, with the number of ranks of the environment."""
     size = read_launch(os.environ).size
     return command_line.parse(arguments, world_size=size, program="python -m airank_fast.train", text=__doc__)
 
 
 def start(request: Request, world: World) -> int:
-    """Make the job, and the directory and log that rank 0 writes; run it. Returns the exit status."""
+    """Make the job, and on rank 0 its directory and log; run it. Returns the exit status."""
     from airank_fast.engine import precision, run
 
     saved = on_rank_0(world, lambda: saved_run(request.options))
@@ -83,28 +83,28 @@ def start(request: Request, world: World) -> int:
         log.close()
         summary = logs.summary()
         table = f"{final_table(summary)}\n" if summary["steps"] else ""
-        with suppress(OSError):  # a lost output must not hide how the run ended
+        with suppress(OSError):  # a closed output must not change the exit status
             print(f"{table}logs, metrics and checkpoints: {directory}", flush=True)
 
 
 def on_rank_0(world: World, function: Callable[[], T]) -> T:
-    """What `function` returns on rank 0 (picklable), on every rank; its UserError is raised on every rank as well."""
-    result = trouble = None
+    """Call `function` on rank 0; its result (picklable) is returned, or its UserError raised, on every rank."""
+    result = message = None
     if world.rank == 0:
         try:
             result = function()
         except UserError as error:
-            trouble = str(error)
-    result, trouble = world.broadcast([result, trouble])
-    if trouble is not None:
-        raise UserError(trouble)
+            message = str(error)
+    result, message = world.broadcast([result, message])
+    if message is not None:
+        raise UserError(message)
     return result
 
 
 def choose_precision(request: Request, world: World) -> Choice:
-    """Rank 0's choice, on every rank: processors may differ, and so may what is measured on them.
+    """Rank 0's choice, on every rank, as processors and measurements may differ.
 
-    A run that goes on keeps its own. UserError for --amp with a --precision that is another here.
+    A resumed run keeps its own. UserError for --amp with a --precision other than --amp's on this device.
     """
     from airank_fast.engine import precision
 
@@ -121,7 +121,7 @@ def choose_precision(request: Request, world: World) -> Choice:
 
 @dataclass(frozen=True)
 class Saved:
-    """A run that is to go on: what its recipe.json and its first event hold, and how it ended if it has ended."""
+    """The run to resume: its recipe.json, the options in its run_config event, and its status if it has ended."""
 
     recipe: dict
     options: dict
@@ -129,7 +129,7 @@ class Saved:
 
 
 def saved_run(options: RunOptions) -> Saved | None:
-    """The run in --output, which is required with --resume and refused without it; None where there must be none."""
+    """The run in --output with --resume, else None. UserError where it is missing, or there without --resume."""
     directory = options.output
     if not options.resume:
         holds_run = directory is not None and (directory / "events.jsonl").exists()
@@ -157,7 +157,7 @@ def saved_run(options: RunOptions) -> Saved | None:
 
 @contextmanager
 def unreadable_is_refused(path: Path) -> Iterator[None]:
-    """OSErrors as the UserError that they are: of the user's directory."""
+    """Turns an OSError of a file in the user's directory into a UserError."""
     try:
         yield
     except OSError as error:
@@ -166,7 +166,7 @@ def unreadable_is_refused(path: Path) -> Iterator[None]:
 
 
 def open_log(job: Job, options: RunOptions, world: World, directory: Path, choice: Choice) -> tuple[EventLog, Logs]:
-    """Rank 0's event log with every format and display that hangs on it, its first events written.
+    """Rank 0's event log, with every format and display that subscribes to it and its first events written.
 
     UserError where the directory or one of the files cannot be written.
     """
@@ -213,7 +213,7 @@ def _begin_log(log: EventLog, job: Job, options: RunOptions, world: World, direc
 
 
 def run_config(job: Job, options: RunOptions, world: World) -> dict:
-    """What is requested, as the fields of the `run_config` event."""
+    """The fields of the `run_config` event: what is run, and where."""
     from airank_fast.engine import system
 
     recipe = asdict(job.recipe)

@@ -1,7 +1,7 @@
-"""What lies below a folder, at any depth: the one walk of every command that looks into folders.
+"""Walks, makes and removes folders at any depth, for every command.
 
-`Path.rglob`, `Path.mkdir(parents=True)`, `shutil.rmtree` and, before Python 3.12, `os.walk` recurse, so that a thousand
-folders in each other end them; and the walks pass over a folder that cannot be read without a word.
+`Path.rglob`, `Path.mkdir(parents=True)`, `shutil.rmtree` and, before Python 3.12, `os.walk` recurse, and fail at a
+thousand nested folders; the walks among them also skip a folder that cannot be read, without an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from airank_fast.errors import UserError
 
 
 def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
-    """What a folder holds, by name. UserError if it cannot be read."""
+    """The entries of a folder, sorted by name. UserError if it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
@@ -25,9 +25,9 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
 
 
 def walk(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None = None) -> Iterator[os.DirEntry]:
-    """Everything below a folder, in the order of the paths' parts; a folder comes before what it holds.
+    """All entries below a folder, in the order of the paths' parts; a folder comes before its content.
 
-    Folders that `enter` denies are yielded and not entered, and so are symbolic links. UserError for a folder that
+    Symbolic links, and folders for which `enter` is False, are yielded and not entered. UserError for a folder that
     cannot be read.
     """
     waiting = entries(folder)[::-1]
@@ -39,12 +39,12 @@ def walk(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None 
 
 
 def files(folder: str | os.PathLike, enter: Callable[[os.DirEntry], bool] | None = None) -> Iterator[Path]:
-    """The files below a folder, and links to files, as `walk` meets them."""
+    """The files below a folder, and links to files, in the order of `walk`."""
     return (Path(entry.path) for entry in walk(folder, enter) if entry.is_file())
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it that are missing. OSError where that cannot be."""
+    """Make a folder and the missing ones above it. OSError where one cannot be made."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -54,7 +54,7 @@ def make_folders(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all that it holds; links are removed, not followed. OSError or UserError where it stays."""
+    """Remove a folder with its content; links are removed, not followed. OSError or UserError where that fails."""
     for entry in reversed(list(walk(folder))):
         (os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
     os.rmdir(folder)

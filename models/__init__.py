@@ -1,1 +1,1 @@
-"""Network definitions, one file per network, imported as ``airank_fast.models``."""
+"""Networks, one a file, imported as ``airank_fast.models``."""

@@ -1,4 +1,4 @@
-"""What BertForPreTraining gives back and what it is configured with, to be read as Hugging Face's."""
+"""The output and the configuration of BertForPreTraining, with the interface of Hugging Face's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class BertForPreTrainingOutput:
-    """What a call gives; read as Hugging Face's: by attribute, by name, or by number among those that are not None.
+    """The output of a call; read as Hugging Face's: by attribute, by name, or by number among the values not None.
 
     prediction_logits are [number of masked positions, vocabulary] where labels are given.
     """
@@ -24,7 +24,7 @@ class BertForPreTrainingOutput:
     hidden_states: tuple[Tensor, ...] | None = None
 
     def items(self) -> list[tuple[str, Any]]:
-        """Names and values, but for None."""
+        """Names and values that are not None."""
         return [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None]
 
     def keys(self) -> list[str]:
@@ -53,7 +53,7 @@ torch.export.register_dataclass(BertForPreTrainingOutput)
 
 
 class Config(dict):
-    """The network's arguments, by name and as attributes; with what transformers.Trainer reads of a configuration."""
+    """The network's arguments, by key and as attributes, with those that transformers.Trainer reads."""
 
     model_type = "bert"
     use_cache = False
@@ -69,5 +69,5 @@ class Config(dict):
         return dict(self)
 
     def to_json_string(self) -> str:
-        """As text, for the logs of others."""
+        """As JSON, for the logs of other trainers."""
         return json.dumps(self, indent=2)

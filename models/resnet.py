@@ -1,7 +1,7 @@
-"""ResNet-50 v1.5: the stride of a down-sampling block sits on its 3x3 convolution.
+"""ResNet-50 v1.5, in which the 3x3 convolution of a down-sampling block has the stride.
 
-Parameter names and initialisation are torchvision's, so its checkpoints (and timm's ``resnet50``) load with
-``load_state_dict`` as they are. Architecture: He et al., "Deep Residual Learning for Image Recognition", 2015,
+Parameter names and initialisation are torchvision's, so that its checkpoints (and timm's ``resnet50``) load with
+``load_state_dict`` unchanged. Architecture: He et al., "Deep Residual Learning for Image Recognition", 2015,
 table 1; the v1.5 stride as in torchvision and MLPerf.
 """
 
@@ -18,7 +18,7 @@ EXPANSION = 4
 
 
 class PlainBatchNormAct2d(nn.BatchNorm2d):
-    """What BatchNormAct2d does, in torch's own operators."""
+    """BatchNormAct2d in torch's own operators."""
 
     def __init__(self, num_features: int, *, relu: bool = False) -> None:
         super().__init__(num_features)
@@ -33,7 +33,7 @@ class PlainBatchNormAct2d(nn.BatchNorm2d):
 
 
 def plain_pointwise_conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """What PointwiseConv2d is in torch."""
+    """PointwiseConv2d in torch's own operators."""
     return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
 
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
             so that every block begins as its shortcut.
         fused: use airank_fast.nn's operators; without, the same network in torch's own.
 
-    Input: float ``[N, 3, H, W]``, best in channels_last; H and W at least 32 for the last stage to have a pixel.
+    Input: float ``[N, 3, H, W]``, fastest in channels_last; H and W at least 32 for the last stage to have a pixel.
     Output: logits ``[N, num_classes]`` in the dtype of the last layer's weight.
     """
 

@@ -1,1 +1,1 @@
-"""One file per benchmark: the model, data, optimizer, schedule, loss, evaluation and targets it trains with."""
+"""Recipes, one file per benchmark: model, data, optimizer, schedule, loss, evaluation and targets."""

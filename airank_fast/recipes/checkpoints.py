@@ -1,4 +1,4 @@
-"""Weights that a run begins with, from files of Hugging Face's, of other trainers of PyTorch's, or our own."""
+"""Loads initial weights from files of Hugging Face, of other PyTorch trainers, or of this package."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from torch import Tensor, nn
 
 from airank_fast.errors import UserError
 
-_FILES = (  # what a directory of Hugging Face's may hold, the first that is there
+_FILES = (  # of a directory of Hugging Face's; the first that exists is read
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_INSIDE = ("model", "state_dict")  # where trainers put the weights beside other things
+_INSIDE = ("model", "state_dict")  # keys of the weights in files that hold other things too
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)\.")  # DistributedDataParallel's and torch.compile's prefixes
 _OF_OTHERS = re.compile(r"\.(h5|msgpack|pb|tflite|ckpt[^.]*\.(index|meta|data-\d+-of-\d+))$")
 
 
 def load_into(model: nn.Module, path: Path) -> None:
-    """Fill `model` with the weights of a file: .safetensors, or what torch.save wrote, read without running its code.
+    """Fill `model` with the weights of a file: .safetensors, or one of torch.save, of which no code is run.
 
-    An index (.index.json) stands for the shards that it lists beside itself; a directory for the model.safetensors or
-    pytorch_model.bin in it, whole or sharded. Prefixes of DistributedDataParallel and torch.compile are left out.
+    Of an index (.index.json) the shards are read that it lists, beside it; of a directory its model.safetensors or
+    pytorch_model.bin, whole or sharded. Prefixes of DistributedDataParallel and torch.compile are removed.
 
     Raises:
-        UserError: the first tensor that is missing, too many, of another shape, or quantised; a file that cannot be
-            read, and one of TensorFlow's or Flax's.
+        UserError: the first tensor that is missing, unexpected, of another shape, or quantised; a file that cannot be
+            read, or is TensorFlow's or Flax's.
     """
     path = _file_of(path)
     weights = {_WRAPPERS.sub("", name): tensor for name, tensor in _read(path).items()}
-    trouble = _fill(model, weights)
-    if trouble:
-        raise UserError(f"--init-checkpoint {path}: must have weights of this model: {trouble}")
+    mismatch = _fill(model, weights)
+    if mismatch:
+        raise UserError(f"--init-checkpoint {path}: must have weights of this model: {mismatch}")
 
 
 def _file_of(path: Path) -> Path:
-    """The file that a path stands for."""
+    """The file of weights at a path, which may be a directory."""
     names = _FILES if path.is_dir() else ()
     if found := [path / name for name in names if (path / name).is_file()]:
         return found[0]
@@ -51,14 +51,14 @@ def _file_of(path: Path) -> Path:
     others = sorted(file.name for file in folder.glob("*") if file.name.startswith(prefix))
     if others := [name for name in others if _OF_OTHERS.search(name)]:
         raise UserError(
-            f"--init-checkpoint {path}: must be weights of PyTorch's, got TensorFlow's or Flax's ({others[0]}); "
+            f"--init-checkpoint {path}: must be PyTorch's weights, got TensorFlow's or Flax's ({others[0]}); "
             "transformers 4 converts them: from_pretrained(..., from_tf=True) or from_flax=True, then save_pretrained"
         )
     return path / _FILES[0] if path.is_dir() else path
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
-    """Load weights into the model; returns the first thing that does not fit, if there is one."""
+    """Load weights into the model; returns the first mismatch, or None."""
     expected = model.state_dict()
     for name, tensor in weights.items():
         counts = name.endswith("position_ids") or (name in expected and not expected[name].is_floating_point())
@@ -68,7 +68,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
     for name, tensor in expected.items():
         if name in weights and weights[name].shape != tensor.shape:
             return f"{name} must have shape {list(tensor.shape)}, got {list(weights[name].shape)}"
-    missing, unexpected = model.load_state_dict(weights, strict=False)  # old names are understood there
+    missing, unexpected = model.load_state_dict(weights, strict=False)  # the model renames old names
     if missing or unexpected:
         return f"{missing[0]} is missing" if missing else f"{unexpected[0]} is not one of its tensors"
     return None
@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all files that an index of Hugging Face's names; they lie beside it."""
+    """The tensors of all files that Hugging Face's index lists; they are beside it."""
     content = json.loads(index.read_text(encoding="utf-8"))
     files = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):

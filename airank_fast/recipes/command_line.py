@@ -1,6 +1,6 @@
-"""From a command line to a recipe, for a new run and for one that goes on. Imports no network and no torch.
+"""Makes a recipe from a command line, for a new run and for one that is resumed. Imports no network and no torch.
 
-The commands are those of the files recipes/<task>_options.py; a new one is found by lying there.
+The commands are those of all files recipes/<task>_options.py; there is no other list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from airank_fast.recipes.options import Command, Request, RunOptions, Submission
 O = TypeVar("O")  # noqa: E741
 R = TypeVar("R")
 SUFFIX = "_options"
-ONCE = ("airank_warmup_epochs", "clear_cache", "submission")  # go into the log as a run begins, and never again
+ONCE = ("airank_warmup_epochs", "clear_cache", "submission")  # logged at the beginning of a run only
 OF_THIS_PROCESS = ("output", "resume", "device", "amp")
 
 
@@ -44,7 +44,7 @@ def commands() -> dict[str, Command]:
 
 
 def parse(arguments: list[str], *, world_size: int = 1, program: str = "", text: str = "") -> Request:
-    """What the command line `NAME OPTIONS...` requests; exits with help, or 2 where it cannot be read.
+    """The request of the command line `NAME OPTIONS...`; exits with help, or 2 for a line that cannot be parsed.
 
     UserError where options contradict each other.
     """
@@ -54,10 +54,10 @@ def parse(arguments: list[str], *, world_size: int = 1, program: str = "", text:
         raise SystemExit(2)
     command = commands()[arguments[0]]
     first = replace(next(iter(command.recipes.values())), **command.fixed)
-    generic: Any = _Line  # of types that only the command line knows
+    generic: Any = _Line  # of types that are chosen at run time
     kind, options = generic[command.options, type(first)], command.options()
     read = partial(tyro.cli, kind, args=arguments[1:], prog=f"{program} {arguments[0]}")
-    # Once to learn what is given, then over the defaults that follow from it, which the help shows.
+    # Once for the given options, then over the defaults that depend on them, which --help shows.
     line, _ = read(default=_Line(options, first), add_help=False, return_unknown_args=True)
     request = Request(command=command, options=line.options, recipe=line.recipe, given=given(arguments[1:]))
     defaults = replace(command.defaults(request, world_size), **command.fixed)
@@ -83,17 +83,17 @@ def given(arguments: Iterable[str]) -> frozenset[str]:
 
 
 def resolve(request: Request, precision: str, world_size: int) -> Any:
-    """The recipe of a run, every default filled in and checked. UserError for settings that cannot be."""
+    """The recipe of a run, with every default filled in and checked. UserError for a setting out of range."""
     recipe = replace(request.recipe, precision=precision)
     check_common(request.options, recipe, request.command.task, world_size)
     return request.command.finish(recipe, request.options)
 
 
-# -- a run that goes on -----------------------------------------------------------------------------------------------
+# -- a run that is resumed --------------------------------------------------------------------------------------------
 
 
 def resumed(request: Request, recipe: Mapping, options: Mapping) -> Request:
-    """The request with the recipe and the options that a run has saved, which those given must not contradict."""
+    """The request with the recipe and the options that a run has saved; the given ones must not contradict them."""
     saved = saved_recipe(recipe, request)
     contradictions = [
         (name, getattr(saved, name), getattr(request.recipe, name))
@@ -116,15 +116,16 @@ def resumed(request: Request, recipe: Mapping, options: Mapping) -> Request:
 
 
 def saved_recipe(saved: Mapping, request: Request) -> Any:
-    """The recipe that `recipe.json` holds. A line that it lacks is younger than the run, and has its default.
+    """The recipe of `recipe.json`. A field that it lacks is newer than the run, and has its default.
 
-    UserError where it is another task's, or holds a line that this version does not know.
+    UserError where it is another task's, or has a field that this version lacks.
     """
     kind = type(request.recipe)
     names = {f.name: f for f in fields(kind)}
-    unknown = sorted(set(saved) - set(names))
-    if unknown:
-        raise UserError(f"--resume: must be a run of this command and version, got a recipe with {', '.join(unknown)}")
+    unexpected = sorted(set(saved) - set(names))
+    if unexpected:
+        listed = ", ".join(unexpected)
+        raise UserError(f"--resume: must be a run of this command and version, got a recipe with {listed}")
     base = request.command.recipes.get(str(saved.get("name")))
     values = dict(saved)
     for name, f in names.items():
@@ -141,7 +142,7 @@ def saved_recipe(saved: Mapping, request: Request) -> Any:
 
 
 def _check_kind(name: str, type_name: str, value: object, example: object) -> None:
-    """UserError where a value of a recipe.json cannot be that of a field which may have `example` as its value."""
+    """UserError where a value of a recipe.json has another type than its field, of which `example` is a value."""
     expected: tuple[type, ...]
     if type_name == "Target":
         expected = (float, int, dict, type(None))
@@ -154,7 +155,7 @@ def _check_kind(name: str, type_name: str, value: object, example: object) -> No
 
 
 def restored(options: RunOptions, saved: Mapping, given_names: frozenset[str]) -> Any:
-    """`options` with those of a saved run in place of the ones that are neither given nor of this process."""
+    """`options`, of which a saved run's replace those that are neither given nor of this process alone."""
     values: dict[str, Any] = {}
     for f in fields(options):
         if f.name not in saved or f.name in given_names or f.name in OF_THIS_PROCESS:
@@ -169,7 +170,7 @@ def restored(options: RunOptions, saved: Mapping, given_names: frozenset[str]) -
 
 
 def to_plain(options: RunOptions, left_out: Container[str]) -> dict[str, Any]:
-    """The options as JSON, without what the recipe has: what `resumed` takes."""
+    """The options as JSON, as `resumed` takes them; without those in `left_out`, the recipe's."""
     return {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name not in left_out}
 
 

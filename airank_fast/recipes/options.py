@@ -1,8 +1,8 @@
-"""The two tables that a training command is made from: what is computed, and where it happens.
+"""The two tables of a training command: what is computed, and where it happens.
 
-A line of a task's Recipe is a hyper-parameter. It is at once an option of the command, its help, its default, and what
-`recipe.json` saves; its values stand in the task's RECIPES. RunOptions is the other half: where a run happens and what
-it leaves. `command_line` makes the command of both.
+A field of a task's Recipe is a hyper-parameter. From it come an option of the command, its help, its default, and an
+entry of `recipe.json`; its values are in the task's RECIPES. RunOptions is the other table: where a run happens and
+what it writes. `command_line` makes the command of both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from airank_fast.tasks import Task
 T = TypeVar("T")
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Fixed = Annotated[T, tyro.conf.Fixed, tyro.conf.Suppress]
-"""A line of a recipe that no option changes."""
+"""A field of a recipe that no option changes."""
 
 
 def read_target(text: str) -> float | dict[str, float] | None:
@@ -47,7 +47,7 @@ Target = Annotated[
         str_from_instance=_target_text,
     ),
 ]
-"""What one evaluation must have: a value of the task's first metric, a value of each of several, or nothing."""
+"""The target of one evaluation: a value of the task's first metric, a value of each of several, or None."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where a run happens and what it leaves behind, whatever the task."""
+    """Where a run happens and what it writes, in every task."""
 
     data: Path | None = None
-    """The data set, prepared. Default: the one that comes with the package."""
+    """The prepared data set. Default: the one that comes with the package."""
     output: Path | None = None
     """Directory for logs, metrics and checkpoints. Default: runs/<benchmark>-<date>-<time>."""
     resume: bool = False
@@ -96,14 +96,14 @@ class RunOptions:
     airank_warmup_epochs: int = 0
     """Epochs that AI-Rank's avg_ips leaves out at the start (its warmup_epoch_cnt)."""
     clear_cache: bool = False
-    """Drop the operating system's page cache before the run (needs root), as MLPerf's cache_clear asks."""
+    """Drop the operating system's page cache before the run (needs root), as MLPerf's cache_clear requires."""
     submission: Submission = field(default_factory=Submission)
     """Who hands the run in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommonRecipe:
-    """Everything that decides what is computed; saved with the run, and enough to repeat it."""
+    """All settings of what is computed; saved with the run, and enough to repeat it."""
 
     name: Fixed[str]
     batch_size: int
@@ -117,18 +117,18 @@ class CommonRecipe:
     target: Target
     """Quality to reach, by the task's first metric (an accuracy is a fraction) or by several in one evaluation."""
     stop_at_target: bool = True
-    """Stop when the target is reached; --no-stop-at-target goes on to the best quality, as AI-Rank asks."""
+    """Stop when the target is reached; --no-stop-at-target goes on to the best quality, as AI-Rank requires."""
     seed: int = 1
     """Seed of initial weights, sample order, augmentation, masks and dropout."""
     precision: Precision = "fp32"
-    """The arithmetic outright, instead of --amp."""
+    """The arithmetic, where --amp is not to choose it."""
     fused: bool = True
     """Use the fused operators; --no-fused runs torch's own modules and losses, for comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command line requests: `given` are the names of the options that stand on it."""
+    """A parsed command line. `given` has the names of the options on it."""
 
     command: Command
     options: Any
@@ -140,11 +140,11 @@ class Request:
 class Command:
     """A training command, as a task's file defines it.
 
-    job: the module that has the class Job. recipes: the first is the one of a command line without options.
-    defaults: the recipe whose values hold where none is given, for the options and values that are, on so many ranks.
-    finish: that recipe with the given values, checked; raises UserError, and fills in what depends on the machine.
-    fixed: what distinguishes this command's recipes from those of the task's other commands.
-    decides: option -> the field of the recipe that follows from it, which a resumed run has already.
+    job: the module that has the class Job. recipes: the first is that of a command line without options.
+    defaults: from a request and the number of ranks, the recipe with the values of options that are not given.
+    finish: checks a recipe, and fills in what depends on the machine; raises UserError.
+    fixed: the values that distinguish this command's recipes from those of the task's other commands.
+    decides: option -> the field of the recipe that depends on it, which a resumed run has already.
     """
 
     text: str
@@ -159,14 +159,14 @@ class Command:
 
 
 def target_values(target: float | Mapping[str, float] | None, task: Task) -> dict[str, float]:
-    """A recipe's target as {metric: value}: {} without one, of a number that of the task's first metric."""
+    """A recipe's target as {metric: value}: {} without one; a number is of the task's first metric."""
     if target is None:
         return {}
     return dict(target) if isinstance(target, Mapping) else {task.headline.name: target}
 
 
 def check_target(target: float | Mapping[str, float] | None, task: Task) -> None:
-    """UserError for a metric that the task lacks, or a value that the metric never has."""
+    """UserError for a metric that the task lacks, or a value out of the metric's range."""
     for name, value in target_values(target, task).items():
         metric = task.metric(name)
         if metric is None:
@@ -181,7 +181,7 @@ def check_target(target: float | Mapping[str, float] | None, task: Task) -> None
 
 
 def check_common(options: RunOptions, recipe: CommonRecipe, task: Task, world_size: int) -> None:
-    """UserError for a value that no task can have."""
+    """UserError for a value out of range in every task."""
     for name in ("workers", "checkpoint_every", "checkpoint_steps"):
         value = getattr(options, name)
         require(value is None or value >= 1, option(name), "at least 1", value)

@@ -1,4 +1,4 @@
-"""ResNet-50 v1.5 image classification, as the engine runs it. Settings and options stand in resnet50_options.py."""
+"""ResNet-50 v1.5 image classification as a job for the engine; settings and options are in resnet50_options.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SYNTHETIC_STEPS = 100  # of an epoch with the synthetic reader
-LARS_EPSILON = 0.0  # both as MLPerf's closed division fixes them
+LARS_EPSILON = 0.0  # fixed by MLPerf's closed division, as the next
 LARS_TRUST_COEFFICIENT = 0.001
 
 
@@ -53,18 +53,18 @@ class Job:
         return target_values(self.recipe.target, TASK)
 
     def build(self) -> dict[str, nn.Module]:
-        """The float32 network with freshly drawn weights, on the CPU."""
+        """The float32 network with random initial weights, on the CPU."""
         recipe = self.recipe
         made = resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
         return {"model": made}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One: the loss of the network, and its optimizer."""
+        """One update: the loss of the network, and its optimizer."""
         model = networks["model"]
         return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedLARS:
-        """Weight decay, and LARS's trust ratio, on weights only. The learning rate lives on the device."""
+        """Weight decay, and LARS's trust ratio, on weights only. The learning rate is a tensor on the device."""
         decayed = [p for p in model.parameters() if p.ndim > 1]
         rest = [p for p in model.parameters() if p.ndim <= 1]
         groups = [
@@ -153,7 +153,7 @@ class Job:
         return self._batches(self.reader.evaluate())
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
-        """A batch of noise in the shape of the real ones, for warm-up before the clock starts."""
+        """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""
         num_images = self.recipe.batch_size // ranks.size // self.recipe.gradient_accumulation_steps
         side = self.recipe.image_size
         images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ class Job:
         return datasets.ImageBatch(images, labels)
 
     def schedule(self) -> Schedule:
-        """How the run is planned: in epochs."""
+        """The length of the run and its evaluations, in epochs."""
         recipe = self.recipe
         return Schedule(Span(recipe.epochs, "epochs"), Span(recipe.eval_every, "epochs"), recipe.eval_offset)
 
@@ -196,7 +196,7 @@ class Job:
         return {"opt_name": name, **{f"{name}_opt_{key}": value for key, value in shared.items()}, **own}
 
     def state(self) -> dict:
-        """Nothing beside the network and its optimizer."""
+        """{}: there is no state beside the network and its optimizer."""
         return {}
 
     def load_state(self, state: Mapping) -> None:

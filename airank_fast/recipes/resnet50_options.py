@@ -1,10 +1,10 @@
-"""The settings of ResNet-50 v1.5: recipes for ImageNet and for the embedded digits, and how options change them.
+"""The settings of ResNet-50 v1.5: recipes for ImageNet and for the embedded digits, and the command's options.
 
 The digits recipe reaches its target on two CPU cores. The ImageNet recipes follow MLPerf's closed division for
 SGD (base learning rate 0.001 x global batch, end 1e-4, power 2, weight decay 1e-4 x 2^N, label smoothing 0.1,
 none on batch norm and bias) at the global batches of its reference convergence points, 1632 and 3264, for 8
-and 32 GPUs. With LARS the base learning rate goes through those points instead (7.4 and 10.5, which is a square-root
-rule; momentum 0.9, trust coefficient 0.001, epsilon 0). No ImageNet run has been made with them yet.
+and 32 GPUs. With LARS the base learning rate is 7.4 and 10.5 at those points, and between them by a square-root rule
+(momentum 0.9, trust coefficient 0.001, epsilon 0). No ImageNet run has been made with them yet.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Recipe(CommonRecipe):
     """Side of a training picture in pixels; evaluation keeps the recipe's ratio of resize to crop."""
     train_crop: Fixed[Literal["random_resized", "shift"]]
     min_area: float = 0.08
-    """Least share of a picture that a random crop has."""
+    """Least area of a random crop, as a fraction of the picture's."""
     eval_resize: Fixed[int]
     reader: Literal["auto", "dali", "torch", "synthetic"] = "auto"
-    """Who decodes; auto takes DALI where it is installed. synthetic trains on noise, to isolate p_core."""
+    """What decodes; auto takes DALI where it is installed. synthetic trains on noise, to measure p_core alone."""
     epochs: int
     """Train for at most N epochs."""
     warmup_epochs: float
@@ -122,7 +122,7 @@ class Options(RunOptions):
 
 
 def defaults(request: Request, world_size: int) -> Recipe:
-    """The recipe by data and ranks; what follows from its batch, picture and optimizer follows the given ones."""
+    """The recipe for the data and ranks, with the values that depend on a given batch, picture size and optimizer."""
     options, given = request.options, request.recipe
     name = options.recipe
     if name == "auto":
@@ -138,11 +138,11 @@ def defaults(request: Request, world_size: int) -> Recipe:
         base = replace(base, learning_rate=7.4 * math.sqrt(batch_size / 1632))
     elif base.name != "digits":
         base = replace(base, learning_rate=0.001 * batch_size)
-    return replace(base, target=None) if given.reader == "synthetic" else base  # nothing can be learnt from noise
+    return replace(base, target=None) if given.reader == "synthetic" else base  # noise has no target
 
 
 def finish(recipe: Recipe, options: Options) -> Recipe:
-    """The recipe checked, its reader chosen."""
+    """The recipe, checked and with a reader instead of "auto"."""
     check_counts(recipe, ("epochs", "eval_every"))
     offsets = f"in [0, {recipe.eval_every})"
     require(0 <= recipe.eval_offset < recipe.eval_every, "--eval-offset", offsets, recipe.eval_offset)

@@ -36,14 +36,14 @@ def decay_under_warmup(
     total_steps: int,
     start_warmup_step: int = 0,
 ) -> float:
-    """Learning rate of 0-based ``step``: polynomial decay over all steps, its beginning replaced by linear warm-up.
+    """Learning rate of 0-based ``step``: polynomial decay over all steps, with linear warm-up in place of its start.
 
     lr = base * (step + 1 - start_warmup_step) / warmup_steps   while step - start_warmup_step < warmup_steps
     lr = end + (base - end) * (1 - step / total_steps)^power    after them
 
-    So the rate steps down where the warm-up ends. A start_warmup_step below 0 begins in the middle of the warm-up.
-    As MLPerf's BERT reference (mlcommons/training, language_model/tensorflow/bert/optimization.py, whose warm-up is a
-    step behind) and NVIDIA's (DeepLearningExamples, PyTorch/LanguageModeling/BERT/schedulers.py, PolyWarmUpScheduler).
+    So the rate jumps down where the warm-up ends. A start_warmup_step below 0 begins within the warm-up. As in MLPerf's
+    BERT reference (mlcommons/training, language_model/tensorflow/bert/optimization.py, whose warm-up is a step behind)
+    and NVIDIA's (DeepLearningExamples, PyTorch/LanguageModeling/BERT/schedulers.py, PolyWarmUpScheduler).
     """
     warmed_up = step - start_warmup_step
     if warmed_up < warmup_steps:

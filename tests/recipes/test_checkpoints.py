@@ -97,7 +97,7 @@ def test_a_missing_shard_and_a_wrong_index_are_named(tmp_path, weights):
 def test_weights_of_tensorflow_and_flax_are_refused_with_the_way_to_convert_them(tmp_path, file, path):
     (tmp_path / file).write_bytes(b"\x89HDF")
     message = message_for(tmp_path / path)
-    assert f"must be weights of PyTorch's, got TensorFlow's or Flax's ({file})" in message
+    assert f"must be PyTorch's weights, got TensorFlow's or Flax's ({file})" in message
     assert "from_pretrained(..., from_tf=True)" in message
 
 
