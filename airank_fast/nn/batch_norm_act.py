@@ -14,35 +14,34 @@ from airank_fast.ops.autograd import needs_torchs_own
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d``, and on request the addition and the ReLU that follow it, in one pass over memory.
+    """``nn.BatchNorm2d`` with the addition and the ReLU that may follow it, in one pass over memory.
 
-    ``forward(input)`` is torch's batch norm; ``forward(input, residual)`` adds ``residual`` to the result; with
-    ``relu=True`` what comes out of that goes through a ReLU, of which the backward pass keeps one bit per element.
+    ``forward(input)`` is torch's batch norm; ``forward(input, residual)`` adds ``residual`` to the result;
+    ``relu=True`` ends with a ReLU, of which the backward pass keeps one bit per element.
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in ``nn.BatchNorm2d``; so are
-            parameters, buffers, state-dict keys, and what training and evaluation do with them.
+            parameters, buffers, state-dict keys, and their use in training and evaluation.
         relu: end with a ReLU.
         group: processes over whose batches together the statistics of a training step are taken (a batch-norm
-            group), as ``nn.SyncBatchNorm`` does it: gradients of weight and bias remain those of this process,
+            group), as in ``nn.SyncBatchNorm``: gradients of weight and bias remain those of this process,
             for DistributedDataParallel to average. Every process of the group must run the module, forward and
-            backward. Use this rather than ``convert_sync_batchnorm``.
+            backward. Use this instead of ``convert_sync_batchnorm``.
 
-    It is an ``nn.BatchNorm2d`` to what asks ``isinstance``, which is right for weight decay, initialisation and
-    ``update_bn``. What puts another module in its place (``convert_sync_batchnorm``, timm's ``freeze_batch_norm_2d``)
-    or folds it into a convolution (``fuse_conv_bn_eval``) knows nothing of the ReLU and drops it without a word: give
-    those a network of torch's own modules, which takes the same state dict (``ResNet(fused=False)``). To freeze this
-    one, ``eval()`` and ``requires_grad_(False)`` are enough.
+    ``isinstance`` finds an ``nn.BatchNorm2d``, which is right for weight decay, initialisation and ``update_bn``. Tools
+    that replace the module (``convert_sync_batchnorm``, timm's ``freeze_batch_norm_2d``) or fold it into a convolution
+    (``fuse_conv_bn_eval``) drop the ReLU without an error: give them a network of torch's own modules, which takes the
+    same state dict (``ResNet(fused=False)``). To freeze this one, ``eval()`` and ``requires_grad_(False)`` are enough.
 
     Shapes: input and residual ``[N, C, H, W]``; float32, float64, bfloat16 or float16, of one dtype. Parameters and
     buffers may be float32 beside a 16-bit input (best), or of its dtype. Statistics and sums are float32 (float64 for
-    float64). Channels_last is the fast path; other layouts are converted, and results and gradients converted back.
+    float64). Channels_last is fast; other layouts are converted, and results and gradients converted back.
     Exports, torch.func's transforms and DTensors get torch's own operators, without a group.
 
     Raises:
         ValueError: an input without 4 dimensions; one value per channel in training; eps out of range; a group where
             torch's own operators are needed.
-        RuntimeError: "batch_norm_act: what is required, got what".
+        RuntimeError: "batch_norm_act: NAME must be WHAT, got GOT".
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     @one_call
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Normalise the input, add the residual, and end with the ReLU, where these are there."""
+        """Normalise the input, add the residual if there is one, and apply the ReLU if `relu` is set."""
         of_batch = self.training or self.running_mean is None
         if isinstance(input, Proxy) or needs_torchs_own(input, residual, self.weight):
             return self._in_torchs_own(input, residual, of_batch)
@@ -96,19 +95,19 @@ class BatchNormAct2d(nn.BatchNorm2d):
             raise ValueError(f"{required}, got shape {list(input.shape)}")
 
     def _in_torchs_own(self, input: Tensor, residual: Tensor | None, of_batch: bool) -> Tensor:
-        """The same in torch's operators, for whoever must see the arithmetic."""
+        """The same in torch's operators; see ops/autograd.py."""
         if of_batch and self.group is not None:
             required = "batch_norm_act: group must be None for export, torch.func, forward mode and DTensor"
             raise ValueError(f"{required}, got a group of {dist.get_world_size(self.group)}")
         if self.training and isinstance(input, Proxy):
-            raise ValueError("BatchNormAct2d: traced by itself it must be in evaluation, got training")
+            raise ValueError("BatchNormAct2d: must be in evaluation where it is traced by itself, got training")
         y = super().forward(input)
         if residual is not None:
             y = y + residual
         return F.relu(y) if self.relu else y
 
     def _of_batch(self, x: Tensor, wide: torch.dtype) -> Tensor:
-        """Statistics of this batch (over the group); the running ones are updated."""
+        """Statistics of this batch (over the group); updates the running ones."""
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         if not self.training:
             mean = var = count = None
@@ -118,7 +117,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
             count = count.to(torch.int64)
         if self.group is None:
             if x.numel() == x.shape[1]:
-                required = "batch_norm_act: more than one value per channel is required in training"
+                required = "batch_norm_act: x must have more than one value per channel in training"
                 raise ValueError(f"{required}, got shape {list(x.shape)}")
             statistics = batch_norm_statistics_(x, *running, count, self.momentum, self.eps)
         else:
@@ -135,7 +134,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return statistics
 
     def _of_running(self, wide: torch.dtype) -> Tensor:
-        """The running statistics; an infinite count says that they do not depend on x."""
+        """The running statistics, with an infinite count, as they do not depend on x."""
         mean, var = self.running_mean.to(wide), self.running_var.to(wide)
         return torch.cat([mean, (var + self.eps).rsqrt(), mean.new_full((1,), torch.inf)])
 
@@ -147,7 +146,7 @@ def _nhwc(x: Tensor) -> Tensor:
 
 
 class _ToNHWC(torch.autograd.Function):
-    """A copy in channels_last, whose gradient comes back in the layout of x."""
+    """A copy in channels_last; its gradient has the layout of x."""
 
     @staticmethod
     def forward(ctx, x):

@@ -1,4 +1,4 @@
-"""A linear layer with GELU after it, whose bias is added by the activation's kernel."""
+"""A linear layer followed by GELU; the activation's kernel adds the bias."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class LinearGELU(nn.Linear):
     """``nn.Sequential(nn.Linear(...), nn.GELU(approximate))`` with nn.Linear's parameters and state-dict keys.
 
     The product x W^T is torch's; bias and GELU are one pass over it, forward and backward. Under autocast the product
-    is 16-bit, as in nn.Linear, and the bias is added in float32 as it is.
+    is 16-bit, as in nn.Linear, and the bias is added in float32, unrounded.
 
     Shapes: input ``[..., in_features]``, weight ``[out_features, in_features]``, bias ``[out_features]``,
     output ``[..., out_features]``.
 
-    It is an ``nn.Linear`` to what asks ``isinstance``, which is right for initialisation, weight decay and tensor
-    parallelism. What puts another module in its place by its weights alone (LoRA, quantisation of weights) must leave
-    it out, or the GELU is lost without a word: name the modules to be replaced.
+    ``isinstance`` finds an ``nn.Linear``, which is right for initialisation, weight decay and tensor parallelism. Tools
+    that replace linear layers (LoRA, quantisation of weights) must leave it out, or the GELU is lost without an error:
+    name the modules to be replaced.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Which of two ways of computing the same is faster on this processor: from measurements, the same in every process.
+"""Chooses between torch's convolution and a matrix product for this processor, from measurements in a file.
 
-`choices.json` is made by `bench/convolution.py --choose` from its committed results: per instruction set, dtype and
-kernel size the number of output pixels (over the batch) up to which a convolution is faster as a matrix product; null
-for any number. Nothing is measured at run time, so that ranks, and a run that goes on, compute alike.
+`bench/convolution.py --choose` makes `choices.json` from its committed results: by instruction set, dtype and kernel
+size the number of output pixels (over the batch) up to which a convolution is faster as a matrix product; null for any
+number. Nothing is measured at run time, so that all ranks and a resumed run compute alike.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airank_fast.ops.autograd import needs_torchs_own
 
 FILE = Path(__file__).with_name("choices.json")
 LIKE = {"AVX512": "AVX512_BF16", "AMX": "AVX512_BF16"}
-"""Sets of instructions that were not measured, and those whose choices hold for them."""
+"""Sets of instructions that were not measured, and the sets whose choices they use."""
 
 
 @functools.cache
@@ -39,7 +39,7 @@ def limits() -> dict[tuple[str, int], float]:
 def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether ``conv`` of ``x`` is faster as a matrix product, and can be one.
 
-    That takes a square kernel, equal strides, no bias, groups or dilation, and a padding of zeros, given in numbers.
+    It must have a square kernel, equal strides, no bias, groups or dilation, and a padding of zeros, given in numbers.
     """
     if isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
         return False

@@ -1,4 +1,4 @@
-"""Cross entropy as torch.nn has it, over the fused op."""
+"""Cross entropy with torch.nn's interface, over the fused op."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def cross_entropy(
     *,
     inplace_backward: bool = False,
 ) -> Tensor:
-    """``torch.nn.functional.cross_entropy`` of class indices, in place of it; see ``ops.cross_entropy``.
+    """Drop-in for ``torch.nn.functional.cross_entropy`` of class indices; see ``ops.cross_entropy``.
 
-    The loss is float32 also of 16-bit logits, which need no conversion before. Class weights, class probabilities as
-    target and the arguments that torch has deprecated (size_average, reduce) are errors: ValueError, RuntimeError.
+    The loss of 16-bit logits is float32, without a conversion before. Class weights, class probabilities as target and
+    the arguments that torch has deprecated (size_average, reduce) are errors: ValueError, RuntimeError.
     """
     for name, value in (("weight", weight), ("size_average", size_average), ("reduce", reduce)):
         if value is not None:
@@ -34,9 +34,9 @@ def cross_entropy(
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
-    """``torch.nn.CrossEntropyLoss`` of class indices; what it cannot do is an error when it is made or called.
+    """``torch.nn.CrossEntropyLoss`` of class indices; an unsupported argument is an error.
 
-    ``inplace_backward=True`` writes the gradient over the logits, which are lost with it: see ``ops.cross_entropy``.
+    ``inplace_backward=True`` writes the gradient over the logits, which are lost: see ``ops.cross_entropy``.
     """
 
     def __init__(

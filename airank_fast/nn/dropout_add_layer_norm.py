@@ -1,4 +1,4 @@
-"""Dropout, the addition of a residual and LayerNorm as one module: what stands between a transformer's layers."""
+"""Dropout, the addition of a residual and LayerNorm as one module, as between a transformer's layers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DropoutAddLayerNorm(nn.LayerNorm):
 
     Raises:
         UserError: p out of range.
-        RuntimeError: from `forward`, "dropout_add_layer_norm: what is required, got what".
+        RuntimeError: from `forward`, "dropout_add_layer_norm: NAME must be WHAT, got GOT".
     """
 
     def __init__(
@@ -65,5 +65,5 @@ class DropoutAddLayerNorm(nn.LayerNorm):
         )
 
     def extra_repr(self) -> str:
-        """What print shows between the brackets."""
+        """The arguments in the module's repr."""
         return f"{super().extra_repr()}, p={self.p}, return_sum={self.return_sum}"

@@ -1,4 +1,4 @@
-"""LayerNorm and FusedLayerNorm, which stand in for torch.nn's and apex.normalization's classes of these names."""
+"""LayerNorm and FusedLayerNorm, drop-ins for torch.nn's and apex.normalization's classes of these names."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the last dimensions; arguments, parameters and state dict of torch.nn.LayerNorm.
 
     Shapes: input and output ``[..., *normalized_shape]``. The parameters may be float32 beside a 16-bit input, which
-    stays 16-bit. Under autocast to a 16-bit dtype the output is always 16-bit, also that of a float32 input (as with
-    apex, but the input is not rounded first); torch's is float32 there. Outside autocast it has the input's dtype.
+    stays 16-bit. Under autocast to a 16-bit dtype the output is 16-bit, for a float32 input too (as with apex, which
+    rounds the input first); torch's is float32 there. Outside autocast it has the input's dtype.
 
-    `memory_efficient` is apex's, whose arguments in their order FusedLayerNorm takes. There it saves the output in
-    place of the input, from which the backward pass cannot recover the input where a weight is near zero; here it must
-    be left False.
+    `memory_efficient` is apex's; it must be False. In apex it saves the output instead of the input, which the backward
+    pass cannot recover where a weight is near zero.
 
     Raises:
         UserError: memory_efficient=True.
-        RuntimeError: from `forward`, "layer_norm: what is required, got what".
+        RuntimeError: from `forward`, "layer_norm: NAME must be WHAT, got GOT".
     """
 
     def __init__(

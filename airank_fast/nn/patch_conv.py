@@ -1,4 +1,4 @@
-"""A convolution that is a matrix product over patches of the input where that is faster."""
+"""A convolution that runs as a matrix product over patches of the input where that is faster."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from airank_fast.nn.tracing import one_call
 
 
 class PatchConv2d(nn.Conv2d):
-    """``nn.Conv2d`` in all but speed: its arguments, parameters, state-dict keys and values.
+    """``nn.Conv2d`` with its arguments, parameters, state-dict keys and values, but faster.
 
-    On a CPU, where few pixels meet many channels, oneDNN's convolution takes most of its time to bring weights and
-    their gradients into its own layout and back. There the patches that the filters see are written side by side and
-    multiplied, without those weights that see nothing but padding; `choices.py` says from which measurement. Everywhere
-    else, and under autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself; so it is with a bias,
-    groups, dilation, or another padding than zeros.
+    On a CPU, for few pixels and many channels, oneDNN's convolution spends most of its time on converting weights and
+    their gradients to its own layout and back. There the patches of the filters are written side by side and
+    multiplied, without the weights that meet padding alone; `choices.py` decides from measurements. Everywhere else,
+    and under autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself; so it is with a bias,
+    groups, dilation, or a padding other than zeros.
 
     Shapes: those of ``nn.Conv2d``; the output is channels_last where it is a product.
     """
@@ -32,7 +32,7 @@ class PatchConv2d(nn.Conv2d):
 
 
 class _Taps(NamedTuple):
-    """Along one side: the weights that see a pixel, lo to hi - 1, and the padding and the outputs that go with them."""
+    """Along one side: the weights that meet a pixel, lo to hi - 1, with their padding and number of outputs."""
 
     lo: int
     hi: int
@@ -85,7 +85,7 @@ def _sides(x: Tensor, weight: Tensor, stride: int, padding: int) -> list[_Taps]:
 
 
 def _patches(x: Tensor, rows: _Taps, columns: _Taps, stride: int) -> Tensor:
-    """[outputs, taps x channels]: what each output sees, in the order of channels_last weights."""
+    """[outputs, taps x channels]: the inputs of each output, in the order of channels_last weights."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns.before, columns.after, rows.before, rows.after))
     windows = padded.unfold(1, rows.hi - rows.lo, stride).unfold(2, columns.hi - columns.lo, stride)
     windows = windows[:, : rows.num_outputs, : columns.num_outputs].permute(0, 1, 2, 4, 5, 3)
@@ -93,12 +93,12 @@ def _patches(x: Tensor, rows: _Taps, columns: _Taps, stride: int) -> Tensor:
 
 
 def _matrix(weight: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
-    """[out_channels, taps x channels]: the weights that see a pixel; a view of channels_last ones that all do."""
+    """[out_channels, taps x channels]: the weights that meet a pixel; a view where all of channels_last ones do."""
     return weight[:, :, rows.lo : rows.hi, columns.lo : columns.hi].permute(0, 2, 3, 1).flatten(1)
 
 
 def _fold(patches: Tensor, shape: torch.Size, rows: _Taps, columns: _Taps, stride: int) -> Tensor:
-    """The adjoint of `_patches`: each pixel's sum over the patches that see it."""
+    """The adjoint of `_patches`: each pixel's sum over the patches that contain it."""
     num, channels, height, width = shape
     taps = (rows.hi - rows.lo, columns.hi - columns.lo)
     patches = patches.view(num, rows.num_outputs, columns.num_outputs, *taps, channels)

@@ -1,4 +1,4 @@
-"""A 1x1 convolution that is a matrix product where that is faster."""
+"""A 1x1 convolution that runs as a matrix product where that is faster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from airank_fast.nn.tracing import one_call
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution without bias; ``nn.Conv2d(in, out, 1, stride, bias=False)`` in all but speed.
+    """A 1x1 convolution without bias: ``nn.Conv2d(in, out, 1, stride, bias=False)``, but faster.
 
     In NHWC a 1x1 convolution is one matrix product over the pixels. On CPUs that product is faster than the
     convolution primitive, forward and backward, in bfloat16 where the processor multiplies it and in float32 on AVX2
-    for few pixels; `choices.py` says from which measurement. Everywhere else this is ``nn.Conv2d``.
+    for few pixels; `choices.py` decides from measurements. Everywhere else this is ``nn.Conv2d``.
 
     Shapes: input ``[N, in_channels, H, W]`` or ``[in_channels, H, W]``, weight ``[out_channels, in_channels, 1, 1]``,
     output ``[N, out_channels, ceil(H / stride), ceil(W / stride)]`` or without N, in channels_last when the product

@@ -1,4 +1,4 @@
-"""What torch.fx records of a fused module: one call of it, as of torch.nn's own modules."""
+"""Lets torch.fx record a fused module as one call, as it does torch.nn's own modules."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.fx import Proxy
 def one_call(forward: Callable) -> Callable:
     """Make a module's forward one node, "call_module", of a graph that torch.fx traces.
 
-    So a traced network keeps its kernels and its modes, and what is in the module (a test of a shape, a branch for a
-    dtype) need not be traceable. A module that is itself what is traced runs its forward.
+    So a traced network keeps its kernels and modes, and the code of the module (a test of a shape, a branch for a
+    dtype) need not be traceable. A module that is traced by itself runs its forward.
     """
 
     @functools.wraps(forward)
@@ -27,7 +27,7 @@ def one_call(forward: Callable) -> Callable:
 
 
 def _path_in(tracer: object, module: nn.Module) -> str | None:
-    """The module's name in what is traced; "" for all of that, None for what is not part of it."""
+    """The module's name in the traced one; "" for the traced module itself, None for one outside it."""
     try:
         return tracer.path_of_module(module)
     except NameError:

@@ -1,7 +1,7 @@
-"""The ops. Each file defines one: schema, reference, fake, public function; the extension adds the kernels.
+"""The ops, one a file: schema, reference, fake, public function; the extension module adds the kernels.
 
-There is no other switch than torch's dispatcher: where the extension is missing, or has no kernel for a
-device, the same name runs the reference.
+torch's dispatcher is the only switch: where the extension is missing, or has no kernel for a device, the same name
+runs the reference.
 """
 
 import importlib.util

@@ -1,12 +1,12 @@
-"""Ops with a gradient, called in eager mode in half the time that torch.library's way takes.
+"""Gives ops their gradients, with eager calls in half the time that torch.library.register_autograd takes.
 
-What torch.library makes of a formula is a kernel in Python that the dispatcher visits on the way to every call of the
-op, with gradients or without. torch.compile needs it; eager calls pass it by.
+torch.library registers a gradient as a kernel in Python, which the dispatcher calls before every call of the op, with
+gradients or without. torch.compile needs it; eager calls skip it.
 
-A kernel is opaque to whoever must see or transform the arithmetic. Exports (torch.export, ONNX, torch.jit.trace),
+A kernel is opaque to code that reads or transforms the arithmetic. Exports (torch.export, ONNX, torch.jit.trace),
 torch.func and vmap, forward-mode differentiation and DTensor therefore get the same formula in torch's own operators,
-which have rules for all of them; `needs_torchs_own` is the one place that decides. So do backward passes that are
-differentiated themselves: their second derivatives are torch's.
+which have rules for all of them; `needs_torchs_own` alone decides. So do backward passes that are differentiated
+themselves: their second derivatives are torch's.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def differentiable(
     lib: torch.library.Library,
     num_results: int = 1,
 ) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """Register a formula as torch.library.register_autograd does, and return what calls the op with it.
+    """Register a gradient as torch.library.register_autograd does, and return a function that calls the op with it.
 
-    The returned function takes what the op takes, in order, and gives the first `num_results` of its results, which
-    alone can be differentiated; `backward` sees None for the gradients of the others. `torchs_own` takes and gives
+    The function takes the op's arguments, in order, and returns the first `num_results` of its results, the only ones
+    that can be differentiated; `backward` gets None for the gradients of the others. `torchs_own` takes and returns
     the same, in torch's own operators.
     """
     torch.library.register_autograd(op._schema.name, backward, setup_context=setup_context, lib=lib)
@@ -73,7 +73,7 @@ def differentiable(
 
 
 def overridable(function: Callable) -> Callable:
-    """Let what stands in for a tensor take the call, as torch's functions do: torch.fx records it as one node."""
+    """Call __torch_function__ of tensor-like arguments, as torch's functions do: torch.fx records one node."""
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> Tensor | tuple[Tensor, ...]:
@@ -86,7 +86,7 @@ def overridable(function: Callable) -> Callable:
 
 
 def needs_torchs_own(*inputs: object) -> bool:
-    """Whether somebody must see the arithmetic: an export, a transform of torch.func, forward mode, DTensor."""
+    """Whether the arithmetic must be visible: to an export, a transform of torch.func, forward mode, DTensor."""
     if torch._C._are_functorch_transforms_active():
         return True
     if torch.compiler.is_compiling():
@@ -99,7 +99,7 @@ def needs_torchs_own(*inputs: object) -> bool:
 
 
 def backward_of(kernel: Callable, formula: Callable, *inputs: object) -> Tensor | tuple[Tensor | None, ...]:
-    """kernel(*inputs), an op or several; formula(*inputs) where that will be differentiated or vmap runs it."""
+    """kernel(*inputs), one op or several; formula(*inputs) where the result is differentiated, or under vmap."""
     if torch.compiler.is_compiling():
         return kernel(*inputs)
     if in_vmap(*inputs) or records(*inputs):
@@ -109,13 +109,13 @@ def backward_of(kernel: Callable, formula: Callable, *inputs: object) -> Tensor 
 
 
 def in_vmap(*inputs: object) -> bool:
-    """Whether a backward pass is given a batch of gradients, by torch.func or by `is_grads_batched`."""
+    """Whether a backward pass gets a batch of gradients, from torch.func or `is_grads_batched`."""
     is_batched = torch._C._functorch.is_legacy_batchedtensor
     return torch._C._are_functorch_transforms_active() or any(is_batched(t) for t in inputs if isinstance(t, Tensor))
 
 
-def by_themselves_no_further(lib: torch.library.Library, *ops: str) -> None:
-    """Make it an error to differentiate these backward ops, which backward_of() never does, rather than zero."""
+def refuse_derivatives(lib: torch.library.Library, *ops: str) -> None:
+    """Make the derivative of these backward ops, which backward_of() never takes, an error instead of zero."""
 
     def refuse(op: str) -> Callable:
         def backward(_ctx, *_grads):
@@ -128,13 +128,13 @@ def by_themselves_no_further(lib: torch.library.Library, *ops: str) -> None:
 
 
 def tied(value: Tensor, function: Tensor) -> Tensor:
-    """The saved value, with the derivatives of the function of a tensor that it was computed by."""
+    """The saved value, with the derivatives of `function`, the same value computed from a tensor."""
     return value + (function - function.detach())
 
 
 def records(*inputs: object) -> bool:
-    """Whether autograd records what is done with these."""
-    if torch.compiler.is_compiling():  # which cannot see into the shorter question
+    """Whether autograd records operators on these."""
+    if torch.compiler.is_compiling():  # it cannot trace _any_requires_grad
         return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
     return torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
 

@@ -1,17 +1,17 @@
-"""airank_fast::batch_norm_*: batch norm + residual + ReLU over NHWC memory, in parts that a process group can join.
+"""airank_fast::batch_norm_*: batch norm + residual + ReLU over NHWC memory, in ops between which a group can reduce.
 
-Formulas in csrc/batch_norm_act_math.h. Per-channel results travel in one vector of 2C + 1 numbers, float32 (float64
-for float64 inputs):
+Formulas in csrc/batch_norm_act_math.h. Per-channel results are one vector of 2C + 1 numbers, float32 (float64 for
+float64 inputs):
 
     moments     mean[C], sum of squared deviations[C], count
     statistics  mean[C], 1 / sqrt(var + eps)[C], count
 
 Training: statistics = batch_norm_statistics_(x, ...), then batch_norm_act. Over several processes:
-batch_norm_moments on each, gathered as rows, and batch_norm_finish_ on each. In evaluation the statistics are made of
-the running ones, and their count is infinite: that they do not depend on x is what an infinite batch means.
-airank_fast.nn.BatchNormAct2d puts them together. With a ReLU the op batch_norm_act also returns where something passed
-it, as uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in bit k of row i; the backward pass, in two ops between which
-a group adds up its sums, reads that instead of the output.
+batch_norm_moments on each, gathered as rows, and batch_norm_finish_ on each. In evaluation the statistics are the
+running ones, with an infinite count: statistics of an infinite batch do not depend on x.
+airank_fast.nn.BatchNormAct2d calls the ops in this order. With a ReLU the op batch_norm_act also returns the elements
+that passed it, as uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in bit k of row i. The backward pass reads these
+bits instead of the output; it is two ops, between which a group adds up its sums.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def batch_norm_moments(x: Tensor) -> Tensor:
     Args:
         x: [N, C, H, W] in channels_last; float32, float64, bfloat16 or float16.
 
-    Not differentiable by itself: batch_norm_act's gradient includes the way through the statistics.
+    Not differentiable by itself: batch_norm_act's gradient includes the part through the statistics.
     """
     return _ops.batch_norm_moments.default(x)
 
@@ -104,15 +104,15 @@ def batch_norm_act(
         residual: of x's shape, dtype and layout, or None.
         weight, bias: [C], float32 (float64 beside float64 x), or None for 1 and 0.
         statistics: [2C + 1], see the top of this file. The gradient of x takes them as functions of x.
-        group: the processes that the statistics cover; their sums are added up in the backward pass. The gradients
-            of weight and bias are those of this process. Over a group there is neither a second derivative nor
-            what needs torch's own operators (ops/autograd.py): torch.func, forward mode, export, DTensor.
+        group: the processes whose batches the statistics cover; the backward pass adds up their sums. The gradients
+            of weight and bias are those of this process. A group excludes second derivatives and all that needs
+            torch's own operators (ops/autograd.py): torch.func, forward mode, export, DTensor.
 
     Returns:
         The output, of x's dtype and layout. For the backward pass of the ReLU a bit is kept for each element.
 
     Raises:
-        RuntimeError: "batch_norm_act: what is required, got what".
+        RuntimeError: "batch_norm_act: NAME must be WHAT, got GOT".
     """
     inputs = (x, residual, weight, bias)
     with_mask = relu and autograd.records(*inputs)
@@ -157,7 +157,7 @@ def statistics_reference(x, running_mean, running_var, num_batches_tracked, mome
 
 @torch.library.impl(_library, "batch_norm_act", "CompositeExplicitAutograd")
 def act_reference(x, residual, weight, bias, statistics, relu, with_mask, group="") -> tuple[Tensor, Tensor]:
-    """batch_norm_act in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    """batch_norm_act in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests."""
     _check_act(x, residual, weight, bias, statistics, relu, with_mask)
     mean, rstd, _ = _split(statistics)
     z = (_rows(x) - mean) * (rstd if weight is None else rstd * weight)
@@ -385,7 +385,7 @@ def _kernels(dy, x, mask, weight, statistics, group, need_dx, need_residual):
 
 
 def _formula(dy, x, mask, weight, statistics, group, _need_dx, _need_residual):
-    """The same for a second derivative, which goes through the statistics, too."""
+    """The same for a second derivative, which includes the part through the statistics."""
     rows, mean, rstd, count = _with_statistics_of(x, statistics, group)
     dz, xhat = _masked(dy, mask), (rows - mean) * rstd
     dbias, dweight = dz.sum(0), (dz * xhat).sum(0)
@@ -402,7 +402,7 @@ def _torchs_own(x, residual, weight, bias, statistics, relu, _with_mask, group):
 
 
 def _with_statistics_of(x, statistics, group) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x as rows; and mean, rstd, count, of which the first two are functions of x where their count is finite."""
+    """x as rows; and mean, rstd and count. Mean and rstd are functions of x where the count is finite."""
     required = "group must be None for second derivatives, torch.func, forward mode, export and DTensor"
     require("batch_norm_act", not group, required, f"group {group!r}")
     rows = _rows(x)
@@ -414,4 +414,4 @@ def _with_statistics_of(x, statistics, group) -> tuple[Tensor, Tensor, Tensor, T
 _batch_norm_act = autograd.differentiable(
     _ops.batch_norm_act.default, _setup_context, _backward, _torchs_own, lib=_library
 )
-autograd.by_themselves_no_further(_library, "batch_norm_act_sums", "batch_norm_act_backward")
+autograd.refuse_derivatives(_library, "batch_norm_act_sums", "batch_norm_act_backward")

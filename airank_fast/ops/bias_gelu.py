@@ -1,7 +1,7 @@
 """airank_fast::bias_gelu: GELU of x + bias, and its backward, one pass each.
 
-Formula in csrc/bias_gelu_math.h (that of torch.nn.functional.gelu). Backward recomputes from x and bias, so nothing
-else is kept, and sums the bias's gradient in a fixed order.
+Formula in csrc/bias_gelu_math.h (that of torch.nn.functional.gelu). Backward recomputes from x and bias, which alone
+are saved, and sums the bias's gradient in a fixed order.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     Args:
         x: [..., features], float32, float64, bfloat16 or float16; copied where it is not contiguous.
         bias: [features], of the dtype of x, or float32 beside a 16-bit x.
-        approximate: "none" for the normal distribution itself, "tanh" for its approximation.
+        approximate: "none" for the exact normal distribution, "tanh" for its approximation.
 
     Returns:
         A contiguous tensor of the shape and dtype of x. Arithmetic, and the sum that is the bias's gradient, are in
         float32 (float64 for float64): x + bias is not rounded to 16 bits.
 
     Raises:
-        RuntimeError: "bias_gelu: what is required, got what".
+        RuntimeError: "bias_gelu: NAME must be WHAT, got GOT".
     """
     return _bias_gelu(x, bias, approximate)
 
@@ -92,7 +92,7 @@ def _torchs_own(x, bias, approximate):
 _bias_gelu = autograd.differentiable(
     torch.ops.airank_fast.bias_gelu.default, _setup_context, _backward, _torchs_own, lib=_library
 )
-autograd.by_themselves_no_further(_library, "bias_gelu_backward")
+autograd.refuse_derivatives(_library, "bias_gelu_backward")
 
 
 def _sum(x: Tensor, bias: Tensor) -> Tensor:

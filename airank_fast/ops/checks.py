@@ -1,4 +1,4 @@
-"""Argument checks of the ops: one line each, "op: what is required, got what", as the kernels have them (csrc/)."""
+"""Checks arguments of the ops, with messages of one line as the kernels': "op: NAME must be WHAT, got GOT"."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ FLOATING = (torch.float32, torch.float64, *IN_16_BITS)
 
 
 def require(op: str, condition: bool, required: str, got: object) -> None:
-    """RuntimeError in one line, "op: what is required, got what", unless ``condition`` holds."""
+    """RuntimeError in one line, "op: REQUIRED, got GOT", unless ``condition`` holds."""
     if not condition:
         raise RuntimeError(f"{op}: {required}, got {got}")
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """float32 rather than torch.float32."""
+    """The dtype's name without "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -28,7 +28,7 @@ def text_of(tensor: Tensor) -> str:
 
 
 def param_dtypes(x: torch.dtype) -> tuple[torch.dtype, ...]:
-    """What parameters may be beside x."""
+    """The dtypes that parameters may have beside x."""
     return (x, torch.float32) if x in IN_16_BITS else (x,)
 
 

@@ -1,8 +1,8 @@
 """airank_fast::cross_entropy: loss of logits against class indices, and its gradient, one read of the logits each.
 
-Formula in csrc/cross_entropy_math.h (that of torch.nn.functional.cross_entropy). Forward leaves two numbers per row
-behind, from which backward makes the gradient: no log-probabilities are stored. The gradient needs as much memory as
-the logits, or none at all: `inplace_backward` writes it over them.
+Formula in csrc/cross_entropy_math.h (that of torch.nn.functional.cross_entropy). Forward saves two numbers per row,
+from which backward computes the gradient: no log-probabilities are stored. The gradient needs as much memory as the
+logits, or none: `inplace_backward` writes it over them.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ def cross_entropy(
     Args:
         logits: [classes], [rows, classes] or [rows, classes, ...], float32, float64, bfloat16 or float16. Rows
             may lie apart in memory; where the elements of a row do, a copy is made.
-        target: class indices, int64, of the logits' shape without the dimension of classes. Outside of
-            [0, classes), and not `ignore_index`, is an error on the CPU; on a GPU, which is not waited for, that
-            row's loss and gradient are NaN.
+        target: class indices, int64, of the logits' shape without the dimension of classes. An index outside
+            [0, classes), other than `ignore_index`, is an error on the CPU; on a GPU that row's loss and gradient
+            are NaN, since the host does not wait for it.
         label_smoothing: weight of the uniform distribution in the target, in [0, 1].
-        ignore_index: rows with this target count for nothing: neither loss nor number, and their gradient is
-            zero whatever their logits are, which are not looked at.
+        ignore_index: rows with this target are left out of the loss and of the number of rows. Their logits are not
+            read, and their gradient is zero.
         reduction: "mean" over the rows that count (NaN if there are none), "sum", or "none".
-        inplace_backward: let backward write the gradient into the memory of the logits, which are lost with
-            it. Nothing may look at them after that: where autograd saved them for another operator, or for a second
-            backward, it raises its error about an inplace operation. Under torch.compile it makes no difference.
+        inplace_backward: let backward write the gradient into the memory of the logits, which are lost. Nothing may
+            read them after that: where autograd saved them for another operator, or for a second backward, it raises
+            its error about an inplace operation. Under torch.compile it has no effect.
 
     Returns:
         The loss: float32, or float64 of float64 logits; a scalar, or of the target's shape with "none".
         Arithmetic is in that dtype, of 16-bit logits too.
 
     Raises:
-        RuntimeError, ValueError: "cross_entropy: what is required, got what".
+        RuntimeError, ValueError: "cross_entropy: NAME must be WHAT, got GOT".
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"cross_entropy: reduction must be none, mean or sum, got {reduction!r}")
     if inplace_backward and logits.is_leaf and logits.requires_grad:
-        raise ValueError("cross_entropy: inplace_backward requires logits that were computed, got a leaf")
+        raise ValueError("cross_entropy: inplace_backward must have logits that were computed, got a leaf")
     shape = target.shape
     if logits.dim() == 1:
         logits, target = logits[None], target.reshape(1) if target.numel() == 1 else target
@@ -83,7 +83,7 @@ def cross_entropy(
 def cross_entropy_reference(
     logits: Tensor, target: Tensor, label_smoothing: float, ignore_index: int, reduction: int, inplace_backward: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, [max, sum of exp(x - max)] per row, and what each row's gradient is multiplied by, in plain torch."""
+    """Loss, [max, sum of exp(x - max)] per row, and the factor of the rows' gradients, in plain torch."""
     _check(logits, target, label_smoothing, reduction)
     _check_targets(target, logits.shape[1], ignore_index)
     x, at, counts, valid = _wide(logits, target, ignore_index)
@@ -123,7 +123,7 @@ def cross_entropy_backward_reference(
 
 
 def _gradient(grad, logits, target, _statistics, scale, label_smoothing, ignore_index) -> Tensor:
-    """The same for a second derivative, in which rows that do not count must not bring in infinities."""
+    """The same for a second derivative, without infinities from ignored rows."""
     x, at, counts, valid = _wide(logits, target, ignore_index)
     p = torch.where(counts[:, None], x, 0).softmax(1) - label_smoothing / logits.shape[1]
     p = p.scatter_add(1, at, p.new_full(at.shape, label_smoothing - 1))
@@ -179,8 +179,8 @@ def _backward(ctx, grad, _statistics, _scale):
     # Raises where the logits have been changed since, by another user or by an earlier backward in place.
     logits, target, statistics, scale = ctx.saved_tensors
     options = (ctx.label_smoothing, ctx.ignore_index)
-    # Rows that share memory (an expanded tensor) have no room for a gradient each, nor have the gradients of vmap;
-    # what autograd is to differentiate once more must not change under it.
+    # Rows that share memory (an expanded tensor) cannot hold a gradient each, nor those of vmap; and logits that
+    # autograd differentiates once more must not change.
     arguments = (grad, logits, target, statistics, scale, *options)
     kept = torch.is_grad_enabled() or 0 in logits.stride() or autograd.in_vmap(grad)
     if not ctx.inplace_backward or kept:
@@ -201,11 +201,11 @@ def _torchs_own(logits, target, label_smoothing, ignore_index, reduction, _inpla
 _cross_entropy = autograd.differentiable(
     _ops.cross_entropy.default, _setup_context, _backward, _torchs_own, lib=_library
 )
-autograd.by_themselves_no_further(_library, "cross_entropy_backward")
+autograd.refuse_derivatives(_library, "cross_entropy_backward")
 
 
 def _wide(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits in the dtype of the arithmetic, an index that can be gathered, which rows count, which are possible."""
+    """Logits in the dtype of the arithmetic, an index that can be gathered, which rows count, which are valid."""
     counts = target != ignore_index
     possible = (target >= 0) & (target < logits.shape[1])
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -225,7 +225,7 @@ def _check(logits: Tensor, target: Tensor, label_smoothing: float, reduction: in
 
 
 def _check_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Only in the host's memory: on a GPU nothing waits for an answer, and the row's loss is NaN instead."""
+    """Only on the CPU: on a GPU the check would wait for the device, and the row's loss is NaN instead."""
     if target.device.type != "cpu":
         return
     impossible = ((target < 0) | (target >= num_classes)) & (target != ignore_index)

@@ -1,8 +1,8 @@
 """airank_fast::dropout_add_layer_norm: layer_norm(dropout(x) + residual) in one pass, forward and backward.
 
 The mask is a pure function of a seed and an element's position (csrc/dropout_math.h, Philox4x32-10), the same on
-every device, so the backward pass computes it again and nothing but the sum is saved. The seed is a tensor on the
-device: a captured CUDA graph that draws it anew drops other elements at each replay, and nothing waits for the host.
+every device, so that the backward pass recomputes it and only the sum is saved. The seed is a tensor on the device: a
+captured CUDA graph that draws it drops other elements at each replay, and nothing waits for the host.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def dropout_add_layer_norm(
 
     Args:
         x: ``[..., *normalized_shape]``, float32, float64, bfloat16 or float16; any strides. Under autocast to a
-            16-bit dtype a float32 x is first cast to it, as the linear layer before would have done.
+            16-bit dtype a float32 x is first cast to it, as a linear layer before would do.
         residual: of x's shape; of x's dtype, or float32 beside a 16-bit x.
         normalized_shape: the shape of a row, at least one dimension.
         weight, bias: of that shape, or None; both of x's dtype, or float32 beside a 16-bit x.
         eps: added to the variance.
-        p: the share of x that is dropped, from 0 to 1; what is left is divided by 1 - p.
-        training: without it nothing is dropped, as with p = 0.
-        seed: int64 of shape [2] on x's device; which elements are dropped depends on it and their position
-            alone. Default: drawn from torch's generator of that device.
+        p: the share of x that is dropped, from 0 to 1; the rest is divided by 1 - p.
+        training: if False, nothing is dropped, as with p = 0.
+        seed: int64 of shape [2] on x's device; the mask depends on it and the elements' positions alone. Default:
+            drawn from torch's generator of that device.
         return_sum: return ``(y, dropout(x) + residual)``: a network that normalises first adds to the sum.
 
     Returns:
@@ -78,7 +78,7 @@ def dropout_add_layer_norm(
         operators (see ops/autograd.py): without a seed, F.dropout and the generator that it draws from.
 
     Raises:
-        RuntimeError: "dropout_add_layer_norm: what is required, got what".
+        RuntimeError: "dropout_add_layer_norm: NAME must be WHAT, got GOT".
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     check_normalized_shape(_OP, x, shape)
@@ -93,7 +93,7 @@ def dropout_add_layer_norm(
 
 
 def dropout_mask_reference(shape: Sequence[int], seed: Tensor, p: float) -> Tensor:
-    """Which elements of a tensor of this shape are kept: bool, by the rule of csrc/dropout_math.h in plain torch."""
+    """The kept elements of a tensor of this shape: bool, by the rule of csrc/dropout_math.h in plain torch."""
     low = 0xFFFFFFFF
     position = torch.arange(torch.Size(shape).numel(), device=seed.device)
     counter = torch.div(position, 4, rounding_mode="floor")
@@ -119,7 +119,7 @@ def dropout_add_layer_norm_reference(
     num_dims: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(y, sum, mean, rstd) in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    """(y, sum, mean, rstd) in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests."""
     _check_forward(x, residual, weight, bias, seed, p, num_dims)
     wide = torch.promote_types(x.dtype, torch.float32)
     total = (_dropout(x.to(wide), seed, p) + residual.to(wide)).to(residual.dtype).contiguous()
@@ -235,7 +235,7 @@ def _torchs_own(x, residual, weight, bias, seed, p, num_dims, eps):
 _dropout_add_layer_norm = autograd.differentiable(
     _ops.dropout_add_layer_norm.default, _setup_context, _backward, _torchs_own, lib=_library, num_results=2
 )
-autograd.by_themselves_no_further(_library, f"{_OP}_backward")
+autograd.refuse_derivatives(_library, f"{_OP}_backward")
 
 
 # The checks of csrc/dropout_add_layer_norm_args.h, in the same order and words.

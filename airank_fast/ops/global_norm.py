@@ -1,6 +1,6 @@
-"""airank_fast::global_norm: the 2-norm over all elements of a list of tensors, without a word to the host.
+"""airank_fast::global_norm: the 2-norm over all elements of a list of tensors, without synchronising with the host.
 
-LAMB clips by it. The result is the same from run to run: sums over chunks of fixed size, added in order.
+LAMB clips by it. The result is the same in every run: sums over chunks of fixed size are added in order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     differentiable.
 
     Raises:
-        RuntimeError: "global_norm: what is required, got what".
+        RuntimeError: "global_norm: NAME must be WHAT, got GOT".
     """
     return torch.ops.airank_fast.global_norm(tensors)
 

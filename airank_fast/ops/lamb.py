@@ -54,7 +54,7 @@ def lamb_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Update `params` in place by one step of LAMB, as apex's FusedLAMB does it.
+    """Update `params` in place by one step of LAMB, as apex's FusedLAMB does.
 
     Args:
         params: float32, float64, bfloat16 or float16, all of one dtype and on one device.
@@ -63,22 +63,22 @@ def lamb_(
         exp_avgs, exp_avg_sqs: first and second moments, updated; one per parameter, of its shape; float32, or float64
             of float64 parameters. They start from zeros.
         copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
-            a model: the new parameters, rounded to nearest even, are written there in the same pass. Where one is not
-            its parameter, rounded, someone has changed the weight, and the step begins from that.
+            a model: the new parameters, rounded to nearest even, are written there in the same pass. A copy that
+            differs from its rounded parameter was changed by other code, and the step begins from it.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         step: number of this step, counted from 1; one number on the device, like lr.
         adam_w_mode: weight decay is added to the update; without, to the gradient.
         use_nvlamb: scale every tensor by its trust ratio, also without weight decay.
-        grad_norm: norm of all gradients of the model as they are (`global_norm`), still multiplied by grad_scale. Where
-            it is larger than max_grad_norm, gradients are scaled down to that. Without it nothing is clipped.
+        grad_norm: norm of all gradients of the model (`global_norm`), not yet divided by grad_scale. Where the divided
+            norm is larger than max_grad_norm, gradients are scaled down to that. None: no clipping.
         grad_scale: gradients are divided by it; one number on the device, like lr.
-        found_inf: nothing at all is written where it is not zero; one number on the device, like lr.
+        found_inf: where it is not zero, nothing is written; one number on the device, like lr.
 
-    Any strides will do; where the tensors of one parameter have equal strides and no holes, memory is walked in order
-    and nothing is copied. Arithmetic is in float32 (float64 for float64 parameters), norms are summed in float64.
+    Any strides are accepted; tensors of one parameter with equal strides and no holes are read in the order of memory,
+    without a copy. Arithmetic is in float32 (float64 for float64 parameters), norms are summed in float64.
 
     Raises:
-        RuntimeError: "lamb: what is required, got what".
+        RuntimeError: "lamb: NAME must be WHAT, got GOT".
     """
     torch.ops.airank_fast.lamb_(
         params,
@@ -102,7 +102,7 @@ def lamb_(
         found_inf=found_inf,
     )
     if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd notice when something that it saved has been changed.
+        # Lets autograd detect a change of a tensor that it saved.
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *copies])
 
 
@@ -130,9 +130,9 @@ def lamb_reference(
     found_inf: Tensor | None = None,
     norms: Callable[[list[Tensor]], Iterable[Tensor]] = norms_of,
 ) -> None:
-    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against.
+    """The same step in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests.
 
-    ``norms`` gives those of whole tensors where the lists hold pieces of them.
+    ``norms`` returns the norms of whole tensors, where the lists hold shards of them.
     """
     _check(params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, grad_norm, grad_scale, found_inf)
     if not params:
@@ -197,7 +197,7 @@ def _lamb_fake(
 
 
 def _clip(one: Tensor, scale: Tensor, grad_norm: Tensor | None, max_grad_norm: float) -> Tensor:
-    """What the unscaled gradients are divided by."""
+    """The divisor of the unscaled gradients."""
     if grad_norm is None:
         return one
     norm = grad_norm.double().reshape(()) / scale

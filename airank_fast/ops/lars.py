@@ -48,27 +48,27 @@ def lars_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Update `params` in place by one step of LARS, as MLPerf's closed division has it.
+    """Update `params` in place by one step of LARS, as in MLPerf's closed division.
 
     Args:
         params: float32, float64, bfloat16 or float16, all of one dtype and on one device.
         grads: one per parameter, of its shape; of the parameters' dtype, or 16-bit beside float32 parameters. They
             are not changed.
         velocities: one per parameter, of its shape and dtype, updated; empty if momentum is 0. They start from zeros.
-            The learning rate is in them, and they point downhill: what is added to the parameter.
+            They include the learning rate, and are added to the parameter.
         copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
-            a model: the new parameters, rounded to nearest even, are written there in the same pass. Where one is not
-            its parameter, rounded, someone has changed the weight, and the step begins from that.
+            a model: the new parameters, rounded to nearest even, are written there in the same pass. A copy that
+            differs from its rounded parameter was changed by other code, and the step begins from it.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         adapt: scale each tensor's learning rate by its trust ratio; MLPerf leaves batch norm and bias out.
         grad_scale: gradients are divided by it; one number on the device, like lr.
-        found_inf: nothing at all is written where it is not zero; one number on the device, like lr.
+        found_inf: where it is not zero, nothing is written; one number on the device, like lr.
 
-    Any strides will do; where the tensors of one parameter have equal strides and no holes, memory is walked in order
-    and nothing is copied. Arithmetic is in float32 (float64 for float64 parameters), norms are summed in float64.
+    Any strides are accepted; tensors of one parameter with equal strides and no holes are read in the order of memory,
+    without a copy. Arithmetic is in float32 (float64 for float64 parameters), norms are summed in float64.
 
     Raises:
-        RuntimeError: "lars: what is required, got what".
+        RuntimeError: "lars: NAME must be WHAT, got GOT".
     """
     torch.ops.airank_fast.lars_(
         params,
@@ -86,7 +86,7 @@ def lars_(
         found_inf=found_inf,
     )
     if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd notice when something that it saved has been changed.
+        # Lets autograd detect a change of a tensor that it saved.
         torch.autograd.graph.increment_version([*params, *velocities, *copies])
 
 
@@ -108,9 +108,9 @@ def lars_reference(
     found_inf: Tensor | None = None,
     norms: Callable[[list[Tensor]], Iterable[Tensor]] = norms_of,
 ) -> None:
-    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against.
+    """The same step in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests.
 
-    ``norms`` gives those of whole tensors where the lists hold pieces of them.
+    ``norms`` returns the norms of whole tensors, where the lists hold shards of them.
     """
     _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
     wide = [torch.promote_types(param.dtype, torch.float32) for param in params]

@@ -56,16 +56,16 @@ def layer_norm(
         normalized_shape: the shape of a row, at least one dimension.
         weight, bias: of that shape, or None; both of x's dtype, or float32 beside a 16-bit x.
         eps: added to the variance.
-        dtype: of the result; a float32 x may be written as bfloat16 or float16. Default: x's dtype, but under
-            autocast to a 16-bit dtype a float32 x gives that dtype: what follows would round it anyway. A 16-bit x
-            is never made float32, where torch's layer_norm under autocast is.
+        dtype: of the result; a float32 x may be written as bfloat16 or float16. Default: x's dtype; under autocast to
+            a 16-bit dtype that dtype for a float32 x, as the next product would round it. A 16-bit x stays 16-bit,
+            while torch's layer_norm under autocast returns float32.
 
     Returns:
         A contiguous tensor of x's shape. Arithmetic and statistics are float32 (float64 of float64). Gradients are
-        those of the inputs' dtypes, the parameters' summed in an order that does not change from run to run.
+        those of the inputs' dtypes; the parameters' are summed in the same order in every run.
 
     Raises:
-        RuntimeError: "layer_norm: what is required, got what".
+        RuntimeError: "layer_norm: NAME must be WHAT, got GOT".
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     check_normalized_shape("layer_norm", x, shape)
@@ -73,17 +73,17 @@ def layer_norm(
     return _layer_norm(x, weight, bias, len(shape), eps, dtype)
 
 
-# Not asked on each call: torch.compile of torch 2.11 cannot trace the question.
+# Not on each call: torch.compile of torch 2.11 cannot trace is_autocast_available.
 _WITH_AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that autocast wants of a result of x: its 16-bit dtype for a float32 x, otherwise x's own."""
+    """The dtype of a result of x under autocast: its 16-bit dtype for a float32 x, otherwise x's own."""
     kind = x.device.type
     if x.dtype != torch.float32 or kind not in _WITH_AUTOCAST or not torch.is_autocast_enabled(kind):
         return x.dtype
-    wanted = torch.get_autocast_dtype(kind)
-    return wanted if wanted in IN_16_BITS else x.dtype
+    dtype = torch.get_autocast_dtype(kind)
+    return dtype if dtype in IN_16_BITS else x.dtype
 
 
 def layer_norm_reference(
@@ -94,7 +94,7 @@ def layer_norm_reference(
     eps: float,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, mean, rstd) in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    """(y, mean, rstd) in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests."""
     _check_forward(x, weight, bias, num_dims, dtype)
     dims = tuple(range(-num_dims, 0))
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -136,7 +136,7 @@ def _gradients(grad, x, mean, rstd, weight, num_dims, need_params) -> tuple[Tens
 def gradients_of_x(
     grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, num_dims: int, need_params: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for a second derivative, which goes through the statistics, too."""
+    """The same for a second derivative, which includes the part through the statistics."""
     dims, wide = tuple(range(-num_dims, 0)), x.to(mean.dtype)
     variance, mean_of_x = torch.var_mean(wide, dims, correction=0)
     mean, rstd = autograd.tied(mean, mean_of_x), autograd.tied(rstd.pow(-2), variance).rsqrt()
@@ -201,7 +201,7 @@ def _torchs_own(x, weight, bias, num_dims, eps, dtype):
 
 
 _layer_norm = autograd.differentiable(_ops.layer_norm.default, _setup_context, _backward, _torchs_own, lib=_library)
-autograd.by_themselves_no_further(_library, "layer_norm_backward")
+autograd.refuse_derivatives(_library, "layer_norm_backward")
 
 
 # The checks of csrc/layer_norm_args.h, in the same order and words.

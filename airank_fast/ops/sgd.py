@@ -38,26 +38,26 @@ def sgd_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Update `params` in place by one step of SGD, as torch.optim.SGD does it.
+    """Update `params` in place by one step of SGD, as torch.optim.SGD does.
 
     Args:
         params: float32, float64, bfloat16 or float16, all of one dtype and on one device.
         grads: one per parameter, of its shape; of the parameters' dtype, or 16-bit beside float32
             parameters. They are not changed.
-        momentum_buffers: one per parameter, of its shape and dtype, updated; empty if momentum is 0. Start
-            from zeros; PyTorch's first step, which is never dampened, is had by dampening=0 in that call.
+        momentum_buffers: one per parameter, of its shape and dtype, updated; empty if momentum is 0. They start from
+            zeros; PyTorch's first step, which is never dampened, is a call with dampening=0.
         copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
-            a model: the new parameters, rounded to nearest even, are written there in the same pass. Where one is not
-            its parameter, rounded, someone has changed the weight, and the step begins from that.
+            a model: the new parameters, rounded to nearest even, are written there in the same pass. A copy that
+            differs from its rounded parameter was changed by other code, and the step begins from it.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         grad_scale: gradients are divided by it; one number on the device, like lr.
-        found_inf: nothing at all is written where it is not zero; one number on the device, like lr.
+        found_inf: where it is not zero, nothing is written; one number on the device, like lr.
 
-    Any strides will do; where the tensors of one parameter have equal strides and no holes, memory is walked
-    in order and nothing is copied. Arithmetic is in float32 (float64 for float64 parameters).
+    Any strides are accepted; tensors of one parameter with equal strides and no holes are read in the order of memory,
+    without a copy. Arithmetic is in float32 (float64 for float64 parameters).
 
     Raises:
-        RuntimeError: "sgd: what is required, got what".
+        RuntimeError: "sgd: NAME must be WHAT, got GOT".
     """
     torch.ops.airank_fast.sgd_(
         params,
@@ -74,7 +74,7 @@ def sgd_(
         found_inf=found_inf,
     )
     if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd notice when something that it saved has been changed.
+        # Lets autograd detect a change of a tensor that it saved.
         torch.autograd.graph.increment_version([*params, *momentum_buffers, *copies])
 
 
@@ -94,7 +94,7 @@ def sgd_reference(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """The same step in plain torch: runs where there is no kernel, and is what kernels are tested against."""
+    """The same step in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests."""
     _check(params, grads, momentum_buffers, copies, lr, momentum, grad_scale, found_inf)
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)

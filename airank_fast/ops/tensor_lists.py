@@ -1,4 +1,4 @@
-"""Lists of tensors as the optimizer ops take them: the checks of csrc/tensor_lists.h, in the same order and words."""
+"""Checks the optimizer ops' lists of tensors, in the order and words of csrc/tensor_lists.h."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_scalars(op: str, device: torch.device, **scalars: Tensor | None) -> No
 
 
 def newest(param: Tensor, copy: Tensor | None) -> Tensor:
-    """The parameter, or its 16-bit copy where that is not the parameter, rounded: weights were written into it."""
+    """The parameter, or its 16-bit copy where that differs from the rounded parameter: other code wrote it."""
     return param if copy is None else torch.where(param.to(copy.dtype) == copy, param, copy.to(param.dtype))
 
 

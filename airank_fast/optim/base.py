@@ -1,4 +1,4 @@
-"""What the fused optimizers share: scalars on the device, float32 masters, loading state without moving it."""
+"""The base of the fused optimizers: scalars on the device, float32 masters, loading state into existing tensors."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from airank_fast.optim.shards import is_flattened, layout_of
 class FusedOptimizer(torch.optim.Optimizer):
     """torch's Optimizer protocol around an op that takes whole lists of tensors and never waits for the device.
 
-    A subclass names its op and its state, and implements `check_options` and `update`. `set_grad_none` is what
-    `zero_grad` does where its argument does not say.
+    A subclass names its op and its state, and implements `check_options` and `update`. `set_grad_none` is the default
+    of `zero_grad`'s argument.
 
     Learning rates: a float is passed to the device when it changes, which a captured CUDA graph does not see; a
     tensor on the parameters' device is read there at each step.
 
     State: `state_names`, and "master" (float32) for 16-bit parameters where `master_weights` is set; all with the
-    parameter's strides. The op compares each 16-bit weight with its master: where it is not the master, rounded, it was
-    written by somebody else, and the master is renewed from it. `load_state_dict` writes into existing state and lr
-    tensors, so captured graphs stay valid; options that the saved groups lack keep the optimizer's defaults. Its hooks
-    are torch's: a pre-hook's result is what is loaded, a post-hook sees it loaded.
+    parameter's strides. The op compares each 16-bit weight with its rounded master: one that differs was written by
+    other code, and the master is updated from it. `load_state_dict` writes into existing state and lr tensors, so that
+    captured graphs stay valid; options that the saved groups lack keep the optimizer's defaults. Its hooks are torch's:
+    a pre-hook's result is loaded, and a post-hook runs after that.
 
-    Parameters may be DTensors (fully_shard, tensor parallelism): the op then works on this rank's pieces, and state is
+    Parameters may be DTensors (fully_shard, tensor parallelism): the op then works on this rank's shards, and state is
     DTensors too. Norms over whole tensors, LARS's and LAMB's, take one collective for each list of tensors, and the
-    step is plain torch's there. FullyShardedDataParallel gives an optimizer flat pieces: these two refuse them.
+    step is in plain torch there. FullyShardedDataParallel gives an optimizer flat pieces: these two refuse them.
 
     torch.amp.GradScaler leaves unscaling and skipping to `step`, as with torch's ``fused=True``. Lightning's "16-mixed"
-    therefore refuses ``gradient_clip_val``; where one clips by hand, ``scaler.unscale_(optimizer)`` comes first.
+    therefore refuses ``gradient_clip_val``; for clipping by hand call ``scaler.unscale_(optimizer)`` first.
     """
 
     op = ""
@@ -48,7 +48,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def check_options(self, options: dict) -> None:
-        """Raise UserError for options of a group that cannot be."""
+        """Raise UserError for options of a group that are out of range."""
         raise NotImplementedError
 
     def update(self) -> None:
@@ -60,13 +60,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         return torch.float32 if self.has_master(param) else param.dtype
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group; its own options, where given, go before the optimizer's."""
+        """Add a group; its own options, where given, replace the optimizer's."""
         self.check_options(self.defaults | param_group)
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # torch has put it there, but it is no option of ours
+        self.defaults.pop("differentiable", None)  # torch's, and no option here
         self.__dict__.setdefault("master_weights", True)
         self.__dict__.setdefault("set_grad_none", True)
         self.__dict__.setdefault("_lr_on_device", {})
@@ -80,7 +80,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return super().__getstate__() | own
 
     def zero_grad(self, set_to_none: bool | None = None) -> None:
-        """Forget the gradients, or fill them with zeros."""
+        """Set the gradients to None, or fill them with zeros."""
         super().zero_grad(self.set_grad_none if set_to_none is None else set_to_none)
 
     @torch.no_grad()
@@ -100,10 +100,10 @@ class FusedOptimizer(torch.optim.Optimizer):
     def lists(
         self, group: dict, names: tuple[str, ...], tag: Callable = lambda param: None, *, whole: bool = False
     ) -> dict[tuple, tuple]:
-        """The group's tensors, sorted into lists that one call of the op can take; of DTensors this rank's pieces.
+        """The group's tensors, sorted into lists that one call of the op can take; of DTensors this rank's shards.
 
         (device, layout over ranks or None, dtype of parameter and gradient, ``tag(param)``) ->
-        (params, grads, one list per name, copies). ``whole``: a parameter of which only a part is known is refused.
+        (params, grads, one list per name, copies). ``whole``: UserError for a flat piece of a parameter.
         """
         lists = defaultdict(lambda: tuple([] for _ in range(3 + len(names))))
         for param in group["params"]:
@@ -128,7 +128,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return lists
 
     def state_of(self, param: Tensor, names: tuple[str, ...]) -> dict:
-        """The parameter's state, with "master" and zeros under ``names`` made where they are missing."""
+        """The parameter's state; "master", and zeros under ``names``, are made where they are missing."""
         state = self.state[param]
         if self.has_master(param) and state.get("master") is None:
             state["master"] = param.detach().to(torch.float32, memory_format=torch.preserve_format)
@@ -140,14 +140,14 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def reset_state(self) -> None:
-        """Forget all steps: zeros in the state tensors that exist, in place."""
+        """Return to the state before the first step: write zeros into the existing state tensors."""
         for state in self.state.values():
             for name in self.state_names:
                 if name in state:
                     state[name].zero_()
 
     def scaling(self, device: torch.device) -> dict:
-        """The arguments that torch.amp.GradScaler has set, on the device."""
+        """The scalars that torch.amp.GradScaler has set, on the device."""
         return {name: scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf")}
 
     def lr_of(self, index: int, group: dict, device: torch.device) -> Tensor:
@@ -159,13 +159,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         if tensor is None:
             tensor = torch.empty((), dtype=torch.float64, device=device)
         if value != lr:
-            tensor.fill_(lr)  # the number travels as a kernel's argument, not by a copy from the host
+            tensor.fill_(lr)  # the number is a kernel's argument: no copy from the host
             self._lr_on_device[index, device] = (lr, tensor)
         return tensor
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state of this optimizer or of the one it stands in for, into the dtypes and strides of `step`.
+        """Load a state of this optimizer or of the one it replaces, into the dtypes and strides of `step`.
 
         Raises:
             UserError: a saved tensor of another shape than its parameter's; nothing is loaded then.
@@ -184,7 +184,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             return {**given, "state": {name: given["state"][name] for name in given["state"].keys() - set(ids)}}
 
         def restore(_) -> None:
-            """The first post-hook: groups are loaded by now; put the state where it was."""
+            """The first post-hook, after the groups are loaded: write the state into the existing tensors."""
             for group, old in zip(self.param_groups, old_groups, strict=True):
                 if isinstance(old["lr"], Tensor):
                     group["lr"] = old["lr"].copy_(torch.as_tensor(group["lr"]))
@@ -199,7 +199,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
 
     def load_group(self, group: dict, old: dict) -> None:
-        """Put what ``group`` was loaded with into the tensors that ``old`` had."""
+        """Copy the loaded values of ``group`` into the tensors of ``old``."""
 
     def _check_shapes(self, param: Tensor, saved: dict) -> None:
         for name in (*self.state_names, "master"):
@@ -233,7 +233,7 @@ def _hooked(*hooks):
 
 
 def scalar_on(device: torch.device, scalar: Tensor | None) -> Tensor | None:
-    """The number on ``device``, copied there if need be; without waiting, unless the host is to read it."""
+    """The number on ``device``, copied if necessary; waits only for a copy to the host."""
     if scalar is None or scalar.device == device:
         return scalar
     return scalar.to(device, non_blocking=device.type != "cpu")
@@ -253,11 +253,11 @@ def check_nesterov(op: str, options: dict) -> None:
     """UserError for nesterov without momentum, or with dampening."""
     if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
         got = f"momentum {options['momentum']} and dampening {options['dampening']}"
-        raise UserError(f"{op}: nesterov requires momentum > 0 and dampening 0, got {got}")
+        raise UserError(f"{op}: nesterov must have momentum > 0 and dampening 0, got {got}")
 
 
 def check_false(op: str, **options: bool | None) -> None:
-    """UserError for an option that the original has and the op does not, unless it is off."""
+    """UserError for an option of torch's or apex's optimizer that is set and that the op lacks."""
     for name, value in options.items():
         if value:
             raise UserError(f"{op}: {name} must be False, got {value}")

@@ -1,8 +1,8 @@
-"""How far the fused optimizers are from their equations: measured over random problems, for the equivalence report.
+"""Measures the deviation of the fused optimizers from their equations over random problems, for the equivalence report.
 
-Every implementation is given the same weights and the same sequence of gradients. The yardstick is the equation,
-written out here in plain torch and run in float64; beside ours stand the same lines run in float32, torch's own
-optimizer where it has one, and apex where it is installed and there is a GPU.
+Every implementation gets the same weights and the same sequence of gradients. The reference is the equation, written
+out here in plain torch and run in float64. Measured are the fused optimizer, the same equation in float32, torch's own
+optimizer where it has one, and apex's where it is installed and there is a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Groups = list[tuple[list[Tensor], dict]]
 
 @dataclass(frozen=True)
 class Case:
-    """An optimizer with options: ours, its equation, and those that stand beside it."""
+    """An optimizer with options: the fused one, its equation, and its peers."""
 
     name: str
     ours: type
@@ -121,9 +121,9 @@ def measure(cases=CASES, shapes=SHAPES, seeds=SEEDS, steps=STEPS, dtypes=DTYPES,
     """A row for each case, device, dtype, number of steps and implementation, over all shapes and seeds.
 
     "max" is the largest |w - r| of an element over the root mean square of its tensor in r, the float64 reference;
-    "rms" the root mean square of w - r over that of r, and "of_path" over that of the way r has gone from the first
-    weights, each over all tensors of all problems. "unrounded" counts 16-bit weights that are not their float32
-    master, rounded.
+    "rms" the root mean square of w - r over that of r, and "of_path" over that of the change of r since the first
+    weights, each over all tensors of all problems. "unrounded" counts 16-bit weights that differ from their rounded
+    float32 master.
     """
     devices = devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows = []
@@ -182,7 +182,7 @@ def _run(case: Case, problem, seed: int, steps, dtype, device, found: dict) -> N
     reference = _Written(case, start, torch.float64, torch.device("cpu"))
     others = dict(_implementations(case, start, dtype, device))
     for step in range(1, max(steps) + 1):
-        # Gradients with a direction that lasts, noise, and a size that differs from step to step.
+        # Gradients with a constant direction, noise, and a size that changes with the step.
         size = 0.02 * (1 + step % 5)
         grads = [
             [(d + torch.randn(d.shape, generator=generator)).mul_(size).to(dtype) for d in group] for group in drift
@@ -237,7 +237,7 @@ class _Written:
 
 
 class _Optimizer:
-    """An optimizer class: ours, torch's or apex's."""
+    """An optimizer class: the fused one, torch's or apex's."""
 
     def __init__(self, case: Case, optimizer: type, start, dtype: torch.dtype, device: torch.device) -> None:
         self._params = [[w.to(device, dtype, copy=True).requires_grad_() for w in group] for group in start]
@@ -251,7 +251,7 @@ class _Optimizer:
         self._optimizer.step()
 
     def weights(self) -> list[Tensor]:
-        """The float32 masters where there are some, else the parameters."""
+        """The float32 masters where they exist, else the parameters."""
         return [self._optimizer.state[p].get("master", p).detach() for group in self._params for p in group]
 
     def num_unrounded(self) -> int:
@@ -260,7 +260,7 @@ class _Optimizer:
 
 
 def environment(cases=CASES) -> dict:
-    """What the figures were measured on: versions, devices, and per op whether a kernel or the reference ran."""
+    """Where the figures were measured: versions, devices, and by op whether a kernel or the reference ran."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     devices = {"cpu": torch.backends.cpu.get_cpu_capability()}
     if torch.cuda.is_available():
@@ -272,7 +272,7 @@ def environment(cases=CASES) -> dict:
     }
     try:
         apex = importlib.import_module("apex")
-        told = getattr(apex, "__version__", "installed")
+        apex_version = getattr(apex, "__version__", "installed")
     except ImportError:
-        told = "not installed"
-    return {"torch": torch.__version__, "apex": told, **devices, **ran}
+        apex_version = "not installed"
+    return {"torch": torch.__version__, "apex": apex_version, **devices, **ran}

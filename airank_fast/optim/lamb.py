@@ -1,7 +1,7 @@
-"""FusedLAMB, which stands in for apex.optimizers.FusedLAMB.
+"""FusedLAMB, a drop-in for apex.optimizers.FusedLAMB.
 
-What it adds: any device, bfloat16, float32 masters of 16-bit parameters, gradients left as they are, torch's
-GradScaler, and no synchronisation with the host in `step`.
+It adds: any device, bfloat16, float32 masters of 16-bit parameters, unchanged gradients, torch's GradScaler, and no
+synchronisation with the host in `step`.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ class FusedLAMB(FusedOptimizer):
     Args:
         params: parameters or parameter groups; float32, float64, bfloat16 or float16, on any device.
         lr: learning rate >= 0, a float or a tensor of one element. A tensor on the parameters' device is read there
-            at each step: to change it, `fill_` it. A float is passed to the device when it changes, which a captured
-            CUDA graph does not see.
+            at each step: to change it, `fill_` it. A float is passed to the device when it changes, of which a
+            captured CUDA graph takes no notice.
         bias_correction, betas, eps, weight_decay, grad_averaging, use_nvlamb: as in apex. Without weight decay a
             tensor is scaled by its trust ratio only with use_nvlamb.
         amsgrad: must be False, as in apex.
         adam_w_mode: weight decay is added to the update; otherwise to the gradient.
-        set_grad_none: what `zero_grad()` does.
+        set_grad_none: the default of `zero_grad`'s argument.
         max_grad_norm: > 0; where the norm over the gradients of all groups is larger, they are scaled down to it
             inside the step. One number for all groups. None: no clipping, and the gradients are read once less.
-        master_weights: keep a float32 master for each 16-bit parameter, which is then the master, rounded. Weights
-            written into it meanwhile (a checkpoint, an average) are what the next step begins with. Without, it is
-            updated in place; the moments are float32 either way.
+        master_weights: keep a float32 master for each 16-bit parameter, which is then the rounded master. The next
+            step begins from weights that other code has written into it (a checkpoint, an average). False: the
+            parameter is updated in place. The moments are float32 in both cases.
 
     State per parameter, created at its first step: "exp_avg", "exp_avg_sq", and "master" (of 16-bit parameters), all
     with the parameter's strides. The step count is the group's "step", as in apex: a tensor on the device, which does
-    not advance where found_inf is set. `state_dict` holds it as a number (and waits for the device to say it) and is
+    not advance where found_inf is set. `state_dict` holds it as a number, for which it waits for the device, and is
     apex's with "master" added; either loads the other's. `load_state_dict` writes into existing state, step and lr
-    tensors, so captured graphs stay valid.
+    tensors, so that captured graphs stay valid.
 
-    Of DTensors (fully_shard) the step takes one collective for the norms of each list of parameters, and one for the
-    norm over all gradients. Flat pieces of FullyShardedDataParallel are refused where norms of tensors count.
+    With DTensors (fully_shard) the step takes one collective for the norms of each list of parameters, and one for the
+    norm over all gradients. Flat pieces of FullyShardedDataParallel are refused where norms of tensors are needed.
 
     With torch.amp.GradScaler, `scaler.step(optimizer)` unscales gradients and skips steps inside the op.
 
@@ -87,7 +87,7 @@ class FusedLAMB(FusedOptimizer):
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
-        """Raise UserError for options of a group that cannot be."""
+        """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "eps", "weight_decay")
         for name, beta in zip(("betas[0]", "betas[1]"), options["betas"], strict=True):
             if not 0 <= beta < 1:
@@ -154,7 +154,7 @@ class FusedLAMB(FusedOptimizer):
         return first if len(norms) == 1 else global_norm([scalar_on(first.device, norm) for norm in norms])
 
     def _advance(self, group: dict) -> Tensor:
-        """The group's step count on its device, one further unless this step is skipped."""
+        """The group's step count on its device, advanced by one unless this step is skipped."""
         step = group.get("step")
         if not isinstance(step, Tensor):
             groups = (group, *self.param_groups)  # a group may be empty
@@ -165,7 +165,7 @@ class FusedLAMB(FusedOptimizer):
         return step.add_(1 if found_inf is None else found_inf.reshape(()) == 0)
 
     def reset_state(self) -> None:
-        """Forget all steps, their number included."""
+        """Return to the state before the first step, with a step count of 0."""
         super().reset_state()
         for group in self.param_groups:
             if isinstance(group.get("step"), Tensor):
@@ -180,7 +180,7 @@ class FusedLAMB(FusedOptimizer):
         return state_dict
 
     def load_group(self, group: dict, old: dict) -> None:
-        """Put the saved step count into the tensor that ``old`` had."""
+        """Copy the saved step count into the tensor of ``old``."""
         step = group.get("step", 0)
         if isinstance(old.get("step"), Tensor):
             group["step"] = old["step"].fill_(step)

@@ -1,7 +1,7 @@
-"""FusedLARS, which stands in for apex.optimizers.FusedLARS and is the LARS of MLPerf's closed division.
+"""FusedLARS, the LARS of MLPerf's closed division and a drop-in for apex.optimizers.FusedLARS.
 
-What it adds: any device, bfloat16, float32 masters of 16-bit parameters, torch's GradScaler, and no synchronisation
-with the host in `step`.
+It adds: any device, bfloat16, float32 masters of 16-bit parameters, torch's GradScaler, and no synchronisation with
+the host in `step`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ class FusedLARS(FusedOptimizer):
         params: parameters or parameter groups; float32, float64, bfloat16 or float16, on any device. A group with
             "is_skipped": True is not scaled (MLPerf: batch norm and bias); give it its weight_decay too.
         lr: learning rate >= 0, a float or a tensor of one element. A tensor on the parameters' device is read there
-            at each step: to change it, `fill_` it. A float is passed to the device when it changes, which a captured
-            CUDA graph does not see.
-        momentum, weight_decay, nesterov: >= 0; momentum is kept with the learning rate in it.
+            at each step: to change it, `fill_` it. A float is passed to the device when it changes, of which a
+            captured CUDA graph takes no notice.
+        momentum, weight_decay, nesterov: >= 0; the momentum buffer includes the learning rate.
         trust_coefficient, eps: of the trust ratio (MLPerf: 0.001 and 0).
-        dampening, wd_after_momentum: must be 0 and False; apex takes them and leaves them out of its formula.
-        materialize_master_grads: for apex's sake; 16-bit gradients are read as they are.
-        set_grad_none: what `zero_grad()` does.
+        dampening, wd_after_momentum: must be 0 and False; apex accepts them and ignores them.
+        materialize_master_grads: apex's, without effect; 16-bit gradients are read directly.
+        set_grad_none: the default of `zero_grad`'s argument.
         master_weights: keep a float32 master and float32 momentum for each 16-bit parameter, which is then the
-            master, rounded. Weights written into it meanwhile (a checkpoint, an average) are what the next step begins
-            with. Without, it is updated in place.
+            rounded master. The next step begins from weights that other code has written into it (a checkpoint, an
+            average). False: the parameter is updated in place.
 
     State per parameter, created at its first step: "momentum_buffer" (with momentum; what is added to the parameter)
     and "master" (float32, of 16-bit parameters), both with the parameter's strides. `state_dict` is apex's with
-    "master" added; either loads the other's. `load_state_dict` writes into existing state and lr tensors, so captured
-    graphs stay valid.
+    "master" added; either loads the other's. `load_state_dict` writes into existing state and lr tensors, so that
+    captured graphs stay valid.
 
-    Of DTensors (fully_shard) the step takes one collective for the norms of each list of parameters. Flat pieces of
-    FullyShardedDataParallel are refused where norms count: they are not the model's tensors.
+    With DTensors (fully_shard) the step takes one collective for the norms of each list of parameters. Flat pieces of
+    FullyShardedDataParallel are refused where norms are needed: they are not the model's tensors.
 
     With torch.amp.GradScaler, `scaler.step(optimizer)` unscales gradients and skips steps inside the op.
 
@@ -82,7 +82,7 @@ class FusedLARS(FusedOptimizer):
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
-        """Raise UserError for options of a group that cannot be."""
+        """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "momentum", "weight_decay", "trust_coefficient", "eps")
         check_nesterov(self.op, options)
         if options["dampening"] != 0:

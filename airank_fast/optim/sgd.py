@@ -1,7 +1,7 @@
-"""FusedSGD, which stands in for torch.optim.SGD.
+"""FusedSGD, a drop-in for torch.optim.SGD.
 
-What it adds: float32 masters of 16-bit parameters, updated and rounded back in one pass over memory, and no
-synchronisation with the host in `step`.
+It adds: float32 masters of 16-bit parameters, updated and rounded back in one pass over memory, and no synchronisation
+with the host in `step`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ class FusedSGD(FusedOptimizer):
         params: parameters or parameter groups; float32, float64, bfloat16 or float16, on any device.
         lr: learning rate >= 0, a float or a tensor of one element. A tensor on the parameters' device is
             read there at each step: to change it, `fill_` it. A float is passed to the device when it
-            changes, which a captured CUDA graph does not see.
+            changes, of which a captured CUDA graph takes no notice.
         momentum, dampening, weight_decay, nesterov, maximize: as in torch.optim.SGD.
-        foreach, fused: for torch's sake; a step is one fused call per list of parameters whatever they are.
+        foreach, fused: torch's, without effect; a step is always one fused call per list of parameters.
         differentiable, wd_after_momentum: must be False; the second is apex.optimizers.FusedSGD's.
-        materialize_master_grads: for apex's sake; 16-bit gradients are read as they are.
-        set_grad_none: what `zero_grad()` does.
-        master_weights: keep a float32 master and float32 momentum for each 16-bit parameter; the parameter
-            itself is the master, rounded. Weights written into it meanwhile (a checkpoint, an average) are
-            what the next step begins with. Without, it is updated in place as torch.optim.SGD does.
+        materialize_master_grads: apex's, without effect; 16-bit gradients are read directly.
+        set_grad_none: the default of `zero_grad`'s argument.
+        master_weights: keep a float32 master and float32 momentum for each 16-bit parameter, which is then the
+            rounded master. The next step begins from weights that other code has written into it (a checkpoint, an
+            average). False: the parameter is updated in place, as torch.optim.SGD does.
 
     State per parameter, created at its first step: "momentum_buffer" (with momentum) and "master" (float32,
     of 16-bit parameters), both with the parameter's strides. `state_dict` is torch.optim.SGD's with "master"
-    added; either loads the other's. `load_state_dict` writes into existing state and lr tensors, so captured
+    added; either loads the other's. `load_state_dict` writes into existing state and lr tensors, so that captured
     graphs stay valid.
 
-    Of DTensors (fully_shard) each rank updates its own pieces.
+    With DTensors (fully_shard) each rank updates its own shards.
 
     With torch.amp.GradScaler, `scaler.step(optimizer)` unscales gradients and skips steps inside the op.
     With dampening, a parameter's first step is undampened, as in torch; it counts as the first even if it
@@ -72,7 +72,7 @@ class FusedSGD(FusedOptimizer):
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
-        """Raise UserError for options of a group that cannot be."""
+        """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "momentum", "weight_decay")
         check_nesterov(self.op, options)
 

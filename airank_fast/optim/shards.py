@@ -1,4 +1,4 @@
-"""Parameters that are spread over ranks (DTensors, as torch's fully_shard makes them): local pieces and whole norms."""
+"""Parameters that are sharded over ranks (DTensors of torch's fully_shard): local shards and norms of whole tensors."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Layout:
-    """How DTensors lie on a mesh of ranks."""
+    """How DTensors are distributed over a mesh of ranks."""
 
     mesh: object
     placements: tuple
 
     @property
     def sharded(self) -> tuple[int, ...]:
-        """The dimensions of the mesh over which a rank has a piece only."""
+        """The dimensions of the mesh over which the tensor is sharded."""
         return tuple(i for i, placement in enumerate(self.placements) if not placement.is_replicate())
 
     def local(self, tensor: Tensor) -> Tensor:
-        """This rank's piece; a gradient that lies otherwise is brought into this layout first."""
+        """This rank's shard; a gradient in another layout is redistributed first."""
         if tuple(tensor.placements) != self.placements:
             tensor = tensor.redistribute(placements=self.placements)
         return tensor.to_local()
 
-    def norms(self, pieces: Sequence[Tensor]) -> Tensor:
+    def norms(self, shards: Sequence[Tensor]) -> Tensor:
         """The 2-norms of the whole tensors, a float64 vector: one collective for all of them, without the host."""
-        norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in pieces]
+        norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in shards]
         return self.whole_norms(torch.stack(norms).double())
 
     def whole_norms(self, norms: Tensor) -> Tensor:
-        """The norms of whole tensors from those of this rank's pieces, float64."""
+        """The norms of whole tensors from those of this rank's shards, float64."""
         squares = norms.square()
         for dimension in self.sharded:
             distributed.all_reduce(squares, group=self.mesh.get_group(dimension))
@@ -41,12 +41,12 @@ class Layout:
 
 
 def layout_of(param: Tensor) -> Layout | None:
-    """Of a DTensor; None for a plain tensor."""
+    """The layout of a DTensor; None for a plain tensor."""
     placements = getattr(param, "placements", None)
     return None if placements is None else Layout(param.device_mesh, tuple(placements))
 
 
 def is_flattened(param: Tensor) -> bool:
-    """Whether FullyShardedDataParallel has cut or glued the parameter, so that its norm is no tensor's of the model."""
+    """Whether FullyShardedDataParallel has flattened the parameter, whose norm is then of no tensor of the model."""
     flat = getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False)
     return flat and distributed.is_initialized() and distributed.get_world_size() > 1

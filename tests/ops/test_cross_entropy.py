@@ -252,7 +252,7 @@ def test_inplace_backward_beside_users_that_are_done(device):
 
 def test_inplace_backward_spares_parameters():
     leaf, target = made()
-    with pytest.raises(ValueError, match="requires logits that were computed, got a leaf"):
+    with pytest.raises(ValueError, match="must have logits that were computed, got a leaf"):
         cross_entropy(leaf, target, inplace_backward=True)
 
 

@@ -116,7 +116,7 @@ def test_state_dict_round_trip_continues_bit_for_bit(dtype):
         ("lars: dampening must be 0, got 0.5", {"dampening": 0.5}),
         ("lars: wd_after_momentum must be False, got True", {"wd_after_momentum": True}),
         (
-            "lars: nesterov requires momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
+            "lars: nesterov must have momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
             {"nesterov": True},
         ),
     ],

@@ -151,7 +151,7 @@ def test_backward_after_a_step_notices_changed_parameters():
         ("sgd: momentum must be >= 0, got -0.5", {"lr": 1.0, "momentum": -0.5}),
         ("sgd: weight_decay must be >= 0, got -0.1", {"lr": 1.0, "weight_decay": -0.1}),
         (
-            "sgd: nesterov requires momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
+            "sgd: nesterov must have momentum > 0 and dampening 0, got momentum 0.0 and dampening 0.0",
             {"lr": 1.0, "nesterov": True},
         ),
     ],
