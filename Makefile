@@ -1,17 +1,17 @@
 # `make help` lists the targets. Variables:
 #   PYTHON=python3          any Python from 3.10 on
-#   TORCH="torch==2.13.0"   what pip is asked for; e.g. TORCH="torch==2.12.1 --index-url https://download.pytorch.org/whl/cu130"
-#   ARGS="--seed 3"         more options for the command that a target runs
+#   TORCH="torch==2.13.0"   arguments of pip, e.g. TORCH="torch==2.12.1 --index-url https://download.pytorch.org/whl/cu130"
+#   ARGS="--seed 3"         more options for the target's command
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-# Found before the environment's own programs (ninja, cmake) come first on PATH.
+# Resolved before the environment's own programs (ninja, cmake) are put first on PATH.
 override PYTHON := $(or $(shell command -v $(PYTHON)),$(PYTHON))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install
-# A name of its own for each TORCH, so that another choice installs anew.
+# One file for each TORCH, so that another choice installs again.
 TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed
 
@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-train: $(INSTALLED) ## set everything up and train ResNet-50 on the images that come with the package
+train: $(INSTALLED) ## make the environment and train ResNet-50 on the images that come with the package
 	$(PY) -m airank_fast.train resnet50 --amp $(ARGS)
 
 train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on the text that comes with Python
@@ -42,14 +42,14 @@ bench: $(INSTALLED) ## every benchmark; results go to bench/results
 	$(PY) bench/compare.py
 	for bench in convolution step memory data prepare bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
-gpu: ## on a machine with a GPU, with the present Python and no network: RESULTS=DIR make gpu
+gpu: ## on a machine with a GPU, in the current Python and without network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)
 
-clean: ## remove what was built; the environment stays
+clean: ## remove the builds; the environment stays
 	rm -rf build airank_fast.egg-info airank_fast/_C*.so airank_fast/_host*.so
 
 $(TORCH_STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: 3.10 or later is required, got " + sys.version)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: must be 3.10 or later, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/.torch-* $(INSTALLED)
 	$(PIP) $(TORCH)
@@ -61,7 +61,7 @@ define CUDA_COMPILER
 cuda=$$($(PY) -c 'import torch; print(torch.version.cuda or "")'); \
 if [ -n "$$cuda" ] && nvidia-smi >/dev/null 2>&1 && [ -z "$$CUDA_HOME" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then \
   case $$cuda in \
-  12.*) echo "CUDA kernels will not be built: a CUDA 12 toolkit is required for torch with CUDA $$cuda, got none (PyPI has no nvcc 12)";; \
+  12.*) echo "CUDA kernels will not be built: torch with CUDA $$cuda must have a CUDA 12 toolkit, got none (PyPI has no nvcc 12)";; \
   *) $(PIP) $$(for part in cuda-nvcc nvvm cuda-crt cuda-cccl cuda-runtime; do echo "nvidia-$$part==$$cuda.*"; done);; \
   esac; \
 fi

@@ -1,9 +1,9 @@
-"""Builds the extension modules: _C (the ops) and _host (pybind11, without torch). All else is in pyproject.toml.
+"""Builds the extension modules: _C (the ops) and _host (pybind11, without torch). Metadata is in pyproject.toml.
 
 Environment:
-    AIRANK_FAST_CUDA      1 requires the CUDA kernels, 0 leaves them out; without it they are built where torch has CUDA
+    AIRANK_FAST_CUDA      1 requires the CUDA kernels, 0 leaves them out; unset: they are built where torch has CUDA
                           and a toolkit is found (CUDA_HOME, or PyPI's wheels, nvcc on PATH, /usr/local/cuda)
-    TORCH_CUDA_ARCH_LIST  the GPU architectures; default: those of the GPUs here, else the usual ones
+    TORCH_CUDA_ARCH_LIST  the GPU architectures; default: those of the machine's GPUs, else 8.0;9.0 (CUDA 12: and 7.0)
     CXX                   the C++ compiler; without one, or without torch, the reference ops are installed alone
 """
 
@@ -15,13 +15,13 @@ from importlib.util import find_spec
 
 from setuptools import Extension, setup
 
-# The two -fno: a sqrt that sets no errno, and comparisons that raise no trap, can be vectorised.
+# The two -fno: the compiler vectorises a sqrt that sets no errno, and comparisons that raise no trap.
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 NVCC_FLAGS = FLAGS[:2]
 
 
 def find_toolkit():
-    """The folder of the CUDA toolkit, one that has both nvcc and the runtime's headers, or None."""
+    """The folder of a CUDA toolkit with both nvcc and the runtime's headers, or None."""
     if os.environ.get("CUDA_HOME"):
         homes = [os.environ["CUDA_HOME"]]
     else:
@@ -33,8 +33,8 @@ def find_toolkit():
     return None
 
 
-def what_is_missing():
-    """Why the ops cannot be built, or None."""
+def missing_requirement():
+    """The reason why the ops cannot be built, or None."""
     if not shutil.which(os.environ.get("CXX", "c++").split()[0]):
         return "no C++ compiler was found"
     try:
@@ -45,7 +45,7 @@ def what_is_missing():
 
 
 def host_extension():
-    """[_host], where pybind11 and a compiler are; a build that fails is left out."""
+    """[_host] where pybind11 and a compiler are installed, else []; a failed build is left out."""
     pybind11 = find_spec("pybind11")
     if pybind11 is None or not shutil.which(os.environ.get("CXX", "c++").split()[0]):
         return []
@@ -64,22 +64,22 @@ def host_extension():
 
 def choose_cuda(missing):
     """(torch's version of CUDA, toolkit) where the CUDA kernels are to be built, else (None, toolkit)."""
-    wanted, toolkit, version, torch_version = os.environ.get("AIRANK_FAST_CUDA", ""), find_toolkit(), None, None
+    requested, toolkit, version, torch_version = os.environ.get("AIRANK_FAST_CUDA", ""), find_toolkit(), None, None
     if not missing:
         import torch
 
         torch_version = torch.__version__
-        version = torch.version.cuda if toolkit and wanted != "0" else None
-    if wanted not in ("", "0", "1") or (wanted == "1" and not version):
+        version = torch.version.cuda if toolkit and requested != "0" else None
+    if requested not in ("", "0", "1") or (requested == "1" and not version):
         raise SystemExit(
-            "AIRANK_FAST_CUDA: 0, 1 or nothing is required, and for 1 torch with CUDA and a CUDA toolkit, "
-            f"got {wanted!r}, {missing or f'torch {torch_version}'}, toolkit {toolkit}"
+            "AIRANK_FAST_CUDA: must be 0, unset, or 1 with torch for CUDA and a CUDA toolkit, "
+            f"got {requested!r}, {missing or f'torch {torch_version}'}, toolkit {toolkit}"
         )
     return version, toolkit
 
 
 def choose_architectures(cuda):
-    """The value of TORCH_CUDA_ARCH_LIST, which is set where it was not."""
+    """The value of TORCH_CUDA_ARCH_LIST; sets it where it is unset."""
     import torch
 
     own = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}
@@ -125,8 +125,8 @@ def ops_extension(cuda, toolkit):
 
 
 def extensions():
-    """The keywords of setup() for the extensions; the reason is printed where the ops cannot be built."""
-    missing, host = what_is_missing(), host_extension()
+    """The keywords of setup() for the extensions; prints the reason where the ops cannot be built."""
+    missing, host = missing_requirement(), host_extension()
     cuda, toolkit = choose_cuda(missing)
     if missing:
         print("airank_fast: kernels NOT built, the reference ops will run:", missing)

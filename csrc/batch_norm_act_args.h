@@ -1,4 +1,4 @@
-// The arguments of airank_fast::batch_norm_*, checked the same way for every device.
+// The arguments of airank_fast::batch_norm_*, with the same checks on every device.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace airank_fast {
 
-// Channels first in memory, then width, height, batch. The strides of dimensions of size 1 say nothing.
+// Channels first in memory, then width, height, batch. Strides of dimensions of size 1 have no meaning.
 inline bool is_nhwc(const Tensor& x) {
   if (x.numel() == 0) return true;
   int64_t expected = 1;
@@ -24,7 +24,7 @@ inline ScalarType math_dtype(const Tensor& x) {
 
 inline int64_t num_rows(const Tensor& x) { return x.size(0) * x.size(2) * x.size(3); }
 
-// A byte for 8 rows of a channel, bit k for row k of them: both writing and reading it is vertical work.
+// A byte for 8 rows of a channel, bit k for row k of them: vectors of channels write and read it.
 inline std::vector<int64_t> mask_shape(const Tensor& x) { return {(num_rows(x) + 7) / 8, x.size(1)}; }
 
 inline void check_x(const char* op, const Tensor& x) {
@@ -56,7 +56,7 @@ inline void check_vector(const char* op, const char* name, const OptionalTensor&
                  device_of(*tensor), tensor->is_contiguous() ? "" : " with strides " + text_of(tensor->strides()));
 }
 
-// Running statistics of one channel vector, and how they are updated.
+// Running statistics of the channels, and the options of their update.
 struct BatchNormRunning {
   OptionalTensor mean;
   OptionalTensor var;

@@ -1,11 +1,11 @@
-// Batch norm + residual + ReLU for one element of NHWC memory, and what its channel needs; for both devices.
+// Batch norm + residual + ReLU for one element of NHWC memory, and its channel's statistics; for both devices.
 //
 //   z  = (x - mean) * scale + bias + residual         scale = rstd * weight, rstd = 1 / sqrt(var + eps)
 //   y  = max(z, 0)                                    with a ReLU, whose mask is "not z <= 0": NaN passes
 //   dz = dy where the mask is set, else 0             also the gradient of the residual
 //   dx = scale * (dz - sum(dz) / n - (x - mean) * sum(dz * xhat) * rstd / n),   xhat = (x - mean) * rstd
 //
-// The mean is subtracted first, not folded into the bias, so that nothing cancels where |mean| >> std.
+// The mean is subtracted first, not folded into the bias, so that digits do not cancel where |mean| >> std.
 // Moments of parts are combined by their means, after Chan, Golub and LeVeque, 1983:
 //
 //   n = sum n_i,   mean = sum n_i mean_i / n,   M2 = sum (M2_i + n_i (mean_i - mean)^2)
@@ -37,7 +37,7 @@ HOST_DEVICE void moments_from_sums(T count, T pivot, T sum, T squares, T* mean, 
   *deviations = squares - sum * offset;
 }
 
-// What a channel's combined moments become. `factor` is the weight of the new value in the running statistics.
+// An updated running statistic; `factor` is the weight of the new value.
 template <typename T>
 HOST_DEVICE T running_average(T old_value, double new_value, double factor) {
   return T(old_value + factor * (new_value - old_value));

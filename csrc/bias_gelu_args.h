@@ -1,4 +1,4 @@
-// The arguments of airank_fast::bias_gelu and its backward, checked alike on every device.
+// The arguments of airank_fast::bias_gelu and its backward, with the same checks on every device.
 #pragma once
 
 #include <string>

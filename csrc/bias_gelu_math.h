@@ -1,11 +1,11 @@
-// GELU of u = x + bias and its slope, for one element; the same text runs on the CPU and on the GPU.
+// GELU of u = x + bias and its slope, for one element; one source for the CPU and the GPU.
 //
 //   none:  gelu(u) = u * P(u),  slope = P(u) + u * p(u)          P, p: distribution and density of the normal law
 //   tanh:  gelu(u) = u * s(u),  slope = s(u) + u * s(u) * (1 - s(u)) * 2 k (1 + 3 c u^2)
 //          s(u) = (1 + tanh(k (u + c u^3))) / 2 = 1 / (1 + exp(-2 k (u + c u^3))),  k = sqrt(2 / pi), c = 0.044715
 //
 // In float32 P(-|u|) = exp(-u^2 / 2) * t * Q(t) with t = 1 / (1 + 0.303 |u|) and a polynomial Q, fitted to a relative
-// error of 9e-8 for |u| <= 13.3, where exp becomes 0. Unlike 1 + erf it cancels nothing for negative u, and the slope
+// error of 9e-8 for |u| <= 13.3, where exp becomes 0. Unlike 1 + erf it does not cancel for negative u, and the slope
 // shares the exponential. The form is that of Abramowitz and Stegun 7.1.26; float64 uses the library's erfc.
 // Source: torch.nn.functional.gelu (Hendrycks and Gimpel 2016).
 #pragma once
@@ -65,7 +65,7 @@ struct Gelu {
   }
 };
 
-// The same for 16-bit x on a GPU, where memory would wait for the arithmetic above: half its instructions.
+// The same for 16-bit x on a GPU, where the arithmetic above would take longer than memory: half its instructions.
 //
 //   none:  P(-|u|) = 2^p(|u|), p a polynomial fitted to a relative error of 3e-5 for |u| <= 2, 1e-4 to 4, 1e-3 to 9
 //          (P(-9) = 1e-19); its leading coefficient is negative, so P goes to 0 from there

@@ -1,6 +1,6 @@
-// Argument checks of the ops: one line that says what is required and what was got,
-// "sgd: grads[3] must have shape [64, 3, 7, 7], got [64, 3]". They reach Python as RuntimeError.
-// The reference implementations in airank_fast/ops/ give the same lines.
+// Argument checks of the ops, with messages of one line, "op: NAME must be WHAT, got GOT":
+// "sgd: grads[3] must have shape [64, 3, 7, 7], got [64, 3]". In Python they are RuntimeErrors.
+// The reference implementations in airank_fast/ops/ have the same messages.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <string>
 
-// Unlike STD_TORCH_CHECK, the message is not preceded by a source position: it is for users.
+// Unlike with STD_TORCH_CHECK, the message has no source position before it: it is for users.
 #define CHECK_ARGUMENT(condition, ...)                                                  \
   do {                                                                                  \
     if (__builtin_expect(!(condition), 0)) ::airank_fast::throw_argument(__VA_ARGS__);  \

@@ -1,4 +1,4 @@
-// The arguments of airank_fast::cross_entropy and its backward, checked alike on every device.
+// The arguments of airank_fast::cross_entropy and its backward, with the same checks on every device.
 #pragma once
 
 #include "tensors.h"
@@ -32,7 +32,7 @@ inline void check_cross_entropy(const Tensor& logits, const Tensor& target, doub
                  reduction);
 }
 
-// Only in the host's memory: on a GPU nothing waits for an answer, and the row's loss is NaN instead.
+// Only on the CPU: on a GPU the check would wait for the device, and the row's loss is NaN instead.
 inline void check_targets(const Tensor& target, int64_t num_classes, int64_t ignore_index) {
   if (!target.is_cpu()) return;
   const int64_t* at = static_cast<const int64_t*>(target.data_ptr());
@@ -61,7 +61,7 @@ inline void check_cross_entropy_backward(const Tensor& grad, const Tensor& logit
   CHECK_ARGUMENT(scale.dim() == 0, op, ": scale must have shape [], got ", shape_of(scale));
 }
 
-// Rows may lie apart, elements within a row may not.
+// Rows may have gaps between them, elements within a row may not.
 inline Tensor with_dense_rows(const Tensor& tensor) {
   return tensor.size(1) <= 1 || tensor.stride(1) == 1 ? tensor : as_contiguous(tensor);
 }

@@ -1,13 +1,13 @@
-// Cross entropy of one row of logits x with the class t, with label smoothing e over C classes; the same text runs on
-// the CPU and on the GPU.
+// Cross entropy of one row of logits x with the class t, with label smoothing e over C classes; one source for the CPU
+// and the GPU.
 //
 //   p      = softmax(x)
 //   loss   = (1 - e) * -log p[t] + e / C * sum_c -log p[c]
 //          = log(sum_c exp(x[c] - max)) + (max - x[t]) - e / C * sum_c (x[c] - x[t])
 //   d loss / d x[c] = p[c] - e / C - (1 - e) * [c == t]
 //
-// The second form of the loss needs one pass over the row, of which any two parts can be merged, and it subtracts no
-// large numbers from one another: where x[t] lies far from the others, the loss is as large itself.
+// The second form of the loss needs one pass over the row, of which any two parts can be merged. It subtracts no large
+// numbers from one another: where x[t] is far from the others, the loss is as large itself.
 // Source: torch.nn.functional.cross_entropy; online softmax: Milakov and Gimelshein 2018.
 #pragma once
 
@@ -20,7 +20,7 @@ HOST_DEVICE T minus_infinity() {
   return T(-__builtin_huge_val());
 }
 
-// What is known of some columns of a row.
+// Results over some columns of a row.
 template <typename T>
 struct RowPart {
   T max;    // of x; minus infinity for no columns
@@ -33,7 +33,7 @@ HOST_DEVICE RowPart<T> no_columns() {
   return {minus_infinity<T>(), T(0), T(0)};
 }
 
-// exp(x - max) is taken with this; it keeps a part of nothing but minus infinities at the sum 0.
+// The max of exp(x - max): a part with no other numbers than minus infinity keeps the sum 0.
 template <typename T>
 HOST_DEVICE T finite_max(T max) {
   return max == minus_infinity<T>() ? T(0) : max;
@@ -51,14 +51,14 @@ HOST_DEVICE RowPart<T> rescaled(const RowPart<T>& part, T max) {
   return {max, part.sum * factor, part.above};
 }
 
-// Every rescaling costs a rounding or two: many parts are best brought to the maximum of all of them, then added.
+// Every rescaling rounds once or twice: it is best to rescale many parts to the maximum of all, then to add them.
 template <typename T>
 HOST_DEVICE RowPart<T> merged(const RowPart<T>& a, const RowPart<T>& b) {
   const T max = larger(a.max, b.max);
   return {max, rescaled(a, max).sum + rescaled(b, max).sum, a.above + b.above};
 }
 
-// What `above` is measured from: x[t], or 0 where x[t] is minus infinity and the loss infinite whatever is chosen.
+// The reference of `above`: x[t]; 0 where x[t] is minus infinity, as the loss is infinite in any case.
 template <typename T>
 HOST_DEVICE T reference_of(T at_target) {
   return finite_max(at_target);
@@ -76,7 +76,7 @@ HOST_DEVICE T row_loss(const RowPart<T>& row, T at_target, const Smoothing<T>& s
   return smoothing.whole != T(0) ? loss - smoothing.per_class * row.above : loss;
 }
 
-// The gradient of one row, but for its target column, is p_scale * exp(x - max) - everywhere.
+// The gradient of one row, except in its target column, is p_scale * exp(x - max) - everywhere.
 template <typename T>
 struct RowGradient {
   T max;

@@ -1,4 +1,4 @@
-// The arguments of airank_fast::dropout_add_layer_norm, checked alike on every device.
+// The arguments of airank_fast::dropout_add_layer_norm, with the same checks on every device.
 #pragma once
 
 #include "layer_norm_args.h"

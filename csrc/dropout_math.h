@@ -1,9 +1,9 @@
-// Which elements dropout keeps, and how they are scaled; the same on the CPU and on the GPU.
+// The elements that dropout keeps, and their scale; the same on the CPU and on the GPU.
 //
-// Element i (its position in the contiguous tensor) has word i % 4 of the four that Philox gives for counter i / 4
-// under the two numbers of `seed`: key, and upper half of the counter. It is dropped where the word is less than
-// p * 2^32, rounded, at most 2^32 - 1; what is kept is multiplied by 1 / (1 - p), by 0 if p is 1. The mask is never
-// stored: the backward pass computes it again from the seed.
+// Element i (its position in the contiguous tensor) has word i % 4 of Philox's four words for counter i / 4, under the
+// two numbers of `seed`: key, and upper half of the counter. It is dropped where the word is less than p * 2^32,
+// rounded, at most 2^32 - 1; kept elements are multiplied by 1 / (1 - p), by 0 if p is 1. The mask is never stored: the
+// backward pass recomputes it from the seed.
 #pragma once
 
 #include "philox.h"

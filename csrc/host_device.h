@@ -1,4 +1,4 @@
-// HOST_DEVICE: what a formula needs in front of it to be compiled for both devices.
+// HOST_DEVICE: the attributes of a formula that is compiled for both devices.
 //
 // Always inlined: on a GPU because a call would spill registers, on a CPU because the formula must be
 // compiled anew inside each instruction-set variant of the loop that uses it (see cpu/isa.h).

@@ -1,5 +1,5 @@
 // The arguments of airank_fast::lamb_, checked and flattened the same way for every device.
-// Lists: params, grads, first and second moments, 16-bit copies (empty if not wanted).
+// Lists: params, grads, first and second moments, 16-bit copies (or empty).
 #pragma once
 
 #include <optional>
@@ -17,7 +17,7 @@ struct LambArgs {
   TensorList copies;
 };
 
-// What the device knows.
+// The numbers of a step that are in device memory.
 struct LambTensors {
   Tensor lr;
   Tensor step;

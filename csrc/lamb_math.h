@@ -1,4 +1,4 @@
-// LAMB for one element, and what one step shares; the same text runs on the CPU and on the GPU.
+// LAMB for one element, and the scalars of a step; one source for the CPU and the GPU.
 //
 //   g = grad / (grad_scale * clip)                clip = norm / max_grad_norm where the norm over all gradients,
 //                                                 unscaled, is larger than max_grad_norm, else 1
@@ -22,7 +22,7 @@
 
 namespace airank_fast {
 
-// The options of a step that the host knows.
+// The options of a step that are on the host.
 struct LambOptions {
   double beta1;
   double beta2;
@@ -63,8 +63,7 @@ struct LambScalars {
 HOST_DEVICE float square_root(float x) { return sqrtf(x); }
 HOST_DEVICE double square_root(double x) { return sqrt(x); }
 
-// `step` counts from 1. `norm` is that of the gradients as they are, still multiplied by grad_scale; pass 0 where
-// nothing is to be clipped.
+// `step` counts from 1. `norm` is that of the gradients before the division by grad_scale; 0: no clipping.
 template <typename T>
 HOST_DEVICE LambScalars<T> lamb_scalars(const LambOptions& o, double step, double grad_scale, double norm) {
   const double unscaled = norm / grad_scale;
@@ -90,14 +89,14 @@ HOST_DEVICE void lamb_moments(T param, T grad, T& m, T& v, LambDecay decay, cons
   v = s.beta2 * v + s.rest2 * g * g;
 }
 
-// u of the moments and the parameter as it was before the step.
+// u of the new moments and the parameter before the step.
 template <typename T>
 HOST_DEVICE T lamb_update(T param, T m, T v, LambDecay decay, const LambScalars<T>& s) {
   const T u = s.scale_m * m / (square_root(s.scale_v * v) + s.eps);
   return decay == LambDecay::kUpdate ? u + s.weight_decay * param : u;
 }
 
-// Of the sums of squares of a tensor and of its update. A NaN in one element reaches the whole tensor.
+// From the sums of squares of a tensor and of its update. A NaN in one element makes the whole tensor NaN.
 HOST_DEVICE double lamb_trust(double param_squares, double update_squares) {
   return param_squares != 0 && update_squares != 0 ? sqrt(param_squares) / sqrt(update_squares) : 1.0;
 }

@@ -1,4 +1,4 @@
-// LARS for one element, and its trust ratio; the same text runs on the CPU and on the GPU.
+// LARS for one element, and its trust ratio; one source for the CPU and the GPU.
 //
 //   trust = trust_coefficient * |w| / (|g| + weight_decay * |w| + eps)    over the tensor, where |w| and |g| are > 0;
 //                                                                         1 elsewhere, and for tensors not adapted
@@ -6,8 +6,8 @@
 //   velocity = momentum * velocity - d                                    or just -d without momentum
 //   w = w + velocity                                                      with Nesterov w + momentum * velocity - d
 //
-// The learning rate is inside the velocity, so when it falls the velocity of earlier steps is not scaled down: this
-// is the equation of MLPerf's closed division and of apex.optimizers.FusedLARS, unlike that of torch.optim.SGD.
+// The velocity includes the learning rate, so that a lower one does not scale down the velocity of earlier steps: the
+// equation of MLPerf's closed division and of apex.optimizers.FusedLARS, unlike that of torch.optim.SGD.
 // Source: You et al. 2017, "Large batch training of convolutional networks".
 #pragma once
 
@@ -29,7 +29,7 @@ struct LarsScalars {
   bool nesterov;
 };
 
-// Of the sums of squares of a tensor and of its (still scaled) gradient.
+// From the sums of squares of a tensor and of its gradient before the division by grad_scale.
 HOST_DEVICE double lars_trust(double param_squares, double grad_squares, double grad_scale, double weight_decay,
                               double trust_coefficient, double eps) {
   if (!(param_squares > 0 && grad_squares > 0)) return 1.0;
@@ -41,7 +41,7 @@ HOST_DEVICE double lars_trust(double param_squares, double grad_squares, double 
 template <bool kMomentum, typename T>
 HOST_DEVICE T lars_step(T param, T grad, T& velocity, const LarsScalars<T>& s) {
   T g = s.factor * grad;
-  // Not merely a saving: 0 * inf would turn an infinite parameter into NaN.
+  // Not only to save work: 0 * inf would turn an infinite parameter into NaN.
   g = s.weight_decay != T(0) ? g + s.weight_decay * param : g;
   const T d = s.rate * g;
   if constexpr (kMomentum) {

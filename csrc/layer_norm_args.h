@@ -1,4 +1,4 @@
-// The arguments of airank_fast::layer_norm and of the ops that end in one, checked alike on every device.
+// The arguments of airank_fast::layer_norm and of the ops that end in one, with the same checks on every device.
 #pragma once
 
 #include <algorithm>

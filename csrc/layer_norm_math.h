@@ -1,4 +1,4 @@
-// Layer normalisation of one row of n elements; the same text runs on the CPU and on the GPU.
+// Layer normalisation of one row of n elements; one source for the CPU and the GPU.
 //
 //   mean = sum(x) / n        rstd = 1 / sqrt(sum((x - mean)^2) / n + eps)
 //   h    = (x - mean) * rstd                 y  = h * weight + bias
@@ -24,7 +24,7 @@ struct Moments {
   T rstd;
 };
 
-// In double, once per row: an error here would be in every element of the row, so it is rounded once, not four times.
+// In double, once per row: an error here is in every element of the row, so it is rounded once instead of four times.
 template <typename T>
 HOST_DEVICE T rstd_of(T sum_of_squares, double num_elements, double eps) {
   return T(1.0 / sqrt(double(sum_of_squares) / num_elements + eps));

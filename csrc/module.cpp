@@ -1,8 +1,8 @@
 // The extension module airank_fast._C: importing it registers the kernels of the other sources with torch's
-// dispatcher. Its own contents are build_info(), for `python -m airank_fast.info`, and limit_cpu_instructions(), for
+// dispatcher. Its own functions are build_info(), for `python -m airank_fast.info`, and limit_cpu_instructions(), for
 // tests.
 //
-// Python's limited API (3.10) and LibTorch's stable ABI only, so one build serves later versions of both.
+// Python's limited API (3.10) and LibTorch's stable ABI only, so that one build serves later versions of both.
 
 #ifndef Py_LIMITED_API   // torch's build sets it, CMake and editors do not
 #define Py_LIMITED_API 0x030a0000
@@ -25,7 +25,7 @@
 
 namespace {
 
-// Deliberately without date or path: the same sources and tools give the same module.
+// Without date or path, so that the same sources and tools give the same module.
 PyObject* build_info(PyObject*, PyObject*) {
   return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s}", "compiler", AIRANK_FAST_COMPILER, "torch", TORCH_VERSION, "cuda",
                        AIRANK_FAST_CUDA_VERSION, "cuda_architectures", AIRANK_FAST_CUDA_ARCHS, "cpu_instructions",
@@ -34,9 +34,9 @@ PyObject* build_info(PyObject*, PyObject*) {
 
 PyObject* limit_cpu_instructions(PyObject*, PyObject* name) {
   for (int i = 0; i < int(std::size(airank_fast::kIsaNames)); ++i) {
-    PyObject* known = PyUnicode_FromString(airank_fast::kIsaNames[i]);
-    const int differs = known == nullptr ? -1 : PyUnicode_Compare(name, known);
-    Py_XDECREF(known);
+    PyObject* supported = PyUnicode_FromString(airank_fast::kIsaNames[i]);
+    const int differs = supported == nullptr ? -1 : PyUnicode_Compare(name, supported);
+    Py_XDECREF(supported);
     if (PyErr_Occurred()) return nullptr;
     if (differs == 0) {
       airank_fast::isa_limit = airank_fast::Isa(i);

@@ -20,8 +20,8 @@
 namespace airank_fast {
 
 struct Philox {
-  // The words are kept in 64 bits because a product then needs no widening, which is what lets a CPU do eight counters
-  // at a time; only the lower half of each counts.
+  // The words are kept in 64 bits, of which the lower half counts: a product then needs no widening, so that a CPU can
+  // compute eight counters at a time.
   struct Words {
     uint64_t at[4];
   };

@@ -1,5 +1,5 @@
 // The arguments of airank_fast::sgd_, checked and flattened the same way for every device.
-// Lists: params, grads, momentum buffers (empty without momentum), 16-bit copies (empty if not wanted).
+// Lists: params, grads, momentum buffers (empty without momentum), 16-bit copies (or empty).
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-// Stochastic gradient descent with momentum, for one element; the same text runs on the CPU and on the GPU.
+// Stochastic gradient descent with momentum, for one element; one source for the CPU and the GPU.
 //
 //   g   = factor * grad + weight_decay * param         factor = 1 / grad_scale, negative to maximise
 //   buf = momentum * buf + (1 - dampening) * g         only with momentum
@@ -28,7 +28,7 @@ struct SgdScalars {
 template <bool kMomentum, typename T>
 HOST_DEVICE T sgd_step(T param, T grad, T& buffer, const SgdScalars<T>& s) {
   T g = s.factor * grad;
-  // Not merely a saving: 0 * inf would turn an infinite parameter into NaN.
+  // Not only to save work: 0 * inf would turn an infinite parameter into NaN.
   g = s.weight_decay != T(0) ? g + s.weight_decay * param : g;
   if constexpr (kMomentum) {
     buffer = s.momentum * buffer + s.undampened * g;

@@ -1,9 +1,9 @@
-// Lists of tensors as an optimizer op takes them: parameters, and beside them gradients, buffers, copies.
+// The lists of tensors of an optimizer op: parameters, gradients, buffers, copies.
 //
-// Two jobs, the same on every device: check that the lists fit one another, and see every tensor as flat
-// memory. Elements are updated one by one, so any two tensors with equal strides and no holes (contiguous,
-// channels_last, transposed) can be walked in memory order; only where the strides of one parameter's
-// tensors differ are contiguous copies made, and what was written is copied back.
+// On every device this checks that the lists fit one another, and makes every tensor flat memory. Elements are
+// updated one by one, so that tensors with equal strides and no holes (contiguous, channels_last, transposed) can
+// be read in memory order. Where the strides of one parameter's tensors differ, contiguous copies are made, and
+// the written ones are copied back.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +33,8 @@ inline void check_list(const char* op, const char* name, const TensorList& list,
   }
 }
 
-// What the optimizers ask of dtypes: parameters of any floating type, gradients of the same or 16-bit beside
-// float32 parameters, 16-bit copies of float32 parameters. The lists must not be empty, but `copies` may be.
+// The dtypes of optimizers: parameters of any floating type, gradients of the same or 16-bit beside float32
+// parameters, 16-bit copies of float32 parameters. `copies` alone may be empty.
 inline void check_dtypes(const char* op, const TensorList& params, const TensorList& grads, const TensorList& copies) {
   const ScalarType param = params[0].scalar_type(), grad = grads[0].scalar_type();
   const auto is_16_bit = [](ScalarType t) { return t == ScalarType::BFloat16 || t == ScalarType::Half; };
@@ -55,7 +55,7 @@ inline void check_list_dtype(const char* op, const char* name, const TensorList&
                  name_of(list[0].scalar_type()));
 }
 
-// A list of which one number is to be made: not empty, on one device, of any floating types.
+// A list that is reduced to one number: not empty, on one device, of any floating types.
 inline void check_tensors(const char* op, const TensorList& tensors) {
   CHECK_ARGUMENT(!tensors.empty(), op, ": tensors must hold at least one tensor, got none");
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -95,15 +95,14 @@ inline bool is_dense(const Tensor& tensor) {
   return true;
 }
 
-// Strides of dimensions of size 1 say nothing (a 1x1 convolution is contiguous and channels_last at once).
+// Strides of dimensions of size 1 have no meaning (a 1x1 convolution is contiguous and channels_last at once).
 inline bool same_strides(const Tensor& a, const Tensor& b) {
   for (int64_t d = 0; d < a.dim(); ++d)
     if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;
   return true;
 }
 
-// One parameter and what belongs to it; replaces tensors by contiguous copies where needed and remembers
-// which of the written ones must be copied back.
+// Replaces a parameter's tensors by contiguous copies where necessary, and lists those that must be copied back.
 class FlatViews {
  public:
   void make_flat(std::vector<std::pair<Tensor*, bool>> tensors) {  // (tensor, is it written?)
@@ -126,8 +125,8 @@ class FlatViews {
   std::vector<std::pair<Tensor, Tensor>> copied_;
 };
 
-// Makes the tensors of each parameter walkable in memory order; call copy_back() on the result when done. `written` are
-// the lists that are updated beside params, each parallel to them or empty.
+// Makes the tensors of each parameter readable in memory order; call copy_back() on the result at the end. `written`
+// are the lists that are updated beside params, each parallel to them or empty.
 inline FlatViews flatten(TensorList& params, TensorList& grads, std::initializer_list<TensorList*> written) {
   FlatViews views;
   std::vector<std::pair<Tensor*, bool>> one;

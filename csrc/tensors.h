@@ -1,5 +1,5 @@
-// Tensors made and taken as they are needed, without a call through the dispatcher: that looks an operator up by its
-// name, and costs more than a small op's arithmetic.
+// Makes tensors without a call through the dispatcher, which looks an operator up by its name and takes longer than a
+// small op's arithmetic.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -14,7 +14,7 @@ namespace airank_fast {
 
 using OptionalTensor = std::optional<Tensor>;
 
-// For calls of torch's C functions, which say 0 where all went well.
+// For calls of torch's C functions, which return 0 on success.
 inline void check_torch(AOTITorchError error) {
   if (error != 0) throw std::runtime_error("torch could not make a tensor");
 }

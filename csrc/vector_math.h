@@ -1,9 +1,9 @@
-// exp in float32 for loops that a compiler is to vectorise; the C library's stands in the way of that.
+// exp in float32 for loops that the compiler vectorises, which it does not with the C library's exp.
 //
 //   exp(x) = 2^n * exp(r),  n = round(x / ln 2),  |r| <= ln(2) / 2, polynomial of degree 6 (S. Moshier, Cephes)
 //
-// Error at most 1 ulp. No branches and no table: n comes from adding 1.5 * 2^23, and 2^n is put together from its bits.
-// A GPU has the instruction, and float64 is left to the library.
+// Error at most 1 ulp. No branches and no table: adding 1.5 * 2^23 gives n, and 2^n is composed of its bits.
+// A GPU has an instruction for it, and float64 uses the library.
 #pragma once
 
 #include "host_device.h"

@@ -3,7 +3,7 @@
 // Moments and sums are taken over pieces of at most 128 rows x 512 channels in float, and the pieces are added in
 // double in their order: the result does not depend on the number of threads. Bytes per element of size e: forward
 // 3 e (statistics; normalise and store) + 1/8 for the mask, e more with a residual; backward 5 e + 1/4 (sums over
-// dy and x; dy, x and dx), e more with a residual. The second pass starts where the first one ended.
+// dy and x; dy, x and dx), e more with a residual. The second pass begins at the end of the first, which is cached.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -16,9 +16,9 @@
 namespace airank_fast {
 namespace {
 
-// A thread is not worth waking for fewer elements.
+// Fewer elements are not worth a thread.
 constexpr int64_t kGrain = 1 << 14;
-// Elements of a range that is walked forward.
+// Elements of a range that is read forward.
 constexpr int64_t kRange = 1 << 17;
 
 template <typename F>
@@ -66,8 +66,8 @@ void for_pieces(int64_t num_rows, int64_t num_channels, F f) {
   });
 }
 
-// f(begin, end) for ranges of groups of rows. A thread takes its ranges from the last to the first, because the pass
-// before has left the last ones in a cache; within a range f goes forward, as prefetching likes it.
+// f(begin, end) for ranges of groups of rows. A thread takes its ranges from the last to the first, because the last
+// ones are still in a cache from the pass before; within a range f goes forward, for the prefetcher.
 template <typename F>
 void for_groups(int64_t num_rows, int64_t num_channels, F f) {
   const int64_t elements = std::max<int64_t>(1, kGroup * num_channels);

@@ -2,8 +2,8 @@
 // at a time (see lines.h). Widths are multiples of 32. The formulas are those of batch_norm_act_math.h, as in
 // batch_norm_act_loops.h, but where a result is rounded to zero the ReLU's mask says that nothing passed.
 //
-// Beside each line that is read, the one `ahead` elements further is asked for, which will be needed a group later: a
-// group is walked column by column, which the processor's own prefetching does not see through.
+// With each line that is read, the line `ahead` elements further is prefetched, which is needed a group later: a group
+// is read column by column, a pattern that the processor's own prefetcher does not detect.
 #pragma once
 
 #include <type_traits>

@@ -1,7 +1,7 @@
 // The loops of batch norm on the CPU: over a piece of NHWC memory seen as [rows, channels], channels inside, so that
-// every statement is a vector of channels whatever the instruction set. Formulas in batch_norm_act_math.h.
+// every statement is a vector of channels in any instruction set. Formulas in batch_norm_act_math.h.
 //
-// A piece has at most kPieceRows rows and kTile channels; what is kept per channel then lies in the first-level
+// A piece has at most kPieceRows rows and kTile channels, so that the numbers per channel fit into the first-level
 // cache, and a sum has at most kPieceRows terms in float before it is added to others in double.
 #pragma once
 
@@ -18,7 +18,7 @@ namespace airank_fast {
 
 constexpr int64_t kPieceRows = 128;  // a multiple of kGroup
 constexpr int64_t kTile = 512;
-// Rows that a loop takes at once: those of which a byte of the mask has the bits.
+// Rows that a loop takes at once: those whose bits are in one byte of the mask.
 constexpr int64_t kGroup = 8;
 
 // The type of bit patterns of T, in which a mask is all ones or all zeros.
@@ -31,14 +31,14 @@ HOST_DEVICE T keep(T x, bits_t<T> mask) {
   return bits_as<T>(bits_as<bits_t<T>>(x) & mask);
 }
 
-// Asks for `bytes` of memory that will be needed soon. A group is walked column by column, which the processor's own
-// prefetching does not see through; asking for the next group line by line is worth 1.3-1.8x outside the caches.
+// Prefetches `bytes` of memory. A group is read column by column, a pattern that the processor's own prefetcher does
+// not detect; prefetching the next group line by line is 1.3-1.8x as fast outside the caches.
 template <bool kWrite = false>
 HOST_DEVICE void prefetch(const void* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, kWrite, 2);
 }
 
-// Moments of a piece: distances from the mean of its first rows, which is near enough for nothing to cancel.
+// Moments of a piece, about the mean of its first rows, which is so near that digits do not cancel.
 template <typename E>
 struct MomentsLoop {
   using T = math_t<E>;

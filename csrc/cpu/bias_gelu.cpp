@@ -22,10 +22,10 @@ namespace {
 
 constexpr int64_t kTile = 2048;
 constexpr int64_t kRowsPerChunk = 64;
-// A thread is not worth waking for fewer elements.
+// Fewer elements are not worth a thread.
 constexpr int64_t kGrain = 1 << 13;
 
-// Elements that are worked out in float before they are rounded, where the processor rounds.
+// Elements that are computed in float before they are rounded, where the processor rounds.
 constexpr int64_t kBlock = 512;
 
 // Calls f(begin, end, results) for blocks of [0, size), which sets results[i - begin], and rounds the results to `to`.
@@ -153,7 +153,7 @@ void backward(const Tensor& grad, const Tensor& x, const Tensor& bias, const Ten
   });
 }
 
-// The chunks' sums, which are large beside what each of them was made of, are added in float64.
+// The chunks' sums, which are large compared with their terms, are added in float64.
 template <typename M>
 void add_chunks(const M* partial, int64_t num_chunks, int64_t features, const Tensor& bias_gradient) {
   std::vector<double> sums(partial, partial + features);

@@ -1,7 +1,7 @@
 // A list of tensors cut into chunks, for ops that need a sum over each tensor before they may change it.
 //
 // Chunks are of fixed size, sums are kept per chunk and added in order: results do not depend on the number of
-// threads. Consecutive tensors form batches of about what the last-level cache holds, so that a second pass
+// threads. Consecutive tensors form batches of about the size of the last-level cache, so that a second pass
 // over a batch, which goes backwards, finds most of it there; a larger tensor is a batch of its own, of which
 // that pass finds the end in the cache.
 #pragma once
@@ -18,7 +18,7 @@ namespace airank_fast {
 
 constexpr int64_t kChunkSize = 4096;         // elements; a multiple of every vector length
 constexpr int64_t kBatchElements = 1 << 20;  // of 4-byte elements in four lists: 16 MB
-constexpr int64_t kChunkGrain = 4;           // a thread is not worth waking for fewer chunks
+constexpr int64_t kChunkGrain = 4;           // fewer chunks are not worth a thread
 
 class Chunks {
  public:
@@ -54,7 +54,7 @@ class Chunks {
   }
 
   // Calls f(chunk, tensor, begin, end) for the chunks of the tensors [first, last), in parallel; a thread has
-  // the same chunks whenever it is asked about the same tensors, and takes them backwards if told to.
+  // the same chunks in every call for the same tensors, and takes them backwards where `backwards` is set.
   template <typename F>
   void for_each(int64_t first, int64_t last, bool backwards, F f) const {
     torch::stable::parallel_for(first_[first], first_[last], kChunkGrain, [&](int64_t from, int64_t to) {
@@ -88,8 +88,8 @@ inline double value_of(const Tensor& scalar) {
                                                     : *static_cast<const float*>(scalar.data_ptr());
 }
 
-// A sum of squares in lanes, which loops over blocks of kLanes elements fill without reordering anything: they are
-// vectorised without leave to reassociate. 16 to 64 squares meet in a lane before the lanes are added in double.
+// A sum of squares in lanes, to which loops over blocks of kLanes elements add in order: the compiler vectorises them
+// without -fassociative-math. A lane has 16 to 64 squares before the lanes are added in double.
 template <typename T>
 struct Squares {
   static constexpr int kLanes = 64;

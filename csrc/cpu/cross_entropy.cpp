@@ -1,9 +1,9 @@
 // Cross entropy on the CPU: formula in cross_entropy_math.h, a row at a time, parallel over rows.
 //
-// Forward reads the logits once: a block of a row is brought into the first cache as float32, its maximum is found
+// Forward reads the logits once: a block of a row is copied into the first cache as float32, its maximum is taken
 // there, then the sum of exponentials, and the row's sum is rescaled where the maximum has grown. Backward reads them
-// once more and writes the gradient, into their own memory if asked to. Bytes per element: e forward, 2e backward in
-// place (3e otherwise, since a cache line is read before it is written).
+// once more and writes the gradient, in place on request. Bytes per element: e forward, 2e backward in place (3e
+// otherwise, since a cache line is read before it is written).
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace {
 
 // Columns of a block: 8 KB of float32.
 constexpr int64_t kBlock = 2048;
-// Sums and maxima are kept in this many lanes, whatever the instruction set.
+// Sums and maxima are kept in this many lanes, in any instruction set.
 constexpr int64_t kLanes = 64;
 
 // Result: (max, sum of exp(x - max), sum of x - reference) of `size` columns, in three numbers.
@@ -28,7 +28,7 @@ struct RowLoop {
   using M = math_t<T>;
   using Signature = void(const void*, int64_t, M, bool, RowPart<M>*);
 
-  // At the end of a row the block is filled up to whole lanes with minus infinities, which count for nothing.
+  // At the end of a row the block is filled up to whole lanes with minus infinities, which add 0.
   HOST_DEVICE static void run(const void* logits, int64_t size, M reference, bool smooth, RowPart<M>* result) {
     const T* row = static_cast<const T*>(logits);
     RowPart<M> all = no_columns<M>();
@@ -96,7 +96,7 @@ struct GradientLoop {
   }
 };
 
-// A thread is not worth waking for fewer elements.
+// Fewer elements are not worth a thread.
 int64_t rows_per_thread(int64_t num_classes) { return std::max<int64_t>(1, (1 << 14) / num_classes); }
 
 template <typename M>
@@ -127,7 +127,7 @@ void forward(const Tensor& logits, const int64_t* target, double label_smoothing
   });
 }
 
-// The sum of the losses over the rows that count, in order; and what each row's gradient is multiplied by.
+// The sum of the losses over the rows that count, in order; and the factor of each row's gradient.
 template <typename M>
 void reduce(const M* losses, const int64_t* target, int64_t rows, int64_t ignore_index, Reduction reduction, M* loss,
             M* scale) {

@@ -1,7 +1,7 @@
 // layer_norm(dropout(x) + residual) on the CPU; formulas in dropout_math.h and layer_norm_math.h; parallel over rows.
 //
 // Bytes per 16-bit element: forward 8 (x and residual read, sum and y written), backward 8 (grad and sum read, grad_x
-// and grad_residual written). The mask of the rows at hand lives in L1, one byte per element.
+// and grad_residual written). The mask of the current rows is in L1, one byte per element.
 #include <torch/csrc/stable/library.h>
 
 #include <bit>
@@ -14,7 +14,7 @@
 namespace airank_fast {
 namespace {
 
-// Room for the mask of a row, which may begin and end inside a counter's four elements.
+// Bytes for the mask of a row, which may begin and end inside a counter's four elements.
 int64_t mask_words(int64_t columns) { return columns / 4 + 2; }
 
 template <typename T>
@@ -74,7 +74,7 @@ struct BackwardLoop {
   using Signature = void(const X*, const R*, const R*, const T*, const T*, const T*, X*, R*, T*, T*, uint32_t*,
                          int64_t, int64_t, int64_t, Mask<T>);
 
-  // The gradient that reached the sum itself comes as rows too, or as one row of zeros (grad_sum_stride 0).
+  // The gradient of the returned sum: rows too, or one row of zeros (grad_sum_stride 0).
   template <int kRows>
   HOST_DEVICE static void rows(const X* __restrict grad, const R* __restrict grad_sum, int64_t grad_sum_stride,
                                const R* __restrict sum, const T* mean, const T* rstd, const T* __restrict weight,

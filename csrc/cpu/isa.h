@@ -1,6 +1,6 @@
 // One binary for every x86-64: a loop is compiled for AVX-512, for AVX2 and for the baseline, and the best
 // that the processor has is chosen at run time (AVX512_BF16: see round_pairs.h). On other processors there is the
-// baseline alone, which is what the compiler was told to build for.
+// baseline alone, the compiler's target.
 //
 // A loop is a struct with a static, always inlined `run`; choose<Loop>() returns a plain function pointer.
 #pragma once
@@ -31,11 +31,11 @@ struct Variants<Loop, void(Args...)> {
 #endif
 };
 
-// Each has what those before it have.
+// Each includes those before it.
 enum class Isa { baseline, avx2, avx512, avx512_bf16 };
 constexpr const char* kIsaNames[] = {"baseline", "AVX2", "AVX-512", "AVX-512 BF16"};
 
-// ATEN_CPU_CAPABILITY limits torch's own kernels to those for an older processor: avx2 or default. Ours go with them.
+// ATEN_CPU_CAPABILITY limits torch's own kernels to those for an older processor: avx2 or default. It limits these too.
 inline Isa environment_isa() {
   const char* value = std::getenv("ATEN_CPU_CAPABILITY");
   const std::string_view name = value == nullptr ? "" : value;
@@ -54,7 +54,7 @@ inline Isa processor_isa() {
   return Isa::baseline;
 }
 
-// For tests, which thus see on one processor what runs on others.
+// For tests, which run on one processor the variants of others.
 inline std::atomic<Isa> isa_limit{Isa::avx512_bf16};
 
 inline Isa isa() {

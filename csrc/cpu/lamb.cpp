@@ -1,7 +1,7 @@
 // LAMB on the CPU; formula in lamb_math.h.
 //
 // Two passes over each batch of tensors (see chunks.h): moments, and the norms of parameter and update; then the
-// update, which is worked out again from the moments rather than stored. From memory a parameter moves, in float32,
+// update, which is recomputed from the moments instead of stored. From memory a parameter moves, in float32,
 // 24 bytes in the first pass (gradient, parameter, both moments read, moments written) and 4 to 16 in the second
 // (parameter and moments from the cache where the batch fits, parameter written). A 16-bit copy is read twice and
 // written. The norm over all gradients, 4 bytes more, is the op global_norm.

@@ -71,7 +71,7 @@ struct LarsLoop {
   }
 };
 
-// The options of a step, and the numbers that were read from tensors.
+// The options of a step, and the numbers read from tensors.
 struct Step {
   double lr;
   double grad_scale;

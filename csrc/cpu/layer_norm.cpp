@@ -12,9 +12,9 @@ namespace airank_fast {
 namespace {
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-// ForwardLoop::run() of kRows rows by lines. Several rows at a time where they are in a cache, so that one's last
-// additions, root and division run while another's elements are read. Rows further on are asked for during the sums,
-// when memory would rest; results are stored during the third pass.
+// ForwardLoop::run() of kRows rows by lines. Several rows at a time where they are in a cache, so that the last
+// additions, root and division of one overlap with reading another. Later rows are prefetched during the sums, when
+// memory would be idle; results are stored during the third pass.
 template <int kRows, int kAhead, typename E>
 TARGET_AVX512_BF16 void forward_lines(const E* x, const float* weight, const float* bias, E* y, float* mean,
                                       float* rstd, int64_t columns, double eps, bool past_cache) {
@@ -131,8 +131,8 @@ template <typename X, typename Y>
 struct BackwardLoop {
   using T = math_t<X>;
   using Signature = void(const Y*, const X*, const T*, const T*, const T*, X*, X*, T*, T*, int64_t, int64_t, int64_t);
-  // Rows at a time, so that the sums over rows are loaded and stored once for all of them. Rows of 1024 floats lie 4 KB
-  // apart, in the same sets of L1, where more of them would push one another out.
+  // Rows at a time, so that the sums over rows are loaded and stored once for all of them. Rows of 1024 floats are 4 KB
+  // apart, in the same sets of L1, where more of them would evict one another.
   static constexpr int kRows = sizeof(X) == 2 ? 4 : 1;
 
   template <int kRows>

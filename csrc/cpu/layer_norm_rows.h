@@ -1,9 +1,9 @@
-// What the ops that end in a layer normalisation share on the CPU: one row, and the walk over rows.
+// Shared by the ops that end in a layer normalisation on the CPU: one row, and the loop over rows.
 //
-// A row is read from memory once and then twice more from L1. Sums run in kLanes partial sums each, written out as
-// an array because the compiler may not reorder a floating-point sum by itself; it makes them one register. The partial
-// sums begin anew every kSegment columns, so that a long row keeps the digits of a short one. Weight and bias come as
-// arrays of the arithmetic's type whatever the tensors are, ones and zeros where there are none.
+// A row is read from memory once and then twice more from L1. Each sum has kLanes partial sums, an array because the
+// compiler may not reorder a floating-point sum by itself; it keeps them in registers. The partial sums restart every
+// kSegment columns, so that a long row is as accurate as a short one. Weight and bias are arrays of the arithmetic's
+// type for tensors of any dtype, ones and zeros where there are none.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -24,9 +24,9 @@
 namespace airank_fast {
 
 constexpr int kLanes = 64;
-// Columns of a row whose sum is taken in the arithmetic's type, 1024 numbers a lane; these sums are added in double.
-constexpr int64_t kSegment = 1 << 16;
-// A thread is not worth waking for fewer elements.
+// Columns of a row whose sum is taken in the arithmetic's type, 128 numbers a lane; these sums are added in double.
+constexpr int64_t kSegment = 1 << 13;
+// Fewer elements are not worth a thread.
 constexpr int64_t kGrainElements = 1 << 14;
 
 // Adds the upper half to the lower until one is left.
@@ -38,7 +38,7 @@ HOST_DEVICE T sum_of(T (&lanes)[kLanes]) {
 }
 
 // Two bfloat16 in one word: the first becomes a float by a shift, the second by a mask, with no instruction to widen or
-// to pack. Rows of them are taken so, and weight and bias then lie in memory with the even columns first.
+// to pack. Rows of them are read in this way, for which weight and bias have the even columns first.
 typedef uint32_t __attribute__((may_alias, aligned(2))) PairWord;
 static_assert(std::endian::native == std::endian::little);
 
@@ -55,14 +55,14 @@ HOST_DEVICE uint32_t result_above(float x) {
 template <typename X, typename Y>
 constexpr bool kInPairs = std::is_same_v<X, bfloat16> && std::is_same_v<Y, bfloat16>;
 
-// Whether whole rows are walked by lines, in partial sums that never begin anew.
+// Whether whole rows are read by lines, in partial sums that never restart.
 template <typename X, typename Y>
 bool rows_in_lines(int64_t columns) {
   return std::is_same_v<X, Y> && walks_lines<X>(columns) && columns > 0 && columns <= kSegment && columns % kLanes == 0;
 }
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-// Where the numbers of a line are in the arrays kept per column (weight, bias, their sums), which for rows of bfloat16
+// The positions of a line's numbers in the arrays per column (weight, bias, their sums), which for rows of bfloat16
 // have the even columns first.
 template <typename E>
 struct PerColumn {
@@ -118,8 +118,8 @@ HOST_DEVICE Moments<T> moments_of(const X* row, int64_t columns, double eps) {
   return {mean, rstd_of(T(squares), double(columns), eps)};
 }
 
-// Asks for the `count` elements from `at` on, which will be needed a row later: without this, memory rests while a row
-// that is in L1 already is worked on.
+// Prefetches the `count` elements from `at` on, which are needed a row later: without this, memory is idle while a row
+// in L1 is processed.
 template <int kCount, typename X>
 HOST_DEVICE void prefetch(const X* at) {
   for (int byte = 0; byte < int(kCount * sizeof(X)); byte += 64)
@@ -255,7 +255,7 @@ std::vector<T> param_of(const OptionalTensor& param, int64_t columns, T otherwis
   return values;
 }
 
-// The same, as normalize_row<X, Y>() wants it: in pairs the even columns first, and every NaN canonical.
+// The same, as normalize_row<X, Y>() takes it: in pairs the even columns first, and every NaN canonical.
 template <typename X, typename Y, typename T = math_t<X>>
 std::vector<T> params_of(const OptionalTensor& param, int64_t columns, T otherwise) {
   std::vector<T> values = param_of(param, columns, otherwise);

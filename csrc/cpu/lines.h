@@ -58,7 +58,7 @@ IN_LINES Line line_at(const bfloat16* from) {
 }
 IN_LINES Line line_at(const float* from) { return {_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)}; }
 
-// Stores a line, past the cache or not, and says where it is not zero.
+// Stores a line, past the cache or not, and returns the mask of its nonzero numbers.
 IN_LINES __mmask32 store_line(bfloat16* to, Line values, bool past_cache) {
   const __m512i pairs = round_pairs(values.first, values.second);
   store_pairs(to, pairs, past_cache);

@@ -1,8 +1,8 @@
 // bfloat16 and float16 on the CPU: load to float, store from float, rounding to nearest even.
 //
-// Written as integer arithmetic without branches, so that the compiler vectorises the loops they stand in
-// whatever the instruction set. NaN stays NaN, infinities and subnormals are exact. The float16 paths do
-// not depend on the processor's flush-to-zero mode.
+// Written as integer arithmetic without branches, so that the compiler vectorises the loops around them in any
+// instruction set. NaN stays NaN, infinities and subnormals are exact. The float16 paths do not depend on the
+// processor's flush-to-zero mode.
 #pragma once
 
 #include <cstdint>
@@ -50,8 +50,8 @@ HOST_DEVICE float load(float16 x) {
 HOST_DEVICE void store(float* to, float x) { *to = x; }
 HOST_DEVICE void store(double* to, double x) { *to = x; }
 
-// The upper 16 bits are x as bfloat16; the lower are of no meaning. The choice is made on 32 bits, to be narrowed once:
-// half as many instructions as choosing between 16-bit halves.
+// The upper 16 bits are x as bfloat16; the lower have no meaning. The choice is made on 32 bits and narrowed once: half
+// as many instructions as choosing between 16-bit halves.
 HOST_DEVICE uint32_t bfloat16_above(float x) {
   const uint32_t bits = bits_as<uint32_t>(x);
   const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -66,7 +66,7 @@ HOST_DEVICE void store(float16* to, float x) {
   const uint32_t bits = bits_as<uint32_t>(x);
   const uint32_t size = bits & 0x7fffffffu;
   uint32_t value = (size - kRebias + 0xfffu + ((size >> 13) & 1u)) >> 13;
-  // Below 2^-14 the result is subnormal: adding 0.5 lines its last bit up with the float's, and rounds.
+  // Below 2^-14 the result is subnormal: adding 0.5 aligns its last bit with the float's, and rounds.
   const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(size) + 0.5f) - bits_as<uint32_t>(0.5f);
   value = select(size < 0x38800000u, subnormal, value);
   value = select(size >= 0x47800000u, 0x7c00u, value);  // 65536 and above: infinity
@@ -76,8 +76,8 @@ HOST_DEVICE void store(float16* to, float x) {
 
 struct NoCopy {};
 
-// The parameter behind its 16-bit copy: the master, or the copy where that is not the master, rounded. Then weights were
-// written into the copy since the last step, by a checkpoint that was loaded, say.
+// The parameter of a 16-bit copy: the master, or the copy where that differs from the rounded master. Then other code
+// has written the copy since the last step, as by loading a checkpoint.
 template <typename C>
 HOST_DEVICE float newest(float master, C copy) {
   C rounded;
@@ -93,7 +93,7 @@ HOST_DEVICE T* element(T* array, int64_t i) {
   else return array + i;
 }
 
-// Parameter i, whose master it is where there are copies.
+// Parameter i: the master where there are copies.
 template <typename P, typename C>
 HOST_DEVICE math_t<P> newest_at(const P* params, const C* copies, int64_t i) {
   if constexpr (std::is_same_v<std::remove_const_t<C>, NoCopy>) return load(params[i]);

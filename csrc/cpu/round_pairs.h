@@ -1,6 +1,6 @@
 // Rounding to bfloat16 by the processor (AVX512_BF16: Zen 4, Cooper Lake and later), where a loop spends most of its
-// instructions on rounding. One instruction for 32 numbers instead of eleven; but it takes and gives subnormals as
-// zero, which is an error below 1.2e-38.
+// instructions on rounding. One instruction for 32 numbers instead of eleven; but it reads and writes subnormals as
+// zero, an error below 1.2e-38.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include "numbers.h"
 
 #ifdef AIRANK_FAST_X86_VARIANTS
-// GCC 12 takes the operands that these intrinsics leave open for oversights (its bug 105593).
+// GCC 12 warns of the operands that these intrinsics leave undefined (its bug 105593).
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -45,8 +45,8 @@ TARGET_AVX512_BF16 inline __attribute__((always_inline)) void store_pairs(bfloat
   else _mm512_storeu_si512(to, pairs);
 }
 
-// Rounds `count` numbers: for loops whose vectorisation is left to the compiler, which then make floats. Past the cache
-// if that is asked for and `to` begins a line.
+// Rounds `count` floats, the results of loops that the compiler vectorises. Past the cache on request, if `to` begins a
+// line.
 TARGET_AVX512_BF16 inline __attribute__((noinline)) void round_row(const float* from, bfloat16* to, int64_t count,
                                                                    bool past_cache) {
   past_cache = past_cache && reinterpret_cast<uintptr_t>(to) % 64 == 0;

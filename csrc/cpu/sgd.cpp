@@ -1,7 +1,7 @@
 // SGD on the CPU: one pass over the memory of a whole parameter list, formula in sgd_math.h.
 //
-// The elements of all tensors form one range, divided evenly among the threads, so a list of many small
-// tensors costs one parallel region. Per element it moves 16 bytes (parameter and buffer, read and
+// The elements of all tensors form one range, divided evenly among the threads, so that a list of many small
+// tensors needs one parallel region. Per element it moves 16 bytes (parameter and buffer, read and
 // written), the gradient, and 4 for a 16-bit copy of the parameter, read and written, where there is one.
 #include <torch/csrc/stable/library.h>
 
@@ -49,9 +49,9 @@ struct Piece {
   int64_t size;
 };
 
-// Inner boundaries between two threads fall on multiples of this, so that both see aligned vectors.
+// Boundaries between two threads are multiples of this, so that both have aligned vectors.
 constexpr int64_t kAlignment = 64;
-// A thread is not worth waking for less.
+// Fewer are not worth a thread.
 constexpr int64_t kGrain = 1 << 14;
 
 template <typename P, typename G, typename C>

@@ -1,5 +1,5 @@
-// Stores past the cache. A plain store first reads the line it will overwrite, and then keeps it in the cache in the
-// place of another; for a result too large to be found there again both are a waste, a third of all that is moved.
+// Stores past the cache. A plain store first reads the line that it overwrites, and then evicts another from the cache;
+// for a result too large to stay there that read is wasted, a third of all bytes moved.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 namespace airank_fast {
 
 constexpr int64_t kLineBytes = 64;
-// Results from this size on go past the cache: of less, much may be there still when the next op reads it.
+// Results from this size on go past the cache: of smaller ones much may still be there when the next op reads them.
 constexpr int64_t kStreamedBytes = 4 << 20;
 
 // Whether a result of rows of row_bytes each is stored past the cache: it is large, and its rows are whole lines.
@@ -39,7 +39,7 @@ HOST_DEVICE void stream(void* to, const void* from, int64_t num_bytes) {
 #endif
 }
 
-// Room for `count` elements on lines of its own, which stays in L1; nullptr for none.
+// A buffer of `count` elements on lines of its own, which stays in L1; nullptr for 0.
 template <typename T>
 class Scratch {
  public:

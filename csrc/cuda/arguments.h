@@ -1,4 +1,4 @@
-// How a plain C++ launcher is told about tensors: dtypes and addresses, no torch; and what its grids are counted with.
+// Arguments of the plain C++ launchers: tensors as dtypes and addresses, without torch; and integer helpers for grids.
 // <op>.h builds on this.
 #pragma once
 
@@ -10,13 +10,13 @@ namespace airank_fast {
 
 enum class Dtype { kNone, kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// A number in device memory, float32 or float64; a null pointer means that it is not given.
+// A number in device memory, float32 or float64; a null pointer: not given.
 struct ScalarAddress {
   const void* pointer = nullptr;
   bool is_double = false;
 };
 
-// What the launcher of every optimizer takes: lists of num_tensors sizes and addresses, and where its numbers are.
+// Arguments of every optimizer's launcher: lists of num_tensors sizes and addresses, and the addresses of its numbers.
 struct ListLaunch {
   int64_t num_tensors = 0;
   const int64_t* sizes = nullptr;  // elements per tensor

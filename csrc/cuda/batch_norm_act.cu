@@ -35,12 +35,12 @@ Grid grid_of(const BatchNormInput& input, int pack, int64_t num_parts) {
 
 int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 
-// As many as the device holds at once, where a thread still has one group of rows at least.
+// As many as the device holds at once, but at least one group of rows for each thread.
 int64_t num_block_rows(const BatchNormInput& input, int pack, int resident_blocks) {
   const int64_t packs = ceil_div(input.channels, pack), columns = columns_of(packs);
   const int64_t most = ceil_div(input.rows, kBatchNormGroup * (kBatchNormThreads / columns));
-  const int64_t wanted = int64_t(num_multiprocessors()) * resident_blocks / ceil_div(packs, columns);
-  return std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(most, 1, 65535));
+  const int64_t resident = int64_t(num_multiprocessors()) * resident_blocks / ceil_div(packs, columns);
+  return std::clamp<int64_t>(resident, 1, std::clamp<int64_t>(most, 1, 65535));
 }
 
 // f(element, pack) with the widest pack that channels and addresses allow.

@@ -2,16 +2,16 @@
 // batch_norm_act_math.h.
 //
 // Mapping: a thread takes kPack neighbouring channels (16 bytes; one where C or an address does not allow that) and
-// walks groups of 8 rows, whose ReLU is one byte of the mask for each channel, so that the thread alone reads or writes
-// it. threadIdx.x and blockIdx.x count packs of channels, threadIdx.y and blockIdx.y groups. What belongs to a channel
-// stays in registers. 8 packs are in flight in each thread, 4 in the forward pass without a residual.
+// loops over groups of 8 rows, whose ReLU is one byte of the mask for each channel, which one thread alone reads or
+// writes. threadIdx.x and blockIdx.x count packs of channels, threadIdx.y and blockIdx.y groups. A channel's numbers
+// stay in registers. 8 packs are in flight in each thread, 4 in the forward pass without a residual.
 //
 // Reductions have two stages and no atomics, so results are the same in every run: blocks write one row of partial
 // results each, and a second kernel adds these up in double. Moments are taken about a pivot, the mean of a block's
-// first rows, and combined by their means, so nothing cancels where |mean| >> std.
+// first rows, and combined by their means, so that digits do not cancel where |mean| >> std.
 //
 // Bytes per element of size e: forward 3 e + 1/8, backward 5 e + 1/4; with a residual e more each. The elementwise
-// kernels walk from the last row to the first: what the reduction before them read last is still in the L2.
+// kernels go from the last row to the first: the rows that the reduction before them read last are still in the L2.
 #pragma once
 
 #include "../batch_norm_act_math.h"
@@ -26,9 +26,9 @@ constexpr int kPivotRows = 4;        // whose mean is a block's pivot
 constexpr int kCombineUnroll = 8;    // parts in flight
 constexpr int kCombineChannels = 8, kCombineLanes = kBatchNormThreads / kCombineChannels;
 
-// Blocks that a multiprocessor holds, which leaves a thread 80 registers or 128; fewer of the kernels that keep most,
-// backward and those with a residual. Grids are one wave of them, so that no multiprocessor waits for another's last
-// blocks, and the elementwise kernels walk once through what is in the L2.
+// Blocks per multiprocessor, which leaves a thread 80 registers or 128; fewer of the kernels that keep most, backward
+// and those with a residual. Grids are one wave of them, so that no multiprocessor waits for another's last blocks, and
+// the elementwise kernels read what is in the L2 once.
 template <typename E, bool kKeepsMost = false>
 constexpr int kBatchNormBlocks = sizeof(E) == 8 || kKeepsMost ? 2 : 3;
 
@@ -39,7 +39,7 @@ struct BatchNormShape {
   int64_t channels;
 };
 
-// What the second stage does with combined moments.
+// The second stage's use of combined moments.
 struct BatchNormFinish {
   bool statistics;  // write mean and rstd, not mean and sum of squared deviations
   void* running_mean;
@@ -58,11 +58,11 @@ HOST_DEVICE void read_channels(const T* from, int64_t channel, T otherwise, T (&
 
 __global__ void batch_norm_count_kernel(int64_t* num_batches) { *num_batches += 1; }
 
-// Where number i of a thread's numbers lies in scratch memory: those of neighbouring threads side by side, in banks of
-// their own.
+// The position of a thread's number i in scratch memory: those of neighbouring threads side by side, in banks of their
+// own.
 HOST_DEVICE int scratch_at(int i, int thread) { return i * kBatchNormThreads + thread; }
 
-// Adds two numbers for each channel up over the threads of a column; the sums lie where its first thread's were, those
+// Adds two numbers for each channel up over the threads of a column. The sums replace its first thread's numbers, those
 // of `second` after those of `first`. `scratch` has 2 kPack numbers for each thread.
 template <int kPack, typename T>
 __device__ __forceinline__ void sum_over_rows(const T (&first)[kPack], const T (&second)[kPack], T* scratch) {
@@ -95,7 +95,7 @@ HOST_DEVICE void for_groups(int64_t rows, F f) {
 }
 
 // Calls f(r, n) for the rows r to r + n - 1 of a group: whole groups kRows at a time, a short one, of which there is at
-// most one, row by row. n is known to the compiler, so that no condition stands between the loads of these rows.
+// most one, row by row. n is a compile-time constant, so that no condition is between the loads of these rows.
 template <int kRows, typename F>
 HOST_DEVICE void for_rows(int num_rows, F f) {
   static_assert(kBatchNormGroup % kRows == 0);
@@ -177,7 +177,7 @@ __device__ __forceinline__ double sum_over_lanes(double value, double* scratch) 
   return sum;
 }
 
-// Where a lane's next parts are; the last one again past the last, so that loads depend on no condition.
+// The index of a lane's next part; past the last one the last again, so that loads depend on no condition.
 HOST_DEVICE void find_parts(int64_t part, int64_t num_parts, int64_t stride, int64_t (&at)[kCombineUnroll]) {
   at[0] = part * stride;
 #pragma unroll
@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, kResidu
   });
 }
 
-// Row n's bits come to the lowest places; whole words shift, so that what comes after row 7's bits means nothing.
+// Shifts row n's bits to the lowest places. Whole words shift, so that bits beyond row 7's have no meaning.
 template <int kPack>
 HOST_DEVICE void skip_rows(Pack<Byte, kPack>& mask, int n) {
 #pragma unroll

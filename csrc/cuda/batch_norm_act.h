@@ -1,5 +1,5 @@
-// The batch norm launchers as plain C++: what batch_norm_act.cu offers to the torch registration and to the tests.
-// Every function enqueues on `stream` of the current device; nothing is waited for.
+// The batch norm launchers as plain C++, for the torch registration and the tests.
+// Every function enqueues on `stream` of the current device, without waiting.
 #pragma once
 
 #include "arguments.h"
@@ -10,7 +10,7 @@ struct BatchNormInput {
   const void* x = nullptr;  // [rows, channels]
   int64_t rows = 0;
   int64_t channels = 0;
-  Dtype dtype = Dtype::kFloat32;  // of x; what belongs to channels is float32, or float64 beside float64
+  Dtype dtype = Dtype::kFloat32;  // of x; numbers per channel are float32, or float64 beside float64
 };
 
 struct BatchNormRunningAddresses {
@@ -22,7 +22,7 @@ struct BatchNormRunningAddresses {
   double eps = 0;
 };
 
-// How many rows of partial results the reductions of this input write; at most 65535.
+// The number of rows of partial results that the reductions of this input write; at most 65535.
 int64_t batch_norm_num_parts(const BatchNormInput& input);
 
 // parts [num_parts, 2 channels + 1] -> out [2 channels + 1]: moments, or with `running` statistics.

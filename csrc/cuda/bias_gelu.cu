@@ -10,8 +10,8 @@ namespace {
 constexpr dim3 kBlock(kBiasGeluThreads);
 constexpr int64_t kMaxChunks = 1024;  // grid.y allows 65,535; more blocks than these gain nothing
 
-// Enough for every thread to have several packs in flight and for its columns' bias to be read seldom; few enough for
-// each of an H200's multiprocessors to get 8 blocks of 4096 x 4096 16-bit numbers, and 1 MB of partial sums.
+// So many that every thread has several packs in flight and seldom reads its columns' bias; so few that each of an
+// H200's multiprocessors gets 8 blocks of 4096 x 4096 16-bit numbers, with 1 MB of partial sums.
 int64_t rows_per_chunk(int64_t rows) {
   constexpr int64_t kRows = 64, kStep = kBiasGeluWarps * kBiasGeluUnroll<float>;
   const int64_t needed = ceil_div(ceil_div(rows, kMaxChunks), kStep) * kStep;

@@ -3,8 +3,8 @@
 // Mapping: a warp covers 32 packs of 16 bytes of a row, the 8 warps of a block 8 rows at a time; a block keeps its
 // columns, so a thread reads its part of the bias once, and goes down its chunk of rows with several packs in flight.
 // Where the number of columns or an address does not allow packs, a pack is one element. Bytes per element: 2e
-// forward, 3e backward; in the time that 16-bit elements take to move, an H200's multiprocessor issues 30 instructions
-// for each forward and 45 backward, which is why they have formulas of their own.
+// forward, 3e backward. While 16-bit elements are moved, an H200's multiprocessor issues 30 instructions for each
+// forward and 45 backward, for which they have formulas of their own.
 //
 // The bias's gradient is summed in a fixed order: in registers down the chunk, over the 8 warps in shared memory, and
 // over the chunks by a second kernel, from [chunks, columns] numbers that the first one wrote.
@@ -21,7 +21,7 @@ constexpr int kBiasGeluWarps = kBiasGeluThreads / 32;
 // Packs in flight per thread, of x and grad together; more of float64 would spill registers.
 template <typename T>
 constexpr int kBiasGeluUnroll = sizeof(T) == 8 ? 2 : 4;
-// Blocks that a multiprocessor is to hold, which leaves a thread 64 registers, 80 or, for float64, 128.
+// Blocks per multiprocessor, which leaves a thread 64 registers, 80 or, for float64, 128.
 template <typename T, bool kBackward>
 constexpr int kBiasGeluBlocks = sizeof(T) == 8 ? 2 : (kBackward ? 3 : 4);
 
@@ -71,7 +71,7 @@ __device__ __forceinline__ void bias_gelu_columns(const BiasGeluTask& task, int6
       if constexpr (kBackward) grads[u] = load_pack<kPack>(grad + u * step);
     }
   };
-  load_rows();  // before the bias, which is waited for
+  load_rows();  // before the bias, which must arrive first
   M bias[kPack];
 #pragma unroll
   for (int k = 0; k < kPack; ++k) bias[k] = bias_at<T>(task, column + k);

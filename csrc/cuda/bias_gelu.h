@@ -1,4 +1,4 @@
-// The bias + GELU launchers as plain C++: what bias_gelu.cu offers to the torch registration and to the tests.
+// The bias + GELU launchers as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "arguments.h"
@@ -17,14 +17,14 @@ struct BiasGeluLaunch {
   // Backward:
   const void* grad = nullptr;
   void* bias_gradient = nullptr;
-  void* partial = nullptr;  // room for bias_gelu_chunks() x columns numbers, float64 for float64, else float32
+  void* partial = nullptr;  // bias_gelu_chunks() x columns numbers, float64 for float64, else float32
 };
 
-// Enqueue on `stream` of the current device; nothing is waited for.
+// Enqueue on `stream` of the current device, without waiting.
 cudaError_t launch_bias_gelu(const BiasGeluLaunch& work, cudaStream_t stream);
 cudaError_t launch_bias_gelu_backward(const BiasGeluLaunch& work, cudaStream_t stream);
 
-// Into how many chunks of rows backward divides its work.
+// The number of chunks of rows in backward.
 int64_t bias_gelu_chunks(int64_t rows);
 
 }  // namespace airank_fast

@@ -1,4 +1,4 @@
-// What the torch sides of the CUDA kernels share: dtypes, addresses, the device and its current stream.
+// Shared by the torch registrations of the CUDA kernels: dtypes, addresses, the device and its current stream.
 //
 // With AIRANK_FAST_CUDA_ON_CPU the same sources, compiled by a host compiler together with the tests' emulator,
 // register the kernels for CPU tensors, so that the tests of the ops also run on the CUDA kernels.
@@ -82,7 +82,7 @@ inline ScalarAddress address_of(const std::optional<Tensor>& scalar) {
   return {scalar->data_ptr(), scalar->scalar_type() == ScalarType::Double};
 }
 
-// An optimizer's lists as its launcher takes them: what a launch is given here lives as long as this.
+// An optimizer's lists as its launcher takes them; a launch's pointers are valid as long as this object.
 class LauncherLists {
  public:
   template <typename Args>

@@ -1,4 +1,4 @@
-// What lets one kernel source serve three compilers: nvcc, NVRTC (a compile check for architectures that nvcc
+// Macros by which three compilers take one kernel source: nvcc, NVRTC (a compile check for architectures that nvcc
 // has dropped) and a host compiler that runs the kernels on the CPU under sanitizers in tests.
 //
 //   SHARED(float, sums, [32]);   shared memory of fixed size, in place of `__shared__ float sums[32]`
@@ -6,8 +6,8 @@
 //   store_at_once(to, x);        one store instruction to global memory
 //   launch(kernel, grid, block, smem_bytes, stream, arguments...)   in place of <<< >>>
 //
-// Kernels keep to what all three have: cuda_fp16.h, cuda_bf16.h and our own headers, warp intrinsics with
-// explicit masks, no inline PTX but here, no cooperative groups, no spinning. 16-bit arithmetic is done in float.
+// Kernels use only what all three have: cuda_fp16.h, cuda_bf16.h and the headers here, warp intrinsics with explicit
+// masks, inline PTX in this file alone, no cooperative groups, no spinning. 16-bit arithmetic is done in float.
 #pragma once
 
 #include "../host_device.h"
@@ -41,7 +41,7 @@ using uint64_t = unsigned long long;
 
 namespace airank_fast {
 
-// nvcc may make four stores of an assignment of 16 bytes. __stwb is one, but of a stronger kind than is needed.
+// nvcc may make four stores of an assignment of 16 bytes. __stwb is one store, but with stronger semantics than needed.
 template <typename T>
 HOST_DEVICE void store_at_once(T* to, T x) { *to = x; }
 HOST_DEVICE void store_at_once(uint4* to, uint4 x) {

@@ -14,7 +14,7 @@ CrossEntropyRows rows_of(const CrossEntropyLaunch& work) {
           work.num_classes, work.ignore_index, work.label_smoothing, work.label_smoothing / double(work.num_classes)};
 }
 
-// A warp's packs in flight are 2 KB: of shorter rows a block would leave most threads idle, and wait for its barriers.
+// A warp's packs in flight are 2 KB: for shorter rows most threads of a block would be idle, and wait at its barriers.
 template <typename T>
 bool a_warp_is_enough(const CrossEntropyLaunch& work) {
   return work.num_classes * int64_t(sizeof(T)) <= 4096;

@@ -1,14 +1,14 @@
 // Cross entropy on the GPU; formula in cross_entropy_math.h.
 //
-// Mapping: a block takes one row of more than 4 KB, each of its warps a shorter one. The threads of a row walk it in
-// packs of 16 bytes, several in flight each; what stands before the first and after the last whole pack goes one by
-// one. Forward: every thread keeps the maximum so far and the sum of exponentials below it, which are merged over the
+// Mapping: a block takes one row of more than 4 KB, each of its warps a shorter one. The threads of a row read it in
+// packs of 16 bytes, several in flight each; elements before the first and after the last whole pack go one by one.
+// Forward: every thread keeps the maximum so far and the sum of exponentials below it, which are merged over the
 // warp by shuffles and over the block in shared memory; one more block then adds up the rows in a fixed order.
-// Backward writes the gradient pack by pack, into the memory of the logits if asked to. Bytes per element: e forward,
-// 2e backward. Rows that do not count are not read.
+// Backward writes the gradient pack by pack, in place on request. Bytes per element: e forward, 2e backward. Ignored
+// rows are not read.
 //
-// At 2 bytes per element an H200's multiprocessor has time for 15 instructions each, so of 16-bit logits exp is that
-// of exp_below, and the sum that only label smoothing needs is left out without it.
+// At 2 bytes per element an H200's multiprocessor has time for 15 instructions each: exp of 16-bit logits is that of
+// exp_below, and the sum for label smoothing is left out without it.
 //
 // A target outside of the classes makes the row's loss, and through its statistics its gradient, NaN.
 #pragma once
@@ -23,7 +23,7 @@ constexpr int kCrossEntropyThreads = 256;
 // Packs in flight per thread; more of float64 would spill registers.
 template <typename T>
 constexpr int kCrossEntropyUnroll = sizeof(T) == 8 ? 1 : 4;
-// Blocks that a multiprocessor is to hold, which leaves a thread 64 registers or, for float64, 80.
+// Blocks per multiprocessor, which leaves a thread 64 registers or, for float64, 80.
 template <typename T>
 constexpr int kCrossEntropyBlocks = sizeof(T) == 8 ? 3 : 4;
 
@@ -67,15 +67,15 @@ HOST_DEVICE Packed packed_part(const T* row, int64_t size) {
   return {head, head + (size - head) / kPack * kPack};
 }
 
-// exp(difference) for differences below a maximum. Of 16-bit logits by the instruction for 2^x: at -20 it is 1e-6 off,
-// much less than what the logit's own rounding did to it.
+// exp(difference) for differences below a maximum. Of 16-bit logits by the instruction for 2^x, whose error at -20 is
+// 1e-6, much less than that of the logit's own rounding.
 template <typename T>
 HOST_DEVICE math_t<T> exp_below(math_t<T> difference) {
   if constexpr (sizeof(T) == 2) return exp2f(1.44269504f * difference);
   else return exp_nonpositive(difference);
 }
 
-// One instruction on a GPU; unlike `larger` it never gives NaN where there is a number.
+// One instruction on a GPU; unlike `larger` it returns NaN only for two NaNs.
 HOST_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
 HOST_DEVICE double max_of(double a, double b) { return fmax(a, b); }
 
@@ -115,7 +115,7 @@ HOST_DEVICE void add_column(RowPart<math_t<T>>& part, const T* from, math_t<T> r
   add_packs<kSmoothing>(part, alone, 1, reference);
 }
 
-// What one thread knows after its share of the row.
+// One thread's result after its share of the row.
 template <bool kSmoothing, int kRowThreads, typename T>
 __device__ __forceinline__ RowPart<math_t<T>> part_of_row(const T* row, int64_t size, math_t<T> reference) {
   constexpr int kPack = 16 / sizeof(T);
@@ -196,8 +196,8 @@ __global__ void __launch_bounds__(kCrossEntropyThreads, kCrossEntropyBlocks<T>)
   statistics[1] = all.sum;
 }
 
-// One block: `loss` becomes the sum of the losses, or their mean over the rows that count; `scale` what the gradient
-// of a row is multiplied by. A null `loss` means that the rows' losses themselves are the result.
+// One block: `loss` becomes the sum of the losses, or their mean over the rows that count; `scale` the factor of a
+// row's gradient. A null `loss`: the rows' losses themselves are the result.
 template <typename M>
 __global__ void __launch_bounds__(kCrossEntropyThreads, 4)
     cross_entropy_reduce_kernel(const M* losses, const int64_t* target, int64_t num_rows, int64_t ignore_index,
@@ -277,7 +277,7 @@ __device__ __forceinline__ void write_zeros(T* to, int64_t size) {
   if (in_packs + thread < size) store_pack(to + in_packs + thread, zero);
 }
 
-// `grad` is one number, or one per row, as grad_stride says.
+// `grad` is one number, or with grad_stride 1 one per row.
 template <int kRowThreads, typename T>
 __global__ void __launch_bounds__(kCrossEntropyThreads, kCrossEntropyBlocks<T>)
     cross_entropy_backward_kernel(const CrossEntropyRows rows, const math_t<T>* grad, int64_t grad_stride,

@@ -1,4 +1,4 @@
-// The cross entropy launchers as plain C++: what cross_entropy.cu offers to the torch registration and to the tests.
+// The cross entropy launchers as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "arguments.h"
@@ -28,7 +28,7 @@ struct CrossEntropyLaunch {
   int64_t gradient_stride = 0;
 };
 
-// Enqueue on `stream` of the current device; nothing is waited for.
+// Enqueue on `stream` of the current device, without waiting.
 cudaError_t launch_cross_entropy(const CrossEntropyLaunch& work, cudaStream_t stream);
 cudaError_t launch_cross_entropy_backward(const CrossEntropyLaunch& work, cudaStream_t stream);
 

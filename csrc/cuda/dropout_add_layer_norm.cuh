@@ -1,5 +1,5 @@
 // layer_norm(dropout(x) + residual) on the GPU: the kernels of layer_norm.cuh with rows that are a sum, and gradients
-// that go two ways; formulas in dropout_math.h and layer_norm_math.h.
+// of both its terms; formulas in dropout_math.h and layer_norm_math.h.
 //
 // Bytes per 16-bit element: forward 8 (x and residual read, sum and y written), backward 8 (grad and sum read, grad_x
 // and grad_residual written). The mask costs 10 Philox rounds per 4 elements, and no memory; the seed is read from
@@ -21,7 +21,7 @@ struct DropoutMask {
   template <int kVec>
   HOST_DEVICE unsigned kept(int64_t at) const {
     if (!dropout.any()) return ~0u;
-    const Philox philox{uint64_t(seed[0]), uint64_t(seed[1])};  // from L1: registers are dearer
+    const Philox philox{uint64_t(seed[0]), uint64_t(seed[1])};  // from L1, to save registers
     unsigned bits = 0;
 #pragma unroll
     for (int k = 0; k < kVec; k += kVec < 4 ? 1 : 4) {
@@ -68,7 +68,7 @@ struct SumRows {
   HOST_DEVICE Read<kVec> read(int64_t at) const { return {load_pack<kVec>(x + at), load_pack<kVec>(residual + at)}; }
   template <int kVec>
   HOST_DEVICE Row<kVec> take(int64_t at, const Read<kVec>& terms) const {
-    const unsigned kept = mask.template kept<kVec>(at);  // first, while the terms are on their way
+    const unsigned kept = mask.template kept<kVec>(at);  // first, while the terms are being loaded
     math_t<R> sums[kVec];
 #pragma unroll
     for (int k = 0; k < kVec; ++k)
@@ -81,12 +81,12 @@ struct SumRows {
   HOST_DEVICE Row<kVec> again(int64_t at) const { return load_pack<kVec>(sum + at); }
 };
 
-// The gradient of the sum goes to the residual as it is and to x through the mask.
+// The gradient of the sum is the residual's, and through the mask x's.
 template <typename X, typename R>
 struct SumGrads {
   using T = math_t<X>;
   template <int kVec> using Read = Pack<R, kVec>;
-  const R* grad_sum;  // what reached the sum by another way, or null
+  const R* grad_sum;  // the gradient of the returned sum, or null
   X* grad_x;
   R* grad_residual;
   DropoutMask<T> mask;

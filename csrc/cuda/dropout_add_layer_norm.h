@@ -1,5 +1,5 @@
-// The launchers of dropout_add_layer_norm as plain C++: what dropout_add_layer_norm.cu offers to the torch registration
-// and to the tests. The rows are those of the sum, which the forward launcher writes.
+// The launchers of dropout_add_layer_norm as plain C++, for the torch registration and the tests. The rows are those of
+// the sum, which the forward launcher writes.
 #pragma once
 
 #include "layer_norm.h"
@@ -21,7 +21,7 @@ struct DropoutAdd {
   void* grad_residual = nullptr;
 };
 
-// Enqueue on `stream` of the current device; nothing is waited for.
+// Enqueue on `stream` of the current device, without waiting.
 cudaError_t launch_dropout_add_layer_norm(const LayerNormRows& rows, const DropoutAdd& add, double eps,
                                           cudaStream_t stream);
 cudaError_t launch_dropout_add_layer_norm_backward(const LayerNormRows& rows, const LayerNormGrads& grads,

@@ -1,5 +1,5 @@
-// global_norm on the GPU: one launch per dtype (and per 1,500 tensors), and one that adds up. Free of torch, so that
-// tests can compile it for the CPU.
+// global_norm on the GPU: one launch per dtype (and per 1,500 tensors), and one that adds their sums. Free of torch, so
+// that tests can compile it for the CPU.
 #include "global_norm.h"
 
 #include "global_norm.cuh"
@@ -7,7 +7,7 @@
 namespace airank_fast {
 namespace {
 
-// Launches over the tensors of dtype P; moves `sums` past what the blocks store.
+// Launches over the tensors of dtype P; moves `sums` behind the sums that the blocks store.
 template <typename P>
 cudaError_t run(const NormLaunch& norm, Dtype dtype, double*& sums, cudaStream_t stream) {
   return for_each_table<1, 30000>(

@@ -1,6 +1,6 @@
 // The norm over all elements of a list of tensors on the GPU.
 //
-// Mapping: a block takes one chunk of one tensor, its threads walk it in packs of 16 bytes, kNormUnroll in flight each;
+// Mapping: a block takes one chunk of one tensor, its threads read it in packs of 16 bytes, kNormUnroll in flight each;
 // the block's sum goes to memory. One block then adds up the sums and takes the root. It reads every element once.
 #pragma once
 

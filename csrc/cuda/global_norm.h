@@ -1,4 +1,4 @@
-// The launcher of global_norm as plain C++: what global_norm.cu offers to the torch registration and to the tests.
+// The launcher of global_norm as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "arguments.h"
@@ -17,7 +17,7 @@ struct NormLaunch {
 // The size of the workspace in device memory, in numbers of 8 bytes.
 int64_t norm_workspace(int64_t num_tensors, const int64_t* sizes);
 
-// Enqueues the work on `stream` of the current device; nothing is waited for.
+// Enqueues the work on `stream` of the current device, without waiting.
 cudaError_t launch_norm(const NormLaunch& launch, cudaStream_t stream);
 
 }  // namespace airank_fast

@@ -8,7 +8,7 @@
 namespace airank_fast {
 namespace {
 
-// Where the workspace holds what, in numbers of 8 bytes.
+// Offsets in the workspace, in numbers of 8 bytes.
 constexpr int64_t kScalarsAt = 0, kRatesAt = 16, kSumsAt = kRatesAt + LambTable::kCapacity;
 static_assert(sizeof(LambScalars<double>) <= 8 * kRatesAt && kSumsAt % 2 == 0);
 

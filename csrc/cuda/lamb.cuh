@@ -4,9 +4,9 @@
 //   scalars   one thread: clip factor and bias corrections, in double, from numbers in device memory
 //   moments   a block takes one chunk of one tensor: new moments, sums of the squares of parameter and update
 //   rates     a block per tensor: adds up the sums of its chunks, takes the trust ratio
-//   update    chunks again, last first, so that what the moments left in L2 is met: the update is worked out anew from
-//             the moments rather than stored, parameter and 16-bit copy are written
-// Threads walk chunks in packs of 4, kLambUnroll packs in flight each: 4 makes every float32 access one of 16 bytes.
+//   update    chunks again, last first, as those are still in L2: the update is recomputed from the moments instead of
+//             stored, parameter and 16-bit copy are written
+// Threads read chunks in packs of 4, kLambUnroll packs in flight each: 4 makes every float32 access one of 16 bytes.
 // Tensors that are not aligned, and the last size % 4 elements, go one by one. Bytes per element with float32
 // gradients: 24 in moments, 16 in update, + 2 and 4 for a 16-bit copy; the norm over all gradients (global_norm) is 4 more.
 //
@@ -23,7 +23,7 @@ constexpr int kLambPack = 4;
 constexpr int kLambUnroll = 2;
 constexpr int kLambChunk = 4 * kLambThreads * kLambPack * kLambUnroll;
 constexpr int kLambRateThreads = 128;
-// Blocks that a multiprocessor is to hold, which bounds the registers: by 128 and 80, and for float64 by 255.
+// Blocks per multiprocessor, which bounds the registers: by 128 and 80, and for float64 by 255.
 template <typename P>
 constexpr int kLambMomentBlocks = sizeof(P) == 8 ? 1 : 2;
 template <typename P>

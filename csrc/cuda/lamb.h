@@ -1,4 +1,4 @@
-// The LAMB launcher as plain C++: what lamb.cu offers to the torch registration and to the tests.
+// The LAMB launcher as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "../lamb_math.h"
@@ -17,7 +17,7 @@ struct LambLaunch : ListLaunch {
 // The size of the workspace in device memory, in numbers of 8 bytes.
 int64_t lamb_workspace(int64_t num_tensors, const int64_t* sizes);
 
-// Enqueues the step on `stream` of the current device; nothing is waited for.
+// Enqueues the step on `stream` of the current device, without waiting.
 cudaError_t launch_lamb(const LambLaunch& step, cudaStream_t stream);
 
 }  // namespace airank_fast

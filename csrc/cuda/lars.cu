@@ -8,7 +8,7 @@
 namespace airank_fast {
 namespace {
 
-// Where the workspace holds the sums, in numbers of 8 bytes; before them the rates.
+// The offset of the sums in the workspace, in numbers of 8 bytes; before them are the rates.
 constexpr int64_t kSumsAt = (LarsTable::kCapacity + 1) / 2 * 2;
 
 template <typename P, typename G, typename C>

@@ -3,8 +3,8 @@
 // Three launches, whatever the number of tensors (up to LarsTable::kCapacity of them):
 //   norms     a block takes one chunk of one tensor: sums of the squares of parameter and gradient
 //   rates     a block per tensor: adds up the sums of its chunks, takes lr times the trust ratio
-//   update    chunks again, last first, so that what the norms left in L2 is met
-// Tensors that are not adapted need the last one alone. Threads walk chunks in packs of 4, kLarsUnroll packs in flight
+//   update    chunks again, last first, as those are still in L2
+// Tensors that are not adapted need the last one alone. Threads read chunks in packs of 4, kLarsUnroll packs in flight
 // each: 4 makes every float32 access one of 16 bytes. Tensors that are not aligned, and the last size % 4 elements, go
 // one by one. Bytes per element with float32 gradients: 8 in norms, 20 in update, + 2 and 4 for a 16-bit copy.
 //
@@ -20,7 +20,7 @@ constexpr int kLarsThreads = 256;
 constexpr int kLarsPack = 4;
 constexpr int kLarsUnroll = 2;
 constexpr int kLarsChunk = 4 * kLarsThreads * kLarsPack * kLarsUnroll;
-// Blocks that a multiprocessor is to hold: at most 80 registers per thread.
+// Blocks per multiprocessor: at most 80 registers per thread.
 template <typename P>
 constexpr int kLarsBlocks = sizeof(P) == 8 ? 1 : 3;
 constexpr int kLarsRateThreads = 128;

@@ -1,4 +1,4 @@
-// The LARS launcher as plain C++: what lars.cu offers to the torch registration and to the tests.
+// The LARS launcher as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "arguments.h"
@@ -19,7 +19,7 @@ struct LarsLaunch : ListLaunch {
 // The size of the workspace in device memory, in numbers of 8 bytes.
 int64_t lars_workspace(int64_t num_tensors, const int64_t* sizes);
 
-// Enqueues the step on `stream` of the current device; nothing is waited for.
+// Enqueues the step on `stream` of the current device, without waiting.
 cudaError_t launch_lars(const LarsLaunch& step, cudaStream_t stream);
 
 }  // namespace airank_fast

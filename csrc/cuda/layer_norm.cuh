@@ -1,17 +1,17 @@
 // Layer normalisation on the GPU; formula in layer_norm_math.h.
 //
-// The kernels are templates over where a row comes from (In) and where its gradient goes (Out), so that ops which end
-// in a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
+// The kernels are templates over the source of a row (In) and the destination of its gradient (Out), so that ops which
+// end in a layer norm share them: dropout_add_layer_norm.cuh has others than the plain ones here.
 //
 // Mapping: blockDim.x threads (a power of two from 32 on) take a row in packs of kVec elements, 16 bytes of the wider
-// type; a block has blockDim.y rows at a time, as many as it has room for. A row is read as a whole before the first of
-// it is used, backward while the row before is worked on. It is kept in registers, in its own type, between the mean,
-// the variance and the result; what does not fit there (over 8192 16-bit columns forward, 2048 backward) is read again.
-// Tensors that are not aligned, and rows that are no whole number of packs, go in packs of one.
+// type; a block has as many rows at a time, blockDim.y, as its threads allow. A row is read as a whole before its first
+// element is used, backward while the row before is processed. It is kept in registers, in its own type, between the
+// mean, the variance and the result; columns that do not fit there (over 8192 of 16 bits forward, 2048 backward) are
+// read again. Tensors that are not aligned, and rows that are no whole number of packs, go in packs of one.
 //
 // Bytes per 16-bit element: forward 4, backward 6. The gradients of weight and bias: every thread sums its columns over
-// the rows that its block walks, a block writes one row of partial sums, and a second kernel adds those in order: no
-// atomics, the same bits every time on the same device.
+// the rows of its block, a block writes one row of partial sums, and a second kernel adds those in order: no atomics,
+// the same bits in every run on the same device.
 #pragma once
 
 #include "vec.cuh"
@@ -33,7 +33,7 @@ template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
 template <int kVec> constexpr int kBackwardPacks = kVec == 8 ? 1 : kVec == 4 ? 2 : 4;
 
 // Packs of a row beyond the registers that a thread adds up before it adds their sum to that of the others: a row of
-// millions of columns keeps the digits of a short one.
+// millions of columns is as accurate as a short one.
 constexpr int kRunPacks = 32;
 
 // Calls add(column), which adds to `sums`, for the columns from `begin` on.
@@ -91,7 +91,7 @@ HOST_DEVICE void store_narrow(X* to, const T (&from)[kVec]) {
   store_pack(to, pack_of<X>(values));
 }
 
-// Weight or bias, or what stands for one that is not there.
+// Weight or bias, or the 1 or 0 in place of a missing one.
 template <int kVec, typename W>
 HOST_DEVICE Pack<W, kVec> load_param(const W* param, int column, math_t<W> otherwise) {
   if (param != nullptr) return load_pack<kVec>(param + column);
@@ -101,8 +101,8 @@ HOST_DEVICE Pack<W, kVec> load_param(const W* param, int column, math_t<W> other
   return pack_of<W>(values);
 }
 
-// Where rows come from: a tensor. Once for every element read() loads what it is made of, so that many loads are under
-// way, and take() makes it; again() is for those that did not stay.
+// The source of rows: a tensor. read() loads the terms of an element, once, so that many loads are in flight, and
+// take() combines them; again() is for elements that did not stay in registers.
 template <typename X>
 struct PlainRows {
   using T = math_t<X>;
@@ -119,7 +119,7 @@ struct PlainRows {
   HOST_DEVICE Row<kVec> again(int64_t at) const { return load_pack<kVec>(x + at); }
 };
 
-// Where the gradient of a row goes: a tensor. read() loads what is added to it, here nothing.
+// The destination of a row's gradient: a tensor. read() loads a term that is added to it, here none.
 template <typename X>
 struct PlainGrads {
   using T = math_t<X>;
@@ -145,9 +145,9 @@ __global__ void __launch_bounds__(kRowThreads, kForwardBlocks<In>)
   const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
   const int64_t first = row * columns;
   const int start = int(threadIdx.x) * kVec, step = int(blockDim.x) * kVec;
-  const int end = row < rows ? columns : 0;  // threads without a row go along to the barriers
+  const int end = row < rows ? columns : 0;  // threads without a row take part in the barriers
 
-  typename In::template Read<kVec> read[kPacks];  // all on their way before the first is waited for
+  typename In::template Read<kVec> read[kPacks];  // all in flight before the first is used
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int j = start + p * step;
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
     const int64_t row = row0 + group, first = row * columns;
     const int end = row < rows ? columns : 0;
     const Row now = next;
-    next = read(row + stride);  // on its way while this row is summed and finished
+    next = read(row + stride);  // in flight while this row is summed and finished
     const Moments<T> moments = now.moments;
     T sums[2] = {};  // of g and of g * h
     const auto add = [&](const Pack<G, kVec>& dy, const Pack<X, kVec>& value, const Pack<W, kVec>& weights) {
@@ -304,7 +304,7 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<typename Out::T>)
       const int j = start + p * step;
       if (j < end) finish(j, now.grads[p], now.values[p], kept_weights[p], now.more[p], weight_sums[p], bias_sums[p]);
     }
-    // Beyond the registers the partial sums are kept in memory. A row this long has the block for itself.
+    // Beyond the registers the partial sums are kept in memory. A row this long has the whole block.
 #pragma unroll 1
     for (int j = start + kPacks * step; j < end; j += step) {
       T for_weight[kVec] = {}, for_bias[kVec] = {};

@@ -1,4 +1,4 @@
-// The layer norm launchers as plain C++: what layer_norm.cu offers to the torch registration and to the tests.
+// The layer norm launchers as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "arguments.h"
@@ -28,7 +28,7 @@ struct LayerNormGrads {
   int64_t num_blocks = 0;    // from backward_blocks() in layer_norm_grid.h
 };
 
-// Enqueue on `stream` of the current device; nothing is waited for.
+// Enqueue on `stream` of the current device, without waiting.
 cudaError_t launch_layer_norm(const LayerNormRows& rows, double eps, void* y, cudaStream_t stream);
 cudaError_t launch_layer_norm_backward(const LayerNormRows& rows, const LayerNormGrads& grads, cudaStream_t stream);
 

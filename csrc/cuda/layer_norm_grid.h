@@ -1,4 +1,4 @@
-// How many threads a row of a layer norm has, and how many blocks, so rows of partial sums, its backward pass.
+// The number of threads of a layer norm's row, and of blocks, each with a row of partial sums, in its backward pass.
 #pragma once
 
 #include "arguments.h"
@@ -22,8 +22,8 @@ inline int threads_per_row(int64_t columns, int elements_per_thread) {
   return threads;
 }
 
-// As many as the current device holds at once, none without a row: that one would not write its partial sums. Where
-// rows go in packs of one a block has fewer of them at a time, and this is less than it might be.
+// As many as the current device holds at once, but none without a row, which would not write its partial sums. Where
+// rows go in packs of one, a block has fewer of them at a time, and this number is lower than it could be.
 inline int64_t backward_blocks(int64_t rows, int64_t columns) {
   int device = 0, multiprocessors = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||

@@ -1,4 +1,4 @@
-// What the launchers of ops that end in a layer norm share: grids, dtypes.
+// Shared by the launchers of ops that end in a layer norm: grids, dtypes.
 #pragma once
 
 #include "layer_norm.cuh"

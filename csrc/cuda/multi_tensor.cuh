@@ -1,10 +1,10 @@
 // One launch over the chunks of many tensors.
 //
-// A TensorTable travels by value as a kernel argument, so there is no copy to the device whose lifetime anyone must
-// watch, and a launch can be captured in a CUDA graph. It holds per tensor `kDepth` addresses, the size, and the number
-// of the first block; a block finds its tensor by bisection in that list. A tensor of any size is one entry. Arguments
-// of 4 KB are what every CUDA version takes, so ResNet-50's 161 tensors need two launches; from CUDA 12.1 on it is
-// 32,764 bytes for Volta and later, and a LargeTable holds all of BERT-large.
+// A TensorTable is a kernel argument by value: no copy on the device has to outlive the launch, which can be captured
+// in a CUDA graph. It holds per tensor `kDepth` addresses, the size, and the number of the first block; a block finds
+// its tensor by bisection in that list. A tensor of any size is one entry. Every CUDA version takes arguments of 4 KB,
+// for which ResNet-50's 161 tensors need two launches; from CUDA 12.1 on it is 32,764 bytes for Volta and later, and a
+// LargeTable holds all of BERT-large.
 #pragma once
 
 #include "../host_device.h"
@@ -16,7 +16,7 @@ constexpr int kMostArgumentBytes = 32764;
 
 template <int kDepth, int kBytes = 3840>
 struct TensorTable {
-  // What kBytes hold: kDepth pointers, a size and a block number each.
+  // The entries in kBytes: kDepth pointers, a size and a block number each.
   static constexpr int kCapacity = kBytes / (8 * kDepth + 8 + 4);
 
   void* data[kDepth][kCapacity];
@@ -40,7 +40,7 @@ struct DeviceScalar {
     return is_double ? T(*static_cast<const double*>(pointer)) : T(*static_cast<const float*>(pointer));
   }
 
-  // Given, and not zero: what found_inf says when a step is to be skipped.
+  // Given and not zero, as found_inf is in a step that is skipped.
   HOST_DEVICE bool is_set() const { return pointer != nullptr && read<double>() != 0; }
 };
 

@@ -1,4 +1,4 @@
-// Which types an optimizer's launcher runs with: those that tensor_lists.h lets pass, one list for all optimizers.
+// The types of an optimizer's launcher: those that tensor_lists.h accepts, one list for all optimizers.
 #pragma once
 
 #include "arguments.h"

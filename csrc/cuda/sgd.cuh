@@ -1,7 +1,7 @@
 // SGD on the GPU, for a list of parameters; formula in sgd_math.h.
 //
-// Mapping: a block takes one chunk of one tensor; its threads walk it in packs of 4, kUnroll packs in flight
-// each. 4 is what makes every float32 access one of 16 bytes; the 16-bit gradient and copy then move 8 bytes
+// Mapping: a block takes one chunk of one tensor; its threads read it in packs of 4, kUnroll packs in flight
+// each. 4 makes every float32 access one of 16 bytes; the 16-bit gradient and copy then move 8 bytes
 // each, still whole sectors per warp. Tensors that are not aligned, and the last size % 4 elements, go one by
 // one. Bytes per element: 16 for parameter and buffer, read and written, + gradient + 4 for a 16-bit copy, read and written.
 //

@@ -1,4 +1,4 @@
-// The SGD launcher as plain C++: what sgd.cu offers to the torch registration and to the tests.
+// The SGD launcher as plain C++, for the torch registration and the tests.
 #pragma once
 
 #include "arguments.h"
@@ -14,7 +14,7 @@ struct SgdLaunch : ListLaunch {
   bool maximize = false;
 };
 
-// Enqueues the step on `stream` of the current device; nothing is waited for.
+// Enqueues the step on `stream` of the current device, without waiting.
 cudaError_t launch_sgd(const SgdLaunch& step, cudaStream_t stream);
 
 }  // namespace airank_fast

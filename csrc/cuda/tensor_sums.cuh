@@ -1,5 +1,5 @@
-// Sums over whole tensors in two launches, the same from run to run: each block of the first stores the sums of its
-// chunk, one block per tensor of the second adds them up. No atomics, so nothing depends on the order of blocks.
+// Sums over whole tensors in two launches, the same in every run: each block of the first stores the sums of its
+// chunk, one block per tensor of the second adds them up. No atomics, so that the order of blocks has no effect.
 #pragma once
 
 #include "multi_tensor.cuh"
@@ -12,7 +12,7 @@ struct Sums {
   double second;
 };
 
-// The sums over a block of kThreads threads, in thread 0. Once per kernel: the shared memory is not handed on.
+// The sums over a block of kThreads threads, in thread 0. Once per kernel: the shared memory is not reused.
 template <int kThreads>
 __device__ __forceinline__ Sums block_sums(Sums sums) {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024, "whole warps");
@@ -36,7 +36,7 @@ __device__ __forceinline__ Sums block_sums(Sums sums) {
   return sums;
 }
 
-// Adds up what the blocks of a tensor stored; in thread 0.
+// Adds up the sums that the blocks of a tensor stored; in thread 0.
 template <int kThreads, typename Table>
 __device__ __forceinline__ Sums tensor_sums(const Table& table, int tensor, const Sums* of_blocks) {
   const unsigned end = tensor + 1 < table.num_tensors ? table.first_block[tensor + 1] : table.num_blocks;

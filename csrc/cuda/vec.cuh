@@ -46,7 +46,7 @@ HOST_DEVICE uint32_t word_of(float first, float second, __nv_bfloat16) {
   return bits_as<uint32_t>(__floats2bfloat162_rn(first, second));
 }
 
-// What so many bytes are kept in, and what one instruction moves of them.
+// The type that holds so many bytes, and the part of them that one instruction moves.
 template <int kBytes> struct Words { using Word = uint32_t; using Move = uint4; };
 template <> struct Words<8> { using Word = uint32_t; using Move = uint2; };
 template <> struct Words<4> { using Word = uint32_t; using Move = uint32_t; };
@@ -54,8 +54,8 @@ template <> struct Words<2> { using Word = uint16_t; using Move = uint16_t; };
 template <> struct Words<1> { using Word = uint8_t; using Move = uint8_t; };
 
 // N numbers that move in one instruction, or in several of 16 bytes, where they are aligned to what it moves. They stay
-// words until they are used: a compiler takes single numbers apart right behind their load, so that the next load waits
-// for the data of this one, and does not always put them together again for one store.
+// words until they are used: a compiler unpacks single numbers right after their load, so that the next load waits for
+// the data of this one, and does not always pack them again for one store.
 template <typename T, int N>
 struct Pack {
   static constexpr int kBytes = sizeof(T) * N;
@@ -123,8 +123,8 @@ HOST_DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
   }
 }
 
-// Parameter number k: the master where there are 16-bit copies, or the copy where that is not the master, rounded. Then
-// weights were written into the copy since the last step, by a checkpoint that was loaded, say.
+// Parameter number k: the master where there are 16-bit copies, or the copy where that differs from the rounded master.
+// Then other code has written the copy since the last step, as by loading a checkpoint.
 template <typename P, typename C, int N>
 HOST_DEVICE math_t<P> newest_of(const Pack<P, N>& params, const Pack<C, N>& copies, int k) {
   const math_t<P> param = params.get(k);

@@ -1,5 +1,5 @@
-// The extension module airank_fast._host: what runs on the host and is too slow in Python. pybind11 and NumPy, no torch.
-// Arguments are checked where they come from, in airank_fast/data/text/sentence_pairs.py and samples.py.
+// The extension module airank_fast._host: loops over samples that are too slow in Python. pybind11 and NumPy, no torch.
+// Its callers, airank_fast/data/text/sentence_pairs.py and samples.py, check the arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -17,7 +17,7 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-// A NumPy array over the vector's memory, which it keeps.
+// A NumPy array that owns the vector's memory.
 template <typename T>
 py::array as_array(std::vector<T>&& values) {
   auto kept = std::make_unique<std::vector<T>>(std::move(values));
@@ -77,7 +77,7 @@ Array<T> pad_rows(const Array<T>& values, const Array<int64_t>& offsets, int64_t
 PYBIND11_MODULE(_host, module) {
   module.doc() = "What runs on the host and is too slow in Python; see airank_fast.data.";
   module.def("build", &build);
-  // Without conversion, so that a caller's mistake is an error and never a copy of everything.
+  // Without conversion: another dtype is an error, not a copy.
   const auto as_is = [](const char* name) { return py::arg(name).noconvert(); };
   module.def("take_rows", &take_rows<int32_t>, as_is("values"), as_is("offsets"), as_is("indices"), py::arg("size"));
   module.def("take_rows", &take_rows<int8_t>, as_is("values"), as_is("offsets"), as_is("indices"), py::arg("size"));

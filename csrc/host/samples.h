@@ -1,7 +1,7 @@
-// Training samples for BERT from tokenised documents: sentence pairs, masked. Knows neither Python nor torch.
-// airank_fast/data/text/sentence_pairs.py is the same in Python, draw by draw, and says what is built; the two agree exactly.
-// Sentences lie end to end in one array of tokens, so every part of a sample is a span of it: a sample is written
-// once, straight into the result, and nothing is copied before.
+// Builds training samples for BERT from tokenised documents: sentence pairs, masked. Uses neither Python nor torch.
+// airank_fast/data/text/sentence_pairs.py describes the steps and does the same in Python, with the same random words.
+// Sentences are end to end in one array of tokens, so that every part of a sample is a span of it, and is written
+// directly into the result.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace airank_fast::host {
 
-// splitmix64: a counter with a mixing function, so that a stream is had from any words at once.
+// splitmix64: a counter with a mixing function, so that any words can start a stream.
 class Random {
  public:
   explicit Random(uint64_t state) : state_(state) {}
@@ -113,14 +113,14 @@ class Builder {
     }
   }
 
-  // Sentences of another document, from any of its sentences on, until there are `wanted` tokens.
-  Span elsewhere(int64_t document, int64_t wanted, Random& random) {
+  // Sentences of another document, from a random one of its sentences on, until there are `target` tokens.
+  Span elsewhere(int64_t document, int64_t target, Random& random) {
     int64_t other = document;
     for (int attempt = 0; attempt < 10 && other == document; ++attempt) other = random.below(from_.num_documents);
     const int64_t last = from_.documents[other + 1];
     const int64_t first = from_.documents[other] + random.below(last - from_.documents[other]);
     int64_t end = first + 1;
-    while (end < last && from_.sentences[end] - from_.sentences[first] < wanted) ++end;
+    while (end < last && from_.sentences[end] - from_.sentences[first] < target) ++end;
     return {from_.sentences[first], from_.sentences[end]};
   }
 

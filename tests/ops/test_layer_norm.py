@@ -211,7 +211,7 @@ def test_a_large_mean_does_not_cancel(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("columns", [2**20, 2**20 + 1])  # packs, no packs
-def test_long_rows_keep_the_digits_of_short_ones(device, columns):
+def test_long_rows_are_as_accurate_as_short_ones(device, columns):
     arguments = [t.abs() for t in made((2, columns), device=device)]  # sums that grow with the row
     exact = in_float64(*arguments)
     ours = with_gradients(lambda x, w, b: layer_norm(x, columns, w, b), *arguments)
@@ -221,10 +221,10 @@ def test_long_rows_keep_the_digits_of_short_ones(device, columns):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_roundings_that_do_not_cancel_stay_few(device):
-    """Of the same two numbers over and over the roundings of one partial sum all go one way."""
+    """The roundings of a partial sum of two alternating numbers all have the same sign."""
     x = torch.tensor([0.1, 0.7], device=device).repeat(2, 2**19)
     exact = F.layer_norm(x.double(), (2**20,))
-    assert worst_error(layer_norm(x, 2**20), exact) <= 256 * torch.finfo(F32).eps  # of one sum over the row: 1650
+    assert worst_error(layer_norm(x, 2**20), exact) <= 32 * torch.finfo(F32).eps  # of one sum over the row: 1650
 
 
 @pytest.mark.parametrize("device", DEVICES)
