@@ -4,8 +4,9 @@
 
 A case is the forward and backward passes of all 53 batch norms of the network at one picture size, each on tensors
 of its own; with --shapes also each distinct layer by itself. Peers: torch eager, torch.compile, and apex's groupbn on a
-GPU where it can be imported. The floor counts what the op moves, the mask included. The compiler makes one graph for
-each of the 16 distinct layers, and that takes nearly all the time of this bench: on a GPU one size is the default.
+GPU where it can be imported. The floor counts the bytes that the op moves, the mask included. torch.compile makes a
+graph for each of the 16 distinct layers, which takes nearly all the time of this bench: on a GPU one size is the
+default.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CUDA_BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Layer:
-    """One batch norm: its channels, the side of its pictures, and what follows it."""
+    """One batch norm: its channels, the side of its pictures, and the operators that follow it."""
 
     channels: int
     side: int
@@ -91,7 +92,7 @@ def builders(device: str, dtype: torch.dtype) -> dict[str, Callable[[Layer], nn.
     }
     if device == "cuda":
         if dtype != torch.float16:
-            print("not among the peers: apex's groupbn, which is for float16 (--dtypes fp16)")
+            print("not a peer here: apex's groupbn, which is for float16 (--dtypes fp16)")
         elif harness.is_there("apex.contrib.groupbn"):
             made["apex groupbn"] = Apex
     return made
@@ -123,7 +124,7 @@ def work(modules: list[nn.Module], tensors: list[tuple]) -> Callable[[], None]:
 
 
 def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy: Tensor) -> None:
-    """Every contestant gives the same output and gradient up to its dtype's rounding."""
+    """Every contestant must give the same output and gradient up to its dtype's rounding."""
     tolerance = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}[x.dtype]
     expected = None
     for module in modules.values():
@@ -132,7 +133,7 @@ def check(modules: dict[str, nn.Module], x: Tensor, residual: Tensor | None, dy:
         got, x.grad = (y.detach(), x.grad), None
         expected = expected or got
         for a, b in zip(got, expected, strict=True):
-            # An output next to zero may pass one ReLU and not the other, which its channel's sums show too.
+            # An output near zero may pass one ReLU and not the other, which changes its channel's sums too.
             assert ((a - b).abs() > tolerance * (1 + b.abs())).float().mean() < 0.01
 
 
@@ -143,7 +144,7 @@ def bytes_moved(layer: Layer, batch_size: int, dtype: torch.dtype) -> float:
 
 
 def measure(name: str, chosen: list[Layer], batch_size: int, dtype: torch.dtype, options, bandwidth: float) -> None:
-    torch._dynamo.reset()  # the fewer graphs, the sooner the right one is found
+    torch._dynamo.reset()  # with fewer graphs the right one is found sooner
     tensors = [case(layer, batch_size, dtype, options.device) for layer in chosen]
     contestants = {}
     for who, build in builders(options.device, dtype).items():

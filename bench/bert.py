@@ -5,17 +5,17 @@
     python bench/bert.py --attention
 
 Peers, in the same run, on the same sequences and in turns: Hugging Face's BertForPreTraining, for bf16 under autocast,
-padded to the longest sequence of the batch, eager and (--compile) under torch.compile. Ours is the engine's
+padded to the longest sequence of the batch, eager and (--compile) under torch.compile. airank_fast is the engine's
 TrainingStep with the recipe's model and FusedLAMB, which does more than AdamW. Dropout is 0.1 for all; 15 % of the
-tokens are masked. Without --precisions: fp32, and bf16 where --amp means it; on a GPU bf16 alone.
+tokens are masked. Without --precisions: fp32, and bf16 where --amp chooses it; on a GPU bf16 alone.
 
     s128    every sequence full, 128 tokens
     s512    up to 512 tokens: one sequence in ten is full, the others' lengths are uniform from 5 to 511, 283 on
             average. Wikipedia's samples average about half of 512: sentence pairs fill it unless the document ends
-            before, and one in ten is cut short on purpose. The lengths are drawn once, from a fixed seed.
+            before, and one in ten has a shorter random length. The lengths are drawn once, from a fixed seed.
 
-On a CPU the network has --layers layers (default 2 there), as all layers cost alike. --attention times the ways to
-attend on sequences of several lengths, from which `packed_attention` was made.
+On a CPU the network has --layers layers (default 2 there), as all layers take the same time. --attention times
+implementations of attention over sequences of several lengths, from which `packed_attention` was chosen.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def their_step(config: dict, device: torch.device, compiled: bool, precision: st
 
 
 def check(size: str, device: torch.device, precision: str) -> None:
-    """From the same weights and without dropout both give the same loss to the precision's rounding."""
+    """From the same weights and without dropout both must give the same loss to the precision's rounding."""
     job, config = recipe_of(size, 2, 0.0, precision)
     _, theirs = their_step(config, device, False, precision)
     ours = network.BertForPreTraining(**config)
@@ -150,7 +150,7 @@ def bench_step(case: str, arguments, device: torch.device, precision: str) -> No
 
 
 def bench_attention(device: torch.device, dropout_p: float, num_rounds: int) -> None:
-    """Ways to attend on one layer's heads of BERT-large, forward and backward."""
+    """Implementations of attention on one layer's heads of BERT-large, forward and backward."""
     lengths = lengths_of("s512", 8)
     total, longest = sum(lengths), max(lengths)
     sequences = PackedSequences(lengths, device)

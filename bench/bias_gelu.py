@@ -21,8 +21,8 @@ from airank_fast.ops import bias_gelu
 
 DTYPES = (torch.float32, torch.bfloat16)
 HIDDEN, FEATURES = 1024, 4096
-ROWS = {"cpu": (4096,), "cuda": (4096, 32768)}  # what eager keeps of 4096 in 16 bits may stay in a GPU's L2
-LINEAR_ROWS = {"cpu": 512, "cuda": 4096}  # the products take all the time on a CPU
+ROWS = {"cpu": (4096,), "cuda": (4096, 32768)}  # of 4096 rows in 16 bits eager's intermediate may stay in a GPU's L2
+LINEAR_ROWS = {"cpu": 512, "cuda": 4096}  # on a CPU the products take most of the time
 
 
 def op_functions(approximate: str, compiled: bool) -> dict[str, Callable[..., Tensor]]:
@@ -48,7 +48,7 @@ def linear_functions(device: str, dtype: torch.dtype, compiled: bool) -> dict[st
 
 
 def step(function: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> Callable[[], list[Tensor]]:
-    """Forward and backward; gives the result and the gradients."""
+    """Forward and backward; returns the result and the gradients."""
     parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
 
     def run() -> list[Tensor]:
@@ -95,7 +95,7 @@ def cases(device: str, compiled: bool):
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=21)

@@ -1,12 +1,12 @@
-"""Runs the benches of all operators and says, case by case, whether the project's goals were met in that run.
+"""Runs the benches of all operators and reports, by case, whether the project's goals were met in that run.
 
     python bench/compare.py [--device cpu|cuda] [--ops lamb layer_norm ...] [--saved]
 
-Every result is appended to bench/results; --saved runs nothing and judges the last results that are there. A goal is a
-ratio to a peer of the same run, of times or of memory peaks, or a share of the floor: the bytes that must be moved at
-the bandwidth that was measured. A goal that the floor itself would miss, or bare copies of as many bytes timed in the
-same run, is called out of reach; one whose peer was not there is not judged. The exit status is 1 if a bench failed; a
-goal that was missed is only reported.
+Every result is appended to bench/results; --saved runs nothing and judges the last saved results. A goal is a ratio to
+a peer of the same run, of times or of memory peaks, or a share of the floor: the time to move the necessary bytes at
+the measured bandwidth. A goal is out of reach where the floor itself would miss it, or bare copies of as many bytes in
+the same run; one whose peer is missing is not judged. The exit status is 1 if a bench failed; a missed goal is only
+reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOOR = "floor"
 COPY = "torch's copy of x (yardstick)"
 COPIES = "torch's copies of as many bytes (yardstick)"
 MEMORY = ", memory peak"
-# Device -> (bench, what the case's name must match, peer, how many times as fast). FLOOR: floor / time, at least.
+# Device -> (bench, pattern of the case's name, peer, how many times as fast). FLOOR: the least floor / time.
 GOALS = {
     "cpu": [
         ("sgd", "", "torch fused", 1.0),
@@ -60,7 +60,7 @@ GOALS = {
 
 
 def judged(result: dict, device: str) -> list[list[str]]:
-    """A row for each peer of a result: how many times as fast, what the floor would be, goal, whether it was met.
+    """A row for each peer of a result: how many times as fast, the floor's ratio, goal, whether it was met.
 
     For a memory peak: how many times as small.
     """
@@ -100,7 +100,7 @@ def judged(result: dict, device: str) -> list[list[str]]:
                     "",
                     "",
                     f"{goals[peer]:.2f}",
-                    "not judged: the peer was not there",
+                    "not judged: the peer is missing",
                 ]
             )
     return rows

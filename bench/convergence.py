@@ -1,4 +1,4 @@
-"""Does the main job reach its target, whatever the seed? Runs it once a seed and reports accuracy and time.
+"""Trains a benchmark to its target once for each seed, and reports accuracy and time.
 
     python bench/convergence.py [--benchmark bert-mini] [--seeds 1 2 3 4 5] [--save] [-- more options of the command]
 
@@ -20,7 +20,7 @@ FIGURES = ("best_accuracy", "time2train", "e2e_time", "epochs", "avg_ips")
 
 
 def run(command: list[str]) -> dict:
-    """The summary of one run; raises CalledProcessError for a run that failed rather than missed its target."""
+    """The summary of one run, which may miss its target; raises CalledProcessError for a run that failed."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "run"
         whole = [sys.executable, "-m", "airank_fast.train", *command, "--output", str(output)]

@@ -2,10 +2,10 @@
 
     python bench/convolution.py [--save] [--choose] [--rounds N] [--dtype float32 bfloat16]
 
-With the number of output pixels the winner changes. --choose writes airank_fast/nn/choices.json, which the modules
-follow, from the results that were saved: per instruction set, dtype and kernel the pixels up to which the product was
-faster, by the geometric mean over the channels, at every size measured. AVX-512's choices are not made anew (FIXED),
-so that the runs that there are stay the same bit for bit.
+Which is faster depends on the number of output pixels. --choose writes airank_fast/nn/choices.json, which the modules
+read, from the saved results: by instruction set, dtype and kernel the pixels up to which the product was faster, by the
+geometric mean over the channels, at every size measured. AVX-512's choices are fixed (FIXED), so that earlier runs can
+be repeated bit for bit.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from airank_fast.nn import PatchConv2d, PointwiseConv2d, choices, patch_conv, po
 BATCH = 32
 CHANNELS = {1: [(256, 64), (128, 512), (1024, 256), (512, 2048)], 3: [(64, 64), (256, 256), (512, 512)]}
 SIDES = (1, 2, 4, 8)
-FASTER = 1.05  # less is within the noise
+FASTER = 1.05  # a smaller ratio is within the noise
 FIXED = {"AVX512_BF16": {"bfloat16": {"1": None}}}
 
 
 def step(conv: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], list[Tensor]]:
-    """Forward and backward; gives the result and the gradients."""
+    """Forward and backward; returns the result and the gradients."""
 
     def run() -> list[Tensor]:
         x.grad = conv.weight.grad = None
@@ -44,7 +44,7 @@ def step(conv: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], list[Tensor]]
 
 
 def as_product(run: Callable) -> Callable:
-    """The same call with every convolution that can be a product as one."""
+    """The same call, with every convolution that can be a product computed as one."""
 
     def product() -> list[Tensor]:
         with (
@@ -65,7 +65,7 @@ def check(steps: dict[str, Callable]) -> None:
 
 
 def cases(dtypes: list[str]) -> Iterator[tuple[dict, dict[str, Callable]]]:
-    """(what is convolved, the contestants)."""
+    """(shape and dtype as facts, contestants) of each case."""
     for dtype in dtypes:
         for kernel, channels in CHANNELS.items():
             for side in SIDES:
@@ -89,7 +89,7 @@ def cases(dtypes: list[str]) -> Iterator[tuple[dict, dict[str, Callable]]]:
 
 
 def choose(results: list[dict]) -> dict:
-    """What choices.json holds: {instruction set: {dtype: {kernel: pixels, or null for any number}}}."""
+    """The content of choices.json: {instruction set: {dtype: {kernel: pixels, or null for any number}}}."""
     found: dict[tuple[str, str, int], dict[int, list[float]]] = {}
     for line in results:
         key = line["instructions"], line["dtype"], line["kernel"]
@@ -109,12 +109,12 @@ def choose(results: list[dict]) -> dict:
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--save", action="store_true", help="append to bench/results")
-    parser.add_argument("--choose", action="store_true", help="write choices.json from the results that are saved")
+    parser.add_argument("--choose", action="store_true", help="write choices.json from the saved results")
     arguments = parser.parse_args()
     for facts, steps in cases(arguments.dtype):
         check(steps)

@@ -2,9 +2,9 @@
 
     python bench/cross_entropy.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
 
-Peers: torch eager, the same after a conversion to float32 (which is what autocast does), torch.compile, and on a GPU
-Liger-Kernel's and apex's where they are importable. On a GPU the memory peak of a step, beyond the logits that it was
-given, is reported too.
+Peers: torch eager, the same after a conversion to float32 (as under autocast), torch.compile, and on a GPU
+Liger-Kernel's and apex's where they are importable. On a GPU the memory peak of a step, beyond its logits, is reported
+too.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ def peers() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
 
 
 def step(loss: Callable, leaf: Tensor, target: Tensor) -> Callable[[], Tensor]:
-    """Forward and backward; the logits are a view, since a leaf may not be written over. Where they were, a GPU gets
-    them anew before each round (small numbers take less power); a CPU's time does not depend on them."""
+    """Forward and backward; the logits are a view, since a leaf may not be written over.
+
+    On a GPU logits that were written over are restored before each round, as small numbers take less power; a CPU's
+    time does not depend on them.
+    """
 
     def run() -> Tensor:
         leaf.grad = None
@@ -85,7 +88,7 @@ def check(steps: dict[str, Callable], leaves: dict[str, Tensor], target: Tensor)
 
 
 def memory_peaks(steps: dict[str, Callable], leaves: dict[str, Tensor]) -> dict[str, int]:
-    """Bytes beyond the logits that a step holds at most."""
+    """The memory peak of a step beyond the logits, in bytes."""
     peaks = {}
     for name, run in steps.items():
         leaves[name].grad = None
@@ -98,7 +101,7 @@ def memory_peaks(steps: dict[str, Callable], leaves: dict[str, Tensor]) -> dict[
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)

@@ -3,10 +3,10 @@
     python bench/data.py [--save] [--rounds N] [--batch-size N] [--quality N]
 
 The same JPEGs (500 x 375, cut from scikit-learn's two sample photographs), the same random windows, uint8 RGB
-batches out. Times are CPU seconds per picture, of all threads of the process, so that a rate is one per core that
-is kept busy, whatever else the machine is doing; each contestant has one thread to decode with. A reader works
-ahead: its time is taken from one moment of full queues to the next. What no one can skip is the entropy decoding of
-all rows down to the window's last, so the larger the files, the closer the contestants.
+batches out. Times are CPU seconds per picture, of all threads of the process, so that a rate is per busy core and does
+not depend on the machine's load; each contestant decodes with one thread. A reader works ahead: its time is taken from
+one moment of full queues to the next. All contestants must decode the entropy-coded rows down to the window's last, so
+that they are closer for larger files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from airank_fast.data.images import ImageFolder, make_reader
 from airank_fast.data.sampling import TrainStream, crop_factors, flip_draws, offset_draws, random_resized_window
 
 SIZE, MIN_AREA, NUM_FILES = 224, 0.08, 200
-IDLE_S = 0.25  # by then a reader's queues are full
+IDLE_S = 0.25  # after it a reader's queues are full
 
 
 def make_photographs(root: Path, quality: int) -> float:
@@ -49,7 +49,7 @@ def make_photographs(root: Path, quality: int) -> float:
 
 
 def pillow(folder: ImageFolder, batch_size: int) -> Iterator[np.ndarray]:
-    """The loop one would write: open, resize the window, mirror, to NumPy."""
+    """A straightforward loop: open, resize the window, mirror, to NumPy."""
     stream = TrainStream(
         len(folder.train), 0, batch_size_local=batch_size, global_batch_size=batch_size, rank=0, world_size=1
     )
@@ -71,7 +71,7 @@ def cpu_s() -> float:
 
 
 def check(contestants: dict[str, Callable[[], object]]) -> None:
-    """Every contestant's first batch is the Pillow loop's, within the rounding of its filter at window edges."""
+    """Every contestant's first batch must be the Pillow loop's, within the rounding of its filter at window edges."""
     first = {name: np.asarray(call()).astype(int) for name, call in contestants.items()}
     for name, batch in first.items():
         difference = np.abs(batch - first["Pillow loop"])

@@ -3,9 +3,9 @@
     python bench/dropout_add_layer_norm.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
 
 Cases: bfloat16 throughout; and under autocast, bfloat16 activations with float32 parameters, whose result a linear
-layer takes in bfloat16. Peers: torch eager, torch.compile. Masks differ from one to the other, so what is checked
-before timing is the result without dropout. Beside them on a GPU stand torch's copies of x, as many as move the bytes
-of the floor, as a yardstick: 16 bytes per element, where eager moves 30 in bfloat16 and 68 under autocast.
+layer takes in bfloat16. Peers: torch eager, torch.compile. Their masks differ, so that the check before timing is
+without dropout. On a GPU torch's copies of x, as many as move the bytes of the floor, are timed too, as a yardstick: 16
+bytes per element, where eager moves 30 in bfloat16 and 68 under autocast.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class InTorch(nn.Module):
 
 
 def contestants(case: str, rows: int, device: str, compiled: bool) -> dict[str, Callable[[], list[torch.Tensor]]]:
-    """Name -> forward and backward, of a module that was checked in eval mode."""
+    """Name -> forward and backward of a module that was checked in evaluation mode."""
     torch.manual_seed(0)
     x, residual, grad = (torch.randn(rows, WIDTH, device=device, dtype=CASES[case]) for _ in range(3))
     x.requires_grad_()
@@ -77,7 +77,7 @@ def _check_in_eval(module, case, device, x, residual, results) -> None:
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)

@@ -3,8 +3,8 @@
 python bench/fuzz.py [--runs 1000000] [--targets airank.read verify] [--save]
 
 `--runs` inputs in all, in equal parts over the targets of bench/fuzz_targets.py, one process a target. Each starts
-from real lines. An input that raises anything but UserError, takes more than 25 s or 1 GB is a crash: it is kept in
-build/fuzz/ and the exit status is 1. `--save` appends the counts to bench/results/fuzz.jsonl.
+from real lines. An input that raises another error than UserError, or takes more than 25 s or 1 GB, is a crash: it is
+kept in build/fuzz/ and the exit status is 1. `--save` appends the counts to bench/results/fuzz.jsonl.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
     try:
         version = importlib.metadata.version("atheris")
     except importlib.metadata.PackageNotFoundError:
-        print("fuzz: atheris is required (pip install atheris: Linux, Python up to 3.13), got none", file=sys.stderr)
+        print("fuzz: must have atheris, got none (pip install atheris: Linux, Python up to 3.13)", file=sys.stderr)
         return 2
     names = options.targets or target_names()
     results = [run_target(name, -(-options.runs // len(names)), options.seed) for name in names]
@@ -60,7 +60,7 @@ def target_names() -> list[str]:
 
 
 def run_target(name: str, runs: int, seed: int) -> dict:
-    """Fuzz one target in a process of its own; its counts."""
+    """Fuzz one target in a process of its own; returns its counts."""
     from fuzz_targets import SEEDS, clean_up
 
     corpus = KEPT / "corpus" / name
@@ -102,7 +102,7 @@ def run_target(name: str, runs: int, seed: int) -> dict:
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
-    """Be the fuzzer of one target; never returns."""
+    """Fuzz one target in this process; never returns."""
     import atheris
 
     with atheris.instrument_imports(include=["airank_fast"]):

@@ -1,6 +1,6 @@
-"""What is fuzzed, in one place: everything that reads other people's files. Each target takes the bytes of a file and
-may raise UserError, nothing else. The parsers of record/formats and the books of rules/verifying.py are found, not
-listed: a new one is fuzzed from its first day.
+"""The targets of fuzzing: all code that reads other people's files. Each target takes the bytes of a file and may raise
+UserError, no other error. The parsers of record/formats and the books of rules/verifying.py are found by name, so that
+a new one is fuzzed too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules import verifying
 from airank_fast.rules.facts import Facts
 
-_READERS = ("read", "parse")  # functions of a format's module whose names begin so take the lines of a log
+_READERS = ("read", "parse")  # prefixes of the functions of a format's module that take the lines of a log
 _TASK = tasks.find("resnet50")
 _FACTS = Facts(profile="2021-05", task=_TASK, target=0.7, samples_per_epoch=1000, warmup_epochs=1, epochs=3)
 _SPLIT = b"\n\0airank.log\0\n"  # between the files of a run directory, in one input
@@ -43,7 +43,7 @@ def _scratch_of(pid: int) -> Path:
 
 
 def clean_up(pid: int) -> None:
-    """Remove what a process left behind."""
+    """Remove the files of a process."""
     shutil.rmtree(_scratch_of(pid), ignore_errors=True)
 
 
@@ -106,7 +106,7 @@ TARGETS = _targets()
 
 
 def run(name: str, content: bytes) -> bool:
-    """Give a target its input; True if it took it, False if it refused it with UserError."""
+    """Call a target with an input; True if it accepts it, False for UserError."""
     try:
         TARGETS[name](content)
     except UserError:

@@ -1,18 +1,18 @@
-"""Everything that needs a GPU, in one go: build, tests, benchmarks, sanitizers. No network, no environment of its own.
+"""Runs all that needs a GPU: build, tests, benchmarks, sanitizers. Uses no network and the present environment.
 
     python bench/gpu.py RESULTS [--parts tests] [--limit S]        (or: make gpu RESULTS=DIR [ARGS=...])
 
-Needs a torch with CUDA and a CUDA toolkit in the running Python. Where something that the build or the package requires
-is missing or too old, the part `dependencies` names it; tests and benchmarks that import it fail beside those that run.
+Needs a torch with CUDA and a CUDA toolkit in the running Python. The part `dependencies` names requirements of the
+build or the package that are missing or too old; tests and benchmarks that import them fail, the others run.
 
 Each part writes to RESULTS/<part>.log. The lines that the benchmarks added to bench/results go to
-RESULTS/<bench>.jsonl, and tables of everything, with the goals that were met, to RESULTS/summary.md. RESULTS.tar.gz has
-all of it in one file. Both are brought up to date after each part, so that they are there if the command is ended from
-outside. A part that fails does not stop the others.
+RESULTS/<bench>.jsonl, and tables of them, with the goals that were met, to RESULTS/summary.md. RESULTS.tar.gz has all
+of it in one file. Both are updated after each part, so that they exist even if the command is killed. A part that fails
+does not stop the others.
 
-All of it takes longer than the limit of 530 s, within which the command ends: what does not fit is left out, last the
-sanitizers, and is named. The exit status is 1 where a part failed or was left out. Three calls, each within the limit,
-run everything; each group begins with what it needs, and a build that is there is not made again:
+The command ends within a limit of 530 s, which is too short for all parts: those that do not fit are left out, last the
+sanitizers, and are named. The exit status is 1 where a part failed or was left out. Three calls, each within the limit,
+run everything; each group begins with the parts that it needs, and an existing build is not repeated:
 
     make gpu RESULTS=gpu-tests ARGS="--parts tests"
     make gpu RESULTS=gpu-benches ARGS="--parts benches"
@@ -37,7 +37,7 @@ import compare
 ROOT = Path(__file__).resolve().parents[1]
 SAVED = ROOT / "bench" / "results"
 LIMIT_S = 530  # of all parts
-LEAST_S = 15  # no part is begun with less
+LEAST_S = 15  # that must be left for a part to begin
 GROUPS = ("tests", "benches", "steps", "sanitizers")
 DEVICE = "import torch; torch.ones(1, device='cuda'); print(torch.cuda.get_device_properties(0))"
 DEPENDENCIES = """
@@ -71,13 +71,13 @@ class Part:
 
 
 def parts() -> list[Part]:
-    """All parts, in order: what says most about a new machine first."""
+    """All parts, in order: those with the most information about a new machine first."""
     built = ("tests", "benches", "steps")
     found = [
-        # First, because without a device the tests would be skipped, and that would look like success.
+        # First, because without a device the tests are skipped, which would look like success.
         Part("device", ("-c", DEVICE), GROUPS, 60),
         Part("dependencies", ("-c", DEPENDENCIES), built, 60),
-        # Linked anew in any case: an extension without CUDA may be newer than the sources. ninja compiles what changed.
+        # Always linked again: an extension without CUDA may be newer than the sources. ninja compiles what changed.
         Part("build", ("setup.py", "build_ext", "--inplace", "--force"), built, 300),
         Part("info", ("-m", "airank_fast.info", "--json"), built, 60),
         *tests(),
@@ -93,7 +93,7 @@ def parts() -> list[Part]:
 
 
 def tests() -> list[Part]:
-    """A process for each op: after an access out of bounds a process has no device any more."""
+    """A process for each op: after an access out of bounds a process cannot use the device any more."""
     pytest = ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     kernels = sorted(path.stem for path in (ROOT / "csrc/cuda").glob("*.cu"))
     of_ops = {f"tests-{kernel}": [f"tests/ops/test_{kernel}.py"] for kernel in kernels}
@@ -132,7 +132,7 @@ def start(part: Part, folder: Path) -> subprocess.Popen:
 
 
 def run(stage: list[Part], folder: Path, left_s: float) -> list[dict]:
-    """Run parts at the same time; of each {"part", "result", "duration_s", "last_line"}, as they end."""
+    """Run parts at the same time; returns {"part", "result", "duration_s", "last_line"} of each, as they end."""
     if left_s < LEAST_S:
         return [outcome(part, "left out", 0, "no time was left") for part in stage]
     begin, done = time.monotonic(), []
@@ -145,7 +145,7 @@ def run(stage: list[Part], folder: Path, left_s: float) -> list[dict]:
                 if status is not None:
                     result = "ok" if status == 0 else f"failed, exit status {status}"
                 elif duration_s > left_s:
-                    result = "left out, stopped for want of time"
+                    result = "left out, stopped at the limit"
                 elif duration_s > part.limit_s:
                     result = f"failed, over {part.limit_s} s"
                 else:
@@ -174,7 +174,7 @@ def outcome(part: Part, result: str, duration_s: float, last_line: str) -> dict:
 
 
 def write_results(folder: Path, archive: Path, outcomes: list[dict], sizes_before: dict[str, int]) -> None:
-    """The parts as JSON lines, what the benchmarks added, both as Markdown tables, and the archive of it all."""
+    """Write the parts as JSON lines, the benchmarks' new lines, both as Markdown tables, and the archive of all."""
     lines = ["| part | result | seconds | last line |", "|---|---|---|---|"]
     lines += ["| {part} | {result} | {duration_s} | {last_line} |".format_map(outcome) for outcome in outcomes]
     lines += ["", "| bench | case | ours, ms | ours on the host, ms | times as fast as |", "|---|---|---|---|---|"]
@@ -217,7 +217,7 @@ def main() -> int:
     parser.add_argument("--archive", type=Path, help="where the results are packed (default: RESULTS.tar.gz)")
     arguments = parser.parse_args()
     if not arguments.results:
-        parser.error("RESULTS: a directory is required, got none")
+        parser.error("RESULTS: must be a directory, got none")
     folder = Path(arguments.results).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     archive = arguments.archive or folder.with_name(folder.name + ".tar.gz")

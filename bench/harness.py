@@ -1,14 +1,14 @@
-"""What the benchmarks share: interleaved timing, ratios from one run, and a JSON line per result.
+"""Shared by the benchmarks: interleaved timing, ratios from one run, and a JSON line per result.
 
-Contestants take turns within a round, in changing order, so that whatever else the machine is doing meets all
-of them alike. A ratio is the median over rounds of the quotient of two times of the same round; it is far
-steadier than the quotient of two medians. Check first, then time: callers compare results before they call.
+Contestants take turns within a round, in changing order, so that the machine's other load affects all of them alike. A
+ratio is the median over rounds of the quotient of two times of the same round, which varies much less than the quotient
+of two medians. Callers check that results agree before they time them.
 
-On CUDA a time is the device's: the device is held back, by a kernel that only spins, until the host has enqueued the
-whole call, else the gaps in which it waits for Python would count. What the host takes is reported beside it, `host_s`:
-where it is the larger one, as for small tensors, it is what a caller sees. Some calls cannot be enqueued ahead: those
-that wait for the device themselves, and those of more launches than the driver queues (about a thousand). They are
-timed as they come, host included, and are named: `host_in_time`.
+On CUDA a time is the device's. A kernel that only spins holds the device until the host has enqueued the whole call,
+else the gaps in which it waits for Python would count. The host's time is reported too, `host_s`: where it is larger,
+as for small tensors, a caller waits for it. Some calls cannot be enqueued ahead: those that wait for the device
+themselves, and those of more launches than the driver queues (about a thousand). Their times include the host, and they
+are named: `host_in_time`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from airank_fast.engine import system
 from airank_fast.engine.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
-_FLUSH_BYTES = 256 * 2**20  # larger than a GPU's L2 and what a CPU's cores share
-_CACHE_BYTES = 32 * 2**20  # where the system does not say
-_CLOCK_HZ = 2e9  # of a GPU, at most about; one that runs slower is held back for longer, which does no harm
+_FLUSH_BYTES = 256 * 2**20  # larger than a GPU's L2 and a CPU's last-level cache
+_CACHE_BYTES = 32 * 2**20  # where the system does not state it
+_CLOCK_HZ = 2e9  # about the highest of a GPU; a slower one is only held for longer
 _HOLD_LIMIT_S = 0.1
-_PEERS = ("pytorch_optimizer", "transformers", "liger-kernel", "triton")  # beside those that system.versions() names
+_PEERS = ("pytorch_optimizer", "transformers", "liger-kernel", "triton")  # besides those of system.versions()
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Timing:
 
 
 class Times(dict[str, list[float]]):
-    """Seconds of each call, per contestant, one per round; from CUDA also what the host took."""
+    """Seconds of each call, per contestant, one per round; on CUDA also the host's."""
 
     host_s: dict[str, list[float]]
     host_in_time: list[str]
@@ -73,14 +73,14 @@ def time_rounds(
 ) -> Times:
     """Seconds of each call, per contestant, one per round. On CUDA by events, with L2 flushed before each call.
 
-    refill: on CUDA, what is done before a contestant's call, outside its time, where it writes over its input.
-    ahead: on CUDA, hold the device back until the host has enqueued the call. Not for whole training steps: their rate
-    is that of the slower of the two.
+    refill: on CUDA, called before a contestant's call, outside its time, to restore an input that it writes over.
+    ahead: on CUDA, hold the device until the host has enqueued the call. Not for whole training steps: their rate is
+    that of the slower of the two.
 
-    On a CPU `num_bytes`, what a call touches at least, says how its caches are before each call: where they can hold
-    that, as the same contestant leaves them, by a call that is not timed; else full of other data. Otherwise a
-    contestant pays for writing back what another has written, or finds what it has left. There malloc keeps what is
-    freed, for all contestants, as in a training run: else a large result is fresh from the system at every call.
+    On a CPU `num_bytes`, the least number of bytes that a call reads and writes, selects the state of the caches before
+    each call. Where they can hold so many, a call that is not timed leaves them as the same contestant does; else they
+    are full of other data. Otherwise a contestant pays for writing back another's data, or finds it cached. malloc
+    keeps freed memory, for all contestants, as in a training run: else every call gets new pages for a large result.
     """
     if torch.device(device).type == "cpu":
         keep_freed_memory()
@@ -110,7 +110,7 @@ def time_rounds(
 
 
 def compiled(function: Callable, dynamic: bool | None = False) -> Callable:
-    """torch.compile's version as a peer at its best: for these very shapes, and never eager in silence."""
+    """The function under torch.compile, as a peer at its best: for fixed shapes, and never a silent return to eager."""
     torch._dynamo.config.recompile_limit = 256
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(function, dynamic=dynamic)
@@ -118,11 +118,11 @@ def compiled(function: Callable, dynamic: bool | None = False) -> Callable:
 
 @functools.cache
 def is_there(module: str) -> bool:
-    """Whether a peer can be imported; says so, once, where it cannot."""
+    """Whether a peer can be imported; prints a line, once, where it cannot."""
     try:
         importlib.import_module(module)
     except ImportError as error:
-        print(f"not among the peers: {module} ({error})")
+        print(f"not a peer here: {module} ({error})")
         return False
     return True
 
@@ -130,7 +130,7 @@ def is_there(module: str) -> bool:
 def wait_until_idle(device: str = "cpu") -> bool:
     """Wait until the machine's processors were 95 % idle for two seconds; False if they never were. Linux.
 
-    Ten minutes at most; one before timing a GPU, to which other processes matter less.
+    Ten minutes at most; one minute before timing a GPU, which other processes affect less.
     """
 
     def jiffies() -> tuple[int, int]:
@@ -160,10 +160,10 @@ def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> float:
 
 
 def bandwidth(device: str = "cpu") -> float:
-    """Bytes per second that memory gives, for the floor: the better of a copy and an in-place addition.
+    """Bytes per second of the memory, for the floor: the better of a copy and an in-place addition.
 
-    On a CPU a copy reads its target's cache lines before it writes them, which this count does not see. A GPU reaches
-    its full rate on gigabytes only.
+    On a CPU a copy reads its target's cache lines before it writes them, which is not counted. A GPU reaches its full
+    rate on gigabytes only.
     """
     num_bytes = 2**28 if torch.device(device).type == "cpu" else min(2**32, torch.cuda.mem_get_info()[0] // 4)
     source = torch.rand(num_bytes // 4, device=device)
@@ -200,7 +200,7 @@ def append(bench: str, case: str, **facts: object) -> dict:
 
 
 def as_text(case: str, times: dict[str, list[float]], ours: str) -> str:
-    """The result for a person: milliseconds, spread, and how much faster ours is."""
+    """The result as text: milliseconds, spread, and how many times as fast `ours` is."""
     lines = [case]
     host_s, host_in_time = getattr(times, "host_s", {}), getattr(times, "host_in_time", ())
     for name, values in times.items():
@@ -220,13 +220,13 @@ def _nothing() -> None:
 
 @functools.cache
 def _flush_buffers(device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """What is read, and where its sum goes."""
+    """A buffer to read, and a scalar for its sum."""
     buffer = torch.ones(_FLUSH_BYTES // 8, dtype=torch.float64, device=device)
     return buffer, torch.empty((), dtype=torch.float64, device=device)
 
 
 def _flush(device: str = "cpu") -> None:
-    """Fill the caches with other data that is only read, so that nothing is left to be written back."""
+    """Fill the caches with other data that is only read, so that no line must be written back."""
     buffer, result = _flush_buffers(device)
     torch.sum(buffer, dim=0, out=result)
 
@@ -258,15 +258,15 @@ def _cpu_seconds(function: Callable[[], object]) -> float:
 
 
 class _CudaTimer:
-    """Gives the device's seconds for a call, and keeps the host's."""
+    """Measures the device's seconds for a call, and keeps the host's."""
 
     def __init__(self, function: Callable[[], object], refill: Callable[[], object], ahead: bool) -> None:
         self.function, self.refill = function, refill
         self.host_s: list[float] = []
         self.num_ahead, self.hold_s = 0, 0.0
         self()
-        # The first wait is what the host takes and half as much again; the second, in case the host was interrupted,
-        # much more. Where the device has come to the end of that too before the host has returned, no wait will do.
+        # The first hold is 1.5 times the host's time; the second, for a host that was interrupted, 6 times. Where the
+        # device ends that too before the host has returned, no hold is long enough.
         for factor in (1.5, 6.0) if ahead else ():
             self.hold_s = min(factor * self.host_s[0] + 1e-4, _HOLD_LIMIT_S)
             self()
@@ -317,7 +317,7 @@ def _versions_of_peers() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says; None without git, or where this is no checkout."""
+    """The output of git; None without git, or where this is no checkout."""
     command = ["git", *arguments]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

@@ -5,10 +5,10 @@
 Cases: the 398 tensors of BERT-large (336 M parameters; without --whole on the CPU every fourth layer and a quarter of
 the vocabulary, 84 M), float32 throughout; 400 tensors of 1,024; on CUDA also 16-bit weights and gradients with float32
 masters. Peers: pytorch-optimizer's Lamb and apex's FusedLAMB where they are importable; LAMB written here in plain
-Python, tensor by tensor and with torch._foreach; the latter under torch.compile with --compile; and, as a yardstick of
-bandwidth rather than as a peer, torch's fused AdamW, which reads the gradient once and needs no norms (28 bytes per
-parameter). The floor counts 44 bytes per parameter: the gradient for its norm, gradient, parameter and moments read
-and moments written, parameter and moments read and the parameter written.
+Python, tensor by tensor and with torch._foreach; the latter under torch.compile with --compile. torch's fused AdamW is
+a yardstick of bandwidth, not a peer: it reads the gradient once and needs no norms (28 bytes per parameter). The floor
+counts 44 bytes per parameter: the gradient for its norm, gradient, parameter and moments read and moments written,
+parameter and moments read and the parameter written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parameters(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype) -
 
 
 class PythonLAMB:
-    """LAMB tensor by tensor, as most implementations have it; the stand-in where no package is importable."""
+    """LAMB tensor by tensor, as in most implementations; a peer where no package is importable."""
 
     def __init__(self, params: list[torch.nn.Parameter]) -> None:
         self.params, self.steps = params, 0
@@ -119,7 +119,7 @@ def packages(device: str, dtype: torch.dtype) -> dict[str, Callable]:
     """The LAMB of other packages, where they are importable, by name and version."""
     found: dict[str, Callable] = {}
     if dtype == torch.float32 and harness.is_there("pytorch_optimizer"):
-        from pytorch_optimizer import Lamb  # its own formula: no bias correction, another clip
+        from pytorch_optimizer import Lamb  # another formula: no bias correction, another clip
 
         name = f"pytorch-optimizer {metadata.version('pytorch_optimizer')}"
         found[name] = lambda p: Lamb(p, pre_norm=True, **OPTIONS)
@@ -150,7 +150,7 @@ def bytes_moved(params: list[torch.nn.Parameter]) -> int:
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=15)
@@ -182,7 +182,7 @@ def main() -> None:
         seconds, floor = harness.timing(times["FusedLAMB"]).median_s, num_bytes / bandwidth
         print(
             f"  {'floor by bandwidth':24} {1e3 * floor:9.3f} ms: {num_bytes / seconds / 1e9:.1f} GB/s by FusedLAMB, "
-            f"{bandwidth / 1e9:.1f} are there"
+            f"{bandwidth / 1e9:.1f} available"
         )
         if options.save:
             harness.save("lamb", case, times, "FusedLAMB", floor_s=floor, bytes_moved=num_bytes)

@@ -3,9 +3,9 @@
     python bench/layer_norm.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
 
 Cases: bfloat16 throughout; float32 throughout; and under autocast, a bfloat16 input with float32 parameters whose
-result a linear layer takes in bfloat16: there torch casts the input to float32, normalises it and has the result cast
-back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. Beside the forward
-pass stands a copy of x by torch, which reads and writes as much, as a yardstick.
+result a linear layer takes in bfloat16: there torch casts the input to float32, normalises it and casts the result
+back. Peers: torch eager, torch.compile, and where importable on a GPU apex's and Liger-Kernel's. torch's copy of x,
+which reads and writes as much as the forward pass, is timed with it as a yardstick.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CASES = ("bfloat16", "float32", "autocast")
 
 
 def others(device: str) -> dict[str, type]:
-    """LayerNorms of other packages that are here and run on the device."""
+    """LayerNorms of other packages that are importable and run on the device."""
     found = {}
     if device == "cuda":
         for name, module, attribute in (
@@ -56,7 +56,7 @@ def contestants(
         run = _under_autocast(module, device) if case == "autocast" else module
         _add(name, run, module, x, grad, forward, backward)
         if name == "torch" and compiled:
-            torch._functorch.config.donated_buffer = False  # the backward pass is run again and again
+            torch._functorch.config.donated_buffer = False  # the backward pass runs several times
             _add("torch.compile", harness.compiled(run), module, x, grad, forward, backward)
     return forward, backward
 
@@ -86,7 +86,7 @@ def check(forward: dict, backward: dict, dtype: torch.dtype) -> None:
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)

@@ -1,4 +1,4 @@
-"""What measuring costs: the training loop with its clock, logs and console on, against the same loop with them off.
+"""The cost of measuring: the training loop with its clock, logs and console, against the same loop without them.
 
 python bench/measuring.py [--steps N] [--rounds N] [--save]
 """
@@ -65,7 +65,7 @@ def main() -> None:
         harness.save("measuring", case, times, "clock off", cost_by_its_own_account=own)
     cost = harness.ratio(times, "clock off", "clock on") - 1
     print(harness.as_text(case, times, "clock off"))
-    print(f"cost of measuring: {100 * cost:.2f} % of the time; by the clock's own account {100 * own:.3f} %")
+    print(f"cost of measuring: {100 * cost:.2f} % of the time; {100 * own:.3f} % by the clock itself")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The ResNet-50 training step on the CPU with memory that the process keeps, against malloc's own ways with it.
+"""The ResNet-50 training step on the CPU with freed memory that malloc keeps, against malloc's defaults.
 
     python bench/memory.py [--sizes 32 64 224] [--rounds N] [--save]
 
-How malloc behaves is set once for a process, so each contestant is a process of its own, and they take turns.
+malloc is configured once for a process, so that each contestant is a process of its own, and they take turns.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ KEPT, PLAIN = "airank_fast", "malloc's own ways"
 
 
 def serve(connection: Connection, keep: bool, size: int) -> None:
-    """One step for each message, and the page faults so far in answer to each."""
+    """Make one step for each message, and reply with the page faults so far."""
     if keep:
         keep_freed_memory()
     device = torch.device("cpu")
     torch.manual_seed(0)
-    training_step = step.our_step(device)
+    training_step = step.our_step(device, "bf16")
     images, labels = step.made_up(size, step.BATCH_SIZES[size], device)
     while connection.recv():
         training_step(images, labels)
@@ -35,7 +35,7 @@ def serve(connection: Connection, keep: bool, size: int) -> None:
 
 
 class Contestant:
-    """A process that takes a step each time it is called."""
+    """A process that makes a step at each call."""
 
     def __init__(self, keep: bool, size: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -49,7 +49,7 @@ class Contestant:
         self.num_page_faults.append(self.connection.recv())
 
     def page_faults_per_step(self, num_steps: int) -> float:
-        """Of the last steps."""
+        """The page faults per step of the last `num_steps` steps."""
         return (self.num_page_faults[-1] - self.num_page_faults[-1 - num_steps]) / num_steps
 
     def close(self) -> None:

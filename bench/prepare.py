@@ -2,10 +2,10 @@
 
     python bench/prepare.py [--save] [--rounds N]
 
-Documents of made-up tokens with Wikipedia's proportions (a document has about 20 sentences, a sentence about 27
-tokens, both spread log-normally), 512 tokens with at most 76 masked and 128 with at most 20. Both contestants get the
-same tokens and make the same samples, which is checked first; times are per sample. Padding to NVIDIA's fixed form
-is timed apart, against NumPy's fastest way known to us.
+Documents of random tokens with Wikipedia's proportions (a document has about 20 sentences, a sentence about 27
+tokens, both log-normally distributed), 512 tokens with at most 76 masked and 128 with at most 20. Both contestants get
+the same tokens and must make the same samples, which is checked first; times are per sample. Padding to NVIDIA's padded
+form is timed separately, against a vectorised NumPy version.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def made_up_documents(num_documents: int) -> Documents:
 
 
 def check(ours: Samples, theirs: Samples) -> None:
-    """Equal, to the last bit."""
+    """The samples must be equal in every bit."""
     for field in fields(Samples):
         np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     if host is None:
-        raise SystemExit("airank_fast._host is required, and not built (python setup.py build_ext --inplace)")
+        raise SystemExit("airank_fast._host: must be built, got none (python setup.py build_ext --inplace)")
     torch.set_num_threads(1)
     documents = made_up_documents(2000)
     for length, predictions in ((512, 76), (128, 20)):
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def report(arguments, case: str, contestants: dict, num_samples: int, facts: dict) -> None:
-    """Time, print and, where asked, save one case."""
+    """Time and print one case; save it on request."""
     times = harness.time_rounds(contestants, num_rounds=arguments.rounds)
     rates = {name: round(num_samples / statistics.median(values)) for name, values in times.items()}
     print(harness.as_text(case, times, "C++"))

@@ -2,9 +2,9 @@
 
     python bench/sgd.py [--save] [--no-compile] [--rounds N] [--device cpu|cuda]
 
-Cases: float32 throughout; and 16-bit weights with float32 masters, where torch needs its fused SGD on the
-masters plus a copy of the gradients to float32 and of the masters back to 16 bits. Gradients and parameters
-are channels_last, as in training. Peers: torch fused, torch foreach, the same under torch.compile.
+Cases: float32 throughout; and 16-bit weights with float32 masters, for which torch runs its fused SGD on the
+masters, copies the gradients to float32 and the masters back to 16 bits. Gradients and parameters are
+channels_last, as in training. Peers: torch fused, torch foreach, the same under torch.compile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parameters(device: str, dtype: torch.dtype, seed: int = 0) -> list[torch.nn.
 
 
 class TorchWithMasters:
-    """What plain torch does for 16-bit parameters: masters, and two conversions around its own optimizer."""
+    """Masters of 16-bit parameters in plain torch, with two conversions around its own optimizer."""
 
     def __init__(self, params: list[torch.nn.Parameter], **options: object) -> None:
         self.params = params
@@ -88,7 +88,7 @@ def bytes_moved(params: list[torch.nn.Parameter]) -> int:
 
 
 def main() -> None:
-    """Check, time, print; save if asked."""
+    """Check, time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)

@@ -1,7 +1,7 @@
-"""Write docs/status.md, what has run where, from the result files: `python bench/status.py`; `--check` only compares.
+"""Write docs/status.md, the devices and runs with results: `python bench/status.py`; `--check` only compares.
 
-A line of that page stands for lines of bench/results; what has left no result there is not claimed. The test suite
-leaves its line by `python bench/suite.py --save`.
+Every line of that page comes from lines of bench/results; a run without a result there is not claimed. `python
+bench/suite.py --save` adds the test suite's line.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import tables
 PAGE = tables.ROOT / "docs" / "status.md"
 TOP = """# Status
 
-`python bench/status.py` writes this page from `bench/results`. What has no line here has not been run: a recipe
+`python bench/status.py` writes this page from `bench/results`. A run without a line here has not been made: a recipe
 without a line under "Training to a target" has never been trained to its target, a device without a line under
 "Devices" has never run this code.
 
 """
 NO_GPU = """**No result comes from a GPU: no CUDA path of this project has run on one yet,** neither a kernel, nor
-`--cuda-graphs`, nor the training loop. What stands in for it: every kernel is compiled for sm_70, sm_80 and sm_90 in
-the tests, without a spilled register, and runs on the CPU by an emulator, plain and under sanitizers
+`--cuda-graphs`, nor the training loop. The tests compile every kernel for sm_70, sm_80 and sm_90, without a spilled
+register, and run it on the CPU by an emulator, plain and under sanitizers
 ([tests/cuda_on_cpu](../tests/cuda_on_cpu/README.md)). `make gpu RESULTS=DIR` runs tests, benchmarks and sanitizers on a
-machine with a GPU, a CUDA build of torch and nvcc, without a network; `bench/gpu.py` says how it is cut into calls.
+machine with a GPU, a CUDA build of torch and nvcc, without a network; `bench/gpu.py` describes its parts.
 """
 
 
@@ -45,7 +45,7 @@ def page(lines: list[dict]) -> str:
 
 
 def devices(lines: list[dict]) -> Iterator[str]:
-    """One row a device: the benchmarks that ran there, and when last."""
+    """One row a device: the benchmarks that ran there, and the date of the last."""
     found: dict[str, list[dict]] = {}
     for line in lines:
         for device in line["machine"]["devices"]:

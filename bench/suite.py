@@ -1,8 +1,8 @@
-"""Runs the test suite and keeps the result for docs/status.md.
+"""Runs the test suite and saves the result for docs/status.md.
 
     python bench/suite.py [--save] [-- options of pytest]
 
-The exit status is pytest's. Options of pytest become part of the case's name, so that a part of the suite never passes
+The exit status is pytest's. Options of pytest become part of the case's name, so that a part of the suite is not taken
 for the whole.
 """
 

@@ -2,8 +2,8 @@
 
     python bench/tables.py [--check]
 
-Between `<!-- results: NAME -->` and `<!-- end -->` stand the tables of bench/results/NAME.jsonl, one for each kind of
-processor, from the last line of each case there. NAME `ops` is the one table of all ops against torch's.
+Between `<!-- results: NAME -->` and `<!-- end -->` it writes the tables of bench/results/NAME.jsonl, one for each kind
+of processor, from the last line of each case. NAME `ops` is the one table of all ops against torch's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def kind(result: dict) -> str:
-    """The kind of processor of a result: AVX-512, AVX2, CUDA, or what else its instructions are called."""
+    """The kind of processor of a result: AVX-512, AVX2, CUDA, or another name of its instructions."""
     device = result["machine"]["devices"][-1]
     if device.startswith("cuda"):
         return "CUDA"
@@ -31,13 +31,13 @@ def kind(result: dict) -> str:
 
 
 def latest(name: str) -> list[dict]:
-    """The last result of each case of a benchmark on each kind of processor, in the order in which they first came."""
+    """The last result of each case of a benchmark on each kind of processor, in the order of their first results."""
     lines = (RESULTS / f"{name}.jsonl").read_text().splitlines()
     return list({(result["case"], kind(result)): result for result in map(json.loads, lines)}.values())
 
 
 def tables(name: str) -> str:
-    """A Markdown table for each kind of processor, and under it where it was measured."""
+    """A Markdown table for each kind of processor, each with a line on where it was measured."""
     by_kind: dict[str, list[dict]] = {}
     for result in latest(name):
         by_kind.setdefault(kind(result), []).append(result)
@@ -45,7 +45,7 @@ def tables(name: str) -> str:
 
 
 def table(name: str, results: list[dict]) -> str:
-    """A Markdown table with one row a case, and under it where it was measured."""
+    """A Markdown table with one row a case, and a line on where it was measured."""
     makers = {"convergence": convergence_rows, "convolution": convolution_rows, "measuring": measuring_rows}
     rows = makers.get(name, speed_rows)(results)
     last = max(results, key=lambda result: result["time"])
@@ -60,7 +60,7 @@ def table(name: str, results: list[dict]) -> str:
 
 
 def convergence_rows(results: list[dict]) -> list[list[str]]:
-    """The command, the accuracy that it reached, and after how long."""
+    """The command, the accuracy that it reached, and its time2train."""
     rows = [["airank_fast.train", "accuracy", "epochs", "time2train"], ["---"] * 4]
     for result in results:
         time = f"{result['time2train']:.1f} s" if result["status"] == "success" else "target missed"
@@ -69,7 +69,7 @@ def convergence_rows(results: list[dict]) -> list[list[str]]:
 
 
 def convolution_rows(results: list[dict]) -> list[list[str]]:
-    """How many times as fast as torch's convolution the product is: a row for a kernel and its channels."""
+    """How many times as fast as torch's convolution the product is: a row for each kernel and number of channels."""
     pixels = sorted({result["pixels"] for result in results})
     rows = [["convolution", *(f"{number} pixels" for number in pixels)], ["---"] * (1 + len(pixels))]
     found: dict[str, dict[int, str]] = {}
@@ -81,7 +81,7 @@ def convolution_rows(results: list[dict]) -> list[list[str]]:
 
 
 def measuring_rows(results: list[dict]) -> list[list[str]]:
-    """What the clock costs, by the median of paired times and by its own account of the time that it takes."""
+    """The cost of the clock, by the median of paired times and by the clock itself."""
     rows = [["case", "clock off", "cost, by paired times", "cost, by the clock's own account"], ["---"] * 4]
     for result in results:
         without, cost = result["times"]["clock off"]["median_s"], result["speedup_over"]["clock on"] - 1
@@ -125,7 +125,7 @@ def ops_table() -> str:
 
 
 def speed_rows(results: list[dict]) -> list[list[str]]:
-    """Our median time and how many times faster we are than each peer."""
+    """airank_fast's median time, and how many times as fast as each peer it is."""
     peers = list(dict.fromkeys(peer for result in results for peer in result["speedup_over"]))
     rows = [["case", "airank_fast", *(f"times as fast as {peer}" for peer in peers)], ["---"] * (2 + len(peers))]
     for result in results:
@@ -136,7 +136,7 @@ def speed_rows(results: list[dict]) -> list[list[str]]:
 
 
 def amount(result: dict, seconds: float) -> str:
-    """Our time, and the rate where the benchmark gives one."""
+    """airank_fast's time, and its rate where the benchmark has one."""
     rate = result.get("images_per_s", {}).get(result["ours"])
     limit = result.get("images_per_s_by_arithmetic")
     return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f}{f' of {limit:.0f}' if limit else ''} images/s" if rate else "")

@@ -16,7 +16,7 @@ TOP = """# Tasks
 
 `python bench/tasks.py` writes this page from `airank_fast/tasks`, one file a task. A blank target is a row that the
 rule book leaves blank; a dash means that the rule book does not have the task. A target with several metrics is reached
-by one evaluation that has all of them. [adding_a_task.md](adding_a_task.md) shows how a task is added.
+by one evaluation that has all of them. [adding_a_task.md](adding_a_task.md) describes how to add a task.
 
 """
 BOOKS = {
@@ -45,7 +45,7 @@ def row(task: Task) -> list[str]:
 
 
 def target_text(task: Task, column: str) -> str:
-    """What a rule book requires, in each of its versions that the task names: `0.7: bleu 25.00`."""
+    """The targets of a rule book, in each version that the task names: `0.7: bleu 25.00`."""
     found = [(key, target) for key, target in task.targets.items() if key == column or key.startswith(f"{column} ")]
     texts = []
     for key, target in found:

@@ -1,4 +1,4 @@
-"""Verifying MLPerf logs: a large one against only reading it, and changed ones against the official checker.
+"""Verifying MLPerf logs: a large one against only reading it in time, and changed ones against the official checker.
 
     python bench/verify.py [--save] [--size-mb N] [--rounds N]
     python bench/verify.py --mutations [--save]
@@ -7,12 +7,12 @@ The large log is valid: a run of ResNet-50 whose trainer logs its throughput aft
 every epoch. The contestants take turns, each in a process of its own, from its start to its end:
 
     verify      python -m airank_fast.verify LOG
-    json loop   for line in file: json.loads(line) - no less can be done by who reads the log at all
+    json loop   for line in file: json.loads(line), the least that reading the log takes
     official    mlperf-logging's compliance checker, on a log a hundredth the size
 
 Memory is the largest resident size of the process, with the pages of files that it maps.
 
-With --mutations: tests/rules/mutations.py, each judged by the official checker and by ours. --save writes
+With --mutations: tests/rules/mutations.py, each judged by the official checker and by airank_fast. --save writes
 bench/results/verify_mutations.jsonl and from it the table of docs/verify-mlperf.md.
 """
 
@@ -141,7 +141,7 @@ def judge_mutations() -> list[dict]:
 
 
 def counts(judged: list[dict]) -> list[dict]:
-    """By log: how many mutations the rules forbid and allow, and which of the two agrees."""
+    """By log: how many mutations the rules forbid and allow, and with how many of these each checker agrees."""
     rows = []
     for name in mutations.ALL:
         mine = [each for each in judged if each["log"] == name]
@@ -163,7 +163,7 @@ def counts(judged: list[dict]) -> list[dict]:
 
 
 def write_table(judged: list[dict], commit: str) -> None:
-    """How many are caught, and each of them, in docs/verify-mlperf.md."""
+    """Write the numbers of mutations caught, and each mutation, to docs/verify-mlperf.md."""
     lines = [
         "| log | forbidden | caught by airank_fast | by the official checker (of these, by a crash) | allowed | "
         "accepted by airank_fast | by the official checker |",
@@ -188,7 +188,7 @@ def write_table(judged: list[dict], commit: str) -> None:
 
 
 def save_mutations(judged: list[dict]) -> None:
-    """The lines of bench/results/verify_mutations.jsonl, made anew, and the table from them."""
+    """Rewrite bench/results/verify_mutations.jsonl, and the table from it."""
     import harness
 
     (harness.RESULTS / "verify_mutations.jsonl").unlink(missing_ok=True)
@@ -224,8 +224,8 @@ def main() -> None:
 
 
 def save_speed(measured: dict[str, dict]) -> None:
-    """Append to bench/results/verify.jsonl, and the table of docs/verify-mlperf.md."""
-    import harness  # not before: a process that is started counts the memory of the one that starts it
+    """Append to bench/results/verify.jsonl, and write the table of docs/verify-mlperf.md."""
+    import harness  # not before: a child process counts the memory of its parent at the fork
 
     lines = ["| log | | time | of the json loop | memory |", "| --- " * 5 + "|"]
     for case, facts in measured.items():

@@ -143,7 +143,7 @@ def test_memory_peaks_have_a_goal(bench):
 
 def test_goals_whose_peer_is_missing_are_named(bench):
     found = verdicts(bench, bench="lamb", case="BERT-large, float32, cuda")
-    assert found["apex"] == "not judged: the peer was not there"
+    assert found["apex"] == "not judged: the peer is missing"
 
 
 def test_parts_that_do_not_fit_are_left_out_and_the_others_packed(bench, monkeypatch, tmp_path, capsys):

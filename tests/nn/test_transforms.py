@@ -287,7 +287,9 @@ def test_fx_batch_norm_is_traced_with_its_residual_and_switches_to_training():
     torch.testing.assert_close(traced(x), block(x))
     traced.train()(x)
     assert traced.bn.num_batches_tracked == 1
-    with pytest.raises(ValueError, match="BatchNormAct2d: must be in evaluation where it is traced by itself, got training"):
+    with pytest.raises(
+        ValueError, match="BatchNormAct2d: must be in evaluation where it is traced by itself, got training"
+    ):
         torch.fx.symbolic_trace(BatchNormAct2d(3))
 
 
