@@ -1,4 +1,4 @@
-"""A small BERT of Hugging Face's and ours with the same weights, and a batch for both, padded and unpadded."""
+"""A small BERT of Hugging Face and of airank_fast with the same weights, and a batch for both, padded and unpadded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def theirs(dtype=torch.float64, **changes) -> torch.nn.Module:
     config = transformers.BertConfig(**SMALL | changes, attn_implementation="eager")
     model = transformers.BertForPreTraining(config).to(dtype)
     with torch.no_grad():
-        for parameter in model.parameters():  # freshly drawn, biases are 0 and LayerNorm's weights 1
+        for parameter in model.parameters():  # initial biases are 0, and LayerNorm's weights 1
             parameter += 0.1 * torch.randn_like(parameter)
     return model
 
@@ -56,7 +56,7 @@ def padded_batch(seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def unpadded(batch: dict[str, torch.Tensor]) -> dict:
-    """The same batch as the recipe gives it: only real tokens."""
+    """The same batch as the recipe makes it: real tokens alone."""
     real = batch["attention_mask"].bool()
     labels = batch["labels"][real]
     masked = (labels != -100).nonzero()[:, 0]

@@ -1,11 +1,11 @@
-"""What all tests share: tests marked gpu are skipped, visibly, where there is no CUDA device; --cuda-on-cpu."""
+"""Options of all tests: tests marked gpu are skipped, with a line, where there is no CUDA device; --cuda-on-cpu."""
 
 import pytest
 import torch
 
 try:
     from hypothesis import HealthCheck, settings
-except ImportError:  # the tests that need it say so; those for a GPU do not
+except ImportError:  # the tests that need it report that; those for a GPU do not need it
     pass
 else:
     settings.register_profile(
@@ -45,7 +45,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_its_own(tmp_path_factory):
-    """What a run keeps in ~/.cache is made anew, by the code that is tested."""
+    """An empty ~/.cache, so that the tested code fills it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield

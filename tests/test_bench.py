@@ -1,4 +1,4 @@
-"""What bench/ does around the timing: on a GPU that is simulated, without git, with peers that are missing."""
+"""bench/ apart from the timing: on a simulated GPU, without git, with missing peers."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ MODULES = ("harness", "compare", "convolution", "tables", "gpu")
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The modules that the benchmarks share, by name; forgotten afterwards."""
+    """The modules that the benchmarks share, by name; removed from sys.modules afterwards."""
     monkeypatch.syspath_prepend(BENCH)
     yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
     for name in MODULES:
@@ -90,7 +90,7 @@ def test_whole_steps_are_timed_as_they_come(bench, gpu):
     assert times.host_in_time == ["ours"]
 
 
-def test_what_is_written_over_is_filled_anew_outside_the_time(bench, gpu):
+def test_an_input_that_is_written_over_is_restored_outside_the_time(bench, gpu):
     num_refills = []
 
     def refill() -> None:
@@ -161,8 +161,8 @@ def test_parts_that_do_not_fit_are_left_out_and_the_others_packed(bench, monkeyp
     monkeypatch.setattr(bench.gpu, "LEAST_S", 1.5)
     monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path / "results"), "--limit", "5"])
     assert bench.gpu.main() == 1
-    said = capsys.readouterr().out
-    assert "failed: two, slow\nleft out: last, never\n" in said
+    printed = capsys.readouterr().out
+    assert "failed: two, slow\nleft out: last, never\n" in printed
     with tarfile.open(tmp_path / "results.tar.gz") as packed:
         assert {"results/summary.md", "results/one.log", "results/parts.jsonl"} <= set(packed.getnames())
 

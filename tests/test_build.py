@@ -15,7 +15,7 @@ from cuda_on_cpu import build
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).parents[1]
-# Programs that pip has installed lie beside Python, on PATH or not.
+# Programs that pip has installed are beside Python, on PATH or not.
 PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 SOURCES = ("airank_fast", "csrc", "models", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 # Loads a library of kernels in place of the extension module, which is hidden, and takes one step with it.
@@ -72,7 +72,7 @@ def run(*command, cwd=ROOT, check=True, **environment) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of what a build reads, so that building leaves nothing behind here."""
+    """A copy of the sources of a build, so that building leaves no file here."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in SOURCES:
         source = ROOT / name
@@ -106,8 +106,8 @@ def test_the_cuda_sources_compile_as_the_extension_builds_them(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     variables = {"CUDA_HOME": str(tmp_path), "AIRANK_FAST_CUDA": "1"}
-    said = run(sys.executable, "-c", CUDA_EXTENSION, **variables).stdout.splitlines()[-1]
-    extension = json.loads(said)
+    printed = run(sys.executable, "-c", CUDA_EXTENSION, **variables).stdout.splitlines()[-1]
+    extension = json.loads(printed)
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*_torch.cpp")}
     assert sources
     assert sources <= set(extension["sources"])
@@ -158,7 +158,7 @@ def test_a_compiler_that_fails_is_an_error(checkout):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 @pytest.mark.parametrize("choice", ["yes", "1"])
 def test_a_choice_of_cuda_that_cannot_be_met_is_an_error(checkout, tmp_path, choice):
-    # CUDA_HOME names a folder without a toolkit, so 1 cannot be met wherever this runs.
+    # CUDA_HOME is a folder without a toolkit, so that 1 fails on every machine.
     variables = {"AIRANK_FAST_CUDA": choice, "CUDA_HOME": str(tmp_path)}
     done = run(sys.executable, "setup.py", "--name", cwd=checkout, check=False, **variables)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The documents: generated pages are up to date, links lead somewhere, and one page alone says what has not run."""
+"""The documents: generated pages are up to date, links have targets, and one page alone states what has not run."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_generated_pages_are_those_of_the_result_files(command):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
@@ -39,7 +39,7 @@ def test_the_readme_is_read_in_two_minutes():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-def test_what_has_not_run_on_a_gpu_stands_in_one_place():
+def test_what_has_not_run_on_a_gpu_is_stated_in_one_place():
     claim = re.compile(r"\b(?:not|no|never)\b[^.]{0,60}\brun on (?:a GPU|one)\b")
     code = [*(ROOT / "airank_fast").rglob("*.py"), *(ROOT / "csrc").rglob("*.*"), *(ROOT / "models").glob("*.py")]
     found = [str(path.relative_to(ROOT)) for path in [*PAGES, *code] if claim.search(path.read_text(encoding="utf-8"))]
@@ -55,7 +55,7 @@ def line(bench, device="cpu: Made-up, 2 threads, AVX2", **facts):
     }
 
 
-def test_status_says_what_ran_where(status):
+def test_status_lists_what_ran_where(status):
     runs = [
         line("convergence", case="resnet50 --amp --seed 1", status="success", time2train=30.0, target=0.97),
         line("convergence", case="resnet50 --amp --seed 2", status="aborted", time2train=None, target=0.97),

@@ -1,4 +1,4 @@
-"""The house rules that can be read from the files: who imports whom, sizes, docstrings, and no word about a machine."""
+"""The house rules that can be checked on the files: imports between rooms, sizes, docstrings, names."""
 
 import ast
 import re
@@ -55,7 +55,7 @@ def room_of(module: Path) -> str:
 
 
 def imports(module: Path) -> list[tuple[str, bool]]:
-    """Each imported module by its full name, and whether the import stands inside a function."""
+    """Each imported module by its full name, and whether the import is inside a function."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
     inside = {
         id(node)
@@ -69,7 +69,7 @@ def imports(module: Path) -> list[tuple[str, bool]]:
             found += [(alias.name, id(node) in inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path_of(module)}:{node.lineno}: imports are absolute here"
-            # `from airank_fast import data` imports airank_fast.data; elsewhere the module itself will do.
+            # `from airank_fast import data` imports airank_fast.data; elsewhere the module itself is enough.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             found += [(name, id(node) in inside) for name in (names if node.module == "airank_fast" else [node.module])]
     return found
@@ -114,7 +114,7 @@ def test_the_extension_is_imported_in_one_place():
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files of the project: known to git or about to be; without git, all that the folders hold."""
+    """Files of the project: tracked by git, or untracked and not ignored; without git, all files of the folders."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -151,31 +151,31 @@ def test_public_functions_and_classes_have_docstrings():
     assert not without
 
 
-def test_no_file_asks_the_formatter_to_look_away():
+def test_no_file_turns_the_formatter_off():
     marks = [f"{mark}: {word}" for mark in ("# fmt", "# ruff") for word in ("skip", "off")]
     found = [str(path.relative_to(ROOT)) for path in tracked("*.py") if any(m in path.read_text() for m in marks)]
     assert not found
 
 
 def test_no_circle():
-    """No module imports itself through others, imports for type checkers included."""
+    """There are no circular imports, imports for type checkers included."""
     names = {
         ".".join(("airank_fast", *Path(path_of(m)).with_suffix("").parts)).removesuffix(".__init__"): m
         for m in MODULES
         if path_of(m) != "models.py"
     }
 
-    def known(name: str) -> str | None:
-        return name if name in names else known(name.rpartition(".")[0]) if "." in name else None
+    def of_project(name: str) -> str | None:
+        return name if name in names else of_project(name.rpartition(".")[0]) if "." in name else None
 
     graph = {}
     for name, module in names.items():
         targets = set()
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
-                targets |= {known(f"{node.module}.{alias.name}") for alias in node.names}
+                targets |= {of_project(f"{node.module}.{alias.name}") for alias in node.names}
             elif isinstance(node, ast.Import):
-                targets |= {known(alias.name) for alias in node.names}
+                targets |= {of_project(alias.name) for alias in node.names}
         graph[name] = targets - {None, name, "airank_fast"}
     done: set[str] = set()
 

@@ -83,7 +83,7 @@ def test_folders_are_made_and_removed_with_links(tmp_path):
     (tmp_path / "a/b/link").symlink_to(tmp_path)
     (tmp_path / "a/file").write_text("")
     (tmp_path / "kept").write_text("")
-    with pytest.raises(OSError):  # noqa: PT011 -- a file is in the way
+    with pytest.raises(OSError):  # noqa: PT011 -- the path is a file
         make_folders(tmp_path / "kept/d")
     remove(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

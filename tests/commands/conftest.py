@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Fixtures of the tests of the commands."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from commands.runs import write_tree
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
-    """An ImageFolder of a few pictures; nobody changes it."""
+    """An ImageFolder of a few pictures; tests must not change it."""
     return write_tree(tmp_path_factory.mktemp("pictures"))

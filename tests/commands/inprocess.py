@@ -1,4 +1,4 @@
-"""Commands that never import torch, run inside the test's process; and one as its own, with torch blocked."""
+"""Runs commands that never import torch inside the test's process, or in a process of their own with torch blocked."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 4, 24, 5
-LIMIT_S = 1200  # a guard against hanging for ever; machines are slow and busy
+LIMIT_S = 1200  # a run that takes longer hangs; machines may be slow and busy
 
 
 def write_tree(root: Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL) -> Path:
@@ -86,7 +86,7 @@ def train(args: list[str], **kwargs) -> subprocess.CompletedProcess:
 
 
 def end_of(process: subprocess.Popen) -> tuple[str, str]:
-    """What a process has left to say; one that does not end is killed."""
+    """The rest of a process's output; one that does not end is killed."""
     try:
         return process.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -103,7 +103,7 @@ def kinds_of(output: Path) -> list[str]:
 
 
 def wait_until(condition, process: subprocess.Popen) -> None:
-    """Poll until ``condition()``; fails when the process ends or the time is over first."""
+    """Poll until ``condition()``; fails if the process ends or LIMIT_S passes before."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():
         ended = process.poll() is not None

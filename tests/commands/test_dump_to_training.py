@@ -1,4 +1,4 @@
-"""From raw text to a trained network, as a user goes: prepare, verify, train on it with evaluations, stop, resume."""
+"""From raw text to a trained network, as a user does it: prepare, verify, train with evaluations, stop, resume."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EXPORT = Path(__file__).parents[1] / "sources/export.xml"
 
 
 def run(command, *arguments) -> int:
-    """The command in this process; its exit status."""
+    """Run the command in this process; returns its exit status."""
     with mock.patch.object(sys, "argv", ["command", *map(str, arguments)]):
         return command.main()
 
 
 def raw(source: str, folder: Path) -> Path:
-    """What a user starts from: a dump, or a directory of text files."""
+    """A user's input: a dump, or a directory of text files."""
     if source == "dump":
         path = folder / "enwiki-pages-articles.xml.bz2"
         path.write_bytes(bz2.compress(EXPORT.read_bytes()))

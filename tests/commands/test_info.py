@@ -50,7 +50,7 @@ def test_json_holds_ops_devices_versions_and_what_the_extension_was_built_with()
         assert facts["ops"]["sgd_"]["cuda"] == ("reference" if facts["extension"]["cuda"] == "none" else "kernel")
 
 
-def test_without_the_extension_the_reference_runs_and_info_says_why():
+def test_without_the_extension_the_reference_runs_and_info_gives_the_reason():
     done = python("-c", WITHOUT_EXTENSION + "from airank_fast import info; print(info.as_text(info.collect()))")
     assert done.returncode == 0, done.stderr
     assert "cpu reference, cuda reference" in done.stdout

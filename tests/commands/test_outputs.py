@@ -1,4 +1,4 @@
-"""Outputs that take nothing: each command ends with a status of its own and without a traceback."""
+"""Outputs that cannot be written: each command ends with the status for that and without a traceback."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from airank_fast.__main__ import commands
 from airank_fast.errors import UserError, require
 
 LINE = "error: stdout: must be writable, got No space left on device\n"
-# As much as a pipe's buffer and Python's do not hold, then the end that the first argument names.
-TALKER = """
+# More output than the buffers of a pipe and of Python hold, then the end that the first argument names.
+WRITER = """
 import sys
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
@@ -28,14 +28,14 @@ run_command(main)
 
 
 def shell(line: str, *program: str, unbuffered: bool = False) -> subprocess.CompletedProcess:
-    """Run `program` where LINE, of bash, says \"$@\"; the status is that of the program."""
+    """Run `program` where LINE, of bash, has \"$@\"; returns the program's status."""
     command = ["bash", "-c", f"set -o pipefail; {line}", "bash", sys.executable, *program]
     variables = environment() | {"PYTHONUNBUFFERED": "1" if unbuffered else ""}
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
 
 
 @pytest.mark.parametrize("command", ["", *(f".{name}" for name in commands())])
-def test_every_command_says_that_its_output_is_full(command):
+def test_every_command_reports_that_its_output_is_full(command):
     done = shell('"$@" > /dev/full', "-m", f"airank_fast{command}", "--help")
     assert (done.returncode, done.stderr) == (74, LINE)
 
@@ -55,7 +55,7 @@ def test_every_command_says_that_its_output_is_full(command):
 )
 def test_outputs_that_take_nothing(line, statuses, stderr, length, unbuffered):
     for end, status in zip(("0", "1", "refuse"), statuses, strict=True):
-        done = shell(line, "-c", TALKER, end, length, unbuffered=unbuffered)
+        done = shell(line, "-c", WRITER, end, length, unbuffered=unbuffered)
         assert done.returncode == status, (end, done.stderr)
         if end != "refuse":
             assert done.stderr == stderr.format(LINE)

@@ -100,7 +100,7 @@ def pydoc(pydoc_text, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(fragment, tmp_path) -> Path:
-    """The fragment's data set, to be broken."""
+    """A copy of the fragment's data set, to be damaged."""
     return Path(shutil.copytree(fragment, tmp_path / "copy"))
 
 
@@ -179,7 +179,7 @@ def test_pydoc_trains_by_the_reader(pydoc):
 
 
 def test_the_same_text_one_sentence_a_line_and_in_padded_form(pydoc, tmp_path):
-    """What one run wrote as text is input for another, e.g. at another length."""
+    """The text that one run wrote is the input of another, at another length."""
     (tmp_path / "in").mkdir()
     for path in (pydoc / "text").glob("train-*"):
         shutil.copy(path, tmp_path / "in")
@@ -248,7 +248,7 @@ def test_verify_finds_what_was_changed(copy, capsys):
 
 
 def test_verify_finds_shards_with_the_same_samples(copy, capsys):
-    """In another order, as a script that shuffled copies left them, and entered in the manifest."""
+    """A copy in another order, as of a script that shuffles, entered in the manifest."""
     corpus = WikiCorpus(copy, vocab_size=300, max_seq_length=64)
     samples = corpus.read(corpus.train[0])
     reversed_samples = samples.take(np.arange(len(samples))[::-1])
@@ -273,7 +273,7 @@ def test_verify_finds_shards_with_the_same_samples(copy, capsys):
 
 
 def test_verify_finds_another_vocabulary_and_missing_stages(copy, capsys):
-    shutil.rmtree(copy / "text")  # to save room; this is allowed
+    shutil.rmtree(copy / "text")  # allowed, to save space
     assert run("--verify", copy, "--workers", "1") == 0
     with open(copy / "vocab.txt", "a") as file:
         file.write("more\n")
@@ -369,7 +369,7 @@ def test_an_output_that_cannot_be_written(tmp_path, dump, monkeypatch):
 
 
 @pytest.mark.parametrize("library", ["h5py", "mwparserfromhell", "tokenizers"])
-def test_a_library_that_is_missing_is_said_before_any_work(tmp_path, dump, monkeypatch, library):
+def test_a_missing_library_is_reported_before_any_work(tmp_path, dump, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
     message = refusal("wikicorpus", "--input", dump, "--output", tmp_path / "out", *FRAGMENT)
     assert f"{library}" in message

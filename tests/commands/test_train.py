@@ -1,4 +1,4 @@
-"""The train command as a user runs it: what a finished run leaves behind, on one rank and on two."""
+"""The train command as a user runs it: the files and figures of a finished run, on one rank and on two."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def losses(output):
     return whole or [loss for e in events if e["kind"] == "steps" for loss in e["loss"]]
 
 
-def test_a_run_leaves_everything_behind(finished):
+def test_a_run_writes_all_its_files(finished):
     output, process = finished
     assert process.returncode in (0, 1), process.stderr
     names = {path.name for path in output.iterdir()}
@@ -125,7 +125,7 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(tree, tmp_path):
     counted = [e["counted"] for e in read_events(two / "events.jsonl") if e["kind"] == "eval_stop"]
     assert counted == [NUM_CLASSES * NUM_VAL] * 3
     assert len(losses(one)) == len(losses(two)) == 18
-    # the order of sums differs, and each step makes more of it
+    # the order of sums differs, and each step magnifies that
     assert losses(two)[:6] == pytest.approx(losses(one)[:6], rel=1e-4)
     assert losses(two) == pytest.approx(losses(one), rel=0.05)
     assert losses(one)[0] != losses(one)[-1]

@@ -96,9 +96,9 @@ def test_skip_corrupt_counts_and_reports(broken, tmp_path):
     data = next(e for e in read_events(output / "events.jsonl") if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"]) == (4 * 24 - 1, 4 * 5 - 1)
     assert [path.rsplit("/", 1)[1] for path, _ in data["corrupt_files"]] == ["005.JPEG", "001.JPEG"]
-    told = [line for line in process.stderr.splitlines() if line.startswith("data: ") and "left out" in line]
-    assert told[0] == "data: 2 of 116 pictures cannot be read and are left out"
-    assert told[1:] == [f"data: left out {path} ({why})" for path, why in data["corrupt_files"]]
+    reported = [line for line in process.stderr.splitlines() if line.startswith("data: ") and "left out" in line]
+    assert reported[0] == "data: 2 of 116 pictures cannot be read and are left out"
+    assert reported[1:] == [f"data: left out {path} ({why})" for path, why in data["corrupt_files"]]
 
 
 def test_a_batch_larger_than_the_data_set(tree, tmp_path, refused):
@@ -206,6 +206,6 @@ def test_a_nan_loss_stops_the_run_and_names_the_step(tree, tmp_path, refused):
         (("--airank-warmup-epochs", "-1"), ("--airank-warmup-epochs", "-1")),
     ],
 )
-def test_options_that_cannot_be(options, fragments, tree, tmp_path, refused):
+def test_options_out_of_range(options, fragments, tree, tmp_path, refused):
     refused(arguments(tree, tmp_path / "out", *options), *fragments)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""BERT as a user trains it, on the text that comes with Python: the same manners as ResNet-50, small."""
+"""BERT as a user trains it, on the text that comes with Python and on shards: the tests of ResNet-50, small."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from airank_fast.record.metrics import summarize
 
 @pytest.fixture(scope="module", autouse=True)
 def text():
-    """Gathered before a command is timed or killed."""
+    """Made before a command is timed or killed."""
     return pydoc.load()
 
 
@@ -141,7 +141,7 @@ def shards(root, vocab_size: int = 100):
 
 
 def test_two_ranks_train_as_one_with_the_same_global_batch(tmp_path):
-    """With other lengths and another number of masked tokens on each rank, too."""
+    """With different lengths and numbers of masked tokens on the ranks."""
     one, two = tmp_path / "one", tmp_path / "two"
     more = [
         "--data",
@@ -172,7 +172,7 @@ MLPERF = {"global_batch_size": 448, "train_samples": 156_725_653, "eval_samples"
 
 
 def test_the_log_passes_the_official_checker(tmp_path):
-    """A rehearsal: the sizes of the real data, and three guesses of four taken to be right."""
+    """A rehearsal: the sizes of the real data, and an accuracy of 3/4."""
     output = tmp_path / "out"
     own = bert.Job.reported
     with (
@@ -236,7 +236,7 @@ def test_training_on_shards(tmp_path, capsys):
     data = next(e for e in events if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"], data["reader"]) == (64, 12, "wikicorpus")
     assert len({e["counted"] for e in events if e["kind"] == "eval_stop"}) == 1
-    # however many guesses each micro-batch has: what counts is the mean over all of the batch
+    # for any number of masked tokens in a micro-batch: the loss is the mean over all of the batch
     assert losses(parts) == pytest.approx(losses(one), rel=1e-5)
     assert here(arguments(tmp_path / "stream", *more, "--gradient-accumulation-steps", "4", "--no-balance-tokens")) == 1
     assert losses(tmp_path / "stream") == pytest.approx(losses(one), rel=1e-5)
@@ -289,7 +289,7 @@ def test_recipes_on_real_data_follow_their_rule_books():
         plan = Plan(job.schedule(), samples_per_epoch=10**8, batch_size=recipe.batch_size, world_size=8)
         rates = [job.learning_rate(step, plan) for step in range(recipe.warmup_steps + 1)]
         assert max(rates) == rates[-2] == recipe.learning_rate
-        assert lowest < rates[-1] < recipe.learning_rate * (1 - proportion) ** 0.5 * 1.001  # the decay has gone on
+        assert lowest < rates[-1] < recipe.learning_rate * (1 - proportion) ** 0.5 * 1.001  # decayed during the warm-up
 
 
 def test_hyper_parameters_of_a_global_batch_are_those_of_the_reference_convergence_points():

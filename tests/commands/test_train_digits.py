@@ -1,4 +1,4 @@
-"""The main job itself, on the pictures that come with the package, and the official checker on its log."""
+"""ResNet-50 to its target on the pictures that come with the package, and the official checker on its log."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def checker_passes(log, cwd) -> bool:
         text=True,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert "SUCCESS" in said or "FAILED" in said, said
-    return "SUCCESS" in said and done.returncode == 0
+    output = done.stdout + done.stderr
+    assert "SUCCESS" in output or "FAILED" in output, output
+    return "SUCCESS" in output and done.returncode == 0
 
 
 def test_the_main_job_reaches_its_target_and_its_log_passes_the_checker(tmp_path, capsys):
-    """A real run; the sizes and rates of ImageNet are reported over its own, as a rehearsal would."""
+    """A real run, with the sizes and rates of ImageNet in the log instead of its own, as in a rehearsal."""
     output = tmp_path / "out"
     own = resnet50.Job.reported
     with (
@@ -48,13 +48,13 @@ def test_the_main_job_reaches_its_target_and_its_log_passes_the_checker(tmp_path
         mock.patch.object(sys, "argv", ["train", "resnet50", "--amp", "--output", str(output)]),
     ):
         status = command.main()
-    said = capsys.readouterr()
-    assert status == 0, said.err
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
     events = read_events(output / "events.jsonl")
     summary = summarize(events)
     assert (summary["status"], summary["reason"]) == ("success", "target")
     assert summary["best_accuracy"] >= summary["target"] == 0.97
-    assert said.err.count("UCI optical digits") == 1
+    assert printed.err.count("UCI optical digits") == 1
     data = next(e for e in events if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"]) == (1442, 355)
     assert f'"value": {IMAGENET["train_samples"]}' in (output / "mlperf.log").read_text()

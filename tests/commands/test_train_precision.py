@@ -1,4 +1,4 @@
-"""What a run makes of --amp and --precision on a CPU, and where it says so."""
+"""The precision of --amp and --precision on a CPU, and where it is reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airank_fast.record.events import read_events
 
 @pytest.fixture
 def older_processor(monkeypatch):
-    """One whose 16-bit products are emulated, 26 times as slow as float32."""
+    """A processor that emulates 16-bit products, 26 times as slow as float32."""
     monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
     monkeypatch.setattr(precision, "relative_speed", lambda dtype: 1 / 26)
 
@@ -29,7 +29,7 @@ def of_kind(output, kind: str) -> list[dict]:
 
 
 @pytest.mark.usefixtures("older_processor")
-def test_amp_is_fp32_where_16_bits_are_emulated_and_the_run_says_so(tmp_path, capsys):
+def test_amp_is_fp32_where_16_bits_are_emulated_and_the_run_reports_it(tmp_path, capsys):
     output = tmp_path / "out"
     assert here(arguments(output, "--amp", "--steps", "2")) == 1
     assert json.loads((output / "recipe.json").read_text())["precision"] == "fp32"
@@ -62,7 +62,7 @@ def test_fp16_trains_with_a_scaled_loss(tmp_path):
     assert state["scaler"]["scale"] > 1
 
 
-def test_every_rank_takes_what_rank_0_has_chosen(monkeypatch):
+def test_every_rank_takes_the_choice_of_rank_0(monkeypatch):
     """Processors may differ from rank to rank, and so may measurements."""
     request = parse(["bert-tiny", "--amp"])
     choices = {0: precision.Choice("fp32", "of rank 0"), 1: precision.Choice("bf16", "of rank 1")}

@@ -1,4 +1,4 @@
-// CHECK(condition): assert that also counts in an optimised build, and names the case that failed.
+// CHECK(condition): an assert that works in an optimised build too, and names the case that failed.
 #pragma once
 
 #include <cstdio>

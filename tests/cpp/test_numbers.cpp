@@ -1,4 +1,4 @@
-// cpu/numbers.h: every 16-bit value there and back, and rounding against arithmetic that does it the slow way.
+// cpu/numbers.h: every 16-bit value to float and back, and rounding against a slow definition.
 #include "cpu/numbers.h"
 
 #include <cmath>

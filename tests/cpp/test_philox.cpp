@@ -1,4 +1,4 @@
-// Philox4x32-10 against the known answers of Random123 (kat_vectors).
+// Philox4x32-10 against the test vectors of Random123 (kat_vectors).
 #include "philox.h"
 
 #include "check.h"

@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda/ for the CPU: every source by a process of its own, anew only where something it reads changed.
+"""Compiles csrc/cuda/ for the CPU: every source by a process of its own, again only where one of its inputs changed.
 
 `library()` is a library of kernels like the extension, with the CUDA kernels registered for CPU tensors; `program()` a
 stand-alone test of one op's launcher, with sanitizers or without. All of it lies in build/cuda_on_cpu/.
@@ -36,8 +36,8 @@ FLAGS = [
     f"-I{HERE}",
 ]
 EMULATOR = ["cuda_on_cpu.cpp", "runtime.cpp"]
-# -O1: compiling takes longer than running. -g1: lines, for reports. Left out of UBSan is what ASan finds as well and
-# takes long to compile.
+# -O1: compiling takes longer than running. -g1: lines, for reports. UBSan is without checks that ASan has too and that
+# take long to compile.
 MODES = {
     "plain": ["-O1"],
     "asan": [
@@ -57,10 +57,10 @@ def cuda_headers() -> Path | None:
     folders = [Path(sysconfig.get_path("purelib"), "nvidia/cu13/include")]
     if os.environ.get("CUDA_HOME"):
         folders.append(Path(os.environ["CUDA_HOME"], "include"))
-    if shutil.which("nvcc"):  # may be a script, so it is asked
+    if shutil.which("nvcc"):  # may be a script, so it is run
         command = ["nvcc", "-dryrun", "-x", "cu", "-c", os.devnull]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-        places = [line.split("=")[1] for line in said.splitlines() if line.startswith("#$ _HERE_=")]
+        printed = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        places = [line.split("=")[1] for line in printed.splitlines() if line.startswith("#$ _HERE_=")]
         folders += [Path(place, "../include") for place in places]
     folders.append(Path("/usr/local/cuda/include"))
     needed = ("cuda_runtime.h", "cuda_bf16.h", "crt/host_defines.h")
@@ -69,7 +69,7 @@ def cuda_headers() -> Path | None:
 
 
 def missing() -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """The reason why this machine cannot compile them, or None."""
     if shutil.which(COMPILER) is None:
         return f"no C++ compiler {COMPILER}"
     return None if cuda_headers() else "no CUDA headers: neither nvcc nor PyPI's nvidia-cuda-runtime, -crt and -cccl"
@@ -96,11 +96,11 @@ def program(source: Path, mode: str, *macros: str) -> Path:
 
 
 def run(program: Path, *arguments: str) -> str:
-    """What a program prints, with its exit status as the last line."""
+    """The output of a program, with its exit status as the last line."""
     options = {
         "ASAN_OPTIONS": "detect_leaks=0",  # a launch that fails abandons its stacks
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "TSAN_OPTIONS": "atexit_sleep_ms=0",  # there is no other thread that might still find something
+        "TSAN_OPTIONS": "atexit_sleep_ms=0",  # no other thread can still report a race
     }
     done = subprocess.run(
         [*_without_randomisation(), str(program), *arguments],
@@ -116,7 +116,7 @@ def run(program: Path, *arguments: str) -> str:
 
 @functools.cache
 def _without_randomisation() -> list[str]:
-    """What to put before a program: with much randomisation of addresses, older sanitizers do not start."""
+    """A prefix of the command: older sanitizers do not start with much randomisation of addresses."""
     command = ["setarch", "-R"]
     with contextlib.suppress(OSError):
         if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
@@ -130,7 +130,7 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
     if source.name.endswith("_torch.cpp"):
         options += ["-isystem", f"{Path(torch.__file__).parent}/include", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     if source.name in EMULATOR:
-        mode = "plain"  # sanitizers never see it from inside
+        mode = "plain"  # not compiled with sanitizers
     folder = BUILD / "-".join([mode, *(macro.replace("=", "") for macro in macros)])
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / f"{source.stem}.o"
@@ -140,7 +140,7 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
 
 
 def inputs_of(made: Path) -> list[Path]:
-    """What an object file was compiled from, without the system's headers."""
+    """The inputs of an object file, without the system's headers."""
     return [Path(path) for path in json.loads(Path(f"{made}.json").read_text())["inputs"]]
 
 
@@ -194,7 +194,7 @@ def _read_depfile(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path):
-    """Several pytest processes may want the same file."""
+    """A lock, as several pytest processes may build the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: work that begins for all of a file's tests at once, on all processors."""
+"""Shared by the tests of this folder: work that begins for all tests of a file at once, on all processors."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -3,7 +3,7 @@
 // Each CUDA thread is a fiber: a stack of its own, and a switch wherever it waits (__syncthreads, __syncwarp, shuffles,
 // votes). Blocks run one after another, all on the thread that launches. Which thread runs next is up to the schedule,
 // because a kernel with a missing barrier is right under some orders. Shared memory begins as 0xFF (NaN in every
-// floating type), with gaps between the arrays. AddressSanitizer is told about stacks and gaps; ThreadSanitizer sees
+// floating type), with gaps between the arrays. AddressSanitizer gets the stacks and gaps; ThreadSanitizer sees
 // each CUDA thread as a thread, and nothing but barriers, __syncwarp and __threadfence orders their memory accesses:
 // not shuffles, not atomics. The scheduler is cuda_on_cpu.cpp.
 //
@@ -20,7 +20,7 @@
 #include <type_traits>
 #include <utility>
 
-// A last parameter that says where a call stands: what tells two barriers apart, and what messages name.
+// A last parameter with the line of a call, which distinguishes two barriers and is in messages.
 #define CUDA_ON_CPU_AT int line = __builtin_LINE()
 
 #undef __launch_bounds__
@@ -30,7 +30,7 @@
 
 namespace cuda_on_cpu {
 
-// Where the running thread is.
+// The position of the running thread.
 struct Here {
   uint3 thread, block;
   dim3 block_size, grid_size;

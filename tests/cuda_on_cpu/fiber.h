@@ -115,8 +115,8 @@ struct Fiber {
 
 inline Fiber* switched_from = nullptr;
 
-// What a fiber says first whenever it runs (again). ASan tells the bounds of the stack that was left: so we learn
-// those of the thread that launches.
+// A fiber's first call whenever it runs (again). ASan returns the bounds of the stack that was left, among them
+// those of the launching thread.
 inline void arrived(Fiber& self) {
   if (with_asan()) __sanitizer_finish_switch_fiber(self.fake_stack, &switched_from->bottom, &switched_from->size);
 }

@@ -26,7 +26,7 @@ template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::kFloa
 template <> struct DtypeOf<__nv_bfloat16> { static constexpr Dtype value = Dtype::kBFloat16; };
 template <> struct DtypeOf<__half> { static constexpr Dtype value = Dtype::kFloat16; };
 
-// A unit in the last place of 1; of float64 much more, because what it is compared with is no more exact.
+// A unit in the last place of 1; of float64 much more, because its reference is not more exact.
 template <typename T> constexpr double kEpsilon = 1.2e-7;
 template <> inline constexpr double kEpsilon<double> = 1e-14;
 template <> inline constexpr double kEpsilon<__nv_bfloat16> = 7.9e-3;
@@ -114,7 +114,7 @@ void check_close(const char* what, const Array<T>& got, const std::vector<double
   }
 }
 
-// Of a launch; on a device also of the kernel itself, which is waited for.
+// The error of a launch; on a device also of the kernel itself, for which it waits.
 inline void check_success(const char* what, cudaError_t error) {
 #ifdef __CUDACC__
   if (error == cudaSuccess) error = cudaDeviceSynchronize();

@@ -32,7 +32,7 @@ def tool(name: str) -> str:
 
 
 def build(compiler: str, op: str, architecture: str) -> Path | None:
-    """The program of an op; None, and what the compiler said, if it failed."""
+    """The program of an op; None and the compiler's output if it failed."""
     program = BUILD / f"test_{op}"
     options = ["-std=c++20", "-O2", "-lineinfo", f"-arch={architecture}", f"-I{ROOT}/csrc", f"-I{HERE}", "-x", "cu"]
     sources = [str(HERE / f"test_{op}.cpp"), str(ROOT / f"csrc/cuda/{op}.cu")]
@@ -41,7 +41,7 @@ def build(compiler: str, op: str, architecture: str) -> Path | None:
 
 
 def passed(what: str, command: Sequence[str], limit_s: float = 240) -> bool:
-    """Run a command; says how it went, and all that it printed if it failed."""
+    """Run a command; prints its result, and its output if it failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
         ok, printed = done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,5 @@
 // Small kernels in each of which a bug can be planted, to show that the emulator and the sanitizers find it:
-// `planted_bugs N` runs them with bug N, and 0 plants none. The table of what finds what is test_planted_bugs.py.
+// `planted_bugs N` runs them with bug N, and 0 plants none. test_planted_bugs.py has the table of bugs and finders.
 #include "kernel_test.h"
 
 namespace airank_fast {

@@ -1,5 +1,5 @@
 // The few functions of the CUDA runtime that launchers call, for kernels run on the CPU: memory operations happen at
-// once, and the device is a small one, so that kernels which walk a grid of "as many blocks as fit" have to walk.
+// once, and the device is so small that kernels with a grid of "as many blocks as fit" loop over their work.
 #include "cuda_on_cpu.h"
 
 namespace {

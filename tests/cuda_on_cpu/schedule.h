@@ -1,4 +1,4 @@
-// In which order the emulator runs threads and blocks; included by cuda_on_cpu.cpp.
+// The order in which the emulator runs threads and blocks; included by cuda_on_cpu.cpp.
 #pragma once
 
 #include <cstdio>

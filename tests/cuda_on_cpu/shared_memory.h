@@ -1,5 +1,5 @@
 // The shared memory of the block that the emulator runs; included by cuda_on_cpu.cpp. It is 0xFF at first, which is
-// NaN in every floating type; behind each array is a gap, poisoned for AddressSanitizer and looked at in the end.
+// NaN in every floating type; behind each array is a gap, poisoned for AddressSanitizer and checked at the end.
 #pragma once
 
 #include "fiber.h"

@@ -18,14 +18,14 @@ struct Case {
   bool in_place;
 };
 
-struct Wanted {
+struct Expected {
   std::vector<double> losses, gradient;
   double loss = 0, scale = 1;
 };
 
 template <typename T>
-Wanted wanted(const Case& c, const Array<T>& logits, Array<int64_t>& target, Array<math_t<T>>& grad) {
-  Wanted all;
+Expected expected_of(const Case& c, const Array<T>& logits, Array<int64_t>& target, Array<math_t<T>>& grad) {
+  Expected all;
   all.gradient = logits.doubles();  // what lies between the rows is left alone
   double count = 0;
   for (int64_t i = 0; i < kRows; ++i) count += target[i] != kIgnore;
@@ -54,7 +54,7 @@ void check(const Case& c, Array<int64_t> target) {
   using M = math_t<T>;
   Array<T> logits = Array<T>::random((kRows - 1) * c.stride + c.classes), gradient = logits;
   Array<M> grad = Array<M>::random(c.per_row ? kRows : 1), losses(kRows), statistics(2 * kRows), loss(1), scale(1);
-  const Wanted want = wanted(c, logits, target, grad);
+  const Expected want = expected_of(c, logits, target, grad);
 
   CrossEntropyLaunch work;
   work.dtype = DtypeOf<T>::value;

@@ -60,7 +60,7 @@ def kernel_names(op: str) -> set[str]:
 
 
 def instantiations(op: str) -> list[str]:
-    """What <op>.cu launches, as C++ expressions: "airank_fast::sgd_kernel<true, float, float, ...>"."""
+    """The kernels that <op>.cu launches, as C++ expressions: "airank_fast::sgd_kernel<true, float, float, ...>"."""
     symbols = subprocess.run(
         ["nm", "-C", "--defined-only", str(build.compiled(build.ROOT / f"csrc/cuda/{op}.cu"))],
         capture_output=True,
@@ -83,7 +83,7 @@ def without_parameters(function: str) -> str:
 
 
 def compiled_by_nvrtc(op: str, architecture: str) -> tuple[dict[str, str], str]:
-    """For each instantiation its symbol in the object for `architecture`, and what the compilers said."""
+    """For each instantiation its symbol in the object for `architecture`, and the compilers' output."""
     symbols, log, _ = nvrtc(f'#include "cuda/{op}.cuh"\n', instantiations(op), architecture, "--ptxas-options=-v")
     return symbols, log
 
@@ -133,10 +133,10 @@ def test_no_spills_and_few_registers(op, architecture, in_background):
     symbols, log = in_background(compiled_by_nvrtc, op=op, architecture=architecture)
     assert symbols
     for name, symbol in symbols.items():
-        said = log.partition(f"Compiling entry function '{symbol}'")[2].partition("Compiling entry function")[0]
-        spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+        printed = log.partition(f"Compiling entry function '{symbol}'")[2].partition("Compiling entry function")[0]
+        spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", printed)
         assert [int(number) for number in spills.groups()[1:]] == [0, 0], f"{name}: {spills[0]}"
-        registers = int(re.search(r"Used (\d+) registers", said)[1])
+        registers = int(re.search(r"Used (\d+) registers", printed)[1])
         kernel = name.split("<")[0].rpartition("::")[2]
         ceiling = CEILINGS.get(kernel, CEILING) * (2 if "double" in name else 1)
         assert registers <= ceiling, f"{name} uses {registers} registers of {ceiling} at most"

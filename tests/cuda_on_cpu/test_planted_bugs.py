@@ -1,4 +1,4 @@
-"""Keeps the emulator honest: bugs planted in small kernels are found, each by what claims to find it.
+"""Tests the emulator: bugs planted in small kernels are found, each by the checks that should find it.
 
 Values that are wrong are found in every mode; the table names, per bug, the modes that must find it and what they
 must say. Races between blocks and missing fences change no value here, nor often on a GPU: only tsan sees them.

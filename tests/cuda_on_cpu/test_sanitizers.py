@@ -2,7 +2,7 @@
 
 plain: values under every schedule. asan: AddressSanitizer and UndefinedBehaviorSanitizer, which see an element past
 an array and a misaligned load. tsan: ThreadSanitizer as a race detector, between the threads of a block and between
-blocks, in shared and in global memory. How to add an op is said in kernel_test.h.
+blocks, in shared and in global memory. kernel_test.h describes how to add an op.
 """
 
 from pathlib import Path
@@ -31,5 +31,5 @@ def test_every_launcher_has_a_program():
 
 
 def test_what_is_tested_is_what_is_launched():
-    """Only what is under csrc/cuda/ is there to be linked: a program without its launcher is a typing error."""
+    """A program without its launcher under csrc/cuda/ has a misspelt name, as there is nothing to link."""
     assert {name.removeprefix("test_") for name in PROGRAMS} <= {Path(path).stem for path in build.launchers()}

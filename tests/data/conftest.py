@@ -1,4 +1,4 @@
-"""A small ImageFolder tree of photographs, with the oddities that ImageNet has."""
+"""A small ImageFolder tree of photographs, with the unusual files that ImageNet has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets of BERT samples for tests; no file of the package."""
+"""Makes small data sets of BERT samples for tests."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ VOCAB_SIZE, MAX_SEQ_LENGTH, MAX_PREDICTIONS = 500, 64, 10
 
 
 def make_samples(num: int, seed: int = 0) -> Samples:
-    """`num` samples of random tokens, no two alike."""
+    """`num` different samples of random tokens."""
     rng = np.random.default_rng(seed)
     texts = Documents.of(
         [[rng.integers(5, VOCAB_SIZE, rng.integers(3, 30)).tolist() for _ in range(8)] for _ in range(max(2, num // 2))]

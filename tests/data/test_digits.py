@@ -1,4 +1,4 @@
-"""The embedded data set."""
+"""The embedded digits: content, split, and the tree that is written once."""
 
 import multiprocessing
 

@@ -1,4 +1,4 @@
-"""The index of a tree and its complaints."""
+"""The index of an ImageFolder tree and its errors."""
 
 import hashlib
 import os
@@ -74,7 +74,7 @@ def test_corrupt_files_are_found_and_left_out(tmp_path):
 
 
 def test_pictures_in_sub_folders_are_those_of_torchvision(tmp_path):
-    """Its ImageFolder walks each class: files of a folder by name, folders by their paths, links followed."""
+    """torchvision's ImageFolder: files of a folder by name, folders by their paths, links followed."""
     names = ["a/9.jpg", "a/x/2.jpg", "a/x/y/1.JPEG", "a/x.d/3.png", "a/deep/er/4.jpg", "b/5.jpg"]
     tree(tmp_path, [f"{side}/{name}" for side in ("train", "val") for name in names])
     tree(tmp_path, ["train/a/.cache/6.jpg", "train/a/x/.7.jpg", "elsewhere/8.jpg"])

@@ -1,4 +1,4 @@
-"""Normalisation, layout, and what a batch says about itself."""
+"""Normalisation, layout, and the facts of a batch."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_a_batch_counts_its_samples_and_names_its_tensors():
 
 
 def test_any_items_are_moved_and_laid_out_in_order():
-    """With and without work for a thread; what is laid out, is so before it is moved."""
+    """With and without work for a thread; items are laid out before they are moved."""
 
     def move(item):
         return ImageBatch(torch.full((1, 3, 2, 2), float(item)), torch.tensor([item]))

@@ -1,4 +1,4 @@
-"""The text that Python carries: gathered, split, tokenised and cached."""
+"""The text that comes with Python: gathered, split, tokenised and cached."""
 
 from __future__ import annotations
 

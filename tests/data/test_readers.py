@@ -1,4 +1,4 @@
-"""The readers: the same pictures, the same order, the same complaints."""
+"""The readers: the same pictures, the same order, the same errors."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from airank_fast.errors import UserError
 PHOTOS = {"image_size": 96, "train_crop": "random_resized", "eval_resize": 110, "flip": True, "seed": 1}
 needs_dali = pytest.mark.skipif(not data.has_dali(), reason="DALI is not installed")
 FROM_FILES = [pytest.param("dali", marks=needs_dali), "torch"]
-# Where both decode with libjpeg-turbo and share the resize the pictures are equal; the room left is for other
+# Where both decode with libjpeg-turbo and share the resize the pictures are equal; the tolerance is for other
 # versions of it, whose chroma upsampling at a window's edge may differ: grey levels, mean and largest.
 MEAN_TOLERANCE, MAX_TOLERANCE = 0.5, 24
 
@@ -84,7 +84,7 @@ def test_the_digits_are_the_same_too(tmp_path_factory, size):
 @needs_dali
 @pytest.mark.parametrize("train_crop", ["random_resized", "shift"])
 def test_the_graph_that_a_gpu_resizes_with_gives_the_same_pictures(photos, monkeypatch, train_crop):
-    """DALI clamps at a window's edge where torch takes the mean of what is there: a few levels, there only."""
+    """At a window's edge DALI clamps and torch averages the pixels inside: a few levels, there only."""
     from airank_fast.data.images.dali_reader import DaliReader
 
     expected, _ = batches("torch", photos, train_crop=train_crop)
@@ -97,7 +97,7 @@ def test_the_graph_that_a_gpu_resizes_with_gives_the_same_pictures(photos, monke
 @pytest.mark.gpu
 @needs_dali
 def test_a_gpu_gives_the_same_pictures(photos):
-    """nvJPEG rounds and enlarges colours a little differently from libjpeg-turbo."""
+    """nvJPEG rounds and enlarges colours slightly differently from libjpeg-turbo."""
     ours, labels = batches("dali", photos, device="cuda")
     theirs, other_labels = batches("torch", photos)
     assert ours.is_cuda
@@ -273,7 +273,7 @@ def test_a_picture_with_16_bits_of_grey(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", FROM_FILES)
 def test_a_picture_of_some_pixels(tmp_path, kind):
-    """Smaller than the eighth that checks decode, and than the window."""
+    """A picture smaller than the eighth that checks decode, and than the window."""
     for side in ("train", "val"):
         (tmp_path / side / "a").mkdir(parents=True)
         Image.new("RGB", (5, 3), "teal").save(tmp_path / side / "a" / "1.jpg")
@@ -284,7 +284,7 @@ def test_a_picture_of_some_pixels(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", FROM_FILES)
 def test_names_of_any_bytes_under_any_locale(tmp_path, photos, kind):
-    """A path in Chinese where the locale is C, and a name that is no UTF-8."""
+    """A path in Chinese in the locale C, and a name that is not UTF-8."""
     root = tmp_path / "图像"
     for side in ("train", "val"):
         (root / side / "猫").mkdir(parents=True)

@@ -117,7 +117,7 @@ def test_random_windows_lie_in_the_picture(size):
         assert 0 <= x <= x + w <= size[1]
 
 
-def test_random_windows_have_the_areas_and_aspects_asked_for():
+def test_random_windows_have_the_requested_areas_and_aspects():
     u = sampling.draws(2, 0, 4000)
     factors, offsets = sampling.crop_factors(u, 0.25), sampling.offset_draws(u)
     windows = np.array([sampling.random_resized_window(1000, 1000, factors[i], offsets[i]) for i in range(len(u))])
@@ -126,7 +126,7 @@ def test_random_windows_have_the_areas_and_aspects_asked_for():
     assert 0.74 < ratio.min() < 0.76
     assert 1.32 < ratio.max() < 1.35
     assert np.log(ratio).mean() == pytest.approx(0, abs=0.01)  # uniform in the logarithm
-    square = np.abs(np.log(ratio)) < 0.05  # of these hardly any is too large to fit
+    square = np.abs(np.log(ratio)) < 0.05  # of these nearly all fit
     assert np.percentile(area[square], [25, 50, 75]) == pytest.approx([0.4375, 0.625, 0.8125], abs=0.04)
 
 
@@ -164,7 +164,7 @@ def test_the_evaluation_window_is_central(size, expected):
 
 
 def test_every_purpose_of_philox_has_numbers_of_its_own():
-    """And keeps them: a change would make other runs of old seeds. No file but sampling.py names a key by a number."""
+    """The numbers must not change, as old seeds would give other runs. Only sampling.py has a key as a number."""
     purposes = {purpose.name: purpose.value for purpose in sampling.Purpose}
     assert purposes == {"ORDER": 0, "DRAWS": 1, "PICTURES": 2, "SHARDS": 3, "MASKS": 4, "SHUFFLE": 5}
     words = {purpose: tuple(sampling.philox(7, purpose, (0, 0)).random_raw(4)) for purpose in sampling.Purpose}

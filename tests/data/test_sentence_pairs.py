@@ -1,4 +1,4 @@
-"""Samples for BERT: the C++ equals the reference, samples are what the specification says."""
+"""Samples for BERT: the C++ equals the reference, and samples follow the specification."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ needs_host = pytest.mark.skipif(host is None, reason="airank_fast._host is not b
 
 
 def documents(num=20, num_sentences=30, sentence_length=40, seed=0) -> Documents:
-    """Tokens count up from 1000 through all documents, so that every token says where it is from."""
+    """Tokens count up from 1000 through all documents, so that every token shows its position."""
     rng = np.random.default_rng(seed)
     token = iter(range(1000, VOCAB_SIZE))
     return Documents.of(
@@ -87,7 +87,7 @@ def test_the_random_numbers_are_splitmix64():
 
 
 def test_samples_never_change():
-    """Data sets that exist must stay reproducible: this number changes only with the specification."""
+    """Existing data sets must stay reproducible: this number changes only with the specification."""
     texts = Documents.of([[[5 + (i * j * k) % 1000 for k in range(j * 7 % 40)] for j in range(30)] for i in range(9)])
     built = build_samples(texts, options(seed=5, num_duplicates=2), block=7)
     assert f"{sum(built.digests()) % 2**128:x}" == "1fc54d665a537c1aebb804deaa9247f5"
@@ -107,7 +107,7 @@ def test_each_sample_is_two_parts_of_documents():
         parts = [np.array(tokens[1 : (segments == 0).sum() - 1]), np.array(tokens[(segments == 0).sum() : -1])]
         for part in parts:
             assert len(part)
-            assert (np.diff(part) == 1).all()  # a piece of the text as it stands
+            assert (np.diff(part) == 1).all()  # consecutive tokens of the text
         a, b = (document_of[part[0] - 1000] for part in parts)
         assert sample["next_sentence_label"] == (a != b)
         next_of_same += a == b and parts[1][0] >= parts[0][-1]

@@ -1,4 +1,4 @@
-"""HDF5 shards: both forms come back as they went in, and every defect is one clear line."""
+"""HDF5 shards: both forms are read as they were written, and every defect is one clear line."""
 
 import dataclasses
 import os
@@ -148,7 +148,7 @@ def test_fields_that_are_not_what_they_should_be(tmp_path):
 
 @pytest.mark.parametrize("form", ["variable", "padded"])
 def test_a_sample_without_a_masked_token_is_named(tmp_path, form):
-    """Its loss would be 0 / 0: "loss nan" tells nobody where to look."""
+    """Its loss would be 0 / 0, and "loss: got nan" would not name the shard."""
     samples = make_samples(6)
     masked = np.repeat(np.arange(6), samples.num_masked)
     offsets = np.concatenate([[0], np.where(np.arange(6) == 2, 0, samples.num_masked).cumsum()])
@@ -164,7 +164,7 @@ def test_a_sample_without_a_masked_token_is_named(tmp_path, form):
 
 
 def test_a_disk_that_is_full(tmp_path):
-    """HDF5 itself ends with a traceback as the process ends, and a segmentation fault."""
+    """HDF5 itself would end the process with a traceback and a segmentation fault."""
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom data.corpora import make_samples, write\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
@@ -195,6 +195,6 @@ def test_a_file_is_whole_or_absent(tmp_path):
 
 @pytest.mark.parametrize("num", [1, 3])
 def test_rows_of_one_length(tmp_path, num):
-    """h5py takes a list of equally long rows for a matrix where it may."""
+    """h5py treats a list of equally long rows as a matrix."""
     alike = make_samples(1).take([0] * num)
     assert read(write(tmp_path / "a.hdf5", alike)).digests() == alike.digests()

@@ -60,13 +60,13 @@ def test_parts_get_as_many_samples_and_nearly_as_many_tokens(num_parts):
 
 
 def wikipedia_lengths(num: int, seed: int) -> np.ndarray:
-    """As bench/bert.py draws them: a tenth is full, the others are uniform from 5 to 511."""
+    """Lengths as in bench/bert.py: a tenth is full, the others are uniform from 5 to 511."""
     rng = np.random.default_rng(seed)
     return np.where(rng.random(num) < 0.1, 512, rng.integers(5, 512, num))
 
 
 def test_no_rank_has_much_more_to_do_than_the_others():
-    """Tokens of the busiest of 8 ranks over the mean, 56 samples each: what the step waits for."""
+    """Most tokens of a rank over the mean of 8 ranks of 56 samples: the slowest rank determines the step."""
 
     def busiest(balance: bool) -> float:
         excess = []
@@ -105,7 +105,7 @@ def test_batches_are_filled_up_to_a_few_shapes():
     assert len(shapes) == 1
 
 
-def test_batches_are_laid_out_before_they_are_asked_for():
+def test_batches_are_laid_out_before_they_are_requested():
     made, closed = [], []
 
     def source():

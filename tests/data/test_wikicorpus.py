@@ -1,4 +1,4 @@
-"""The reader of shards: one order, whatever the number of ranks and wherever a run begins."""
+"""The reader of shards: the same order for any number of ranks and any first step."""
 
 from itertools import islice
 

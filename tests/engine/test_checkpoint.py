@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, and what does not fit is named."""
+"""Checkpoints are complete or absent, and a mismatch is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock: every step once, in order, with its own loss; nothing waits."""
+"""The clock: every step once, in order, with its own loss, without waiting for the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranks of a run: what is averaged over them, and what is gathered from them."""
+"""The ranks of a run: averages over them, and gathering from them."""
 
 from __future__ import annotations
 

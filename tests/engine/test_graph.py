@@ -1,4 +1,4 @@
-"""A captured step: which shapes are captured, what it reads when it is replayed; filling up changes no result."""
+"""A captured step: the shapes that are captured, the inputs of a replay; filling up changes no result."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_filling_up_changes_neither_loss_nor_gradients():
 
 
 def test_a_shape_is_captured_when_it_comes_for_the_second_time():
-    """With a stand-in for the device's capture, which runs the step again on the tensors that it was given.
+    """With a substitute for the device's capture, which runs the step again on the tensors that it was given.
 
     Lengths are read from the tensors here, as a device does: those on the host are of the batch that was captured.
     """
@@ -157,6 +157,6 @@ def test_a_captured_step_of_resnet_is_the_step():
         torch.manual_seed(number)
         batch = plain.job.warm_up_batch(plain.world, plain.device, plain.dtype)
         losses = [run([batch], learning_rate=0.01).item() for run in (plain.step, step)]
-        # cuDNN's gradients are not the same bits each time, and batch norms over 8 numbers make more of it
+        # cuDNN's gradients differ in their last bits, and batch norms over 8 numbers magnify that
         assert losses[0] == pytest.approx(losses[1], rel=1e-2 if number < 3 else 0.1)
     assert step._captured

@@ -1,4 +1,4 @@
-"""What each launcher's variables mean, and that ranks of srun and mpirun meet; nothing is started N times as rank 0."""
+"""The variables of each launcher, and that ranks of srun and mpirun connect instead of being N runs of rank 0."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ world.close()
 """
 
 
-def test_two_processes_of_mpirun_are_two_ranks_that_meet():
+def test_two_processes_of_mpirun_are_two_ranks_that_connect():
     processes = []
     for rank in "01":
         variables = environment() | MPIRUN | dict.fromkeys((n for n in MPIRUN if n.endswith("_RANK")), rank)

@@ -1,4 +1,4 @@
-"""What becomes of freed memory, and what is counted."""
+"""Freed memory that malloc keeps, and the peak that is measured."""
 
 import platform
 import resource
@@ -26,7 +26,7 @@ print(statistics.median(faults[-20:]))
 
 
 def page_faults(keep: bool) -> float:
-    """Of a 64 MB tensor that is made and freed.
+    """Page faults of a 64 MB tensor that is made and freed.
 
     The median, and not from the start: a small block that is put into a freed large one makes the next large one a new
     one, about ten times until there are places for the small ones.
@@ -96,7 +96,7 @@ def test_a_small_child_of_a_large_parent_reports_its_own_peak():
     command = [sys.executable, "-c", LARGE_PARENT, SMALL_CHILD]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, inherited = map(int, done.stdout.split())
-    assert inherited >= 1024 * MB  # else this test shows nothing
+    assert inherited >= 1024 * MB  # else this test is void
     assert 0 < peak < 900 * MB
 
 

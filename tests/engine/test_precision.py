@@ -1,4 +1,4 @@
-"""Mixed precision: the products of autocast, float32 masters, and what is saved of them."""
+"""Mixed precision: the products of autocast, float32 masters, and the choice of --amp."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_accumulated_micro_batches_are_the_mean_gradient():
     images, labels = batch(8)
     gradients = []
     for parts in (1, 2):
-        model = weights.apply(small_model(), "fp32", CPU).eval()  # batch norm of its own would differ
+        model = weights.apply(small_model(), "fp32", CPU).eval()  # batch norm of the batch would differ
         optimizer = job().build_optimizer(model, CPU)
         optimizer.zero_grad = lambda set_to_none: None
         batches = [ImageBatch(i, la) for i, la in zip(images.chunk(parts), labels.chunk(parts), strict=True)]
@@ -124,7 +124,7 @@ def test_tf32_needs_cuda():
 
 
 def stand_in(monkeypatch, instructions: str, *, kernels: bool = True, speed: float | None = None) -> None:
-    """Stand in for a processor: its instructions, whether oneDNN has kernels of 16 bits for it, how fast they are."""
+    """Simulate a processor: its instructions, whether oneDNN has kernels of 16 bits for it, how fast they are."""
 
     def measured(dtype):
         assert speed is not None, "measured where the instructions decide"
@@ -141,7 +141,7 @@ def stand_in(monkeypatch, instructions: str, *, kernels: bool = True, speed: flo
         ("AVX512_BF16", True, None, "bf16"),
         ("AMX", True, None, "bf16"),
         ("AVX512", True, 1.7, "bf16"),
-        ("AVX512", True, 1.1, "fp32"),  # within what a busy machine may be wrong by
+        ("AVX512", True, 1.1, "fp32"),  # within the error on a busy machine
         ("AVX512", True, 0.4, "fp32"),
         ("AVX2", True, None, "fp32"),
         ("DEFAULT", False, None, "fp32"),
@@ -180,7 +180,7 @@ def test_what_needs_no_measurement_is_not_measured(monkeypatch):
 
 
 def test_the_measurement_is_of_the_fastest_rounds_and_leaves_random_numbers_alone(monkeypatch):
-    # A clock that advances by what a call costs: float32 products 1 s, bfloat16 4 s, ten times that at first.
+    # A clock that advances by the cost of a call: float32 products 1 s, bfloat16 4 s, ten times that at first.
     costs = {torch.float32: 1.0, torch.bfloat16: 4.0}
     calls = dict.fromkeys(costs, 0)
 

@@ -1,4 +1,4 @@
-"""Signals: noticed between steps; a process that hangs still closes its log."""
+"""Signals are seen between steps; a process that hangs still closes its log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wait_for(condition) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_is_noticed_and_handlers_are_put_back(number, status):
+def test_a_signal_is_seen_and_handlers_are_restored(number, status):
     before = [signal.getsignal(each) for each in SIGNALS]
     with Shutdown(lambda: None) as shutdown:
         assert not shutdown.requested
@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_leaves_at_once():
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)  # as a wrapper that passes on what the terminal has sent: the same
+    process.send_signal(signal.SIGINT)  # from a wrapper that passes on the terminal's signal: counts once
     time.sleep(2 * ONE_CTRL_C_S)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)

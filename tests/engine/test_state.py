@@ -51,7 +51,7 @@ def test_warm_up_leaves_no_trace(monkeypatch, precision):
     assert one.scaler.state_dict() == four.scaler.state_dict() == one.fresh_scaler().state_dict()
     for name, tensor in full_state(four.networks["model"], four.optimizers).items():
         assert torch.equal(tensor, initial[name]), name
-    for _ in range(3):  # momentum shows in what the next steps make of the weights
+    for _ in range(3):  # momentum changes the weights in the next steps
         losses = [state.step([batch_of(state)], learning_rate=0.05) for state in states]
         assert torch.equal(*losses)
     for name, tensor in one.networks["model"].state_dict().items():

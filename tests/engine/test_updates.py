@@ -1,4 +1,4 @@
-"""A step of two updates: who learns when, what is logged and saved, ranks, resuming; targets of several metrics."""
+"""A step of two updates: gradients of each learner, logs, checkpoints, ranks, resuming; targets of several metrics."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def update(optimizer, network, gradients) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_broken_run_resumes_bit_for_bit(tmp_path, precision):
-    """Weights, both optimizers, the random state and what the job keeps (its pool)."""
+    """Weights, both optimizers, the random state and the job's own state (its pool)."""
     recipe = toy.Recipe(precision=precision)
     assert toy.run(toy.Job(recipe, jitter=0.1), tmp_path / "whole") == 0
     with pytest.raises(RuntimeError, match="the data has ended"):
@@ -137,7 +137,7 @@ def test_throughput_counts_units_where_a_sample_has_several(tmp_path):
 
 
 class Measured:
-    """A meter that has measured already."""
+    """A meter with a fixed result."""
 
     def __init__(self, **values: float) -> None:
         self._values, self.counts = values, {}
@@ -149,7 +149,7 @@ class Measured:
         return self._values
 
 
-EVALUATIONS = [(0.1, 0.2), (0.9, 0.8), (0.2, 0.7)]  # distance, which is better the smaller, and fooled
+EVALUATIONS = [(0.1, 0.2), (0.9, 0.8), (0.2, 0.7)]  # distance, of which less is better, and fooled
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ EVALUATIONS = [(0.1, 0.2), (0.9, 0.8), (0.2, 0.7)]  # distance, which is better 
     [
         ({"distance": 0.2}, 5, 0),
         ({"fooled": 0.8}, 10, 0),
-        ({"distance": 0.2, "fooled": 0.7}, 12, 0),  # one evaluation has both; that others have each is not enough
+        ({"distance": 0.2, "fooled": 0.7}, 12, 0),  # one evaluation must have both
         ({"distance": 0.2, "fooled": 0.75}, 12, 1),
         ({"fooled": math.nan}, 12, 1),
         ({}, 12, 0),

@@ -1,4 +1,4 @@
-"""A job of two networks that train against each other, small enough to run in a moment; and runs of it."""
+"""A job of two networks that train against each other, small enough to run in 0.1 s; and runs of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 @dataclass
 class Points(Batch):
-    """Real points and what the generator starts from, [b, 2] each; `fake` is what it has made of that.
+    """Real points and the generator's inputs, [b, 2] each; `fake` are its outputs for them.
 
     worth: of how many units a point is for throughput.
     """
@@ -52,7 +52,7 @@ class Points(Batch):
 
 
 class Distance(Sums):
-    """How far generated points lie from the real ones' mean, and the share that the discriminator takes for real."""
+    """Distance of generated points from the real ones' mean, and the share that the discriminator accepts."""
 
     def __init__(self) -> None:
         super().__init__(4, dtype=torch.float64)
@@ -69,7 +69,7 @@ class Distance(Sums):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the engine reads of a recipe."""
+    """The fields of a recipe that the engine reads."""
 
     precision: str = "fp32"
     gradient_accumulation_steps: int = 1
@@ -80,7 +80,7 @@ class Recipe:
 
 @dataclass
 class Job:
-    """A generator learns to move points to where the discriminator takes them for real ones.
+    """A generator learns to move points to where the discriminator accepts them as real.
 
     jitter: of the real points, drawn from the run's random state. num_pooled: earlier fakes that the discriminator is
     shown again. break_at: the step whose batch never comes.
@@ -182,7 +182,7 @@ class Job:
 
 
 def run(job: Job, directory: Path, *, world: World = ALONE, resume: bool = False) -> int:
-    """Run the job in ``directory``, with a checkpoint every 3 steps; the exit status."""
+    """Run the job in ``directory``, with a checkpoint every 3 steps; returns the exit status."""
     directory.mkdir(exist_ok=True)
     options = SimpleNamespace(resume=resume, cuda_graphs=False, checkpoint_every=1, checkpoint_steps=3)
     log = EventLog(directory / "events.jsonl", resume=resume) if world.rank == 0 else None

@@ -34,10 +34,10 @@ def test_forward_loss_and_gradients_are_hugging_faces_in_float64(vocab_size, fus
     torch.testing.assert_close(got.seq_relationship_logits, expected.seq_relationship_logits, rtol=1e-11, atol=1e-12)
     at_masked = expected.prediction_logits[batch["labels"] != -100]
     torch.testing.assert_close(got.prediction_logits, at_masked, rtol=1e-11, atol=1e-12)
-    wanted, mine = gradients(reference, expected.loss), gradients(model, got.loss)
-    assert mine.keys() == wanted.keys()
-    for name in wanted:
-        torch.testing.assert_close(mine[name], wanted[name], rtol=1e-9, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}")
+    exact, mine = gradients(reference, expected.loss), gradients(model, got.loss)
+    assert mine.keys() == exact.keys()
+    for name in exact:
+        torch.testing.assert_close(mine[name], exact[name], rtol=1e-9, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_behind_the_last_attention_only_the_tokens_are_computed_that_a_head_reads():
@@ -71,9 +71,9 @@ def test_float32_is_no_farther_from_float64_than_twice_hugging_face():
         name: gradients(module, outputs[name].loss)
         for name, module in (("exact", exact), ("theirs", reference), ("ours", model))
     }
-    largest = max(wanted.norm().item() for wanted in found["exact"].values())  # a key's bias has a gradient of 0
-    for name, wanted in found["exact"].items():
-        error = {who: (found[who][name] - wanted).norm().item() for who in ("theirs", "ours")}
+    largest = max(gradient.norm().item() for gradient in found["exact"].values())  # a key's bias has a gradient of 0
+    for name, exact_gradient in found["exact"].items():
+        error = {who: (found[who][name] - exact_gradient).norm().item() for who in ("theirs", "ours")}
         assert error["ours"] <= 2 * error["theirs"] + eps * largest, name
 
 
@@ -97,8 +97,8 @@ def test_padded_and_unpadded_give_the_same_loss_and_gradients(dtype):
     model, batch = ours(theirs(dtype)), padded_batch()
     padded, packed = model(**batch), model(**unpadded(batch))
     assert torch.equal(padded.loss, packed.loss)
-    wanted, got = gradients(model, padded.loss), gradients(model, model(**unpadded(batch)).loss)
-    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    expected, got = gradients(model, padded.loss), gradients(model, model(**unpadded(batch)).loss)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
     order = torch.tensor([3, 0, 4, 1, 2])  # other neighbours, other runs of equal length
     moved = model(**{name: tensor[order] for name, tensor in batch.items()})
     torch.testing.assert_close(moved.loss, padded.loss, rtol=8 * torch.finfo(dtype).eps, atol=0)

@@ -102,7 +102,7 @@ def test_checkpoint_of_a_plain_convolution_loads_into_a_pointwise_one():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_exports_with_a_dynamic_batch_in_torchs_operators(training):
-    """With gradients on and of 32 px, where the ReLUs' masks of the last stage have a row alone."""
+    """With gradients, at 32 px, where the ReLUs' masks of the last stage have one row."""
     model = small(fused=True).train(training)
     program = torch.export.export(
         model, (torch.randn(4, 3, 32, 32),), dynamic_shapes=[{0: torch.export.Dim("batch", min=2, max=64)}]
@@ -128,7 +128,7 @@ def small(fused: bool) -> ResNet:
 
 
 def test_fused_and_plain_networks_exchange_state_and_agree():
-    """In float64, where rounding does not put a number on the other side of a ReLU."""
+    """In float64, in which rounding moves no number across a ReLU's threshold."""
     torch.manual_seed(0)
     images = torch.randn(4, 3, 64, 64).double().to(memory_format=torch.channels_last)
     results = []

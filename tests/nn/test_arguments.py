@@ -1,4 +1,4 @@
-"""Arguments, names and layouts of the classes that the modules stand in for: torch.nn's and apex's."""
+"""Arguments, names and layouts of the classes that the modules replace: torch.nn's and apex's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nn.BatchNormAct2d as torch's BatchNorm2d with what follows it: values, layouts, modes, state, groups of processes."""
+"""nn.BatchNormAct2d against torch's BatchNorm2d, addition and ReLU: values, layouts, modes, state, process groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 
 
 def pair(channels=6, relu=True, **options):
-    """Ours and torch's with the same random parameters and statistics."""
+    """The module and torch's with the same random parameters and statistics."""
     torch.manual_seed(0)
     ours, torchs = BatchNormAct2d(channels, relu=relu, **options), nn.BatchNorm2d(channels, **options)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def pair(channels=6, relu=True, **options):
 
 
 def run(module, x, residual, relu):
-    """Output and the gradients of everything, of ours or of torch's."""
+    """Output and all gradients, of the module or of torch's."""
     x, residual = (t if t is None else t.clone().requires_grad_() for t in (x, residual))
     if isinstance(module, BatchNormAct2d):
         y = module(x, residual)

@@ -10,7 +10,7 @@ from airank_fast.nn import LinearGELU
 
 
 def pair(approximate="none", bias=True, dtype=torch.float32):
-    """Ours and torch's with the same parameters."""
+    """The module and torch's with the same parameters."""
     torch.manual_seed(0)
     ours = LinearGELU(24, 40, bias=bias, approximate=approximate, dtype=dtype)
     theirs = nn.Sequential(nn.Linear(24, 40, bias=bias, dtype=dtype), nn.GELU(approximate))
@@ -55,7 +55,7 @@ def test_error_in_bfloat16_is_at_most_twice_torchs(how):
         assert (a.double() - want).abs().max() <= 2 * torch.maximum((b.double() - want).abs().max(), unit)
 
 
-def test_what_it_says():
+def test_repr():
     assert repr(LinearGELU(2, 3, approximate="tanh")) == (
         "LinearGELU(in_features=2, out_features=3, bias=True, approximate='tanh')"
     )

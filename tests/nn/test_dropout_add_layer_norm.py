@@ -1,4 +1,4 @@
-"""nn.DropoutAddLayerNorm: what it is made of, its state, and its random numbers."""
+"""nn.DropoutAddLayerNorm: its three operations, its state, and its random numbers."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_a_checkpointed_layer_is_recomputed_with_the_same_mask():
 
 def test_repr_and_wrong_p():
     text = repr(DropoutAddLayerNorm(8, p=0.2))
-    assert text.startswith("DropoutAddLayerNorm((8,), eps=1e-05, elementwise_affine=True, ")  # torch's, then ours
+    assert text.startswith("DropoutAddLayerNorm((8,), eps=1e-05, elementwise_affine=True, ")  # torch's arguments first
     assert text.endswith(", p=0.2, return_sum=False)")
     with pytest.raises(UserError, match="DropoutAddLayerNorm: p must be from 0 to 1, got 2"):
         DropoutAddLayerNorm(8, p=2)

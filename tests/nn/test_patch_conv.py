@@ -1,4 +1,4 @@
-"""nn.PatchConv2d beside torch's convolution: as a product it has the same values, gradients and derivatives of them."""
+"""nn.PatchConv2d against torch's convolution: the product has the same values, gradients and second derivatives."""
 
 import json
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from airank_fast import processor
 from airank_fast.nn import PatchConv2d, PointwiseConv2d, choices
 
-# in, out, kernel, stride, padding, height, width: with taps that see nothing but padding, and without.
+# in, out, kernel, stride, padding, height, width: with taps that meet padding alone, and without.
 CASES = [
     (5, 7, 3, 1, 1, 1, 1),
     (5, 7, 3, 2, 1, 2, 2),
@@ -26,7 +26,7 @@ CASES = [
 
 @pytest.fixture
 def as_product(monkeypatch):
-    """Every convolution that can be a product is one; counts them."""
+    """Compute every convolution that can be a product as one; counts them."""
     calls = []
 
     def is_faster(conv, x):
@@ -68,7 +68,7 @@ def test_values_and_gradients_are_as_close_to_float64_as_torchs(case, as_product
         assert product.shape == exact.shape
         error, allowed = ((other - exact).abs().max() for other in (product, torchs))
         assert error <= 2 * allowed + 1e-6 * exact.abs().max()
-    assert results["ours"][2].stride() == ours.weight.stride()  # nothing is left to be copied
+    assert results["ours"][2].stride() == ours.weight.stride()  # no copy is needed
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -139,7 +139,7 @@ def test_an_empty_batch_and_pictures_that_are_too_small(as_product):
         ("AVX2", torch.float32, 3, 400, False),
         ("AVX2", torch.float32, 1, 4, True),
         ("AVX2", torch.bfloat16, 1, 4, False),
-        ("AVX512_BF16", torch.float32, 3, 4, False),  # the runs that there are stay the same bit for bit
+        ("AVX512_BF16", torch.float32, 3, 4, False),  # so that earlier runs can be repeated bit for bit
         ("AVX512_BF16", torch.float32, 1, 4, False),
         ("AVX512_BF16", torch.bfloat16, 3, 4, False),
         ("AVX512_BF16", torch.bfloat16, 1, 400, True),

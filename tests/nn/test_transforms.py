@@ -1,4 +1,4 @@
-"""The modules under what transforms or exports a network, each beside the same in torch's own modules.
+"""The modules under transforms and exports of a network, each against the same in torch's own modules.
 
 torch.func, vmap, forward mode; torch.export, ONNX, torch.jit.trace, torch.fx; DTensor over two processes.
 """
@@ -45,7 +45,7 @@ class Plain(nn.Module):
 
 
 class Pair(NamedTuple):
-    """Our module, the same in torch's own, and the shapes of the inputs."""
+    """The module, the same in torch's own, and the shapes of the inputs."""
 
     ours: nn.Module
     torchs: nn.Module
@@ -102,7 +102,7 @@ MODULES = {
 
 
 class WithTarget(nn.Module):
-    """A loss whose target is its own, so that it is a function of logits alone."""
+    """A loss with a fixed target, so that it is a function of the logits alone."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def made(pair: Pair, *batch: int, seed: int = 1) -> list[Tensor]:
 
 
 def both(pair: Pair, transformed: Callable) -> None:
-    """What a transform makes of ours is what it makes of torch's."""
+    """A transform must give the same result for the module and for torch's."""
     got, expected = transformed(pair.ours), transformed(pair.torchs)
     torch.testing.assert_close(got, expected)
     assert any(part.abs().sum() > 0 for part in torch.utils._pytree.tree_leaves(got))
@@ -175,7 +175,7 @@ def test_func_grad_under_torch_compile(name):
 
 
 def test_an_ensemble_of_modules(pair):
-    """vmap over the parameters, which are several networks' in one."""
+    """vmap over the parameters of several networks, stacked."""
     inputs = made(pair)
 
     def ensemble(module):
@@ -231,7 +231,7 @@ def test_onnx(name):
     torch.testing.assert_close(torch.from_numpy(got[0]), ours(*inputs).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's: deprecated, and what its own modules ask of a shape
+@pytest.mark.filterwarnings("ignore")  # torch's: deprecations, and tests of shapes in its own modules
 @pytest.mark.parametrize("grad", [True, False])
 def test_jit_trace(pair, grad):
     inputs = tuple(t.requires_grad_(grad) for t in made(pair))
@@ -241,7 +241,7 @@ def test_jit_trace(pair, grad):
 
 
 class Around(nn.Module):
-    """A network of which the module is a part."""
+    """A network with the module in it."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class Around(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_fx_records_one_call_of_a_part(pair, training):
-    """Which keeps its kernels, its parameters and its modes."""
+    """The traced network keeps its kernels, parameters and modes."""
     if len(pair.shapes) == 2:
         pytest.skip("one input")
     (x,) = made(pair)
@@ -327,7 +327,7 @@ def _on_two_processes(rank: int, file: str, results: list[str]) -> None:
         y.square().sum().backward()
         whole = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in module.parameters()]
         grads.append([y.detach(), *whole])
-    torch.save([[t + 0 for t in part] for part in grads], results[rank])  # what has arrived
+    torch.save([[t + 0 for t in part] for part in grads], results[rank])  # waits for the collectives
     dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the ops over lists of parameters share: random lists, layouts, wrong arguments."""
+"""Shared by the tests of the ops over lists of parameters: random lists, layouts, wrong arguments."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def random_lists(device, sizes, *dtypes):
 
 
 def copies_of(params, dtype):
-    """The parameters, rounded: what an op finds in the model whose masters they are; no copies for None."""
+    """The rounded parameters: the weights of a model whose masters they are; no copies for None."""
     return [param.to(dtype) for param in params] if dtype else []
 
 
 def assert_written_copies_are_where_a_step_begins(step, arguments, copies, **options):
-    """Every third weight of list number `copies` is written: the same as a step from masters that have it."""
+    """A step after every third weight of list number `copies` was written is a step from masters with these."""
     written, expected = cloned(arguments), cloned(arguments)
     for copy, master in zip(written[copies], expected[0], strict=True):
-        copy[::3] = 64.0  # which no random number is
+        copy[::3] = 64.0  # none of the random numbers
         master[::3] = 64.0
     expected[copies] = copies_of(expected[0], written[copies][0].dtype)
     step(*written, **options)
@@ -87,7 +87,7 @@ def three():
 
 
 ONES, HALF = torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float16)
-# What every optimizer says of such arguments where the others are right: its lists three(), scalars on the CPU.
+# Every optimizer's message for one wrong argument; the others are right: lists three(), scalars on the CPU.
 WRONG_FOR_ALL = {
     "grads must have as many tensors as params (3), got 2": {"grads": [ONES] * 2},
     "grads[1] must have shape [4, 3], got [3, 4]": {"grads": [ONES, ONES.T, ONES]},

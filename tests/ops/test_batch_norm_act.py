@@ -80,11 +80,11 @@ def test_error_is_at_most_twice_torchs(device, dtype, with_residual, relu, shape
     x, residual, dy, weight, bias = made(shape, dtype, device, mean=3.0, std=2.0)
     arguments = (x, residual if with_residual else None, dy, weight, bias)
     got = ours(*arguments, relu)
-    # Whose element passes the ReLU where z is all but zero is no error of either.
+    # Where z is nearly zero, either may pass the ReLU without an error.
     plain = torchs(*arguments, relu, passes=(got[0] > 0).to(dtype))
     exact = torchs(*(t if t is None else t.double() for t in arguments), relu, passes=(got[0] > 0).double())
     for a, b, c in zip(got, plain, exact, strict=True):
-        # Where torch happens to have no error, as of the mean of one channel, ours may have a rounding or two.
+        # Where torch has no error by chance, as of the mean of one channel, one or two roundings are allowed.
         rounding = torch.finfo(wide(dtype)).eps * (1 + c.abs().max().item())
         assert error(a, c) <= 2 * error(b, c) + (2 if dtype != torch.float64 else 40) * rounding
 

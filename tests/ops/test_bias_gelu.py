@@ -57,7 +57,7 @@ def test_error_is_at_most_twice_torchs(device, approximate, bias_dtype, dtype, s
     ours = results(bias_gelu, x, bias, grad, approximate)
     assert [r.dtype for r in ours] == [dtype, dtype, bias.dtype]
     for got, want, torchs in zip(ours, exact, of_torch, strict=True):
-        # Where torch happens to be exact, as in float64, which is its own reference: units in the last place.
+        # Where torch is exact by chance, or in float64, which is the reference itself: units in the last place.
         unit = torch.finfo(got.dtype).eps / 2 * want.abs().max().item() * (64 if dtype == torch.float64 else 1)
         assert error(got, want) <= 2 * max(error(torchs, want), unit)
 
@@ -72,7 +72,7 @@ def test_the_whole_range(device, approximate):
     ours = results(bias_gelu, x, bias, grad, approximate)
     for got, want, torchs in zip(ours[:2], exact[:2], of_torch[:2], strict=True):
         assert error(got, want) <= 2 * error(torchs, want)
-    # Nothing is cancelled for negative numbers: the relative error stays small far below where torch gives 0.
+    # No cancellation for negative numbers: the relative error stays small far below the point where torch gives 0.
     u = x.double()
     share = torch.special.erfc(-u / 2**0.5) / 2 if approximate == "none" else torch.sigmoid(2 * tanh_argument(u))
     tail = (u < -1) & (u > (-9 if approximate == "none" else -7))
@@ -231,7 +231,7 @@ def test_captured_step_sees_new_inputs():
         y.backward(grad)
         return y
 
-    side = torch.cuda.Stream()  # autograd wants a warm-up off the default stream
+    side = torch.cuda.Stream()  # autograd needs a warm-up off the default stream
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()

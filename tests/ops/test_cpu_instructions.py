@@ -1,4 +1,4 @@
-"""The CPU kernels of the instruction sets that this processor has beside its best: each passes the ops' own tests."""
+"""The CPU kernels for each instruction set of this processor below its best: they must pass the ops' own tests."""
 
 import os
 import re
@@ -11,10 +11,10 @@ import pytest
 import airank_fast.ops  # noqa: F401  (loads the kernels)
 
 _C = pytest.importorskip("airank_fast._C", reason="the extension is not built", exc_type=ImportError)
-# And what torch, to which the ops are compared, calls them.
+# torch's names of these, as the ops are compared with torch.
 SETS = {"baseline": "default", "AVX2": "avx2", "AVX-512": "avx512", "AVX-512 BF16": "avx512"}
 OLDER = list(SETS)[: list(SETS).index(_C.build_info()["cpu_instructions"])]
-# What does not depend on the loops is tested once.
+# Tests that do not depend on the loops run once.
 LEFT_OUT = "opcheck or gradcheck or compile or wrong or captured or stream or instructions"
 
 

@@ -53,7 +53,7 @@ def test_error_is_at_most_twice_torchs(device, dtype, smoothing, classes):
         assert ours[0].dtype == wide
         assert ours[1].dtype == dtype
         for got, want, of_torch in zip(ours, exact, plain, strict=True):
-            # Where torch happens to be exact: half a unit in the last place of the largest term. In float64 it always
+            # Where torch is exact by chance: half a unit in the last place of the largest term. In float64 it always
             # is, being its own reference, and the sums' rounding remains.
             largest = max(want.abs().max().item(), weight.max().item())
             unit = torch.finfo(got.dtype).eps / 2 * largest * (256 if dtype == torch.float64 else 1)
@@ -88,7 +88,7 @@ def test_logits_far_from_zero_lose_nothing(device, smoothing, shift):
 def test_ignored_rows_count_for_nothing(device, smoothing):
     logits, target = made(6, 50, device=device, ignored=(0, 3, 5))
     poisoned = logits.detach().clone()
-    poisoned[[0, 3, 5]] = NAN  # is not even looked at
+    poisoned[[0, 3, 5]] = NAN  # never read
     loss, gradient = both(cross_entropy, poisoned, target, label_smoothing=smoothing)
     want, want_gradient = both(F.cross_entropy, logits, target, label_smoothing=smoothing)
     torch.testing.assert_close(loss, want)
@@ -399,7 +399,7 @@ def test_captured_step_sees_new_logits(in_place):
         loss.backward()
         return loss
 
-    side = torch.cuda.Stream()  # autograd wants a warm-up off the default stream
+    side = torch.cuda.Stream()  # autograd needs a warm-up off the default stream
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()

@@ -1,4 +1,4 @@
-"""What is done with an op's gradient, the same for all five: second derivatives, torch.func's transforms, vmap.
+"""Uses of an op's gradient, the same for all five: second derivatives, torch.func's transforms, vmap.
 
 Every op stands here as a function of its differentiable arguments, beside the same in torch's own operators, in
 float64, where the two must agree to rounding.
@@ -21,7 +21,7 @@ TARGET = (1, 4, -100, 0)
 
 
 class Case(NamedTuple):
-    """An op, the same in torch, and the shapes of what both are functions of."""
+    """An op, the same in torch, and the shapes of their arguments."""
 
     ours: object
     torchs: object
@@ -181,7 +181,7 @@ def test_fx_records_one_call_of_the_op(op):
 
 
 def test_the_first_derivative_is_the_kernels_and_the_same_bits_as_ever():
-    """Only what will be differentiated again leaves the kernels."""
+    """Only gradients that are differentiated again leave the kernels."""
     x = torch.randn(33, 96).requires_grad_()
     grad = torch.randn(33, 96)
     _, mean, rstd = torch.ops.airank_fast.layer_norm(x.detach(), None, None, 1, 1e-5)

@@ -51,7 +51,7 @@ def ours(x, residual, weight, bias, seed, p=0.25, **options):
 
 
 def plain(x, residual, weight, bias, seed, p=0.25):
-    """The same with torch's operations in the tensors' dtypes, and our mask."""
+    """The same with torch's operations in the tensors' dtypes, and the op's mask."""
     kept = dropout_mask_reference(x.shape, seed, p).to(x.dtype) / (1 - p)
     total = x * kept + residual
     if weight.dtype != total.dtype:
@@ -85,7 +85,7 @@ def test_error_is_at_most_twice_torchs(device, dtypes):
             elif dtypes[0] == F64:  # nothing more exact to compare with
                 torch.testing.assert_close(our, want, rtol=1e-12, atol=1e-12)
             else:
-                # Torch's sums depend on its threads and may be exact by luck: a unit in the last place is free.
+                # Torch's sums depend on its threads and may be exact by chance: a unit in the last place is allowed.
                 unit = torch.finfo(our.dtype).eps * want.abs().max().item()
                 assert worst_error(our, want) <= max(2 * worst_error(their, want), unit), (name, shape)
 
@@ -135,7 +135,7 @@ def test_mask_depends_on_position_and_seed_alone(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_mask_is_random(device, p):
-    """Rates of what is kept, overall, by column, by place in a counter, and of neighbours, within 5 standard errors."""
+    """Rates of kept elements, overall, by column, by place in a counter, of neighbours, within 5 standard errors."""
     rows, columns = 512, 64
     kept = kept_by_kernel((rows, columns), torch.tensor([7, 9], device=device), p, device).double()
 
@@ -191,7 +191,7 @@ def test_default_seed_is_torchs(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_gradients_through_the_sum(device):
-    """A network that normalises first uses both results; either alone must do as well."""
+    """A network that normalises first uses both results; each alone must work too."""
     x, residual, weight, bias, seed, _ = made((4, 33), (F64, F64, F64), device)
     leaves = [t.requires_grad_() for t in (x, residual, weight, bias)]
 
@@ -254,7 +254,7 @@ def test_any_strides_and_alignment(device):
 def test_nan_and_inf_propagate(device):
     nan, inf = float("nan"), float("inf")
     x, residual = torch.zeros(4, 96, device=device), torch.zeros(4, 96, device=device)
-    x[0, 1], residual[1, 2], x[2, :] = nan, nan, inf  # of a row of infinities, what is dropped is not a number either
+    x[0, 1], residual[1, 2], x[2, :] = nan, nan, inf  # a dropped infinity is NaN too
     y = dropout_add_layer_norm(x, residual, 96, p=0.5)
     assert y[:3].isnan().all()
     assert torch.equal(y[3], torch.zeros(96, device=device))

@@ -89,7 +89,7 @@ WRONG = {
 @pytest.mark.parametrize(("message", "tensors"), WRONG.items(), ids=range(len(WRONG)))
 def test_wrong_arguments_are_named_in_one_line(norm, message, tensors):
     if not tensors and norm is global_norm:
-        pytest.skip("without a tensor the dispatcher knows no device to look for a kernel of")
+        pytest.skip("without a tensor the dispatcher has no device to select a kernel")
     with pytest.raises(RuntimeError) as caught:
         norm(tensors)
     assert str(caught.value) == "global_norm: " + message

@@ -105,8 +105,8 @@ def test_error_is_at_most_twice_that_of_plain_torch(device, options, param_dtype
     plain = python_step(arguments, options)
     ours = cloned(arguments)
     lamb_(*ours, **options)
-    for got, theirs, wanted in zip((ours[0], ours[2], ours[3]), plain, exact, strict=True):
-        assert_twice_the_error_at_most(got, theirs, wanted)
+    for got, theirs, expected in zip((ours[0], ours[2], ours[3]), plain, exact, strict=True):
+        assert_twice_the_error_at_most(got, theirs, expected)
     torch.testing.assert_close(ours[1], arguments[1], rtol=0, atol=0)  # gradients are only read
 
 
@@ -166,7 +166,7 @@ def test_nan_and_inf_propagate(device):
     lr, step = torch.tensor(0.5, device=device), torch.tensor(1.0, device=device)
     copy = param.bfloat16()
     lamb_([param], [grad], [m], [v], [copy], lr, step)
-    assert param.isnan().all()  # by way of the tensor's norm, as in apex
+    assert param.isnan().all()  # through the tensor's norm, as in apex
     assert copy.isnan().all()
     assert m.tolist() == pytest.approx([nan, inf, 0.1], nan_ok=True)
     param = torch.tensor([inf, 1.0, nan], device=device)

@@ -78,8 +78,8 @@ def test_error_is_at_most_twice_that_of_plain_torch(device, options, param_dtype
     plain = python_step(arguments, options)
     ours = cloned(arguments)
     lars_(*ours, **options)
-    for got, theirs, wanted in zip((ours[0], ours[2]), plain, exact, strict=True):
-        assert_twice_the_error_at_most(got, theirs, wanted)
+    for got, theirs, expected in zip((ours[0], ours[2]), plain, exact, strict=True):
+        assert_twice_the_error_at_most(got, theirs, expected)
     torch.testing.assert_close(ours[1], arguments[1], rtol=0, atol=0)  # gradients are only read
 
 
@@ -135,7 +135,7 @@ def test_grad_scale_divides_and_found_inf_writes_nothing(device, step):
     scaled[1] = [g * 4 for g in scaled[1]]
     four, zero = torch.full((1,), 4.0, device=device), torch.zeros(1, device=device)
     lars_(*unscaled, **PLAIN)
-    # The reference divides each gradient before it takes the norm, the kernel the norm: the same but for rounding.
+    # The reference divides each gradient before it takes the norm, the kernel the norm: the same except for rounding.
     step(*scaled, **PLAIN, grad_scale=four, found_inf=zero)
     step(*skipped, **PLAIN, grad_scale=four, found_inf=zero + 1)
     for part in (0, 2, 3):

@@ -24,7 +24,7 @@ DTYPES = [
     (F16, F16, F16),
     (F16, F32, F16),
 ]
-# Rows enough that one lucky rounding of a row's statistics does not decide.
+# So many rows that one exact rounding of a row's statistics does not decide.
 SHAPES = [(37, 1), (50, 97), (30, 1023), (3, 10, 1025), (67, 64), (40, 1024), (300, 24), (6, 8200)]
 op = torch.ops.airank_fast
 
@@ -42,7 +42,7 @@ def made(shape, dtypes=(F32, F32, F32), device="cpu", affine="both", seed=0, off
 
 
 def with_gradients(function, x, weight, bias, grad):
-    """[y, grad_x, grad_weight, grad_bias] of function(x, weight, bias), those that there are."""
+    """[y, grad_x, grad_weight, grad_bias] of function(x, weight, bias), without those of missing arguments."""
     leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias) if t is not None]
     given = iter(leaves)
     y = function(*(next(given) if t is not None else None for t in (x, weight, bias)))
@@ -86,7 +86,7 @@ def test_error_is_at_most_twice_torchs(device, dtypes, affine):
             elif dtypes[0] == F64:  # nothing more exact to compare with
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
             else:
-                # Torch's sums depend on its threads and may be exact by luck: a unit in the last place is free.
+                # Torch's sums depend on its threads and may be exact by chance: a unit in the last place is allowed.
                 unit = torch.finfo(got.dtype).eps * want.abs().max().item()
                 assert worst_error(got, want) <= max(2 * worst_error(torchs, want), unit), (name, shape)
 

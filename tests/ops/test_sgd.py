@@ -115,7 +115,7 @@ def test_every_kind_of_float32_is_rounded_as_torch_does(device, dtype):
     sgd_([param], [-values], [], [copy], lr)
     torch.testing.assert_close(param, values, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(copy, values.to(dtype), rtol=0, atol=0, equal_nan=True)
-    sgd_([param], [torch.zeros_like(values)], [], [copy], lr)  # and none of them is taken for another's weight
+    sgd_([param], [torch.zeros_like(values)], [], [copy], lr)  # and none of them counts as written by other code
     torch.testing.assert_close(param, values, rtol=0, atol=0, equal_nan=True)
 
 

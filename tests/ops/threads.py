@@ -1,4 +1,4 @@
-"""Results must not depend on the number of threads: a block that runs with one."""
+"""Runs a block with one thread, for tests that results do not depend on the number of threads."""
 
 import contextlib
 

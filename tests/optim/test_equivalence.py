@@ -1,4 +1,4 @@
-"""The measures of the optimizer equivalence report: they find our optimizers equivalent, and a wrong one not."""
+"""The measures of the optimizer equivalence report: the fused optimizers are equivalent by them, a wrong one is not."""
 
 from dataclasses import replace
 
@@ -32,14 +32,14 @@ def test_ours_are_as_near_as_plain_float32(rows):
 
 
 class ForgetsDecay(FusedSGD):
-    """A mistake that hardly shows in the weights of a few steps."""
+    """A mistake that changes the weights of a few steps by little."""
 
     def __init__(self, params, weight_decay, **options):
         super().__init__([{**group, "weight_decay": 0.0} for group in params], **options)
 
 
 class DoesNotRound(FusedSGD):
-    """Leaves one weight behind its master."""
+    """Does not update one weight from its master."""
 
     def step(self, closure=None):
         super().step(closure)
@@ -49,7 +49,7 @@ class DoesNotRound(FusedSGD):
                     param.view(-1)[0] += 1
 
 
-def test_a_wrong_optimizer_is_told_from_a_right_one():
+def test_a_wrong_optimizer_is_distinguished_from_a_right_one():
     case = equivalence.CASES[0]
     for ours in (ForgetsDecay, DoesNotRound):
         wrong = equivalence.measure(cases=[replace(case, ours=ours)], dtypes=(torch.bfloat16,), **SMALL)

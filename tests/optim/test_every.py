@@ -1,4 +1,4 @@
-"""What every fused optimizer does as torch.optim.Optimizer: hooks, groups, arguments, state dicts."""
+"""Every fused optimizer as a torch.optim.Optimizer: hooks, groups, arguments, state dicts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_a_pre_hook_makes_of_the_state_is_loaded(kind, options, in_place):
     optimizer.register_load_state_dict_pre_hook(sevens)
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert all((state[name] == 7.0).all() for state in optimizer.state.values())
-    assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1  # ours are gone again
+    assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1  # load_state_dict has removed its own
 
 
 @every
@@ -99,7 +99,7 @@ def test_an_empty_group_is_passed_over(kind, options, first):
     run_steps(expected, kind(expected.parameters(), **options), 2)
     assert_same(ours, expected)
     steps = {group["step"].item() for group in optimizer.param_groups if "step" in group}
-    assert steps <= {2.0}  # a group that is filled on another rank counts there and here alike
+    assert steps <= {2.0}  # a group that is filled on another rank counts steps here too
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     run_steps(ours, optimizer, 1, first=2)
 
@@ -142,7 +142,7 @@ def test_what_the_op_does_not_do_is_refused(kind, name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_that_are_written_into_a_16_bit_model_are_what_the_next_step_begins_with(kind, options, dtype, write):
     model, optimizer = stepped(kind, options, dtype)
-    optimizer.reset_state()  # what is left of earlier gradients would move the weights
+    optimizer.reset_state()  # momentum of earlier gradients would move the weights
     best = {name: torch.full_like(tensor, 3.0) for name, tensor in model.state_dict().items()}
     if write == "load_state_dict":
         model.load_state_dict(best)

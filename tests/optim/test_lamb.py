@@ -24,7 +24,7 @@ OPTIONS = {
 
 
 class PythonLAMB(torch.optim.Optimizer):
-    """apex.optimizers.FusedLAMB's formula in the plainest torch."""
+    """apex.optimizers.FusedLAMB's formula in plain torch."""
 
     def __init__(
         self,
@@ -185,11 +185,11 @@ def test_state_has_apexs_keys_and_apexs_is_loaded():
     run_steps(ours, mine, 1, first=4)
 
 
-def test_zero_grad_does_what_set_grad_none_says():
+def test_zero_grad_follows_set_grad_none():
     param = nn.Parameter(torch.ones(2))
-    for set_grad_none, told, left in ((True, None, False), (False, None, True), (True, False, True)):
+    for set_grad_none, argument, left in ((True, None, False), (False, None, True), (True, False, True)):
         param.grad = torch.ones(2)
-        FusedLAMB([param], set_grad_none=set_grad_none).zero_grad(told)
+        FusedLAMB([param], set_grad_none=set_grad_none).zero_grad(argument)
         assert (param.grad is not None) == left
 
 

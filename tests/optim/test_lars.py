@@ -21,7 +21,7 @@ def groups(model):
 
 
 class PythonLARS(torch.optim.Optimizer):
-    """MLPerf's LARS in the plainest torch; the learning rate is in the velocity."""
+    """MLPerf's LARS in plain torch; the velocity includes the learning rate."""
 
     def __init__(self, params, lr, momentum=0.0, weight_decay=0.0, trust_coefficient=0.001, eps=0.0, nesterov=False):
         super().__init__(

@@ -41,7 +41,7 @@ def test_16_bit_parameters_are_their_masters_rounded(dtype):
         optimizer.step()
     master = optimizer.state[param]["master"]
     assert master.dtype == torch.float32
-    # One step is below half a unit in the last place of either type: without a master nothing would move.
+    # One step is below half a unit in the last place of either type: without a master the weight would not change.
     torch.testing.assert_close(master, torch.full_like(master, 0.99), rtol=1e-4, atol=0)
     assert torch.equal(param.detach(), master.to(dtype))
 

@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def network(dtype):
-    torch.manual_seed(0)  # rows that two ranks share unevenly, and a bias of one element, which one of them lacks
+    torch.manual_seed(0)  # rows split unevenly, and a bias of one element, which is on one rank only
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
 
 

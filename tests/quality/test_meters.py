@@ -32,7 +32,7 @@ class RankingQuality(Records):
 
 
 def samples(chosen) -> tuple[torch.Tensor, SimpleNamespace]:
-    """(scores, batch) of the samples with these numbers, the same wherever they are made."""
+    """(scores, batch) of the samples with these numbers, the same on every rank."""
     rng = np.random.default_rng(0)
     labels, noise = rng.integers(0, 2, NUM), rng.normal(size=NUM)
     scores = torch.tensor(labels + 1.5 * noise)[chosen]
@@ -42,7 +42,7 @@ def samples(chosen) -> tuple[torch.Tensor, SimpleNamespace]:
 
 
 def guesses(labels: list[int], right: int) -> tuple[torch.Tensor, SimpleNamespace]:
-    """(logits, batch) of labels of 0 ... 4, the first so many of which are guessed."""
+    """(logits, batch) of labels of 0 ... 4, of which the first `right` are predicted."""
     guessed = torch.tensor(labels)
     guessed[right:] = (guessed[right:] + 1) % 5
     return torch.nn.functional.one_hot(guessed % 5, 5), SimpleNamespace(labels=torch.tensor(labels))

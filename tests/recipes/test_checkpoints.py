@@ -1,4 +1,4 @@
-"""Weights to begin with: wrapped, sharded, quantised, TensorFlow's, damaged."""
+"""Initial weights from files: wrapped, sharded, quantised, TensorFlow's, damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table makes recipe, options, help and what is saved. A command line chooses a recipe, a run keeps its own."""
+"""One table makes recipe, options, help and recipe.json. A command line chooses a recipe, a run keeps its own."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_no_task_has_a_target_out_of_its_metrics_bounds():
             check_target(dict(target.values), task)
 
 
-# -- a run that goes on -----------------------------------------------------------------------------------------------
+# -- a run that is resumed --------------------------------------------------------------------------------------------
 
 STARTED = "bert-tiny --data shards --steps 7 --checkpoint-steps 3 --seed 5 --submission.org Us --no-fused"
 

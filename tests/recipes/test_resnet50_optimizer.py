@@ -38,7 +38,7 @@ def test_learning_rates_go_through_mlperfs_reference_points():
 
 
 @pytest.mark.parametrize(("optimizer", "keys"), [("sgd", SGD), ("lars", LARS)])
-def test_the_keys_that_mlperf_asks_for_are_reported(optimizer, keys):
+def test_the_keys_that_mlperf_requires_are_reported(optimizer, keys):
     made = job(optimizer=optimizer)
     plan = Plan(made.schedule(), samples_per_epoch=100_000, batch_size=256, world_size=1)
     assert made.reported(plan).keys() == keys.keys()

@@ -110,7 +110,7 @@ def test_tars_to_folders(tars, workers, capsys):
 
 
 def test_names_that_are_not_utf8_and_a_disk_that_is_full(tars, monkeypatch):
-    """The name is bytes in the tar, on the disk and in the checksum; what was begun leaves no trace."""
+    """The name is bytes in the tar, on the disk and in the checksum; an unfinished folder leaves no trace."""
     odd = os.fsdecode(b"n01440764_\xff.JPEG")
     inner = {
         f"{wnid}.tar": tar_of(None, {odd: picture(n), f"{n}.JPEG": picture(99 + n)}) for n, wnid in CLASSES.items()

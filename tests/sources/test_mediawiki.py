@@ -1,4 +1,4 @@
-"""The export fragment, page by page, packed in every way, cut off in the middle, or not an export at all."""
+"""The export fragment, page by page: compressed in every form, truncated, or not an export."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Markup to prose, on the export fragment and on its ugliest pieces."""
+"""Markup to prose, on the export fragment and on difficult markup."""
 
 from pathlib import Path
 

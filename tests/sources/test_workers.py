@@ -1,4 +1,4 @@
-"""Work among processes: in order, not far ahead, and a clear word when one dies."""
+"""Maps over worker processes: results in order, few items ahead, and a clear error when a worker dies."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def test_a_worker_that_is_killed():
 
 
 def test_workers_end_when_their_parent_is_killed():
-    """`kill -9` of prepare: both workers waited for ever, 190 MB each."""
+    """After `kill -9` of prepare its workers once stayed for ever, with 190 MB each."""
     code = """
 import os, time
 from airank_fast.sources.workers import ordered_map
