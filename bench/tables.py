@@ -53,7 +53,7 @@ def table(name: str, results: list[dict]) -> str:
     what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
     where, commit = last["machine"]["devices"][-1], last["commit"] or "unknown"
     if last.get("stand_in"):
-        where += " (a later processor limited to these instructions, in place of one that has no others)"
+        where += " (a later processor limited to these instructions)"
     load = max(result["machine"].get("load", 0) for result in results)
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", f"{where}; load up to {load:.1f}; {what}; `bench/{name}.py`, commit {commit}.", ""])

@@ -1,7 +1,7 @@
 // HOST_DEVICE: the attributes of a formula that is compiled for both devices.
 //
 // Always inlined: on a GPU because a call would spill registers, on a CPU because the formula must be
-// compiled anew inside each instruction-set variant of the loop that uses it (see cpu/isa.h).
+// compiled again inside each instruction-set variant of the loop that uses it (see cpu/isa.h).
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)

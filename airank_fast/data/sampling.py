@@ -153,7 +153,7 @@ def crop_factors(u: np.ndarray, min_area: float) -> np.ndarray:
 
 
 def offset_draws(u: np.ndarray) -> np.ndarray:
-    """Where in the free room the window lies, (y, x) in [0, 1): float32 [b, 2], of 22 bits."""
+    """Position of the window, (y, x) in [0, 1) of the range it can move in: float32 [b, 2], of 22 bits."""
     return (np.floor(u[:, _DRAW_Y : _DRAW_X + 1] * 2.0**22) * 2.0**-22).astype(np.float32)
 
 

@@ -89,7 +89,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _peak_resident_bytes() -> int:
-    """Linux's VmHWM, which starts anew at exec; elsewhere ru_maxrss, which does not."""
+    """Linux's VmHWM, which restarts at exec; elsewhere ru_maxrss, which does not."""
     with contextlib.suppress(OSError):
         if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE):
             return int(found[1]) * 1024

@@ -1,4 +1,4 @@
-"""A run from beginning to end: build, warm up, train, and close the log whatever ends it.
+"""A run from beginning to end: build, warm up, train, and always close the log.
 
 The order of events is that of a benchmark's clock: networks, optimizers and warm-up come before ``run_start``; the data
 set is first touched after it. The closing events are always written, with the status of the run.
@@ -103,7 +103,7 @@ class Run:
         """Evaluate the initial weights where the job expects an accuracy of them; UserError for another one.
 
         A run that cannot reach its target ends here. The evaluation set is read before the clock starts, about which
-        the log has a warning; under the clock the data set is opened anew.
+        the log has a warning; under the clock the data set is opened again.
         """
         expected = self.job.initial_accuracy
         if expected is None or state.progress["step"]:

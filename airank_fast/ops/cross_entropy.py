@@ -45,7 +45,7 @@ def cross_entropy(
 
     Args:
         logits: [classes], [rows, classes] or [rows, classes, ...], float32, float64, bfloat16 or float16. Rows
-            may lie apart in memory; where the elements of a row do, a copy is made.
+            may have gaps between them in memory; if the elements of a row have, they are copied.
         target: class indices, int64, of the logits' shape without the dimension of classes. An index outside
             [0, classes), other than `ignore_index`, is an error on the CPU; on a GPU that row's loss and gradient
             are NaN, since the host does not wait for it.

@@ -101,6 +101,6 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in sorted(set(files.values())):
         if Path(file).name != file:
-            raise UserError(f"--init-checkpoint {index}: shards must lie beside the index, got {file!r}")
+            raise UserError(f"--init-checkpoint {index}: shards must be beside the index, got {file!r}")
         weights |= _read(index.parent / file)
     return weights

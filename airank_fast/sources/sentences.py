@@ -10,7 +10,7 @@ ENDS = frozenset(_SPACED + _UNSPACED)
 _CLOSING = r"[\"'»”’)\]）」』〉》】]*"
 _BOUNDARY = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\s*|[{re.escape(_SPACED)}]+{_CLOSING}\s+")
 _OPENING = "\"'«“‘([（「『¿¡"
-# Words, in lower case, whose full stop does not end a sentence, whatever follows.
+# Words, in lower case, whose full stop never ends a sentence.
 _ABBREVIATIONS = """
     adm al approx arch art ave bros ca capt cf ch chap co col comdr corp dept dr ed eds e.g eq esp est etc fig figs fl
     fr gen gov hon i.e inc jr lit lt ltd maj messrs mr mrs ms mt no nos op orig p pl pp prof pt pub rep rev sen sec ser

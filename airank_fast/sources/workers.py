@@ -25,7 +25,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int
         yield from map(function, items)
         return
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)  # a spawned one imports torch anew
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)  # a spawned one imports torch again
     pool = ProcessPoolExecutor(num_workers, context, _begin, (os.getpid(),))
     waiting: deque = deque()
     try:

@@ -1,6 +1,6 @@
 // Batch norm's loops over a whole group of 8 rows of float or bfloat16, for processors that round pairs: 32 channels
 // at a time (see lines.h). Widths are multiples of 32. The formulas are those of batch_norm_act_math.h, as in
-// batch_norm_act_loops.h, but where a result is rounded to zero the ReLU's mask says that nothing passed.
+// batch_norm_act_loops.h, except that an element whose result is rounded to zero has not passed in the ReLU's mask.
 //
 // With each line that is read, the line `ahead` elements further is prefetched, which is needed a group later: a group
 // is read column by column, a pattern that the processor's own prefetcher does not detect.

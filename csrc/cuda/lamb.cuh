@@ -1,6 +1,6 @@
 // LAMB on the GPU, for a list of parameters; formula in lamb_math.h.
 //
-// Four launches, whatever the number of tensors (up to LambTable::kCapacity of them):
+// Four launches for any number of tensors up to LambTable::kCapacity:
 //   scalars   one thread: clip factor and bias corrections, in double, from numbers in device memory
 //   moments   a block takes one chunk of one tensor: new moments, sums of the squares of parameter and update
 //   rates     a block per tensor: adds up the sums of its chunks, takes the trust ratio

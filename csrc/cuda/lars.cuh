@@ -1,6 +1,6 @@
 // LARS on the GPU, for a list of parameters; formula in lars_math.h.
 //
-// Three launches, whatever the number of tensors (up to LarsTable::kCapacity of them):
+// Three launches for any number of tensors up to LarsTable::kCapacity:
 //   norms     a block takes one chunk of one tensor: sums of the squares of parameter and gradient
 //   rates     a block per tensor: adds up the sums of its chunks, takes lr times the trust ratio
 //   update    chunks again, last first, as those are still in L2

@@ -76,7 +76,7 @@ def test_a_missing_shard_and_a_wrong_index_are_named(tmp_path, weights):
     for content, expected in (
         ("[]", "weight_map must be names and files, got NoneType"),
         ('{"weight_map": {"a": 3}}', "weight_map must be names and files, got dict"),
-        ('{"weight_map": {"a": "../a.safetensors"}}', "shards must lie beside the index, got '../a.safetensors'"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "shards must be beside the index, got '../a.safetensors'"),
         ('{"weight_map"', "a readable file of weights, got JSONDecodeError"),
     ):
         index.write_text(content)

@@ -47,7 +47,7 @@ class Split:
 
 
 class ImageFolder:
-    """The index of a tree. Reads names only; with `num_classes` None any number of classes will do.
+    """The index of a tree. Reads names only; with `num_classes` None any number of classes is accepted.
 
     UserError: no such directory, no `train` or `val`, a class on one side only, an empty class, a number of classes
     other than `num_classes`.

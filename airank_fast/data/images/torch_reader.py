@@ -34,7 +34,7 @@ from airank_fast.data.sampling import (
 
 
 class _Broken(NamedTuple):
-    """Sent by a worker in place of a batch: an exception would arrive wrapped in a traceback."""
+    """Sent by a worker instead of a batch, as an exception would arrive inside a traceback."""
 
     path: str
     why: str
