@@ -131,7 +131,9 @@ def _fields(path: Path, expected: dict) -> Iterator[Finding]:
     for name, value in name_floats(expected).items():
         if name in found and not _same(found[name], value):
             shown, required = (quote(json.dumps(each, ensure_ascii=False), 80) for each in (found[name], value))
-            yield DISAGREES.broken(str(path), lines.get(name), f"{name} {shown}", f"{required} is required by the events")
+            yield DISAGREES.broken(
+                str(path), lines.get(name), f"{name} {shown}", f"{required} is required by the events"
+            )
 
 
 def _same(a, b) -> bool:
