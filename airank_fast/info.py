@@ -1,4 +1,4 @@
-"""Prints the loaded kernels by device, how they were built, the precision of --amp, and the libraries' versions."""
+"""Prints the loaded kernels by device, how they were built, what --amp means, and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airank_fast.engine import precision, system
 
 @dataclass(frozen=True)
 class Options:
-    """Print the loaded kernels by device, how they were built, the precision of --amp, and the libraries' versions."""
+    """Print the loaded kernels by device, how they were built, what --amp means, and the versions of the libraries."""
 
     json: bool = False
     """Print one JSON object instead of text."""

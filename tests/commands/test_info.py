@@ -30,7 +30,7 @@ def test_the_list_names_every_command_and_nothing_else():
     listed = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
     runnable = {path.stem for path in PACKAGE.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
     assert set(listed) == runnable - {"__main__"} >= {"info", "train"}
-    assert "Says which kernels are loaded" in listed["info"]
+    assert "Prints the loaded kernels" in listed["info"]
 
 
 def test_json_holds_ops_devices_versions_and_what_the_extension_was_built_with():
