@@ -1,6 +1,6 @@
 """The documents: generated pages are up to date, links have targets, and one page alone states what has not run."""
 
-import json
+import importlib
 import re
 import subprocess
 import sys
@@ -72,7 +72,7 @@ def test_a_result_from_a_gpu_ends_the_claim_that_there_is_none(status):
     assert status.NO_GPU not in status.page([line("sgd", device="cuda: Made-up H200")])
 
 
-def test_a_suite_s_result_counts_each_test_once(tmp_path):
+def test_a_suite_s_result_counts_each_test_once(monkeypatch, tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
         "def test_a(): pass\n"
@@ -81,13 +81,10 @@ def test_a_suite_s_result_counts_each_test_once(tmp_path):
         "@pytest.fixture\ndef broken(): raise ValueError\n"
         "def test_d(broken): pass\n"
     )
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import json, pytest, suite\n"
-        "count = suite.Count()\n"
-        "pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[2]], plugins=[count])\n"
-        "print(json.dumps(vars(count)))\n"
-    )
-    command = [sys.executable, "-c", code, str(ROOT / "bench"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(done.stdout.splitlines()[-1]) == {"passed": 1, "failed": 2, "skipped": 1}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=report.xml", "."]
+    subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    counted = importlib.import_module("suite").counts(tmp_path / "report.xml")
+    for name in ("suite", "harness"):
+        del sys.modules[name]
+    assert counted == {"passed": 1, "failed": 2, "skipped": 1}
