@@ -1,1 +1,1 @@
-"""Readers of data sets by kind: `images`, `text`. Here: the order of samples, prefetching, manifests."""
+"""Readers of data sets by kind: `images`, `text`, `tables`. Here: the order of samples, prefetching, manifests."""

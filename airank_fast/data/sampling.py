@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -120,16 +121,18 @@ class TrainStream:
             self._orders[epoch] = permutation(self.num_samples, self.seed, epoch)
         return self._orders[epoch]
 
+    def positions(self, first_step: int) -> Iterator[int]:
+        """The stream position of the first sample of each local batch, from global step `first_step` on, endless."""
+        for step in count(first_step):
+            for part in range(self.batches_per_step):
+                yield step * self.global_batch_size + self._first_row + part * self.batch_size_local
+
     def requests(self, first_step: int) -> Iterator[Request]:
         """Endless local batches, from global step `first_step` (0-based) on."""
-        step = first_step
-        while True:
-            for part in range(self.batches_per_step):
-                position = step * self.global_batch_size + self._first_row + part * self.batch_size_local
-                yield Request(
-                    self.indices(position, self.batch_size_local), draws(self.seed, position, self.batch_size_local)
-                )
-            step += 1
+        for position in self.positions(first_step):
+            yield Request(
+                self.indices(position, self.batch_size_local), draws(self.seed, position, self.batch_size_local)
+            )
 
 
 def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,57 @@
+"""DeepFM: a factorisation machine and a network on the same embeddings, added.
+
+Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", 2017. Parameter names are those
+of DeepCTR-Torch's DeepFM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from airank_fast.models.tables import Bias, HiddenLayers, Linear, Logit, SlotEmbeddings
+
+
+class DeepFM(nn.Module):
+    """Logits of label 1.
+
+    Args:
+        slots: the number of ids of each categorical column, by its name, in the order of the ids.
+        num_dense: number columns; they are in the first-order part and the hidden layers.
+        embedding_dim: the length of an embedding.
+        hidden: widths of the hidden layers.
+        embedding_std: standard deviation of the initial embeddings.
+
+    Input: dense float32 [b, num_dense]; ids, integers [b, slots]. Output: logits float32 [b].
+    """
+
+    def __init__(
+        self,
+        slots: Mapping[str, int],
+        num_dense: int,
+        *,
+        embedding_dim: int,
+        hidden: Sequence[int],
+        embedding_std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.linear_model = Linear(slots, num_dense)
+        self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std)
+        self.dnn = HiddenLayers(len(slots) * embedding_dim + num_dense, hidden)
+        self.dnn_linear = Logit(hidden[-1])
+        self.out = Bias()
+
+    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+        embedded = self.embedding_dict(ids)
+        hidden = self.dnn(torch.cat([embedded.flatten(1), dense], 1))
+        return self.out(self.linear_model(dense, ids) + second_order(embedded) + self.dnn_linear(hidden))
+
+
+def second_order(embedded: Tensor) -> Tensor:
+    """The sum over all pairs of slots of their embeddings' dot product: [b, slots, dim] to [b].
+
+    By 2 * sum of pairs = (sum)^2 - sum of squares, in each dimension (Rendle, 2010).
+    """
+    return 0.5 * (embedded.sum(1).square() - embedded.square().sum(1)).sum(1)
