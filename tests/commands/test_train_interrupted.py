@@ -10,11 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from commands.runs import arguments, end_of, kinds_of, start, train, wait_until
-from safetensors.torch import load_file
+from commands.same_run import assert_same_run
 
-from airank_fast.record.events import effective, read_events
+from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 
 BERT = ["bert-tiny", "--sequence-length", "32", "--batch-size", "8", "--warmup-steps", "2"]
@@ -42,29 +41,6 @@ def uninterrupted_run(output, args) -> Path:
 def uninterrupted(tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "out"
     return uninterrupted_run(output, bert(output))
-
-
-def losses(output):
-    return [loss for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "steps" for loss in e["loss"]]
-
-
-def accuracies(output):
-    return [e["accuracy"] for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "eval_stop"]
-
-
-def assert_same_run(resumed, uninterrupted):
-    ours, theirs = (max((output / "checkpoints").iterdir()) for output in (resumed, uninterrupted))
-    assert ours.name == theirs.name
-    weights, expected = (load_file(path / "model.safetensors") for path in (ours, theirs))
-    assert weights.keys() == expected.keys()
-    assert [name for name in weights if not torch.equal(weights[name], expected[name])] == []
-    states = [torch.load(path / "state.pt", weights_only=True) for path in (ours, theirs)]
-    optimizers = [state["optimizers"]["model"]["state"] for state in states]
-    assert optimizers[0].keys() == optimizers[1].keys()
-    for number, state in optimizers[0].items():
-        assert all(torch.equal(tensor, optimizers[1][number][name]) for name, tensor in state.items())
-    assert losses(resumed) == losses(uninterrupted)
-    assert accuracies(resumed) == accuracies(uninterrupted)
 
 
 MOMENTS = {

@@ -62,7 +62,6 @@ def test_names(name, task):
 PACKAGE = Path(tasks.__file__).parents[1]
 NOT_TRAINED_YET = {
     "cyclegan",
-    "deepfm",
     "deeplabv3plus",
     "dssm",
     "hrnet",
@@ -71,7 +70,6 @@ NOT_TRAINED_YET = {
     "pix2pix",
     "transformer",
     "tsm",
-    "wide_deep",
     "word2vec",
     "yolov3",
 }

@@ -1,0 +1,164 @@
+"""What the jobs of networks on tables share: everything but the network and its table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airank_fast.data.sampling import TrainStream
+from airank_fast.data.tables import RowBatch, RowReader, Table, adult, prefetch
+from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.quality.auc import AUC
+from airank_fast.recipes.options import target_values
+from airank_fast.recipes.table_recipe import TableOptions, TableRecipe
+from airank_fast.tasks import Task
+
+
+class TableJob:
+    """A network on a table as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
+
+    A subclass has the task and implements `network` and `table`.
+    """
+
+    task: Task
+    initial_accuracy = None
+
+    def __init__(self, recipe: Any, options: Any) -> None:
+        self.recipe: TableRecipe = recipe
+        self.options: TableOptions = options
+        self.reader: RowReader | None = None
+
+    def network(self) -> nn.Module:
+        """The float32 network; it takes dense numbers and ids, and returns the logits of label 1."""
+        raise NotImplementedError
+
+    def table(self) -> Table:
+        """The data set, with the columns that the network takes."""
+        raise NotImplementedError
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """The number of ids of each column that the network takes; the data set is not read for it."""
+        return adult.SLOTS
+
+    @property
+    def benchmark(self) -> str:
+        """The task's name."""
+        return self.task.name
+
+    @property
+    def target(self) -> dict[str, float]:
+        """See `target_values`."""
+        return target_values(self.recipe.target, self.task)
+
+    def build(self) -> dict[str, nn.Module]:
+        """The float32 network with random initial weights, on the CPU."""
+        return {"model": self.network()}
+
+    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
+        """One update: the loss of the network, and torch's Adam, in one pass over the weights."""
+        model, recipe = networks["model"], self.recipe
+        adam = torch.optim.Adam(
+            model.parameters(), recipe.learning_rate, (recipe.beta1, recipe.beta2), recipe.epsilon, fused=True
+        )
+        return [Update(model, adam, lambda batch: self.loss(model, batch), "model")]
+
+    def loss(self, model: nn.Module, batch: RowBatch) -> Tensor:
+        """Mean log loss over the batch, float32 scalar."""
+        return F.binary_cross_entropy_with_logits(model(batch.dense, batch.ids), batch.labels)
+
+    def predict(self, networks: Networks, batch: RowBatch) -> Tensor:
+        """Logits [b]."""
+        return networks["model"](batch.dense, batch.ids)
+
+    def meter(self) -> AUC:
+        """The area under the ROC curve, over all held-out rows."""
+        return AUC(self.task.headline.name)
+
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Read the table. Returns the fields of the run's `data` event."""
+        recipe, table = self.recipe, self.table()
+        source = f"the embedded data set, {adult.NAME}"
+        if ranks.rank == 0:
+            print(f"data: {source}", file=sys.stderr)
+        stream = TrainStream(
+            len(table.train.labels),
+            recipe.seed,
+            batch_size_local=self._batch_size(ranks),
+            global_batch_size=recipe.batch_size,
+            rank=ranks.rank,
+            world_size=ranks.size,
+        )
+        self.reader = RowReader(
+            table.train,
+            table.held_out,
+            stream,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            eval_batch_size=max(1, recipe.eval_batch_size // ranks.size),
+        )
+        self._device = device
+        return {
+            "train_samples": len(table.train.labels),
+            "eval_samples": len(table.held_out.labels),
+            "classes": 2,
+            "source": source,
+            "checksum": table.checksum(),
+            "reader": self.reader.name,
+            "corrupt_files": [],
+        }
+
+    def _batch_size(self, ranks: Ranks) -> int:
+        return self.recipe.batch_size // ranks.size // self.recipe.gradient_accumulation_steps
+
+    def train_batches(self, first_step: int) -> Iterator[RowBatch]:
+        """This rank's part of every global batch from `first_step` on, without end."""
+        assert self.reader is not None, "open_data comes first"
+        return prefetch(self.reader.train(first_step), self._device)
+
+    def eval_batches(self) -> Iterator[RowBatch]:
+        """This rank's part of the held-out rows, each once."""
+        assert self.reader is not None, "open_data comes first"
+        return prefetch(self.reader.evaluate(), self._device)
+
+    def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> RowBatch:
+        """Random rows in the shape of a training batch, for warm-up before the clock starts."""
+        number = self._batch_size(ranks)
+        ids = torch.rand(number, len(self.slots)) * torch.tensor(list(self.slots.values()))
+        labels = torch.randint(2, (number,)).float()
+        dense = torch.randn(number, len(adult.NUMBERS))
+        return RowBatch(*(part.to(device) for part in (dense, ids.int(), labels, torch.arange(number))))
+
+    def schedule(self) -> Schedule:
+        """The length of the run in epochs, with an evaluation after each."""
+        return Schedule(Span(self.recipe.epochs, "epochs"), Span(1, "epochs"))
+
+    def learning_rate(self, step: int, plan: Plan) -> float:
+        """The same in every step."""
+        return self.recipe.learning_rate
+
+    def reported(self, plan: Plan) -> dict[str, Any]:
+        """MLPerf's keys of Adam's hyper-parameters and their values for this run."""
+        recipe = self.recipe
+        return {
+            "opt_name": "adam",
+            "opt_base_learning_rate": recipe.learning_rate,
+            "opt_adam_beta_1": recipe.beta1,
+            "opt_adam_beta_2": recipe.beta2,
+            "opt_adam_epsilon": recipe.epsilon,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """{}: there is no state beside the network and its optimizer."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
