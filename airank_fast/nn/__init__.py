@@ -8,6 +8,7 @@ from airank_fast.nn.layer_norm import FusedLayerNorm, LayerNorm
 from airank_fast.nn.packed_attention import PackedSequences, packed_attention
 from airank_fast.nn.patch_conv import PatchConv2d
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
+from airank_fast.nn.sparse_table import SparseTable, SparseTableBag
 
 __all__ = [
     "BatchNormAct2d",
@@ -19,6 +20,8 @@ __all__ = [
     "PackedSequences",
     "PatchConv2d",
     "PointwiseConv2d",
+    "SparseTable",
+    "SparseTableBag",
     "cross_entropy",
     "packed_attention",
 ]

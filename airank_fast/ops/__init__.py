@@ -21,6 +21,8 @@ from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
 from airank_fast.ops.layer_norm import layer_norm
 from airank_fast.ops.sgd import sgd_
+from airank_fast.ops.sparse_table import sparse_table_bag, sparse_table_lookup
+from airank_fast.ops.sparse_table_update import sparse_table_update_
 
 __all__ = [
     "batch_norm_act",
@@ -35,6 +37,9 @@ __all__ = [
     "lars_",
     "layer_norm",
     "sgd_",
+    "sparse_table_bag",
+    "sparse_table_lookup",
+    "sparse_table_update_",
 ]
 
 if importlib.util.find_spec("airank_fast._C") is not None:

@@ -1,7 +1,18 @@
 """Optimizers over the fused ops: torch.optim's protocol, one op call per list of parameters."""
 
+from airank_fast.optim.combined import CombinedOptimizer
 from airank_fast.optim.lamb import FusedLAMB
 from airank_fast.optim.lars import FusedLARS
 from airank_fast.optim.sgd import FusedSGD
+from airank_fast.optim.sparse_table import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
 
-__all__ = ["FusedLAMB", "FusedLARS", "FusedSGD"]
+__all__ = [
+    "CombinedOptimizer",
+    "FusedLAMB",
+    "FusedLARS",
+    "FusedSGD",
+    "SparseAdagrad",
+    "SparseAdam",
+    "SparseRowWiseAdagrad",
+    "SparseSGD",
+]

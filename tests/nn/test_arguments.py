@@ -17,6 +17,8 @@ from airank_fast.nn import (
     LinearGELU,
     PatchConv2d,
     PointwiseConv2d,
+    SparseTable,
+    SparseTableBag,
 )
 
 PAIRS = {
@@ -26,6 +28,8 @@ PAIRS = {
     PointwiseConv2d: nn.Conv2d,
     PatchConv2d: nn.Conv2d,
     CrossEntropyLoss: nn.CrossEntropyLoss,
+    SparseTable: nn.Embedding,
+    SparseTableBag: nn.EmbeddingBag,
 }
 
 
@@ -35,9 +39,9 @@ def test_forward_has_torchs_names(ours, torchs):
     assert list(inspect.signature(ours.forward).parameters)[: len(names)] == names
 
 
-@pytest.mark.parametrize("ours", [LayerNorm, BatchNormAct2d, LinearGELU, PointwiseConv2d])
+@pytest.mark.parametrize("ours", [LayerNorm, BatchNormAct2d, LinearGELU, PointwiseConv2d, SparseTable, SparseTableBag])
 def test_device_and_dtype(ours):
-    arguments = (3, 4) if ours in (LinearGELU, PointwiseConv2d) else (3,)
+    arguments = (3,) if ours in (LayerNorm, BatchNormAct2d) else (3, 4)
     module = ours(*arguments, device="meta", dtype=torch.bfloat16)
     assert {(str(p.device), p.dtype) for p in module.parameters()} == {("meta", torch.bfloat16)}
 
@@ -46,6 +50,14 @@ def test_every_argument_of_torchs_batch_norm():
     torchs = inspect.signature(nn.BatchNorm2d.__init__).parameters
     assert {*torchs, "bias", "relu", "group"} == {*inspect.signature(BatchNormAct2d.__init__).parameters}
     assert list(inspect.signature(BatchNormAct2d.__init__).parameters)[:8] == list(torchs)[:8]
+
+
+@pytest.mark.parametrize("ours", [SparseTable, SparseTableBag])
+def test_every_argument_of_torchs_embeddings(ours):
+    torchs = inspect.signature(PAIRS[ours].__init__).parameters
+    made = inspect.signature(ours.__init__).parameters
+    assert list(made)[: len(torchs)] == list(torchs)
+    assert {name for name, argument in torchs.items() if made[name].default != argument.default} == {"sparse"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

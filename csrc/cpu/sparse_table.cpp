@@ -1,0 +1,252 @@
+// Look-ups of rows and of bags of rows on the CPU; the update of a table is in sparse_table_update.cpp.
+//
+// Rows are fetched before they are used, a block of look-ups ahead: their addresses are random, and a load that waits
+// for memory takes longer than all arithmetic on a row. With numbers of e bytes a look-up moves 2e dim + 8 bytes.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <type_traits>
+#include <vector>
+
+#include "../sparse_table_args.h"
+#include "isa.h"
+#include "numbers.h"
+#include "sparse_table_rows.h"
+
+namespace airank_fast {
+namespace {
+
+template <int kBytes>
+HOST_DEVICE void copy_ends(char* to, const char* from, int64_t num_bytes) {
+  __builtin_memcpy(to, from, kBytes);
+  __builtin_memcpy(to + num_bytes - kBytes, from + num_bytes - kBytes, kBytes);
+}
+
+// A row has at least 2 bytes. Its last part overlaps the one before: quicker than a loop over what remains.
+HOST_DEVICE void copy_row(char* to, const char* from, int64_t num_bytes) {
+  if (num_bytes >= 32) {
+    for (int64_t i = 0; i + 32 <= num_bytes; i += 32) __builtin_memcpy(to + i, from + i, 32);
+    __builtin_memcpy(to + num_bytes - 32, from + num_bytes - 32, 32);
+  } else if (num_bytes >= 16) {
+    copy_ends<16>(to, from, num_bytes);
+  } else if (num_bytes >= 8) {
+    copy_ends<8>(to, from, num_bytes);
+  } else if (num_bytes >= 4) {
+    copy_ends<4>(to, from, num_bytes);
+  } else {
+    __builtin_memcpy(to, from, 2);
+  }
+}
+
+// The rows of the slots: slot s has size[s] rows from first[s] on.
+struct Slots {
+  std::vector<int64_t> first;
+  std::vector<int64_t> size;
+};
+
+struct SlotView {
+  const int64_t* first;
+  const int64_t* size;
+  int64_t count;
+};
+
+template <typename Id>
+struct LookupLoop {
+  using Signature = void(const void*, int64_t, int64_t, SlotView, const char*, char*, int64_t, bool*);
+
+  // Copies the rows of the ids [begin, end). An id outside its slot sets *outside.
+  HOST_DEVICE static void run(const void* all_ids, int64_t begin, int64_t end, SlotView slots, const char* table,
+                              char* out, int64_t row_bytes, bool* outside) {
+    const Id* ids = static_cast<const Id*>(all_ids);
+    const char* found[2][kTableBlock];
+    int64_t slot = begin % slots.count;
+    int now = 0;
+    fetch(ids, begin, std::min(begin + kTableBlock, end), slots, slot, table, row_bytes, found[now], outside);
+    for (int64_t block = begin; block < end; block += kTableBlock, now = 1 - now) {
+      const int64_t next = std::min(block + kTableBlock, end);
+      fetch(ids, next, std::min(next + kTableBlock, end), slots, slot, table, row_bytes, found[1 - now], outside);
+      for (int64_t i = block; i < next; ++i) copy_row(out + i * row_bytes, found[now][i - block], row_bytes);
+    }
+  }
+
+  HOST_DEVICE static void fetch(const Id* ids, int64_t begin, int64_t end, SlotView slots, int64_t& slot,
+                                const char* table, int64_t row_bytes, const char** found, bool* outside) {
+    bool is_outside = false;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t id = ids[i];
+      const bool inside = uint64_t(id) < uint64_t(slots.size[slot]);
+      is_outside |= !inside;
+      const char* row = table + (inside ? slots.first[slot] + id : 0) * row_bytes;
+      fetch_row(row, row_bytes);
+      found[i - begin] = row;
+      if (++slot == slots.count) slot = 0;
+    }
+    *outside |= is_outside;
+  }
+};
+
+// Bags of ids: bag b has those from offsets[b] to offsets[b + 1]. Ids equal to `padding` are not there.
+template <typename T, typename Id>
+struct BagLoop {
+  using M = math_t<T>;
+  using Signature = void(const void*, const int64_t*, int64_t, int64_t, int64_t, bool, const void*, int64_t, int64_t,
+                         void*, M*, bool*);
+
+  HOST_DEVICE static void run(const void* all_ids, const int64_t* offsets, int64_t begin, int64_t end, int64_t padding,
+                              bool mean, const void* rows, int64_t num_rows, int64_t dim, void* out, M* __restrict sum,
+                              bool* outside) {
+    const Id* ids = static_cast<const Id*>(all_ids);
+    const T* table = static_cast<const T*>(rows);
+    const int64_t last = offsets[end] - 1;
+    bool is_outside = false;
+    for (int64_t bag = begin; bag < end; ++bag) {
+      for (int64_t d = 0; d < dim; ++d) sum[d] = 0;
+      int64_t count = 0;
+      for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) {
+        const int64_t ahead = ids[std::min(i + kTableAhead, last)];
+        if (uint64_t(ahead) < uint64_t(num_rows)) fetch_row(table + ahead * dim, dim * int64_t(sizeof(T)));
+        const int64_t id = ids[i];
+        const bool inside = uint64_t(id) < uint64_t(num_rows);
+        is_outside |= !inside;
+        if (!inside || id == padding) continue;
+        const T* __restrict row = table + id * dim;
+        for (int64_t d = 0; d < dim; ++d) sum[d] += load(row[d]);
+        ++count;
+      }
+      const M divisor = mean && count > 0 ? M(count) : M(1);
+      T* __restrict to = static_cast<T*>(out) + bag * dim;
+      for (int64_t d = 0; d < dim; ++d) store(&to[d], sum[d] / divisor);
+    }
+    *outside |= is_outside;
+  }
+};
+
+// The gradient of each id's row: that of its bag, for a mean divided by the number of ids.
+template <typename T, typename Id>
+struct BagBackwardLoop {
+  using Signature = void(const void*, const int64_t*, int64_t, int64_t, int64_t, bool, const void*, int64_t, void*);
+
+  HOST_DEVICE static void run(const void* all_ids, const int64_t* offsets, int64_t begin, int64_t end, int64_t padding,
+                              bool mean, const void* grads, int64_t dim, void* out) {
+    const Id* ids = static_cast<const Id*>(all_ids);
+    for (int64_t bag = begin; bag < end; ++bag) {
+      const T* __restrict grad = static_cast<const T*>(grads) + bag * dim;
+      int64_t count = 0;
+      for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) count += ids[i] != padding;
+      const math_t<T> divisor = mean && count > 0 ? math_t<T>(count) : math_t<T>(1);
+      for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) {
+        T* __restrict to = static_cast<T*>(out) + i * dim;
+        for (int64_t d = 0; d < dim; ++d) store(&to[d], load(grad[d]) / divisor);
+      }
+    }
+  }
+};
+
+template <typename Run>
+void with_type_of_ids(const Tensor& ids, Run run) {
+  if (ids.scalar_type() == ScalarType::Int) return run(int32_t{});
+  return run(int64_t{});
+}
+
+// Without first_rows there is one slot.
+Slots slots_of(const OptionalTensor& first_rows, int64_t num_rows) {
+  if (!first_rows) return {{0}, {num_rows}};
+  const int64_t* first = static_cast<const int64_t*>(first_rows->data_ptr());
+  const int64_t count = first_rows->numel();
+  Slots slots{{first, first + count}, {}};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t least = i ? first[i - 1] : 0, next = i + 1 < count ? first[i + 1] : num_rows;
+    CHECK_ARGUMENT(first[i] >= least && first[i] <= num_rows, "sparse_table_lookup: first_rows[", i, "] must be in [",
+                   least, ", ", num_rows, "], got ", first[i]);
+    slots.size.push_back(next - first[i]);
+  }
+  return slots;
+}
+
+Tensor sparse_table_lookup_cpu(Tensor table, Tensor ids, OptionalTensor first_rows, int64_t) {
+  check_sparse_table_lookup(table, ids, first_rows);
+  const int64_t num_ids = ids.numel(), dim = table.size(1);
+  std::vector<int64_t> shape(ids.sizes().begin(), ids.sizes().end());
+  shape.push_back(dim);
+  Tensor out = empty_beside(table, Sizes(shape.data(), shape.size()));
+  first_rows = as_contiguous(first_rows);
+  const Slots slots = slots_of(first_rows, table.size(0));
+  if (num_ids == 0) return out;
+  ids = as_contiguous(ids);
+  if (table.numel() == 0) {
+    check_inside("sparse_table_lookup", "ids", ids, slots.size);
+    return out;
+  }
+  const SlotView view{slots.first.data(), slots.size.data(), int64_t(slots.first.size())};
+  const int64_t row_bytes = out.numel() / num_ids * number_bytes(out);
+  std::atomic<bool> outside = false;
+  with_type_of_ids(ids, [&](auto id) {
+    const auto loop = choose<LookupLoop<decltype(id)>>();
+    torch::stable::parallel_for(0, num_ids, table_rows_per_thread(dim), [&](int64_t begin, int64_t end) {
+      bool here = false;
+      loop(ids.data_ptr(), begin, end, view, static_cast<const char*>(table.data_ptr()),
+           static_cast<char*>(out.data_ptr()), row_bytes, &here);
+      if (here) outside = true;
+    });
+  });
+  if (outside) check_inside("sparse_table_lookup", "ids", ids, slots.size);
+  return out;
+}
+
+Tensor sparse_table_bag_cpu(Tensor table, Tensor ids, Tensor offsets, bool mean, int64_t padding_idx) {
+  const char* op = "sparse_table_bag";
+  check_sparse_table_bag(table, ids, offsets);
+  ids = as_contiguous(ids);
+  offsets = as_contiguous(offsets);
+  const int64_t bags = offsets.numel() - 1, dim = table.size(1), num_rows = table.size(0);
+  const int64_t* starts = static_cast<const int64_t*>(offsets.data_ptr());
+  check_bag_offsets(op, starts, bags, ids.numel());
+  Tensor out = empty_beside(table, {bags, dim});
+  std::atomic<bool> outside = false;
+  with_table_type(table, [&](auto element) {
+    with_type_of_ids(ids, [&](auto id) {
+      using T = decltype(element);
+      const auto loop = choose<BagLoop<T, decltype(id)>>();
+      torch::stable::parallel_for(0, bags, table_rows_per_thread(dim), [&](int64_t begin, int64_t end) {
+        if (begin == end) return;
+        Scratch<math_t<T>> sum(dim);
+        bool here = false;
+        loop(ids.data_ptr(), starts, begin, end, padding_idx, mean, table.data_ptr(), num_rows, dim, out.data_ptr(),
+             sum.data(), &here);
+        if (here) outside = true;
+      });
+    });
+  });
+  if (outside) check_inside(op, "ids", ids, {num_rows});
+  return out;
+}
+
+Tensor sparse_table_bag_backward_cpu(Tensor grad, Tensor ids, Tensor offsets, bool mean, int64_t padding_idx) {
+  check_sparse_table_bag_backward(grad, ids, offsets);
+  grad = as_contiguous(grad);
+  ids = as_contiguous(ids);
+  offsets = as_contiguous(offsets);
+  const int64_t bags = offsets.numel() - 1, dim = grad.size(1);
+  const int64_t* starts = static_cast<const int64_t*>(offsets.data_ptr());
+  check_bag_offsets("sparse_table_bag_backward", starts, bags, ids.numel());
+  Tensor out = empty_beside(grad, {ids.numel(), dim});
+  with_table_type(grad, [&](auto element) {
+    with_type_of_ids(ids, [&](auto id) {
+      const auto loop = choose<BagBackwardLoop<decltype(element), decltype(id)>>();
+      torch::stable::parallel_for(0, bags, table_rows_per_thread(dim), [&](int64_t begin, int64_t end) {
+        loop(ids.data_ptr(), starts, begin, end, padding_idx, mean, grad.data_ptr(), dim, out.data_ptr());
+      });
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace airank_fast
+
+STABLE_TORCH_LIBRARY_IMPL(airank_fast, CPU, m) {
+  m.impl("sparse_table_lookup", TORCH_BOX(&airank_fast::sparse_table_lookup_cpu));
+  m.impl("sparse_table_bag", TORCH_BOX(&airank_fast::sparse_table_bag_cpu));
+  m.impl("sparse_table_bag_backward", TORCH_BOX(&airank_fast::sparse_table_bag_backward_cpu));
+}

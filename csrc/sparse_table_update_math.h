@@ -1,0 +1,73 @@
+// The update of a table's touched rows, for one element; one source for the CPU and the GPU.
+//
+//   g = factor * sum of the gradients of the row's look-ups       factor = 1 / grad_scale, negative to maximise
+//
+//   sgd                w = w - lr * g
+//   adagrad            s = s + g * g                    w = w - lr / decay * g / (sqrt(s) + eps)
+//   row_wise_adagrad   s = s + mean over the row of g * g, one s for a row; w as above
+//   adam               m = m + (1 - beta1) * (g - m)    v = v + (1 - beta2) * (g * g - v)
+//                      w = w - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)
+//
+//   decay = 1 + (step - 1) * lr_decay                   c = 1 - beta^step
+//
+// Rows without a gradient keep their weights and their state: Adam is lazy. Sources: torch.optim.SGD, Adagrad and
+// SparseAdam on sparse gradients; row-wise Adagrad as in FBGEMM and torchrec.
+#pragma once
+
+#ifndef __CUDACC_RTC__
+#include <math.h>
+#endif
+
+#include "host_device.h"
+
+namespace airank_fast {
+
+enum class TableRule { kSgd, kAdagrad, kRowWiseAdagrad, kAdam };
+
+// The options of a step that are on the host.
+struct TableOptions {
+  double beta1;
+  double beta2;
+  double eps;
+  double lr_decay;
+  bool maximize;
+};
+
+// T is the type of the arithmetic: float, or double for a double table.
+template <typename T>
+struct TableScalars {
+  T factor;
+  T rate;   // what multiplies the direction, bias corrections included
+  T rest1;  // 1 - beta1
+  T rest2;
+  T eps;
+};
+
+HOST_DEVICE float table_root(float x) { return sqrtf(x); }
+HOST_DEVICE double table_root(double x) { return sqrt(x); }
+
+// `step` counts from 1.
+template <typename T>
+HOST_DEVICE TableScalars<T> table_scalars(TableRule rule, const TableOptions& o, double lr, double step,
+                                          double grad_scale) {
+  double rate = lr;
+  if (rule == TableRule::kAdam) rate = lr * sqrt(1.0 - pow(o.beta2, step)) / (1.0 - pow(o.beta1, step));
+  else if (rule != TableRule::kSgd) rate = lr / (1.0 + (step - 1.0) * o.lr_decay);
+  return {T((o.maximize ? -1.0 : 1.0) / grad_scale), T(rate), T(1.0 - o.beta1), T(1.0 - o.beta2), T(o.eps)};
+}
+
+// Returns the new weight and updates the state, `first` (s or m) and `second` (v). `grad` is g. Of row_wise_adagrad
+// `first` is the row's s, already updated.
+template <TableRule kRule, typename T>
+HOST_DEVICE T table_step(T weight, T grad, T& first, T& second, const TableScalars<T>& s) {
+  if constexpr (kRule == TableRule::kSgd) return weight - s.rate * grad;
+  if constexpr (kRule == TableRule::kAdam) {
+    first += s.rest1 * (grad - first);
+    second += s.rest2 * (grad * grad - second);
+    return weight - s.rate * (first / (table_root(second) + s.eps));
+  }
+  if constexpr (kRule == TableRule::kAdagrad) first += grad * grad;
+  return weight - s.rate * (grad / (table_root(first) + s.eps));
+}
+
+}  // namespace airank_fast
