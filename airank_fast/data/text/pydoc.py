@@ -15,6 +15,7 @@ import shutil
 import sysconfig
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,25 +96,43 @@ def documents() -> list[str]:
 
     seen: set[str] = set()
     found = [_distinct([text], seen) for _, text in sorted(topics.items())]
-    library = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(library.rglob("*.py")):
-        if not _LEFT_OUT.intersection(path.relative_to(library).parts) and path.name != "topics.py":
-            found.append(_distinct(_docstrings(path), seen))
+    for path in library_files():
+        found.append(_distinct(_docstrings(path), seen))
     found = [text for text in found if text]
     if len(found) < 100:
         raise UserError(
-            f"embedded text: must have the standard library's sources in {library}, "
+            f"embedded text: must have the standard library's sources in {library()}, "
             f"got {len(found)} documents; or pass --data with a directory of shards"
         )
     return found
 
 
-def _docstrings(path: Path) -> list[str]:
+def library() -> Path:
+    """The folder of the standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def library_files() -> Iterator[Path]:
+    """The library's modules by path, without its tests and `pydoc_data.topics`."""
+    root = library()
+    for path in sorted(root.rglob("*.py")):
+        if not _LEFT_OUT.intersection(path.relative_to(root).parts) and path.name != "topics.py":
+            yield path
+
+
+def syntax_tree(path: Path) -> ast.Module | None:
+    """The parsed file; None where it cannot be read or is no Python of this version."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
+            return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
+        return None
+
+
+def _docstrings(path: Path) -> list[str]:
+    tree = syntax_tree(path)
+    if tree is None:
         return []
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     texts = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
