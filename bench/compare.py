@@ -24,10 +24,16 @@ FLOOR = "floor"
 COPY = "torch's copy of x (yardstick)"
 COPIES = "torch's copies of as many bytes (yardstick)"
 MEMORY = ", memory peak"
+ADAPTIVE = [
+    (name, "", peer, goal)
+    for name in ("adam", "adagrad")
+    for peer, goal in {"torch fused": 1.2, "torch foreach": 2.0}.items()
+]
 # Device -> (bench, pattern of the case's name, peer, how many times as fast). FLOOR: the least floor / time.
 GOALS = {
     "cpu": [
         ("sgd", "", "torch fused", 1.0),
+        *ADAPTIVE,
         ("lamb", "BERT-large", "Python LAMB", 6.0),
         ("lamb", "BERT-large", FLOOR, 1 / 1.5),
         ("lamb", "^400 tensors", "torch fused AdamW (yardstick)", 1 / 1.5),
@@ -45,6 +51,7 @@ GOALS = {
     ],
     "cuda": [
         ("sgd", "", "torch fused", 1.0),
+        *ADAPTIVE,
         ("lamb", "BERT-large", "apex", 1.6),
         ("lamb", "BERT-large", FLOOR, 0.75),
         ("layer_norm", "bfloat16", "torch", 1.3),
@@ -135,8 +142,7 @@ def main() -> int:
         command = [sys.executable, str(script), "--device", arguments.device, "--save"]
         if subprocess.run(command, check=False).returncode:
             failed.append(op)
-    saved = [op for op in arguments.ops if (tables.RESULTS / f"{op}.jsonl").exists()]
-    results = [result for op in saved for result in tables.latest(op)]
+    results = [result for op in arguments.ops for result in tables.latest(op)]
     print(table([r for r in results if re.search(rf"\b{arguments.device}$", r["case"])], arguments.device))
     if failed:
         print(f"failed: {', '.join(failed)}")

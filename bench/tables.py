@@ -17,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
-OPS = ("sgd", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu", "cross_entropy")
+OPS = ("sgd", "adam", "adagrad", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu")
+OPS += ("cross_entropy",)
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -31,8 +32,12 @@ def kind(result: dict) -> str:
 
 
 def latest(name: str) -> list[dict]:
-    """The last result of each case of a benchmark on each kind of processor, in the order of their first results."""
-    lines = (RESULTS / f"{name}.jsonl").read_text().splitlines()
+    """The last result of each case of a benchmark on each kind of processor, in the order of their first results.
+
+    None where it has not run yet.
+    """
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     return list({(result["case"], kind(result)): result for result in map(json.loads, lines)}.values())
 
 

@@ -14,11 +14,7 @@
 // apex.optimizers.FusedLAMB; with use_nvlamb NVIDIA's variant of it, where every tensor is scaled.
 #pragma once
 
-#ifndef __CUDACC_RTC__
-#include <math.h>
-#endif
-
-#include "host_device.h"
+#include "vector_math.h"
 
 namespace airank_fast {
 
@@ -59,9 +55,6 @@ struct LambScalars {
   T eps;
   T weight_decay;
 };
-
-HOST_DEVICE float square_root(float x) { return sqrtf(x); }
-HOST_DEVICE double square_root(double x) { return sqrt(x); }
 
 // `step` counts from 1. `norm` is that of the gradients before the division by grad_scale; 0: no clipping.
 template <typename T>

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -80,6 +79,17 @@ inline void check_scalar(const char* op, const char* name, const Tensor& scalar,
       name_of(dtype), " of shape ", shape_of(scalar), " on ", device_of(scalar));
 }
 
+// Numbers of steps: a float32 number for each parameter.
+inline void check_counts(const char* op, const char* name, const TensorList& list, const TensorList& params) {
+  CHECK_ARGUMENT(list.size() == params.size(), op, ": ", name, " must have as many tensors as params (",
+                 params.size(), "), got ", list.size());
+  for (size_t i = 0; i < list.size(); ++i)
+    CHECK_ARGUMENT(list[i].numel() == 1 && list[i].scalar_type() == ScalarType::Float &&
+                       same_device(list[i], params[0]),
+                   op, ": ", name, "[", i, "] must be one float32 number on ", device_of(params[0]), ", got ",
+                   name_of(list[i].scalar_type()), " of shape ", shape_of(list[i]), " on ", device_of(list[i]));
+}
+
 // No holes and no overlap: some order of the dimensions makes it contiguous.
 inline bool is_dense(const Tensor& tensor) {
   if (tensor.is_contiguous()) return true;
@@ -127,7 +137,7 @@ class FlatViews {
 
 // Makes the tensors of each parameter readable in memory order; call copy_back() on the result at the end. `written`
 // are the lists that are updated beside params, each parallel to them or empty.
-inline FlatViews flatten(TensorList& params, TensorList& grads, std::initializer_list<TensorList*> written) {
+inline FlatViews flatten(TensorList& params, TensorList& grads, const std::vector<TensorList*>& written) {
   FlatViews views;
   std::vector<std::pair<Tensor*, bool>> one;
   for (size_t i = 0; i < params.size(); ++i) {

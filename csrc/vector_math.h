@@ -1,4 +1,5 @@
-// exp in float32 for loops that the compiler vectorises, which it does not with the C library's exp.
+// Roots, reciprocals, and exp in float32 for loops that the compiler vectorises, which it does not with the C library's
+// exp.
 //
 //   exp(x) = 2^n * exp(r),  n = round(x / ln 2),  |r| <= ln(2) / 2, polynomial of degree 6 (S. Moshier, Cephes)
 //
@@ -14,6 +15,9 @@
 #endif
 
 namespace airank_fast {
+
+HOST_DEVICE float square_root(float x) { return sqrtf(x); }
+HOST_DEVICE double square_root(double x) { return sqrt(x); }
 
 HOST_DEVICE double exp_nonpositive(double x) { return exp(x); }
 HOST_DEVICE double quick_reciprocal(double x) { return 1.0 / x; }

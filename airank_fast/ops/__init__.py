@@ -7,6 +7,8 @@ runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops.adagrad import adagrad_
+from airank_fast.ops.adam import adam_
 from airank_fast.ops.batch_norm_act import (
     batch_norm_act,
     batch_norm_finish_,
@@ -25,6 +27,8 @@ from airank_fast.ops.sparse_table import sparse_table_bag, sparse_table_lookup
 from airank_fast.ops.sparse_table_update import sparse_table_update_
 
 __all__ = [
+    "adagrad_",
+    "adam_",
     "batch_norm_act",
     "batch_norm_finish_",
     "batch_norm_moments",

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops.checks import require
-from airank_fast.ops.tensor_lists import check_dtypes, check_list, check_list_dtype, check_scalars, newest, write
+from airank_fast.ops.tensor_lists import (
+    check_dtypes,
+    check_list,
+    check_list_dtype,
+    check_scalars,
+    newest,
+    unscaled,
+    write,
+)
 
 _SCHEMA = """sgd_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, Tensor(c!)[] copies, Tensor lr, *,
@@ -99,11 +107,7 @@ def sgd_reference(
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)
         old = newest(param, copies[i] if copies else None).to(wide)
-        g = grads[i].to(wide)
-        if grad_scale is not None:
-            g = g * grad_scale.to(torch.float64).reciprocal().to(wide)
-        if maximize:
-            g = -g
+        g = unscaled(grads[i], wide, grad_scale, maximize)
         if weight_decay != 0:
             g = g + weight_decay * old
         if momentum != 0:

@@ -49,6 +49,39 @@ def check_list_dtype(op: str, name: str, tensors: Sequence[Tensor], required: to
     check_dtype(op, name, tensors[0], required)
 
 
+def check_counts(op: str, name: str, counts: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+    """Numbers of steps: a float32 number for each parameter."""
+    required = f"{name} must have as many tensors as params ({len(params)})"
+    require(op, len(counts) == len(params), required, len(counts))
+    for i, count in enumerate(counts):
+        device = params[0].device
+        good = count.numel() == 1 and count.dtype == torch.float32 and count.device == device
+        require(op, good, f"{name}[{i}] must be one float32 number on {device}", text_of(count))
+
+
+def check_adaptive(
+    op: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: dict[str, Sequence[Tensor]],
+    steps: Sequence[Tensor],
+    copies: Sequence[Tensor],
+    **scalars: Tensor | None,
+) -> None:
+    """The checks of csrc/adaptive_args.h, in the same order and words; ``states``: name -> list."""
+    for name, tensors in {"params": params, "grads": grads, **states}.items():
+        check_list(op, name, tensors, params)
+    check_counts(op, "steps", steps, params)
+    if copies:
+        check_list(op, "copies", copies, params)
+    if not params:
+        return
+    check_dtypes(op, params, grads, copies)
+    for name, tensors in states.items():
+        check_list_dtype(op, name, tensors, torch.promote_types(params[0].dtype, torch.float32))
+    check_scalars(op, params[0].device, **scalars)
+
+
 def check_scalars(op: str, device: torch.device, **scalars: Tensor | None) -> None:
     """Each that is given must be one float32 or float64 number on ``device``."""
     for name, scalar in scalars.items():
@@ -65,6 +98,14 @@ def newest(param: Tensor, copy: Tensor | None) -> Tensor:
 def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The 2-norm of each."""
     return [torch.linalg.vector_norm(tensor) for tensor in tensors]
+
+
+def unscaled(grad: Tensor, dtype: torch.dtype, grad_scale: Tensor | None, maximize: bool) -> Tensor:
+    """The gradient in ``dtype``, divided by the scale, negative to maximise."""
+    grad = grad.to(dtype)
+    if grad_scale is not None:
+        grad = grad * grad_scale.double().reciprocal().to(dtype).reshape(())
+    return -grad if maximize else grad
 
 
 def write(to: Tensor, new: Tensor, found_inf: Tensor | None) -> None:

@@ -1,5 +1,7 @@
 """Optimizers over the fused ops: torch.optim's protocol, one op call per list of parameters."""
 
+from airank_fast.optim.adagrad import FusedAdagrad
+from airank_fast.optim.adam import FusedAdam, FusedAdamW
 from airank_fast.optim.combined import CombinedOptimizer
 from airank_fast.optim.lamb import FusedLAMB
 from airank_fast.optim.lars import FusedLARS
@@ -8,6 +10,9 @@ from airank_fast.optim.sparse_table import SparseAdagrad, SparseAdam, SparseRowW
 
 __all__ = [
     "CombinedOptimizer",
+    "FusedAdagrad",
+    "FusedAdam",
+    "FusedAdamW",
     "FusedLAMB",
     "FusedLARS",
     "FusedSGD",

@@ -24,10 +24,11 @@ class FusedOptimizer(torch.optim.Optimizer):
     tensor on the parameters' device is read there at each step.
 
     State: `state_names`, and "master" (float32) for 16-bit parameters where `master_weights` is set; all with the
-    parameter's strides. The op compares each 16-bit weight with its rounded master: one that differs was written by
-    other code, and the master is updated from it. `load_state_dict` writes into existing state and lr tensors, so that
-    captured graphs stay valid; options that the saved groups lack keep the optimizer's defaults. Its hooks are torch's:
-    a pre-hook's result is loaded, and a post-hook runs after that.
+    parameter's strides, except "step", the number of steps that the parameter has had, one float32 number. The op
+    compares each 16-bit weight with its rounded master: one that differs was written by other code, and the master is
+    updated from it. `load_state_dict` writes into existing state and lr tensors, so that captured graphs stay valid;
+    options that the saved groups lack keep the optimizer's defaults. Its hooks are torch's: a pre-hook's result is
+    loaded, and a post-hook runs after that.
 
     Parameters may be DTensors (fully_shard, tensor parallelism): the op then works on this rank's shards, and state is
     DTensors too. Norms over whole tensors, LARS's and LAMB's, take one collective for each list of tensors, and the
@@ -119,7 +120,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             state = self.state_of(param, names)
             grads.append(local(grad))
             for name, tensors in zip(names, states, strict=True):
-                tensors.append(local(state[name]))
+                tensors.append(state[name] if name == "step" else local(state[name]))
             if self.has_master(param):
                 params.append(local(state["master"]))
                 copies.append(local(param))
@@ -128,23 +129,32 @@ class FusedOptimizer(torch.optim.Optimizer):
         return lists
 
     def state_of(self, param: Tensor, names: tuple[str, ...]) -> dict:
-        """The parameter's state; "master", and zeros under ``names``, are made where they are missing."""
+        """The parameter's state; "master" and ``names`` are made where they are missing."""
         state = self.state[param]
-        if self.has_master(param) and state.get("master") is None:
-            state["master"] = param.detach().to(torch.float32, memory_format=torch.preserve_format)
-        for name in names:
+        for name in ("master", *names) if self.has_master(param) else names:
             if state.get(name) is None:
-                dtype = self.state_dtype(param)
-                state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+                state[name] = self._first_state(param, name)
         return state
+
+    def initial_value(self, name: str) -> float:
+        """What a state tensor other than "master" is filled with before the first step."""
+        return 0.0
+
+    def _first_state(self, param: Tensor, name: str) -> Tensor:
+        if name == "master":
+            return param.detach().to(torch.float32, memory_format=torch.preserve_format)
+        if name == "step":
+            return torch.zeros((), dtype=torch.float32, device=param.device)
+        value, dtype = self.initial_value(name), self.state_dtype(param)
+        return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
 
     @torch.no_grad()
     def reset_state(self) -> None:
-        """Return to the state before the first step: write zeros into the existing state tensors."""
+        """Return to the state before the first step: write the initial values into the existing state tensors."""
         for state in self.state.values():
             for name in self.state_names:
                 if name in state:
-                    state[name].zero_()
+                    state[name].fill_(self.initial_value(name))
 
     def scaling(self, device: torch.device) -> dict:
         """The scalars that torch.amp.GradScaler has set, on the device."""
@@ -203,10 +213,10 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _check_shapes(self, param: Tensor, saved: dict) -> None:
         for name in (*self.state_names, "master"):
-            value = saved.get(name)
-            if value is not None and value.shape != param.shape:
-                shape = list(param.shape)
-                raise UserError(f"{self.op}: saved {name} must have shape {shape}, got {list(value.shape)}")
+            value, shape = saved.get(name), [] if name == "step" else list(param.shape)
+            got = list(value.shape) if isinstance(value, Tensor) else []  # a count may be a plain number
+            if value is not None and got != shape:
+                raise UserError(f"{self.op}: saved {name} must have shape {shape}, got {got}")
 
     def _restore(self, param: Tensor, saved: dict, old: dict) -> None:
         for name in (*self.state_names, "master"):
@@ -214,8 +224,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             if value is None or (name == "master" and not self.has_master(param)):
                 continue
             if tensor is None:
-                tensor = torch.empty_like(param, dtype=torch.float32 if name == "master" else self.state_dtype(param))
-            self.state[param][name] = tensor.copy_(value)
+                tensor = self._first_state(param, name)
+            self.state[param][name] = tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -247,6 +257,16 @@ def check_lr(op: str, options: dict, *not_negative: str) -> None:
     for name in ("lr", *not_negative):
         if not options[name] >= 0:
             raise UserError(f"{op}: {name} must be >= 0, got {float(options[name])}")
+
+
+def check_betas(op: str, options: dict) -> None:
+    """UserError unless betas are two numbers in [0, 1)."""
+    betas = options["betas"]
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise UserError(f"{op}: betas must be two numbers in [0, 1), got {betas}")
+    for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
+        if not 0 <= beta < 1:
+            raise UserError(f"{op}: {name} must be in [0, 1), got {float(beta)}")
 
 
 def check_nesterov(op: str, options: dict) -> None:

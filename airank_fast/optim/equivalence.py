@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops.checks import name_of
-from airank_fast.optim import FusedLAMB, FusedLARS, FusedSGD
+from airank_fast.optim import FusedAdagrad, FusedAdam, FusedAdamW, FusedLAMB, FusedLARS, FusedSGD
 
 # A list of problems: shapes of the weights with decay, and of those without (bias, batch norm).
 SHAPES = (
@@ -58,6 +58,42 @@ def sgd_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: 
             w -= o["lr"] * (d + o["momentum"] * b if o["nesterov"] else b)
 
 
+def adam_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
+    """One step of Adam, with weight decay in the gradient, as torch.optim.Adam defines it."""
+    decayed = [
+        [g + o["weight_decay"] * w for w, g in zip(weights, of_group, strict=True)]
+        for (weights, o), of_group in zip(groups, grads, strict=True)
+    ]
+    _adam(groups, decayed, state, step)
+
+
+def adamw_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
+    """One step of AdamW, with weight decay in the weights, as torch.optim.AdamW defines it."""
+    for weights, o in groups:
+        for w in weights:
+            w *= 1 - o["lr"] * o["weight_decay"]
+    _adam(groups, grads, state, step)
+
+
+def _adam(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
+    for (weights, o), of_group, kept in zip(groups, grads, state, strict=True):
+        beta1, beta2 = o["betas"]
+        for index, (w, g) in enumerate(zip(weights, of_group, strict=True)):
+            m, v = kept.get(index, (0.0, 0.0))
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+            kept[index] = m, v
+            w -= o["lr"] * (m / (1 - beta1**step)) / ((v / (1 - beta2**step)).sqrt() + o["eps"])
+
+
+def adagrad_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
+    """One step of Adagrad, as torch.optim.Adagrad defines it."""
+    for (weights, o), of_group, kept in zip(groups, grads, state, strict=True):
+        for index, (w, g) in enumerate(zip(weights, of_group, strict=True)):
+            g = g + o["weight_decay"] * w
+            kept[index] = kept.get(index, 0.0) + g * g
+            w -= o["lr"] / (1 + (step - 1) * o["lr_decay"]) * g / (kept[index].sqrt() + o["eps"])
+
+
 def lars_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
     """One step of LARS with the learning rate inside the momentum, as MLPerf's closed division defines it."""
     for (weights, o), of_group, kept in zip(groups, grads, state, strict=True):
@@ -88,6 +124,8 @@ def lamb_equation(groups: Groups, grads: list[list[Tensor]], state: State, step:
 
 
 _SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-5}
+_ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+_ADAGRAD = {"lr": 0.01, "lr_decay": 0.01, "eps": 1e-10, "weight_decay": 5e-5}
 _LARS = {"lr": 2.0, "momentum": 0.9, "weight_decay": 5e-5, "trust_coefficient": 0.001, "eps": 0.0}
 _LAMB = {"lr": 4.25e-4, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
 CASES = (
@@ -107,6 +145,9 @@ CASES = (
         torch_peer=torch.optim.SGD,
         apex_peer="FusedSGD",
     ),
+    Case("FusedAdam", FusedAdam, _ADAM, adam_equation, torch_peer=torch.optim.Adam),
+    Case("FusedAdamW", FusedAdamW, _ADAM, adamw_equation, torch_peer=torch.optim.AdamW, apex_peer="FusedAdam"),
+    Case("FusedAdagrad", FusedAdagrad, _ADAGRAD, adagrad_equation, torch_peer=torch.optim.Adagrad),
     Case(
         "FusedLARS", FusedLARS, _LARS, lars_equation, {"weight_decay": 0.0, "is_skipped": True}, apex_peer="FusedLARS"
     ),

@@ -14,7 +14,7 @@ from torch import Tensor
 from airank_fast.errors import UserError
 from airank_fast.ops import global_norm, lamb_
 from airank_fast.ops.lamb import lamb_reference
-from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, scalar_on
+from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, scalar_on
 
 
 class FusedLAMB(FusedOptimizer):
@@ -89,9 +89,7 @@ class FusedLAMB(FusedOptimizer):
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "eps", "weight_decay")
-        for name, beta in zip(("betas[0]", "betas[1]"), options["betas"], strict=True):
-            if not 0 <= beta < 1:
-                raise UserError(f"lamb: {name} must be in [0, 1), got {float(beta)}")
+        check_betas(self.op, options)
         norm = options["max_grad_norm"]
         if norm is not None and not norm > 0:
             raise UserError(f"lamb: max_grad_norm must be > 0 or None, got {float(norm)}")

@@ -14,6 +14,20 @@ _EQUATIONS = {
     w = w - lr b                            without
 
 That of `torch.optim.SGD`; the learning rate is outside the momentum.""",
+    "FusedAdam": """    d = g + weight_decay w
+    m = beta1 m + (1 - beta1) d             v = beta2 v + (1 - beta2) d^2
+    w = w - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
+
+That of `torch.optim.Adam`; m and v are 0 before the first step.""",
+    "FusedAdamW": """    m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g^2
+    w = (1 - lr weight_decay) w - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
+
+That of `torch.optim.AdamW`; m and v are 0 before the first step.""",
+    "FusedAdagrad": """    d = g + weight_decay w
+    s = s + d^2                             (s = 0, or an initial value, before the first step)
+    w = w - lr / (1 + (step - 1) lr_decay) d / (sqrt(s) + eps)
+
+That of `torch.optim.Adagrad`.""",
     "FusedLARS": """    t = trust_coefficient |w| / (|g| + weight_decay |w| + eps)
     v = momentum v - lr t (g + weight_decay w)                      (v = 0 before the first step)
     w = w + v

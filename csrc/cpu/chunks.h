@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "../host_device.h"
-#include "../tensor_lists.h"
+#include "lists.h"
 
 namespace airank_fast {
 
@@ -75,18 +75,6 @@ class Chunks {
   std::vector<int64_t> sizes_;
   std::vector<int64_t> first_;  // number of each tensor's first chunk, and at the end the number of chunks
 };
-
-inline std::vector<void*> addresses(const TensorList& list) {
-  std::vector<void*> result;
-  result.reserve(list.size());
-  for (const Tensor& tensor : list) result.push_back(tensor.data_ptr());
-  return result;
-}
-
-inline double value_of(const Tensor& scalar) {
-  return scalar.scalar_type() == ScalarType::Double ? *static_cast<const double*>(scalar.data_ptr())
-                                                    : *static_cast<const float*>(scalar.data_ptr());
-}
 
 // A sum of squares in lanes, to which loops over blocks of kLanes elements add in order: the compiler vectorises them
 // without -fassociative-math. A lane has 16 to 64 squares before the lanes are added in double.

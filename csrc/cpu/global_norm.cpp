@@ -47,7 +47,7 @@ Tensor global_norm_cpu(TensorList tensors) {
   for (Tensor& tensor : tensors)
     if (!is_dense(tensor)) tensor = as_contiguous(tensor);
   const Chunks chunks(tensors);
-  const std::vector<void*> data = addresses(tensors);
+  const std::vector<void*> data = addresses(tensors, tensors);
   std::vector<Loop> loops;
   loops.reserve(tensors.size());
   for (const Tensor& tensor : tensors) loops.push_back(loop_for(tensor.scalar_type()));

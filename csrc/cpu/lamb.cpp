@@ -14,7 +14,6 @@
 #include "../lamb_args.h"
 #include "chunks.h"
 #include "isa.h"
-#include "numbers.h"
 
 namespace airank_fast {
 namespace {
@@ -90,14 +89,15 @@ void run_chunks(const LambArgs& args, const LambOptions& options, double lr, con
   const auto update = decay == LambDecay::kUpdate ? choose<UpdateLoop<LambDecay::kUpdate, P, C>>()
                                                   : choose<UpdateLoop<LambDecay::kNone, P, C>>();
   const Chunks chunks(args.params);
-  const std::vector<void*> params = addresses(args.params), grads = addresses(args.grads), ms = addresses(args.exp_avgs),
-                           vs = addresses(args.exp_avg_sqs), copies = addresses(args.copies);
+  const std::vector<void*> params = addresses(args.params, args.params), grads = addresses(args.grads, args.params),
+                           ms = addresses(args.exp_avgs, args.params), vs = addresses(args.exp_avg_sqs, args.params),
+                           copies = addresses(args.copies, args.params);
   std::vector<double> param_squares(chunks.count()), update_squares(chunks.count());
   std::vector<T> rates(params.size());
   chunks.for_each_batch([&](int64_t first, int64_t last) {
     chunks.for_each(first, last, false, [&](int64_t chunk, int64_t t, int64_t begin, int64_t end) {
       double sums[2];
-      moments(params[t], grads[t], copies.empty() ? nullptr : copies[t], ms[t], vs[t], begin, end, scalars, sums);
+      moments(params[t], grads[t], copies[t], ms[t], vs[t], begin, end, scalars, sums);
       param_squares[chunk] = sums[0];
       update_squares[chunk] = sums[1];
     });
@@ -106,37 +106,9 @@ void run_chunks(const LambArgs& args, const LambOptions& options, double lr, con
                        ? lr * lamb_trust(chunks.sum(param_squares, t), chunks.sum(update_squares, t))
                        : lr);
     chunks.for_each(first, last, true, [&](int64_t, int64_t t, int64_t begin, int64_t end) {
-      update(params[t], ms[t], vs[t], copies.empty() ? nullptr : copies[t], begin, end, scalars, rates[t]);
+      update(params[t], ms[t], vs[t], copies[t], begin, end, scalars, rates[t]);
     });
   });
-}
-
-template <typename P, typename G>
-void run_with_copies(const LambArgs& args, const LambOptions& options, double lr,
-                     const LambScalars<math_t<P>>& scalars) {
-  if (args.copies.empty()) return run_chunks<P, G, NoCopy>(args, options, lr, scalars);
-  if constexpr (std::is_same_v<P, float>) {
-    if (args.copies[0].scalar_type() == ScalarType::BFloat16)
-      return run_chunks<P, G, bfloat16>(args, options, lr, scalars);
-    return run_chunks<P, G, float16>(args, options, lr, scalars);
-  }
-}
-
-void run_list(const LambArgs& args, const LambOptions& options, double lr, double step, double grad_scale,
-              double norm) {
-  if (args.params[0].scalar_type() == ScalarType::Double)
-    return run_with_copies<double, double>(args, options, lr, lamb_scalars<double>(options, step, grad_scale, norm));
-  const auto scalars = lamb_scalars<float>(options, step, grad_scale, norm);
-  switch (args.params[0].scalar_type()) {
-    case ScalarType::BFloat16: return run_with_copies<bfloat16, bfloat16>(args, options, lr, scalars);
-    case ScalarType::Half: return run_with_copies<float16, float16>(args, options, lr, scalars);
-    default: break;
-  }
-  switch (args.grads[0].scalar_type()) {
-    case ScalarType::BFloat16: return run_with_copies<float, bfloat16>(args, options, lr, scalars);
-    case ScalarType::Half: return run_with_copies<float, float16>(args, options, lr, scalars);
-    default: return run_with_copies<float, float>(args, options, lr, scalars);
-  }
 }
 
 void lamb_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList copies,
@@ -150,8 +122,11 @@ void lamb_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorLi
   FlatViews views = flatten(args);
   const LambOptions options{beta1,           beta2,          eps,         weight_decay, max_grad_norm,
                             bias_correction, grad_averaging, adam_w_mode, use_nvlamb};
-  run_list(args, options, value_of(lr), value_of(step), grad_scale ? value_of(*grad_scale) : 1.0,
-           grad_norm ? value_of(*grad_norm) : 0.0);
+  const double scale = grad_scale ? value_of(*grad_scale) : 1.0, norm = grad_norm ? value_of(*grad_norm) : 0.0;
+  with_optimizer_types(args.params, args.grads, args.copies, [&]<typename P, typename G, typename C>() {
+    run_chunks<P, G, C>(args, options, value_of(lr),
+                        lamb_scalars<math_t<P>>(options, value_of(step), scale, norm));
+  });
   views.copy_back();
 }
 

@@ -11,7 +11,6 @@
 #include "../lars_args.h"
 #include "chunks.h"
 #include "isa.h"
-#include "numbers.h"
 
 namespace airank_fast {
 namespace {
@@ -90,15 +89,16 @@ void run_chunks(const LarsArgs& args, const Step& step) {
   const auto update =
       args.velocities.empty() ? choose<LarsLoop<false, P, G, C>>() : choose<LarsLoop<true, P, G, C>>();
   const Chunks chunks(args.params);
-  const std::vector<void*> params = addresses(args.params), grads = addresses(args.grads),
-                           velocities = addresses(args.velocities), copies = addresses(args.copies);
+  const std::vector<void*> params = addresses(args.params, args.params), grads = addresses(args.grads, args.params),
+                           velocities = addresses(args.velocities, args.params),
+                           copies = addresses(args.copies, args.params);
   std::vector<double> param_squares(chunks.count()), grad_squares(chunks.count());
   std::vector<T> rates(params.size(), T(step.lr));
   chunks.for_each_batch([&](int64_t first, int64_t last) {
     if (step.adapt) {
       chunks.for_each(first, last, false, [&](int64_t chunk, int64_t t, int64_t begin, int64_t end) {
         double sums[2];
-        norms(params[t], grads[t], copies.empty() ? nullptr : copies[t], begin, end, sums);
+        norms(params[t], grads[t], copies[t], begin, end, sums);
         param_squares[chunk] = sums[0];
         grad_squares[chunk] = sums[1];
       });
@@ -109,33 +109,9 @@ void run_chunks(const LarsArgs& args, const Step& step) {
     chunks.for_each(first, last, true, [&](int64_t, int64_t t, int64_t begin, int64_t end) {
       const LarsScalars<T> scalars{rates[t], T(1.0 / step.grad_scale), T(step.momentum), T(step.weight_decay),
                                    step.nesterov};
-      update(grads[t], params[t], velocities.empty() ? nullptr : velocities[t], copies.empty() ? nullptr : copies[t],
-             begin, end, scalars);
+      update(grads[t], params[t], velocities[t], copies[t], begin, end, scalars);
     });
   });
-}
-
-template <typename P, typename G>
-void run_with_copies(const LarsArgs& args, const Step& step) {
-  if (args.copies.empty()) return run_chunks<P, G, NoCopy>(args, step);
-  if constexpr (std::is_same_v<P, float>) {
-    if (args.copies[0].scalar_type() == ScalarType::BFloat16) return run_chunks<P, G, bfloat16>(args, step);
-    return run_chunks<P, G, float16>(args, step);
-  }
-}
-
-void run_list(const LarsArgs& args, const Step& step) {
-  switch (args.params[0].scalar_type()) {
-    case ScalarType::Double: return run_with_copies<double, double>(args, step);
-    case ScalarType::BFloat16: return run_with_copies<bfloat16, bfloat16>(args, step);
-    case ScalarType::Half: return run_with_copies<float16, float16>(args, step);
-    default: break;
-  }
-  switch (args.grads[0].scalar_type()) {
-    case ScalarType::BFloat16: return run_with_copies<float, bfloat16>(args, step);
-    case ScalarType::Half: return run_with_copies<float, float16>(args, step);
-    default: return run_with_copies<float, float>(args, step);
-  }
 }
 
 void lars_cpu(TensorList params, TensorList grads, TensorList velocities, TensorList copies, Tensor lr,
@@ -146,8 +122,10 @@ void lars_cpu(TensorList params, TensorList grads, TensorList velocities, Tensor
   if (args.params.empty() || (found_inf && value_of(*found_inf) != 0)) return;
 
   FlatViews views = flatten(args);
-  run_list(args, {value_of(lr), grad_scale ? value_of(*grad_scale) : 1.0, momentum, weight_decay, trust_coefficient,
-                  eps, nesterov, adapt});
+  const double scale = grad_scale ? value_of(*grad_scale) : 1.0;
+  const Step step{value_of(lr), scale, momentum, weight_decay, trust_coefficient, eps, nesterov, adapt};
+  with_optimizer_types(args.params, args.grads, args.copies,
+                       [&]<typename P, typename G, typename C>() { run_chunks<P, G, C>(args, step); });
   views.copy_back();
 }
 

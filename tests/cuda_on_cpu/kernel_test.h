@@ -95,6 +95,32 @@ class Array {
   T* data_;
 };
 
+// Lists of tensors, as the optimizers' launchers take them.
+template <typename T>
+std::vector<void*> addresses(std::vector<Array<T>>& arrays) {
+  std::vector<void*> all;
+  for (Array<T>& array : arrays) all.push_back(array.data());
+  return all;
+}
+
+template <typename T, size_t kNumTensors>
+std::vector<Array<T>> random_arrays(const size_t (&sizes)[kNumTensors]) {
+  std::vector<Array<T>> arrays;
+  for (size_t size : sizes) arrays.push_back(Array<T>::random(size));
+  return arrays;
+}
+
+// 16-bit copies of masters: every other one is the master, rounded, and the rest were written since the last step.
+template <typename C, typename P>
+std::vector<Array<C>> copies_of(const std::vector<Array<P>>& params) {
+  std::vector<Array<C>> copies;
+  for (const Array<P>& param : params) {
+    copies.push_back(Array<C>::random(param.size()));
+    for (size_t i = 0; i < param.size(); ++i) copies.back().set(i, param.get(i) + (i % 2 ? 2 : 0));
+  }
+  return copies;
+}
+
 inline int num_failures = 0;
 inline const char* schedule_name = "";
 

@@ -24,13 +24,6 @@ struct List {
   }
 };
 
-template <typename T>
-std::vector<Array<T>> random_arrays(std::vector<size_t> sizes) {
-  std::vector<Array<T>> arrays;
-  for (size_t size : sizes) arrays.push_back(Array<T>::random(size));
-  return arrays;
-}
-
 void check_norm(const List& list) {
   NormLaunch launch;
   launch.num_tensors = int64_t(list.sizes.size());

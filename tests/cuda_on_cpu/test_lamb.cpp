@@ -11,20 +11,6 @@ constexpr double kLr = 0.25, kStep = 2, kScale = 4, kNorm = 40;
 constexpr double kSummed = 1e-12;  // what the order of a sum makes in double
 const size_t kSizes[] = {1, 97, 0, 33, kLambChunk + 5};
 
-template <typename T>
-std::vector<void*> addresses(std::vector<Array<T>>& arrays) {
-  std::vector<void*> all;
-  for (Array<T>& array : arrays) all.push_back(array.data());
-  return all;
-}
-
-template <typename T>
-std::vector<Array<T>> random_arrays() {
-  std::vector<Array<T>> arrays;
-  for (size_t size : kSizes) arrays.push_back(Array<T>::random(size));
-  return arrays;
-}
-
 // One tensor, in double: the formula of lamb_math.h once more.
 void reference(const LambOptions& o, std::vector<double>& p, const std::vector<double>& grad, std::vector<double>& m,
                std::vector<double>& v) {
@@ -47,14 +33,12 @@ void reference(const LambOptions& o, std::vector<double>& p, const std::vector<d
 template <typename P, typename G, typename C>
 void step(const LambOptions& options, bool found_inf) {
   using T = math_t<P>;
-  std::vector<Array<P>> params = random_arrays<P>();
-  std::vector<Array<G>> grads = random_arrays<G>();
-  std::vector<Array<T>> ms = random_arrays<T>(), vs = random_arrays<T>();
+  std::vector<Array<P>> params = random_arrays<P>(kSizes);
+  std::vector<Array<G>> grads = random_arrays<G>(kSizes);
+  std::vector<Array<T>> ms = random_arrays<T>(kSizes), vs = random_arrays<T>(kSizes);
   constexpr bool with_copies = sizeof(C) == 2;
   using Copy = std::conditional_t<with_copies, C, float>;
-  std::vector<Array<Copy>> copies = random_arrays<Copy>();  // every other one is the master, rounded, ...
-  for (size_t t = 0; t < copies.size(); ++t)                // ... and the rest were written since the last step
-    for (size_t i = 0; i < copies[t].size(); ++i) copies[t].set(i, i % 2 ? copies[t].get(i) + 2 : params[t].get(i));
+  std::vector<Array<Copy>> copies = copies_of<Copy>(params);
   std::vector<std::vector<double>> want_params, want_ms, want_vs, want_copies;
   for (size_t t = 0; t < params.size(); ++t) {
     for (size_t i = 0; i < vs[t].size(); ++i) vs[t].set(i, std::fabs(vs[t].get(i)) + 0.01);

@@ -11,20 +11,6 @@ constexpr double kLr = 2, kScale = 4, kMomentum = 0.75, kDecay = 0.125, kTrust =
 constexpr double kSummed = 1e-12;  // what the order of a sum makes in double
 const size_t kSizes[] = {1, 97, 0, 33, kLarsChunk + 5};
 
-template <typename T>
-std::vector<void*> addresses(std::vector<Array<T>>& arrays) {
-  std::vector<void*> all;
-  for (Array<T>& array : arrays) all.push_back(array.data());
-  return all;
-}
-
-template <typename T>
-std::vector<Array<T>> random_arrays() {
-  std::vector<Array<T>> arrays;
-  for (size_t size : kSizes) arrays.push_back(Array<T>::random(size));
-  return arrays;
-}
-
 // One tensor, in double: the formula of lars_math.h once more.
 void reference(bool with_momentum, bool adapt, std::vector<double>& w, const std::vector<double>& grad,
                std::vector<double>& velocity) {
@@ -44,13 +30,11 @@ void reference(bool with_momentum, bool adapt, std::vector<double>& w, const std
 
 template <typename P, typename G, typename C>
 void step(bool with_momentum, bool adapt, bool found_inf) {
-  std::vector<Array<P>> params = random_arrays<P>(), velocities = random_arrays<P>();
-  std::vector<Array<G>> grads = random_arrays<G>();
+  std::vector<Array<P>> params = random_arrays<P>(kSizes), velocities = random_arrays<P>(kSizes);
+  std::vector<Array<G>> grads = random_arrays<G>(kSizes);
   constexpr bool with_copies = sizeof(C) == 2;
   using Copy = std::conditional_t<with_copies, C, float>;
-  std::vector<Array<Copy>> copies = random_arrays<Copy>();  // every other one is the master, rounded, ...
-  for (size_t t = 0; t < copies.size(); ++t)                // ... and the rest were written since the last step
-    for (size_t i = 0; i < copies[t].size(); ++i) copies[t].set(i, i % 2 ? copies[t].get(i) + 2 : params[t].get(i));
+  std::vector<Array<Copy>> copies = copies_of<Copy>(params);
   std::vector<std::vector<double>> want_params, want_velocities, want_copies;
   for (size_t t = 0; t < params.size(); ++t) {
     std::vector<double> w = params[t].doubles(), v = velocities[t].doubles(), c = copies[t].doubles();

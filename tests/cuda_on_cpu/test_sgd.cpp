@@ -9,29 +9,13 @@ namespace {
 constexpr double kLr = 0.25, kScale = 4, kMomentum = 0.75, kDampening = 0.5, kDecay = 0.125;
 const size_t kSizes[] = {1, 97, 0, 33, kSgdChunk + 5};
 
-template <typename T>
-std::vector<void*> addresses(std::vector<Array<T>>& arrays) {
-  std::vector<void*> all;
-  for (Array<T>& array : arrays) all.push_back(array.data());
-  return all;
-}
-
-template <typename T>
-std::vector<Array<T>> random_arrays() {
-  std::vector<Array<T>> arrays;
-  for (size_t size : kSizes) arrays.push_back(Array<T>::random(size));
-  return arrays;
-}
-
 template <typename P, typename G, typename C>
 void step(bool with_momentum, bool found_inf) {
-  std::vector<Array<P>> params = random_arrays<P>(), buffers = random_arrays<P>();
-  std::vector<Array<G>> grads = random_arrays<G>();
+  std::vector<Array<P>> params = random_arrays<P>(kSizes), buffers = random_arrays<P>(kSizes);
+  std::vector<Array<G>> grads = random_arrays<G>(kSizes);
   constexpr bool with_copies = sizeof(C) == 2;
   using Copy = std::conditional_t<with_copies, C, float>;
-  std::vector<Array<Copy>> copies = random_arrays<Copy>();  // every other one is the master, rounded, ...
-  for (size_t t = 0; t < copies.size(); ++t)                // ... and the rest were written since the last step
-    for (size_t i = 0; i < copies[t].size(); ++i) copies[t].set(i, i % 2 ? copies[t].get(i) + 2 : params[t].get(i));
+  std::vector<Array<Copy>> copies = copies_of<Copy>(params);
   std::vector<std::vector<double>> want_params, want_buffers, want_copies;
   for (size_t t = 0; t < params.size(); ++t) {
     std::vector<double> p = params[t].doubles(), b = buffers[t].doubles(), c = copies[t].doubles();

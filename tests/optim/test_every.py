@@ -10,10 +10,16 @@ from optim.networks import assert_same, network, run_steps
 from torch import nn
 
 from airank_fast.errors import UserError
-from airank_fast.optim import FusedLAMB, FusedLARS, FusedSGD
+from airank_fast.optim import FusedAdagrad, FusedAdam, FusedAdamW, FusedLAMB, FusedLARS, FusedSGD
 
 MOMENTUM = {"momentum": 0.9, "lr": 0.1}
-KINDS = [(FusedSGD, MOMENTUM), (FusedLARS, MOMENTUM | {"trust_coefficient": 0.01}), (FusedLAMB, {"lr": 0.01})]
+KINDS = [
+    (FusedSGD, MOMENTUM),
+    (FusedAdam, {"lr": 0.01}),
+    (FusedAdagrad, {"lr": 0.01}),
+    (FusedLARS, MOMENTUM | {"trust_coefficient": 0.01}),
+    (FusedLAMB, {"lr": 0.01}),
+]
 every = pytest.mark.parametrize(("kind", "options"), KINDS, ids=[kind.op for kind, _ in KINDS])
 
 
@@ -128,6 +134,11 @@ def test_sgd_takes_torchs_and_apexs_arguments():
     [
         (FusedSGD, "differentiable"),
         (FusedSGD, "wd_after_momentum"),
+        (FusedAdam, "amsgrad"),
+        (FusedAdam, "differentiable"),
+        (FusedAdamW, "amsgrad"),
+        (FusedAdagrad, "differentiable"),
+        (FusedAdagrad, "adagrad_w_mode"),
         (FusedLARS, "wd_after_momentum"),
         (FusedLAMB, "amsgrad"),
     ],
@@ -177,7 +188,7 @@ def test_16_bit_parameters_are_their_masters_rounded(kind, options, dtype):
     for param in model.parameters():
         state = optimizer.state[param]
         assert {name: tensor.dtype for name, tensor in state.items()} == dict.fromkeys(state, torch.float32)
-        assert all(tensor.stride() == param.stride() for tensor in state.values())
+        assert all(tensor.stride() == param.stride() for name, tensor in state.items() if name != "step")
         assert torch.equal(param.detach(), state["master"].to(dtype))
     weight = model[0].weight
     assert not torch.equal(optimizer.state[weight]["master"], weight.float())
@@ -200,7 +211,9 @@ def test_grad_scaler_unscales_and_skips_inside_the_op(kind, options):
     scaler.update()
     assert_same(ours, before)
     assert scaler.get_scale() == 2.0**9
-    assert optimizer.param_groups[0].get("step", 3) == 3  # a skipped step does not count
+    # A skipped step does not count.
+    assert optimizer.param_groups[0].get("step", 3) == 3
+    assert all(state.get("step", 3) == 3 for state in optimizer.state.values())
 
 
 @every

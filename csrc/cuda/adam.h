@@ -1,0 +1,12 @@
+// The Adam launcher as plain C++, for the torch registration and the tests.
+#pragma once
+
+#include "../adam_math.h"
+#include "adaptive.h"
+
+namespace airank_fast {
+
+// Enqueues the step on `stream` of the current device, without waiting.
+cudaError_t launch_adam(const AdaptiveLaunch<Adam>& step, cudaStream_t stream);
+
+}  // namespace airank_fast
