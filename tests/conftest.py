@@ -1,5 +1,7 @@
 """Options of all tests: tests marked gpu are skipped, with a line, where there is no CUDA device; --cuda-on-cpu."""
 
+import signal
+
 import pytest
 import torch
 
@@ -33,6 +35,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A suite in the background of a shell, or under nohup, ignores these, and so would the processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if config.getoption("--cpu-instructions"):
         from airank_fast import _C, ops  # noqa: F401  (torch's libraries first)
 

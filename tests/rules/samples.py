@@ -102,13 +102,19 @@ def write_run(directory: Path, events=None, **options) -> Path:
 @contextmanager
 def unreadable_folder(top: Path) -> Iterator[Path]:
     """A folder below `top` that no user can read, not even root: its path is longer than the system's 4,096 bytes."""
-    first = top / ("d" * 200)
+    first = top / ("d" * 100)
     path, parent = top, os.open(top, os.O_RDONLY)
-    while len(os.fsencode(path)) < 4096:
-        path /= first.name
-        os.mkdir(first.name, dir_fd=parent)
-        above, parent = parent, os.open(first.name, os.O_RDONLY, dir_fd=parent)
+
+    def descend(name: str) -> None:
+        nonlocal path, parent
+        path /= name
+        os.mkdir(name, dir_fd=parent)
+        above, parent = parent, os.open(name, os.O_RDONLY, dir_fd=parent)
         os.close(above)
+
+    while len(os.fsencode(path)) < 3850:  # so that files in the folder above it have paths that can be read
+        descend(first.name)
+    descend("d" * 250)
     os.close(parent)
     yield path
     subprocess.run(["rm", "-rf", first], check=True)  # pytest's own removal cannot
