@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tables
 
-OPS = (*tables.OPS, "sparse_table")
+OPS = tables.OPS
 FLOOR = "floor"
 COPY = "torch's copy of x (yardstick)"
 COPIES = "torch's copies of as many bytes (yardstick)"

@@ -17,7 +17,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
-OPS = ("sgd", "adam", "adagrad", "lamb", "layer_norm", "dropout_add_layer_norm", "batch_norm_act", "bias_gelu")
+OPS = (
+    "sgd",
+    "adam",
+    "adagrad",
+    "lamb",
+    "sparse_table",
+    "layer_norm",
+    "dropout_add_layer_norm",
+    "batch_norm_act",
+    "bias_gelu",
+)
 OPS += ("cross_entropy",)
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
