@@ -30,7 +30,7 @@ rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to 
 	$(PY) -m airank_fast.rehearse $(ARGS)
 
 test: lint ## the same environment, lint, and the whole test suite
-	$(PY) -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format; mypy: types of the seams
 	$(PY) -m ruff check .
