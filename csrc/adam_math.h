@@ -5,6 +5,7 @@
 //   m = beta1 * m + (1 - beta1) * g
 //   v = beta2 * v + (1 - beta2) * g * g
 //   u = (lr / c1) * m / (sqrt(v) / sqrt(c2) + eps)      c = 1 - beta^step, or 1 without bias correction
+//     = (lr sqrt(c2) / c1) * m / (sqrt(v) + eps sqrt(c2)), which is a rounding less
 //   u = u + lr * weight_decay * param          AdamW: decay of the parameter itself
 //   param = param - u
 //
@@ -35,9 +36,8 @@ struct AdamScalars {
   T rest1;  // 1 - beta1
   T beta2;
   T rest2;
-  T rate;  // lr / c1
-  T root;  // 1 / sqrt(c2)
-  T eps;
+  T rate;  // lr * sqrt(c2) / c1
+  T eps;   // eps * sqrt(c2)
   T of_gradient;  // weight decay of Adam, else 0
   T of_param;     // lr * weight decay of AdamW, else 0
 };
@@ -59,9 +59,8 @@ struct Adam {
             T(1.0 - o.beta1),
             T(o.beta2),
             T(1.0 - o.beta2),
-            T(lr / c1),
-            T(1.0 / sqrt(c2)),
-            T(o.eps),
+            T(lr * sqrt(c2) / c1),
+            T(o.eps * sqrt(c2)),
             T(o.decoupled_weight_decay ? 0.0 : o.weight_decay),
             T(o.decoupled_weight_decay ? lr * o.weight_decay : 0.0)};
   }
@@ -74,7 +73,7 @@ struct Adam {
     g = s.of_gradient != T(0) ? g + s.of_gradient * param : g;
     m = s.beta1 * m + s.rest1 * g;
     v = s.beta2 * v + s.rest2 * g * g;
-    const T u = s.rate * (m / (s.root * square_root(v) + s.eps));
+    const T u = s.rate * (m / (square_root(v) + s.eps));
     return param - (s.of_param != T(0) ? u + s.of_param * param : u);
   }
 };

@@ -74,10 +74,13 @@ def worst_error(got, exact):
 
 
 def assert_twice_the_error_at_most(got, theirs, exact):
-    """Of `theirs`; in float64, where theirs may be the same operations as `exact`, of 64 units in the last place."""
+    """Of `theirs`, or of half a unit in the last place of the largest number, which one rounding may cost.
+
+    In float64, where theirs may be the same operations as `exact`, of 64 units.
+    """
     largest = max((e.abs().max().item() for e in exact if e.numel()), default=0.0)
-    double = bool(got) and got[0].dtype == torch.float64
-    unit = 64 * torch.finfo(torch.float64).eps * largest if double else 0.0
+    units = {torch.float64: 64, torch.float32: 0.5}.get(got[0].dtype, 0) if got else 0
+    unit = units * torch.finfo(got[0].dtype).eps * largest if got else 0.0
     assert worst_error(got, exact) <= 2 * max(worst_error(theirs, exact), unit)
 
 
