@@ -14,11 +14,7 @@
 // SparseAdam on sparse gradients; row-wise Adagrad as in FBGEMM and torchrec.
 #pragma once
 
-#ifndef __CUDACC_RTC__
-#include <math.h>
-#endif
-
-#include "host_device.h"
+#include "vector_math.h"
 
 namespace airank_fast {
 
@@ -43,9 +39,6 @@ struct TableScalars {
   T eps;
 };
 
-HOST_DEVICE float table_root(float x) { return sqrtf(x); }
-HOST_DEVICE double table_root(double x) { return sqrt(x); }
-
 // `step` counts from 1.
 template <typename T>
 HOST_DEVICE TableScalars<T> table_scalars(TableRule rule, const TableOptions& o, double lr, double step,
@@ -64,10 +57,10 @@ HOST_DEVICE T table_step(T weight, T grad, T& first, T& second, const TableScala
   if constexpr (kRule == TableRule::kAdam) {
     first += s.rest1 * (grad - first);
     second += s.rest2 * (grad * grad - second);
-    return weight - s.rate * (first / (table_root(second) + s.eps));
+    return weight - s.rate * (first / (square_root(second) + s.eps));
   }
   if constexpr (kRule == TableRule::kAdagrad) first += grad * grad;
-  return weight - s.rate * (grad / (table_root(first) + s.eps));
+  return weight - s.rate * (grad / (square_root(first) + s.eps));
 }
 
 }  // namespace airank_fast

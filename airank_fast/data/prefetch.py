@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,6 +100,14 @@ def prefetch(
         if lay_out is not None:
             items = stack.enter_context(contextlib.closing(_ahead(map(partial(_timed, lay_out), source))))
         yield from _on_a_stream(items, device, move) if device.type == "cuda" else _in_place(items, move)
+
+
+def moved(arrays: Iterable[np.ndarray], device: torch.device | str) -> list[Tensor]:
+    """The arrays as tensors on the device; on CUDA by asynchronous copies from pinned memory."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if torch.device(device).type == "cuda":
+        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+    return tensors
 
 
 def _timed(function: Callable[[Any], T], item: Any) -> tuple[T, float]:

@@ -13,6 +13,7 @@ DALI graph gives the same windows.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterator
 from itertools import count
 from typing import NamedTuple
@@ -68,6 +69,11 @@ def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     """The order of epoch `epoch` (0-based): int64 [num_samples]."""
     keys = philox(seed, Purpose.ORDER, (0, epoch)).random_raw(num_samples)
     return np.argsort(keys, kind="stable")
+
+
+def is_held_out(content: bytes, one_in: int) -> bool:
+    """Whether a thing with this content is held out, as about one in `one_in` is; no other changes sides with it."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:4], "little") % one_in == 0
 
 
 def draws(seed: int, first_position: int, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.tensor_lists import check_adaptive, newest, unscaled, write
+from airank_fast.ops.tensor_lists import check_adaptive, mark_written, newest, unscaled, write
 
 _SCHEMA = """adagrad_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] sums, Tensor(c!)[] steps, Tensor(d!)[] copies, Tensor lr, *,
@@ -76,9 +76,7 @@ def adagrad_(
         grad_scale=grad_scale,
         found_inf=found_inf,
     )
-    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd detect a change of a tensor that it saved.
-        torch.autograd.graph.increment_version([*params, *sums, *steps, *copies])
+    mark_written(params, sums, steps, copies)
 
 
 @torch.library.impl(_library, "adagrad_", "CompositeExplicitAutograd")
@@ -124,12 +122,9 @@ def _adagrad_fake(
     copies,
     lr,
     *,
-    lr_decay=0.0,
-    weight_decay=0.0,
-    eps=1e-10,
-    maximize=False,
     grad_scale=None,
     found_inf=None,
+    **_options,
 ):
     _check(params, grads, sums, steps, copies, lr, grad_scale, found_inf)
 

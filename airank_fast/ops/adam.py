@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.tensor_lists import check_adaptive, newest, unscaled, write
+from airank_fast.ops.tensor_lists import check_adaptive, mark_written, newest, unscaled, write
 
 _SCHEMA = """adam_(
     Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps,
@@ -86,9 +86,7 @@ def adam_(
         grad_scale=grad_scale,
         found_inf=found_inf,
     )
-    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd detect a change of a tensor that it saved.
-        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *steps, *copies])
+    mark_written(params, exp_avgs, exp_avg_sqs, steps, copies)
 
 
 @torch.library.impl(_library, "adam_", "CompositeExplicitAutograd")
@@ -147,15 +145,9 @@ def _adam_fake(
     copies,
     lr,
     *,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-8,
-    weight_decay=0.0,
-    decoupled_weight_decay=False,
-    bias_correction=True,
-    maximize=False,
     grad_scale=None,
     found_inf=None,
+    **_options,
 ):
     _check(params, grads, exp_avgs, exp_avg_sqs, steps, copies, lr, grad_scale, found_inf)
 

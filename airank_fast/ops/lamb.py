@@ -17,6 +17,7 @@ from airank_fast.ops.tensor_lists import (
     check_list,
     check_list_dtype,
     check_scalars,
+    mark_written,
     newest,
     norms_of,
     write,
@@ -101,9 +102,7 @@ def lamb_(
         grad_scale=grad_scale,
         found_inf=found_inf,
     )
-    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd detect a change of a tensor that it saved.
-        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *copies])
+    mark_written(params, exp_avgs, exp_avg_sqs, copies)
 
 
 @torch.library.impl(_library, "lamb_", "CompositeExplicitAutograd")
@@ -180,18 +179,10 @@ def _lamb_fake(
     lr,
     step,
     *,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-6,
-    weight_decay=0.01,
-    bias_correction=True,
-    grad_averaging=True,
-    adam_w_mode=True,
-    use_nvlamb=False,
-    max_grad_norm=1.0,
     grad_norm=None,
     grad_scale=None,
     found_inf=None,
+    **_options,
 ):
     _check(params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, grad_norm, grad_scale, found_inf)
 

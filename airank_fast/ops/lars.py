@@ -18,6 +18,7 @@ from airank_fast.ops.tensor_lists import (
     check_list,
     check_list_dtype,
     check_scalars,
+    mark_written,
     newest,
     norms_of,
     write,
@@ -85,9 +86,7 @@ def lars_(
         grad_scale=grad_scale,
         found_inf=found_inf,
     )
-    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd detect a change of a tensor that it saved.
-        torch.autograd.graph.increment_version([*params, *velocities, *copies])
+    mark_written(params, velocities, copies)
 
 
 @torch.library.impl(_library, "lars_", "CompositeExplicitAutograd")
@@ -145,13 +144,9 @@ def _lars_fake(
     lr,
     *,
     momentum=0.0,
-    weight_decay=0.0,
-    trust_coefficient=0.001,
-    eps=0.0,
-    nesterov=False,
-    adapt=True,
     grad_scale=None,
     found_inf=None,
+    **_options,
 ):
     _check(params, grads, velocities, copies, lr, momentum, grad_scale, found_inf)
 

@@ -17,6 +17,7 @@ from airank_fast.ops.tensor_lists import (
     check_list,
     check_list_dtype,
     check_scalars,
+    mark_written,
     newest,
     unscaled,
     write,
@@ -81,9 +82,7 @@ def sgd_(
         grad_scale=grad_scale,
         found_inf=found_inf,
     )
-    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        # Lets autograd detect a change of a tensor that it saved.
-        torch.autograd.graph.increment_version([*params, *momentum_buffers, *copies])
+    mark_written(params, momentum_buffers, copies)
 
 
 @torch.library.impl(_library, "sgd_", "CompositeExplicitAutograd")
@@ -129,12 +128,9 @@ def _sgd_fake(
     lr,
     *,
     momentum=0.0,
-    dampening=0.0,
-    weight_decay=0.0,
-    nesterov=False,
-    maximize=False,
     grad_scale=None,
     found_inf=None,
+    **_options,
 ):
     _check(params, grads, momentum_buffers, copies, lr, momentum, grad_scale, found_inf)
 

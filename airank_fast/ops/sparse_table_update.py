@@ -13,7 +13,7 @@ from torch import Tensor
 
 from airank_fast.ops.checks import IN_16_BITS, check_device, check_dtype, check_shape, name_of, require
 from airank_fast.ops.sparse_table import check_contiguous, check_inside, check_int64, check_table
-from airank_fast.ops.tensor_lists import check_scalars, newest, write
+from airank_fast.ops.tensor_lists import check_scalars, mark_written, newest, unscaled, write
 
 _SCHEMA = """sparse_table_update_(
     Tensor(a!) table, Tensor(b!)[] state, Tensor(c!)? copy, Tensor rows, Tensor grads, Tensor lr, Tensor step, *,
@@ -86,9 +86,7 @@ def sparse_table_update_(
         grad_scale=grad_scale,
         found_inf=found_inf,
     )
-    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
-        written = [table, *state] if copy is None else [table, *state, copy]
-        torch.autograd.graph.increment_version(written)
+    mark_written([table], state, [] if copy is None else [copy])
 
 
 @torch.library.impl(_library, "sparse_table_update_", "CompositeExplicitAutograd")
@@ -123,8 +121,7 @@ def sparse_table_update_reference(
         return
     wide = torch.promote_types(table.dtype, torch.float32)
     touched, g = _summed(rows, grads.to(wide))
-    factor = torch.ones((), dtype=torch.float64) if grad_scale is None else grad_scale.double().reciprocal()
-    g = g * (-factor if maximize else factor).to(g).reshape(())
+    g = unscaled(g, wide, grad_scale, maximize)
     olds = [tensor[touched] for tensor in state]
     lr, step = lr.double().reshape(()), step.double().reshape(())
     if rule == "adam":
@@ -158,13 +155,9 @@ def _update_fake(
     step,
     *,
     rule,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-8,
-    lr_decay=0.0,
-    maximize=False,
     grad_scale=None,
     found_inf=None,
+    **_options,
 ):
     _check_update(table, state, copy, rows, grads, lr, step, rule, grad_scale, found_inf)
 

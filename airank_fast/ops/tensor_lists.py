@@ -100,6 +100,12 @@ def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.linalg.vector_norm(tensor) for tensor in tensors]
 
 
+def mark_written(*lists: Sequence[Tensor]) -> None:
+    """Let autograd detect that an op has changed these tensors, where it saved one of them."""
+    if not torch.compiler.is_compiling():  # a compiled graph does this by itself
+        torch.autograd.graph.increment_version([tensor for tensors in lists for tensor in tensors])
+
+
 def unscaled(grad: Tensor, dtype: torch.dtype, grad_scale: Tensor | None, maximize: bool) -> Tensor:
     """The gradient in ``dtype``, divided by the scale, negative to maximise."""
     grad = grad.to(dtype)

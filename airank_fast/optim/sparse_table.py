@@ -13,7 +13,7 @@ from torch import Tensor
 
 from airank_fast.errors import UserError
 from airank_fast.ops import sparse_table_update_
-from airank_fast.optim.base import FusedOptimizer, check_false, check_lr, scalar_on
+from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, scalar_on
 
 
 class SparseTableOptimizer(FusedOptimizer):
@@ -252,9 +252,7 @@ class SparseAdam(SparseTableOptimizer):
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "eps")
-        for name, beta in zip(("betas[0]", "betas[1]"), options["betas"], strict=True):
-            if not 0 <= beta < 1:
-                raise UserError(f"{self.op}: {name} must be in [0, 1), got {float(beta)}")
+        check_betas(self.op, options)
 
 
 def _check_zero(op: str, options: dict, *names: str) -> None:

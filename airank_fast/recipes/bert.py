@@ -125,7 +125,7 @@ class Job:
         """Read the index of the data set. Returns the fields of the run's `data` event."""
         recipe, data = self.recipe, self.options.data
         shard = {
-            "batch_size_local": recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps,
+            "batch_size_local": recipe.micro_batch_size(ranks.size),
             "global_batch_size": recipe.batch_size,
             "rank": ranks.rank,
             "world_size": ranks.size,
@@ -194,7 +194,7 @@ class Job:
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> TokenBatch:
         """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""
         recipe, rng = self.recipe, np.random.default_rng(0)
-        num, length = recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps, recipe.sequence_length
+        num, length = recipe.micro_batch_size(ranks.size), recipe.sequence_length
         num_masked = max(1, round(recipe.mask_rate * (length - 2)))
         ids = rng.integers(recipe.vocab_size, size=(num, length))
         positions = np.tile(np.arange(1, num_masked + 1), (num, 1))

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from airank_fast.recipes.options import Command, Request
-from airank_fast.recipes.table_recipe import TableOptions, TableRecipe, check
+from airank_fast.recipes.table_recipe import ADULT, check
+from airank_fast.recipes.table_recipe import TableOptions as Options
+from airank_fast.recipes.table_recipe import TableRecipe as Recipe
 from airank_fast.tasks.deepfm import TASK
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(TableRecipe):
-    """See TableRecipe."""
-
-
-RECIPES = {
-    "adult": Recipe(
-        name="adult",
-        batch_size=256,
-        epochs=6,
-        learning_rate=1e-3,
-        embedding_dim=8,
-        embedding_std=0.01,
-        hidden="256-128",
-        eval_batch_size=4096,
-        target=0.928,
-    )
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
-    """See RunOptions."""
+RECIPES = {"adult": Recipe(**ADULT)}
 
 
 def defaults(request: Request, world_size: int) -> Recipe:

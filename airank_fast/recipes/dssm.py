@@ -114,7 +114,7 @@ class Job:
             TrainStream(
                 len(train.matching),
                 recipe.seed,
-                batch_size_local=recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps,
+                batch_size_local=recipe.micro_batch_size(ranks.size),
                 global_batch_size=recipe.batch_size,
                 rank=ranks.rank,
                 world_size=ranks.size,
@@ -161,7 +161,7 @@ class Job:
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> PairBatch:
         """A batch of random trigrams, for warm-up before the clock starts; UserError where groups do not fill it."""
         recipe = self.recipe
-        num = recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps
+        num = recipe.micro_batch_size(ranks.size)
         what = f"a divisor of the {num} samples of a rank's micro-batch"
         require(recipe.negatives or num % recipe.candidates == 0, "--candidates", what, recipe.candidates)
         numbers, rng = np.arange(num), np.random.default_rng(0)

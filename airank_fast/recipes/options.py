@@ -125,6 +125,10 @@ class CommonRecipe:
     fused: bool = True
     """Use the fused operators; --no-fused runs torch's own modules and losses, for comparison."""
 
+    def micro_batch_size(self, world_size: int) -> int:
+        """Samples of one micro-batch of one rank."""
+        return self.batch_size // world_size // self.gradient_accumulation_steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

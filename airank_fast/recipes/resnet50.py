@@ -121,7 +121,7 @@ class Job:
             flip=recipe.train_crop == "random_resized",
             eval_resize=recipe.eval_resize,
             global_batch_size=recipe.batch_size,
-            batch_size_local=recipe.batch_size // ranks.size // recipe.gradient_accumulation_steps,
+            batch_size_local=recipe.micro_batch_size(ranks.size),
             eval_batch_size=max(1, recipe.eval_batch_size // ranks.size),
             rank=ranks.rank,
             world_size=ranks.size,
@@ -154,7 +154,7 @@ class Job:
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
         """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""
-        num_images = self.recipe.batch_size // ranks.size // self.recipe.gradient_accumulation_steps
+        num_images = self.recipe.micro_batch_size(ranks.size)
         side = self.recipe.image_size
         images = torch.randn(num_images, 3, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         labels = torch.randint(self.recipe.num_classes, (num_images,), device=device)

@@ -89,7 +89,7 @@ class TableJob:
         stream = TrainStream(
             len(table.train.labels),
             recipe.seed,
-            batch_size_local=self._batch_size(ranks),
+            batch_size_local=self.recipe.micro_batch_size(ranks.size),
             global_batch_size=recipe.batch_size,
             rank=ranks.rank,
             world_size=ranks.size,
@@ -113,9 +113,6 @@ class TableJob:
             "corrupt_files": [],
         }
 
-    def _batch_size(self, ranks: Ranks) -> int:
-        return self.recipe.batch_size // ranks.size // self.recipe.gradient_accumulation_steps
-
     def train_batches(self, first_step: int) -> Iterator[RowBatch]:
         """This rank's part of every global batch from `first_step` on, without end."""
         assert self.reader is not None, "open_data comes first"
@@ -128,7 +125,7 @@ class TableJob:
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> RowBatch:
         """Random rows in the shape of a training batch, for warm-up before the clock starts."""
-        number = self._batch_size(ranks)
+        number = self.recipe.micro_batch_size(ranks.size)
         ids = torch.rand(number, len(self.slots)) * torch.tensor(list(self.slots.values()))
         labels = torch.randint(2, (number,)).float()
         dense = torch.randn(number, len(adult.NUMBERS))

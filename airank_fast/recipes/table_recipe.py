@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airank_fast.errors import require
 from airank_fast.recipes.options import CommonRecipe, Fixed, RunOptions, check_counts
@@ -34,6 +35,20 @@ class TableRecipe(CommonRecipe):
     def widths(self) -> list[int]:
         """The widths of the hidden layers."""
         return [int(width) for width in self.hidden.split("-")]
+
+
+ADULT: dict[str, Any] = {
+    "name": "adult",
+    "batch_size": 256,
+    "epochs": 6,
+    "learning_rate": 1e-3,
+    "embedding_dim": 8,
+    "embedding_std": 0.01,
+    "hidden": "256-128",
+    "eval_batch_size": 4096,
+    "target": 0.928,
+}
+"""Both tasks' recipe for UCI Adult."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from airank_fast.errors import require
 from airank_fast.recipes.options import Command, Request
-from airank_fast.recipes.table_recipe import TableOptions, TableRecipe, check
+from airank_fast.recipes.table_recipe import ADULT, TableRecipe, check
+from airank_fast.recipes.table_recipe import TableOptions as Options
 from airank_fast.tasks.wide_deep import TASK
 
 
@@ -18,25 +19,7 @@ class Recipe(TableRecipe):
     """Buckets into which each combination of columns is hashed, for the wide part; 0: no combinations."""
 
 
-RECIPES = {
-    "adult": Recipe(
-        name="adult",
-        batch_size=256,
-        epochs=6,
-        learning_rate=1e-3,
-        embedding_dim=8,
-        embedding_std=0.01,
-        hidden="256-128",
-        cross_buckets=1000,
-        eval_batch_size=4096,
-        target=0.928,
-    )
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
-    """See RunOptions."""
+RECIPES = {"adult": Recipe(**ADULT, cross_buckets=1000)}
 
 
 def defaults(request: Request, world_size: int) -> Recipe:

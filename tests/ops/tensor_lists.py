@@ -73,13 +73,13 @@ def worst_error(got, exact):
     return max(errors, default=0.0)
 
 
-def assert_twice_the_error_at_most(got, theirs, exact):
-    """Of `theirs`, or of half a unit in the last place of the largest number, which one rounding may cost.
+def assert_twice_the_error_at_most(got, theirs, exact, float32_units=0.0):
+    """Of `theirs`, or of so many units in the last place of the largest number.
 
     In float64, where theirs may be the same operations as `exact`, of 64 units.
     """
     largest = max((e.abs().max().item() for e in exact if e.numel()), default=0.0)
-    units = {torch.float64: 64, torch.float32: 0.5}.get(got[0].dtype, 0) if got else 0
+    units = {torch.float64: 64, torch.float32: float32_units}.get(got[0].dtype, 0) if got else 0
     unit = units * torch.finfo(got[0].dtype).eps * largest if got else 0.0
     assert worst_error(got, exact) <= 2 * max(worst_error(theirs, exact), unit)
 

@@ -25,6 +25,7 @@ class TestAdam(AdaptiveTests):
     torchs = torch.optim.Adam
     step = staticmethod(adam_)
     reference = staticmethod(adam_reference)
+    float32_units = 0.5  # where v is near 0, one rounding decides: of thousands of elements torch's may have been lucky
 
     def torch_optimizer(self, params, lr, options):
         betas = (options.get("beta1", 0.9), options.get("beta2", 0.999))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from airank_fast.data.text import code_search
+from airank_fast.data.text import code_search, query_pairs
 from airank_fast.data.text.query_pairs import Line, Pairs
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
 from airank_fast.quality.order_rate import of_scores
+from airank_fast.recipes import dssm_options
 from airank_fast.recipes.command_line import parse, resolve
 from airank_fast.recipes.dssm import RECIPES, Job
 
@@ -137,3 +138,7 @@ def test_the_lexical_baseline_is_below_the_target():
         dense[-1][rows, bags.ids] = bags.weights
     baseline = of_scores(dense[0][weighted.query] @ dense[1][weighted.document].T)
     assert 0.9 < baseline["order_rate"] < recipe.target - 0.003
+
+
+def test_the_most_negatives_of_the_command_line_are_those_of_the_reader():
+    assert dssm_options.MOST_NEGATIVES == query_pairs.MOST_NEGATIVES

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airank_fast.data.prefetch import Batch
+from airank_fast.data.prefetch import Batch, moved
 from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import TrainStream, eval_batches
 from airank_fast.errors import require
@@ -137,7 +137,4 @@ def prefetch(batches: Iterable[tuple[Rows, np.ndarray]], device: torch.device | 
 
 def _move(item: tuple[Rows, np.ndarray], device: torch.device) -> RowBatch:
     rows, indices = item
-    tensors = [torch.from_numpy(part) for part in (*rows, indices)]
-    if device.type == "cuda":
-        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
-    return RowBatch(*tensors)
+    return RowBatch(*moved((*rows, indices), device))

@@ -8,12 +8,12 @@ are held out, about one in eight, so that the names of a module are all on one s
 from __future__ import annotations
 
 import ast
-import hashlib
 import platform
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from airank_fast.data import sampling
 from airank_fast.data.text import pydoc
 from airank_fast.errors import UserError
 
@@ -54,7 +54,7 @@ def load() -> tuple[list[Pair], list[Pair], str]:
 
 def is_held_out(module: str) -> bool:
     """Whether a module is held out, by a hash of its name, so that no other module changes sides with it."""
-    return int.from_bytes(hashlib.sha256(module.encode()).digest()[:4], "little") % _HOLD_OUT == 0
+    return sampling.is_held_out(module.encode(), _HOLD_OUT)
 
 
 def pairs() -> list[Pair]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from airank_fast.data.sampling import Purpose, philox
+from airank_fast.data.sampling import Purpose, is_held_out, philox
 from airank_fast.errors import UserError
 
 NAME = "Python's language reference and docstrings"
@@ -149,8 +149,7 @@ def split(texts: list[str]) -> tuple[list[str], list[str]]:
     """(train, held out): whole documents, by a hash of each, so that no other document changes sides with it."""
     sides: tuple[list[str], list[str]] = ([], [])
     for text in texts:
-        digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-        sides[int.from_bytes(digest[:4], "little") % _HOLD_OUT == 0].append(text)
+        sides[is_held_out(text.encode("utf-8", "replace"), _HOLD_OUT)].append(text)
     return sides
 
 

@@ -10,7 +10,6 @@ stream), see `airank_fast.data.sampling`.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airank_fast.data.prefetch import Batch
+from airank_fast.data.prefetch import Batch, moved
 from airank_fast.data.prefetch import prefetch as any_prefetch
-from airank_fast.data.sampling import NUM_DRAWS, TrainStream, eval_batches
+from airank_fast.data.sampling import NUM_DRAWS, TrainStream, eval_batches, is_held_out
 from airank_fast.data.text.trigrams import Bags, rarity
 from airank_fast.errors import UserError, require
 
@@ -91,8 +90,7 @@ def split(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
     """(train, held out): all lines of a query are on one side, by a hash of it."""
     sides: tuple[list[Line], list[Line]] = ([], [])
     for line in lines:
-        digest = hashlib.sha256(line.query.encode("utf-8", "surrogatepass")).digest()
-        sides[int.from_bytes(digest[:4], "little") % _HOLD_OUT == 0].append(line)
+        sides[is_held_out(line.query.encode("utf-8", "surrogatepass"), _HOLD_OUT)].append(line)
     return sides
 
 
@@ -184,10 +182,7 @@ class PairBatch(Batch):
 def collate(samples: Samples, device: torch.device | str) -> PairBatch:
     """The batch on the device; on CUDA by asynchronous copies from pinned memory."""
     queries, documents, *numbers = samples
-    tensors = [torch.from_numpy(array) for array in (*queries, *documents, *numbers)]
-    if torch.device(device).type == "cuda":
-        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
-    return PairBatch(*tensors)
+    return PairBatch(*moved((*queries, *documents, *numbers), device))
 
 
 class PairReader:
