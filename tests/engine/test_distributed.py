@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_two_ranks
 from torch import nn
 
 from airank_fast.engine.distributed import World
@@ -23,24 +22,18 @@ class Network(nn.Module):
         self.norm.num_batches_tracked.fill_(rank)
 
 
-def average(rank: int, store: str, results) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def average(rank: int) -> dict:
     network = Network(rank)
     World(rank, 2, rank, 2, torch.device("cpu")).average_buffers(network)
-    results[rank] = {name: tensor.tolist() for name, tensor in network.state_dict().items()}
-    dist.destroy_process_group()
+    return {name: tensor.tolist() for name, tensor in network.state_dict().items()}
 
 
-def test_batch_norm_statistics_are_averaged_and_no_other_buffer(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(average, (str(tmp_path / "store"), results), nprocs=2)
-        for rank, state in results.items():
-            assert state["norm.running_mean"] == state["norm.running_var"] == [0.5, 0.5]
-            assert state["instance.running_mean"] == [0.5, 0.5]
-            assert state["anchors"] == [rank] * 3
-            assert state["norm.num_batches_tracked"] == rank
-        assert len(results) == 2
+def test_batch_norm_statistics_are_averaged_and_no_other_buffer():
+    for rank, state in enumerate(on_two_ranks(average)):
+        assert state["norm.running_mean"] == state["norm.running_var"] == [0.5, 0.5]
+        assert state["instance.running_mean"] == [0.5, 0.5]
+        assert state["anchors"] == [rank] * 3
+        assert state["norm.num_batches_tracked"] == rank
 
 
 @pytest.mark.parametrize("network", [Network(3), nn.Linear(2, 2)])

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from engine import toy
+from ranks import on_two_ranks
 from safetensors.torch import load_file
 from torch.nn.functional import softplus
 
@@ -172,7 +171,6 @@ def test_a_target_is_reached_when_one_evaluation_has_all_of_it(tmp_path, target,
 
 
 def in_ranks(rank: int, directory) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     world = World(rank, 2, rank, 2, torch.device("cpu"))
     toy.run(toy.Job(num_pooled=0), directory / "together", world=world)
     toy.run(toy.Job(jitter=0.1), directory / "whole", world=world)
@@ -180,11 +178,10 @@ def in_ranks(rank: int, directory) -> None:
         toy.run(toy.Job(jitter=0.1, break_at=7), directory / "broken", world=world)
     except RuntimeError:
         toy.run(toy.Job(jitter=0.1), directory / "broken", world=world, resume=True)
-    dist.destroy_process_group()
 
 
 def test_two_ranks_train_as_one_and_resume_bit_for_bit(tmp_path):
-    mp.spawn(in_ranks, (tmp_path,), nprocs=2)
+    on_two_ranks(in_ranks, tmp_path)
     assert_same(saved(tmp_path / "whole"), saved(tmp_path / "broken"))
     state = saved(tmp_path / "whole")
     assert not torch.equal(state["rng of 0"], state["rng of 1"])

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_two_ranks
 from torch import nn
 from torch.nn import functional as F
 
@@ -117,26 +117,22 @@ def _step(module, x):
     return y, leaf.grad
 
 
-def _part_of_a_group(rank, x, residual, state, file, results):
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _part_of_a_group(rank, x, residual, state):
     module = BatchNormAct2d(6, relu=True, group=dist.group.WORLD)
     module.load_state_dict(state)
     bounds = (0, 1) if rank == 0 else (1, 5)  # batches of different sizes
-    torch.save([t.detach() for t in run(module, x[slice(*bounds)], residual[slice(*bounds)], True)], results[rank])
-    dist.destroy_process_group()
+    return [t.detach() for t in run(module, x[slice(*bounds)], residual[slice(*bounds)], True)]
 
 
-def test_a_group_of_two_processes_is_one_with_the_whole_batch(tmp_path):
+def test_a_group_of_two_processes_is_one_with_the_whole_batch():
     ours, _ = pair()
     x, residual = (torch.randn(5, 6, 2, 2).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    results = [str(tmp_path / f"{rank}.pt") for rank in range(2)]
     # The same gradient of the output as run() makes for each part.
     part_gradient = [torch.sin(torch.arange(n * 24).view(n, 6, 2, 2)) for n in (1, 4)]
-    mp.spawn(_part_of_a_group, (x, residual, ours.state_dict(), tmp_path / "meet", results), nprocs=2)
+    parts = on_two_ranks(_part_of_a_group, x, residual, ours.state_dict())
     leaf, leaf_residual = x.clone().requires_grad_(), residual.clone().requires_grad_()
     y = ours(leaf, leaf_residual)
     y.backward(torch.cat(part_gradient))
-    parts = [torch.load(file) for file in results]
     for index, whole in ((0, y.detach()), (1, leaf.grad), (2, leaf_residual.grad)):
         torch.testing.assert_close(torch.cat([part[index] for part in parts]), whole, rtol=1e-4, atol=1e-5)
     for index, parameter in ((3, ours.weight), (4, ours.bias)):

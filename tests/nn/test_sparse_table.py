@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_two_ranks
 from torch import nn
 
 from airank_fast.errors import UserError
@@ -130,25 +129,20 @@ def ids_of(step):
     return torch.randint(10, (8, 2), generator=torch.Generator().manual_seed(step))
 
 
-def one_rank(rank: int, store: str, results) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def one_rank(rank: int) -> tuple:
     torch.manual_seed(rank)  # DistributedDataParallel sends rank 0's weights
     module = SparseTable(20, 3, slot_sizes=(10, 10), dtype=torch.float64)
     wrapped = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
-    results[rank] = trained(module, wrapped, lambda step: ids_of(step)[rank::2]).tolist()
+    weight = trained(module, wrapped, lambda step: ids_of(step)[rank::2]).clone()
     wrapped(ids_of(0)).sum().backward()
-    results["layout", rank] = str(module.weight.grad.layout)
-    dist.destroy_process_group()
+    return weight, str(module.weight.grad.layout)
 
 
-def test_ranks_exchange_touched_rows(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(one_rank, (str(tmp_path / "store"), results), nprocs=2)
-        results = dict(results)
-    assert results["layout", 0] == results["layout", 1] == "torch.sparse_coo"
-    assert results[0] == results[1]
+def test_ranks_exchange_touched_rows():
+    (weight, layout), other = on_two_ranks(one_rank)
+    assert layout == other[1] == "torch.sparse_coo"
+    assert torch.equal(weight, other[0])
     torch.manual_seed(0)
     module = SparseTable(20, 3, slot_sizes=(10, 10), dtype=torch.float64)
     expected = trained(module, module, ids_of)
-    torch.testing.assert_close(torch.tensor(results[0], dtype=torch.float64), expected)
+    torch.testing.assert_close(weight, expected)

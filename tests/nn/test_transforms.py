@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_two_ranks
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -304,7 +304,7 @@ def test_a_group_has_no_form_in_torchs_operators():
         assert torch.func.grad(lambda x: module(x).sum())(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)
 
 
-def _on_two_processes(rank: int, file: str, results: list[str]) -> None:
+def _on_two_processes(rank: int) -> list:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import (
@@ -314,7 +314,6 @@ def _on_two_processes(rank: int, file: str, results: list[str]) -> None:
         parallelize_module,
     )
 
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     network = _transformer_block()
     plan = {"0": SequenceParallel(), "1": ColwiseParallel(), "2": RowwiseParallel()}
@@ -327,8 +326,7 @@ def _on_two_processes(rank: int, file: str, results: list[str]) -> None:
         y.square().sum().backward()
         whole = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in module.parameters()]
         grads.append([y.detach(), *whole])
-    torch.save([[t + 0 for t in part] for part in grads], results[rank])  # waits for the collectives
-    dist.destroy_process_group()
+    return [[t + 0 for t in part] for part in grads]  # waits for the collectives
 
 
 def _transformer_block() -> nn.Sequential:
@@ -336,11 +334,8 @@ def _transformer_block() -> nn.Sequential:
     return nn.Sequential(LayerNorm(8), LinearGELU(8, 12), nn.Linear(12, 8))
 
 
-def test_tensor_parallel_and_fsdp(tmp_path):
+def test_tensor_parallel_and_fsdp():
     """SequenceParallel on LayerNorm, ColwiseParallel on LinearGELU, fully_shard: gradients are one process's."""
-    results = [str(tmp_path / f"{rank}.pt") for rank in range(2)]
-    mp.spawn(_on_two_processes, (str(tmp_path / "meet"), results), nprocs=2)
-    for file in results:
-        one, parallel, sharded = torch.load(file)
+    for one, parallel, sharded in on_two_ranks(_on_two_processes):
         torch.testing.assert_close(parallel, one)
         torch.testing.assert_close(sharded, one)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_two_ranks
 from torch import nn
 
 from airank_fast.errors import UserError
@@ -38,10 +38,10 @@ def run_steps(model, optimizer, num_steps, first=0):
         optimizer.step()
 
 
-def sharded_steps(rank: int, store: str, results) -> None:
+def sharded_steps(rank: int) -> dict:
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    results = {}
     mesh = dist.init_device_mesh("cpu", (2,))
     for name, (kind, options) in KINDS.items():
         for dtype_name, dtype in DTYPES.items():
@@ -53,26 +53,20 @@ def sharded_steps(rank: int, store: str, results) -> None:
             optimizer = kind(model.parameters(), **options)
             optimizer.load_state_dict(saved)
             run_steps(model, optimizer, 2, first=2)
-            whole = [p.full_tensor().float().tolist() for p in model.parameters()]
-            if rank == 0:
-                results[name, dtype_name] = whole
+            results[name, dtype_name] = [p.full_tensor().float() for p in model.parameters()]
     flat = FullyShardedDataParallel(network(torch.float32), device_id=torch.device("cpu"))
     for kind, options in (KINDS["lars"], KINDS["lamb"]):
         try:
             run_steps(flat, kind(flat.parameters(), **options), 1)
         except UserError as error:
-            results[kind.op, rank] = str(error)
+            results[kind.op] = str(error)
     run_steps(flat, FusedSGD(flat.parameters(), lr=0.1), 1)
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory):
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(sharded_steps, (str(store), results), nprocs=2)
-        return dict(results)
+def sharded():
+    return on_two_ranks(sharded_steps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -83,14 +77,15 @@ def test_steps_on_shards_are_those_on_whole_parameters(sharded, name, dtype):
     before = copy.deepcopy(model)
     run_steps(model, kind(model.parameters(), **options), 4)
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 2**-7, "atol": 1e-3}
-    for param, old, got in zip(model.parameters(), before.parameters(), sharded[name, dtype], strict=True):
-        torch.testing.assert_close(torch.tensor(got), param.detach().float(), **tolerance)
+    for param, old, *got in zip(
+        model.parameters(), before.parameters(), *(r[name, dtype] for r in sharded), strict=True
+    ):
+        for of_rank in got:
+            torch.testing.assert_close(of_rank, param.detach().float(), **tolerance)
         assert not torch.equal(param, old)
 
 
 @pytest.mark.parametrize("op", ["lars", "lamb"])
 def test_flat_pieces_are_refused_where_norms_of_tensors_count(sharded, op):
-    for rank in (0, 1):
-        assert sharded[op, rank].startswith(
-            f"{op}: params must be whole tensors or DTensors for their norms, got a piece"
-        )
+    for results in sharded:
+        assert results[op].startswith(f"{op}: params must be whole tensors or DTensors for their norms, got a piece")

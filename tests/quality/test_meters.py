@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_two_ranks
 from sklearn.metrics import roc_auc_score
 
 from airank_fast.engine.distributed import World
@@ -96,29 +95,27 @@ SHARES = {  # batches of each rank
 }
 
 
-def measure(rank: int, store: str, results) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def measure(rank: int) -> dict:
+    results = {}
     world = World(rank, 2, rank, 2, torch.device("cpu"))
     for name, of_ranks in SHARES.items():
         meter, accuracy = RankingQuality(), Accuracy("top1")
         for chosen in of_ranks[rank]:
             meter.update(*samples(chosen))
             accuracy.update(*guesses([number % 5 for number in chosen], right=len(chosen) // 2))
-        results[name, rank] = meter.values(world), accuracy.values(world), accuracy.counts
-    dist.destroy_process_group()
+        results[name] = meter.values(world), accuracy.values(world), accuracy.counts
+    return results
 
 
-def test_two_ranks_measure_what_one_does(tmp_path):
+def test_two_ranks_measure_what_one_does():
     scores, batch = samples(list(range(NUM)))
     expected = {"auc": roc_auc_score(batch.labels, scores), "words": 100.0}
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(measure, (str(tmp_path / "store"), results), nprocs=2)
-        for name, of_ranks in SHARES.items():
-            batches = [chosen for of_rank in of_ranks for chosen in of_rank]
-            counts = {"correct": sum(len(b) // 2 for b in batches), "counted": sum(map(len, batches))}
-            for rank in (0, 1):
-                of_records, of_sums, counted = results[name, rank]
-                assert of_records == expected, name
-                assert of_sums == {"top1": counts["correct"] / counts["counted"]}
-                assert counted == counts
+    measured = on_two_ranks(measure)
+    for name, of_ranks in SHARES.items():
+        batches = [chosen for of_rank in of_ranks for chosen in of_rank]
+        counts = {"correct": sum(len(b) // 2 for b in batches), "counted": sum(map(len, batches))}
+        for results in measured:
+            of_records, of_sums, counted = results[name]
+            assert of_records == expected, name
+            assert of_sums == {"top1": counts["correct"] / counts["counted"]}
+            assert counted == counts
