@@ -23,6 +23,7 @@ from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
 from airank_fast.ops.layer_norm import layer_norm
 from airank_fast.ops.sgd import sgd_
+from airank_fast.ops.skip_gram import skip_gram
 from airank_fast.ops.sparse_table import sparse_table_bag, sparse_table_lookup
 from airank_fast.ops.sparse_table_update import sparse_table_update_
 
@@ -41,6 +42,7 @@ __all__ = [
     "lars_",
     "layer_norm",
     "sgd_",
+    "skip_gram",
     "sparse_table_bag",
     "sparse_table_lookup",
     "sparse_table_update_",

@@ -26,6 +26,7 @@ from airank_fast.ops.layer_norm import (
     layer_norm_backward_reference,
     layer_norm_reference,
 )
+from airank_fast.ops.philox import philox
 
 _ops = torch.ops.airank_fast
 _OP = "dropout_add_layer_norm"
@@ -94,19 +95,10 @@ def dropout_add_layer_norm(
 
 def dropout_mask_reference(shape: Sequence[int], seed: Tensor, p: float) -> Tensor:
     """The kept elements of a tensor of this shape: bool, by the rule of csrc/dropout_math.h in plain torch."""
-    low = 0xFFFFFFFF
     position = torch.arange(torch.Size(shape).numel(), device=seed.device)
-    counter = torch.div(position, 4, rounding_mode="floor")
-    key0, key1, c2, c3 = seed[0] & low, (seed[0] >> 32) & low, seed[1] & low, (seed[1] >> 32) & low
-    c0, c1 = counter & low, counter >> 32
-    for _ in range(10):
-        product0, product1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # modulo 2^64
-        c0, c1 = ((product1 >> 32) & low) ^ c1 ^ key0, product1 & low
-        c2, c3 = ((product0 >> 32) & low) ^ c3 ^ key1, product0 & low
-        key0, key1 = (key0 + 0x9E3779B9) & low, (key1 + 0xBB67AE85) & low
-    words = torch.stack([word.expand_as(counter) for word in (c0, c1, c2, c3)])
-    word = words.gather(0, (position % 4)[None])[0]
-    return (word >= min(int(p * 2**32 + 0.5), low)).reshape(shape)
+    words = philox(seed[0], seed[1], torch.div(position, 4, rounding_mode="floor"))
+    word = words.gather(1, (position % 4)[:, None])[:, 0]
+    return (word >= min(int(p * 2**32 + 0.5), 0xFFFFFFFF)).reshape(shape)
 
 
 def dropout_add_layer_norm_reference(

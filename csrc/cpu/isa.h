@@ -72,4 +72,14 @@ auto choose() {
   return &All::baseline;
 }
 
+// The same for loops whose number of floats in a vector is a parameter of theirs.
+template <template <int> typename Loop>
+auto choose_lanes() {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  if (isa() >= Isa::avx512) return &Variants<Loop<16>, typename Loop<16>::Signature>::avx512;
+  if (isa() >= Isa::avx2) return &Variants<Loop<8>, typename Loop<8>::Signature>::avx2;
+#endif
+  return &Variants<Loop<4>, typename Loop<4>::Signature>::baseline;
+}
+
 }  // namespace airank_fast
