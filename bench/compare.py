@@ -34,6 +34,7 @@ GOALS = {
     "cpu": [
         ("sgd", "", "torch fused", 1.0),
         *ADAPTIVE,
+        ("ftrl", "", "torch foreach", 2.0),
         ("lamb", "BERT-large", "Python LAMB", 6.0),
         ("lamb", "BERT-large", FLOOR, 1 / 1.5),
         ("lamb", "^400 tensors", "torch fused AdamW (yardstick)", 1 / 1.5),
@@ -48,10 +49,13 @@ GOALS = {
         ("cross_entropy", "30528", "torch", 1.5),
         ("cross_entropy", " 1000 ", "torch", 1.0),
         ("bias_gelu", "^(?!linear)", "torch", 1.3),
+        ("fm", "", "torch", 3.0),
+        ("fm", "", "torch.compile", 1.0),
     ],
     "cuda": [
         ("sgd", "", "torch fused", 1.0),
         *ADAPTIVE,
+        ("ftrl", "", "torch foreach", 2.0),
         ("lamb", "BERT-large", "apex", 1.6),
         ("lamb", "BERT-large", FLOOR, 0.75),
         ("layer_norm", "bfloat16", "torch", 1.3),
@@ -64,6 +68,8 @@ GOALS = {
         ("cross_entropy", "30528", "torch", 2.0),
         ("cross_entropy", "", "torch" + MEMORY, 2.0),
         ("bias_gelu", "^(?!linear)", "torch", 1.5),
+        ("fm", "", "torch", 3.0),
+        ("fm", "", "torch.compile", 1.0),
     ],
 }
 

@@ -1,4 +1,4 @@
-"""Shared by bench/sgd.py, adam.py and adagrad.py: a step on ResNet-50's parameters against torch.optim's optimizer.
+"""Shared by bench/sgd.py, adam.py, adagrad.py and ftrl.py: a step on ResNet-50's parameters against torch's optimizer.
 
 25.6 M parameters in 161 tensors. Cases: float32 throughout; and 16-bit weights with float32 masters, for which torch
 runs its optimizer on the masters, copies the gradients to float32 and the masters back to 16 bits. Gradients and
@@ -22,13 +22,14 @@ Made = dict[str, tuple[list[torch.nn.Parameter], Callable]]
 
 @dataclass(frozen=True)
 class Bench:
-    """A fused optimizer, torch's, their common options, and how many numbers of state a parameter has."""
+    """A fused optimizer, torch's, their common options, how many numbers of state a parameter has, kinds of torch's."""
 
     name: str
     ours: type[torch.optim.Optimizer]
     theirs: type[torch.optim.Optimizer]
     options: dict
     num_states: int
+    kinds: tuple[str, ...] = ("fused", "foreach")
 
     def contestants(self, device: str, dtype: torch.dtype, compiled: bool) -> Made:
         """Name -> (its parameters, its step)."""
@@ -40,8 +41,7 @@ class Bench:
 
         builders = {
             self.ours.__name__: lambda params: self.ours(params, **self.options),
-            "torch fused": lambda params: torchs(params, fused=True),
-            "torch foreach": lambda params: torchs(params, foreach=True),
+            **{f"torch {kind}": lambda params, kind=kind: torchs(params, **{kind: True}) for kind in self.kinds},
         }
         if compiled:
             builders["torch.compile"] = builders["torch foreach"]

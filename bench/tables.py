@@ -21,12 +21,14 @@ OPS = (
     "sgd",
     "adam",
     "adagrad",
+    "ftrl",
     "lamb",
     "sparse_table",
     "layer_norm",
     "dropout_add_layer_norm",
     "batch_norm_act",
     "bias_gelu",
+    "fm",
 )
 OPS += ("cross_entropy",)
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -107,7 +109,7 @@ def measuring_rows(results: list[dict]) -> list[list[str]]:
 
 BEHIND = 0.95
 """An op that is this many times as fast as torch's, or less, is not chosen; nearer to 1 is within the noise."""
-PEERS = ("torch", "torch fused")
+PEERS = ("torch", "torch fused", "torch foreach")
 DTYPES = {"fp32": "float32", "float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16", "autocast": "autocast"}
 
 

@@ -1,4 +1,4 @@
-// The arguments of the adaptive optimizers, Adam and Adagrad, checked and flattened the same way for every device.
+// The arguments of the adaptive optimizers, Adam, Adagrad and FTRL, checked and flattened the same way for every device.
 //
 // A formula, as Adam in adam_math.h, has
 //   kStates                  how many arrays of state an element has, one or two

@@ -18,6 +18,8 @@ from airank_fast.ops.batch_norm_act import (
 from airank_fast.ops.bias_gelu import bias_gelu
 from airank_fast.ops.cross_entropy import cross_entropy
 from airank_fast.ops.dropout_add_layer_norm import dropout_add_layer_norm
+from airank_fast.ops.fm import fm
+from airank_fast.ops.ftrl import ftrl_
 from airank_fast.ops.global_norm import global_norm
 from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
@@ -37,6 +39,8 @@ __all__ = [
     "bias_gelu",
     "cross_entropy",
     "dropout_add_layer_norm",
+    "fm",
+    "ftrl_",
     "global_norm",
     "lamb_",
     "lars_",

@@ -3,6 +3,7 @@
 from airank_fast.optim.adagrad import FusedAdagrad
 from airank_fast.optim.adam import FusedAdam, FusedAdamW
 from airank_fast.optim.combined import CombinedOptimizer
+from airank_fast.optim.ftrl import FusedFTRL
 from airank_fast.optim.lamb import FusedLAMB
 from airank_fast.optim.lars import FusedLARS
 from airank_fast.optim.sgd import FusedSGD
@@ -13,6 +14,7 @@ __all__ = [
     "FusedAdagrad",
     "FusedAdam",
     "FusedAdamW",
+    "FusedFTRL",
     "FusedLAMB",
     "FusedLARS",
     "FusedSGD",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.ops.checks import name_of
-from airank_fast.optim import FusedAdagrad, FusedAdam, FusedAdamW, FusedLAMB, FusedLARS, FusedSGD
+from airank_fast.optim import FusedAdagrad, FusedAdam, FusedAdamW, FusedFTRL, FusedLAMB, FusedLARS, FusedSGD
 
 # A list of problems: shapes of the weights with decay, and of those without (bias, batch norm).
 SHAPES = (
@@ -94,6 +94,17 @@ def adagrad_equation(groups: Groups, grads: list[list[Tensor]], state: State, st
             w -= o["lr"] / (1 + (step - 1) * o["lr_decay"]) * g / (kept[index].sqrt() + o["eps"])
 
 
+def ftrl_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
+    """One step of FTRL-Proximal, as Keras's Ftrl defines it."""
+    for (weights, o), of_group, kept in zip(groups, grads, state, strict=True):
+        for index, (w, g) in enumerate(zip(weights, of_group, strict=True)):
+            n, z = kept.get(index, (torch.full_like(w, o["initial_accumulator_value"]), 0.0))
+            new = n + g * g
+            z = z + g - (new.sqrt() - n.sqrt()) / o["lr"] * w
+            kept[index] = new, z
+            w.copy_((z.clamp(-o["l1"], o["l1"]) - z) / ((new.sqrt() + o["beta"]) / o["lr"] + 2 * o["l2"]))
+
+
 def lars_equation(groups: Groups, grads: list[list[Tensor]], state: State, step: int) -> None:
     """One step of LARS with the learning rate inside the momentum, as MLPerf's closed division defines it."""
     for (weights, o), of_group, kept in zip(groups, grads, state, strict=True):
@@ -126,6 +137,7 @@ def lamb_equation(groups: Groups, grads: list[list[Tensor]], state: State, step:
 _SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-5}
 _ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 _ADAGRAD = {"lr": 0.01, "lr_decay": 0.01, "eps": 1e-10, "weight_decay": 5e-5}
+_FTRL = {"lr": 0.05, "initial_accumulator_value": 0.1, "l1": 0.1, "l2": 0.01, "beta": 1.0}
 _LARS = {"lr": 2.0, "momentum": 0.9, "weight_decay": 5e-5, "trust_coefficient": 0.001, "eps": 0.0}
 _LAMB = {"lr": 4.25e-4, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
 CASES = (
@@ -148,6 +160,7 @@ CASES = (
     Case("FusedAdam", FusedAdam, _ADAM, adam_equation, torch_peer=torch.optim.Adam),
     Case("FusedAdamW", FusedAdamW, _ADAM, adamw_equation, torch_peer=torch.optim.AdamW, apex_peer="FusedAdam"),
     Case("FusedAdagrad", FusedAdagrad, _ADAGRAD, adagrad_equation, torch_peer=torch.optim.Adagrad),
+    Case("FusedFTRL", FusedFTRL, _FTRL, ftrl_equation, without_decay={"l1": 0.0, "l2": 0.0}),
     Case(
         "FusedLARS", FusedLARS, _LARS, lars_equation, {"weight_decay": 0.0, "is_skipped": True}, apex_peer="FusedLARS"
     ),

@@ -28,6 +28,11 @@ That of `torch.optim.AdamW`; m and v are 0 before the first step.""",
     w = w - lr / (1 + (step - 1) lr_decay) d / (sqrt(s) + eps)
 
 That of `torch.optim.Adagrad`.""",
+    "FusedFTRL": """    n' = n + g^2                            (n = an initial value before the first step)
+    z = z + g - (sqrt(n') - sqrt(n)) / lr w (z = 0 before the first step)
+    w = (clamp(z, -l1, l1) - z) / ((sqrt(n') + beta) / lr + 2 l2)
+
+That of Keras's `Ftrl` and of McMahan et al. 2013, algorithm 1, with lr_power -1/2 and l2_shrinkage 0.""",
     "FusedLARS": """    t = trust_coefficient |w| / (|g| + weight_decay |w| + eps)
     v = momentum v - lr t (g + weight_decay w)                      (v = 0 before the first step)
     w = w + v

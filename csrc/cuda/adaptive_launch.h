@@ -1,5 +1,5 @@
-// Chooses an adaptive optimizer's kernels for the dtypes and cuts the list into launches: the body of adam.cu and
-// adagrad.cu. Free of torch, so that tests can compile it for the CPU.
+// Chooses an adaptive optimizer's kernels for the dtypes and cuts the list into launches: the body of adam.cu,
+// adagrad.cu and ftrl.cu. Free of torch, so that tests can compile it for the CPU.
 #pragma once
 
 #include "adaptive.cuh"

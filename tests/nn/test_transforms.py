@@ -21,6 +21,7 @@ from airank_fast.nn import (
     BatchNormAct2d,
     CrossEntropyLoss,
     DropoutAddLayerNorm,
+    FactorizationMachine,
     LayerNorm,
     LinearGELU,
     PatchConv2d,
@@ -92,6 +93,12 @@ MODULES = {
         lambda conv, x: conv(x),
         [(2, 3, 4, 4)],
     ),
+    "FactorizationMachine": lambda: pair_of(
+        nn.Sequential(nn.Linear(4, 5), FactorizationMachine()),
+        nn.Sequential(nn.Linear(4, 5), PairsOfFields()),
+        None,
+        [(3, 2, 4)],
+    ),
     "CrossEntropyLoss": lambda: pair_of(
         nn.Sequential(nn.Linear(4, 5), WithTarget(CrossEntropyLoss(label_smoothing=0.1))),
         nn.Sequential(nn.Linear(4, 5), WithTarget(nn.CrossEntropyLoss(label_smoothing=0.1))),
@@ -99,6 +106,13 @@ MODULES = {
         [(3, 4)],
     ),
 }
+
+
+class PairsOfFields(nn.Module):
+    """A factorization machine of two fields: their embeddings' dot product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[..., 0, :] * x[..., 1, :]).sum(-1)
 
 
 class WithTarget(nn.Module):

@@ -1,4 +1,4 @@
-"""Uses of an op's gradient, the same for all five: second derivatives, torch.func's transforms, vmap.
+"""Uses of an op's gradient, the same for all six: second derivatives, torch.func's transforms, vmap.
 
 Every op stands here as a function of its differentiable arguments, beside the same in torch's own operators, in
 float64, where the two must agree to rounding.
@@ -87,6 +87,9 @@ CASES = {
         lambda x: F.cross_entropy(x, target_on(x.device), reduction="none"),
         ((4, 5),),
     ),
+    "fm": Case(
+        ops.fm, lambda x: sum((x[..., i, :] * x[..., j, :]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))), ((4, 3, 5),)
+    ),
     "batch_norm_act": Case(
         batch_norm_act,
         lambda x, r, w, b: (F.batch_norm(x, None, None, w, b, True, 0.1, 1e-3) + r).relu(),
@@ -167,12 +170,13 @@ def test_gradients_under_vmap(name):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("op", ["layer_norm", "bias_gelu", "cross_entropy"])
+@pytest.mark.parametrize("op", ["layer_norm", "bias_gelu", "cross_entropy", "fm"])
 def test_fx_records_one_call_of_the_op(op):
     functions = {
         "layer_norm": lambda x: ops.layer_norm(x, 4),
         "bias_gelu": lambda x: ops.bias_gelu(x, torch.ones(4)),
         "cross_entropy": lambda x: ops.cross_entropy(x, torch.tensor([0, 3])),
+        "fm": lambda x: ops.fm(x),
     }
     traced = torch.fx.symbolic_trace(functions[op])
     assert getattr(ops, op) in [node.target for node in traced.graph.nodes]
@@ -202,6 +206,7 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
         "dropout_add_layer_norm_backward": (x, None, x, mean, rstd, None, None, 0.0, 1, False),
         "bias_gelu_backward": (x, x, x[0].detach(), "none"),
         "cross_entropy_backward": (torch.ones((), device=device), x, target_on(device), rows, scale, 0.0, -100),
+        "fm_backward": (torch.ones((), device=device), x),
         "batch_norm_act_sums": (picture, picture, None, statistics),
         "batch_norm_act_backward": (picture, picture, None, None, statistics, sums, False),
     }

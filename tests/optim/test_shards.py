@@ -11,12 +11,13 @@ from ranks import on_two_ranks
 from torch import nn
 
 from airank_fast.errors import UserError
-from airank_fast.optim import FusedAdagrad, FusedAdamW, FusedLAMB, FusedLARS, FusedSGD
+from airank_fast.optim import FusedAdagrad, FusedAdamW, FusedFTRL, FusedLAMB, FusedLARS, FusedSGD
 
 KINDS = {
     "sgd": (FusedSGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
     "adam": (FusedAdamW, {"lr": 0.01}),
     "adagrad": (FusedAdagrad, {"lr": 0.01, "initial_accumulator_value": 0.1}),
+    "ftrl": (FusedFTRL, {"lr": 0.1, "l1": 0.01}),
     "lars": (FusedLARS, {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.1}),
     "lamb": (FusedLAMB, {"lr": 0.01, "max_grad_norm": 0.05}),
     "lamb without trust": (FusedLAMB, {"lr": 0.01, "weight_decay": 0.0, "max_grad_norm": 0.05}),

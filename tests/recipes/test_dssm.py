@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ import torch
 from airank_fast.data.text import code_search, query_pairs
 from airank_fast.data.text.query_pairs import Line, Pairs
 from airank_fast.engine.distributed import World
+from airank_fast.engine.state import State
 from airank_fast.errors import UserError
+from airank_fast.optim import FusedAdam
 from airank_fast.quality.order_rate import of_scores
 from airank_fast.recipes import dssm_options
 from airank_fast.recipes.command_line import parse, resolve
@@ -82,6 +86,24 @@ def test_the_loss_with_negatives_of_the_batch_leaves_out_what_matches(fused, siz
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     if size == 8:
         assert any(len(candidates_of(row)) < 8 for row in range(8))
+
+
+@pytest.mark.parametrize(("options", "kind"), [((), FusedAdam), (("--no-fused",), torch.optim.Adam)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_by_the_projects_adam_and_by_torchs(options, kind, precision, tmp_path):
+    """In mixed precision the former keeps masters, of layers in 16 bits behind a float32 table."""
+    made = job("--batch-size", "8", "--epsilon", "1e-6", *options)
+    made.recipe = replace(made.recipe, precision=precision)
+    state = State(made, ALONE)
+    (tower,) = state.networks["model"].towers
+    assert type(state.optimizers[0]) is kind
+    has_masters = precision == "bf16" and kind is FusedAdam
+    assert tower.layers[0].weight.dtype == (torch.bfloat16 if has_masters else torch.float32)
+    assert tower.table.dtype == torch.float32
+    before, batch = tower.table.detach().clone(), first_batch(made, tmp_path)
+    losses = [state.step([batch], learning_rate=0.01).item() for _ in range(20)]
+    assert losses[-1] < losses[0]
+    assert not torch.equal(tower.table, before)
 
 
 def test_groups_are_of_at_most_a_micro_batch_unless_stated():
