@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from airank_fast.models.tables import Bias, HiddenLayers, Linear, Logit, SlotEmbeddings
+from airank_fast.nn import FactorizationMachine
 
 
 class DeepFM(nn.Module):
@@ -23,6 +24,7 @@ class DeepFM(nn.Module):
         embedding_dim: the length of an embedding.
         hidden: widths of the hidden layers.
         embedding_std: standard deviation of the initial embeddings.
+        fused: use airank_fast.nn's operators; without, the same network in torch's own.
 
     Input: dense float32 [b, num_dense]; ids, integers [b, slots]. Output: logits float32 [b].
     """
@@ -35,10 +37,12 @@ class DeepFM(nn.Module):
         embedding_dim: int,
         hidden: Sequence[int],
         embedding_std: float = 0.01,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.linear_model = Linear(slots, num_dense)
         self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std)
+        self.fm = FactorizationMachine() if fused else PlainFactorizationMachine()
         self.dnn = HiddenLayers(len(slots) * embedding_dim + num_dense, hidden)
         self.dnn_linear = Logit(hidden[-1])
         self.out = Bias()
@@ -46,12 +50,14 @@ class DeepFM(nn.Module):
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
         embedded = self.embedding_dict(ids)
         hidden = self.dnn(torch.cat([embedded.flatten(1), dense], 1))
-        return self.out(self.linear_model(dense, ids) + second_order(embedded) + self.dnn_linear(hidden))
+        return self.out(self.linear_model(dense, ids) + self.fm(embedded) + self.dnn_linear(hidden))
 
 
-def second_order(embedded: Tensor) -> Tensor:
+class PlainFactorizationMachine(nn.Module):
     """The sum over all pairs of slots of their embeddings' dot product: [b, slots, dim] to [b].
 
     By 2 * sum of pairs = (sum)^2 - sum of squares, in each dimension (Rendle, 2010).
     """
-    return 0.5 * (embedded.sum(1).square() - embedded.square().sum(1)).sum(1)
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        return 0.5 * (embedded.sum(1).square() - embedded.square().sum(1)).sum(1)

@@ -42,7 +42,7 @@ class Tower(nn.Module):
         bag = F.embedding_bag(
             ids, self.table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
         )
-        hidden = torch.tanh(bag + self.bias)
+        hidden = torch.tanh(bag + self.bias).to(self.layers[0].weight.dtype)  # mixed precision begins behind the table
         for layer in self.layers[:-1]:
             hidden = torch.tanh(layer(hidden))
         return F.normalize((bag + self.layers[-1](hidden)).float(), dim=1)

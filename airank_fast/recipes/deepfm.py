@@ -29,6 +29,7 @@ class Job(TableJob):
             embedding_dim=recipe.embedding_dim,
             hidden=recipe.widths,
             embedding_std=recipe.embedding_std,
+            fused=recipe.fused,
         )
 
     def table(self) -> Table:

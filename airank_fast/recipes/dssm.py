@@ -21,6 +21,7 @@ from airank_fast.errors import require
 from airank_fast.job import Meter, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.dssm import DSSM
 from airank_fast.nn import cross_entropy
+from airank_fast.optim import FusedAdam
 from airank_fast.quality.order_rate import OrderRate, Retrieval
 from airank_fast.recipes.dssm_options import RECIPES, Options, Recipe
 from airank_fast.recipes.options import target_values
@@ -62,8 +63,14 @@ class Job:
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
         """One update: the loss of the network, and Adam."""
         model = networks["model"]
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.0, eps=self.recipe.epsilon, fused=self.recipe.fused)
-        return [Update(model, optimizer, lambda batch: self.loss(model, batch), "model")]
+        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
+
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+        """Adam, torch's own with --no-fused. The learning rate is a tensor on the device."""
+        if not self.recipe.fused:
+            return torch.optim.Adam(model.parameters(), lr=0.0, eps=self.recipe.epsilon, fused=True)
+        lr = torch.zeros((), dtype=torch.float32, device=device)
+        return FusedAdam(model.parameters(), lr, eps=self.recipe.epsilon)
 
     def loss(self, model: nn.Module, batch: PairBatch) -> Tensor:
         """Mean over the queries of the cross entropy of their own documents among others, float32 scalar.

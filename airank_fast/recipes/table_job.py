@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from airank_fast.data.sampling import TrainStream
 from airank_fast.data.tables import RowBatch, RowReader, Table, adult, prefetch
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.optim import FusedAdam
 from airank_fast.quality.auc import AUC
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.table_recipe import TableOptions, TableRecipe
@@ -61,12 +62,21 @@ class TableJob:
         return {"model": self.network()}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and torch's Adam, in one pass over the weights."""
-        model, recipe = networks["model"], self.recipe
-        adam = torch.optim.Adam(
-            model.parameters(), recipe.learning_rate, (recipe.beta1, recipe.beta2), recipe.epsilon, fused=True
-        )
-        return [Update(model, adam, lambda batch: self.loss(model, batch), "model")]
+        """One update: the loss of the network, and its optimizer."""
+        model = networks["model"]
+        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
+
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+        """Adam of all weights."""
+        return self.adam(model.parameters(), device)
+
+    def adam(self, params: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+        """Adam with the recipe's settings, torch's own with --no-fused. The learning rate is a tensor on the device."""
+        recipe = self.recipe
+        betas = recipe.beta1, recipe.beta2
+        if not recipe.fused:
+            return torch.optim.Adam(params, recipe.learning_rate, betas, recipe.epsilon, fused=True)
+        return FusedAdam(params, torch.zeros((), dtype=torch.float32, device=device), betas, recipe.epsilon)
 
     def loss(self, model: nn.Module, batch: RowBatch) -> Tensor:
         """Mean log loss over the batch, float32 scalar."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
 from airank_fast import job
 from airank_fast.data.tables import Table, adult
 from airank_fast.models.wide_deep import WideDeep
+from airank_fast.optim import CombinedOptimizer, FusedFTRL
 from airank_fast.recipes.table_job import TableJob
 from airank_fast.recipes.wide_deep_options import RECIPES, Options, Recipe
 from airank_fast.tasks.wide_deep import TASK
@@ -42,6 +46,18 @@ class Job(TableJob):
             crosses=self.crosses,
             embedding_std=recipe.embedding_std,
         )
+
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+        """Adam of all weights, or of all but the wide part, and FTRL of that."""
+        recipe = self.recipe
+        if recipe.wide_optimizer == "adam":
+            return super().build_optimizer(model, device)
+        wide = list(model.get_submodule("linear_model").parameters())
+        others = {id(parameter) for parameter in wide}
+        deep = [parameter for parameter in model.parameters() if id(parameter) not in others]
+        group = {"params": wide, "lr_factor": recipe.ftrl_learning_rate / recipe.learning_rate}
+        lr = torch.zeros((), dtype=torch.float32, device=device)
+        return CombinedOptimizer(FusedFTRL([group], lr, l1=recipe.ftrl_l1, l2=recipe.ftrl_l2), self.adam(deep, device))
 
     def table(self) -> Table:
         """The embedded table and its crosses."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from airank_fast.errors import require
-from airank_fast.recipes.options import Command, Request
+from airank_fast.recipes.options import Command, Request, option
 from airank_fast.recipes.table_recipe import ADULT, TableRecipe, check
 from airank_fast.recipes.table_recipe import TableOptions as Options
 from airank_fast.tasks.wide_deep import TASK
@@ -17,6 +18,14 @@ class Recipe(TableRecipe):
 
     cross_buckets: int
     """Buckets into which each combination of columns is hashed, for the wide part; 0: no combinations."""
+    wide_optimizer: Literal["adam", "ftrl"] = "adam"
+    """Optimizer of the wide part; ftrl is the paper's. The rest is trained by Adam."""
+    ftrl_learning_rate: float = 0.1
+    """FTRL's learning rate."""
+    ftrl_l1: float = 0.0
+    """FTRL's L1 penalty: weights whose gradients add up to less are exactly 0."""
+    ftrl_l2: float = 0.0
+    """FTRL's L2 penalty."""
 
 
 RECIPES = {"adult": Recipe(**ADULT, cross_buckets=1000)}
@@ -30,7 +39,12 @@ def defaults(request: Request, world_size: int) -> Recipe:
 def finish(recipe: Recipe, options: Options) -> Recipe:
     """The recipe, checked."""
     check(recipe, options)
-    require(recipe.cross_buckets >= 0, "--cross-buckets", "at least 0", recipe.cross_buckets)
+    for name in ("cross_buckets", "ftrl_l1", "ftrl_l2"):
+        require(getattr(recipe, name) >= 0, option(name), "at least 0", getattr(recipe, name))
+    if recipe.wide_optimizer == "ftrl":
+        require(recipe.fused, "--wide-optimizer", "adam with --no-fused, as torch has no FTRL", "ftrl")
+        for name in ("ftrl_learning_rate", "learning_rate"):
+            require(getattr(recipe, name) > 0, option(name), "above 0", getattr(recipe, name))
     return recipe
 
 

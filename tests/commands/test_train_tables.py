@@ -92,7 +92,8 @@ def test_an_evaluation_is_of_the_area_under_the_curve_after_each_epoch(tmp_path)
         (["--batch-size", "40000"], "batch size: must be at most the 32561 training samples"),
         (["--target", "1.5"], "--target: must be a fraction in (0, 1], got 1.5"),
         (["--target", "top1=0.9"], "--target: must be of auc, got top1"),
-        (["--cuda-graphs"], "--cuda-graphs: must be left out"),
+        (["--cuda-graphs", "--no-fused"], "--cuda-graphs: must be left out with --no-fused"),
+        (["--cuda-graphs", "--device", "cpu"], "--cuda-graphs: must have one CUDA device, got 1 of type cpu"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(command, options, message, tmp_path, capsys):
@@ -108,11 +109,22 @@ def test_bad_options_are_refused_in_one_line(command, options, message, tmp_path
     assert "Traceback" not in stderr
 
 
-def test_crosses_have_at_least_no_bucket(tmp_path, capsys):
-    argv = ["train", "wide_deep", "--cross-buckets", "-1", "--output", str(tmp_path / "out")]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cross-buckets", "-1"], "--cross-buckets: must be at least 0, got -1"),
+        (["--ftrl-l1", "-1"], "--ftrl-l1: must be at least 0, got -1.0"),
+        (["--ftrl-l2", "-1"], "--ftrl-l2: must be at least 0, got -1.0"),
+        (["--wide-optimizer", "ftrl", "--ftrl-learning-rate", "0"], "--ftrl-learning-rate: must be above 0, got 0.0"),
+        (["--wide-optimizer", "ftrl", "--learning-rate", "0"], "--learning-rate: must be above 0, got 0.0"),
+        (["--wide-optimizer", "ftrl", "--no-fused"], "--wide-optimizer: must be adam with --no-fused"),
+    ],
+)
+def test_bad_options_of_the_wide_part(options, message, tmp_path, capsys):
+    argv = ["train", "wide_deep", *options, "--output", str(tmp_path / "out")]
     with mock.patch.object(sys, "argv", argv), pytest.raises(SystemExit):
         run_command(main)
-    assert "error: --cross-buckets: must be at least 0, got -1" in capsys.readouterr().err
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 def test_wide_deep_trains_without_crosses(tmp_path):

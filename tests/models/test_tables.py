@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from airank_fast.models.deepfm import DeepFM, second_order
+from airank_fast.models.deepfm import DeepFM, PlainFactorizationMachine
 from airank_fast.models.tables import SlotEmbeddings
 from airank_fast.models.wide_deep import WideDeep
+from airank_fast.nn import FactorizationMachine
 
 SLOTS, CROSSES, NUM_DENSE, DIM, HIDDEN = {"C1": 5, "C2": 1, "C3": 7}, {"C1_x_C3": 6}, 2, 4, [9, 3]
 
@@ -55,6 +56,7 @@ def tables(slots, dim):
 MODELS = {
     "wide_deep": (partial(WideDeep, crosses=CROSSES), partial(PerSlot, False, SLOTS | CROSSES), SLOTS | CROSSES),
     "deepfm": (DeepFM, partial(PerSlot, True, SLOTS), SLOTS),
+    "deepfm, not fused": (partial(DeepFM, fused=False), partial(PerSlot, True, SLOTS), SLOTS),
 }
 
 
@@ -129,8 +131,9 @@ def test_other_networks_weights_are_refused(pair, change, message):
 def test_the_second_order_is_the_sum_over_pairs():
     embedded = torch.randn(6, 5, 3, dtype=torch.float64)
     expected = sum((embedded[:, i] * embedded[:, j]).sum(1) for i, j in combinations(range(5), 2))
-    torch.testing.assert_close(second_order(embedded), expected)
-    assert (second_order(embedded[:, :1]).abs() < 1e-12).all()
+    for second_order in (FactorizationMachine(), PlainFactorizationMachine()):
+        torch.testing.assert_close(second_order(embedded), expected)
+        assert (second_order(embedded[:, :1]).abs() < 1e-12).all()
 
 
 def test_slots_have_rows_of_their_own():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -13,6 +14,9 @@ from airank_fast import report, score, verify
 from airank_fast import train as command
 from airank_fast.data.tables import adult
 from airank_fast.engine.distributed import World
+from airank_fast.engine.graph import CapturedStep
+from airank_fast.engine.state import State
+from airank_fast.optim import FusedAdam, FusedFTRL
 from airank_fast.recipes import command_line, deepfm, wide_deep
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
@@ -67,6 +71,81 @@ def test_the_wide_part_has_a_weight_for_each_bucket_of_a_cross(buckets, number):
     weights = made.build()["model"].linear_model.embedding_dict.tables()
     assert list(weights)[: len(adult.SLOTS)] == list(adult.SLOTS)
     assert [tuple(weights[name].shape) for name in list(weights)[len(adult.SLOTS) :]] == [(50, 1)] * number
+
+
+def stepped(made, num_steps=3, capture=None) -> State:
+    """The state after some steps, each over a batch of its own."""
+    state = State(made, ALONE)
+    step = CapturedStep(state.step, capture) if capture else state.step
+    made.open_data(ALONE, ALONE.device, state.dtype)
+    for number, batch in zip(range(num_steps), made.train_batches(0), strict=False):
+        step([batch], learning_rate=made.learning_rate(number, None))
+    return state
+
+
+SMALL = ("--batch-size", "64", "--hidden", "16-8")
+FTRL = ("--wide-optimizer", "ftrl", "--ftrl-l1", "0.001")
+JOBS = {"wide_deep": ("wide_deep",), "wide_deep, ftrl": ("wide_deep", *FTRL), "deepfm": ("deepfm",)}
+every_job = pytest.mark.parametrize("options", JOBS.values(), ids=JOBS.keys())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_without_fused_operators_steps_are_the_same_by_torchs_adam(name):
+    fused, plain = (stepped(job(name, *SMALL, *options)) for options in ((), ("--no-fused",)))
+    assert type(fused.optimizers[0]) is FusedAdam
+    assert type(plain.optimizers[0]) is torch.optim.Adam
+    networks = [state.networks["model"] for state in (fused, plain)]
+    assert not any(type(module).__module__.startswith("airank_fast.nn.") for module in networks[1].modules())
+    for parameter, torchs in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(parameter, torchs, rtol=1e-4, atol=1e-5)
+
+
+@every_job
+def test_a_captured_step_is_the_step(options):
+    """With a substitute for the device's capture, which runs the step again on the tensors that it was given."""
+    captured = []
+    plain, graphed = (stepped(job(*options, *SMALL), 4, each) for each in (None, lambda f: captured.append(f) or f))
+    assert len(captured) == 1
+    for parameter, replayed in zip(*(s.networks["model"].parameters() for s in (plain, graphed)), strict=True):
+        assert torch.equal(parameter, replayed)
+
+
+@every_job
+def test_mixed_precision_has_16_bit_layers_behind_float32_tables(options):
+    made = job(*options, *SMALL)
+    made.recipe = replace(made.recipe, precision="bf16")
+    state = stepped(made)
+    model = state.networks["model"]
+    assert {linear.weight.dtype for linear in model.dnn.linears} == {torch.bfloat16}
+    assert model.embedding_dict.weight.dtype == model.linear_model.embedding_dict.weight.dtype == torch.float32
+    exact = stepped(job(*options, *SMALL)).networks["model"]
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    got, expected = (m.linear_model.embedding_dict.weight for m in (model, exact))
+    torch.testing.assert_close(got, expected, rtol=0.1, atol=1e-3)
+
+
+def test_the_wide_part_is_ftrls_and_the_rest_adams():
+    made = job("wide_deep", *SMALL, *FTRL, "--learning-rate", "0.002", "--ftrl-learning-rate", "0.05", "--ftrl-l2", "3")
+    state = stepped(made)
+    model = state.networks["model"]
+    ftrl, adam = state.optimizers[0].optimizers
+    assert (type(ftrl), type(adam)) == (FusedFTRL, FusedAdam)
+    assert {id(p) for p in ftrl.param_groups[0]["params"]} == {id(p) for p in model.linear_model.parameters()}
+    assert len(list(model.parameters())) == sum(len(o.param_groups[0]["params"]) for o in (ftrl, adam))
+    assert [o.param_groups[0]["lr"].item() for o in (ftrl, adam)] == pytest.approx([0.05, 0.002])
+    assert (ftrl.param_groups[0]["l1"], ftrl.param_groups[0]["l2"]) == (0.001, 3.0)
+
+
+def test_both_optimizers_are_in_a_checkpoint(tmp_path):
+    made = job("wide_deep", *SMALL, *FTRL)
+    state = stepped(made)
+    again = State(made, ALONE, found=state.save(tmp_path))
+    batches = list(zip(range(2), made.train_batches(3), strict=False))
+    for each in (state, again):
+        for _, batch in batches:
+            each.step([batch], learning_rate=0.001)
+    for parameter, resumed in zip(*(s.networks["model"].parameters() for s in (state, again)), strict=True):
+        assert torch.equal(parameter, resumed)
 
 
 @pytest.mark.parametrize("name", MODULES)
