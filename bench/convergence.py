@@ -16,6 +16,8 @@ from pathlib import Path
 
 import harness
 
+from airank_fast.tasks import target_of_facts
+
 FIGURES = ("best_accuracy", "time2train", "e2e_time", "epochs", "avg_ips")
 
 
@@ -29,6 +31,13 @@ def run(command: list[str]) -> dict:
             print(done.stderr, file=sys.stderr)
             done.check_returncode()
         return json.loads((output / "summary.json").read_text())
+
+
+def target_of(summary: dict) -> float | str | None:
+    """The target of a run: a value of the headline metric, else a text with the names of the metrics."""
+    if summary["target"] is not None:
+        return summary["target"]
+    return ", ".join(f"{name} {value}" for name, value in target_of_facts(summary["task"]).items()) or None
 
 
 def main() -> int:
@@ -46,7 +55,7 @@ def main() -> int:
         figures = {name: summary[name] for name in FIGURES}
         print(f"seed {seed}: {summary['status']} ({summary['reason']})  {figures}", flush=True)
         if arguments.save:
-            facts = {"target": summary["target"], "status": summary["status"], **figures}
+            facts = {"target": target_of(summary), "status": summary["status"], **figures}
             harness.append("convergence", case=" ".join(command), **facts)
     return int(missed > 0)
 

@@ -6,12 +6,13 @@ Everything shown comes from events, so that showing it never makes the device wa
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TextIO
 
 from airank_fast import tasks
 from airank_fast.record.events import Event, dictionary
+from airank_fast.record.metrics import goal
 
 _NOT_SAMPLES = ("tokens", "words")  # units of which a sample has many
 
@@ -44,7 +45,7 @@ class Console:
         self._best: float | None = None
         self._task: tasks.Task | None = None
         self._metric = tasks.headline({})
-        self._target: dict[str, float] = {}
+        self._target: Mapping[str, float] = {}
         self._unit = "samples"
         self._num_ranks = 1
         for event in history:
@@ -72,8 +73,7 @@ class Console:
     def _on_run_config(self, event: Event) -> None:
         self._task, self._metric, self._unit = tasks.of(event), tasks.headline(event), event.get("unit") or "samples"
         self._num_ranks = event.get("world_size") or 1
-        headline = {} if event.get("target") is None else {self._metric.name: event["target"]}
-        self._target = tasks.target_of_facts(event.get("task")) or headline
+        self._target = goal(event)
         if event.get("precision_reason"):
             self._print(f"precision: {event['precision']} ({event['precision_reason']})")
 
@@ -119,10 +119,9 @@ class Console:
         parts = [f"accuracy {self._metric.text(event['accuracy'])}{of}"]
         others = {**dictionary(event.get("quality"))}
         others.pop(self._metric.name, None)
-        parts += [f"{name} {self._text(name, value)}" for name, value in others.items()]
+        parts += [f"{name} {self._text(name, value)}" for name, value in others.items() if "/" not in name]
         parts += [] if self._best is None else [f"best {self._metric.text(self._best)}"]
-        targets = [self._text(name, value) for name, value in self._target.items()]
-        parts += [f"target {' and '.join(targets)}"] if targets else []
+        parts += [_target_text(self._target, self._task, self._metric)] if self._target else []
         self._print(f"epoch {event['epoch']}: {', '.join(parts)}")
 
     def _keep_best(self, accuracy: float) -> None:
@@ -131,8 +130,7 @@ class Console:
 
     def _text(self, name: str, value: float) -> str:
         """A value of any metric of the task, as printed."""
-        metric = self._task.metric(name) if self._task else None
-        return (metric or tasks.Metric(name, ".4g")).text(value)
+        return _metric(self._task, name).text(value)
 
     def _on_checkpoint(self, event: Event) -> None:
         self._print(f"step {event['step']}: checkpoint {event['path']} ({event['duration_s']:.1f} s)")
@@ -161,11 +159,23 @@ class Console:
             self._bar.refresh()
 
 
+def _metric(task: tasks.Task | None, name: str) -> tasks.Metric:
+    return (task and task.metric(name)) or tasks.Metric(name, ".4g")
+
+
+def _target_text(target: Mapping[str, float], task: tasks.Task | None, headline: tasks.Metric) -> str:
+    """The target; with the names of its metrics, unless it is of the headline one alone."""
+    if target.keys() == {headline.name}:
+        return f"target {headline.text(target[headline.name])}"
+    return f"target {' and '.join(f'{name} {_metric(task, name).text(value)}' for name, value in target.items())}"
+
+
 def final_table(summary: dict) -> str:
     """The figures of `metrics.summarize` as aligned lines; `-` where the run gives none."""
     unit = summary["unit"]
     metric = tasks.headline(summary)
-    reached = "" if summary["target"] is None else f"target {metric.text(summary['target'])}"
+    target = goal(summary)
+    reached = _target_text(target, tasks.of(summary), metric) if target else ""
     warmup = summary["avg_ips_warmup_epochs"]
     rows = [
         ("time2train", _value(summary["time2train"], ".3f", "s"), reached),

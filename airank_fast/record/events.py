@@ -24,7 +24,8 @@ start of the run, over all ranks; steps are numbered from 1):
                    block_stop or checkpoint they lead to
     eval_start     epoch, step, samples
     eval_stop      epoch, step, samples, accuracy (the headline metric), quality {metric: value}; and correct,
-                   counted (images; of BERT masked tokens) where accuracy is their ratio
+                   counted (images; of BERT masked tokens) where accuracy is their ratio. A name METRIC/PART is of a
+                   part of the evaluation set; console and report leave it out
     checkpoint     step, path, duration_s
     data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum,
                    reported (what of it follows from the data set)

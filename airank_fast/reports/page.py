@@ -329,7 +329,8 @@ def _title(config: Event) -> str:
 def _qualities(run: ReportedRun) -> str:
     """The metrics of the last evaluation, where it has several."""
     found, task = dictionary(run.summary["quality"]), tasks.of(run.config)
-    metrics = {name: task and task.metric(name) for name in found if number(found[name]) is not None}
+    names = [name for name in found if number(found[name]) is not None and "/" not in name]
+    metrics = {name: task and task.metric(name) for name in names}
     texts = [f"{name} {(each or tasks.Metric(name, '.4g')).text(found[name])}" for name, each in metrics.items()]
     return ", ".join(texts) if len(texts) > 1 else ""
 

@@ -177,11 +177,10 @@ def test_accuracies_are_printed_as_the_task_has_them():
 def test_every_metric_of_a_conjunction_is_printed():
     target = {"box_ap": 0.377, "mask_ap": 0.339}
     task = tasks.find("mask_rcnn").facts(target)
-    events = evaluations(
-        0.38, quality={"box_ap": 0.38, "mask_ap": 0.33}, benchmark="mask_rcnn", task=task, target=0.377
-    )
+    quality = {"box_ap": 0.38, "mask_ap": 0.33, "box_ap/small": 0.2}  # the last is of a part
+    events = evaluations(0.38, quality=quality, benchmark="mask_rcnn", task=task, target=0.377)
     assert show(events, io.StringIO()).splitlines() == [
-        "epoch 1: accuracy 38.00%, mask_ap 33.00%, best 38.00%, target 37.70% and 33.90%"
+        "epoch 1: accuracy 38.00%, mask_ap 33.00%, best 38.00%, target box_ap 37.70% and mask_ap 33.90%"
     ]
 
 
