@@ -3,6 +3,7 @@
 python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xml.bz2 --output DIR --vocab vocab.txt
 python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
+python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare --verify DIR
 
 The same command again resumes one that was interrupted.
@@ -21,7 +22,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import imagenet, wikicorpus
+from airank_fast.sources import imagenet, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -133,6 +134,34 @@ class ImageNet:
         return _verified(Verify(self.output, workers=self.workers))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Word2Vec:
+    """Encode text for Word2Vec: a directory of files such as the One Billion Word corpus, a sentence a line."""
+
+    input: Path
+    """Directory of text files, or one file, in UTF-8."""
+    output: Path
+    """Directory of the data set."""
+    min_count: int = 6
+    """Words with fewer occurrences are left out."""
+    vocab_size: int = 354_051
+    """The vocabulary has that many words at most, the most frequent ones."""
+    lowercase: bool = True
+    """Words in lower case; --no-lowercase: as the text has them."""
+    skip_corrupt: bool = False
+    """Leave out lines that are not UTF-8, and count them."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        require(self.min_count >= 1, "--min-count", "at least 1", self.min_count)
+        require(self.vocab_size >= 2, "--vocab-size", "at least 2", self.vocab_size)
+        plan = word_text.Plan(self.min_count, self.vocab_size, self.lowercase, self.skip_corrupt)
+        word_text.prepare(plan, self.input, self.output, _workers(self.workers))
+        return _verified(Verify(self.output, workers=self.workers))
+
+
 @dataclass(frozen=True)
 class Verify:
     """Read all of a prepared data set and compare it with its manifest. Exit status 1: it is not sound."""
@@ -151,7 +180,7 @@ class Verify:
         return _verified(self)
 
 
-COMMANDS = {"wikicorpus": WikiCorpus, "imagenet": ImageNet, "verify": Verify}
+COMMANDS = {"wikicorpus": WikiCorpus, "imagenet": ImageNet, "word2vec": Word2Vec, "verify": Verify}
 
 
 def main() -> int:
@@ -163,7 +192,7 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Verify:
+def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

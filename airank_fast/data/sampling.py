@@ -40,6 +40,7 @@ class Purpose(enum.IntEnum):
     SHARDS = 3  # the order of shards in an epoch
     MASKS = 4  # of tokens, in text that is masked as it is read
     SHUFFLE = 5  # of a block's samples, when a corpus is prepared
+    WORDS = 6  # of a sentence, in sub-sampling
 
 
 class Crop(NamedTuple):

@@ -3,4 +3,6 @@
 mediawiki   XML export -> pages            wikitext    page -> paragraphs        sentences   paragraph -> sentences
 documents   inputs -> text parts           wordpiece   vocabulary, tokens        wikicorpus  the stages, to shards
 imagenet    tars -> folders of pictures    verify      a prepared data set against its manifest
+word_text   text files -> encoded sentences
+adult, wordnet, questions_words            published packages -> the files that come with this one
 """
