@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -62,6 +62,10 @@ def start(request: Request, world: World) -> int:
         request = command_line.resumed(request, saved.recipe, saved.options)
     choice = choose_precision(request, world)
     recipe = command_line.resolve(request, choice.precision, world.size)
+    if recipe.precision != choice.precision:  # a task without 16-bit arithmetic
+        choice = replace(
+            choice, precision=recipe.precision, reason=f"the only arithmetic of {request.command.task.name}"
+        )
     precision.check(recipe.precision, world.device)
     options = request.options
     job = importlib.import_module(request.command.job).Job(recipe, options)

@@ -69,7 +69,6 @@ NOT_TRAINED_YET = {
     "pix2pix",
     "transformer",
     "tsm",
-    "word2vec",
     "yolov3",
 }
 
