@@ -3,7 +3,8 @@
 // Forward reads x once, e bytes per element; backward reads it once and writes its gradient, 2e bytes: it takes the sums
 // again, while the sample is in the first cache, instead of reading them.
 //
-// An embedding may be shorter than a register. Sums are therefore taken over periods of several embeddings: lane l of a
+// With AVX-512 float and bfloat16 take the loops of fm_blocks.h. Without its masks an embedding may be shorter than a
+// register. Sums are therefore taken over periods of several embeddings: lane l of a
 // period has numbers of dimension l % dim. The upper half of the lanes is then added to the lower, until one embedding
 // is left. After every 16 periods the lanes begin again, so that sums over many fields are as accurate as over few.
 #include <torch/csrc/stable/library.h>
@@ -14,6 +15,7 @@
 
 #include "../fm_args.h"
 #include "../fm_math.h"
+#include "fm_blocks.h"
 #include "isa.h"
 #include "numbers.h"
 
@@ -25,17 +27,12 @@ constexpr int64_t kPeriods = 16;
 // Fewer elements are not worth a thread.
 constexpr int64_t kGrain = 1 << 14;
 
-struct FmShape {
-  int64_t fields;
-  int64_t dim;
-  int64_t period;  // a power of two times dim, at most fields times dim
-
-  // x has at least one number.
-  explicit FmShape(const Tensor& x) : fields(x.size(x.dim() - 2)), dim(x.size(x.dim() - 1)), period(dim) {
-    while (period < kLanes && 2 * period <= fields * dim) period *= 2;
-  }
-  int64_t size() const { return fields * dim; }
-};
+// x has at least one number. The period is a power of two times dim, at most fields times dim.
+FmShape fm_shape(const Tensor& x) {
+  FmShape shape{x.size(x.dim() - 2), x.size(x.dim() - 1), x.size(x.dim() - 1)};
+  while (shape.period < kLanes && 2 * shape.period <= shape.size()) shape.period *= 2;
+  return shape;
+}
 
 // The lanes of at least a period of numbers.
 template <bool kSquares, typename T, typename M>
@@ -135,6 +132,24 @@ struct BackwardLoop {
   }
 };
 
+template <typename T>
+auto forward_loop() {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  if constexpr (kFmHasBlocks<T>)
+    if (isa() >= Isa::avx512) return &fm_forward_blocks<T>;
+#endif
+  return choose<ForwardLoop<T>>();
+}
+
+template <typename T>
+auto backward_loop() {
+#ifdef AIRANK_FAST_X86_VARIANTS
+  if constexpr (kFmHasBlocks<T>)
+    if (isa() >= Isa::avx512) return &fm_backward_blocks<T>;
+#endif
+  return choose<BackwardLoop<T>>();
+}
+
 // Calls run(T{}) with the element type.
 template <typename Run>
 void with_fm_type(const Tensor& x, Run run) {
@@ -159,13 +174,13 @@ void over_samples(int64_t samples, const FmShape& shape, Work work) {
 Tensor fm_cpu(Tensor x) {
   check_fm(x);
   if (x.numel() == 0) return torch::stable::new_zeros(x, fm_sizes(x), fm_dtype(x));
-  const FmShape shape(x);
+  const FmShape shape = fm_shape(x);
   x = as_contiguous(x);
   Tensor result = empty_beside(x, fm_sizes(x), fm_dtype(x));
   with_fm_type(x, [&](auto element) {
     using T = decltype(element);
     using M = math_t<T>;
-    const auto loop = choose<ForwardLoop<T>>();
+    const auto loop = forward_loop<T>();
     const T* from = static_cast<const T*>(x.data_ptr());
     M* to = static_cast<M*>(result.data_ptr());
     over_samples<M>(fm_samples(x), shape, [&](int64_t first, int64_t samples, M* room) {
@@ -181,11 +196,11 @@ Tensor fm_backward_cpu(Tensor grad, Tensor x) {
   x = as_contiguous(x);
   Tensor dx = empty_beside(x, x.sizes());
   if (x.numel() == 0) return dx;
-  const FmShape shape(x);
+  const FmShape shape = fm_shape(x);
   with_fm_type(x, [&](auto element) {
     using T = decltype(element);
     using M = math_t<T>;
-    const auto loop = choose<BackwardLoop<T>>();
+    const auto loop = backward_loop<T>();
     const M* grads = static_cast<const M*>(grad.data_ptr());
     const T* from = static_cast<const T*>(x.data_ptr());
     T* to = static_cast<T*>(dx.data_ptr());
