@@ -4,6 +4,7 @@ python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xm
 python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
 python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
+python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare --verify DIR
 
 The same command again resumes one that was interrupted.
@@ -22,7 +23,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import imagenet, wikicorpus, word_text
+from airank_fast.sources import criteo, imagenet, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -162,6 +163,39 @@ class Word2Vec:
         return _verified(Verify(self.output, workers=self.workers))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Criteo:
+    """Make shards of fixed-width rows from the click logs of Criteo's challenge at Kaggle, for Wide&Deep and DeepFM."""
+
+    input: list[Path]
+    """dac.tar.gz, or train.txt of it, plain or as gzip; several files are one data set, in their order."""
+    output: Path
+    """Directory of the data set."""
+    partial: bool = False
+    """Accept another number of rows than 45,840,617."""
+    skip_corrupt: bool = False
+    """Leave out bad lines, and list them; without it the first one ends the command."""
+    shard_rows: int = criteo.SHARD_ROWS
+    """Rows of a shard, which is what training shuffles at once; 160 bytes each."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        most = criteo.MOST_SHARD_ROWS
+        require(1 <= self.shard_rows <= most, "--shard-rows", f"in [1, {most}]", self.shard_rows)
+        if host is None:
+            print(
+                "note: airank_fast._host is not built; lines are read in Python, some 100 times slower", file=sys.stderr
+            )
+        criteo.prepare(
+            self.input,
+            self.output,
+            shard_rows=self.shard_rows,
+            partial_set=self.partial,
+            skip_corrupt=self.skip_corrupt,
+        )
+        return _verified(Verify(self.output))
+
+
 @dataclass(frozen=True)
 class Verify:
     """Read all of a prepared data set and compare it with its manifest. Exit status 1: it is not sound."""
@@ -180,7 +214,13 @@ class Verify:
         return _verified(self)
 
 
-COMMANDS = {"wikicorpus": WikiCorpus, "imagenet": ImageNet, "word2vec": Word2Vec, "verify": Verify}
+COMMANDS = {
+    "wikicorpus": WikiCorpus,
+    "imagenet": ImageNet,
+    "word2vec": Word2Vec,
+    "criteo": Criteo,
+    "verify": Verify,
+}
 
 
 def main() -> int:
@@ -192,7 +232,7 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Verify:
+def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Criteo | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

@@ -1,5 +1,6 @@
 // The extension module airank_fast._host: loops over samples that are too slow in Python. pybind11 and NumPy, no torch.
-// Its callers, airank_fast/data/text/sentence_pairs.py and samples.py, check the arguments.
+// Its callers, airank_fast/data/text/sentence_pairs.py and samples.py and airank_fast/sources/criteo_lines.py, check the
+// arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -7,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "criteo.h"
 #include "samples.h"
 
 namespace py = pybind11;
@@ -72,10 +74,26 @@ Array<T> pad_rows(const Array<T>& values, const Array<int64_t>& offsets, int64_t
   return out;
 }
 
+// Rows from `text` of whole lines, from byte `begin` on: (rows written to `rows` from row `first` on, where they end).
+py::tuple parse_criteo(const py::bytes& text, int64_t begin, Array<int32_t>& rows, int64_t first) {
+  static const CriteoParser parser;
+  char* from;
+  Py_ssize_t size;
+  if (PyBytes_AsStringAndSize(text.ptr(), &from, &size) != 0) throw py::error_already_set();
+  int32_t* to = rows.mutable_data() + first * CriteoParser::kColumns;
+  const int64_t most = rows.shape(0) - first;
+  CriteoParser::Result result;
+  {
+    py::gil_scoped_release others_may_run;
+    result = parser.parse(from + begin, size - begin, to, most);
+  }
+  return py::make_tuple(result.rows, begin + result.end);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, module) {
-  module.doc() = "What runs on the host and is too slow in Python; see airank_fast.data.";
+  module.doc() = "What runs on the host and is too slow in Python; see airank_fast.data and airank_fast.sources.";
   module.def("build", &build);
   // Without conversion: another dtype is an error, not a copy.
   const auto as_is = [](const char* name) { return py::arg(name).noconvert(); };
@@ -83,6 +101,7 @@ PYBIND11_MODULE(_host, module) {
   module.def("take_rows", &take_rows<int8_t>, as_is("values"), as_is("offsets"), as_is("indices"), py::arg("size"));
   module.def("pad_rows", &pad_rows<int32_t>, as_is("values"), as_is("offsets"), py::arg("width"));
   module.def("pad_rows", &pad_rows<int8_t>, as_is("values"), as_is("offsets"), py::arg("width"));
+  module.def("parse_criteo", &parse_criteo, py::arg("text"), py::arg("begin"), as_is("rows"), py::arg("first"));
 }
 
 }  // namespace airank_fast::host
