@@ -38,7 +38,14 @@ _FLUSH_BYTES = 256 * 2**20  # larger than a GPU's L2 and a CPU's last-level cach
 _CACHE_BYTES = 32 * 2**20  # where the system does not state it
 _CLOCK_HZ = 2e9  # about the highest of a GPU; a slower one is only held for longer
 _HOLD_LIMIT_S = 0.1
-_PEERS = ("pytorch_optimizer", "transformers", "liger-kernel", "triton", "pandas", "pyarrow")  # besides those of system.versions()
+_PEERS = (
+    "pytorch_optimizer",
+    "transformers",
+    "liger-kernel",
+    "triton",
+    "pandas",
+    "pyarrow",
+)  # besides those of system.versions()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class SlotEmbeddings(nn.Module):
         dim: the length of an embedding.
         std: standard deviation of the initial values.
 
-    Input: ids [b, slots], each in [0, size of its slot), which is not checked. Output: float32 [b, slots, dim].
+    Input: ids [b, slots], each in [0, size of its slot), which is not checked; with one slot [b, columns], of columns
+    that share it. Output: float32 [b, slots or columns, dim].
     The parameter is `weight` [rows, dim]; a state dict has NAME.weight [size, dim] for each slot instead, which are
     views of it.
     """
@@ -73,17 +74,29 @@ class SlotEmbeddings(nn.Module):
 class Linear(nn.Module):
     """The first-order part: the sum of a weight for each id, and of the numbers times theirs; all weights start at 0.
 
-    Input: dense float32 [b, numbers], ids [b, slots]. Output: float32 [b].
+    Input: dense float32 [b, numbers], ids as SlotEmbeddings takes them. Output: float32 [b].
     """
 
     def __init__(self, slots: Mapping[str, int], num_dense: int) -> None:
         super().__init__()
-        self.embedding_dict = SlotEmbeddings(slots, 1, std=0.0)
+        self.embedding_dict = SlotEmbeddings(slots, 1, std=0.0) if slots else None
         self.weight = nn.Parameter(torch.zeros(num_dense, 1)) if num_dense else None
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
-        logits = self.embedding_dict(ids).sum((1, 2))
+        logits = dense.new_zeros(len(dense)) if self.embedding_dict is None else self.embedding_dict(ids).sum((1, 2))
         return logits if self.weight is None else logits + (dense * self.weight.T).sum(1)
+
+
+class NumberEmbeddings(nn.Module):
+    """An embedding of each number: a learned row times its value. [b, numbers] to [b, numbers, dim]."""
+
+    def __init__(self, num_dense: int, dim: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_dense, dim))
+        nn.init.normal_(self.weight, std=std)
+
+    def forward(self, dense: Tensor) -> Tensor:
+        return dense[:, :, None] * self.weight
 
 
 class HiddenLayers(nn.Module):

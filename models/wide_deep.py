@@ -24,8 +24,10 @@ class WideDeep(nn.Module):
         hidden: widths of the hidden layers.
         crosses: likewise of the columns that the wide part alone has, behind the others.
         embedding_std: standard deviation of the initial embeddings.
+        columns: the columns that share the one slot, as hashed ids do; default: each slot is a column.
+        wide_ids: whether the wide part has a weight for each id; else it has weights of the numbers alone.
 
-    Input: dense float32 [b, num_dense]; ids, integers [b, slots and crosses]. Output: logits float32 [b].
+    Input: dense float32 [b, num_dense]; ids, integers [b, columns and crosses]. Output: logits float32 [b].
     """
 
     def __init__(
@@ -37,16 +39,18 @@ class WideDeep(nn.Module):
         hidden: Sequence[int],
         crosses: Mapping[str, int] | None = None,
         embedding_std: float = 0.01,
+        columns: int | None = None,
+        wide_ids: bool = True,
     ) -> None:
         super().__init__()
-        self.num_slots = len(slots)
-        self.linear_model = Linear({**slots, **(crosses or {})}, num_dense)
+        self.num_columns = columns or len(slots)
+        self.linear_model = Linear({**slots, **(crosses or {})} if wide_ids else {}, num_dense)
         self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std)
-        self.dnn = HiddenLayers(len(slots) * embedding_dim + num_dense, hidden)
+        self.dnn = HiddenLayers(self.num_columns * embedding_dim + num_dense, hidden)
         self.dnn_linear = Logit(hidden[-1])
         self.out = Bias()
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
-        embedded = self.embedding_dict(ids[:, : self.num_slots])
+        embedded = self.embedding_dict(ids[:, : self.num_columns])
         hidden = self.dnn(torch.cat([embedded.flatten(1), dense], 1))
         return self.out(self.linear_model(dense, ids) + self.dnn_linear(hidden))

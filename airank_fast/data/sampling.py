@@ -117,10 +117,14 @@ class TrainStream:
         done = 0
         while done < count:
             epoch, offset = divmod(first_position + done, self.num_samples)
-            take = min(count - done, self.num_samples - offset)
-            out[done : done + take] = self._order(epoch)[offset : offset + take]
-            done += take
+            part = self._part(epoch, offset, count - done)
+            out[done : done + len(part)] = part
+            done += len(part)
         return out
+
+    def _part(self, epoch: int, offset: int, count: int) -> np.ndarray:
+        """The samples of an epoch from `offset` on: at least one, at most `count`."""
+        return self._order(epoch)[offset : offset + count]
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
@@ -140,6 +144,38 @@ class TrainStream:
             yield Request(
                 self.indices(position, self.batch_size_local), draws(self.seed, position, self.batch_size_local)
             )
+
+
+class ShardStream(TrainStream):
+    """A TrainStream over shards of these sizes, which are numbered through, for data sets larger than memory.
+
+    An epoch takes the shards in random order, and the samples of each in random order before the next one's. So that
+    few shards are read at a time, and few permutations are in memory.
+    """
+
+    def __init__(self, sizes: np.ndarray, seed: int, **batches: int) -> None:
+        super().__init__(int(sizes.sum()), seed, **batches)
+        self._sizes, self._first = sizes, sizes.cumsum() - sizes
+        self._shards: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._within: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def _part(self, epoch: int, offset: int, count: int) -> np.ndarray:
+        if self._shards is None or self._shards[0] != epoch:
+            keys = philox(self.seed, Purpose.SHARDS, (0, epoch)).random_raw(len(self._sizes))
+            order = np.argsort(keys, kind="stable")
+            self._shards = epoch, order, self._sizes[order].cumsum()
+        _, order, ends = self._shards
+        place = int(np.searchsorted(ends, offset, side="right"))
+        shard = int(order[place])
+        start = offset - int(ends[place] - self._sizes[shard])
+        return self._first[shard] + self._samples(epoch, shard)[start : start + count]
+
+    def _samples(self, epoch: int, shard: int) -> np.ndarray:
+        """The order of a shard's samples: int64."""
+        if self._within is None or self._within[0] != (epoch, shard):
+            words = philox(self.seed, Purpose.ORDER, (shard << 32, epoch)).random_raw(int(self._sizes[shard]))
+            self._within = (epoch, shard), np.argsort(words, kind="stable")
+        return self._within[1]
 
 
 def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:

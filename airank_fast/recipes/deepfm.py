@@ -24,11 +24,13 @@ class Job(TableJob):
         """The float32 network with random initial weights, on the CPU."""
         recipe = self.recipe
         return DeepFM(
-            adult.SLOTS,
-            len(adult.NUMBERS),
+            self.slots,
+            self.num_numbers,
             embedding_dim=recipe.embedding_dim,
             hidden=recipe.widths,
             embedding_std=recipe.embedding_std,
+            columns=self.num_columns,
+            embed_numbers=self.is_hashed,
             fused=recipe.fused,
         )
 

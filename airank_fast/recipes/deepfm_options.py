@@ -1,35 +1,48 @@
-"""The settings of DeepFM: the recipe for UCI Adult, and the command's options."""
+"""The settings of DeepFM: recipes for UCI Adult and Criteo, and the command's options."""
 
 from __future__ import annotations
 
+from airank_fast.recipes import table_recipe
 from airank_fast.recipes.options import Command, Request
-from airank_fast.recipes.table_recipe import ADULT, check
 from airank_fast.recipes.table_recipe import TableOptions as Options
 from airank_fast.recipes.table_recipe import TableRecipe as Recipe
 from airank_fast.tasks.deepfm import TASK
 
-RECIPES = {"adult": Recipe(**ADULT)}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(**table_recipe.ADULT),
+        Recipe(**table_recipe.AIRANK, embedding_std=0.01, target=TASK.headline_target("airank", "2021-05")),
+        Recipe(
+            **{**table_recipe.PADDLEREC, "epochs": 1},
+            embedding_std=0.1 / 3,  # 0.1 over the root of the embedding's length
+            target=0.78,  # what its models/rank/deepfm/config_bigdata.yaml reaches
+        ),
+    )
+}
 
 
 def defaults(request: Request, world_size: int) -> Recipe:
-    """The recipe for the embedded table."""
-    return RECIPES["adult"]
+    """The recipe by data and sizes."""
+    return table_recipe.defaults(request, RECIPES)
 
 
 def finish(recipe: Recipe, options: Options) -> Recipe:
     """The recipe, checked."""
-    check(recipe, options)
+    table_recipe.check(recipe, options)
     return recipe
 
 
 COMMANDS = {
     "deepfm": Command(
-        text="Train DeepFM on UCI Adult, which comes with the package, to its target, in some seconds.",
+        text="Train DeepFM, with --data on Criteo's click logs. Without it: on UCI Adult, which comes with the "
+        "package, to its target, in some seconds.",
         task=TASK,
         job="airank_fast.recipes.deepfm",
         options=Options,
         recipes=RECIPES,
         defaults=defaults,
         finish=finish,
+        decides={"sizes": "name"},
     )
 }

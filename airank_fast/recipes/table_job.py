@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.data.sampling import TrainStream
-from airank_fast.data.tables import RowBatch, RowReader, Table, adult, prefetch
+from airank_fast.data.sampling import ShardStream, TrainStream
+from airank_fast.data.tables import RowBatch, RowReader, Table, adult, criteo, prefetch
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.optim import FusedAdam
 from airank_fast.quality.auc import AUC
@@ -32,20 +32,35 @@ class TableJob:
     def __init__(self, recipe: Any, options: Any) -> None:
         self.recipe: TableRecipe = recipe
         self.options: TableOptions = options
-        self.reader: RowReader | None = None
+        self.reader: RowReader | criteo.ShardReader | None = None
+        self.is_hashed = self.options.data is not None
+        """Whether the data set is Criteo's, whose categories share one table."""
 
     def network(self) -> nn.Module:
         """The float32 network; it takes dense numbers and ids, and returns the logits of label 1."""
         raise NotImplementedError
 
     def table(self) -> Table:
-        """The data set, with the columns that the network takes."""
+        """The embedded data set, with the columns that the network takes."""
         raise NotImplementedError
 
     @property
     def slots(self) -> Mapping[str, int]:
-        """The number of ids of each column that the network takes; the data set is not read for it."""
-        return adult.SLOTS
+        """The number of ids of each column that the network takes, or of the one slot that all columns share.
+
+        The data set is not read for it, nor for the two sizes below.
+        """
+        return {"C": self.recipe.table_rows} if self.is_hashed else adult.SLOTS
+
+    @property
+    def num_columns(self) -> int:
+        """Ids of a row."""
+        return criteo.NUM_CATEGORIES if self.is_hashed else len(self.slots)
+
+    @property
+    def num_numbers(self) -> int:
+        """Numbers of a row."""
+        return criteo.NUM_NUMBERS if self.is_hashed else len(adult.NUMBERS)
 
     @property
     def benchmark(self) -> str:
@@ -91,36 +106,37 @@ class TableJob:
         return AUC(self.task.headline.name)
 
     def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Read the table. Returns the fields of the run's `data` event."""
-        recipe, table = self.recipe, self.table()
-        source = f"the embedded data set, {adult.NAME}"
-        if ranks.rank == 0:
-            print(f"data: {source}", file=sys.stderr)
-        stream = TrainStream(
-            len(table.train.labels),
-            recipe.seed,
-            batch_size_local=self.recipe.micro_batch_size(ranks.size),
-            global_batch_size=recipe.batch_size,
-            rank=ranks.rank,
-            world_size=ranks.size,
-        )
-        self.reader = RowReader(
-            table.train,
-            table.held_out,
-            stream,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            eval_batch_size=max(1, recipe.eval_batch_size // ranks.size),
-        )
+        """Open the data set. Returns the fields of the run's `data` event."""
+        recipe, path = self.recipe, self.options.data
+        place = {"rank": ranks.rank, "world_size": ranks.size}
+        local = recipe.micro_batch_size(ranks.size)
+        batches = {"batch_size_local": local, "global_batch_size": recipe.batch_size, **place}
+        shares = {"eval_batch_size": max(1, recipe.eval_batch_size // ranks.size), **place}
+        facts: dict[str, Any]
+        if path is None:
+            table = self.table()
+            numbers = len(table.train.labels), len(table.held_out.labels)
+            facts = {"source": f"the embedded data set, {adult.NAME}", "checksum": table.checksum()}
+            stream = TrainStream(numbers[0], recipe.seed, **batches)
+            self.reader = RowReader(table.train, table.held_out, stream, **shares)
+        else:
+            data = criteo.Criteo(path, recipe.held_out)
+            numbers = data.num_train, data.num_held_out
+            facts = {"source": f"{criteo.NAME} in {path}", "checksum": data.checksum}
+            stream = ShardStream(data.train_sizes, recipe.seed, **batches)
+            self.reader = criteo.ShardReader(
+                data, stream, table_rows=recipe.table_rows, scaling=recipe.scaling, **shares
+            )
+        if ranks.rank == 0 and path is None:
+            print(f"data: {facts['source']}", file=sys.stderr)
         self._device = device
         return {
-            "train_samples": len(table.train.labels),
-            "eval_samples": len(table.held_out.labels),
+            "train_samples": numbers[0],
+            "eval_samples": numbers[1],
             "classes": 2,
-            "source": source,
-            "checksum": table.checksum(),
             "reader": self.reader.name,
-            "corrupt_files": [],
+            "corrupt_files": [] if path is None else data.corrupt,
+            **facts,
         }
 
     def train_batches(self, first_step: int) -> Iterator[RowBatch]:
@@ -136,9 +152,9 @@ class TableJob:
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> RowBatch:
         """Random rows in the shape of a training batch, for warm-up before the clock starts."""
         number = self.recipe.micro_batch_size(ranks.size)
-        ids = torch.rand(number, len(self.slots)) * torch.tensor(list(self.slots.values()))
+        ids = torch.rand(number, self.num_columns) * torch.tensor(list(self.slots.values()))
         labels = torch.randint(2, (number,)).float()
-        dense = torch.randn(number, len(adult.NUMBERS))
+        dense = torch.randn(number, self.num_numbers)
         return RowBatch(*(part.to(device) for part in (dense, ids.int(), labels, torch.arange(number))))
 
     def schedule(self) -> Schedule:

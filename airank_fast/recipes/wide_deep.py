@@ -27,8 +27,8 @@ class Job(TableJob):
 
     @property
     def slots(self) -> Mapping[str, int]:
-        """The table's columns and the crosses."""
-        return {**adult.SLOTS, **self.crosses}
+        """See TableJob.slots; with the crosses."""
+        return {**super().slots, **self.crosses}
 
     @property
     def crosses(self) -> dict[str, int]:
@@ -39,12 +39,14 @@ class Job(TableJob):
         """The float32 network with random initial weights, on the CPU."""
         recipe = self.recipe
         return WideDeep(
-            adult.SLOTS,
-            len(adult.NUMBERS),
+            super().slots,
+            self.num_numbers,
             embedding_dim=recipe.embedding_dim,
             hidden=recipe.widths,
             crosses=self.crosses,
             embedding_std=recipe.embedding_std,
+            columns=self.num_columns - len(self.crosses),
+            wide_ids=not self.is_hashed,
         )
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:

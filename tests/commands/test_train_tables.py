@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
 from commands.runs import kinds_of, start, train, wait_until
 from commands.same_run import accuracies, assert_same_run, losses
+from sources import criteo_text
 
 from airank_fast.cli import run_command
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
+from airank_fast.sources import criteo
 from airank_fast.train import main
 
 COMMANDS = ["wide_deep", "deepfm"]
+CLICK_LOGS = "deepfm, click logs"
+RUNS = [*COMMANDS, CLICK_LOGS]
 NUM_TRAIN, NUM_HELD_OUT = 32_561, 16_281
 
 
 def arguments(command, output, *more: str) -> list[str]:
     """A run of a second: 2 epochs of 32 steps, out of reach of its target."""
     options = ["--batch-size", "1024", "--epochs", "2", "--target", "0.99", "--hidden", "16-8"]
-    return [command, *options, "--output", str(output), *more]
+    if command == CLICK_LOGS:
+        options += ["--batch-size", "120", "--table-rows", "3000", "--data", str(click_logs(output.parent / "data"))]
+    return [command.partition(",")[0], *options, "--output", str(output), *more]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def click_logs(root) -> Path:
+    """4,000 rows in 5 shards, of which 3,840 train."""
+    text = root.with_suffix(".txt")
+    if not text.exists():
+        text.write_bytes(criteo_text.text(4000))
+        criteo.prepare([text], root, shard_rows=900, partial_set=True, skip_corrupt=False)
+    return root
+
+
+@pytest.mark.parametrize("command", RUNS)
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
     whole = tmp_path / "whole"
     assert train(arguments(command, whole)).returncode == 1
@@ -36,13 +52,13 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
         process.communicate()
         if "run_stop" not in kinds_of(output):  # else it ended before the signal came
             break
-    resumed = train([command, "--resume", "--output", str(output)])
+    resumed = train([command.partition(",")[0], "--resume", "--output", str(output)])
     assert resumed.returncode == 1, resumed.stderr
     assert "resume" in kinds_of(output)
     assert_same_run(output, whole)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", RUNS)
 def test_two_ranks_train_as_one_and_evaluate_each_row_once(command, tmp_path):
     options = ["--epochs", "1", "--gradient-accumulation-steps", "2"]
     for ranks in (1, 2):
@@ -54,7 +70,7 @@ def test_two_ranks_train_as_one_and_evaluate_each_row_once(command, tmp_path):
     assert block["loss"] == pytest.approx(losses(alone), rel=1e-4)
     assert accuracies(both) == pytest.approx(accuracies(alone), abs=1e-4)
     summary = summarize(read_events(both / "events.jsonl"))
-    assert summary["trained_samples"] == 32 * 1024
+    assert summary["trained_samples"] == 32 * (120 if command == CLICK_LOGS else 1024)
     assert summary["p_core"] >= summary["p_train"] >= summary["p_whole"]
 
 
@@ -79,7 +95,10 @@ def test_an_evaluation_is_of_the_area_under_the_curve_after_each_epoch(tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "criteo"], "--data: must be left out, as UCI Adult is the only data set so far, got criteo"),
+        (
+            ["--data", "/none"],
+            "--data: must be a directory that `python -m airank_fast.prepare criteo` made, got /none,",
+        ),
         (["--hidden", "64,32"], "--hidden: must be widths of at least 1, as 400-400-400, got '64,32'"),
         (["--hidden", "64-0"], "--hidden: must be widths of at least 1, as 400-400-400, got '64-0'"),
         (["--hidden", ""], "--hidden: must be widths of at least 1, as 400-400-400, got ''"),

@@ -136,6 +136,44 @@ def test_the_second_order_is_the_sum_over_pairs():
         assert (second_order(embedded[:, :1]).abs() < 1e-12).all()
 
 
+def test_columns_of_hashed_ids_share_one_table():
+    """Under the name that DeepCTR-Torch gives to a table of several columns, SparseFeat's embedding_name."""
+    model = WideDeep({"C": 20}, NUM_DENSE, embedding_dim=DIM, hidden=HIDDEN, columns=6, wide_ids=False)
+    state = model.state_dict()
+    assert [name for name in state if not name.startswith("dnn")] == [
+        "linear_model.weight",
+        "embedding_dict.C.weight",
+        "out.bias",
+    ]
+    assert state["dnn.linears.0.weight"].shape == (HIDDEN[0], 6 * DIM + NUM_DENSE)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    dense, ids = torch.randn(5, NUM_DENSE), torch.randint(20, (5, 6), dtype=torch.int32)
+    x = torch.cat([model.embedding_dict.weight[ids].flatten(1), dense], 1)
+    for linear in model.dnn.linears:
+        x = F.relu(linear(x))
+    expected = (dense @ model.linear_model.weight)[:, 0] + model.dnn_linear(x) + model.out.bias
+    torch.testing.assert_close(model(dense, ids), expected)
+
+
+def test_numbers_have_embeddings_in_deepfm():
+    """A row times the number; it is in the second-order term and in the hidden layers."""
+    model = DeepFM({"C": 20}, NUM_DENSE, embedding_dim=DIM, hidden=HIDDEN, columns=3, embed_numbers=True)
+    assert model.state_dict()["number_embedding.weight"].shape == (NUM_DENSE, DIM)
+    assert model.dnn.linears[0].in_features == (3 + NUM_DENSE) * DIM
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    dense, ids = torch.randn(5, NUM_DENSE), torch.randint(20, (5, 3), dtype=torch.int32)
+    embedded = [*model.embedding_dict.weight[ids].unbind(1)]
+    embedded += [dense[:, [i]] * model.number_embedding.weight[i] for i in range(NUM_DENSE)]
+    x = torch.cat(embedded, 1)
+    for linear in model.dnn.linears:
+        x = F.relu(linear(x))
+    first = model.linear_model.embedding_dict.weight[ids].sum((1, 2)) + (dense @ model.linear_model.weight)[:, 0]
+    second = sum((a * b).sum(1) for a, b in combinations(embedded, 2))
+    torch.testing.assert_close(model(dense, ids), first + second + model.dnn_linear(x) + model.out.bias)
+
+
 def test_slots_have_rows_of_their_own():
     embeddings = SlotEmbeddings(SLOTS, DIM, 0.01)
     embeddings(torch.tensor([[4, 0, 0]])).sum().backward()
