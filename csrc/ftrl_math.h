@@ -41,7 +41,8 @@ struct FtrlScalars {
 HOST_DEVICE float ftrl_power(float x, float power) { return powf(x, power); }
 HOST_DEVICE double ftrl_power(double x, double power) { return pow(x, power); }
 
-// See adaptive_args.h. kIsRoot: p is known to be 1/2, for loops of the CPU, which pow would keep from being vectorised.
+// See adaptive_args.h. kIsRoot: p is 1/2 and lr not 0, for loops of the CPU, which pow and a way out would keep from
+// being vectorised.
 template <bool kIsRoot>
 struct FtrlOf {
   static constexpr int kStates = 2;
@@ -64,7 +65,7 @@ struct FtrlOf {
   // Returns the new parameter and updates the accumulator and the linear term.
   template <typename T>
   HOST_DEVICE static T step(T param, T grad, T& sum, T& linear, const FtrlScalars<T>& s) {
-    if (s.inverse_lr == T(0)) return param;
+    if (!kIsRoot && s.inverse_lr == T(0)) return param;
     const T g = s.factor * grad;
     const T total = sum + g * g;
     T after, growth;

@@ -17,7 +17,10 @@ void ftrl_cpu(TensorList params, TensorList grads, TensorList accumulators, Tens
                                    std::move(steps), std::move(copies)},
                                   {lr, grad_scale, found_inf}, options);
   };
-  if (lr_power == -0.5) run.operator()<true>();
+  // Of another lr the checks in run_adaptive() name the reason.
+  const bool is_rate = lr.is_cpu() && lr.numel() == 1 &&
+                       (lr.scalar_type() == ScalarType::Float || lr.scalar_type() == ScalarType::Double);
+  if (lr_power == -0.5 && is_rate && value_of(lr) != 0) run.operator()<true>();
   else run.operator()<false>();
 }
 

@@ -96,7 +96,7 @@ void special_values() {
   CHECK(Adagrad::step(inf, T(1), sum, m, of_adagrad) == inf, "no decay: an infinite parameter stays infinite");
   CHECK(std::isnan(Adagrad::step(T(1), nan, sum, m, of_adagrad)) && std::isnan(sum), "NaN reaches both");
   const FtrlOptions o{-0.5, 1, 0, 0, 0, false};
-  using Ftrl = FtrlOf<true>;
+  using Ftrl = FtrlOf<false>;
   T n = 0, z = 0;
   CHECK(Ftrl::step(T(1), T(0), n, z, Ftrl::scalars<T>(o, 0.5, 1, 1)) == 0, "0 / 0 is 0, got n %g", double(n));
   CHECK(Ftrl::step(T(7), inf, n, z, Ftrl::scalars<T>(o, 0, 1, 1)) == 7 && n == 0 && z == 0, "rate 0: %g", double(z));
