@@ -27,6 +27,7 @@ class DeepFM(nn.Module):
         columns: the columns that share the one slot, as hashed ids do; default: each slot is a column.
         embed_numbers: whether a number has an embedding too, a row times its value, in place of itself in the hidden
             layers.
+        sparse: whether the gradients of the tables are sparse; see SlotEmbeddings.
         fused: use airank_fast.nn's operators; without, the same network in torch's own.
 
     Input: dense float32 [b, num_dense]; ids, integers [b, columns]. Output: logits float32 [b].
@@ -42,11 +43,12 @@ class DeepFM(nn.Module):
         embedding_std: float = 0.01,
         columns: int | None = None,
         embed_numbers: bool = False,
+        sparse: bool = False,
         fused: bool = True,
     ) -> None:
         super().__init__()
-        self.linear_model = Linear(slots, num_dense)
-        self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std)
+        self.linear_model = Linear(slots, num_dense, sparse)
+        self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std, sparse)
         self.fm = FactorizationMachine() if fused else PlainFactorizationMachine()
         self.number_embedding = NumberEmbeddings(num_dense, embedding_dim, embedding_std) if embed_numbers else None
         per_number = embedding_dim if embed_numbers else 1

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from airank_fast.nn import SparseTable
 
-class SlotEmbeddings(nn.Module):
+
+class SlotEmbeddings(SparseTable):
     """Embeddings of several slots in one table, row `offsets[slot] + id`.
 
     Args:
         slots: the number of ids of each slot, by its name.
         dim: the length of an embedding.
         std: standard deviation of the initial values.
+        sparse: whether the gradient is sparse, of the rows that were looked up, for the optimizers that update these
+            alone (airank_fast.optim.SparseAdam).
 
     Input: ids [b, slots], each in [0, size of its slot), which is not checked; with one slot [b, columns], of columns
     that share it. Output: float32 [b, slots or columns, dim].
@@ -31,16 +35,17 @@ class SlotEmbeddings(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, slots: Mapping[str, int], dim: int, std: float) -> None:
-        super().__init__()
+    def __init__(self, slots: Mapping[str, int], dim: int, std: float, sparse: bool = False) -> None:
+        sizes = torch.tensor(list(slots.values()))
+        rows = int(sizes.sum())
+        of_slots = slots.values() if sparse and len(slots) > 1 else None
+        super().__init__(rows, dim, sparse=sparse, _weight=torch.empty(rows, dim), slot_sizes=of_slots)
         self.slots = dict(slots)
-        sizes = torch.tensor(list(self.slots.values()))
-        self.weight = nn.Parameter(torch.empty(int(sizes.sum()), dim))
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
         nn.init.normal_(self.weight, std=std)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids + self.offsets, self.weight)
+        return super().forward(ids) if self.sparse else F.embedding(ids + self.offsets, self.weight)
 
     def tables(self) -> dict[str, Tensor]:
         """The embeddings of each slot, [size, dim], as views without gradient."""
@@ -77,9 +82,9 @@ class Linear(nn.Module):
     Input: dense float32 [b, numbers], ids as SlotEmbeddings takes them. Output: float32 [b].
     """
 
-    def __init__(self, slots: Mapping[str, int], num_dense: int) -> None:
+    def __init__(self, slots: Mapping[str, int], num_dense: int, sparse: bool = False) -> None:
         super().__init__()
-        self.embedding_dict = SlotEmbeddings(slots, 1, std=0.0) if slots else None
+        self.embedding_dict = SlotEmbeddings(slots, 1, std=0.0, sparse=sparse) if slots else None
         self.weight = nn.Parameter(torch.zeros(num_dense, 1)) if num_dense else None
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:

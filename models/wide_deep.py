@@ -26,6 +26,7 @@ class WideDeep(nn.Module):
         embedding_std: standard deviation of the initial embeddings.
         columns: the columns that share the one slot, as hashed ids do; default: each slot is a column.
         wide_ids: whether the wide part has a weight for each id; else it has weights of the numbers alone.
+        sparse: whether the gradient of the embeddings is sparse; see SlotEmbeddings.
 
     Input: dense float32 [b, num_dense]; ids, integers [b, columns and crosses]. Output: logits float32 [b].
     """
@@ -41,11 +42,12 @@ class WideDeep(nn.Module):
         embedding_std: float = 0.01,
         columns: int | None = None,
         wide_ids: bool = True,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         self.num_columns = columns or len(slots)
         self.linear_model = Linear({**slots, **(crosses or {})} if wide_ids else {}, num_dense)
-        self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std)
+        self.embedding_dict = SlotEmbeddings(slots, embedding_dim, embedding_std, sparse)
         self.dnn = HiddenLayers(self.num_columns * embedding_dim + num_dense, hidden)
         self.dnn_linear = Logit(hidden[-1])
         self.out = Bias()

@@ -31,6 +31,7 @@ class Job(TableJob):
             embedding_std=recipe.embedding_std,
             columns=self.num_columns,
             embed_numbers=self.is_hashed,
+            sparse=self.sparse,
             fused=recipe.fused,
         )
 

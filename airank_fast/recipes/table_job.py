@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from airank_fast.data.sampling import ShardStream, TrainStream
 from airank_fast.data.tables import RowBatch, RowReader, Table, adult, criteo, prefetch
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
-from airank_fast.optim import FusedAdam
+from airank_fast.nn import SparseTable
+from airank_fast.optim import CombinedOptimizer, FusedAdam, SparseAdam
 from airank_fast.quality.auc import AUC
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.table_recipe import TableOptions, TableRecipe
@@ -83,15 +84,27 @@ class TableJob:
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """Adam of all weights."""
-        return self.adam(model.parameters(), device)
+        return self.adam(model, model.parameters(), device)
 
-    def adam(self, params: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
-        """Adam with the recipe's settings, torch's own with --no-fused. The learning rate is a tensor on the device."""
-        recipe = self.recipe
+    def adam(self, model: nn.Module, params: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+        """Adam of these weights of the model, lazy Adam of its sparse tables; torch's own with --no-fused.
+
+        The learning rates are tensors on the device.
+        """
+        recipe, params = self.recipe, list(params)
         betas = recipe.beta1, recipe.beta2
         if not recipe.fused:
             return torch.optim.Adam(params, recipe.learning_rate, betas, recipe.epsilon, fused=True)
-        return FusedAdam(params, torch.zeros((), dtype=torch.float32, device=device), betas, recipe.epsilon)
+        tables = {id(table.weight) for table in model.modules() if isinstance(table, SparseTable) and table.sparse}
+        sparse, dense = ([p for p in params if (id(p) in tables) == is_table] for is_table in (True, False))
+        lr = torch.zeros((), dtype=torch.float32, device=device)
+        adam = FusedAdam(dense, lr, betas, recipe.epsilon)
+        return CombinedOptimizer(SparseAdam(sparse, lr.clone(), betas, recipe.epsilon), adam) if sparse else adam
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the gradients of the embeddings are sparse."""
+        return self.recipe.sparse and self.recipe.fused
 
     def loss(self, model: nn.Module, batch: RowBatch) -> Tensor:
         """Mean log loss over the batch, float32 scalar."""

@@ -31,6 +31,9 @@ class TableRecipe(CommonRecipe):
     """Adam's decay of the mean of their squares."""
     epsilon: float = 1e-8
     """Adam's addend to the root of that mean."""
+    sparse: bool = False
+    """Adam updates the rows of a batch alone, and others keep their means as they are (lazy Adam); with --no-sparse,
+    or --no-fused, it updates whole tables."""
     table_rows: int = 1_000_001
     """With --data: rows of the one table into which all categories are hashed."""
     scaling: Literal["min-max", "log"] = "min-max"
@@ -64,6 +67,7 @@ AIRANK: dict[str, Any] = {
     "embedding_dim": 10,
     "hidden": "400-400-400",
     "eval_batch_size": 10_000,
+    "sparse": True,
 }
 """Criteo in the sizes of AI-Rank's own runs of both tasks, which trained on 44 million rows: 96 % of them."""
 PADDLEREC: dict[str, Any] = {
@@ -101,6 +105,8 @@ def check(recipe: TableRecipe, options: TableOptions) -> None:
     """UserError for a value out of range, or an option that these tasks lack."""
     what = "left out with --no-fused, as torch's Adam reads its learning rate on the host"
     require(recipe.fused or not options.cuda_graphs, "--cuda-graphs", what, "both options")
+    what = "left out with sparse tables, whose update waits for the device (--no-sparse)"
+    require(not (recipe.sparse and options.cuda_graphs), "--cuda-graphs", what, "the option")
     what = "left out, as `airank_fast.prepare criteo` has this option"
     require(not options.skip_corrupt, "--skip-corrupt", what, "the option")
     check_counts(recipe, ("epochs", "embedding_dim", "table_rows"))

@@ -47,6 +47,7 @@ class Job(TableJob):
             embedding_std=recipe.embedding_std,
             columns=self.num_columns - len(self.crosses),
             wide_ids=not self.is_hashed,
+            sparse=self.sparse,
         )
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -59,7 +60,9 @@ class Job(TableJob):
         deep = [parameter for parameter in model.parameters() if id(parameter) not in others]
         group = {"params": wide, "lr_factor": recipe.ftrl_learning_rate / recipe.learning_rate}
         lr = torch.zeros((), dtype=torch.float32, device=device)
-        return CombinedOptimizer(FusedFTRL([group], lr, l1=recipe.ftrl_l1, l2=recipe.ftrl_l2), self.adam(deep, device))
+        return CombinedOptimizer(
+            FusedFTRL([group], lr, l1=recipe.ftrl_l1, l2=recipe.ftrl_l2), self.adam(model, deep, device)
+        )
 
     def table(self) -> Table:
         """The embedded table and its crosses."""

@@ -16,6 +16,11 @@ def accuracies(output):
     return [e["accuracy"] for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "eval_stop"]
 
 
+def _parts(optimizer):
+    """The state of each part of a CombinedOptimizer, or of the one optimizer."""
+    return [part["state"] for part in optimizer.get("optimizers", [optimizer])]
+
+
 def assert_same_run(resumed, uninterrupted):
     """Weights, optimizer state, losses and accuracies have the same bits."""
     ours, theirs = (max((output / "checkpoints").iterdir()) for output in (resumed, uninterrupted))
@@ -24,9 +29,9 @@ def assert_same_run(resumed, uninterrupted):
     assert weights.keys() == expected.keys()
     assert [name for name in weights if not torch.equal(weights[name], expected[name])] == []
     states = [torch.load(path / "state.pt", weights_only=True) for path in (ours, theirs)]
-    optimizers = [state["optimizers"]["model"]["state"] for state in states]
-    assert optimizers[0].keys() == optimizers[1].keys()
-    for number, state in optimizers[0].items():
-        assert all(torch.equal(tensor, optimizers[1][number][name]) for name, tensor in state.items())
+    for one, other in zip(*(_parts(state["optimizers"]["model"]) for state in states), strict=True):
+        assert one.keys() == other.keys()
+        for number, state in one.items():
+            assert all(torch.equal(tensor, other[number][name]) for name, tensor in state.items())
     assert losses(resumed) == losses(uninterrupted)
     assert accuracies(resumed) == accuracies(uninterrupted)

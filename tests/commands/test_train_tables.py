@@ -112,6 +112,7 @@ def test_an_evaluation_is_of_the_area_under_the_curve_after_each_epoch(tmp_path)
         (["--target", "1.5"], "--target: must be a fraction in (0, 1], got 1.5"),
         (["--target", "top1=0.9"], "--target: must be of auc, got top1"),
         (["--cuda-graphs", "--no-fused"], "--cuda-graphs: must be left out with --no-fused"),
+        (["--cuda-graphs", "--sparse"], "--cuda-graphs: must be left out with sparse tables"),
         (["--cuda-graphs", "--device", "cpu"], "--cuda-graphs: must have one CUDA device, got 1 of type cpu"),
     ],
 )

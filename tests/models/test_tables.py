@@ -181,6 +181,22 @@ def test_slots_have_rows_of_their_own():
     assert 0.005 < embeddings.weight.std() < 0.02
 
 
+@pytest.mark.parametrize("slots", [SLOTS, {"C": 9}], ids=["slots", "one for all columns"])
+def test_sparse_gradients_are_those_of_the_looked_up_rows(slots):
+    torch.manual_seed(0)
+    ids = torch.stack([torch.randint(size, (11,), dtype=torch.int32) for size in (slots | SLOTS).values()], 1)
+    ids = ids[:, : len(slots)] if len(slots) > 1 else ids[:, :1].expand(11, 4).contiguous()
+    dense, sparse = (SlotEmbeddings(slots, DIM, 0.01, sparse) for sparse in (False, True))
+    sparse.load_state_dict(dense.state_dict())
+    weights = torch.randn(11, ids.shape[1], DIM)
+    results = [embeddings(ids) for embeddings in (dense, sparse)]
+    assert torch.equal(*results)
+    for result in results:
+        (result * weights).sum().backward()
+    assert sparse.weight.grad.is_sparse
+    torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
+
+
 @pytest.mark.parametrize("num_dense", [0, 3])
 def test_without_numbers_there_is_no_weight_for_them(num_dense):
     model = DeepFM(SLOTS, num_dense, embedding_dim=DIM, hidden=HIDDEN)

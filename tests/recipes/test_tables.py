@@ -16,7 +16,7 @@ from airank_fast.data.tables import adult
 from airank_fast.engine.distributed import World
 from airank_fast.engine.graph import CapturedStep
 from airank_fast.engine.state import State
-from airank_fast.optim import FusedAdam, FusedFTRL
+from airank_fast.optim import FusedAdam, FusedFTRL, SparseAdam
 from airank_fast.recipes import command_line, deepfm, wide_deep
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
@@ -100,6 +100,25 @@ def test_without_fused_operators_steps_are_the_same_by_torchs_adam(name):
         torch.testing.assert_close(parameter, torchs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_with_sparse_tables_adam_is_lazy(name):
+    """Its first step is Adam's; from then on a row that a batch lacks stays as it is."""
+    tables, exact = [], ("--epsilon", "1e-15")  # which they scale differently
+    for number in (1, 2):
+        lazy, dense = (stepped(job(name, *SMALL, *exact, *options), number) for options in (["--sparse"], []))
+        assert [type(each) for each in lazy.optimizers[0].optimizers] == [SparseAdam, FusedAdam]
+        tables.append([state.networks["model"].embedding_dict.weight.detach().clone() for state in (lazy, dense)])
+    torch.testing.assert_close(*tables[0])
+    changed = [(after != before).any(1) for after, before in zip(*reversed(tables), strict=True)]
+    assert 0 < changed[0].sum() < changed[1].sum()
+    assert not (changed[0] & ~changed[1]).any()
+
+
+def test_without_fused_operators_tables_are_not_sparse():
+    state = stepped(job("deepfm", *SMALL, "--sparse", "--no-fused"))
+    assert type(state.optimizers[0]) is torch.optim.Adam
+
+
 @every_job
 def test_a_captured_step_is_the_step(options):
     """With a substitute for the device's capture, which runs the step again on the tensors that it was given."""
@@ -136,8 +155,9 @@ def test_the_wide_part_is_ftrls_and_the_rest_adams():
     assert (ftrl.param_groups[0]["l1"], ftrl.param_groups[0]["l2"]) == (0.001, 3.0)
 
 
-def test_both_optimizers_are_in_a_checkpoint(tmp_path):
-    made = job("wide_deep", *SMALL, *FTRL)
+@pytest.mark.parametrize("options", [FTRL, ("--sparse",), ("--sparse", *FTRL)], ids=["ftrl", "sparse", "all three"])
+def test_every_optimizer_is_in_a_checkpoint(options, tmp_path):
+    made = job("wide_deep", *SMALL, *options)
     state = stepped(made)
     again = State(made, ALONE, found=state.save(tmp_path))
     batches = list(zip(range(2), made.train_batches(3), strict=False))
