@@ -76,15 +76,16 @@ def suites(lines: list[dict]) -> Iterator[str]:
 
 
 def jobs(lines: list[dict]) -> Iterator[str]:
-    """One row a command and device: how many of its seeds reached the target, and the slowest time to it."""
+    """One row a command and kind of processor: how many of its seeds reached the target, and the slowest time to it."""
     found: dict[tuple[str, str], dict[str, dict]] = {}
     for line in lines:
         if line["bench"] == "convergence":
             command, _, seed = line["case"].partition(" --seed ")
-            found.setdefault((command, line["machine"]["devices"][-1]), {})[seed] = line
+            found.setdefault((command, tables.kind(line)), {})[seed] = line
     yield from rows("airank_fast.train", "device", "target", "reached", "slowest time2train", "commit")
-    for (command, device), by_seed in sorted(found.items()):
+    for (command, _), by_seed in sorted(found.items()):
         its = list(by_seed.values())
+        device = its[-1]["machine"]["devices"][-1]
         reached = [line for line in its if line["status"] == "success"]
         slowest = f"{max(line['time2train'] for line in reached):.1f} s" if reached else "none"
         count = f"{len(reached)} of {len(its)} seeds"

@@ -11,8 +11,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from airank_fast import tasks
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -76,16 +79,30 @@ def table(name: str, results: list[dict]) -> str:
     return "\n".join([*lines, "", f"{where}; load up to {load:.1f}; {what}; `bench/{name}.py`, commit {commit}.", ""])
 
 
-MADE = ("resnet50", "bert-mini")  # what `make train` and `make train-bert` train
-
-
 def convergence_rows(results: list[dict]) -> list[list[str]]:
-    """The command, the accuracy that it reached, and its time2train; docs/status.md has those of all tasks."""
-    rows = [["airank_fast.train", "accuracy", "epochs", "time2train"], ["---"] * 4]
-    for result in (result for result in results if result["case"].split()[0] in MADE):
-        time = f"{result['time2train']:.1f} s" if result["status"] == "success" else "target missed"
-        rows.append([f"`{result['case']}`", f"{result['best_accuracy']:.2%}", str(result["epochs"]), time])
+    """A row a command: its target, how many of its seeds reached it, and from what to what they came."""
+    names = ["airank_fast.train", "target", "reached", "accuracy", "epochs", "time2train"]
+    rows = [names, ["---"] * len(names)]
+    commands: dict[str, list[dict]] = {}
+    for result in results:
+        commands.setdefault(result["case"].partition(" --seed ")[0], []).append(result)
+    for command, its in commands.items():
+        task = tasks.find(command.split()[0])
+        show = (task.headline if task else tasks.headline({})).text
+        target = its[-1]["target"]
+        reached = [result for result in its if result["status"] == "success"]
+        goal = target if isinstance(target, str) else show(target)
+        row = [f"`{command}`", goal, f"{len(reached)} of {len(its)} seeds"]
+        row.append(span([result["best_accuracy"] for result in its], show))
+        row.append(span([result["epochs"] for result in its], str))
+        row.append(span([result["time2train"] for result in reached], "{:.1f} s".format))
+        rows.append(row)
     return rows
+
+
+def span(values: list, show: Callable[[Any], str]) -> str:
+    """The least and the greatest value."""
+    return " to ".join(dict.fromkeys(show(end(values)) for end in (min, max))) if values else "none"
 
 
 def convolution_rows(results: list[dict]) -> list[list[str]]:

@@ -68,6 +68,18 @@ def test_status_lists_what_ran_where(status):
     assert "| `resnet50 --amp` | cpu: Made-up, 2 threads, AVX2 | 0.97 | 1 of 2 seeds | 30.0 s | abc1234 |" in page
 
 
+def test_the_seeds_of_a_command_are_one_row(status):
+    facts = {"target": 0.928, "epochs": 4}
+    runs = [
+        line("convergence", case="wide_deep --amp --seed 1", status="success", best_accuracy=0.9291, time2train=3.0)
+        | facts,
+        line("convergence", case="wide_deep --amp --seed 2", status="aborted", best_accuracy=0.91, time2train=None)
+        | facts,
+    ]
+    *_, row = status.tables.convergence_rows(runs)
+    assert row == ["`wide_deep --amp`", "0.9280", "1 of 2 seeds", "0.9100 to 0.9291", "4", "3.0 s"]
+
+
 def test_a_result_from_a_gpu_ends_the_claim_that_there_is_none(status):
     assert status.NO_GPU not in status.page([line("sgd", device="cuda: Made-up H200")])
 
