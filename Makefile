@@ -40,7 +40,7 @@ lint: $(INSTALLED) ## ruff: rules and format; mypy: types of the seams
 bench: $(INSTALLED) ## every benchmark; results go to bench/results
 	$(PIP) --no-build-isolation --editable ".[bench]"
 	$(PY) bench/compare.py
-	for bench in convolution step memory data prepare criteo bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+	for bench in word2vec convolution step memory data prepare criteo bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, in the current Python and without network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)

@@ -45,6 +45,7 @@ _PEERS = (
     "triton",
     "pandas",
     "pyarrow",
+    "gensim",
 )  # besides those of system.versions()
 
 

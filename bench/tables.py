@@ -174,7 +174,7 @@ def speed_rows(results: list[dict]) -> list[list[str]]:
 
 def amount(result: dict, seconds: float) -> str:
     """airank_fast's time, and its rate where the benchmark has one."""
-    unit = "samples" if "samples_per_s" in result else "images"
+    unit = next((unit for unit in ("samples", "words") if f"{unit}_per_s" in result), "images")
     rate = result.get(f"{unit}_per_s", {}).get(result["ours"])
     limit = result.get("images_per_s_by_arithmetic")
     return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f}{f' of {limit:.0f}' if limit else ''} {unit}/s" if rate else "")
