@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from airank_fast.data.manifest import Manifest, checksum
+from airank_fast.data.manifest import Manifest
 from airank_fast.data.tables.criteo import KIND, MISSING, NUM_NUMBERS, NUM_ROWS, ROW, open_shard
 from airank_fast.data.text.shards import whole_file
 from airank_fast.errors import UserError, require
@@ -46,7 +46,14 @@ def prepare(inputs: list[Path], root: Path, *, shard_rows: int, partial_set: boo
     twice = len({path.resolve() for path in inputs}) < len(inputs)
     require(not twice, "--input", "files that differ", "one of them twice")
     (root / "rows").mkdir(parents=True, exist_ok=True)
-    manifest = _open(root, inputs, shard_rows, skip_corrupt)
+    options = {
+        "inputs": [f"{path.name}, {path.stat().st_size} bytes" for path in inputs],
+        "shard_rows": shard_rows,
+        "skip_corrupt": skip_corrupt,
+    }
+    nothing = {"done": False, "rows": 0, "clicks": 0, "corrupt": [], "input": 0, "byte": 0, "line": 0}
+    manifest = Manifest.begin(root, KIND, options, {"rows": nothing})
+    manifest.require_options(root, options)
     stage = manifest.stages["rows"]
     sizes = [path.stat().st_size for path in inputs]
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
@@ -61,25 +68,6 @@ def prepare(inputs: list[Path], root: Path, *, shard_rows: int, partial_set: boo
     manifest.options["partial"] = partial_set
     stage["done"] = True
     manifest.save(root)
-    return manifest
-
-
-def _open(root: Path, inputs: list[Path], shard_rows: int, skip_corrupt: bool) -> Manifest:
-    options = {
-        "inputs": [f"{path.name}, {path.stat().st_size} bytes" for path in inputs],
-        "shard_rows": shard_rows,
-        "skip_corrupt": skip_corrupt,
-    }
-    manifest = Manifest.load(root)
-    if manifest is None:
-        stage = {"done": False, "rows": 0, "clicks": 0, "corrupt": [], "input": 0, "byte": 0, "line": 0}
-        manifest = Manifest(KIND, options, {"rows": stage})
-        manifest.save(root)
-    require(manifest.kind == KIND, "--output", "a directory of its own", f"{root}, which holds {manifest.kind}")
-    for name, value in options.items():
-        before = manifest.options.get(name)
-        what = f"a directory for {name} = {value}"
-        require(before == value, "--output", what, f"{root}, where preparing began with {before}")
     return manifest
 
 
@@ -239,15 +227,10 @@ _FACTORS = np.array(
 def verify(manifest: Manifest, root: Path) -> tuple[list[str], list[str]]:
     """(summary, problems) by line, after reading every shard."""
     stage, names = manifest.stages.get("rows", {}), manifest.names("rows")
-    problems = [] if stage.get("done") else ["rows: not finished (the same prepare command goes on with it)"]
+    problems = manifest.unfinished("rows")
     for name in tqdm(names, unit="file", desc="verify", disable=None):
-        problems += _check_shard(name, root, manifest.files[name])
-    first: dict[str, str] = {}
-    for name in names:
-        if (other := first.setdefault(manifest.files[name]["content"], name)) != name:
-            problems.append(f"{name}: the same rows as in {other}")
-    there = {str(path.relative_to(root)) for path in (root / "rows").glob("*")}
-    problems += [f"{name}: not in the manifest" for name in sorted(there - set(names))]
+        problems += manifest.changed(root, name) or _check_shard(name, root, manifest.files[name])
+    problems += manifest.copies(names, "content", "rows") + manifest.unlisted(root, "rows")
     rows, clicks = (sum(manifest.files[name][key] for name in names) for key in ("rows", "clicks"))
     if not manifest.options.get("partial") and rows != NUM_ROWS:
         problems.append(f"rows: must have {NUM_ROWS:,} rows, got {rows:,}")
@@ -263,15 +246,8 @@ def verify(manifest: Manifest, root: Path) -> tuple[list[str], list[str]]:
 
 
 def _check_shard(name: str, root: Path, entry: dict) -> list[str]:
-    path = root / name
-    if not path.is_file():
-        return [f"{name}: missing"]
-    if path.stat().st_size != entry["bytes"]:
-        return [f"{name}: must have {entry['bytes']} bytes, got {path.stat().st_size}"]
-    if checksum(path) != entry["sha256"]:
-        return [f"{name}: must have sha256 {entry['sha256']}, got another: the file was changed"]
     try:
-        rows = open_shard(path, entry["rows"])
+        rows = open_shard(root / name, entry["rows"])
     except UserError as error:
         return [str(error)]
     labels = np.unique(rows["label"])

@@ -292,11 +292,7 @@ def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dic
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(summary, problems) by line, after reading every picture of every class."""
     names = [*manifest.names("train"), *manifest.names("val")]
-    problems = (
-        []
-        if manifest.stages.get("pictures", {}).get("done")
-        else ["pictures: not finished (the same prepare command goes on with it)"]
-    )
+    problems = manifest.unfinished("pictures")
     found = ordered_map(partial(_found, root=root), names, num_workers)
     found = tqdm(found, total=len(names), unit="class", desc="verify", disable=None)
     for name, entry in zip(names, found, strict=True):
@@ -307,12 +303,7 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
             problems.append(f"{name}: must have {listed['pictures']} pictures, got {entry['pictures']}")
         elif entry != listed:
             problems.append(f"{name}: must have sha256 {listed['sha256']}, got another: a picture was changed")
-    first: dict[str, str] = {}
-    for name in names:
-        if (other := first.setdefault(manifest.files[name]["sha256"], name)) != name:
-            problems.append(f"{name}: the same pictures as in {other}")
-    there = {f"{side}/{path.name}" for side in ("train", "val") for path in (root / side).glob("*")}
-    problems += [f"{name}: not in the manifest" for name in sorted(there - set(names))]
+    problems += manifest.copies(names, "sha256", "pictures") + manifest.unlisted(root, "train", "val")
     counts = _counts(manifest)
     if not manifest.options["partial"]:
         for side, required in (("train", NUM_TRAIN), ("val", NUM_VAL)):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from airank_fast.data.manifest import Manifest, checksum
+from airank_fast.data.manifest import Manifest
 from airank_fast.data.text.shards import read_shard
 from airank_fast.data.text.wikicorpus import WikiCorpus
 from airank_fast.errors import UserError
@@ -41,11 +41,7 @@ def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_worke
         return Report(*word_text.verify(manifest, root, num_workers))
     if manifest.kind == "criteo":
         return Report(*criteo.verify(manifest, root))
-    problems = [
-        f"{stage}: not finished (the same prepare command goes on with it)"
-        for stage in ("documents", "vocabulary", "samples")
-        if not manifest.stages.get(stage, {}).get("done")
-    ]
+    problems = manifest.unfinished("documents", "vocabulary", "samples")
     names = list(manifest.files)
     texts = manifest.names("text")
     if texts and not any((root / name).exists() for name in texts):  # deleted to save space; training needs none
@@ -55,42 +51,24 @@ def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_worke
         for problem in ordered_map(check, names, num_workers):
             problems += problem
             bar.update()
-    problems += _unlisted(root, manifest) + _duplicates(manifest) + _empty(manifest)
+    problems += manifest.unlisted(root, "train", "eval")
+    # Training on copies of samples, in any order, does not converge.
+    problems += manifest.copies((*manifest.names("train"), *manifest.names("eval")), "content", "samples")
+    problems += _empty(manifest)
     return Report(_summary(manifest), problems)
 
 
 def _check_file(name: str, root: Path, manifest: Manifest) -> list[str]:
     path, entry = root / name, manifest.files[name]
-    if not path.is_file():
-        return [f"{name}: missing"]
-    if path.stat().st_size != entry["bytes"]:
-        return [f"{name}: must have {entry['bytes']} bytes, got {path.stat().st_size}"]
-    if checksum(path) != entry["sha256"]:
-        return [f"{name}: must have sha256 {entry['sha256']}, got another: the file was changed"]
-    if not name.endswith(".hdf5"):
-        return []
+    changed = manifest.changed(root, name)
+    if changed or not name.endswith(".hdf5"):
+        return changed
     vocab_size = manifest.stages["vocabulary"]["tokens"]
     try:
         found = shard_counts(read_shard(path, vocab_size=vocab_size, max_seq_length=manifest.options["max_seq_length"]))
     except UserError as error:
         return [f"{name}: {error}"]
     return [f"{name}: must have {key} {entry[key]}, got {value}" for key, value in found.items() if entry[key] != value]
-
-
-def _unlisted(root: Path, manifest: Manifest) -> list[str]:
-    shards = (str(path.relative_to(root)) for folder in ("train", "eval") for path in (root / folder).glob("*"))
-    return [f"{name}: not in the manifest" for name in sorted(shards) if name not in manifest.files]
-
-
-def _duplicates(manifest: Manifest) -> list[str]:
-    """Shards with the same samples, in any order; training on copies does not converge."""
-    first: dict[str, str] = {}
-    problems = []
-    for name in (*manifest.names("train"), *manifest.names("eval")):
-        other = first.setdefault(manifest.files[name]["content"], name)
-        if other != name:
-            problems.append(f"{name}: the same samples as in {other}")
-    return problems
 
 
 def _empty(manifest: Manifest) -> list[str]:

@@ -104,18 +104,8 @@ def _open(plan: Plan, inputs: list[Path], vocabulary: Path | None, root: Path) -
     listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in inputs)
     named = f"{len(inputs)} files ({hashlib.sha256(os.fsencode(listing)).hexdigest()[:16]} by names and sizes)"
     options = {**vars(plan), "inputs": named, "vocab_sha256": checksum(vocabulary) if vocabulary else None}
-    manifest = Manifest.load(root)
-    if manifest is None:
-        manifest = Manifest("wikicorpus", options)
-        manifest.save(root)
-    if manifest.kind != "wikicorpus":
-        raise UserError(f"--output: must be a directory of its own, got {root}, which holds {manifest.kind}")
-    for name, value in options.items():
-        if manifest.options.get(name) != value:
-            raise UserError(
-                f"--output: must be a directory for {name} = {value}, got {root}, where preparing "
-                f"began with {manifest.options.get(name)}"
-            )
+    manifest = Manifest.begin(root, "wikicorpus", options)
+    manifest.require_options(root, options)
     return manifest
 
 

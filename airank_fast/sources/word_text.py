@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from airank_fast.data.manifest import Manifest, checksum
+from airank_fast.data.manifest import Manifest, checksum, entry
 from airank_fast.data.text.shards import whole_file
 from airank_fast.data.text.words import KIND, Text, Vocabulary, encode, read_counts, text_files, write_counts
-from airank_fast.errors import UserError, require
+from airank_fast.errors import UserError
 from airank_fast.sources.workers import ordered_map
 
 
@@ -65,12 +65,7 @@ def prepare(plan: Plan, path: Path, root: Path, num_workers: int) -> Manifest:
 
 def _open(root: Path, options: dict) -> Manifest:
     root.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest.load(root)
-    if manifest is None:
-        manifest = Manifest(KIND, options)
-        manifest.save(root)
-    kind = manifest.kind
-    require(kind == KIND, "--output", "a directory of its own", f"{root}, which holds {kind}")
+    manifest = Manifest.begin(root, KIND, options)
     for name, value in options.items():
         if manifest.options.get(name) != value:
             what = "the same text" if name == "input" else f"--{name.replace('_', '-')} {manifest.options.get(name)}"
@@ -88,10 +83,6 @@ def _run(manifest: Manifest, root: Path, title: str, function, left: list, num_w
         manifest.save(root)
 
 
-def _entry(root: Path, name: str, **counts) -> dict[str, dict]:
-    return {name: {**counts, "bytes": (root / name).stat().st_size, "sha256": checksum(root / name)}}
-
-
 def _count(part: tuple[str, Path], root: Path, text: Text) -> dict[str, dict]:
     number, file = part
     counts: Counter[str] = Counter()
@@ -100,7 +91,7 @@ def _count(part: tuple[str, Path], root: Path, text: Text) -> dict[str, dict]:
         counts.update(sentence)
     name = f"counts/{number}.txt"
     write_counts(root / name, sorted(counts.items()))
-    return _entry(root, name, words=sum(counts.values()), left_out=corrupt)
+    return {name: entry(root, name, words=sum(counts.values()), left_out=corrupt)}
 
 
 def _vocabulary(manifest: Manifest, root: Path, plan: Plan, name: str) -> None:
@@ -126,28 +117,21 @@ def _encode(part: tuple[str, Path], root: Path, text: Text, vocabulary: Vocabula
         with whole_file(root / name) as partial_path, open(partial_path, "wb") as out:
             np.save(out, array)
         counts = {"words": len(corpus.words), "sentences": corpus.num_sentences} if kind == "lengths" else {}
-        entries |= _entry(root, name, **counts)
+        entries[name] = entry(root, name, **counts)
     return entries
 
 
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(a summary, problems): checksums of all files, words by count, numbers of the vocabulary, duplicate files."""
     stages = manifest.stages
-    problems = [
-        f"{stage}: not finished (the same prepare command goes on with it)"
-        for stage in ("vocabulary", "sentences")
-        if not stages.get(stage, {}).get("done")
-    ]
+    problems = manifest.unfinished("vocabulary", "sentences")
     names = [name for name in manifest.files if not name.startswith("counts/") or (root / name).exists()]
     check = partial(_check, root=root, manifest=manifest)
     for found in tqdm(ordered_map(check, names, num_workers), "verify", len(names), unit="file", disable=None):
         problems += found
-    unlisted = sorted(str(path.relative_to(root)) for path in (root / "train").glob("*"))
-    problems += [f"{name}: not in the manifest" for name in unlisted if name not in manifest.files]
-    first: dict[str, str] = {}
-    for name in (name for name in manifest.names("train") if name.endswith(".words.npy")):
-        other = first.setdefault(manifest.files[name]["sha256"], name)
-        problems += [f"{name}: the same sentences as in {other}"] if other != name else []
+    problems += manifest.unlisted(root, "train")
+    words = (name for name in manifest.names("train") if name.endswith(".words.npy"))
+    problems += manifest.copies(words, "sha256", "sentences")
     read, kept = stages.get("vocabulary", {}), stages.get("sentences", {})
     left_out = sum(len(manifest.files[name]["left_out"]) for name in manifest.names("counts"))
     summary = [
@@ -159,11 +143,11 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
 
 
 def _check(name: str, root: Path, manifest: Manifest) -> list[str]:
-    path, entry = root / name, manifest.files[name]
+    path, listed = root / name, manifest.files[name]
     if not path.is_file():
         return [f"{name}: missing"]
-    if path.stat().st_size != entry["bytes"] or checksum(path) != entry["sha256"]:
-        return [f"{name}: must have sha256 {entry['sha256']}, got another: the file was changed"]
+    if path.stat().st_size != listed["bytes"] or checksum(path) != listed["sha256"]:
+        return [f"{name}: must have sha256 {listed['sha256']}, got another: the file was changed"]
     if not name.endswith(".words.npy"):
         return []
     words, size = np.load(path, mmap_mode="r"), manifest.files["vocab.txt"]["words"]
