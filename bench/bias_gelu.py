@@ -7,7 +7,6 @@ Peers: torch eager (F.gelu(x + bias); F.gelu(F.linear(x, weight, bias)) for the 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import harness
@@ -96,25 +95,8 @@ def cases(device: str, compiled: bool):
 
 def main() -> None:
     """Check, time, print; save on request."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
-    parser.add_argument("--save", action="store_true", help="append the results to bench/results/bias_gelu.jsonl")
-    options = parser.parse_args()
-    if options.save and not harness.wait_until_idle(options.device):
-        parser.exit(1, "the machine is busy: nothing was measured\n")
-    bandwidth = harness.bandwidth(options.device)
-    for case, ours, steps, num_bytes in cases(options.device, options.compile):
-        check(steps)
-        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
-        print(harness.as_text(case, times, ours))
-        facts = {"floor_s": num_bytes / bandwidth, "bytes_moved": num_bytes} if num_bytes else {}
-        if facts:
-            share = facts["floor_s"] / harness.timing(times[ours]).median_s
-            print(f"  {'floor by bandwidth':24} {1e3 * facts['floor_s']:9.3f} ms   {ours} reaches {share:.0%} of it")
-        if options.save:
-            harness.save("bias_gelu", case, times, ours, **facts)
+    options = harness.op_options("bias_gelu", __doc__, rounds=21)
+    harness.run_cases("bias_gelu", options, cases(options.device, options.compile), check)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ too.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -102,14 +101,7 @@ def memory_peaks(steps: dict[str, Callable], leaves: dict[str, Tensor]) -> dict[
 
 def main() -> None:
     """Check, time, print; save on request."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
-    parser.add_argument("--save", action="store_true", help="append the results to bench/results/cross_entropy.jsonl")
-    options = parser.parse_args()
-    if options.save and not harness.wait_until_idle(options.device):
-        parser.exit(1, "the machine is busy: nothing was measured\n")
+    options = harness.op_options("cross_entropy", __doc__, rounds=31)
     bandwidth = harness.bandwidth(options.device)
     for rows, classes in SHAPES[options.device]:
         for dtype in DTYPES:

@@ -10,7 +10,6 @@ bytes per element, where eager moves 30 in bfloat16 and 68 under autocast.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import compare
@@ -78,14 +77,7 @@ def _check_in_eval(module, case, device, x, residual, results) -> None:
 
 def main() -> None:
     """Check, time, print; save on request."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
-    parser.add_argument("--save", action="store_true", help="append to bench/results/dropout_add_layer_norm.jsonl")
-    options = parser.parse_args()
-    if options.save and not harness.wait_until_idle(options.device):
-        parser.exit(1, "the machine is busy: nothing was measured\n")
+    options = harness.op_options("dropout_add_layer_norm", __doc__, rounds=31)
     bandwidth = harness.bandwidth(options.device)
     for case in CASES:
         for rows in ROWS[options.device]:

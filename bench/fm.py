@@ -8,7 +8,6 @@ batches of 1,000), and the table that comes with the package. Peers: torch eager
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 
 import harness
@@ -48,8 +47,8 @@ def check(steps: dict[str, Callable]) -> None:
             torch.testing.assert_close(got.float() / largest, want.float() / largest, rtol=0, atol=tolerance)
 
 
-def cases(device: str, compiled: bool) -> Iterator[tuple[str, dict[str, Callable], int]]:
-    """(case, steps, bytes that must move)."""
+def cases(device: str, compiled: bool) -> Iterator[tuple[str, str, dict[str, Callable], int]]:
+    """(case, our name, steps, bytes that must move)."""
     for dtype in DTYPES:
         for shape in SHAPES:
             torch.manual_seed(0)
@@ -60,29 +59,13 @@ def cases(device: str, compiled: bool) -> Iterator[tuple[str, dict[str, Callable
                 functions["torch.compile"] = harness.compiled(eager)
             steps = {who: step(function, x, grad) for who, function in functions.items()}
             name = f"{' x '.join(map(str, shape))} {str(dtype).removeprefix('torch.')}, forward + backward, {device}"
-            yield name, steps, 3 * x.numel() * x.element_size() + 2 * grad.numel() * grad.element_size()
+            yield name, "fm", steps, 3 * x.numel() * x.element_size() + 2 * grad.numel() * grad.element_size()
 
 
 def main() -> None:
     """Check, time, print; save on request."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
-    parser.add_argument("--save", action="store_true", help="append the results to bench/results/fm.jsonl")
-    options = parser.parse_args()
-    if options.save and not harness.wait_until_idle(options.device):
-        parser.exit(1, "the machine is busy: nothing was measured\n")
-    bandwidth = harness.bandwidth(options.device)
-    for case, steps, num_bytes in cases(options.device, options.compile):
-        check(steps)
-        times = harness.time_rounds(steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
-        print(harness.as_text(case, times, "fm"))
-        floor = num_bytes / bandwidth
-        share = floor / harness.timing(times["fm"]).median_s
-        print(f"  {'floor by bandwidth':24} {1e3 * floor:9.3f} ms   fm reaches {share:.0%} of it")
-        if options.save:
-            harness.save("fm", case, times, "fm", floor_s=floor, bytes_moved=num_bytes)
+    options = harness.op_options("fm", __doc__, rounds=31)
+    harness.run_cases("fm", options, cases(options.device, options.compile), check)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ are named: `host_in_time`.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.metadata
 import json
@@ -22,7 +23,7 @@ import random
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -154,6 +155,42 @@ def wait_until_idle(device: str = "cpu") -> bool:
         if idle - idle_before >= 0.95 * (everything - all_before):
             return True
     return False
+
+
+def op_options(bench: str, description: str, rounds: int) -> argparse.Namespace:
+    """device, rounds, compile and save, as the command line of an op's benchmark has them.
+
+    With --save it waits until the machine is idle, and ends where it stays busy.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
+    parser.add_argument("--save", action="store_true", help=f"append the results to bench/results/{bench}.jsonl")
+    options = parser.parse_args()
+    if options.save and not wait_until_idle(options.device):
+        parser.exit(1, "the machine is busy: nothing was measured\n")
+    return options
+
+
+def run_cases(
+    bench: str,
+    options: argparse.Namespace,
+    cases: Iterable[tuple[str, str, dict[str, Callable], int | None]],
+    check: Callable[[dict[str, Callable]], None],
+) -> None:
+    """Check, time and print each (case, our name, functions by name, bytes that must move); save on request."""
+    of_device = bandwidth(options.device)
+    for case, ours, functions, num_bytes in cases:
+        check(functions)
+        times = time_rounds(functions, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes)
+        print(as_text(case, times, ours))
+        facts = {"floor_s": num_bytes / of_device, "bytes_moved": num_bytes} if num_bytes else {}
+        if facts:
+            share = facts["floor_s"] / timing(times[ours]).median_s
+            print(f"  {'floor by bandwidth':24} {1e3 * facts['floor_s']:9.3f} ms   {ours} reaches {share:.0%} of it")
+        if options.save:
+            save(bench, case, times, ours, **facts)
 
 
 def timing(times: list[float]) -> Timing:

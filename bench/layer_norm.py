@@ -10,7 +10,6 @@ which reads and writes as much as the forward pass, is timed with it as a yardst
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Callable
 
@@ -87,14 +86,7 @@ def check(forward: dict, backward: dict, dtype: torch.dtype) -> None:
 
 def main() -> None:
     """Check, time, print; save on request."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
-    parser.add_argument("--save", action="store_true", help="append the results to bench/results/layer_norm.jsonl")
-    options = parser.parse_args()
-    if options.save and not harness.wait_until_idle(options.device):
-        parser.exit(1, "the machine is busy: nothing was measured\n")
+    options = harness.op_options("layer_norm", __doc__, rounds=31)
     bandwidth = harness.bandwidth(options.device)
     for case in CASES:
         for rows in ROWS[options.device]:

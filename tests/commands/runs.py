@@ -94,6 +94,16 @@ def end_of(process: subprocess.Popen) -> tuple[str, str]:
         raise
 
 
+def kill_and_resume(args: list[str], output: Path, moment: str) -> None:
+    """Start the run, kill it at the second event of the kind `moment`, and resume it to its end."""
+    process = start(args)
+    wait_until(lambda: kinds_of(output).count(moment) >= 2, process)
+    process.kill()
+    process.communicate()
+    resumed = train([*args, "--resume"])
+    assert resumed.returncode in (0, 1), resumed.stderr
+
+
 def kinds_of(output: Path) -> list[str]:
     """Kinds of the events written so far; empty before the log exists."""
     path = output / "events.jsonl"

@@ -7,13 +7,11 @@ import sys
 from unittest import mock
 
 import pytest
-import torch
-from commands.inprocess import run_without_torch
-from commands.runs import kinds_of, start, train, wait_until
+from commands.handed_in import assert_handed_in
+from commands.runs import kill_and_resume, train
+from commands.same_run import assert_same_run
 from commands.test_train_bad_input import check_refusal
-from safetensors.torch import load_file
 
-from airank_fast import package, report, score, verify
 from airank_fast import train as command
 from airank_fast.cli import run_command
 from airank_fast.record.events import effective, read_events
@@ -95,22 +93,8 @@ def test_a_run_learns_and_reports_its_metrics(uninterrupted):
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(moment, pairs, uninterrupted, tmp_path):
     output = tmp_path / "out"
     args = arguments(pairs, output, "--checkpoint-steps", "5")
-    process = start(args)
-    wait_until(lambda: kinds_of(output).count(moment) >= 2, process)
-    process.kill()
-    process.communicate()
-    resumed = train([*args, "--resume"])
-    assert resumed.returncode in (0, 1), resumed.stderr
-    ours, theirs = (max((each / "checkpoints").iterdir()) for each in (output, uninterrupted))
-    assert ours.name == theirs.name
-    weights, expected = (load_file(each / "model.safetensors") for each in (ours, theirs))
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
-    states = [
-        torch.load(each / "state.pt", weights_only=True)["optimizers"]["model"]["state"] for each in (ours, theirs)
-    ]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][n][name], states[1][n][name]) for n in states[0] for name in states[0][n])
+    kill_and_resume(args, output, moment)
+    assert_same_run(output, uninterrupted)
     assert losses(output) == losses(uninterrupted)
     assert qualities(output) == qualities(uninterrupted)
 
@@ -129,18 +113,7 @@ def test_two_ranks_learn_what_one_does(negatives, pairs, tmp_path):
 
 
 def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, tmp_path):
-    verified = run_without_torch(verify, uninterrupted)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
-    scored = run_without_torch(score, uninterrupted)
-    assert scored.returncode in (0, 1), scored.stderr
-    reported = run_without_torch(report, uninterrupted, "--output", tmp_path / "report")
-    assert reported.returncode == 0, reported.stderr
-    assert "DSSM" in (tmp_path / "report" / "report.zh.md").read_text(encoding="utf-8")
-    named = ("--set", "submitter=Nobody", "--set", "hardware_name=Machine", "--allow-names", "--allow-errors")
-    package_of = ("--format", "airank", "--output", tmp_path / "package", *named)
-    packaged = run_without_torch(package, *package_of, uninterrupted)
-    assert packaged.returncode in (0, 1), packaged.stderr
-    assert list((tmp_path / "package").rglob("*.log"))
+    assert_handed_in(uninterrupted, "DSSM", tmp_path)
 
 
 def refused(args, capsys, *fragments):

@@ -7,12 +7,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from commands.handed_in import assert_handed_in
 from commands.inprocess import run_without_torch
-from commands.runs import kinds_of, start, train, wait_until
+from commands.runs import kill_and_resume, train
 from commands.same_run import assert_same_run, losses
 from commands.test_train_bad_input import check_refusal
 
-from airank_fast import package, prepare, report, score, verify
+from airank_fast import prepare, score, verify
 from airank_fast import train as command
 from airank_fast.cli import run_command
 from airank_fast.data.text import word_vectors
@@ -99,12 +100,7 @@ def test_a_run_learns_and_reports_its_metrics(uninterrupted):
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(moment, text, uninterrupted, tmp_path):
     output = tmp_path / "out"
     args = arguments(text, output, "--checkpoint-steps", "10")
-    process = start(args)
-    wait_until(lambda: kinds_of(output).count(moment) >= 2, process)
-    process.kill()
-    process.communicate()
-    resumed = train([*args, "--resume"])
-    assert resumed.returncode in (0, 1), resumed.stderr
+    kill_and_resume(args, output, moment)
     assert_same_run(output, uninterrupted)
     assert [e["quality"] for e in evaluations(output)] == [e["quality"] for e in evaluations(uninterrupted)]
 
@@ -123,18 +119,7 @@ def test_two_ranks_learn_what_two_threads_do(text, tmp_path):
 
 
 def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, tmp_path):
-    verified = run_without_torch(verify, uninterrupted)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
-    scored = run_without_torch(score, uninterrupted)
-    assert scored.returncode in (0, 1), scored.stderr
-    reported = run_without_torch(report, uninterrupted, "--output", tmp_path / "report")
-    assert reported.returncode == 0, reported.stderr
-    assert "Word2Vec" in (tmp_path / "report" / "report.zh.md").read_text(encoding="utf-8")
-    named = ("--set", "submitter=Nobody", "--set", "hardware_name=Machine", "--allow-names", "--allow-errors")
-    package_of = ("--format", "airank", "--output", tmp_path / "package", *named)
-    packaged = run_without_torch(package, *package_of, uninterrupted)
-    assert packaged.returncode in (0, 1), packaged.stderr
-    assert list((tmp_path / "package").rglob("*.log"))
+    assert_handed_in(uninterrupted, "Word2Vec", tmp_path)
 
 
 def test_prepared_text_trains_as_the_text_itself(text, uninterrupted, tmp_path):

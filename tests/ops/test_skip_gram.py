@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import in_threads
 from torch.nn import functional as F
 
 from airank_fast.engine import system
@@ -39,16 +40,6 @@ def assert_close(result, expected, lr=OPTIONS["lr"]):
     for got, of_reference in zip((result[0], *result[2:]), (expected[0], *expected[2:]), strict=True):
         assert got.dtype == of_reference.dtype
         torch.testing.assert_close(got, of_reference, rtol=1e-5, atol=1e-6 / lr)
-
-
-def in_threads(number, function):
-    """The result with this number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_kernel_is_loaded():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import in_threads
 from torch.nn import functional as F
 
 from airank_fast.ops import sparse_table_bag, sparse_table_lookup
@@ -25,16 +26,6 @@ def random_table(rows, dim, dtype=torch.float32, device="cpu"):
 
 def random_ids(rows, shape, dtype=torch.int64, device="cpu"):
     return torch.randint(rows, shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
-
-
-def in_threads(number, function):
-    """The result with this number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("device", DEVICES)

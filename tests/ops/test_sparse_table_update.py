@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.threads import in_threads
 
 from airank_fast.ops import sparse_table_update_
 from airank_fast.ops.sparse_table_update import RULES, sparse_table_update_reference
@@ -60,15 +61,6 @@ def written(arguments):
 def assert_same(ours, expected, **tolerances):
     for got, want in zip(written(ours), written(expected), strict=True):
         torch.testing.assert_close(got, want, **(tolerances or {"rtol": 0, "atol": 0}))
-
-
-def in_threads(number, function):
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 def torchs(rule, param, lr):

@@ -1,4 +1,4 @@
-"""Runs a block with one thread, for tests that results do not depend on the number of threads."""
+"""Runs with a number of threads, for tests that results do not depend on it."""
 
 import contextlib
 
@@ -6,10 +6,20 @@ import torch
 
 
 @contextlib.contextmanager
-def one_thread():
+def threads(number):
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread():
+    return threads(1)
+
+
+def in_threads(number, function):
+    """The result with this number of threads."""
+    with threads(number):
+        return function()
