@@ -14,6 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install
 # One file for each TORCH, so that another choice installs again.
 TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed
+TEST_INSTALLED := $(VENV)/.test-installed
 
 .PHONY: help train train-bert rehearse test bench lint gpu clean
 
@@ -30,17 +31,17 @@ rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to 
 	$(PY) -m airank_fast.rehearse $(ARGS)
 
 test: lint ## the same environment, lint, and the whole test suite
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile $(ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(INSTALLED) ## ruff: rules and format; mypy: types of the seams
+lint: $(TEST_INSTALLED) ## ruff: rules and format; mypy: types of the seams
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(INSTALLED) ## every benchmark; results go to bench/results
-	$(PIP) --no-build-isolation --editable ".[bench]"
+bench: $(TEST_INSTALLED) ## every benchmark; results go to bench/results
+	$(PIP) "airank-fast[bench]"
 	$(PY) bench/compare.py
-	for bench in word2vec convolution step memory data prepare criteo bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+	for bench in baselines word2vec click_step convolution step memory data prepare criteo bert measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, in the current Python and without network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)
@@ -51,7 +52,7 @@ clean: ## remove the builds; the environment stays
 $(TORCH_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: must be 3.10 or later, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	rm -f $(VENV)/.torch-* $(INSTALLED)
+	rm -f $(VENV)/.torch-* $(INSTALLED) $(TEST_INSTALLED)
 	$(PIP) $(TORCH)
 	touch $@
 
@@ -71,6 +72,11 @@ $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) "setuptools>=77,<82" ninja numpy pybind11
 	@$(CUDA_COMPILER)
 	dali=$$($(PY) -c 'import torch; print("dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali")'); \
-	$(PIP) --no-build-isolation --editable ".[test,$$dali]"
+	$(PIP) --no-build-isolation --editable ".[report,wikicorpus,$$dali]"
 	$(PY) -m airank_fast.info
+	touch $@
+
+# The package is there, so that pip adds what the extra names and builds nothing again.
+$(TEST_INSTALLED): $(INSTALLED)
+	$(PIP) "airank-fast[test]"
 	touch $@

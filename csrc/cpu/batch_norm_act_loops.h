@@ -20,6 +20,10 @@ constexpr int64_t kPieceRows = 128;  // a multiple of kGroup
 constexpr int64_t kTile = 512;
 // Rows that a loop takes at once: those whose bits are in one byte of the mask.
 constexpr int64_t kGroup = 8;
+// Whether loops that store take a group at once. With float16, whose conversions are long, the compiler would spend
+// most of the whole build on them.
+template <typename E>
+constexpr bool kStoresGroups = !std::is_same_v<E, float16>;
 
 // The type of bit patterns of T, in which a mask is all ones or all zeros.
 template <typename T>
@@ -152,14 +156,16 @@ struct ActLoop {
         if constexpr (kResidual) prefetch(residual + at + ahead, size);
         if (!past_cache) prefetch<true>(y + at + ahead, size);
       }
-      if (whole) {
-        E* to = past_cache ? scratch.data() : y + at;
-        add<kGroup>(x + at, added, to, bytes, 0, num_channels, mean, scale, bias);
-        if (past_cache) stream(y + at, to, kGroup * num_channels * int64_t(sizeof(E)));
-        continue;
+      if constexpr (kStoresGroups<E>) {
+        if (whole) {
+          E* to = past_cache ? scratch.data() : y + at;
+          add<kGroup>(x + at, added, to, bytes, 0, num_channels, mean, scale, bias);
+          if (past_cache) stream(y + at, to, kGroup * num_channels * int64_t(sizeof(E)));
+          continue;
+        }
       }
       if constexpr (kMask) std::memset(bytes, 0, num_channels);
-      for (int64_t k = 0; row + k < num_rows; ++k) {
+      for (int64_t k = 0; k < kGroup && row + k < num_rows; ++k) {
         const int64_t here = at + k * num_channels;
         add<1>(x + here, residual + (kResidual ? here : 0), y + here, bytes, k, num_channels, mean, scale, bias);
       }
@@ -297,17 +303,19 @@ struct BackwardLoop {
           if constexpr (kResidual) prefetch<true>(dresidual + at + ahead, size);
         }
       }
-      if (whole) {
-        E* to = past_cache ? scratch.data() : dx + at;
-        E* residual_to = !kResidual ? nullptr : past_cache ? scratch.data() + group_size : dresidual + at;
-        add<kGroup>(dy + at, x + at, bytes, 0, to, residual_to, num_channels, mean, scale, mean_dz, slope);
-        if (past_cache) {
-          stream(dx + at, to, group_size * int64_t(sizeof(E)));
-          if constexpr (kResidual) stream(dresidual + at, residual_to, group_size * int64_t(sizeof(E)));
+      if constexpr (kStoresGroups<E>) {
+        if (whole) {
+          E* to = past_cache ? scratch.data() : dx + at;
+          E* residual_to = !kResidual ? nullptr : past_cache ? scratch.data() + group_size : dresidual + at;
+          add<kGroup>(dy + at, x + at, bytes, 0, to, residual_to, num_channels, mean, scale, mean_dz, slope);
+          if (past_cache) {
+            stream(dx + at, to, group_size * int64_t(sizeof(E)));
+            if constexpr (kResidual) stream(dresidual + at, residual_to, group_size * int64_t(sizeof(E)));
+          }
+          continue;
         }
-        continue;
       }
-      for (int64_t k = 0; row + k < num_rows; ++k) {
+      for (int64_t k = 0; k < kGroup && row + k < num_rows; ++k) {
         const int64_t here = at + k * num_channels;
         add<1>(dy + here, x + here, bytes, k, dx + here, dresidual + (kResidual ? here : 0), num_channels, mean, scale,
                mean_dz, slope);
