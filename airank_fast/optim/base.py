@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,7 +65,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         """Add a group; its own options, where given, replace the optimizer's."""
         self.check_options(self.defaults | param_group)
-        super().add_param_group(param_group)
+        _without_dynamo(super().add_param_group)(param_group)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -82,7 +84,11 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool | None = None) -> None:
         """Set the gradients to None, or fill them with zeros."""
-        super().zero_grad(self.set_grad_none if set_to_none is None else set_to_none)
+        _without_dynamo(super().zero_grad)(self.set_grad_none if set_to_none is None else set_to_none)
+
+    def state_dict(self) -> dict:
+        """The state as torch's optimizers have it."""
+        return _without_dynamo(super().state_dict)()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -206,7 +212,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             self.register_load_state_dict_pre_hook(take_state),
             self.register_load_state_dict_post_hook(restore, prepend=True),
         ):
-            super().load_state_dict(state_dict)
+            _without_dynamo(super().load_state_dict)(state_dict)
 
     def load_group(self, group: dict, old: dict) -> None:
         """Copy the loaded values of ``group`` into the tensors of ``old``."""
@@ -226,6 +232,15 @@ class FusedOptimizer(torch.optim.Optimizer):
             if tensor is None:
                 tensor = self._first_state(param, name)
             self.state[param][name] = tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+
+
+def _without_dynamo(method: Callable) -> Callable:
+    """A method of torch's Optimizer without the wrapper that hides it from torch.compile, where nothing is compiled.
+
+    The wrapper's first call imports torch._dynamo and sympy: a quarter of the time in which a run starts.
+    """
+    plain = getattr(method, "__wrapped__", None)
+    return method if plain is None or "torch._dynamo" in sys.modules else partial(plain, method.__self__)
 
 
 def _itself(tensor: Tensor) -> Tensor:

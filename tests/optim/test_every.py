@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -290,3 +293,22 @@ def test_a_step_does_not_wait_for_the_device(kind, options):
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+WITHOUT_DYNAMO = """
+import sys, torch
+from airank_fast.optim import FusedAdam
+weight = torch.nn.Parameter(torch.ones(3))
+weight.grad = torch.ones(3)
+optimizer = FusedAdam([weight], lr=0.5)
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+assert weight.grad is None
+assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
+"""
+
+
+def test_a_run_does_not_load_torchs_compiler():
+    """It would be a quarter of the time in which a run starts."""
+    subprocess.run([sys.executable, "-c", WITHOUT_DYNAMO], cwd=Path(__file__).parents[2], check=True)
