@@ -91,7 +91,7 @@ def test_skip_corrupt_counts_and_reports(broken, tmp_path):
         picture = broken / side / "class3" / name
         picture.write_bytes(picture.read_bytes()[:600])
     output = tmp_path / "out"
-    process = train(arguments(broken, output, "--skip-corrupt", "--amp"))
+    process = train(arguments(broken, output, "--skip-corrupt", "--amp", "--epochs", "1"))
     assert process.returncode in (0, 1), process.stderr
     data = next(e for e in read_events(output / "events.jsonl") if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"]) == (4 * 24 - 1, 4 * 5 - 1)
@@ -154,7 +154,7 @@ def test_an_output_that_is_a_file(tmp_path, refused):
 
 def test_a_checkpoint_of_another_model(tree, tmp_path, refused):
     output = tmp_path / "out"
-    args = arguments(tree, output, "--amp", "--epochs", "2", "--checkpoint-steps", "5")
+    args = arguments(tree, output, "--amp", "--epochs", "1", "--checkpoint-steps", "3")
     assert train(args).returncode in (0, 1)
     lines = (output / "events.jsonl").read_text().splitlines(keepends=True)
     cut = next(i for i, line in enumerate(lines) if '"kind":"run_stop"' in line)

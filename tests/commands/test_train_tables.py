@@ -19,7 +19,7 @@ from airank_fast.train import main
 
 COMMANDS = ["wide_deep", "deepfm"]
 CLICK_LOGS = "deepfm, click logs"
-RUNS = [*COMMANDS, CLICK_LOGS]
+RUNS = ["wide_deep", CLICK_LOGS]
 NUM_TRAIN, NUM_HELD_OUT = 32_561, 16_281
 
 
@@ -42,11 +42,11 @@ def click_logs(root) -> Path:
 
 @pytest.mark.parametrize("command", RUNS)
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
-    whole = tmp_path / "whole"
-    assert train(arguments(command, whole)).returncode == 1
+    whole, more = tmp_path / "whole", ["--epochs", "10"]  # most of the run is after the signal
+    assert train(arguments(command, whole, *more)).returncode == 1
     for attempt in range(5):
         output = tmp_path / f"out{attempt}"
-        process = start(arguments(command, output, "--checkpoint-steps", "3"))
+        process = start(arguments(command, output, *more, "--checkpoint-steps", "3"))
         wait_until(lambda: kinds_of(output).count("checkpoint") >= 2, process)  # noqa: B023
         process.kill()
         process.communicate()

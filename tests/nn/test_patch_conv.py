@@ -80,7 +80,7 @@ def test_first_and_second_derivatives(case, as_product):
 
     inputs = (x.requires_grad_(), ours.weight.detach().requires_grad_())
     assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
     assert all(as_product)
 
 
