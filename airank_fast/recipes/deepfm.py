@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airank_fast import job
-from airank_fast.data.tables import Table, adult
 from airank_fast.models.deepfm import DeepFM
 from airank_fast.recipes.deepfm_options import RECIPES, Options, Recipe
 from airank_fast.recipes.table_job import TableJob
@@ -34,10 +33,6 @@ class Job(TableJob):
             sparse=self.sparse,
             fused=recipe.fused,
         )
-
-    def table(self) -> Table:
-        """The embedded table."""
-        return adult.load()
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.data.sampling import ShardStream, TrainStream
-from airank_fast.data.tables import RowBatch, RowReader, Table, adult, criteo, prefetch
+from airank_fast.data.tables import RowBatch, RowReader, Table, adult, criteo, flights, prefetch
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.nn import SparseTable
 from airank_fast.optim import CombinedOptimizer, FusedAdam, SparseAdam
@@ -20,11 +20,14 @@ from airank_fast.recipes.options import target_values
 from airank_fast.recipes.table_recipe import TableOptions, TableRecipe
 from airank_fast.tasks import Task
 
+EMBEDDED = {"adult": adult, "flights": flights}
+"""The data sets that come with the package, by the recipe's name."""
+
 
 class TableJob:
     """A network on a table as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
-    A subclass has the task and implements `network` and `table`.
+    A subclass has the task and implements `network`.
     """
 
     task: Task
@@ -36,6 +39,7 @@ class TableJob:
         self.reader: RowReader | criteo.ShardReader | None = None
         self.is_hashed = self.options.data is not None
         """Whether the data set is Criteo's, whose categories share one table."""
+        self.embedded = EMBEDDED.get(self.recipe.name, adult)
 
     def network(self) -> nn.Module:
         """The float32 network; it takes dense numbers and ids, and returns the logits of label 1."""
@@ -43,7 +47,7 @@ class TableJob:
 
     def table(self) -> Table:
         """The embedded data set, with the columns that the network takes."""
-        raise NotImplementedError
+        return self.embedded.load()
 
     @property
     def slots(self) -> Mapping[str, int]:
@@ -51,7 +55,7 @@ class TableJob:
 
         The data set is not read for it, nor for the two sizes below.
         """
-        return {"C": self.recipe.table_rows} if self.is_hashed else adult.SLOTS
+        return {"C": self.recipe.table_rows} if self.is_hashed else self.embedded.SLOTS
 
     @property
     def num_columns(self) -> int:
@@ -61,7 +65,7 @@ class TableJob:
     @property
     def num_numbers(self) -> int:
         """Numbers of a row."""
-        return criteo.NUM_NUMBERS if self.is_hashed else len(adult.NUMBERS)
+        return criteo.NUM_NUMBERS if self.is_hashed else len(self.embedded.NUMBERS)
 
     @property
     def benchmark(self) -> str:
@@ -129,7 +133,7 @@ class TableJob:
         if path is None:
             table = self.table()
             numbers = len(table.train.labels), len(table.held_out.labels)
-            facts = {"source": f"the embedded data set, {adult.NAME}", "checksum": table.checksum()}
+            facts = {"source": f"the embedded data set, {self.embedded.NAME}", "checksum": table.checksum()}
             stream = TrainStream(numbers[0], recipe.seed, **batches)
             self.reader = RowReader(table.train, table.held_out, stream, **shares)
         else:

@@ -4,5 +4,5 @@ mediawiki   XML export -> pages            wikitext    page -> paragraphs       
 documents   inputs -> text parts           wordpiece   vocabulary, tokens        wikicorpus  the stages, to shards
 imagenet    tars -> folders of pictures    verify      a prepared data set against its manifest
 word_text   text files -> encoded sentences
-adult, wordnet, questions_words            published packages -> the files that come with this one
+adult, flights, wordnet, questions_words   published packages -> the files that come with this one
 """

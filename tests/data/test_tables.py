@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from datetime import date, timedelta
 from itertools import islice
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 import torch
 
 from airank_fast.data.sampling import TrainStream, permutation
-from airank_fast.data.tables import RowReader, Rows, Table, adult, cross, prefetch
+from airank_fast.data.tables import RowReader, Rows, Table, adult, cross, flights, prefetch
 from airank_fast.errors import UserError
 from airank_fast.sources.adult import convert
+from airank_fast.sources.flights import arrived
+from airank_fast.sources.flights import convert as convert_flights
 
 NUM_TRAIN, NUM_HELD_OUT = 40, 13
 
@@ -21,9 +25,9 @@ def embedded():
     return adult.load()
 
 
-def raw() -> dict[str, np.ndarray]:
+def raw(module=adult) -> dict[str, np.ndarray]:
     """The arrays of the file."""
-    with np.load(adult.__file__.replace(".py", ".npz")) as archive:
+    with np.load(module.__file__.replace(".py", ".npz")) as archive:
         return dict(archive)
 
 
@@ -110,6 +114,54 @@ def test_the_file_is_made_of_a_packages_table():
         "label": [0, 1, 1],
     }
     assert [arrays[name].dtype for name in ("age", "education_num", "sex", "label")] == ["u1", "u2", "u1", "u1"]
+
+
+FLIGHTS = """year,month,day,dep_time,arr_delay,carrier,flight,tailnum,origin,dest,hour,minute
+2013,1,1,517,11,UA,1545,N14228,EWR,IAH,5,15
+2013,1,1,,NA,UA,1,N14228,EWR,IAH,5,15
+2013,12,31,1200,16,B6,7,N593JB,JFK,PSE,23,59
+2013,3,2,1200,15.0,B6,7,N593JB,JFK,SJU,0,0
+"""
+
+
+def test_flights_are_made_of_a_packages_table():
+    """Without those that did not arrive; 15 minutes are not late."""
+    arrays = convert_flights(arrived(io.StringIO(FLIGHTS)))
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "carrier": [1, 0, 0],
+        "carrier_names": ["B6", "UA"],
+        "origin": [0, 1, 1],
+        "origin_names": ["EWR", "JFK"],
+        "dest": [0, 1, 2],
+        "dest_names": ["IAH", "PSE", "SJU"],
+        "tailnum": [0, 1, 1],
+        "tailnum_names": ["N14228", "N593JB"],
+        "flight": [1545, 7, 7],
+        "day_of_year": [1, 365, 61],
+        "hour": [5, 23, 0],
+        "quarter": [1, 3, 0],
+        "label": [0, 1, 0],
+    }
+
+
+def test_the_file_of_flights():
+    table, columns = flights.load(), raw(flights)
+    assert [len(columns[f"{name}_names"]) for name in ("carrier", "origin", "dest", "tailnum")] == [16, 3, 104, 3823]
+    assert [int(rows.labels.sum()) for rows in (table.train, table.held_out)] == [18_958, 4745]
+    assert [len(rows.labels) for rows in (table.train, table.held_out)] == [80_000, 20_000]
+    assert dict(zip(table.slots, (table.train.ids.max(0) + 1).tolist(), strict=True)) == flights.SLOTS
+    unseen = {name for name, number in zip(table.slots, (table.held_out.ids == 0).sum(0), strict=True) if number}
+    assert unseen == {"tailnum", "flight"}
+    assert table.checksum() == "094c41169d70cc3002a0a22c931bd1eaf715786f95fd429d96d270ec3dc03198"
+
+
+def test_a_flights_weekday_and_month_are_the_calendars():
+    table, columns = flights.load(), raw(flights)
+    places = {name: place for place, name in enumerate(table.slots)}
+    for row in range(50):
+        day = date(2013, 1, 1) + timedelta(days=int(columns["day_of_year"][row]) - 1)
+        found = [int(table.train.ids[row, places[name]]) for name in ("weekday", "month")]
+        assert found == [day.isoweekday(), day.month]
 
 
 def mix(h: int) -> int:

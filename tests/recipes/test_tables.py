@@ -12,10 +12,11 @@ from commands import inprocess
 
 from airank_fast import report, score, verify
 from airank_fast import train as command
-from airank_fast.data.tables import adult
+from airank_fast.data.tables import adult, flights
 from airank_fast.engine.distributed import World
 from airank_fast.engine.graph import CapturedStep
 from airank_fast.engine.state import State
+from airank_fast.errors import UserError
 from airank_fast.optim import FusedAdam, FusedFTRL, SparseAdam
 from airank_fast.recipes import command_line, deepfm, wide_deep
 from airank_fast.record.events import read_events
@@ -63,6 +64,30 @@ def test_warm_up_batches_have_the_shapes_of_training_batches(name):
     sizes = torch.tensor(list(made.slots.values()))
     assert all(((batch.ids >= 0) & (batch.ids < sizes)).all() for batch in batches)
     assert made.table().slots == made.slots
+
+
+def test_deepfm_learns_the_table_of_flights(tmp_path, capsys):
+    """An eighth of an epoch is far from the target, and far from chance."""
+    made = job("deepfm", "--table", "flights")
+    assert (made.recipe.target, made.slots, made.num_numbers) == (0.77, flights.SLOTS, len(flights.NUMBERS))
+    state = stepped(made, 40)
+    meter = made.meter()
+    with torch.no_grad():
+        for batch in made.eval_batches():
+            meter.update(made.predict(state.networks, batch), batch)
+    assert 0.6 < meter.values(ALONE)["auc"] < 0.77
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--table", "flights", "--sizes", "airank"], "--table: must be left out with --data or --sizes, got flights"),
+        (["--table", "adult", "--data", "x"], "--table: must be left out with --data or --sizes, got adult"),
+    ],
+)
+def test_a_table_is_not_chosen_beside_another_data_set(options, message):
+    with pytest.raises(UserError, match=message):
+        job("deepfm", *options)
 
 
 @pytest.mark.parametrize(("buckets", "number"), [("0", 0), ("50", len(adult.CROSSES))])

@@ -7,7 +7,7 @@
 A slot is a categorical column; its ids are 0 ... size - 1.
 """
 
-from airank_fast.data.tables import adult, criteo
+from airank_fast.data.tables import adult, criteo, flights
 from airank_fast.data.tables.rows import RowBatch, RowReader, Rows, Table, cross, prefetch
 
-__all__ = ["RowBatch", "RowReader", "Rows", "Table", "adult", "criteo", "cross", "prefetch"]
+__all__ = ["RowBatch", "RowReader", "Rows", "Table", "adult", "criteo", "cross", "flights", "prefetch"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from airank_fast.data.tables.rows import Rows, Table
+from airank_fast.data.tables.rows import Table
 
 NAME = "UCI Adult (CC BY 4.0)"
 NUM_TRAIN = 32_561
@@ -52,20 +52,6 @@ def load() -> Table:
     """
     with np.load(Path(__file__).with_name("adult.npz")) as archive:
         columns = {name: archive[name] for name in (*SLOTS, "label")}
-    dense = np.column_stack(
-        [_scaled(np.log1p(c) if name in _MONEY else c) for name in NUMBERS for c in [columns[name]]]
-    )
-    ids = np.column_stack([_ids(columns[name]) for name in SLOTS])
-    rows = Rows(dense.astype(np.float32), ids, columns["label"].astype(np.float32))
-    return Table(SLOTS, NUMBERS, Rows(*(part[:NUM_TRAIN] for part in rows)), Rows(*(part[NUM_TRAIN:] for part in rows)))
-
-
-def _scaled(column: np.ndarray) -> np.ndarray:
-    values = column.astype(np.float64)
-    return (values - values[:NUM_TRAIN].mean()) / values[:NUM_TRAIN].std()
-
-
-def _ids(column: np.ndarray) -> np.ndarray:
-    values = np.unique(column[:NUM_TRAIN])
-    places = np.searchsorted(values, column).clip(max=len(values) - 1)
-    return np.where(values[places] == column, places + 1, 0).astype(np.int32)
+    numbers = {name: np.log1p(columns[name]) if name in _MONEY else columns[name] for name in NUMBERS}
+    categories = {name: columns[name] for name in SLOTS}
+    return Table.from_columns(SLOTS, numbers, categories, columns["label"], NUM_TRAIN)

@@ -46,6 +46,26 @@ class Table:
             wrong = (rows.labels != 0) & (rows.labels != 1)
             require(not wrong.any(), "label", "0 or 1", rows.labels[wrong.argmax()])
 
+    @classmethod
+    def from_columns(
+        cls,
+        slots: Mapping[str, int],
+        numbers: Mapping[str, np.ndarray],
+        categories: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+        num_train: int,
+    ) -> Table:
+        """A table of whole columns, of which the first `num_train` rows are the training ones.
+
+        Numbers get mean 0 and variance 1 over the training rows. Id 0 of a slot is a value that no training row has;
+        the others are in the order of the values.
+        """
+        dense = np.column_stack([_scaled(column, num_train) for column in numbers.values()])
+        ids = np.column_stack([_ids(categories[name], num_train) for name in slots])
+        rows = Rows(dense.astype(np.float32), ids, labels.astype(np.float32))
+        sides = (Rows(*(part[side] for part in rows)) for side in (slice(num_train), slice(num_train, None)))
+        return cls(slots, tuple(numbers), *sides)
+
     def crossed(self, crosses: Sequence[Sequence[str]], buckets: int) -> Table:
         """The table with a slot more for each group of columns in `crosses`, named NAME_x_NAME: see `cross`."""
         places = {name: column for column, name in enumerate(self.slots)}
@@ -62,6 +82,17 @@ class Table:
         """SHA-256 of ids and labels of both sides."""
         parts = (part for rows in (self.train, self.held_out) for part in (rows.ids, rows.labels))
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
+
+def _scaled(column: np.ndarray, num_train: int) -> np.ndarray:
+    values = column.astype(np.float64)
+    return (values - values[:num_train].mean()) / values[:num_train].std()
+
+
+def _ids(column: np.ndarray, num_train: int) -> np.ndarray:
+    values = np.unique(column[:num_train])
+    places = np.searchsorted(values, column).clip(max=len(values) - 1)
+    return np.where(values[places] == column, places + 1, 0).astype(np.int32)
 
 
 def cross(columns: Sequence[np.ndarray], buckets: int) -> np.ndarray:
