@@ -7,6 +7,9 @@ Zipf-distributed, another batch in each step. Peers, in the same run and in turn
 operators with dense Adam, with sparse gradients and SparseAdam, and the first under torch.compile; and airank_fast with
 --no-sparse. airank_fast is the engine's TrainingStep with the recipe's network and optimizer. AI-Rank's own runs had
 11,072 and 10,061 samples/s on a node of its parameter servers.
+
+"layers alone" is a floor, not a peer: forward and backward of the hidden layers on one input in memory, in torch,
+without look-up, loss and optimizer. The other floor, the time to move the touched rows, is printed beside it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from airank_fast.recipes import deepfm, wide_deep
 
 RECIPES = {"Wide&Deep": wide_deep, "DeepFM": deepfm}
 NUM_BATCHES = 20
+FLOOR = "layers alone"
 
 
 def job_of(recipes, **changes):
@@ -76,6 +80,33 @@ def torch_step(recipes, kind: str) -> Callable[[RowBatch], None]:
     return step
 
 
+def layers_step(recipes) -> Callable[[RowBatch], None]:
+    """Forward and backward of the hidden layers, for an input of the batch's size."""
+    job = job_of(recipes, fused=False)
+    model = job.build()["model"]
+    layers = nn.Sequential(model.dnn, model.dnn_linear)
+    inputs = torch.randn(job.recipe.batch_size, model.dnn.linears[0].in_features, requires_grad=True)
+
+    def step(_: RowBatch) -> None:
+        layers.zero_grad(set_to_none=True)
+        inputs.grad = None
+        layers(inputs).sum().backward()
+
+    return step
+
+
+def layers_flop(recipes) -> float:
+    """Of a step: a product forward and two backward for each weight and sample."""
+    job = job_of(recipes)
+    return 6.0 * job.recipe.batch_size * sum(w.numel() for w in job.build()["model"].dnn.parameters() if w.dim() == 2)
+
+
+def touched_bytes(recipe, batch: RowBatch) -> int:
+    """Of a step: each touched row with its two moments read and written, results and gradients of the look-up."""
+    width = 4 * recipe.embedding_dim
+    return 2 * 3 * width * len(batch.ids.unique()) + 2 * width * batch.ids.numel()
+
+
 def batches(recipe) -> list[RowBatch]:
     """Rows of random numbers and labels, and of ids among which few are frequent."""
     rng, size = np.random.default_rng(0), recipe.batch_size
@@ -96,11 +127,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.save and not harness.wait_until_idle():
         parser.exit(1, "the machine is busy: nothing was measured\n")
+    bandwidth = harness.bandwidth()
     for name, recipes in RECIPES.items():
         recipe = recipes.RECIPES["airank"]
         steps = {"airank_fast": our_step(recipes, True), "airank_fast --no-sparse": our_step(recipes, False)}
         for kind in ("torch", "torch, sparse", "torch.compile")[: 2 + arguments.compile]:
             steps[kind] = torch_step(recipes, kind)
+        steps[FLOOR] = layers_step(recipes)
         made = batches(recipe)
         contestants = {
             who: partial(lambda step, source: step(next(source)), step, itertools.cycle(made))
@@ -110,9 +143,13 @@ def main() -> None:
         case = f"{name} training step, {recipe.table_rows} rows, batch {recipe.batch_size}, fp32, cpu"
         rates = {who: recipe.batch_size / harness.timing(values).median_s for who, values in times.items()}
         print(harness.as_text(case, times, "airank_fast"))
+        facts = {"layers_flop": layers_flop(recipes), "touched_bytes": touched_bytes(recipe, made[0])}
+        facts["bandwidth"] = bandwidth
         print("  samples/s: " + ", ".join(f"{who} {rate:.0f}" for who, rate in rates.items()))
+        print(f"  layers: {facts['layers_flop'] / 1e9:.2f} GFLOP, touched rows: {facts['touched_bytes'] / 1e6:.1f} MB")
+        print(f"  touched rows by bandwidth: {1e3 * facts['touched_bytes'] / bandwidth:.2f} ms")
         if arguments.save:
-            harness.save("click_step", case, times, "airank_fast", samples_per_s=rates)
+            harness.save("click_step", case, times, "airank_fast", samples_per_s=rates, **facts)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main() -> int:
     arguments = parser.parse_args()
     missed = 0
     for seed in arguments.seeds:
-        command = [arguments.benchmark, "--amp", "--seed", str(seed), *arguments.more]
+        command = [arguments.benchmark, *arguments.more, "--amp", "--seed", str(seed)]
         summary = run(command)
         missed += summary["status"] != "success"
         figures = {name: summary[name] for name in FIGURES}

@@ -66,7 +66,12 @@ def tables(name: str) -> str:
 
 def table(name: str, results: list[dict]) -> str:
     """A Markdown table with one row a case, and a line on where it was measured."""
-    makers = {"convergence": convergence_rows, "convolution": convolution_rows, "measuring": measuring_rows}
+    makers = {
+        "baselines": baselines_rows,
+        "convergence": convergence_rows,
+        "convolution": convolution_rows,
+        "measuring": measuring_rows,
+    }
     rows = makers.get(name, speed_rows)(results)
     last = max(results, key=lambda result: result["time"])
     versions = last["versions"]
@@ -103,6 +108,12 @@ def convergence_rows(results: list[dict]) -> list[list[str]]:
 def span(values: list, show: Callable[[Any], str]) -> str:
     """The least and the greatest value."""
     return " to ".join(dict.fromkeys(show(end(values)) for end in (min, max))) if values else "none"
+
+
+def baselines_rows(results: list[dict]) -> list[list[str]]:
+    """A row a method: what it reaches where the tasks have their target."""
+    rows = [["data set", "method", "reached", "target"], ["---"] * 4]
+    return rows + [[r["data_set"], r["method"], f"{r['value']:.4f}", f"{r['target']:.3f}"] for r in results]
 
 
 def convolution_rows(results: list[dict]) -> list[list[str]]:
