@@ -4,9 +4,10 @@
 
 A table of 1,000,001 rows of 10 numbers, 26 ids and 13 numbers a row, layers of 400, batches of 1,000; ids are
 Zipf-distributed, another batch in each step. Peers, in the same run and in turns: the same network in torch's own
-operators with dense Adam, with sparse gradients and SparseAdam, and the first under torch.compile; and airank_fast with
---no-sparse. airank_fast is the engine's TrainingStep with the recipe's network and optimizer. AI-Rank's own runs had
-11,072 and 10,061 samples/s on a node of its parameter servers.
+operators with dense Adam, with sparse gradients and SparseAdam, and the first under torch.compile; DeepCTR-Torch where
+it is installed (`pip install --no-deps deepctr-torch`); and airank_fast with --no-sparse. airank_fast is the engine's
+TrainingStep with the recipe's network and optimizer. AI-Rank's own runs had 11,072 and 10,061 samples/s on a node of
+its parameter servers.
 
 "layers alone" is a floor, not a peer: forward and backward of the hidden layers on one input in memory, in torch,
 without look-up, loss and optimizer. The other floor, the time to move the touched rows, is printed beside it.
@@ -80,6 +81,34 @@ def torch_step(recipes, kind: str) -> Callable[[RowBatch], None]:
     return step
 
 
+def deepctr_step(name: str, recipe) -> Callable[[RowBatch], None]:
+    """DeepCTR-Torch's network, a table for each slot, with the optimizer of its examples, dense Adam; no penalties.
+
+    DeepFM has no embeddings of numbers there, and a smaller first layer. An id is taken modulo the rows of its slot.
+    """
+    from deepctr_torch.inputs import DenseFeat, SparseFeat
+    from deepctr_torch.models import WDL, DeepFM
+
+    slots, rows = 26, recipe.table_rows // 26
+    numbers = [DenseFeat("numbers", 13)]
+    ids = [SparseFeat(f"C{number}", rows, recipe.embedding_dim) for number in range(slots)]
+    kind, first_order = {"Wide&Deep": (WDL, numbers), "DeepFM": (DeepFM, [*ids, *numbers])}[name]
+    model = kind(
+        first_order, [*ids, *numbers], dnn_hidden_units=recipe.widths, l2_reg_linear=0, l2_reg_embedding=0, device="cpu"
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    columns = sorted(model.feature_index, key=lambda column: model.feature_index[column][0])
+
+    def step(batch: RowBatch) -> None:
+        parts = {"numbers": batch.dense, **{f"C{n}": (batch.ids[:, n] % rows).float()[:, None] for n in range(slots)}}
+        optimizer.zero_grad()
+        inputs = torch.cat([parts[column] for column in columns], 1)
+        F.binary_cross_entropy(model(inputs).squeeze(1), batch.labels).backward()
+        optimizer.step()
+
+    return step
+
+
 def layers_step(recipes) -> Callable[[RowBatch], None]:
     """Forward and backward of the hidden layers, for an input of the batch's size."""
     job = job_of(recipes, fused=False)
@@ -133,6 +162,8 @@ def main() -> None:
         steps = {"airank_fast": our_step(recipes, True), "airank_fast --no-sparse": our_step(recipes, False)}
         for kind in ("torch", "torch, sparse", "torch.compile")[: 2 + arguments.compile]:
             steps[kind] = torch_step(recipes, kind)
+        if harness.is_there("deepctr_torch.models"):
+            steps["DeepCTR-Torch"] = deepctr_step(name, recipe)
         steps[FLOOR] = layers_step(recipes)
         made = batches(recipe)
         contestants = {
