@@ -8,7 +8,7 @@ import sys
 from unittest import mock
 
 import pytest
-from commands.runs import arguments, train
+from commands.runs import arguments, here, train
 
 from airank_fast.cli import run_command
 from airank_fast.data import images as data
@@ -86,17 +86,18 @@ def test_a_broken_picture_is_named_and_the_log_closed(damage, reader, broken, tm
     assert "test_finish" in (output / "airank.log").read_text()
 
 
-def test_skip_corrupt_counts_and_reports(broken, tmp_path):
+def test_skip_corrupt_counts_and_reports(broken, tmp_path, capsys):
     for side, name in (("train", "005.JPEG"), ("val", "001.JPEG")):
         picture = broken / side / "class3" / name
         picture.write_bytes(picture.read_bytes()[:600])
     output = tmp_path / "out"
-    process = train(arguments(broken, output, "--skip-corrupt", "--amp", "--epochs", "1"))
-    assert process.returncode in (0, 1), process.stderr
+    assert here(arguments(broken, output, "--skip-corrupt", "--amp", "--epochs", "1")) in (0, 1)
     data = next(e for e in read_events(output / "events.jsonl") if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"]) == (4 * 24 - 1, 4 * 5 - 1)
     assert [path.rsplit("/", 1)[1] for path, _ in data["corrupt_files"]] == ["005.JPEG", "001.JPEG"]
-    reported = [line for line in process.stderr.splitlines() if line.startswith("data: ") and "left out" in line]
+    reported = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ") and "left out" in line
+    ]
     assert reported[0] == "data: 2 of 116 pictures cannot be read and are left out"
     assert reported[1:] == [f"data: left out {path} ({why})" for path, why in data["corrupt_files"]]
 
@@ -107,7 +108,7 @@ def test_a_batch_larger_than_the_data_set(tree, tmp_path, refused):
 
 def test_a_directory_that_holds_a_run(tree, tmp_path, refused):
     output = tmp_path / "out"
-    assert train(arguments(tree, output, "--amp", "--epochs", "1")).returncode in (0, 1)
+    assert here(arguments(tree, output, "--amp", "--epochs", "1")) in (0, 1)
     before = (output / "events.jsonl").read_bytes()
     refused(arguments(tree, output, "--amp", "--epochs", "1"), "--output", "--resume")
     assert (output / "events.jsonl").read_bytes() == before
@@ -155,7 +156,7 @@ def test_an_output_that_is_a_file(tmp_path, refused):
 def test_a_checkpoint_of_another_model(tree, tmp_path, refused):
     output = tmp_path / "out"
     args = arguments(tree, output, "--amp", "--epochs", "1", "--checkpoint-steps", "3")
-    assert train(args).returncode in (0, 1)
+    assert here(args) in (0, 1)
     lines = (output / "events.jsonl").read_text().splitlines(keepends=True)
     cut = next(i for i, line in enumerate(lines) if '"kind":"run_stop"' in line)
     (output / "events.jsonl").write_text("".join(lines[:cut]))

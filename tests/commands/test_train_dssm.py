@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 from commands.handed_in import assert_handed_in
-from commands.runs import kill_and_resume, train
+from commands.runs import here, kill_and_resume, train
 from commands.same_run import assert_same_run
 from commands.test_train_bad_input import check_refusal
 
@@ -53,12 +53,6 @@ def arguments(data, output, *more: str) -> list[str]:
     ]
 
 
-def here(args: list[str]) -> int:
-    """Run the command in this process; returns its exit status."""
-    with mock.patch.object(sys, "argv", ["train", *args]):
-        return command.main()
-
-
 def losses(output) -> list[float]:
     events = effective(read_events(output / "events.jsonl"))
     whole = [loss for e in events if e["kind"] == "block_stop" for loss in e.get("loss", [])]
@@ -72,8 +66,7 @@ def qualities(output) -> list[dict]:
 @pytest.fixture(scope="module")
 def uninterrupted(pairs, tmp_path_factory):
     output = tmp_path_factory.mktemp("dssm") / "out"
-    process = train(arguments(pairs, output, "--checkpoint-steps", "5"))
-    assert process.returncode in (0, 1), process.stderr
+    assert here(arguments(pairs, output, "--checkpoint-steps", "5")) in (0, 1)
     return output
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands.runs import arguments, end_of, kinds_of, start, train, wait_until
+from commands.runs import arguments, end_of, here, kinds_of, start, train, wait_until
 from commands.same_run import assert_same_run
 
 from airank_fast.record.events import read_events
@@ -32,8 +32,7 @@ def resnet(tree, output, *more: str) -> list[str]:
 
 
 def uninterrupted_run(output, args) -> Path:
-    process = train(args)
-    assert process.returncode in (0, 1), process.stderr
+    assert here(args) in (0, 1)
     return output
 
 
@@ -65,8 +64,7 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(moment, uninterrupted, t
         process.communicate()
         if "process_stop" not in kinds_of(output):  # else it ended before the signal came
             break
-    resumed = train(["bert-tiny", "--resume", "--output", str(output)])  # recipe and data are those of the run
-    assert resumed.returncode in (0, 1), resumed.stderr
+    assert here(["bert-tiny", "--resume", "--output", str(output)]) in (0, 1)  # recipe and data are those of the run
     assert_same_run(output, uninterrupted)
     summary = summarize(read_events(output / "events.jsonl"))
     assert not summary["comparable"]
@@ -92,7 +90,7 @@ def test_sigterm_saves_closes_and_resumes(tree, tmp_path):
     assert process.returncode == 143, stderr
     assert_airank_log_is_closed(output, "sigterm")
     assert "Traceback" not in stderr
-    assert train(resnet(tree, output, "--resume")).returncode in (0, 1)
+    assert here(resnet(tree, output, "--resume")) in (0, 1)
     assert_same_run(output, uninterrupted)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from commands.runs import kinds_of, start, train, wait_until
+from commands.runs import here, kinds_of, start, train, wait_until
 from commands.same_run import accuracies, assert_same_run, losses
 from sources import criteo_text
 
@@ -43,7 +43,7 @@ def click_logs(root) -> Path:
 @pytest.mark.parametrize("command", RUNS)
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
     whole, more = tmp_path / "whole", ["--epochs", "10"]  # most of the run is after the signal
-    assert train(arguments(command, whole, *more)).returncode == 1
+    assert here(arguments(command, whole, *more)) == 1
     for attempt in range(5):
         output = tmp_path / f"out{attempt}"
         process = start(arguments(command, output, *more, "--checkpoint-steps", "3"))
@@ -52,8 +52,7 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
         process.communicate()
         if "run_stop" not in kinds_of(output):  # else it ended before the signal came
             break
-    resumed = train([command.partition(",")[0], "--resume", "--output", str(output)])
-    assert resumed.returncode == 1, resumed.stderr
+    assert here([command.partition(",")[0], "--resume", "--output", str(output)]) == 1
     assert "resume" in kinds_of(output)
     assert_same_run(output, whole)
 
@@ -61,11 +60,10 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
 @pytest.mark.parametrize("command", RUNS)
 def test_two_ranks_train_as_one_and_evaluate_each_row_once(command, tmp_path):
     options = ["--epochs", "1", "--gradient-accumulation-steps", "2"]
-    for ranks in (1, 2):
-        process = start(arguments(command, tmp_path / str(ranks), *options), ranks=ranks)
-        _, stderr = process.communicate()
-        assert process.returncode == 1, stderr
     alone, both = (tmp_path / name for name in "12")
+    assert here(arguments(command, alone, *options)) == 1
+    process = train(arguments(command, both, *options), ranks=2)
+    assert process.returncode == 1, process.stderr
     (block,) = [e for e in read_events(both / "events.jsonl") if e["kind"] == "block_stop"]
     assert block["loss"] == pytest.approx(losses(alone), rel=1e-4)
     assert accuracies(both) == pytest.approx(accuracies(alone), abs=1e-4)
@@ -76,7 +74,7 @@ def test_two_ranks_train_as_one_and_evaluate_each_row_once(command, tmp_path):
 
 def test_an_evaluation_is_of_the_area_under_the_curve_after_each_epoch(tmp_path):
     output = tmp_path / "out"
-    assert train(arguments("wide_deep", output, "--eval-batch-size", "1000")).returncode == 1
+    assert here(arguments("wide_deep", output, "--eval-batch-size", "1000")) == 1
     events = read_events(output / "events.jsonl")
     evaluations = [e for e in events if e["kind"] == "eval_stop"]
     assert [(e["epoch"], e["step"]) for e in evaluations] == [(1, 32), (2, 64)]
@@ -149,5 +147,5 @@ def test_bad_options_of_the_wide_part(options, message, tmp_path, capsys):
 
 def test_wide_deep_trains_without_crosses(tmp_path):
     output = tmp_path / "out"
-    assert train(arguments("wide_deep", output, "--cross-buckets", "0", "--epochs", "1")).returncode == 1
+    assert here(arguments("wide_deep", output, "--cross-buckets", "0", "--epochs", "1")) == 1
     assert accuracies(output)[0] > 0.8

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from commands.handed_in import assert_handed_in
 from commands.inprocess import run_without_torch
-from commands.runs import kill_and_resume, train
+from commands.runs import here, kill_and_resume, train
 from commands.same_run import assert_same_run, losses
 from commands.test_train_bad_input import check_refusal
 
@@ -58,12 +58,6 @@ def arguments(data, output, *more: str) -> list[str]:
     return ["word2vec", "--data", str(data), *small, *out, *more]
 
 
-def here(args: list[str]) -> int:
-    """Run the command in this process; returns its exit status."""
-    with mock.patch.object(sys, "argv", ["train", *args]):
-        return command.main()
-
-
 def evaluations(output) -> list[dict]:
     return [e for e in effective(read_events(output / "events.jsonl")) if e["kind"] == "eval_stop"]
 
@@ -72,8 +66,7 @@ def evaluations(output) -> list[dict]:
 def uninterrupted(text, tmp_path_factory):
     output = tmp_path_factory.mktemp("word2vec") / "out"
     vectors = ("--vectors", str(output.parent / "vectors.txt"))
-    process = train(arguments(text, output, "--checkpoint-steps", "10", *vectors))
-    assert process.returncode in (0, 1), process.stderr
+    assert here(arguments(text, output, "--checkpoint-steps", "10", *vectors)) in (0, 1)
     return output
 
 
