@@ -22,7 +22,10 @@ Made = dict[str, tuple[list[torch.nn.Parameter], Callable]]
 
 @dataclass(frozen=True)
 class Bench:
-    """A fused optimizer, torch's, their common options, how many numbers of state a parameter has, kinds of torch's."""
+    """A fused optimizer, torch's, their common options, how many numbers of state a parameter has, kinds of torch's.
+
+    compiles: whether torch.compile of the last kind gives right values.
+    """
 
     name: str
     ours: type[torch.optim.Optimizer]
@@ -30,6 +33,7 @@ class Bench:
     options: dict
     num_states: int
     kinds: tuple[str, ...] = ("fused", "foreach")
+    compiles: bool = True
 
     def contestants(self, device: str, dtype: torch.dtype, compiled: bool) -> Made:
         """Name -> (its parameters, its step)."""
@@ -79,7 +83,7 @@ class Bench:
         )
         options = parser.parse_args()
         ours, device = self.ours.__name__, options.device
-        cases = {dtype: self.contestants(device, dtype, options.compile) for dtype in DTYPES}
+        cases = {dtype: self.contestants(device, dtype, options.compile and self.compiles) for dtype in DTYPES}
         for made in cases.values():
             self.check(made)
         if options.save and not harness.wait_until_idle(device):

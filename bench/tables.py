@@ -57,7 +57,9 @@ def latest(name: str) -> list[dict]:
 
 
 def tables(name: str) -> str:
-    """A Markdown table for each kind of processor, each with a line on where it was measured."""
+    """A Markdown table for each kind of processor, each with a line on where it was measured; of convergence one."""
+    if name == "convergence":
+        return table(name, latest(name))
     by_kind: dict[str, list[dict]] = {}
     for result in latest(name):
         by_kind.setdefault(kind(result), []).append(result)
@@ -76,7 +78,7 @@ def table(name: str, results: list[dict]) -> str:
     last = max(results, key=lambda result: result["time"])
     versions = last["versions"]
     what = ", ".join(f"{key} {versions[key]}" for key in ("torch", "nvidia-dali-cuda130", "pillow") if key in versions)
-    where, commit = last["machine"]["devices"][-1], last["commit"] or "unknown"
+    where, commit = "; ".join(dict.fromkeys(r["machine"]["devices"][-1] for r in results)), last["commit"] or "unknown"
     if last.get("stand_in"):
         where += " (a later processor limited to these instructions)"
     load = max(result["machine"].get("load", 0) for result in results)
@@ -85,19 +87,19 @@ def table(name: str, results: list[dict]) -> str:
 
 
 def convergence_rows(results: list[dict]) -> list[list[str]]:
-    """A row a command: its target, how many of its seeds reached it, and from what to what they came."""
-    names = ["airank_fast.train", "target", "reached", "accuracy", "epochs", "time2train"]
+    """A row a command and kind of processor: how many of its seeds reached the target, from what to what they came."""
+    names = ["airank_fast.train", "processor", "target", "reached", "accuracy", "epochs", "time2train"]
     rows = [names, ["---"] * len(names)]
-    commands: dict[str, list[dict]] = {}
+    commands: dict[tuple[str, str], list[dict]] = {}
     for result in results:
-        commands.setdefault(result["case"].partition(" --seed ")[0], []).append(result)
-    for command, its in commands.items():
+        commands.setdefault((result["case"].partition(" --seed ")[0], kind(result)), []).append(result)
+    for (command, processor), its in sorted(commands.items()):
         task = tasks.find(command.split()[0])
         show = (task.headline if task else tasks.headline({})).text
         target = its[-1]["target"]
         reached = [result for result in its if result["status"] == "success"]
         goal = target if isinstance(target, str) else show(target)
-        row = [f"`{command}`", goal, f"{len(reached)} of {len(its)} seeds"]
+        row = [f"`{command}`", processor, goal, f"{len(reached)} of {len(its)} seeds"]
         row.append(span([result["best_accuracy"] for result in its], show))
         row.append(span([result["epochs"] for result in its], str))
         row.append(span([result["time2train"] for result in reached], "{:.1f} s".format))

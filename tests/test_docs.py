@@ -77,7 +77,15 @@ def test_the_seeds_of_a_command_are_one_row(status):
         | facts,
     ]
     *_, row = status.tables.convergence_rows(runs)
-    assert row == ["`wide_deep --amp`", "0.9280", "1 of 2 seeds", "0.9100 to 0.9291", "4", "3.0 s"]
+    assert row == [
+        "`wide_deep --amp`",
+        status.tables.kind(runs[0]),
+        "0.9280",
+        "1 of 2 seeds",
+        "0.9100 to 0.9291",
+        "4",
+        "3.0 s",
+    ]
 
 
 def test_a_result_from_a_gpu_ends_the_claim_that_there_is_none(status):
