@@ -16,20 +16,18 @@ without look-up, loss and optimizer. The other floor, the time to move the touch
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import harness
 import numpy as np
 import torch
+import training_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.data.tables import RowBatch
-from airank_fast.engine.step import TrainingStep
 from airank_fast.models.tables import SlotEmbeddings
 from airank_fast.recipes import deepfm, wide_deep
 
@@ -49,14 +47,6 @@ class TorchsSparse(SlotEmbeddings):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids + self.offsets, self.weight, sparse=True)
-
-
-def our_step(recipes, sparse: bool) -> Callable[[RowBatch], None]:
-    job = job_of(recipes, sparse=sparse)
-    networks = job.build()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    step = TrainingStep(job.updates(networks, torch.device("cpu")), networks, scaler)
-    return lambda batch: step([batch], learning_rate=job.recipe.learning_rate)
 
 
 def torch_step(recipes, kind: str) -> Callable[[RowBatch], None]:
@@ -159,23 +149,25 @@ def main() -> None:
     bandwidth = harness.bandwidth()
     for name, recipes in RECIPES.items():
         recipe = recipes.RECIPES["airank"]
-        steps = {"airank_fast": our_step(recipes, True), "airank_fast --no-sparse": our_step(recipes, False)}
+        steps = {
+            "airank_fast": training_step.of_engine(job_of(recipes, sparse=True)),
+            "airank_fast --no-sparse": training_step.of_engine(job_of(recipes, sparse=False)),
+        }
         for kind in ("torch", "torch, sparse", "torch.compile")[: 2 + arguments.compile]:
             steps[kind] = torch_step(recipes, kind)
         if harness.is_there("deepctr_torch.models"):
             steps["DeepCTR-Torch"] = deepctr_step(name, recipe)
         steps[FLOOR] = layers_step(recipes)
         made = batches(recipe)
-        contestants = {
-            who: partial(lambda step, source: step(next(source)), step, itertools.cycle(made))
-            for who, step in steps.items()
-        }
-        times = harness.time_rounds(contestants, num_rounds=arguments.rounds, ahead=False)
+        times = training_step.time_steps(steps, made, arguments.rounds)
         case = f"{name} training step, {recipe.table_rows} rows, batch {recipe.batch_size}, fp32, cpu"
-        rates = {who: recipe.batch_size / harness.timing(values).median_s for who, values in times.items()}
+        rates = training_step.rates(times, recipe.batch_size)
         print(harness.as_text(case, times, "airank_fast"))
-        facts = {"layers_flop": layers_flop(recipes), "touched_bytes": touched_bytes(recipe, made[0])}
-        facts["bandwidth"] = bandwidth
+        facts = {
+            "layers_flop": layers_flop(recipes),
+            "touched_bytes": touched_bytes(recipe, made[0]),
+            "bandwidth": bandwidth,
+        }
         print("  samples/s: " + ", ".join(f"{who} {rate:.0f}" for who, rate in rates.items()))
         print(f"  layers: {facts['layers_flop'] / 1e9:.2f} GFLOP, touched rows: {facts['touched_bytes'] / 1e6:.1f} MB")
         print(f"  touched rows by bandwidth: {1e3 * facts['touched_bytes'] / bandwidth:.2f} ms")

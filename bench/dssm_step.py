@@ -13,14 +13,13 @@ import argparse
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import harness
 import torch
+import training_step
 
 from airank_fast.data.text.query_pairs import PairBatch
 from airank_fast.engine.distributed import World
-from airank_fast.engine.step import TrainingStep
 from airank_fast.recipes import dssm
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -29,14 +28,6 @@ NUM_BATCHES = 10
 
 def job_of(fused: bool) -> dssm.Job:
     return dssm.Job(replace(dssm.RECIPES["code_search"], fused=fused), dssm.Options())
-
-
-def our_step() -> Callable[[PairBatch], None]:
-    job = job_of(fused=True)
-    networks = job.build()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    step = TrainingStep(job.updates(networks, ALONE.device), networks, scaler)
-    return lambda batch: step([batch], learning_rate=job.recipe.learning_rate)
 
 
 def torch_step(kind: str) -> Callable[[PairBatch], None]:
@@ -66,16 +57,12 @@ def main() -> None:
     job.open_data(ALONE, ALONE.device, torch.float32)
     batches = list(itertools.islice(job.train_batches(0), NUM_BATCHES))
     job.close()
-    steps = {"airank_fast": our_step()}
+    steps = {"airank_fast": training_step.of_engine(job_of(fused=True))}
     for kind in ("torch", "torch, Adam not fused", "torch.compile")[: 2 + arguments.compile]:
         steps[kind] = torch_step(kind)
-    contestants = {
-        who: partial(lambda step, source: step(next(source)), step, itertools.cycle(batches))
-        for who, step in steps.items()
-    }
-    times = harness.time_rounds(contestants, num_rounds=arguments.rounds, ahead=False)
+    times = training_step.time_steps(steps, batches, arguments.rounds)
     case = f"DSSM training step, batch {job.recipe.batch_size}, fp32, cpu"
-    rates = {who: job.recipe.batch_size / harness.timing(values).median_s for who, values in times.items()}
+    rates = training_step.rates(times, job.recipe.batch_size)
     print(harness.as_text(case, times, "airank_fast"))
     if arguments.save:
         harness.save("dssm_step", case, times, "airank_fast", samples_per_s=rates)
