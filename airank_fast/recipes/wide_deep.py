@@ -66,8 +66,8 @@ class Job(TableJob):
 
     def table(self) -> Table:
         """The embedded table and its crosses."""
-        buckets = self.recipe.cross_buckets
-        return adult.load().crossed(adult.CROSSES, buckets) if buckets else adult.load()
+        table, buckets = super().table(), self.recipe.cross_buckets
+        return table.crossed(adult.CROSSES, buckets) if buckets else table
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import torch
+from ops.threads import threads
 from PIL import Image
 
 from airank_fast import train as command
@@ -65,13 +65,8 @@ def here(args: list[str]) -> int:
 
     With the threads of a process of its own, and so with the same bits.
     """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(NUM_THREADS)
-    try:
-        with mock.patch.object(sys, "argv", ["train", *args]):
-            return command.main()
-    finally:
-        torch.set_num_threads(num_threads)
+    with threads(NUM_THREADS), mock.patch.object(sys, "argv", ["train", *args]):
+        return command.main()
 
 
 def environment(num_threads: int = NUM_THREADS) -> dict[str, str]:

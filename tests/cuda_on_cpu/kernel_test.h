@@ -1,4 +1,4 @@
-// For stand-alone tests of launchers, run plain and under sanitizers: arrays in heap blocks of exactly their size (so
+// For stand-alone tests of launchers, run under sanitizers: arrays in heap blocks of exactly their size (so
 // that one element too far is seen), random numbers, comparison with doubles, and every case under every schedule.
 //
 // To add an op: test_<op>.cpp beside this file, with `void cases()` that calls the launcher of csrc/cuda/<op>.h on tiny

@@ -66,7 +66,7 @@ def test_warm_up_batches_have_the_shapes_of_training_batches(name):
     assert made.table().slots == made.slots
 
 
-def test_deepfm_learns_the_table_of_flights(tmp_path, capsys):
+def test_deepfm_learns_the_table_of_flights():
     """An eighth of an epoch is far from the target, and far from chance."""
     made = job("deepfm", "--table", "flights")
     assert (made.recipe.target, made.slots, made.num_numbers) == (0.77, flights.SLOTS, len(flights.NUMBERS))

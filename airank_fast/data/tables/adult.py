@@ -53,5 +53,4 @@ def load() -> Table:
     with np.load(Path(__file__).with_name("adult.npz")) as archive:
         columns = {name: archive[name] for name in (*SLOTS, "label")}
     numbers = {name: np.log1p(columns[name]) if name in _MONEY else columns[name] for name in NUMBERS}
-    categories = {name: columns[name] for name in SLOTS}
-    return Table.from_columns(SLOTS, numbers, categories, columns["label"], NUM_TRAIN)
+    return Table.from_columns(SLOTS, numbers, columns, columns["label"], NUM_TRAIN)
