@@ -24,10 +24,13 @@ struct Variants;
 
 template <typename Loop, typename... Args>
 struct Variants<Loop, void(Args...)> {
-  static void baseline(Args... args) { Loop::run(args...); }
 #ifdef AIRANK_FAST_X86_VARIANTS
+  // For processors from before 2013, which deserve right results but not a fifth of the build's time.
+  __attribute__((optimize("O1"))) static void baseline(Args... args) { Loop::run(args...); }
   TARGET_AVX2 static void avx2(Args... args) { Loop::run(args...); }
   TARGET_AVX512 static void avx512(Args... args) { Loop::run(args...); }
+#else
+  static void baseline(Args... args) { Loop::run(args...); }
 #endif
 };
 

@@ -108,15 +108,6 @@ def end_of(process: subprocess.Popen) -> tuple[str, str]:
         raise
 
 
-def kill_and_resume(args: list[str], output: Path, moment: str) -> None:
-    """Start the run, kill it at the second event of the kind `moment`, and resume it to its end."""
-    process = start(args)
-    wait_until(lambda: kinds_of(output).count(moment) >= 2, process)
-    process.kill()
-    process.communicate()
-    assert here([*args, "--resume"]) in (0, 1)
-
-
 def kinds_of(output: Path) -> list[str]:
     """Kinds of the events written so far; empty before the log exists."""
     path = output / "events.jsonl"
@@ -125,7 +116,7 @@ def kinds_of(output: Path) -> list[str]:
     return [json.loads(line)["kind"] for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def wait_until(condition, process: subprocess.Popen) -> None:
+def wait_until(condition, process) -> None:
     """Poll until ``condition()``; fails if the process ends or LIMIT_S passes before."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():

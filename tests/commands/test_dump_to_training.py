@@ -15,7 +15,8 @@ pytest.importorskip("h5py")
 pytest.importorskip("mwparserfromhell")
 pytest.importorskip("tokenizers")
 
-from commands.runs import kinds_of, start, wait_until
+from commands.forks import Run
+from commands.runs import kinds_of, wait_until
 from safetensors.torch import load_file
 
 from airank_fast import prepare, train
@@ -92,7 +93,7 @@ def test_from_raw_text_to_a_network_and_on_after_a_kill(source, form, tmp_path, 
     assert all(e["counted"] > e["correct"] for e in evaluations)
     assert len(losses(whole)) == 6
 
-    process = start([*map(str, command), "--output", str(killed)])
+    process = Run([*map(str, command), "--output", str(killed)])
     wait_until(lambda: "checkpoint" in kinds_of(killed), process)
     process.kill()
     process.communicate()

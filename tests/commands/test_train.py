@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from commands.forks import train_on_two_ranks
 from commands.runs import NUM_CLASSES, NUM_VAL, arguments, here, train
 from safetensors.torch import load_file
 
@@ -115,18 +116,16 @@ def test_reaching_the_target_stops_the_run(tree, tmp_path):
 def test_two_ranks_train_as_one_with_the_same_global_batch(tree, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     # one rank in two micro-batches has the batch norms of two ranks
-    more = ["--precision", "fp32", "--learning-rate", "0.002", "--epochs", "2"]
+    more = ["--precision", "fp32", "--learning-rate", "0.002", "--epochs", "1"]
     assert here(arguments(tree, one, *more, "--gradient-accumulation-steps", "2")) in (0, 1)
-    process = train(arguments(tree, two, *more), ranks=2)
+    process = train_on_two_ranks(arguments(tree, two, *more))
     assert (two / "summary.json").exists(), process.stderr
     summary = json.loads((two / "summary.json").read_text())
-    assert (summary["world_size"], summary["trained_samples"]) == (2, 12 * 16)
+    assert (summary["world_size"], summary["trained_samples"]) == (2, 6 * 16)
     counted = [e["counted"] for e in read_events(two / "events.jsonl") if e["kind"] == "eval_stop"]
-    assert counted == [NUM_CLASSES * NUM_VAL] * 2
-    assert len(losses(one)) == len(losses(two)) == 12
-    # the order of sums differs, and each step magnifies that
-    assert losses(two)[:6] == pytest.approx(losses(one)[:6], rel=1e-4)
-    assert losses(two) == pytest.approx(losses(one), rel=0.05)
+    assert counted == [NUM_CLASSES * NUM_VAL]
+    assert len(losses(one)) == len(losses(two)) == 6
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)  # the order of sums differs
     assert losses(one)[0] != losses(one)[-1]
 
 

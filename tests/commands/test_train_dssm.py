@@ -7,8 +7,9 @@ import sys
 from unittest import mock
 
 import pytest
+from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
-from commands.runs import here, kill_and_resume, train
+from commands.runs import here
 from commands.same_run import assert_same_run
 from commands.test_train_bad_input import check_refusal
 
@@ -98,7 +99,7 @@ def test_two_ranks_learn_what_one_does(negatives, pairs, tmp_path):
     alone, both = tmp_path / "alone", tmp_path / "both"
     options = ("--dropout", "0", "--negatives", negatives, "--candidates", "8", "--epochs", "2")
     assert here(arguments(pairs, alone, *options)) in (0, 1)
-    process = train(arguments(pairs, both, *options), ranks=2)
+    process = train_on_two_ranks(arguments(pairs, both, *options))
     assert process.returncode in (0, 1), process.stderr
     assert losses(both) == pytest.approx(losses(alone), rel=1e-4)
     for ours, theirs in zip(qualities(both), qualities(alone), strict=True):

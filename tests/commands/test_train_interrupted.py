@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands.runs import arguments, end_of, here, kinds_of, start, train, wait_until
+from commands.forks import Run
+from commands.runs import arguments, end_of, here, kinds_of, start, wait_until
 from commands.same_run import assert_same_run
 
 from airank_fast.record.events import read_events
@@ -58,7 +59,7 @@ MOMENTS = {
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(moment, uninterrupted, tmp_path):
     for attempt in range(5):
         output = tmp_path / f"out{attempt}"
-        process = start(bert(output))
+        process = Run(bert(output))
         wait_until(lambda: MOMENTS[moment](output), process)  # noqa: B023
         process.kill()
         process.communicate()
@@ -83,10 +84,10 @@ def assert_airank_log_is_closed(output, reason):
 def test_sigterm_saves_closes_and_resumes(tree, tmp_path):
     uninterrupted = uninterrupted_run(tmp_path / "whole", resnet(tree, tmp_path / "whole"))
     output = tmp_path / "out"
-    process = start(resnet(tree, output))
+    process = Run(resnet(tree, output))
     wait_until(lambda: "checkpoint" in kinds_of(output), process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = end_of(process)
+    _, stderr = process.communicate()
     assert process.returncode == 143, stderr
     assert_airank_log_is_closed(output, "sigterm")
     assert "Traceback" not in stderr
@@ -97,10 +98,10 @@ def test_sigterm_saves_closes_and_resumes(tree, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_ctrl_c_and_a_lost_terminal_save_and_close_as_well(number, status, tmp_path):
     output = tmp_path / "out"
-    process = start([*BERT, "--eval-samples", "20", "--output", str(output)], start_new_session=True)
+    process = Run([*BERT, "--eval-samples", "20", "--output", str(output)])
     wait_until(lambda: "steps" in kinds_of(output), process)
     os.killpg(process.pid, number)  # as a terminal does
-    _, stderr = end_of(process)
+    _, stderr = process.communicate()
     assert process.returncode == status, stderr
     assert "Traceback" not in stderr
     assert_airank_log_is_closed(output, number.name.lower())
@@ -113,13 +114,13 @@ def test_a_second_ctrl_c_leaves_without_a_traceback_and_with_the_log_closed(tmp_
     """The first comes in the warm-up, which ignores it; that of a larger network takes seconds."""
     output = tmp_path / "out"
     large = ["bert-base", *BERT[1:], "--batch-size", "64", "--sequence-length", "64"]
-    process = start([*large, "--output", str(output)])
+    process = Run([*large, "--output", str(output)])
     wait_until(lambda: "init_start" in kinds_of(output), process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     signalled_at = time.monotonic()
-    _, stderr = end_of(process)
+    _, stderr = process.communicate()
     assert time.monotonic() - signalled_at < 10
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
@@ -154,7 +155,8 @@ def test_a_lost_rank_closes_the_log(tmp_path):
 
 def test_a_finished_run_is_not_resumed(uninterrupted):
     before = (uninterrupted / "events.jsonl").read_bytes()
-    process = train(bert(uninterrupted, "--resume"))
+    process = Run(bert(uninterrupted, "--resume"))
+    printed = "".join(process.communicate())
     assert process.returncode in (0, 1)
-    assert "finished" in process.stderr + process.stdout
+    assert "finished" in printed
     assert (uninterrupted / "events.jsonl").read_bytes() == before

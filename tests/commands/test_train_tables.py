@@ -7,7 +7,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from commands.runs import here, kinds_of, start, train, wait_until
+from commands.forks import Run, train_on_two_ranks
+from commands.runs import here, kinds_of, wait_until
 from commands.same_run import accuracies, assert_same_run, losses
 from sources import criteo_text
 
@@ -46,7 +47,7 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(command, tmp_path):
     assert here(arguments(command, whole, *more)) == 1
     for attempt in range(5):
         output = tmp_path / f"out{attempt}"
-        process = start(arguments(command, output, *more, "--checkpoint-steps", "3"))
+        process = Run(arguments(command, output, *more, "--checkpoint-steps", "3"))
         wait_until(lambda: kinds_of(output).count("checkpoint") >= 2, process)  # noqa: B023
         process.kill()
         process.communicate()
@@ -62,7 +63,7 @@ def test_two_ranks_train_as_one_and_evaluate_each_row_once(command, tmp_path):
     options = ["--epochs", "1", "--gradient-accumulation-steps", "2"]
     alone, both = (tmp_path / name for name in "12")
     assert here(arguments(command, alone, *options)) == 1
-    process = train(arguments(command, both, *options), ranks=2)
+    process = train_on_two_ranks(arguments(command, both, *options))
     assert process.returncode == 1, process.stderr
     (block,) = [e for e in read_events(both / "events.jsonl") if e["kind"] == "block_stop"]
     assert block["loss"] == pytest.approx(losses(alone), rel=1e-4)

@@ -7,9 +7,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
 from commands.inprocess import run_without_torch
-from commands.runs import here, kill_and_resume, train
+from commands.runs import here
 from commands.same_run import assert_same_run, losses
 from commands.test_train_bad_input import check_refusal
 
@@ -102,7 +103,7 @@ def test_two_ranks_learn_what_two_threads_do(text, tmp_path):
     """Each half of a batch is trained from the same weights, and the changes of both are added."""
     alone, both = tmp_path / "alone", tmp_path / "both"
     assert here(arguments(text, alone, "--epochs", "1", "--threads", "2")) in (0, 1)
-    process = train(arguments(text, both, "--epochs", "1"), ranks=2)
+    process = train_on_two_ranks(arguments(text, both, "--epochs", "1"))
     assert process.returncode in (0, 1), process.stderr
     (block,) = [e for e in read_events(both / "events.jsonl") if e["kind"] == "block_stop"]
     assert block["loss"][0] == pytest.approx(losses(alone)[0], rel=1e-2)

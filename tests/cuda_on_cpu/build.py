@@ -36,14 +36,15 @@ FLAGS = [
     f"-I{HERE}",
 ]
 EMULATOR = ["cuda_on_cpu.cpp", "runtime.cpp"]
-# -O1: compiling takes longer than running. -g1: lines, for reports. UBSan is without checks that ASan has too and that
-# take long to compile.
+# Compiling takes longer than running, so -O1, and ASan's checks as calls. -g1: lines, for reports. UBSan is without
+# checks that ASan has too and that take long to compile.
 MODES = {
     "plain": ["-O1"],
     "asan": [
         "-O1",
         "-g1",
         "-fsanitize=address,undefined",
+        *(["--param=asan-instrumentation-with-call-threshold=0"] if COMPILER.endswith("g++") else []),
         "-fno-sanitize=vptr,null,object-size,pointer-overflow",
         "-fno-sanitize-recover=all",
     ],

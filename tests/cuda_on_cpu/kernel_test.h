@@ -156,8 +156,9 @@ constexpr int kMoreSeeds = 0;
 constexpr int kMoreSeeds = 2;
 #endif
 
-// Runs `cases` under every schedule, the random ones with two seeds; the exit status of main().
-inline int under_every_schedule(void (*cases)()) {
+// Runs `cases` under every schedule, the random ones with two seeds, and `large_cases` under the last of them; the exit
+// status of main().
+inline int under_every_schedule(void (*cases)(), void (*large_cases)() = [] {}) {
 #ifdef __CUDACC__
   schedule_name = "of the device";
   cases();
@@ -169,6 +170,7 @@ inline int under_every_schedule(void (*cases)()) {
     cases();
   }
 #endif
+  large_cases();
   std::printf(num_failures ? "%d failures\n" : "passed\n", num_failures);
   return num_failures != 0;
 }

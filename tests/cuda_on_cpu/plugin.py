@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import zlib
+from collections import Counter
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ class CudaOnCpu:
         self.library.cuda_on_cpu_num_launches.restype = ctypes.c_ulong
         self.library.cuda_on_cpu_set_schedule.argtypes = [ctypes.c_int, ctypes.c_ulong]
         assert ops_with_kernels(), "the library registers no kernels"
+        self.launches = Counter()
 
     def pytest_collection_modifyitems(self, config, items):
         left_out = [item for item in items if item.get_closest_marker("not_emulated")]
@@ -54,9 +56,16 @@ class CudaOnCpu:
         self.library.cuda_on_cpu_set_schedule(SCHEDULES.index(name), seed)
         item.add_report_section("setup", "cuda_on_cpu", f"schedule {name}, seed {seed}")
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        before = self.library.cuda_on_cpu_num_launches()
+        result = yield
+        self.launches[item.path.name] += self.library.cuda_on_cpu_num_launches() - before
+        return result
+
     def pytest_terminal_summary(self, terminalreporter):
-        num_launches = self.library.cuda_on_cpu_num_launches()
-        terminalreporter.write_line(f"cuda_on_cpu: {num_launches} launches of emulated kernels")
+        for name, number in self.launches.items():
+            terminalreporter.write_line(f"cuda_on_cpu: {name}: {number} launches of emulated kernels")
 
 
 def ops_with_kernels() -> list[str]:
