@@ -10,7 +10,11 @@ override PYTHON := $(or $(shell command -v $(PYTHON)),$(PYTHON))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install
+# pip would compile the Python files on one processor.
+PIP := $(PY) -m pip --disable-pip-version-check install --no-compile
+COMPILE_PYTHON := $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+# torch's version of CUDA, empty for none, without the seconds of importing it.
+TORCH_CUDA := $(PY) -c 'from importlib.util import find_spec; from runpy import run_path; print(run_path(find_spec("torch").submodule_search_locations[0] + "/version.py")["cuda"] or "")'
 # One file for each TORCH, so that another choice installs again.
 TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed
@@ -59,7 +63,7 @@ $(TORCH_STAMP):
 # Where torch has CUDA and the machine a GPU but no toolkit, nvcc comes from PyPI's wheels of torch's CUDA version;
 # setup.py finds it there. The wheels of CUDA 12 have no nvcc in them, so that one needs a toolkit.
 define CUDA_COMPILER
-cuda=$$($(PY) -c 'import torch; print(torch.version.cuda or "")'); \
+cuda=$$($(TORCH_CUDA)); \
 if [ -n "$$cuda" ] && nvidia-smi >/dev/null 2>&1 && [ -z "$$CUDA_HOME" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then \
   case $$cuda in \
   12.*) echo "CUDA kernels will not be built: torch with CUDA $$cuda must have a CUDA 12 toolkit, got none (PyPI has no nvcc 12)";; \
@@ -71,12 +75,14 @@ endef
 $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) "setuptools>=77,<82" ninja numpy pybind11
 	@$(CUDA_COMPILER)
-	dali=$$($(PY) -c 'import torch; print("dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali")'); \
+	case $$($(TORCH_CUDA)) in 12.*) dali=dali-cuda12;; *) dali=dali;; esac; \
 	$(PIP) --no-build-isolation --editable ".[report,wikicorpus,$$dali]"
+	$(COMPILE_PYTHON)
 	$(PY) -m airank_fast.info
 	touch $@
 
 # The package is there, so that pip adds what the extra names and builds nothing again.
 $(TEST_INSTALLED): $(INSTALLED)
 	$(PIP) "airank-fast[test]"
+	$(COMPILE_PYTHON)
 	touch $@

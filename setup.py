@@ -9,6 +9,7 @@ Environment:
 
 import os
 import shutil
+import sys
 import sysconfig
 from glob import glob
 from importlib.util import find_spec
@@ -135,4 +136,5 @@ def extensions():
     return {"ext_modules": [module, *host], "cmdclass": {"build_ext": build_ext}}
 
 
-setup(**extensions())
+# Metadata depends on nothing here, and torch takes seconds to import.
+setup(**({} if {"egg_info", "dist_info"} & set(sys.argv) else extensions()))
