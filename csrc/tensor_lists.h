@@ -33,7 +33,7 @@ inline void check_list(const char* op, const char* name, const TensorList& list,
 }
 
 // The dtypes of optimizers: parameters of any floating type, gradients of the same or 16-bit beside float32
-// parameters, 16-bit copies of float32 parameters. `copies` alone may be empty.
+// parameters, 16-bit copies of float32 parameters, whose dtype 16-bit gradients then have. `copies` alone may be empty.
 inline void check_dtypes(const char* op, const TensorList& params, const TensorList& grads, const TensorList& copies) {
   const ScalarType param = params[0].scalar_type(), grad = grads[0].scalar_type();
   const auto is_16_bit = [](ScalarType t) { return t == ScalarType::BFloat16 || t == ScalarType::Half; };
@@ -47,6 +47,8 @@ inline void check_dtypes(const char* op, const TensorList& params, const TensorL
   CHECK_ARGUMENT(param == ScalarType::Float && is_16_bit(copy), op,
                  ": copies must be bfloat16 or float16, of float32 params, got ", name_of(copy), " of ",
                  name_of(param));
+  CHECK_ARGUMENT(grad == param || grad == copy, op, ": grads must be float32 or ", name_of(copy), " as the copies, got ",
+                 name_of(grad));
 }
 
 inline void check_list_dtype(const char* op, const char* name, const TensorList& list, ScalarType required) {

@@ -60,6 +60,7 @@ def lars_(
         copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
             a model: the new parameters, rounded to nearest even, are written there in the same pass. A copy that
             differs from its rounded parameter was changed by other code, and the step begins from it.
+            16-bit gradients beside them are of their dtype.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         adapt: scale each tensor's learning rate by its trust ratio; MLPerf leaves batch norm and bias out.
         grad_scale: gradients are divided by it; one number on the device, like lr.

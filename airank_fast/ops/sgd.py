@@ -58,6 +58,7 @@ def sgd_(
         copies: bfloat16 or float16, one per (float32) parameter, which is its master; or empty. They are the weights of
             a model: the new parameters, rounded to nearest even, are written there in the same pass. A copy that
             differs from its rounded parameter was changed by other code, and the step begins from it.
+            16-bit gradients beside them are of their dtype.
         lr: learning rate, one float32 or float64 number on the parameters' device.
         grad_scale: gradients are divided by it; one number on the device, like lr.
         found_inf: where it is not zero, nothing is written; one number on the device, like lr.

@@ -33,7 +33,10 @@ def check_list(op: str, name: str, tensors: Sequence[Tensor], params: Sequence[T
 
 
 def check_dtypes(op: str, params: Sequence[Tensor], grads: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
-    """Parameters of any floating type, gradients like them or 16-bit beside float32, 16-bit copies of float32."""
+    """Parameters of any floating type, gradients like them or 16-bit beside float32, 16-bit copies of float32.
+
+    Beside copies, 16-bit gradients have their dtype.
+    """
     check_floating(op, "params", params[0])
     param, grad = params[0].dtype, grads[0].dtype
     narrow = param == torch.float32
@@ -42,6 +45,7 @@ def check_dtypes(op: str, params: Sequence[Tensor], grads: Sequence[Tensor], cop
     if copies:
         required, dtype = "copies must be bfloat16 or float16, of float32 params", copies[0].dtype
         require(op, narrow and dtype in IN_16_BITS, required, f"{name_of(dtype)} of {name_of(param)}")
+        require(op, grad in (param, dtype), f"grads must be float32 or {name_of(dtype)} as the copies", name_of(grad))
 
 
 def check_list_dtype(op: str, name: str, tensors: Sequence[Tensor], required: torch.dtype) -> None:

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "../tensor_lists.h"
@@ -29,8 +30,9 @@ inline double value_of(const Tensor& scalar) {
 template <typename G, typename Run>
 void with_copy_type(const TensorList& copies, Run run) {
   if (copies.empty()) return run.template operator()<float, G, NoCopy>();
-  if (copies[0].scalar_type() == ScalarType::BFloat16) return run.template operator()<float, G, bfloat16>();
-  run.template operator()<float, G, float16>();
+  if constexpr (!std::is_same_v<G, float>) run.template operator()<float, G, G>();
+  else if (copies[0].scalar_type() == ScalarType::BFloat16) run.template operator()<float, G, bfloat16>();
+  else run.template operator()<float, G, float16>();
 }
 
 template <typename Run>

@@ -1,6 +1,8 @@
 // The types of an optimizer's launcher: those that tensor_lists.h accepts, one list for all optimizers.
 #pragma once
 
+#include <type_traits>
+
 #include "arguments.h"
 #include "multi_tensor.cuh"
 
@@ -9,12 +11,10 @@ namespace airank_fast {
 // Calls `run.operator()<P, G, C>()` with the types of parameters, gradients and 16-bit copies (NoCopy for none).
 template <typename G, typename Run>
 cudaError_t with_copy_type(Dtype copy, Run run) {
-  switch (copy) {
-    case Dtype::kNone: return run.template operator()<float, G, NoCopy>();
-    case Dtype::kBFloat16: return run.template operator()<float, G, __nv_bfloat16>();
-    case Dtype::kFloat16: return run.template operator()<float, G, __half>();
-    default: return cudaErrorInvalidValue;
-  }
+  if (copy == Dtype::kNone) return run.template operator()<float, G, NoCopy>();
+  if constexpr (!std::is_same_v<G, float>) return run.template operator()<float, G, G>();
+  else if (copy == Dtype::kBFloat16) return run.template operator()<float, G, __nv_bfloat16>();
+  else return run.template operator()<float, G, __half>();
 }
 
 template <typename Run>

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from ops.tensor_lists import (
+    COPY_DTYPES,
     DEVICES,
     DTYPES,
     HALF,
@@ -105,9 +106,8 @@ class AdaptiveTests:
         assert [t.item() for t in ours[-3]] == [t.item() + 1 for t in arguments[-3]]
 
     @pytest.mark.parametrize("device", DEVICES)
-    @pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16, torch.float16])
-    def test_copies_are_the_parameters_rounded(self, device, copy_dtype, grad_dtype):
+    @pytest.mark.parametrize(("grad_dtype", "copy_dtype"), COPY_DTYPES)
+    def test_copies_are_the_parameters_rounded(self, device, grad_dtype, copy_dtype):
         arguments = self.made(device, grad_dtype=grad_dtype, copy_dtype=copy_dtype)
         self.step(*arguments)
         for param, copy in zip(arguments[0], arguments[-2], strict=True):

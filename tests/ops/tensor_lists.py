@@ -89,6 +89,10 @@ def three():
     return [torch.ones(4, 3) for _ in range(3)]
 
 
+# Dtypes of gradients and copies, beside float32 parameters.
+COPY_DTYPES = [(torch.float32, torch.bfloat16), (torch.float32, torch.float16)]
+COPY_DTYPES += [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)]
+
 ONES, HALF = torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float16)
 # Every optimizer's message for one wrong argument; the others are right: lists three(), scalars on the CPU.
 WRONG_FOR_ALL = {
@@ -101,6 +105,10 @@ WRONG_FOR_ALL = {
     "grads must be float32, bfloat16 or float16, got float64": {"grads": [ONES.double()] * 3},
     "copies must have as many tensors as params (3), got 1": {"copies": [HALF]},
     "copies must be bfloat16 or float16, of float32 params, got float32 of float32": {"copies": [ONES] * 3},
+    "grads must be float32 or float16 as the copies, got bfloat16": {
+        "grads": [ONES.bfloat16()] * 3,
+        "copies": [HALF] * 3,
+    },
     "lr must be one float32 or float64 number on cpu, got float32 of shape [2] on cpu": {"lr": torch.ones(2)},
     "grad_scale must be one float32 or float64 number on cpu, got int64 of shape [] on cpu": {
         "grad_scale": torch.tensor(2)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ops.tensor_lists import (
+    COPY_DTYPES,
     DEVICES,
     DTYPES,
     HALF,
@@ -142,9 +143,8 @@ def test_trust_ratio_of_zero_parameters_and_of_zero_updates_is_one(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_copies_are_the_parameters_rounded(device, copy_dtype, grad_dtype):
+@pytest.mark.parametrize(("grad_dtype", "copy_dtype"), COPY_DTYPES)
+def test_copies_are_the_parameters_rounded(device, grad_dtype, copy_dtype):
     arguments = made(device, grad_dtype=grad_dtype, copy_dtype=copy_dtype)
     lamb_(*arguments)
     for param, copy in zip(arguments[0], arguments[4], strict=True):
