@@ -10,9 +10,9 @@ override PYTHON := $(or $(shell command -v $(PYTHON)),$(PYTHON))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PY := $(VENV)/bin/python
-# pip would compile the Python files on one processor.
+# pip would compile every Python file; Python compiles those that are imported, once.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(PY) -m pip --disable-pip-version-check install --no-compile
-COMPILE_PYTHON := $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 # torch's version of CUDA, empty for none, without the seconds of importing it.
 TORCH_CUDA := $(PY) -c 'from importlib.util import find_spec; from runpy import run_path; print(run_path(find_spec("torch").submodule_search_locations[0] + "/version.py")["cuda"] or "")'
 # One file for each TORCH, so that another choice installs again.
@@ -77,12 +77,10 @@ $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
 	@$(CUDA_COMPILER)
 	case $$($(TORCH_CUDA)) in 12.*) dali=dali-cuda12;; *) dali=dali;; esac; \
 	$(PIP) --no-build-isolation --editable ".[report,wikicorpus,$$dali]"
-	$(COMPILE_PYTHON)
 	$(PY) -m airank_fast.info
 	touch $@
 
 # The package is there, so that pip adds what the extra names and builds nothing again.
 $(TEST_INSTALLED): $(INSTALLED)
 	$(PIP) "airank-fast[test]"
-	$(COMPILE_PYTHON)
 	touch $@

@@ -4,7 +4,8 @@
 
 The recipe of the main job: 20,000 rows of 512 numbers, two layers, batches of 256 pairs that are in memory. Peers, in
 turns: the same network in torch's own operators with its fused Adam, the same with an Adam that is not fused, and the
-first under torch.compile. airank_fast is the engine's TrainingStep.
+first under torch.compile. airank_fast is the engine's TrainingStep, whose Adam updates the rows of the batch alone;
+with --no-sparse it updates the whole table, as the peers do.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 NUM_BATCHES = 10
 
 
-def job_of(fused: bool) -> dssm.Job:
-    return dssm.Job(replace(dssm.RECIPES["code_search"], fused=fused), dssm.Options())
+def job_of(fused: bool, sparse: bool = True) -> dssm.Job:
+    return dssm.Job(replace(dssm.RECIPES["code_search"], fused=fused, sparse=sparse), dssm.Options())
 
 
 def torch_step(kind: str) -> Callable[[PairBatch], None]:
@@ -57,7 +58,10 @@ def main() -> None:
     job.open_data(ALONE, ALONE.device, torch.float32)
     batches = list(itertools.islice(job.train_batches(0), NUM_BATCHES))
     job.close()
-    steps = {"airank_fast": training_step.of_engine(job_of(fused=True))}
+    steps = {
+        "airank_fast": training_step.of_engine(job_of(fused=True)),
+        "airank_fast --no-sparse": training_step.of_engine(job_of(fused=True, sparse=False)),
+    }
     for kind in ("torch", "torch, Adam not fused", "torch.compile")[: 2 + arguments.compile]:
         steps[kind] = torch_step(kind)
     times = training_step.time_steps(steps, batches, arguments.rounds)

@@ -39,27 +39,38 @@ inline void check_sparse_table_lookup(const Tensor& table, const Tensor& ids, co
                  "], got ", shape_of(*first_rows));
 }
 
-inline void check_bag_ids(const char* op, const Tensor& ids, const Tensor& offsets, const Tensor& like) {
+inline void check_bag_ids(const char* op, const Tensor& ids, const Tensor& offsets, const OptionalTensor& weights,
+                          const Tensor& like) {
   check_table_ids(op, ids, like);
   CHECK_ARGUMENT(ids.dim() == 1, op, ": ids must have shape [ids], got ", shape_of(ids));
   check_int64(op, "offsets", offsets, like);
   CHECK_ARGUMENT(offsets.dim() == 1 && offsets.size(0) >= 1, op, ": offsets must have shape [bags + 1], got ",
                  shape_of(offsets));
+  if (!weights) return;
+  const ScalarType math = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  CHECK_ARGUMENT(same_device(*weights, like), op, ": weights must be on ", device_of(like), ", got ",
+                 device_of(*weights));
+  CHECK_ARGUMENT(weights->scalar_type() == math, op, ": weights must be ", name_of(math), ", got ",
+                 name_of(weights->scalar_type()));
+  CHECK_ARGUMENT(same_shape(*weights, ids), op, ": weights must have shape ", shape_of(ids), ", got ",
+                 shape_of(*weights));
 }
 
-inline void check_sparse_table_bag(const Tensor& table, const Tensor& ids, const Tensor& offsets) {
+inline void check_sparse_table_bag(const Tensor& table, const Tensor& ids, const Tensor& offsets,
+                                   const OptionalTensor& weights) {
   const char* op = "sparse_table_bag";
   check_table(op, table);
-  check_bag_ids(op, ids, offsets, table);
+  check_bag_ids(op, ids, offsets, weights, table);
 }
 
-inline void check_sparse_table_bag_backward(const Tensor& grad, const Tensor& ids, const Tensor& offsets) {
+inline void check_sparse_table_bag_backward(const Tensor& grad, const Tensor& ids, const Tensor& offsets,
+                                            const OptionalTensor& weights) {
   const char* op = "sparse_table_bag_backward";
   const ScalarType dtype = grad.scalar_type();
   CHECK_ARGUMENT(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
                      dtype == ScalarType::Half,
                  op, ": grad must be float32, float64, bfloat16 or float16, got ", name_of(dtype));
-  check_bag_ids(op, ids, offsets, grad);
+  check_bag_ids(op, ids, offsets, weights, grad);
   CHECK_ARGUMENT(grad.dim() == 2 && grad.size(0) == offsets.size(0) - 1, op, ": grad must have shape [",
                  offsets.size(0) - 1, ", dim], got ", shape_of(grad));
 }

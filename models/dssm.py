@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from airank_fast.nn import SparseTableBag
+
 TensorBags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Buckets, int64 [T], their weights, float32 [T], and the start of each of b bags, and T: int64 [b + 1]."""
 
@@ -20,16 +22,19 @@ TensorBags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 class Tower(nn.Module):
     """A bag's weighted sum of its buckets' rows, tanh layers above it, and the sum of both: [b, width].
 
-    dropout: of buckets, in training.
+    dropout: of buckets, in training. sparse: the table's gradient is sparse, of the rows in the bags.
     """
 
-    def __init__(self, num_buckets: int, width: int, num_layers: int, dropout: float) -> None:
+    def __init__(self, num_buckets: int, width: int, num_layers: int, dropout: float, sparse: bool = False) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(num_buckets, width))
+        empty = torch.empty(num_buckets, width)
+        self.table = SparseTableBag(
+            num_buckets, width, mode="sum", include_last_offset=True, sparse=sparse, _weight=empty
+        )
         self.bias = nn.Parameter(torch.zeros(width))
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(num_layers))
         self.dropout = dropout
-        nn.init.normal_(self.table, std=width**-0.5)
+        nn.init.normal_(self.table.weight, std=width**-0.5)
         for layer in self.layers:
             last = layer is self.layers[-1]
             nn.init.zeros_(layer.bias)
@@ -39,9 +44,7 @@ class Tower(nn.Module):
         """Vectors of length 1, float32 [b, width]; a text without trigrams has that of the biases, or 0."""
         ids, weights, offsets = bags
         weights = F.dropout(weights, self.dropout, self.training)
-        bag = F.embedding_bag(
-            ids, self.table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )
+        bag = self.table(ids, offsets, weights)
         hidden = torch.tanh(bag + self.bias).to(self.layers[0].weight.dtype)  # mixed precision begins behind the table
         for layer in self.layers[:-1]:
             hidden = torch.tanh(layer(hidden))
@@ -59,12 +62,19 @@ class DSSM(nn.Module):
         *,
         dropout: float = 0.0,
         shared: bool = True,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
-        self.towers = nn.ModuleList(Tower(num_buckets, width, num_layers, dropout) for _ in range(1 if shared else 2))
+        sizes = num_buckets, width, num_layers
+        self.towers = nn.ModuleList(Tower(*sizes, dropout, sparse) for _ in range(1 if shared else 2))
         if not shared:  # they begin as equals, as the cosine of two random projections is noise
             self.towers[1].load_state_dict(self.towers[0].state_dict())
 
     def forward(self, queries: TensorBags, documents: TensorBags) -> tuple[Tensor, Tensor]:
         """Vectors of length 1: float32 [b, width] of the queries, [c, width] of the documents."""
-        return self.towers[0](queries), self.towers[-1](documents)
+        if len(self.towers) > 1:
+            return self.towers[0](queries), self.towers[1](documents)
+        num_queries, offsets = len(queries[2]) - 1, (queries[2], documents[2][1:] + queries[2][-1])
+        texts = (torch.cat(pair) for pair in (*zip(queries[:2], documents[:2], strict=True), offsets))
+        vectors = self.towers[0](tuple(texts))
+        return vectors[:num_queries], vectors[num_queries:]

@@ -93,7 +93,8 @@ class SparseTableBag(nn.EmbeddingBag):
     Shapes: input ``[bags, ids]``, or ``[ids]`` with offsets ``[bags]``; output ``[bags, embedding_dim]`` of the dtype
     of `weight`. Sums of 16-bit rows are in float32.
 
-    With sparse=False, mode="max", max_norm, scale_grad_by_freq or per_sample_weights the forward pass is torch's.
+    With sparse=False, mode="max", max_norm, scale_grad_by_freq, or per_sample_weights that require a gradient, the
+    forward pass is torch's.
 
     Raises:
         RuntimeError: from `forward`, "sparse_table_bag: NAME must be WHAT, got GOT", as for an id outside the table.
@@ -132,7 +133,8 @@ class SparseTableBag(nn.EmbeddingBag):
     @one_call
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The sum or mean of each bag."""
-        others = self.max_norm is not None or self.scale_grad_by_freq or per_sample_weights is not None
+        weighted = per_sample_weights is not None and per_sample_weights.requires_grad
+        others = self.max_norm is not None or self.scale_grad_by_freq or weighted
         if not self.sparse or self.mode == "max" or others:
             return super().forward(input, offsets, per_sample_weights)
         return sparse_table_bag(
@@ -142,4 +144,5 @@ class SparseTableBag(nn.EmbeddingBag):
             mode=self.mode,
             include_last_offset=self.include_last_offset,
             padding_idx=self.padding_idx,
+            per_sample_weights=per_sample_weights,
         )

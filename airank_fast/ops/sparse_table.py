@@ -1,7 +1,8 @@
 """airank_fast::sparse_table_lookup and sparse_table_bag: rows of a table that many slots share, and sums of them.
 
-The table's gradient is never dense: backward returns it as a sparse COO tensor, the gradients of the look-ups beside
-their rows, as torch.nn.Embedding does with sparse=True. `sparse_table_update_` takes it from there.
+The table's gradient is never dense: backward returns it as a sparse COO tensor, of look-ups the gradient of each beside
+its row, as torch.nn.Embedding does with sparse=True, of bags that of each row. `sparse_table_update_` takes it from
+there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from airank_fast.ops.checks import check_device, check_dtype, check_floating, ch
 
 _SCHEMAS = (
     "sparse_table_lookup(Tensor table, Tensor ids, Tensor? first_rows, int padding_idx) -> Tensor",
-    "sparse_table_bag(Tensor table, Tensor ids, Tensor offsets, bool mean, int padding_idx) -> Tensor",
-    "sparse_table_bag_backward(Tensor grad, Tensor ids, Tensor offsets, bool mean, int padding_idx) -> Tensor",
+    "sparse_table_bag(Tensor table, Tensor ids, Tensor offsets, Tensor? weights, bool mean, int padding_idx) -> Tensor",
+    "sparse_table_bag_backward(Tensor grad, Tensor ids, Tensor offsets, Tensor? weights, bool mean, int padding_idx)"
+    " -> (Tensor, Tensor)",
 )
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _ops = torch.ops.airank_fast
@@ -59,6 +61,7 @@ def sparse_table_bag(
     mode: str = "mean",
     include_last_offset: bool = False,
     padding_idx: int | None = None,
+    per_sample_weights: Tensor | None = None,
 ) -> Tensor:
     """The sum or the mean of rows for bags of ids, as torch.nn.functional.embedding_bag with sparse=True.
 
@@ -69,10 +72,11 @@ def sparse_table_bag(
             is the number of ids.
         mode: "sum", or "mean".
         padding_idx: ids that count as absent, also in the mean.
+        per_sample_weights: a factor of each id's row, of any floating dtype, with mode "sum". They have no gradient.
 
     Returns:
         [bags, dim], of the dtype of the table; zeros for an empty bag. Sums are in float32 (float64 of float64). The
-        table's gradient is a sparse COO tensor, not coalesced.
+        table's gradient is a sparse COO tensor, with every row once.
 
     An id outside the table is an error on the CPU; on a GPU, where the host does not wait for it, its bag is NaN.
 
@@ -91,7 +95,13 @@ def sparse_table_bag(
         offsets = offsets.long()
         if not include_last_offset:
             offsets = torch.cat([offsets, offsets.new_full((1,), len(ids))])
-    return _bag(table, ids, offsets, mode == "mean", -1 if padding_idx is None else padding_idx)
+    weights = per_sample_weights
+    if weights is not None:
+        require(op, mode == "sum", "mode must be sum with per_sample_weights", mode)
+        required = "per_sample_weights must be without a gradient"
+        require(op, not autograd.records(weights), required, "one that requires it")
+        weights = weights.to(torch.promote_types(table.dtype, torch.float32)).flatten()
+    return _bag(table, ids, offsets, weights, mode == "mean", -1 if padding_idx is None else padding_idx)
 
 
 @torch.library.impl(_library, "sparse_table_lookup", "CompositeExplicitAutograd")
@@ -106,27 +116,30 @@ def sparse_table_lookup_reference(table: Tensor, ids: Tensor, first_rows: Tensor
 
 
 @torch.library.impl(_library, "sparse_table_bag", "CompositeExplicitAutograd")
-def sparse_table_bag_reference(table: Tensor, ids: Tensor, offsets: Tensor, mean: bool, padding_idx: int) -> Tensor:
+def sparse_table_bag_reference(
+    table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, mean: bool, padding_idx: int
+) -> Tensor:
     """The same in plain torch."""
-    _check_bag(table, ids, offsets)
+    _check_bag(table, ids, offsets, weights)
     _check_offsets("sparse_table_bag", offsets, len(ids))
     inside = (ids >= 0) & (ids < len(table))
     check_inside("sparse_table_bag", "ids", ids, inside, torch.tensor(len(table)))
     bags, counts = _bags_of(ids, offsets, padding_idx)
     rows = _rows_or_nan(table, ids, inside).to(torch.promote_types(table.dtype, torch.float32))
     rows = torch.where((ids != padding_idx)[:, None], rows, 0)
+    rows = rows if weights is None else rows * weights[:, None]
     sums = rows.new_zeros(len(counts), table.shape[1]).index_add(0, bags, rows)
     return (sums / counts[:, None] if mean else sums).to(table.dtype)
 
 
 @torch.library.impl(_library, "sparse_table_bag_backward", "CompositeExplicitAutograd")
 def sparse_table_bag_backward_reference(
-    grad: Tensor, ids: Tensor, offsets: Tensor, mean: bool, padding_idx: int
-) -> Tensor:
-    """The gradient of each id's row, [ids, dim], in plain torch."""
-    _check_bag_backward(grad, ids, offsets)
+    grad: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, mean: bool, padding_idx: int
+) -> tuple[Tensor, Tensor]:
+    """The rows in the bags, int64 [rows], ascending, and the gradient of each, [rows, dim], in plain torch."""
+    _check_bag_backward(grad, ids, offsets, weights)
     _check_offsets("sparse_table_bag_backward", offsets, len(ids))
-    return _of_ids(grad, ids, offsets, mean, padding_idx)
+    return _of_rows(grad, ids, offsets, weights, mean, padding_idx)
 
 
 @torch.library.register_fake("airank_fast::sparse_table_lookup", lib=_library)
@@ -136,15 +149,16 @@ def _lookup_fake(table, ids, first_rows, padding_idx):
 
 
 @torch.library.register_fake("airank_fast::sparse_table_bag", lib=_library)
-def _bag_fake(table, ids, offsets, mean, padding_idx):
-    _check_bag(table, ids, offsets)
+def _bag_fake(table, ids, offsets, weights, mean, padding_idx):
+    _check_bag(table, ids, offsets, weights)
     return table.new_empty((offsets.shape[0] - 1, table.shape[1]))
 
 
 @torch.library.register_fake("airank_fast::sparse_table_bag_backward", lib=_library)
-def _bag_backward_fake(grad, ids, offsets, mean, padding_idx):
-    _check_bag_backward(grad, ids, offsets)
-    return grad.new_empty((ids.shape[0], grad.shape[1]))
+def _bag_backward_fake(grad, ids, offsets, weights, mean, padding_idx):
+    _check_bag_backward(grad, ids, offsets, weights)
+    num_rows = torch.library.get_ctx().new_dynamic_size()
+    return ids.new_empty(num_rows, dtype=torch.int64), grad.new_empty((num_rows, grad.shape[1]))
 
 
 def _setup_lookup(ctx, inputs, output):
@@ -156,7 +170,11 @@ def _setup_lookup(ctx, inputs, output):
 def _lookup_backward(ctx, grad):
     ids, first_rows = ctx.saved_tensors
     rows = ids if first_rows is None else ids + first_rows
-    return _sparse(rows.flatten(), grad.reshape(-1, ctx.shape[1]), ctx), None, None, None
+    rows, values = rows.flatten(), grad.reshape(-1, ctx.shape[1])
+    if ctx.padding_idx >= 0:  # a row without a gradient
+        kept = rows != ctx.padding_idx
+        rows, values = rows[kept], values[kept]
+    return torch.sparse_coo_tensor(rows.long()[None], values, ctx.shape, check_invariants=False), None, None, None
 
 
 def _torchs_lookup(table, ids, first_rows, padding_idx):
@@ -165,22 +183,31 @@ def _torchs_lookup(table, ids, first_rows, padding_idx):
 
 
 def _setup_bag(ctx, inputs, output):
-    table, ids, offsets, ctx.mean, ctx.padding_idx = inputs
+    table, ids, offsets, weights, ctx.mean, ctx.padding_idx = inputs
     ctx.shape = table.shape
-    ctx.save_for_backward(ids, offsets)
+    ctx.save_for_backward(ids, offsets, weights)
 
 
 def _bag_backward(ctx, grad):
-    ids, offsets = ctx.saved_tensors
-    op = _ops.sparse_table_bag_backward.default
-    values = autograd.backward_of(op, _of_ids, grad, ids, offsets, ctx.mean, ctx.padding_idx)
-    return _sparse(ids, values, ctx), None, None, None, None
+    inputs = grad, *ctx.saved_tensors, ctx.mean, ctx.padding_idx
+    if torch.compiler.is_compiling():  # the number of rows is not known there
+        rows, values = _of_ids(*inputs)
+    else:
+        rows, values = autograd.backward_of(_ops.sparse_table_bag_backward.default, _of_rows, *inputs)
+    gradient = torch.sparse_coo_tensor(rows[None], values, ctx.shape, check_invariants=False)
+    return gradient, None, None, None, None, None
 
 
-def _torchs_bag(table, ids, offsets, mean, padding_idx):
-    mode, padding_idx = "mean" if mean else "sum", None if padding_idx < 0 else padding_idx
-    offsets = offsets.to(ids.dtype)
-    return F.embedding_bag(ids, table, offsets, mode=mode, include_last_offset=True, padding_idx=padding_idx)
+def _torchs_bag(table, ids, offsets, weights, mean, padding_idx):
+    return F.embedding_bag(
+        ids,
+        table,
+        offsets.to(ids.dtype),
+        mode="mean" if mean else "sum",
+        per_sample_weights=None if weights is None else weights.to(table.dtype),
+        include_last_offset=True,
+        padding_idx=None if padding_idx < 0 else padding_idx,
+    )
 
 
 _lookup = autograd.differentiable(
@@ -190,20 +217,26 @@ _bag = autograd.differentiable(_ops.sparse_table_bag.default, _setup_bag, _bag_b
 autograd.refuse_derivatives(_library, "sparse_table_bag_backward")
 
 
-def _sparse(rows: Tensor, values: Tensor, ctx) -> Tensor:
-    """The table's gradient; a padding row has none."""
-    if ctx.padding_idx >= 0:
-        kept = rows != ctx.padding_idx
-        rows, values = rows[kept], values[kept]
-    return torch.sparse_coo_tensor(rows.long()[None], values, ctx.shape, check_invariants=False)
-
-
-def _of_ids(grad: Tensor, ids: Tensor, offsets: Tensor, mean: bool, padding_idx: int) -> Tensor:
-    bags, counts = _bags_of(ids, offsets, padding_idx)
-    if not mean:
-        return grad[bags]
+def _of_rows(
+    grad: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, mean: bool, padding_idx: int
+) -> tuple[Tensor, Tensor]:
     wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
-    return (wide / counts[:, None]).to(grad.dtype)[bags]
+    of_ids, values = _of_ids(wide, ids, offsets, weights, mean, padding_idx)
+    rows, place = torch.unique(of_ids, return_inverse=True)
+    return rows, values.new_zeros(len(rows), grad.shape[1]).index_add(0, place, values).to(grad.dtype)
+
+
+def _of_ids(
+    grad: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, mean: bool, padding_idx: int
+) -> tuple[Tensor, Tensor]:
+    """The rows of the ids, and the gradient of each: a row comes as often as it is looked up."""
+    bags, counts = _bags_of(ids, offsets, padding_idx)
+    values = (grad / counts[:, None] if mean else grad)[bags]
+    rows, values = ids.long(), values if weights is None else values * weights[:, None]
+    if padding_idx < 0:
+        return rows, values
+    kept = ids != padding_idx
+    return rows[kept], values[kept]
 
 
 def _bags_of(ids: Tensor, offsets: Tensor, padding_idx: int) -> tuple[Tensor, Tensor]:
@@ -284,23 +317,27 @@ def _check_lookup(table: Tensor, ids: Tensor, first_rows: Tensor | None) -> None
         check_shape(op, "first_rows", first_rows, ids.shape[-1:])
 
 
-def _check_bag_ids(op: str, ids: Tensor, offsets: Tensor, like: Tensor) -> None:
+def _check_bag_ids(op: str, ids: Tensor, offsets: Tensor, weights: Tensor | None, like: Tensor) -> None:
     _check_ids(op, ids, like)
     require(op, ids.dim() == 1, "ids must have shape [ids]", list(ids.shape))
     check_int64(op, "offsets", offsets, like)
     good = offsets.dim() == 1 and offsets.shape[0] >= 1
     require(op, good, "offsets must have shape [bags + 1]", list(offsets.shape))
+    if weights is not None:
+        check_device(op, "weights", weights, like.device)
+        check_dtype(op, "weights", weights, torch.promote_types(like.dtype, torch.float32))
+        check_shape(op, "weights", weights, ids.shape)
 
 
-def _check_bag(table: Tensor, ids: Tensor, offsets: Tensor) -> None:
+def _check_bag(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
     check_table("sparse_table_bag", table)
-    _check_bag_ids("sparse_table_bag", ids, offsets, table)
+    _check_bag_ids("sparse_table_bag", ids, offsets, weights, table)
 
 
-def _check_bag_backward(grad: Tensor, ids: Tensor, offsets: Tensor) -> None:
+def _check_bag_backward(grad: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
     op = "sparse_table_bag_backward"
     check_floating(op, "grad", grad)
-    _check_bag_ids(op, ids, offsets, grad)
+    _check_bag_ids(op, ids, offsets, weights, grad)
     bags = offsets.shape[0] - 1
     good = grad.dim() == 2 and grad.shape[0] == bags
     require(op, good, f"grad must have shape [{bags}, dim]", list(grad.shape))

@@ -21,7 +21,7 @@ from airank_fast.errors import require
 from airank_fast.job import Meter, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.dssm import DSSM
 from airank_fast.nn import cross_entropy
-from airank_fast.optim import FusedAdam
+from airank_fast.optim import CombinedOptimizer, FusedAdam, SparseAdam
 from airank_fast.quality.order_rate import OrderRate, Retrieval
 from airank_fast.recipes.dssm_options import RECIPES, Options, Recipe
 from airank_fast.recipes.options import target_values
@@ -58,7 +58,12 @@ class Job:
         """The float32 network with random initial weights, on the CPU."""
         recipe = self.recipe
         sizes = recipe.buckets, recipe.width, recipe.layers
-        return {"model": DSSM(*sizes, dropout=recipe.dropout, shared=recipe.shared)}
+        return {"model": DSSM(*sizes, dropout=recipe.dropout, shared=recipe.shared, sparse=self.sparse)}
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the gradient of the table is sparse."""
+        return self.recipe.sparse and self.recipe.fused
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
         """One update: the loss of the network, and Adam."""
@@ -66,11 +71,19 @@ class Job:
         return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-        """Adam, torch's own with --no-fused. The learning rate is a tensor on the device."""
+        """Adam, of sparse tables lazy Adam; torch's own with --no-fused.
+
+        The learning rate is a tensor on the device.
+        """
+        epsilon = self.recipe.epsilon
         if not self.recipe.fused:
-            return torch.optim.Adam(model.parameters(), lr=0.0, eps=self.recipe.epsilon, fused=True)
+            return torch.optim.Adam(model.parameters(), lr=0.0, eps=epsilon, fused=True)
         lr = torch.zeros((), dtype=torch.float32, device=device)
-        return FusedAdam(model.parameters(), lr, eps=self.recipe.epsilon)
+        if not self.sparse:
+            return FusedAdam(model.parameters(), lr, eps=epsilon)
+        parameters = [(name.endswith(".table.weight"), parameter) for name, parameter in model.named_parameters()]
+        tables, others = ([each for is_table, each in parameters if is_table == kind] for kind in (True, False))
+        return CombinedOptimizer(SparseAdam(tables, lr.clone(), eps=epsilon), FusedAdam(others, lr, eps=epsilon))
 
     def loss(self, model: nn.Module, batch: PairBatch) -> Tensor:
         """Mean over the queries of the cross entropy of their own documents among others, float32 scalar.

@@ -37,6 +37,9 @@ class Recipe(CommonRecipe):
     else of all that do not match it. 0: the documents of the other queries of its group in the batch."""
     candidates: int
     """With --negatives 0: queries in a group. A divisor of the micro-batch of a rank; by default at most that."""
+    sparse: bool
+    """Adam updates the rows of a batch alone, and others keep their means as they are (lazy Adam); with --no-sparse,
+    as with --no-fused, every step updates the whole table."""
     epsilon: float
     """Adam's addend to the root of the mean of squares: a larger one slows down the rows of rare trigrams."""
     epochs: int
@@ -57,6 +60,7 @@ CODE_SEARCH = Recipe(
     scale=15.0,
     negatives=0,
     candidates=256,
+    sparse=True,
     epsilon=1e-8,
     epochs=4,
     warmup_epochs=0.5,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -13,9 +14,13 @@
 #include "isa.h"
 #include "numbers.h"
 #include "sparse_table_rows.h"
+#include "sparse_table_sort.h"
 
 namespace airank_fast {
 namespace {
+
+// Parts into which the rows of a gradient are cut; a multiple of most numbers of threads.
+constexpr int64_t kBagTasks = 1 << 10;
 
 template <int kBytes>
 HOST_DEVICE void copy_ends(char* to, const char* from, int64_t num_bytes) {
@@ -86,16 +91,17 @@ struct LookupLoop {
   }
 };
 
-// Bags of ids: bag b has those from offsets[b] to offsets[b + 1]. Ids equal to `padding` are not there.
+// Bags of ids: bag b has those from offsets[b] to offsets[b + 1]. Ids equal to `padding` are not there. Without weights
+// (nullptr) each is 1.
 template <typename T, typename Id>
 struct BagLoop {
   using M = math_t<T>;
-  using Signature = void(const void*, const int64_t*, int64_t, int64_t, int64_t, bool, const void*, int64_t, int64_t,
-                         void*, M*, bool*);
+  using Signature = void(const void*, const int64_t*, const M*, int64_t, int64_t, int64_t, bool, const void*, int64_t,
+                         int64_t, void*, M*, bool*);
 
-  HOST_DEVICE static void run(const void* all_ids, const int64_t* offsets, int64_t begin, int64_t end, int64_t padding,
-                              bool mean, const void* rows, int64_t num_rows, int64_t dim, void* out, M* __restrict sum,
-                              bool* outside) {
+  HOST_DEVICE static void run(const void* all_ids, const int64_t* offsets, const M* weights, int64_t begin,
+                              int64_t end, int64_t padding, bool mean, const void* rows, int64_t num_rows, int64_t dim,
+                              void* out, M* __restrict sum, bool* outside) {
     const Id* ids = static_cast<const Id*>(all_ids);
     const T* table = static_cast<const T*>(rows);
     const int64_t last = offsets[end] - 1;
@@ -111,7 +117,8 @@ struct BagLoop {
         is_outside |= !inside;
         if (!inside || id == padding) continue;
         const T* __restrict row = table + id * dim;
-        for (int64_t d = 0; d < dim; ++d) sum[d] += load(row[d]);
+        const M weight = weights == nullptr ? M(1) : weights[i];
+        for (int64_t d = 0; d < dim; ++d) sum[d] += weight * load(row[d]);
         ++count;
       }
       const M divisor = mean && count > 0 ? M(count) : M(1);
@@ -122,23 +129,36 @@ struct BagLoop {
   }
 };
 
-// The gradient of each id's row: that of its bag, for a mean divided by the number of ids.
-template <typename T, typename Id>
-struct BagBackwardLoop {
-  using Signature = void(const void*, const int64_t*, int64_t, int64_t, int64_t, bool, const void*, int64_t, void*);
+// The look-ups of bags in the order of their rows: look-up k has the gradient of its bag, times its factor. Row r of the
+// gradient is the sum of those from starts[r] to starts[r + 1].
+template <typename M>
+struct BagGradients {
+  const uint64_t* keys;
+  const int64_t* starts;
+  const int64_t* bags;
+  const M* factors;
+};
 
-  HOST_DEVICE static void run(const void* all_ids, const int64_t* offsets, int64_t begin, int64_t end, int64_t padding,
-                              bool mean, const void* grads, int64_t dim, void* out) {
-    const Id* ids = static_cast<const Id*>(all_ids);
-    for (int64_t bag = begin; bag < end; ++bag) {
-      const T* __restrict grad = static_cast<const T*>(grads) + bag * dim;
-      int64_t count = 0;
-      for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) count += ids[i] != padding;
-      const math_t<T> divisor = mean && count > 0 ? math_t<T>(count) : math_t<T>(1);
-      for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) {
-        T* __restrict to = static_cast<T*>(out) + i * dim;
-        for (int64_t d = 0; d < dim; ++d) store(&to[d], load(grad[d]) / divisor);
+template <typename T>
+struct BagBackwardLoop {
+  using M = math_t<T>;
+  using Signature = void(BagGradients<M>, int64_t, int64_t, const void*, int64_t, void*, M*);
+
+  HOST_DEVICE static void run(BagGradients<M> of, int64_t begin, int64_t end, const void* grads, int64_t dim, void* out,
+                              M* __restrict sum) {
+    const auto grad_of = [&](int64_t lookup) { return static_cast<const T*>(grads) + of.bags[lookup] * dim; };
+    const int64_t last = of.starts[end] - 1;
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t d = 0; d < dim; ++d) sum[d] = 0;
+      for (int64_t k = of.starts[r]; k < of.starts[r + 1]; ++k) {
+        fetch_row(grad_of(position_of_key(of.keys[std::min(k + kTableAhead, last)])), dim * int64_t(sizeof(T)));
+        const int64_t lookup = position_of_key(of.keys[k]);
+        const T* __restrict grad = grad_of(lookup);
+        const M factor = of.factors[lookup];
+        for (int64_t d = 0; d < dim; ++d) sum[d] += factor * load(grad[d]);
       }
+      T* __restrict to = static_cast<T*>(out) + r * dim;
+      for (int64_t d = 0; d < dim; ++d) store(&to[d], sum[d]);
     }
   }
 };
@@ -194,10 +214,12 @@ Tensor sparse_table_lookup_cpu(Tensor table, Tensor ids, OptionalTensor first_ro
   return out;
 }
 
-Tensor sparse_table_bag_cpu(Tensor table, Tensor ids, Tensor offsets, bool mean, int64_t padding_idx) {
+Tensor sparse_table_bag_cpu(Tensor table, Tensor ids, Tensor offsets, OptionalTensor weights, bool mean,
+                            int64_t padding_idx) {
   const char* op = "sparse_table_bag";
-  check_sparse_table_bag(table, ids, offsets);
+  check_sparse_table_bag(table, ids, offsets, weights);
   ids = as_contiguous(ids);
+  weights = as_contiguous(weights);
   offsets = as_contiguous(offsets);
   const int64_t bags = offsets.numel() - 1, dim = table.size(1), num_rows = table.size(0);
   const int64_t* starts = static_cast<const int64_t*>(offsets.data_ptr());
@@ -212,8 +234,8 @@ Tensor sparse_table_bag_cpu(Tensor table, Tensor ids, Tensor offsets, bool mean,
         if (begin == end) return;
         Scratch<math_t<T>> sum(dim);
         bool here = false;
-        loop(ids.data_ptr(), starts, begin, end, padding_idx, mean, table.data_ptr(), num_rows, dim, out.data_ptr(),
-             sum.data(), &here);
+        loop(ids.data_ptr(), starts, weights ? static_cast<const math_t<T>*>(weights->data_ptr()) : nullptr, begin, end,
+             padding_idx, mean, table.data_ptr(), num_rows, dim, out.data_ptr(), sum.data(), &here);
         if (here) outside = true;
       });
     });
@@ -222,24 +244,83 @@ Tensor sparse_table_bag_cpu(Tensor table, Tensor ids, Tensor offsets, bool mean,
   return out;
 }
 
-Tensor sparse_table_bag_backward_cpu(Tensor grad, Tensor ids, Tensor offsets, bool mean, int64_t padding_idx) {
-  check_sparse_table_bag_backward(grad, ids, offsets);
+// The look-ups without those of padding: their rows, bags and factors.
+template <typename M>
+struct BagLookups {
+  std::vector<int64_t> rows, bags;
+  std::vector<M> factors;
+
+  BagLookups(const Tensor& ids, const int64_t* offsets, int64_t num_bags, const M* weights, bool mean, int64_t padding) {
+    for (auto* list : {&rows, &bags}) list->reserve(size_t(ids.numel()));
+    factors.reserve(size_t(ids.numel()));
+    with_type_of_ids(ids, [&](auto id) {
+      const auto* all = static_cast<const decltype(id)*>(ids.data_ptr());
+      for (int64_t bag = 0; bag < num_bags; ++bag) {
+        const size_t first = rows.size();
+        for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) {
+          if (all[i] == padding) continue;
+          rows.push_back(all[i]);
+          bags.push_back(bag);
+          factors.push_back(weights == nullptr ? M(1) : weights[i]);
+        }
+        if (mean)
+          for (size_t k = first; k < rows.size(); ++k) factors[k] /= M(rows.size() - first);
+      }
+    });
+  }
+};
+
+// Where each row begins among sorted keys, and at the end their number.
+std::vector<int64_t> starts_of_rows(const uint64_t* keys, int64_t count) {
+  std::vector<int64_t> starts;
+  for (int64_t k = 0; k < count; ++k)
+    if (k == 0 || row_of_key(keys[k]) != row_of_key(keys[k - 1])) starts.push_back(k);
+  starts.push_back(count);
+  return starts;
+}
+
+std::tuple<Tensor, Tensor> sparse_table_bag_backward_cpu(Tensor grad, Tensor ids, Tensor offsets, OptionalTensor weights,
+                                                         bool mean, int64_t padding_idx) {
+  const char* op = "sparse_table_bag_backward";
+  check_sparse_table_bag_backward(grad, ids, offsets, weights);
   grad = as_contiguous(grad);
   ids = as_contiguous(ids);
   offsets = as_contiguous(offsets);
-  const int64_t bags = offsets.numel() - 1, dim = grad.size(1);
-  const int64_t* starts = static_cast<const int64_t*>(offsets.data_ptr());
-  check_bag_offsets("sparse_table_bag_backward", starts, bags, ids.numel());
-  Tensor out = empty_beside(grad, {ids.numel(), dim});
+  weights = as_contiguous(weights);
+  const int64_t num_bags = offsets.numel() - 1, dim = grad.size(1);
+  const int64_t* of_bags = static_cast<const int64_t*>(offsets.data_ptr());
+  check_bag_offsets(op, of_bags, num_bags, ids.numel());
+  Tensor rows = ids, values = grad;
   with_table_type(grad, [&](auto element) {
-    with_type_of_ids(ids, [&](auto id) {
-      const auto loop = choose<BagBackwardLoop<decltype(element), decltype(id)>>();
-      torch::stable::parallel_for(0, bags, table_rows_per_thread(dim), [&](int64_t begin, int64_t end) {
-        loop(ids.data_ptr(), starts, begin, end, padding_idx, mean, grad.data_ptr(), dim, out.data_ptr());
-      });
+    using T = decltype(element);
+    using M = math_t<T>;
+    const M* factors = weights ? static_cast<const M*>(weights->data_ptr()) : nullptr;
+    const BagLookups<M> lookups(ids, of_bags, num_bags, factors, mean, padding_idx);
+    const int64_t count = int64_t(lookups.rows.size());
+    const auto [least, most] = std::minmax_element(lookups.rows.begin(), lookups.rows.end());
+    if (count > 0)
+      CHECK_ARGUMENT(*least >= 0 && *most < kMaxTableRows, op, ": ids must be in [0, ", kMaxTableRows, "), got ",
+                     *least < 0 ? *least : *most);
+    const auto keys = sorted_table_keys(lookups.rows.data(), count, count > 0 ? *most + 1 : 1);
+    const std::vector<int64_t> starts = starts_of_rows(keys.get(), count);
+    const int64_t num_rows = int64_t(starts.size()) - 1;
+    rows = empty_beside(ids, {num_rows}, ScalarType::Long);
+    values = empty_beside(grad, {num_rows, dim});
+    int64_t* numbers = static_cast<int64_t*>(rows.data_ptr());
+    for (int64_t r = 0; r < num_rows; ++r) numbers[r] = row_of_key(keys[starts[r]]);
+    const BagGradients<M> gradients{keys.get(), starts.data(), lookups.bags.data(), lookups.factors.data()};
+    const auto loop = choose<BagBackwardLoop<T>>();
+    // Tasks of about as many look-ups, as some rows have most of them.
+    const int64_t num_tasks = std::clamp<int64_t>(count / table_rows_per_thread(dim), 1, kBagTasks);
+    const auto row_of_task = [&](int64_t task) {
+      return std::lower_bound(starts.begin(), starts.end() - 1, count * task / num_tasks) - starts.begin();
+    };
+    torch::stable::parallel_for(0, num_tasks, 1, [&](int64_t begin, int64_t end) {
+      Scratch<M> sum(dim);
+      loop(gradients, row_of_task(begin), row_of_task(end), grad.data_ptr(), dim, values.data_ptr(), sum.data());
     });
   });
-  return out;
+  return {rows, values};
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ def expected(tower, given):
     ids, weights, offsets = given
     out = []
     for start, stop in pairwise(offsets.tolist()):
-        bag = (tower.table.double()[ids[start:stop]] * weights[start:stop, None].double()).sum(0)
+        bag = (tower.table.weight.double()[ids[start:stop]] * weights[start:stop, None].double()).sum(0)
         hidden = torch.tanh(bag + tower.bias.double())
         for layer in tower.layers[:-1]:
             hidden = torch.tanh(layer.weight.double() @ hidden + layer.bias.double())
@@ -33,9 +33,10 @@ def expected(tower, given):
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_vectors(shared, num_layers):
+@pytest.mark.parametrize("sparse", [False, True])
+def test_vectors(shared, num_layers, sparse):
     torch.manual_seed(0)
-    model = DSSM(500, 16, num_layers, shared=shared)
+    model = DSSM(500, 16, num_layers, shared=shared, sparse=sparse)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     given = bags([3, 0, 7, 1]), bags([2, 5], seed=1)
@@ -44,7 +45,21 @@ def test_vectors(shared, num_layers):
     assert documents.shape == (2, 16)
     torch.testing.assert_close(queries.double(), expected(model.towers[0], given[0]))
     torch.testing.assert_close(documents.double(), expected(model.towers[-1], given[1]))
-    assert sum(1 for name in model.state_dict() if name.endswith("table")) == (1 if shared else 2)
+    assert sum(1 for name in model.state_dict() if name.endswith("table.weight")) == (1 if shared else 2)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_sparse_gradient_is_the_dense_one(shared):
+    given, gradients = (bags([3, 0, 7, 1]), bags([2, 5], seed=1)), []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = DSSM(500, 16, shared=shared, sparse=sparse)
+        queries, documents = model(*given)
+        (queries.sum(0) * documents.sum(0)).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for dense, sparse in zip(*gradients, strict=True):
+        torch.testing.assert_close(sparse.to_dense(), dense)
+    assert [g.layout == torch.sparse_coo for g in gradients[1]].count(True) == (1 if shared else 2)
 
 
 def test_a_new_network_scores_nearly_as_the_bags_do():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.tensor_lists import assert_twice_the_error_at_most
 from ops.threads import in_threads
 from torch.nn import functional as F
 
@@ -134,13 +135,64 @@ def test_bags_of_one_size_need_no_offsets(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("kind", ["sum", "weighted sum", "mean"])
 @pytest.mark.parametrize("padding_idx", [-1, 3])
-def test_backward_of_bags_is_the_references(device, dtype, mean, padding_idx):
+def test_backward_of_bags_errs_at_most_twice_as_much_as_the_reference(device, dtype, kind, padding_idx):
     ids, offsets = bags(device)
-    grad = random_table(6, 10, dtype, device)
-    got = torch.ops.airank_fast.sparse_table_bag_backward(grad, ids, offsets, mean, padding_idx)
-    assert torch.equal(got, sparse_table_bag_backward_reference(grad, ids, offsets, mean, padding_idx))
+    grad, math = random_table(6, 10, dtype, device), torch.promote_types(dtype, torch.float32)
+    weights = random_table(len(ids), 1, math, device)[:, 0] if kind == "weighted sum" else None
+    options = (kind == "mean", padding_idx)
+    rows, values = torch.ops.airank_fast.sparse_table_bag_backward(grad, ids, offsets, weights, *options)
+    expected, plain = sparse_table_bag_backward_reference(grad, ids, offsets, weights, *options)
+    wide = None if weights is None else weights.double()
+    _, exact = sparse_table_bag_backward_reference(grad.double(), ids, offsets, wide, *options)
+    assert torch.equal(rows, expected)
+    assert torch.equal(rows, ids[ids != padding_idx].unique())
+    assert_twice_the_error_at_most([values], [plain], [exact], float32_units=1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weighted_bags_are_torchs_with_its_gradient(device, dtype):
+    table, (ids, offsets) = random_table(200, 10, dtype, device), bags(device)
+    weights = random_table(len(ids), 1, dtype, device)[:, 0]
+    options = {"mode": "sum", "include_last_offset": True, "per_sample_weights": weights}
+    exact = F.embedding_bag(ids, table.double(), offsets, **options | {"per_sample_weights": weights.double()})
+    plain = F.embedding_bag(ids, table, offsets, **options)
+    leaf, torchs = table.clone().requires_grad_(), table.double().requires_grad_()
+    got = sparse_table_bag(leaf, ids, offsets, **options)
+    assert_twice_the_error_at_most([got], [plain], [exact], float32_units=1)
+    got.pow(2).sum().backward()
+    assert torch.equal(leaf.grad._indices()[0], ids.unique())
+    wide = F.embedding_bag(ids, torchs, offsets, **options | {"per_sample_weights": weights.double()})
+    wide.backward(2 * got.double().detach())
+    tolerance = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        leaf.grad.to_dense().double(), torchs.grad, rtol=tolerance, atol=tolerance * torchs.grad.abs().max().item()
+    )
+
+
+def test_weights_of_bags_that_have_a_gradient_or_no_sum_are_refused():
+    weights = torch.ones(4, 2)
+    with pytest.raises(RuntimeError, match=r"^sparse_table_bag: mode must be sum with per_sample_weights, got mean$"):
+        sparse_table_bag(TABLE, IDS, per_sample_weights=weights)
+    with pytest.raises(RuntimeError, match=r"per_sample_weights must be without a gradient, got one that requires it$"):
+        sparse_table_bag(TABLE, IDS, mode="sum", per_sample_weights=weights.requires_grad_())
+
+
+def test_few_rows_with_most_look_ups_have_the_gradient_of_all_threads():
+    ids = torch.zeros(70_000, dtype=torch.int32)
+    ids[::7] = torch.arange(10_000, dtype=torch.int32)
+    offsets, grad = torch.arange(0, 70_001, 10), random_table(7000, 40)
+    op = torch.ops.airank_fast.sparse_table_bag_backward
+    results = [in_threads(number, lambda: op(grad, ids, offsets, None, True, -1)) for number in THREADS]
+    rows, values = results[0]
+    assert torch.equal(rows, torch.arange(10_000))
+    plain, exact = (
+        sparse_table_bag_backward_reference(g, ids, offsets, None, True, -1)[1] for g in (grad, grad.double())
+    )
+    assert_twice_the_error_at_most([values], [plain], [exact], float32_units=1)
+    assert all(torch.equal(values, other) for _, other in results[1:])
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
@@ -214,6 +266,8 @@ WRONG_BAG = {
     "ids[2] must be in [0, 4), got 4": (TABLE[:4], FLAT, torch.tensor([0, 2, 3])),
     "ids[0] must be in [0, 5), got -7": (TABLE, FLAT - 7, torch.tensor([0, 3])),
     "ids[0] must be in [0, 0), got 0": (TABLE[:0], FLAT, torch.tensor([0, 3])),
+    "weights must be float32, got float64": (TABLE, FLAT, torch.tensor([0, 3]), torch.ones(3).double()),
+    "weights must have shape [3], got [2]": (TABLE, FLAT, torch.tensor([0, 3]), torch.ones(2)),
 }
 
 
@@ -221,7 +275,7 @@ WRONG_BAG = {
 @pytest.mark.parametrize(("message", "arguments"), WRONG_BAG.items(), ids=range(len(WRONG_BAG)))
 def test_wrong_arguments_of_bags_are_named_in_one_line(bag, message, arguments):
     with pytest.raises(RuntimeError) as caught:
-        bag(*arguments, True, -1)
+        bag(*arguments, *[None] * (4 - len(arguments)), True, -1)
     assert str(caught.value) == "sparse_table_bag: " + message
 
 
@@ -234,7 +288,7 @@ def test_wrong_arguments_of_the_backward_are_named_in_one_line(backward):
         "grad must be float32, float64, bfloat16 or float16, got int64": TABLE[:2].long(),
     }.items():
         with pytest.raises(RuntimeError) as caught:
-            backward(grad, FLAT, torch.tensor([0, 2, 3]), True, -1)
+            backward(grad, FLAT, torch.tensor([0, 2, 3]), None, True, -1)
         assert str(caught.value) == "sparse_table_bag_backward: " + message
 
 
@@ -262,9 +316,9 @@ def test_opcheck(device):
     torch.library.opcheck(ops.sparse_table_lookup.default, (table, ids, None, -1), test_utils=tests)
     slots = random_ids(100, (7, 2), device=device)
     torch.library.opcheck(ops.sparse_table_lookup.default, (table, slots, first_rows, -1), test_utils=tests)
-    torch.library.opcheck(ops.sparse_table_bag.default, (table, ids, offsets, True, -1), test_utils=tests)
+    torch.library.opcheck(ops.sparse_table_bag.default, (table, ids, offsets, None, True, -1), test_utils=tests)
     grad = random_table(6, 10, device=device)
-    torch.library.opcheck(ops.sparse_table_bag_backward.default, (grad, ids, offsets, True, -1), test_utils=tests)
+    torch.library.opcheck(ops.sparse_table_bag_backward.default, (grad, ids, offsets, None, True, -1), test_utils=tests)
 
 
 @pytest.mark.parametrize("device", DEVICES)
