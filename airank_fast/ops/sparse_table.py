@@ -72,7 +72,8 @@ def sparse_table_bag(
             is the number of ids.
         mode: "sum", or "mean".
         padding_idx: ids that count as absent, also in the mean.
-        per_sample_weights: a factor of each id's row, of any floating dtype, with mode "sum". They have no gradient.
+        per_sample_weights: a factor of each id's row, of the shape of ids and of any floating dtype, with mode "sum".
+            They have no gradient.
 
     Returns:
         [bags, dim], of the dtype of the table; zeros for an empty bag. Sums are in float32 (float64 of float64). The
@@ -87,6 +88,13 @@ def sparse_table_bag(
     require(op, mode in ("sum", "mean"), "mode must be sum or mean", mode)
     required = "ids must have shape [bags, ids], or [ids] with offsets"
     require(op, ids.dim() == (2 if offsets is None else 1), required, list(ids.shape))
+    weights = per_sample_weights
+    if weights is not None:
+        require(op, mode == "sum", "mode must be sum with per_sample_weights", mode)
+        check_shape(op, "per_sample_weights", weights, ids.shape)
+        required = "per_sample_weights must be without a gradient"
+        require(op, not autograd.records(weights), required, "one that requires it")
+        weights = weights.to(torch.promote_types(table.dtype, torch.float32)).flatten()
     if offsets is None:
         bags, size = ids.shape
         offsets = torch.arange(bags + 1, device=ids.device) * size
@@ -95,12 +103,6 @@ def sparse_table_bag(
         offsets = offsets.long()
         if not include_last_offset:
             offsets = torch.cat([offsets, offsets.new_full((1,), len(ids))])
-    weights = per_sample_weights
-    if weights is not None:
-        require(op, mode == "sum", "mode must be sum with per_sample_weights", mode)
-        required = "per_sample_weights must be without a gradient"
-        require(op, not autograd.records(weights), required, "one that requires it")
-        weights = weights.to(torch.promote_types(table.dtype, torch.float32)).flatten()
     return _bag(table, ids, offsets, weights, mode == "mean", -1 if padding_idx is None else padding_idx)
 
 

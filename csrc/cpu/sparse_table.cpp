@@ -8,6 +8,7 @@
 #include <atomic>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../sparse_table_args.h"
@@ -129,8 +130,8 @@ struct BagLoop {
   }
 };
 
-// The look-ups of bags in the order of their rows: look-up k has the gradient of its bag, times its factor. Row r of the
-// gradient is the sum of those from starts[r] to starts[r + 1].
+// The look-ups of bags in the order of their rows: look-up k has the gradient of its bag, times its factor. Row r of
+// the gradient is the sum of those from starts[r] to starts[r + 1].
 template <typename M>
 struct BagGradients {
   const uint64_t* keys;
@@ -142,21 +143,16 @@ struct BagGradients {
 template <typename T>
 struct BagBackwardLoop {
   using M = math_t<T>;
-  using Signature = void(BagGradients<M>, int64_t, int64_t, const void*, int64_t, void*, M*);
+  using Signature = void(BagGradients<M>, int64_t, int64_t, const void*, int64_t, void*, M*, M*);
 
   HOST_DEVICE static void run(BagGradients<M> of, int64_t begin, int64_t end, const void* grads, int64_t dim, void* out,
-                              M* __restrict sum) {
-    const auto grad_of = [&](int64_t lookup) { return static_cast<const T*>(grads) + of.bags[lookup] * dim; };
-    const int64_t last = of.starts[end] - 1;
+                              M* sum, M* partial) {
+    const auto gradient = [&](int64_t k) __attribute__((always_inline)) {
+      const int64_t lookup = position_of_key(of.keys[k]);
+      return std::pair(static_cast<const T*>(grads) + of.bags[lookup] * dim, of.factors[lookup]);
+    };
     for (int64_t r = begin; r < end; ++r) {
-      for (int64_t d = 0; d < dim; ++d) sum[d] = 0;
-      for (int64_t k = of.starts[r]; k < of.starts[r + 1]; ++k) {
-        fetch_row(grad_of(position_of_key(of.keys[std::min(k + kTableAhead, last)])), dim * int64_t(sizeof(T)));
-        const int64_t lookup = position_of_key(of.keys[k]);
-        const T* __restrict grad = grad_of(lookup);
-        const M factor = of.factors[lookup];
-        for (int64_t d = 0; d < dim; ++d) sum[d] += factor * load(grad[d]);
-      }
+      sum_of_row(of.starts[r], of.starts[r + 1], of.starts[end] - 1, dim, gradient, sum, partial);
       T* __restrict to = static_cast<T*>(out) + r * dim;
       for (int64_t d = 0; d < dim; ++d) store(&to[d], sum[d]);
     }
@@ -250,7 +246,8 @@ struct BagLookups {
   std::vector<int64_t> rows, bags;
   std::vector<M> factors;
 
-  BagLookups(const Tensor& ids, const int64_t* offsets, int64_t num_bags, const M* weights, bool mean, int64_t padding) {
+  BagLookups(const Tensor& ids, const int64_t* offsets, int64_t num_bags, const M* weights, bool mean,
+             int64_t padding) {
     for (auto* list : {&rows, &bags}) list->reserve(size_t(ids.numel()));
     factors.reserve(size_t(ids.numel()));
     with_type_of_ids(ids, [&](auto id) {
@@ -279,8 +276,8 @@ std::vector<int64_t> starts_of_rows(const uint64_t* keys, int64_t count) {
   return starts;
 }
 
-std::tuple<Tensor, Tensor> sparse_table_bag_backward_cpu(Tensor grad, Tensor ids, Tensor offsets, OptionalTensor weights,
-                                                         bool mean, int64_t padding_idx) {
+std::tuple<Tensor, Tensor> sparse_table_bag_backward_cpu(Tensor grad, Tensor ids, Tensor offsets,
+                                                         OptionalTensor weights, bool mean, int64_t padding_idx) {
   const char* op = "sparse_table_bag_backward";
   check_sparse_table_bag_backward(grad, ids, offsets, weights);
   grad = as_contiguous(grad);
@@ -316,8 +313,9 @@ std::tuple<Tensor, Tensor> sparse_table_bag_backward_cpu(Tensor grad, Tensor ids
       return std::lower_bound(starts.begin(), starts.end() - 1, count * task / num_tasks) - starts.begin();
     };
     torch::stable::parallel_for(0, num_tasks, 1, [&](int64_t begin, int64_t end) {
-      Scratch<M> sum(dim);
-      loop(gradients, row_of_task(begin), row_of_task(end), grad.data_ptr(), dim, values.data_ptr(), sum.data());
+      Scratch<M> sum(dim), partial(dim);
+      loop(gradients, row_of_task(begin), row_of_task(end), grad.data_ptr(), dim, values.data_ptr(), sum.data(),
+           partial.data());
     });
   });
   return {rows, values};

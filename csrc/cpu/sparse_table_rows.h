@@ -14,6 +14,8 @@ namespace airank_fast {
 constexpr int64_t kTableBlock = 64;
 // Rows that are fetched ahead where they are added one by one.
 constexpr int64_t kTableAhead = 8;
+// Gradients of a row in one partial sum, so that the error of a sum does not grow with its length.
+constexpr int64_t kTableRun = 256;
 // Fewer numbers are not worth a thread.
 constexpr int64_t kTableGrain = 1 << 13;
 
@@ -26,6 +28,34 @@ HOST_DEVICE void fetch_row(const void* row, int64_t num_bytes) {
   const char* at = static_cast<const char*>(row);
   for (int64_t i = 0; i < std::min(num_bytes, kMostBytes); i += kLineBytes) __builtin_prefetch(at + i);
   __builtin_prefetch(at + num_bytes - 1);
+}
+
+// The sum of the gradients [begin, end), at least one, in their order. gradient(i) is the address of gradient i, of
+// `dim` numbers, and its factor; `last` is the last one that may be fetched.
+template <typename M, typename Gradient>
+HOST_DEVICE void sum_of_run(int64_t begin, int64_t end, int64_t last, int64_t dim, Gradient gradient,
+                            M* __restrict sum) {
+  for (int64_t i = begin; i < end; ++i) {
+    const auto* ahead = gradient(std::min(i + kTableAhead, last)).first;
+    fetch_row(ahead, dim * int64_t(sizeof(*ahead)));
+    const auto* __restrict numbers = gradient(i).first;
+    const M factor = gradient(i).second;
+    if (i == begin)
+      for (int64_t d = 0; d < dim; ++d) sum[d] = factor * load(numbers[d]);
+    else
+      for (int64_t d = 0; d < dim; ++d) sum[d] += factor * load(numbers[d]);
+  }
+}
+
+// The same in partial sums of kTableRun; `partial` has room for one.
+template <typename M, typename Gradient>
+HOST_DEVICE void sum_of_row(int64_t begin, int64_t end, int64_t last, int64_t dim, Gradient gradient,
+                            M* __restrict sum, M* __restrict partial) {
+  sum_of_run(begin, std::min(begin + kTableRun, end), last, dim, gradient, sum);
+  for (int64_t i = begin + kTableRun; i < end; i += kTableRun) {
+    sum_of_run(i, std::min(i + kTableRun, end), last, dim, gradient, partial);
+    for (int64_t d = 0; d < dim; ++d) sum[d] += partial[d];
+  }
 }
 
 // Calls run(T{}) with the type of the tensor's numbers.

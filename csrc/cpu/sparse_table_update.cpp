@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "../sparse_table_update_args.h"
 #include "isa.h"
@@ -20,38 +21,19 @@
 namespace airank_fast {
 namespace {
 
-// Sums of the gradients of rows: row k has the look-ups keys[starts[k]] to keys[starts[k + 1]]. A long sum is one of
-// sums of kRun gradients, so that its error does not grow with its length. `partial` has room for a row.
+// Sums of the gradients of rows: row k has the look-ups keys[starts[k]] to keys[starts[k + 1]].
 template <typename G>
 struct SumLoop {
   using M = math_t<G>;
   using Signature = void(const void*, const uint64_t*, int64_t, const int64_t*, int64_t, int64_t, M*, M*);
-  static constexpr int64_t kRun = 256;
 
-  HOST_DEVICE static void run(const void* all_grads, const uint64_t* keys, int64_t num_keys, const int64_t* starts,
-                              int64_t count, int64_t dim, M* sums, M* __restrict partial) {
-    const G* grads = static_cast<const G*>(all_grads);
-    for (int64_t k = 0; k < count; ++k) {
-      M* __restrict sum = sums + k * dim;
-      add(grads, keys, num_keys, starts[k], std::min(starts[k] + kRun, starts[k + 1]), dim, sum);
-      for (int64_t i = starts[k] + kRun; i < starts[k + 1]; i += kRun) {
-        add(grads, keys, num_keys, i, std::min(i + kRun, starts[k + 1]), dim, partial);
-        for (int64_t d = 0; d < dim; ++d) sum[d] += partial[d];
-      }
-    }
-  }
-
-  HOST_DEVICE static void add(const G* grads, const uint64_t* keys, int64_t num_keys, int64_t begin, int64_t end,
-                              int64_t dim, M* __restrict sum) {
-    for (int64_t i = begin; i < end; ++i) {
-      const uint64_t ahead = keys[std::min(i + kTableAhead, num_keys - 1)];
-      fetch_row(grads + position_of_key(ahead) * dim, dim * int64_t(sizeof(G)));
-      const G* __restrict grad = grads + position_of_key(keys[i]) * dim;
-      if (i == begin)
-        for (int64_t d = 0; d < dim; ++d) sum[d] = load(grad[d]);
-      else
-        for (int64_t d = 0; d < dim; ++d) sum[d] += load(grad[d]);
-    }
+  HOST_DEVICE static void run(const void* grads, const uint64_t* keys, int64_t num_keys, const int64_t* starts,
+                              int64_t count, int64_t dim, M* sums, M* partial) {
+    const auto gradient = [&](int64_t i) __attribute__((always_inline)) {
+      return std::pair(static_cast<const G*>(grads) + position_of_key(keys[i]) * dim, M(1));
+    };
+    for (int64_t k = 0; k < count; ++k)
+      sum_of_row(starts[k], starts[k + 1], num_keys - 1, dim, gradient, sums + k * dim, partial);
   }
 };
 

@@ -172,10 +172,12 @@ def test_weighted_bags_are_torchs_with_its_gradient(device, dtype):
     )
 
 
-def test_weights_of_bags_that_have_a_gradient_or_no_sum_are_refused():
+def test_weights_of_bags_that_cannot_be_used_are_refused():
     weights = torch.ones(4, 2)
     with pytest.raises(RuntimeError, match=r"^sparse_table_bag: mode must be sum with per_sample_weights, got mean$"):
         sparse_table_bag(TABLE, IDS, per_sample_weights=weights)
+    with pytest.raises(RuntimeError, match=r"per_sample_weights must have shape \[4, 2\], got \[2, 4\]$"):
+        sparse_table_bag(TABLE, IDS, mode="sum", per_sample_weights=weights.T)
     with pytest.raises(RuntimeError, match=r"per_sample_weights must be without a gradient, got one that requires it$"):
         sparse_table_bag(TABLE, IDS, mode="sum", per_sample_weights=weights.requires_grad_())
 
