@@ -34,8 +34,11 @@ train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on t
 rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less
 	$(PY) -m airank_fast.rehearse $(ARGS)
 
+# One more than processors, as some tests wait.
+WORKERS := $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))'
+
 test: lint ## the same environment, lint, and the whole test suite
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n $$($(WORKERS)) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(TEST_INSTALLED) ## ruff: rules and format; mypy: types of the seams
 	$(PY) -m ruff check .

@@ -1,5 +1,6 @@
 """Options of all tests: tests marked gpu are skipped, with a line, where there is no CUDA device; --cuda-on-cpu."""
 
+import os
 import signal
 
 import pytest
@@ -50,9 +51,12 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_its_own(tmp_path_factory):
-    """An empty ~/.cache, so that the tested code fills it."""
+    """An empty ~/.cache, so that the tested code fills it, once for all processes of pytest."""
+    folder = tmp_path_factory.getbasetemp()
+    home = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "home"
+    home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("HOME", str(home))
         yield
 
 

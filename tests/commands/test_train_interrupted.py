@@ -28,8 +28,8 @@ def bert(output, *more: str) -> list[str]:
 
 
 def resnet(tree, output, *more: str) -> list[str]:
-    """The same of pictures and batch norms, of which BERT has none: 12 steps of 16 pictures."""
-    return arguments(tree, output, "--amp", "--epochs", "2", "--checkpoint-steps", "4", *more)
+    """The same of pictures and batch norms, of which BERT has none: 6 steps of 16 pictures."""
+    return arguments(tree, output, "--amp", "--epochs", "1", "--checkpoint-steps", "2", *more)
 
 
 def uninterrupted_run(output, args) -> Path:

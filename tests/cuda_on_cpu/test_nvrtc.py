@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from cuda_on_cpu import build
 
-# The architectures, each with a type whose kernels are left out: of bfloat16, which needs sm_80 to be fast, and of
-# float64, which is there for checking. The others compile them.
-ARCHITECTURES = {"sm_70": "bfloat16", "sm_80": "double", "sm_90": "double"}
+# The architectures, each with the types whose kernels are left out: bfloat16, which needs sm_80 to be fast, float64,
+# which is there for checking, and float16 where both neighbours compile it.
+ARCHITECTURES = {"sm_70": ("__nv_bfloat16",), "sm_80": ("double", "__half"), "sm_90": ("double",)}
 # Registers per thread. 64 let half of a multiprocessor's threads be resident; twice that for float64, which is there
 # for checking, not for speed. Kernels that may use more, with the reason:
 CEILING = 64
@@ -87,7 +87,8 @@ def without_parameters(function: str) -> str:
 
 def compiled_by_nvrtc(op: str, architecture: str) -> tuple[dict[str, str], str]:
     """For each instantiation its symbol in the object for `architecture`, and the compilers' output."""
-    names = [name for name in instantiations(op) if ARCHITECTURES[architecture] not in name]
+    left_out = ARCHITECTURES[architecture]
+    names = [name for name in instantiations(op) if not any(kind in name for kind in left_out)]
     symbols, log, _ = nvrtc(f'#include "cuda/{op}.cuh"\n', names, architecture, "--ptxas-options=-v")
     return symbols, log
 
