@@ -21,9 +21,9 @@ from airank_fast.errors import require
 from airank_fast.job import Meter, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.dssm import DSSM
 from airank_fast.nn import cross_entropy
-from airank_fast.optim import CombinedOptimizer, FusedAdam, SparseAdam
 from airank_fast.quality.order_rate import OrderRate, Retrieval
 from airank_fast.recipes.dssm_options import RECIPES, Options, Recipe
+from airank_fast.recipes.lazy_adam import lazy_adam
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.tasks.dssm import TASK
@@ -75,15 +75,9 @@ class Job:
 
         The learning rate is a tensor on the device.
         """
-        epsilon = self.recipe.epsilon
         if not self.recipe.fused:
-            return torch.optim.Adam(model.parameters(), lr=0.0, eps=epsilon, fused=True)
-        lr = torch.zeros((), dtype=torch.float32, device=device)
-        if not self.sparse:
-            return FusedAdam(model.parameters(), lr, eps=epsilon)
-        parameters = [(name.endswith(".table.weight"), parameter) for name, parameter in model.named_parameters()]
-        tables, others = ([each for is_table, each in parameters if is_table == kind] for kind in (True, False))
-        return CombinedOptimizer(SparseAdam(tables, lr.clone(), eps=epsilon), FusedAdam(others, lr, eps=epsilon))
+            return torch.optim.Adam(model.parameters(), lr=0.0, eps=self.recipe.epsilon, fused=True)
+        return lazy_adam(model, model.parameters(), device, epsilon=self.recipe.epsilon)
 
     def loss(self, model: nn.Module, batch: PairBatch) -> Tensor:
         """Mean over the queries of the cross entropy of their own documents among others, float32 scalar.

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from airank_fast.data.sampling import ShardStream, TrainStream
 from airank_fast.data.tables import RowBatch, RowReader, Table, adult, criteo, flights, prefetch
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
-from airank_fast.nn import SparseTable
-from airank_fast.optim import CombinedOptimizer, FusedAdam, SparseAdam
 from airank_fast.quality.auc import AUC
+from airank_fast.recipes.lazy_adam import lazy_adam
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.table_recipe import TableOptions, TableRecipe
 from airank_fast.tasks import Task
@@ -95,15 +94,11 @@ class TableJob:
 
         The learning rates are tensors on the device.
         """
-        recipe, params = self.recipe, list(params)
+        recipe = self.recipe
         betas = recipe.beta1, recipe.beta2
         if not recipe.fused:
             return torch.optim.Adam(params, recipe.learning_rate, betas, recipe.epsilon, fused=True)
-        tables = {id(table.weight) for table in model.modules() if isinstance(table, SparseTable) and table.sparse}
-        sparse, dense = ([p for p in params if (id(p) in tables) == is_table] for is_table in (True, False))
-        lr = torch.zeros((), dtype=torch.float32, device=device)
-        adam = FusedAdam(dense, lr, betas, recipe.epsilon)
-        return CombinedOptimizer(SparseAdam(sparse, lr.clone(), betas, recipe.epsilon), adam) if sparse else adam
+        return lazy_adam(model, params, device, epsilon=recipe.epsilon, betas=betas)
 
     @property
     def sparse(self) -> bool:
