@@ -1,8 +1,8 @@
 """Runs of the train command that fork from a process which has imported torch already.
 
 The import takes three seconds, the fork some milliseconds. The rest is as in `python -m airank_fast.train`: each run
-has a pid, signals, an environment and outputs of its own, and its interpreter ends as any other does. Runs that begin
-from nothing, under torchrun too, are those of commands.runs.
+has a pid, signals, an environment and outputs of its own, and its interpreter ends as any other does; resnet50 has a
+small network. Runs that begin from nothing, under torchrun too, are those of commands.runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from commands.runs import LIMIT_S, NUM_THREADS, environment, here, kinds_of, wait_until
+from commands.runs import LIMIT_S, NUM_THREADS, environment, here, kinds_of, narrow_resnet, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,4 +153,5 @@ def _run(request: dict) -> None:
     os.environ.update(request["environment"])
     torch.set_num_threads(request["num_threads"])
     sys.argv = ["train", *request["arguments"]]
-    runpy.run_module("airank_fast.train", run_name="__main__", alter_sys=True)
+    with narrow_resnet():
+        runpy.run_module("airank_fast.train", run_name="__main__", alter_sys=True)

@@ -1,7 +1,5 @@
 """The embedded digits: content, split, and the tree that is written once."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,15 +46,6 @@ def test_it_is_written_once(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.JPEG")}
     assert digits.materialise(root.parent) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.JPEG")} == before
-
-
-def test_processes_may_race(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(3) as pool:
-        roots = pool.map(digits.materialise, [tmp_path] * 3)
-    assert len(set(roots)) == 1
-    assert [p.name for p in tmp_path.iterdir()] == [roots[0].name]
-    assert len(ImageFolder(roots[0], 10).train) == 1442
 
 
 def test_an_unwritable_cache_is_one_clear_line(tmp_path):

@@ -10,14 +10,12 @@ holds `images` uint8 [1797, 8, 8], grey levels 0 ... 16, and `labels` uint8 [179
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from airank_fast.errors import UserError
+from airank_fast.data.cache import made_once
 
 NAME = "UCI optical digits (CC BY 4.0)"
 NUM_CLASSES = 10
@@ -36,29 +34,9 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 def materialise(cache_dir: str | os.PathLike | None = None) -> Path:
     """Write the digits as an ImageFolder tree, once, and return its path.
 
-    cache_dir: default `~/.cache/airank_fast`. The tree is written beside its final name and renamed, so that several
-    processes may do this at the same time and a killed one leaves no incomplete tree. UserError: not writable.
+    cache_dir: default `~/.cache/airank_fast`. UserError: not writable.
     """
-    cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "airank_fast"
-    target = cache / _FOLDER
-    if target.is_dir():
-        return target
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        half_done = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-", dir=cache))
-        try:
-            _write(half_done / "tree")
-            (half_done / "tree").rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was first, with the same pictures
-                raise
-        finally:
-            shutil.rmtree(half_done, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"embedded data set: must have a writable {cache}, got {error}; or pass --data with a directory of pictures"
-        ) from error
-    return target
+    return made_once(_FOLDER, _write, "embedded data set", "--data with a directory of pictures", cache_dir)
 
 
 def _write(root: Path) -> None:

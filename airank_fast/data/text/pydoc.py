@@ -11,9 +11,7 @@ import ast
 import hashlib
 import os
 import platform
-import shutil
 import sysconfig
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from airank_fast.data.cache import made_once
 from airank_fast.data.sampling import Purpose, is_held_out, philox
 from airank_fast.errors import UserError
 
@@ -50,41 +49,20 @@ class Text:
 def load(cache_dir: str | os.PathLike | None = None) -> Text:
     """The text of this Python, gathered and tokenised at the first call.
 
-    cache_dir: default `~/.cache/airank_fast`. Files are written beside their final name and renamed, so that several
-    processes may do this at once. UserError: not writable, no tokenizers, or a Python without its sources.
+    cache_dir: default `~/.cache/airank_fast`. UserError: not writable, no tokenizers, or a Python without its sources.
     """
-    cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "airank_fast"
-    target = cache / f"pydoc-v{_FORMAT}-{VOCAB_SIZE}-python{platform.python_version()}"
-    if not target.is_dir():
-        try:
-            _write_once(target)
-        except OSError as error:
-            raise UserError(
-                f"embedded text: must have a writable {cache}, got {error}; or pass --data with a directory of shards"
-            ) from error
-    vocab = (target / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    train, held_out = (np.load(target / f"{side}.npy") for side in ("train", "held_out"))
+    name = f"pydoc-v{_FORMAT}-{VOCAB_SIZE}-python{platform.python_version()}"
+    folder = made_once(name, _write, "embedded text", "--data with a directory of shards", cache_dir)
+    vocab = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    train, held_out = (np.load(folder / f"{side}.npy") for side in ("train", "held_out"))
     return Text(train, held_out, vocab, f"{NAME}, {platform.python_version()}")
 
 
-def _write_once(target: Path) -> None:
-    train, held_out = split(documents())
-    vocab, sides = tokenise(train, held_out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half_done = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        folder = half_done / "text"
-        folder.mkdir()
-        (folder / "vocab.txt").write_text("".join(word + "\n" for word in vocab), encoding="utf-8")
-        for name, tokens in zip(("train", "held_out"), sides, strict=True):
-            np.save(folder / f"{name}.npy", tokens)
-        try:
-            folder.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was first, with the same text
-                raise
-    finally:
-        shutil.rmtree(half_done, ignore_errors=True)
+def _write(folder: Path) -> None:
+    vocab, sides = tokenise(*split(documents()))
+    (folder / "vocab.txt").write_text("".join(word + "\n" for word in vocab), encoding="utf-8")
+    for name, tokens in zip(("train", "held_out"), sides, strict=True):
+        np.save(folder / f"{name}.npy", tokens)
 
 
 def documents() -> list[str]:
