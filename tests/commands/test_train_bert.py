@@ -11,7 +11,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from commands.runs import here, kinds_of, train
+from commands.forks import train_on_two_ranks
+from commands.runs import here, kinds_of
 from commands.test_train_digits import checker_passes
 from safetensors.torch import save_file
 
@@ -131,7 +132,7 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(tmp_path):
         "0",
     ]
     assert here(arguments(one, *more)) == 1
-    process = train(arguments(two, *more), ranks=2)
+    process = train_on_two_ranks(arguments(two, *more))
     assert (two / "summary.json").exists(), process.stderr
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     right = [[e["correct"] for e in read_events(o / "events.jsonl") if e["kind"] == "eval_stop"] for o in (one, two)]

@@ -40,7 +40,9 @@ def test_one_that_cannot_be_finished_leaves_nothing(tmp_path):
         (folder / "begun").write_text("")
         raise OSError("No space left on device")
 
-    with pytest.raises(UserError, match=r"embedded data: must have a writable .*, got No space left on device; or pass"):
+    with pytest.raises(
+        UserError, match=r"embedded data: must have a writable .*, got No space left on device; or pass"
+    ):
         made(tmp_path, full)
     assert list(tmp_path.iterdir()) == []
     made(tmp_path, lambda folder: (folder / "whole").write_text(""))

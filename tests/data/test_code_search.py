@@ -41,7 +41,7 @@ def test_the_pairs_of_a_module():
     assert {each.module for each in found} == {"a.b"}
 
 
-def test_whole_modules_are_held_out():
+def test_whole_modules_are_held_out(monkeypatch):
     train, held_out, source = code_search.load()
     assert source.startswith(code_search.NAME)
     assert len(train) > 4000
@@ -51,8 +51,8 @@ def test_whole_modules_are_held_out():
     assert not {each.module for each in train} & {each.module for each in held_out}
     queries = [each.query for each in train + held_out]
     assert len(queries) == len(set(queries))
-    again = code_search.load()
-    assert again == (train, held_out, source)
+    monkeypatch.setattr(code_search, "pairs", lambda: pytest.fail("gathered again"))
+    assert code_search.load() == (train, held_out, source)
 
 
 def test_a_python_without_sources_is_refused(tmp_path, monkeypatch):
@@ -60,4 +60,4 @@ def test_a_python_without_sources_is_refused(tmp_path, monkeypatch):
     (tmp_path / "module.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("def f(:")
     with pytest.raises(UserError, match=r"embedded text: must have the standard library's sources .* got 4 sentences"):
-        code_search.load()
+        code_search.load(tmp_path / "cache")

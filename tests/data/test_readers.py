@@ -341,7 +341,7 @@ def test_choosing_a_reader(photos, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", FROM_FILES)
-@pytest.mark.parametrize("ending", ["", "raise RuntimeError('ours')", "import os; os._exit(7)"])
+@pytest.mark.parametrize("ending", ["raise RuntimeError('ours')", "import os; os._exit(7)"])
 def test_a_process_that_does_not_close_its_reader_still_ends(photo_root, kind, ending):
     code = (
         f"from airank_fast.data.images import ImageFolder, make_reader\n"
@@ -350,7 +350,7 @@ def test_a_process_that_does_not_close_its_reader_still_ends(photo_root, kind, e
         f"it = r.train(0); next(it); ev = r.evaluate(); next(ev)\n{ending}\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == {"": 0, "i": 7, "r": 1}[ending[:1]], done.stderr
+    assert done.returncode == {"i": 7, "r": 1}[ending[0]], done.stderr
     assert "terminate" not in done.stderr
 
 

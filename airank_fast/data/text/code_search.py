@@ -8,16 +8,21 @@ are held out, about one in eight, so that the names of a module are all on one s
 from __future__ import annotations
 
 import ast
+import json
+import os
 import platform
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from airank_fast.data import sampling
+from airank_fast.data.cache import made_once
 from airank_fast.data.text import pydoc
 from airank_fast.errors import UserError
 
 NAME = "docstrings and functions of Python's library"
+_FILE, _FORMAT = "pairs.json", 1  # a change of the pairs needs another number
 _FEWEST, _MOST = 3, 40  # words of a query
 _LEAST_PAIRS = 1000
 _SENTENCES = 3  # of a docstring
@@ -36,20 +41,28 @@ class Pair(NamedTuple):
     document: str
 
 
-def load() -> tuple[list[Pair], list[Pair], str]:
-    """(train, held out, source) of this Python; UserError for a Python without its sources.
+def load(cache_dir: str | os.PathLike | None = None) -> tuple[list[Pair], list[Pair], str]:
+    """(train, held out, source) of this Python, gathered at the first call (airank_fast.data.cache).
 
-    Held out are first sentences only; the others would ask for the same functions again.
+    Held out are first sentences only; the others would ask for the same functions again. UserError: a cache that cannot
+    be written, or a Python without its sources.
     """
-    found = pairs()
+    name = f"docstrings-v{_FORMAT}-python{platform.python_version()}"
+    folder = made_once(name, _write, "embedded text", "--data with a file of pairs", cache_dir)
+    found = [Pair(*each) for each in json.loads((folder / _FILE).read_text(encoding="utf-8"))]
     train = [pair for pair in found if not is_held_out(pair.module)]
     held_out = [pair for pair in found if is_held_out(pair.module) and not pair.sentence]
-    if len(found) < _LEAST_PAIRS or not held_out:
+    return train, held_out, f"{NAME}, {platform.python_version()}"
+
+
+def _write(folder: Path) -> None:
+    found = pairs()
+    if len(found) < _LEAST_PAIRS:
         raise UserError(
             f"embedded text: must have the standard library's sources in {pydoc.library()}, "
             f"got {len(found)} sentences of docstrings; or pass --data with a file of pairs"
         )
-    return train, held_out, f"{NAME}, {platform.python_version()}"
+    (folder / _FILE).write_text(json.dumps(found), encoding="utf-8")
 
 
 def is_held_out(module: str) -> bool:
