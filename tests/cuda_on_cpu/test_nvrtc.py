@@ -2,7 +2,7 @@
 
 What is compiled is what the launchers launch: the instantiations are read from the symbols of csrc/cuda/<op>.cu
 compiled for the CPU, so none can be forgotten. Needs PyPI's nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12, but
-no driver and no GPU. That nvcc compiles the same sources is tested with CMake's build, in tests/test_build.py.
+no driver and no GPU. That nvcc compiles them is tested of some, with CMake's build, in tests/test_build.py.
 """
 
 from __future__ import annotations
