@@ -19,6 +19,7 @@ TORCH_CUDA := $(PY) -c 'from importlib.util import find_spec; from runpy import 
 TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
+REHEARSE_INSTALLED := $(VENV)/.rehearse-installed
 
 .PHONY: help train train-bert rehearse test bench lint gpu clean
 
@@ -31,7 +32,7 @@ train: $(INSTALLED) ## make the environment and train ResNet-50 on the images th
 train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on the text that comes with Python
 	$(PY) -m airank_fast.train bert-mini --amp $(ARGS)
 
-rehearse: $(INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less
+rehearse: $(REHEARSE_INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less
 	$(PY) -m airank_fast.rehearse $(ARGS)
 
 # One more than processors, as some tests wait.
@@ -59,7 +60,7 @@ clean: ## remove the builds; the environment stays
 $(TORCH_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "PYTHON: must be 3.10 or later, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	rm -f $(VENV)/.torch-* $(INSTALLED) $(TEST_INSTALLED)
+	rm -f $(VENV)/.torch-* $(INSTALLED) $(VENV)/.*-installed
 	$(PIP) $(TORCH)
 	touch $@
 
@@ -84,6 +85,6 @@ $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
 	touch $@
 
 # The package is there, so that pip adds what the extra names and builds nothing again.
-$(TEST_INSTALLED): $(INSTALLED)
-	$(PIP) "airank-fast[test]"
+$(TEST_INSTALLED) $(REHEARSE_INSTALLED): $(VENV)/.%-installed: $(INSTALLED)
+	$(PIP) "airank-fast[$*]"
 	touch $@

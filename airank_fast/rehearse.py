@@ -6,6 +6,7 @@ python -m airank_fast.rehearse --quick --output rehearsal
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -112,6 +113,8 @@ def main() -> int:
     size = "quick" if options.quick else "full" if options.full else "short"
     directory = options.output or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
     is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    has_checkers = importlib.util.find_spec("mlperf_logging") is not None
+    require(has_checkers, "mlperf-logging", "installed (pip install 'airank-fast[rehearse]')", "none")
     require(is_free, "--output", "a directory that is absent or empty", directory)
     directory.mkdir(parents=True, exist_ok=True)
     rehearsal = Rehearsal(directory)

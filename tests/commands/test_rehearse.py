@@ -6,6 +6,7 @@ import pytest
 from submission import synthetic
 
 from airank_fast import rehearse
+from airank_fast.errors import UserError
 from airank_fast.rules.trees import MLPERF_FIELDS
 
 
@@ -69,3 +70,11 @@ def test_bad_input_is_one_line(tmp_path, arguments):
         fits=lambda status, output: status == 2 and output.count("\n") == 1,
     )
     assert done.as_expected
+
+
+def test_without_the_official_checkers_it_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["rehearse", "--output", str(tmp_path / "out")])
+    with pytest.raises(UserError, match=r"mlperf-logging: must be installed \(pip install .*\[rehearse\]'\), got none"):
+        rehearse.main()
+    assert not list(tmp_path.iterdir())
