@@ -8,7 +8,7 @@ import sys
 from unittest import mock
 
 import pytest
-from commands.runs import arguments, here, train
+from commands.runs import arguments, here, narrow_resnet, train
 
 from airank_fast.cli import run_command
 from airank_fast.data import images as data
@@ -30,7 +30,7 @@ def refused(capsys):
     """Run the command here; it must end with status 2 and one line on stderr that holds every fragment."""
 
     def run(args, *fragments):
-        with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
+        with narrow_resnet(), mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
             run_command(main)
         check_refusal(stop.value.code, capsys.readouterr().err, *fragments)
 

@@ -35,6 +35,7 @@ FLAGS = [
     f"-I{ROOT}/csrc",
     f"-I{HERE}",
 ]
+TORCH_FLAGS = ["-isystem", f"{Path(torch.__file__).parent}/include", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
 EMULATOR = ["cuda_on_cpu.cpp", "runtime.cpp"]
 # Compiling takes longer than running, so -O1, and ASan's checks as calls. -g1: lines, for reports. UBSan is without
 # checks that ASan has too and that take long to compile.
@@ -129,7 +130,8 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
     """The object file of a source."""
     options = [*FLAGS, *(["-O2"] if source.name in EMULATOR else MODES[mode]), "-isystem", str(cuda_headers())]
     if source.name.endswith("_torch.cpp"):
-        options += ["-isystem", f"{Path(torch.__file__).parent}/include", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+        options += TORCH_FLAGS
+        options += ["-include", str(_torch_headers(options))]
     if source.name in EMULATOR:
         mode = "plain"  # not compiled with sanitizers
     folder = BUILD / "-".join([mode, *(macro.replace("=", "") for macro in macros)])
@@ -138,6 +140,18 @@ def compiled(source: Path, mode: str = "plain", macros: tuple[str, ...] = ()) ->
     command = [COMPILER, *options, *(f"-D{macro}" for macro in macros), "-x", "c++", "-c", str(source)]
     with _locked(made):
         return _up_to_date(made, [*command, "-MMD", "-MF", f"{made}.d"], lambda: _read_depfile(Path(f"{made}.d")))
+
+
+def _torch_headers(options: list[str]) -> Path:
+    """torch's headers, precompiled: they take most of the time of the sources that include them."""
+    headers = BUILD / "torch_headers.h"
+    made = Path(f"{headers}.gch")
+    with _locked(made):
+        text = "".join(f"#include <torch/csrc/stable/{name}.h>\n" for name in ("library", "ops", "tensor"))
+        if not headers.exists() or headers.read_text() != text:
+            headers.write_text(text)
+        _up_to_date(made, [COMPILER, *options, "-x", "c++-header", str(headers)], lambda: [headers])
+    return headers
 
 
 def inputs_of(made: Path) -> list[Path]:
