@@ -60,7 +60,7 @@ inline void check_skip_gram(const Tensor& input, const Tensor& output, const Ten
   CHECK_ARGUMENT(options.threads >= 1, op, ": threads must be at least 1, got ", options.threads);
 }
 
-// The contents of offsets, on the CPU; those of words are checked as they are read.
+// The contents of the arguments, on the CPU.
 inline void check_skip_gram_offsets(const int64_t* offsets, int64_t sentences, int64_t num_words) {
   const char* op = "skip_gram";
   CHECK_ARGUMENT(offsets[0] == 0, op, ": offsets[0] must be 0, got ", offsets[0]);
@@ -69,6 +69,14 @@ inline void check_skip_gram_offsets(const int64_t* offsets, int64_t sentences, i
                    "] must be in [", offsets[i], ", ", num_words, "], got ", offsets[i + 1]);
   CHECK_ARGUMENT(offsets[sentences] == num_words, op, ": offsets[", sentences, "] must be the number of words, ",
                  num_words, ", got ", offsets[sentences]);
+}
+
+inline void check_skip_gram_word(int64_t i, int64_t id, int64_t rows) {
+  CHECK_ARGUMENT(id >= 0 && id < rows, "skip_gram: words[", i, "] must be in [0, ", rows, "), got ", id);
+}
+
+inline void check_skip_gram_negatives(bool wrong) {
+  CHECK_ARGUMENT(!wrong, "skip_gram: negatives must be a table of negative_table, got other numbers");
 }
 
 }  // namespace airank_fast

@@ -16,6 +16,7 @@
 namespace airank_fast {
 
 constexpr int kPhiloxNumbers = 4;
+constexpr int32_t kSkipGramSkipped = -1;  // in place of a negative
 
 // Counters for the window and the negatives of a centre word.
 HOST_DEVICE int64_t skip_gram_blocks(int64_t num_negatives) {
@@ -34,6 +35,15 @@ HOST_DEVICE int64_t skip_gram_negative(uint32_t number, const int64_t* table, in
   return (uint32_t(product) >> 1) < (entry >> 32) ? row : int64_t(uint32_t(entry));
 }
 
+// Skips those of the rows drawn for a centre word that equal it or an earlier one.
+HOST_DEVICE void skip_gram_skip_equals(int32_t centre, int32_t* drawn, int64_t count) {
+  for (int64_t k = count; k-- > 0;) {
+    bool equal = drawn[k] == centre;
+    for (int64_t j = 0; j < k; ++j) equal |= drawn[k] == drawn[j];
+    drawn[k] = equal ? kSkipGramSkipped : drawn[k];
+  }
+}
+
 // Of a pair with dot product x; sign is 1 for the centre word, -1 for a negative, 0 for none. The loss is
 // log(factor) + linear, so that many logarithms become one of a product.
 struct SkipGramPair {
@@ -44,7 +54,7 @@ struct SkipGramPair {
 
 HOST_DEVICE SkipGramPair skip_gram_pair(float x, float sign) {
   const float t = sign * x;
-  const float size = __builtin_fabsf(t);
+  const float size = fabsf(t);
   const float small = exp_nonpositive(-size);
   const float part = quick_reciprocal(1.0f + small);
   const float there = sign * sign;

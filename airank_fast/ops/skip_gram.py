@@ -179,8 +179,7 @@ def skip_gram_reference(
         if not unlocked or part == threads - 1:
             sums = [total + (old - new) / lr for total, old, new in zip(sums, olds, news, strict=True)]
             news = [old.clone() for old in olds]
-    pairs = torch.tensor(num_pairs, device=input.device)
-    return loss_sum, pairs, input_rows, sums[0], output_rows, sums[1]
+    return loss_sum, torch.tensor(num_pairs), input_rows, sums[0], output_rows, sums[1]
 
 
 def _step(tables: Sequence[Tensor], rows: tuple[Tensor, Tensor], lr: float) -> Tensor:
@@ -222,7 +221,7 @@ def _fake(input, output, words, offsets, negatives, lr, window, num_negatives, s
     num_inputs, num_outputs = size(), size()
     return (
         input.new_empty((), dtype=torch.float64),
-        input.new_empty((), dtype=torch.int64),
+        torch.empty((), dtype=torch.int64),  # on the CPU, where it is known as soon as the number of rows is
         input.new_empty(num_inputs, dtype=torch.int64),
         input.new_empty(num_inputs, input.shape[1]),
         input.new_empty(num_outputs, dtype=torch.int64),

@@ -24,11 +24,10 @@ namespace {
 
 constexpr int64_t kDrawBlock = 64;  // centre words whose draws are made together
 constexpr int64_t kCentresAhead = 2;
-constexpr int32_t kSkipped = -1;
 constexpr int64_t kWordsPerThread = 1 << 10;
 constexpr int64_t kSentencesPerThread = 1 << 6;
 
-// The window of each centre word and its negatives; kSkipped for a draw that equals the centre or an earlier one.
+// The window of each centre word and its negatives; kSkipGramSkipped for a draw that equals the centre or an earlier one.
 struct DrawLoop {
   using Signature = void(const int32_t*, int64_t, int64_t, const SkipGramOptions&, const int64_t*, int64_t, int32_t*,
                          int32_t*, bool*);
@@ -62,17 +61,9 @@ struct DrawLoop {
             }
         }
       }
-      for (int64_t i = first; i < first + here; ++i) skip_equals(words[i], negatives + i * count, count);
+      for (int64_t i = first; i < first + here; ++i) skip_gram_skip_equals(words[i], negatives + i * count, count);
     }
     *wrong |= is_wrong;
-  }
-
-  HOST_DEVICE static void skip_equals(int32_t centre, int32_t* drawn, int64_t count) {
-    for (int64_t k = count; k-- > 0;) {
-      bool equal = drawn[k] == centre;
-      for (int64_t j = 0; j < k; ++j) equal |= drawn[k] == drawn[j];
-      drawn[k] = equal ? kSkipped : drawn[k];
-    }
   }
 };
 
@@ -82,7 +73,7 @@ struct SkipGramBatch {
   const int32_t* inputs;     // for each word its row of `input`
   const int32_t* outputs;    // for each word its row of `output`
   const int32_t* windows;
-  const int32_t* negatives;  // rows of `output`, or kSkipped
+  const int32_t* negatives;  // rows of `output`, or kSkipGramSkipped
   int64_t num_words;
   int64_t num_negatives;
   float* input;
@@ -116,7 +107,7 @@ struct TrainLoop {
     const int64_t row_bytes = batch.width * int64_t(sizeof(float));
     const int32_t* negatives = batch.negatives + i * batch.num_negatives;
     for (int64_t k = 0; k < batch.num_negatives; ++k)
-      if (negatives[k] != kSkipped) fetch_row(batch.output + negatives[k] * batch.stride, row_bytes);
+      if (negatives[k] != kSkipGramSkipped) fetch_row(batch.output + negatives[k] * batch.stride, row_bytes);
     fetch_row(batch.output + batch.outputs[i] * batch.stride, row_bytes);
     const int64_t context = std::min(i + batch.windows[i], batch.num_words - 1);
     fetch_row(batch.input + batch.inputs[context] * batch.stride, row_bytes);
@@ -133,7 +124,7 @@ struct TrainLoop {
     const int32_t* negatives = batch.negatives + centre * batch.num_negatives;
     bool any_skipped = false;
     for (int64_t k = 0; k < state.outputs - 1; ++k) {
-      const bool there = k < batch.num_negatives && negatives[k] != kSkipped;
+      const bool there = k < batch.num_negatives && negatives[k] != kSkipGramSkipped;
       any_skipped |= k < batch.num_negatives && !there;
       outputs[1 + k] = there ? batch.output + negatives[k] * batch.stride : batch.zeros;
     }
@@ -141,7 +132,7 @@ struct TrainLoop {
     view.num_pairs = num_inputs * state.outputs;
     if (any_skipped)
       for (int64_t k = 0; k < batch.num_negatives; ++k)
-        if (negatives[k] == kSkipped)
+        if (negatives[k] == kSkipGramSkipped)
           for (int64_t c = 0; c < num_inputs; ++c) state.signs.data()[c * state.outputs + 1 + k] = 0;
     SkipGramWindow<kLanes>::run(view);
     if (any_skipped)
@@ -252,7 +243,7 @@ std::vector<int32_t> ids_of(const Tensor& words, int64_t rows) {
   std::vector<int32_t> ids(size_t(words.numel()));
   for (int64_t i = 0; i < words.numel(); ++i) {
     const int64_t id = table_id_at(words, i);
-    CHECK_ARGUMENT(id >= 0 && id < rows, "skip_gram: words[", i, "] must be in [0, ", rows, "), got ", id);
+    check_skip_gram_word(i, id, rows);
     ids[size_t(i)] = int32_t(id);
   }
   return ids;
@@ -283,7 +274,7 @@ Results skip_gram_cpu(Tensor input, Tensor output, Tensor words, Tensor offsets,
          drawn.get(), &here);
     if (here) wrong = true;
   });
-  CHECK_ARGUMENT(!wrong, "skip_gram: negatives must be a table of negative_table, got other numbers");
+  check_skip_gram_negatives(wrong);
 
   Touched input_rows(rows), output_rows(rows);
   const auto for_each_pair = [&](auto of_word, auto of_negative) {
@@ -293,7 +284,7 @@ Results skip_gram_cpu(Tensor input, Tensor output, Tensor words, Tensor offsets,
         for (int64_t i = starts[sentence]; i < starts[sentence + 1]; ++i) {
           of_word(size_t(i));
           for (int64_t k = i * num_negatives; k < (i + 1) * num_negatives; ++k)
-            if (drawn[size_t(k)] != kSkipped) of_negative(drawn[size_t(k)]);
+            if (drawn[size_t(k)] != kSkipGramSkipped) of_negative(drawn[size_t(k)]);
         }
       }
     });
@@ -316,7 +307,7 @@ Results skip_gram_cpu(Tensor input, Tensor output, Tensor words, Tensor offsets,
     if (starts[sentence + 1] - starts[sentence] == 1) {  // without a row, but fetched ahead as any word
       const int64_t i = starts[sentence];
       inputs[size_t(i)] = outputs[size_t(i)] = 0;
-      std::fill_n(drawn.get() + i * num_negatives, num_negatives, kSkipped);
+      std::fill_n(drawn.get() + i * num_negatives, num_negatives, kSkipGramSkipped);
     }
 
   // An odd number of lines, or the rows of a window would compete for the same sets of the cache.

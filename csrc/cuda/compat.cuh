@@ -4,6 +4,7 @@
 //   SHARED(float, sums, [32]);   shared memory of fixed size, in place of `__shared__ float sums[32]`
 //   DYN_SMEM(float, row);        the dynamic shared memory, as a pointer
 //   store_at_once(to, x);        one store instruction to global memory
+//   load_relaxed(from);          a number that other threads change by atomics meanwhile
 //   launch(kernel, grid, block, smem_bytes, stream, arguments...)   in place of <<< >>>
 //
 // Kernels use only what all three have: cuda_fp16.h, cuda_bf16.h and the headers here, warp intrinsics with explicit
@@ -28,6 +29,7 @@
 #include <cuda_fp16.h>
 
 #ifdef __CUDACC_RTC__
+using int32_t = int;
 using int64_t = long long;
 using uint8_t = unsigned char;
 using uint16_t = unsigned short;
@@ -57,6 +59,25 @@ HOST_DEVICE void store_at_once(uint2* to, uint2 x) {
 #else
   *to = x;
 #endif
+}
+
+// From global memory, where the atomics of every thread are seen.
+HOST_DEVICE uint32_t load_relaxed(const uint32_t* from) {
+#ifdef __CUDA_ARCH__
+  uint32_t x;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+  return x;
+#elif defined(__CUDACC_RTC__)
+  return *from;  // no code for a host
+#else
+  return __atomic_load_n(from, __ATOMIC_RELAXED);
+#endif
+}
+HOST_DEVICE float load_relaxed(const float* from) {
+  const uint32_t bits = load_relaxed(reinterpret_cast<const uint32_t*>(from));
+  float x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
 }
 
 }  // namespace airank_fast

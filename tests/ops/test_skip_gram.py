@@ -1,5 +1,5 @@
-"""airank_fast::skip_gram against its reference, against autograd of the plain formula, and against wrong arguments; the
-draws of negative_table against their shares."""
+"""airank_fast::skip_gram against its reference, against autograd of the plain formula, and against wrong arguments; on
+the CPU and, with -m gpu, on CUDA. The draws of negative_table against their shares."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from airank_fast.engine import system
 from airank_fast.ops import skip_gram
 from airank_fast.ops.skip_gram import negative_table, skip_gram_draws, skip_gram_reference
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 ROWS = 50
 SENTENCES = (5, 0, 1, 7, 2, 1, 23)
 OPTIONS = {"lr": 0.1, "window": 4, "num_negatives": 5, "seed": 3, "threads": 1, "unlocked": False}
@@ -30,8 +31,10 @@ def reference(input, output, words, offsets, negatives, **options):
     return skip_gram_reference(input, output, words, offsets, negatives, *(OPTIONS | options).values())
 
 
-def trained(arguments, **options):
-    return skip_gram(*arguments, **(OPTIONS | options))
+def trained(arguments, device="cpu", **options):
+    """The result for arguments on the device, on the CPU."""
+    result = skip_gram(*(argument.to(device) for argument in arguments), **(OPTIONS | options))
+    return result._replace(**{name: each.cpu() for name, each in result._asdict().items() if torch.is_tensor(each)})
 
 
 def assert_close(result, expected, lr=OPTIONS["lr"]):
@@ -47,43 +50,55 @@ def test_a_kernel_is_loaded():
     assert system.kernels()["skip_gram"]["cpu"] == "kernel"
 
 
-@pytest.mark.parametrize("dim", [1, 8, 16, 17, 97, 100, 130])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dim", [1, 8, 16, 17, 97, 100, 130, 300])
 @pytest.mark.parametrize("num_negatives", [0, 1, 2, 3, 5, 8, 13])
-def test_the_reference(dim, num_negatives):
-    arguments = batch(dim=dim)
-    assert_close(trained(arguments, num_negatives=num_negatives), reference(*arguments, num_negatives=num_negatives))
+def test_the_reference(dim, num_negatives, device):
+    arguments, options = batch(dim=dim), {"num_negatives": num_negatives}
+    assert_close(trained(arguments, device, **options), reference(*arguments, **options))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("window", [1, 2, 9, 1000, 2**31 - 1])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_windows_of_any_size(window, dtype):
+def test_windows_of_any_size(window, dtype, device):
     input, output, words, offsets, negatives = batch()
     arguments = input, output, words.to(dtype), offsets.int(), negatives
-    assert_close(trained(arguments, window=window), reference(*arguments[:3], offsets, negatives, window=window))
+    expected = reference(*arguments[:3], offsets, negatives, window=window)
+    assert_close(trained(arguments, device, window=window), expected)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_a_window_may_be_too_large_for_shared_memory():
+    arguments = batch(dim=300, sentences=(300, 2))
+    assert_close(trained(arguments, "cuda", window=299, lr=0.01), reference(*arguments, window=299, lr=0.01), 0.01)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sentences", [(), (0, 0), (1,), (1, 1, 0, 1)])
-def test_without_a_pair_no_row_is_touched(sentences):
-    result = trained(batch(sentences=sentences))
+def test_without_a_pair_no_row_is_touched(sentences, device):
+    result = trained(batch(sentences=sentences), device)
     assert result.loss_sum == 0
     assert result.num_pairs == 0
     assert result.input_rows.shape == result.output_rows.shape == (0,)
     assert result.input_deltas.shape == result.output_deltas.shape == (0, 10)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("num_negatives", [1, 5])
-def test_the_same_words_many_times(rows, num_negatives):
+def test_the_same_words_many_times(rows, num_negatives, device):
     """Windows whose context words are equal, and negatives of which most are skipped."""
     arguments = batch(rows=rows, sentences=(2, 30))
     options = {"num_negatives": num_negatives, "lr": 0.01}
-    assert_close(trained(arguments, **options), reference(*arguments, **options), 0.01)
+    assert_close(trained(arguments, device, **options), reference(*arguments, **options), 0.01)
 
 
-def test_long_batches():
+@pytest.mark.parametrize("device", DEVICES)
+def test_long_batches(device):
     """Losses are summed over hundreds of windows, fetched ahead across sentences."""
     arguments = batch(rows=300, dim=20, sentences=[17] * 24 + [1] * 9 + [150])
-    result, expected = trained(arguments, lr=0.02), reference(*arguments, lr=0.02)
+    result, expected = trained(arguments, device, lr=0.02), reference(*arguments, lr=0.02)
     assert_close(result, expected, 0.02)
     torch.testing.assert_close(result.loss_sum, expected[0], rtol=1e-6, atol=0)
 
@@ -108,18 +123,20 @@ def test_one_window_is_a_step_of_the_losss_gradient(function):
         torch.testing.assert_close(deltas.double(), leaf.grad[rows], rtol=5e-3, atol=1e-3)
 
 
-def test_large_dot_products_saturate():
+@pytest.mark.parametrize("device", DEVICES)
+def test_large_dot_products_saturate(device):
     input, output, words, offsets, negatives = batch(sentences=(2,))
     for factor in (1e2, 1e4):
-        result = trained((factor * input, factor * output, words, offsets, negatives))
+        result = trained((factor * input, factor * output, words, offsets, negatives), device)
         assert_close(result, reference(factor * input, factor * output, words, offsets, negatives))
         assert result.input_deltas.isfinite().all()
 
 
-def test_nan_propagates():
+@pytest.mark.parametrize("device", DEVICES)
+def test_nan_propagates(device):
     input, output, words, offsets, negatives = batch(sentences=(2, 2))
     output[words[0]] = torch.nan
-    result = trained((input, output, words, offsets, negatives))
+    result = trained((input, output, words, offsets, negatives), device)
     assert result.loss_sum.isnan()
     rows = result.input_rows[result.input_deltas.isnan().all(1)]
     assert words[1] in rows
@@ -138,9 +155,10 @@ def test_tables_are_not_changed_and_trained_rows_follow():
     assert all(torch.equal(table, again) for table, again in zip(arguments[:2], batch(20, 16)[:2], strict=True))
 
 
-def test_draws_depend_on_the_seed_alone():
-    arguments = batch(sentences=[20] * 300)
-    first, again, other = (trained(arguments, seed=seed) for seed in (-(2**63), -(2**63), 2**63 - 1))
+@pytest.mark.parametrize("device", DEVICES)
+def test_draws_depend_on_the_seed_alone(device):
+    arguments = batch(sentences=[20] * 100)
+    first, again, other = (trained(arguments, device, seed=seed) for seed in (-(2**63), -(2**63), 2**63 - 1))
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(first, again, strict=True))
     assert first.loss_sum != other.loss_sum
 
@@ -155,15 +173,37 @@ def test_parts_have_copies_of_their_own(threads):
             assert torch.equal(torch.as_tensor(got), torch.as_tensor(expected))
 
 
-def test_parts_without_locks_share_one_copy():
-    """In one thread they follow each other: as one part, but for the order of the losses' sum."""
+@pytest.mark.gpu
+def test_on_a_gpu_parts_have_copies_of_their_own():
+    arguments = batch(sentences=[20, 3, 1, 40, 0, 5] * 3)
+    first, again = (trained(arguments, "cuda", threads=7) for _ in range(2))
+    assert_close(first, reference(*arguments, threads=7))
+    for got, expected in zip(again, first, strict=True):
+        assert torch.equal(torch.as_tensor(got), torch.as_tensor(expected))
+
+
+@pytest.mark.not_emulated  # emulated parts follow each other in another order
+def test_in_one_thread_parts_without_locks_follow_each_other():
+    """As one part, but for the order of the losses' sum."""
     arguments = batch(sentences=[20, 3, 1, 40, 0, 5] * 3)
     one, three = trained(arguments), in_threads(1, lambda: trained(arguments, threads=3, unlocked=True))
     assert_close(three, reference(*arguments, threads=3, unlocked=True))
     for got, expected in zip(three[1:], one[1:], strict=True):
         assert torch.equal(torch.as_tensor(got), torch.as_tensor(expected))
-    at_once = in_threads(2, lambda: trained(arguments, threads=2, unlocked=True))
-    torch.testing.assert_close(at_once.loss_sum, one.loss_sum, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("threads", [2, 50])
+def test_parts_without_locks_share_one_copy(threads, device):
+    """Each part trains what the others have left: as one part, but for the order of the windows."""
+    arguments, options = batch(sentences=[20, 3, 1, 40, 0, 5] * 3), {"lr": 1e-3}
+    one = trained(arguments, **options)
+    shared = in_threads(2, lambda: trained(arguments, device, threads=threads, unlocked=True, **options))
+    assert shared.num_pairs == one.num_pairs
+    torch.testing.assert_close(shared.loss_sum, one.loss_sum, rtol=1e-3, atol=0)
+    for rows, deltas, row, delta in zip(shared[2::2], shared[3::2], one[2::2], one[3::2], strict=True):
+        assert torch.equal(rows, row)
+        torch.testing.assert_close(deltas, delta, rtol=0.05, atol=0.1)
 
 
 def test_parameters_are_taken_as_tables():
@@ -245,16 +285,54 @@ WRONG = {
 }
 
 
+def on_device(device, wrong):
+    """The op's arguments by name, with a wrong one."""
+    tensors = {"input": INPUT, "output": OUTPUT, "words": WORDS, "offsets": OFFSETS, "negatives": NEGATIVES}
+    arguments = tensors | OPTIONS | wrong
+    return {name: each.to(device) if torch.is_tensor(each) else each for name, each in arguments.items()}
+
+
 @pytest.mark.parametrize("function", [torch.ops.airank_fast.skip_gram, skip_gram_reference])
 @pytest.mark.parametrize(("message", "wrong"), WRONG.items(), ids=range(len(WRONG)))
 def test_wrong_arguments_are_named_in_one_line(function, message, wrong):
-    tensors = {"input": INPUT, "output": OUTPUT, "words": WORDS, "offsets": OFFSETS, "negatives": NEGATIVES}
     with pytest.raises(RuntimeError) as caught:
-        function(*(tensors | OPTIONS | wrong).values())
+        function(*on_device("cpu", wrong).values())
     assert str(caught.value) == "skip_gram: " + message
 
 
-def test_opcheck():
-    arguments = (*batch(), *OPTIONS.values())
+@pytest.mark.gpu
+def test_on_a_gpu_the_contents_of_arguments_are_checked_too():
+    for message, wrong in WRONG.items():
+        with pytest.raises(RuntimeError) as caught:
+            torch.ops.airank_fast.skip_gram(*on_device("cuda", wrong).values())
+        assert str(caught.value) == "skip_gram: " + message
+    with pytest.raises(RuntimeError) as caught:
+        torch.ops.airank_fast.skip_gram(*(on_device("cuda", {}) | {"words": WORDS}).values())
+    assert str(caught.value) == "skip_gram: words must be on cuda:0, got cpu"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_but_the_op_itself():
+    """Its wait, for the number of rows, is not one of torch's."""
+    arguments = [argument.cuda() for argument in batch()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = skip_gram(*arguments, **OPTIONS)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result.num_pairs == int(reference(*batch())[1])
+
+
+@pytest.mark.gpu
+def test_another_stream():
+    arguments, stream = batch(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        result = trained(arguments, "cuda")
+    assert_close(result, reference(*arguments))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_opcheck(device):
+    arguments = (*(argument.to(device) for argument in batch()), *OPTIONS.values())
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.airank_fast.skip_gram.default, arguments, test_utils=tests)
