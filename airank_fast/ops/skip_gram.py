@@ -79,15 +79,19 @@ def skip_gram(
         num_negatives: drawn for each centre word, at least 0. The CPU kernel is fastest for 2, 5, 8, 11, ..., because
             it takes the words that a window predicts 3 at a time.
         seed: draws depend on it and on a centre word's position in words alone.
-        threads: the sentences are cut into as many parts of about equally many words, which run on torch's threads.
+        threads: the sentences are cut into as many parts of about equally many words, which run on torch's threads; on
+            a GPU each is a block of threads, and it takes at least one for each multiprocessor to use the device.
         unlocked: the parts train one copy of the rows without locks (Hogwild); what they read of each other depends on
-            their timing. Otherwise each part trains a copy of its own, and the sum of their deltas is returned: the
-            same bits in every run, but rows that many windows touch move up to `threads` times too far.
+            their timing. On a GPU all changes are added; on the CPU one that is made at the same time as another can
+            be lost. Otherwise each part trains a copy of its own, and the sum of their deltas is returned: the same
+            bits in every run, but rows that many windows touch move up to `threads` times too far.
 
     Returns:
         See SkipGramResult. Rows are those of the words in sentences of two or more, in `output` of the negatives too.
 
-    An id outside the table is an error. Not differentiable.
+    An id outside the table is an error. On a GPU the host waits once, for the draws: they decide how many rows are
+    returned, and the errors in the contents of words, offsets and negatives come with that number. So the op cannot be
+    captured in a CUDA graph. Not differentiable.
 
     Raises:
         RuntimeError: "skip_gram: NAME must be WHAT, got GOT".

@@ -34,7 +34,7 @@ class Recipe(CommonRecipe):
     """Sub-sampling: words above this share of the text are dropped at random, by word2vec.c's formula; 0: none."""
     threads: int
     """Parts of a micro-batch that are trained at the same time, from the same weights; their changes are added up.
-    The result depends on this number."""
+    The result depends on this number. 0: two; on a GPU one for each of its multiprocessors, and --unlocked."""
     unlocked: bool
     """The threads share one copy of the weights, without locks: faster, but no two runs are the same."""
     restrict_vocab: int
@@ -54,7 +54,7 @@ GLOSSES = Recipe(
     window=3,
     negatives=10,
     sample=1e-4,
-    threads=2,
+    threads=0,
     unlocked=False,
     restrict_vocab=300_000,
     epochs=20,
@@ -104,8 +104,9 @@ def defaults(request: Request, world_size: int) -> Recipe:
 
 
 def finish(recipe: Recipe, options: Options) -> Recipe:
-    """The recipe, checked."""
-    check_counts(recipe, ("min_count", "dim", "window", "threads", "restrict_vocab", "epochs", "eval_every"))
+    """The recipe, checked and with a number of threads instead of 0."""
+    check_counts(recipe, ("min_count", "dim", "window", "restrict_vocab", "epochs", "eval_every"))
+    require(recipe.threads >= 0, "--threads", "at least 0", recipe.threads)
     require(recipe.vocab_size >= 2, "--vocab-size", "at least 2", recipe.vocab_size)
     require(recipe.negatives >= 0, "--negatives", "at least 0", recipe.negatives)
     require(0 <= recipe.sample < 1, "--sample", "in [0, 1)", recipe.sample)
@@ -123,7 +124,25 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
         require(not options.skip_corrupt, "--skip-corrupt", "left out without --data", options.skip_corrupt)
     cuda_graphs = options.cuda_graphs
     require(not cuda_graphs, "--cuda-graphs", "left out: batches differ in their number of words", "--cuda-graphs")
-    return recipe
+    if recipe.threads:
+        return recipe
+    threads, unlocked = usual_threads(options.device)
+    return replace(recipe, threads=threads, unlocked=recipe.unlocked or unlocked)
+
+
+def usual_threads(device: str) -> tuple[int, bool]:
+    """(number of threads, whether they share one copy) on a device, "auto", "cpu" or "cuda", of this machine.
+
+    On a GPU a part is a block of threads, and waits for memory at every window, so that it takes many parts to use the
+    device. With a copy for each, the rows of frequent words would move too far, by up to their number. In one copy a
+    window misses the windows that are trained beside it, and no others: as few as can be with a part on every
+    multiprocessor.
+    """
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return 2, False
+    return torch.cuda.get_device_properties("cuda").multi_processor_count, True
 
 
 COMMANDS = {

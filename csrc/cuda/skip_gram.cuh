@@ -1,17 +1,18 @@
 // Skip-gram with negative sampling on the GPU: one pass over a batch of sentences; formulas in skip_gram_math.h.
 //
-// Draws come first, a thread for each word. They mark the rows that they touch in one bit each; the prefix sums of the
-// set bits are the rows' places in a compact copy, in which training takes place, and which becomes the deltas.
+// Draws come first, a thread for each word. They set one bit for each row that they touch. The number of bits before it
+// is a row's place in a compact copy, in which training takes place, and from which the deltas are made.
 //
-// Training: a block for each part, which goes through its windows in order; a thread has some dimensions of all rows. Of
-// a window it keeps the rows in shared memory, where no other thread reads its dimensions. Dot products are taken 32 at
-// a time, 4 context rows by 8 others: each thread adds its dimensions, and a warp exchanges halves of the 32 sums until
-// each lane has one of them; those of the warps are added in order. Two barriers a window. Changes are added to the
-// copy by atomic additions, which no other part's can overwrite, and which are ordered where only one part makes them.
-// Rows are read past the first cache, where these additions would not be seen.
+// Training: a block goes through the windows of a part in order, and a thread has some dimensions of all rows, so that
+// only the dot products pass from thread to thread. They are taken 32 at a time, of 4 context rows and 8 others: each
+// thread adds up its dimensions, a warp exchanges halves of the 32 sums until each lane has one, and those of the warps
+// are added in order. That takes two barriers a window, whose rows lie in shared memory meanwhile. What they change by
+// is added to the copy atomically: no other part can overwrite it, and where a part has a copy of its own, the order is
+// fixed. Rows are read past the first cache, which does not see these additions.
 //
-// Bytes from memory, with rows of 4 dim bytes: 2 rows per touched row to copy it and 3 for its delta; per window one row
-// read and one written for each of its words. Time goes to the chain of steps of a part, so that many parts run at once.
+// Bytes, with rows of 4 dim bytes: 2 rows per touched row to copy it and 3 for its delta; per window a row read and one
+// added to for each of its words, mostly in the second cache. A window takes a chain of waits, much longer than its
+// bytes: the device is in use where many parts run side by side.
 #pragma once
 
 #include "tensor_sums.cuh"
@@ -55,10 +56,10 @@ struct SkipGramTask {
 
   SkipGramCounters* counters;
   uint32_t* touched[2];  // a bit for each row, zeros at first
-  int32_t* before[2];    // for each word of `touched` how many bits are set before it
-  int32_t* places[2];    // for each of the words its row, then that one's place among the touched
+  int32_t* before[2];    // for each 32 bits how many are set before them
+  int32_t* places[2];    // for each word its row, then the place of this row among the touched ones
   int32_t* drawn;        // its negatives: rows, then places; or kSkipGramSkipped
-  int32_t* preceding;    // its context words before it
+  int32_t* preceding;    // how many context words it has before it
   int32_t* following;    // and after it
 
   int64_t num_rows[2];
@@ -74,7 +75,7 @@ struct SkipGramTask {
 };
 
 // The first position of ascending numbers from which on they are above `value`, or their number.
-HOST_DEVICE int64_t first_above(const int64_t* numbers, int64_t count, int64_t value) {
+HOST_DEVICE int64_t skip_gram_first_above(const int64_t* numbers, int64_t count, int64_t value) {
   int64_t low = 0, high = count;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
@@ -91,7 +92,7 @@ __device__ __forceinline__ void skip_gram_touch(uint32_t* touched, int32_t row) 
   if ((load_relaxed(touched + row / 32) & bit) == 0) atomicOr(touched + row / 32, bit);
 }
 
-// Draws the negatives of word i, and returns its window; 0 for a table that is none.
+// Draws the negatives of word i, and returns its window; 0 where the table of negatives is none.
 __device__ __forceinline__ int64_t skip_gram_draw(const SkipGramTask& task, int64_t i, int32_t id) {
   const Philox philox{task.seed, 0};
   const int64_t blocks = skip_gram_blocks(task.num_negatives);
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_draw_kernel(const 
   int64_t inputs = 0;
   if (i < task.num_words) {
     const int64_t id = static_cast<const Id*>(task.words)[i];
-    const int64_t next = first_above(task.offsets, task.sentences, i);
+    const int64_t next = skip_gram_first_above(task.offsets, task.sentences, i);
     const int64_t begin = task.offsets[next > 0 ? next - 1 : 0], end = task.offsets[next];
     int64_t window = 0;
     if (id < 0 || id >= task.rows) {
@@ -163,12 +164,12 @@ __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_draw_kernel(const 
   if (wrong != 0) atomicOr(&task.counters->wrong, wrong);
 }
 
-// A block for each table, a thread for as many words of bits as any other.
+// A block for each table, whose bits its threads share out.
 __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_number_kernel(const SkipGramTask task) {
   SHARED(int32_t, of_warps, [kSkipGramWarps]);
   const int table = int(blockIdx.x), lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
-  const int64_t words = (task.rows + 31) / 32, each = (words + kSkipGramThreads - 1) / kSkipGramThreads;
-  const int64_t begin = min(words, threadIdx.x * each), end = min(words, begin + each);
+  const int64_t size = (task.rows + 31) / 32, each = (size + kSkipGramThreads - 1) / kSkipGramThreads;
+  const int64_t begin = min(size, threadIdx.x * each), end = min(size, begin + each);
   int32_t count = 0;
   for (int64_t w = begin; w < end; ++w) count += __popc(task.touched[table][w]);
   int32_t sum = count;
@@ -193,7 +194,7 @@ __device__ __forceinline__ int32_t skip_gram_place(const SkipGramTask& task, int
   return task.before[table][row / 32] + __popc(lower);
 }
 
-// A thread has a word, whose rows become places, and a row of each table, which is listed where it is touched.
+// A thread has a word, whose rows become places, and a row of each table, which it lists if that is touched.
 __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_place_kernel(const SkipGramTask task) {
   const int64_t i = int64_t(blockIdx.x) * kSkipGramThreads + threadIdx.x;
   if (i < task.num_words && task.preceding[i] + task.following[i] > 0) {
@@ -224,7 +225,7 @@ __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_copy_kernel(const 
 // ---- training ----------------------------------------------------------------------------------
 
 // A window of a part, and the block's memory for it.
-struct SkipGramContext {
+struct SkipGramFrame {
   float* input;  // the part's copies
   float* output;
   int64_t centre;
@@ -239,7 +240,7 @@ struct SkipGramContext {
 };
 
 // Row r of a window in the part's copy; null for a skipped one.
-__device__ __forceinline__ float* skip_gram_row(const SkipGramTask& task, const SkipGramContext& at, int r) {
+__device__ __forceinline__ float* skip_gram_row(const SkipGramTask& task, const SkipGramFrame& at, int r) {
   const int c = r - at.outputs;
   const int32_t place = c >= 0   ? task.places[0][at.centre - at.preceding + c + (c >= at.preceding)]
                         : r == 0 ? task.places[1][at.centre]
@@ -248,7 +249,7 @@ __device__ __forceinline__ float* skip_gram_row(const SkipGramTask& task, const 
 }
 
 // This thread's dimensions of all rows; zeros of a skipped one.
-__device__ __forceinline__ void skip_gram_fetch(const SkipGramTask& task, const SkipGramContext& at) {
+__device__ __forceinline__ void skip_gram_fetch(const SkipGramTask& task, const SkipGramFrame& at) {
   const int num_rows = at.outputs + at.inputs;
   for (int first = 0; first < num_rows; first += kSkipGramAhead) {
     const float* from[kSkipGramAhead];
@@ -266,9 +267,9 @@ __device__ __forceinline__ void skip_gram_fetch(const SkipGramTask& task, const 
   }
 }
 
-// Sums over the warp: a lane has that of the number at its own place. The lanes of a pair exchange halves.
+// Sums over the warp: a lane gets that of the number at its own place. Lanes exchange halves, two by two.
 template <int kHalf>
-__device__ __forceinline__ float sum_of_lane(const float (&numbers)[2 * kHalf]) {
+__device__ __forceinline__ float skip_gram_lane_sum(const float (&numbers)[2 * kHalf]) {
   const bool upper = threadIdx.x & kHalf;
   float sums[kHalf];
 #pragma unroll
@@ -277,11 +278,11 @@ __device__ __forceinline__ float sum_of_lane(const float (&numbers)[2 * kHalf]) 
     sums[i] = kept + __shfl_xor_sync(0xffffffffu, given, kHalf);
   }
   if constexpr (kHalf == 1) return sums[0];
-  else return sum_of_lane<kHalf / 2>(sums);
+  else return skip_gram_lane_sum<kHalf / 2>(sums);
 }
 
 // The sums of each warp for the pairs of a tile.
-__device__ __forceinline__ void skip_gram_dots(const SkipGramTask& task, const SkipGramContext& at, int tile) {
+__device__ __forceinline__ void skip_gram_dots(const SkipGramTask& task, const SkipGramFrame& at, int tile) {
   const int c = tile / at.output_tiles * kTileInputs, k = tile % at.output_tiles * kTileOutputs;
   float sums[32] = {};
   for (int d = int(threadIdx.x); d < task.dim; d += int(blockDim.x)) {
@@ -295,11 +296,11 @@ __device__ __forceinline__ void skip_gram_dots(const SkipGramTask& task, const S
       for (int j = 0; j < kTileOutputs; ++j) sums[i * kTileOutputs + j] += input * outputs[j];
     }
   }
-  at.sums[tile * int(blockDim.x) + int(threadIdx.x)] = sum_of_lane<16>(sums);
+  at.sums[tile * int(blockDim.x) + int(threadIdx.x)] = skip_gram_lane_sum<16>(sums);
 }
 
 // The step's factor of each pair, lr * slope * sign. Returns the loss of this thread's pairs.
-__device__ __forceinline__ double skip_gram_steps(const SkipGramTask& task, const SkipGramContext& at) {
+__device__ __forceinline__ double skip_gram_steps(const SkipGramTask& task, const SkipGramFrame& at) {
   const int lane = int(threadIdx.x % 32), warps = int(blockDim.x / 32);
   double loss = 0;
   for (int tile = int(threadIdx.x / 32); tile < at.tiles; tile += warps) {
@@ -320,7 +321,7 @@ __device__ __forceinline__ double skip_gram_steps(const SkipGramTask& task, cons
 }
 
 // Adds to this thread's dimensions of the part's copy, from the rows as they were.
-__device__ __forceinline__ void skip_gram_move(const SkipGramTask& task, const SkipGramContext& at) {
+__device__ __forceinline__ void skip_gram_move(const SkipGramTask& task, const SkipGramFrame& at) {
   for (int d = int(threadIdx.x); d < task.dim; d += int(blockDim.x))
     for (int k = 0; k < at.outputs; k += kTileOutputs) {
       float outputs[kTileOutputs], changes[kTileOutputs] = {};
@@ -346,11 +347,13 @@ __device__ __forceinline__ void skip_gram_move(const SkipGramTask& task, const S
     }
 }
 
+// kShared: the window's rows lie in shared memory, or else in `scratch`. Loads in flight are worth more registers here
+// than blocks beside this one.
 template <bool kShared>
 __global__ void __launch_bounds__(kSkipGramThreads, 1) skip_gram_train_kernel(const SkipGramTask task) {
   DYN_SMEM(float, shared);
   float* room = kShared ? shared : task.scratch + blockIdx.x * task.scratch_size;
-  SkipGramContext at;
+  SkipGramFrame at;
   at.outputs = 1 + int(task.num_negatives);
   at.output_tiles = (at.outputs + kTileOutputs - 1) / kTileOutputs;
   const int most_tiles = (task.most_inputs + kTileInputs - 1) / kTileInputs * at.output_tiles;
@@ -365,7 +368,7 @@ __global__ void __launch_bounds__(kSkipGramThreads, 1) skip_gram_train_kernel(co
     int64_t ends[2];
     for (int end = 0; end < 2; ++end) {
       const int64_t from = ((part + end) * task.num_words + task.parts - 1) / task.parts;
-      ends[end] = task.offsets[first_above(task.offsets, task.sentences, from - 1)];
+      ends[end] = task.offsets[skip_gram_first_above(task.offsets, task.sentences, from - 1)];
     }
     double loss = 0;
     for (at.centre = ends[0]; at.centre < ends[1]; ++at.centre) {

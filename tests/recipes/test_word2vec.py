@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,7 @@ def test_questions_of_unknown_words_alone(files, tmp_path):
         (["--vocab-size", "1"], "--vocab-size: must be at least 2, got 1"),
         (["--vocab-size", "20000"], "--vocab-size: must be at most 13412 without --data, got 20000"),
         (["--negatives", "-1"], "--negatives: must be at least 0, got -1"),
+        (["--threads", "-1"], "--threads: must be at least 0, got -1"),
         (["--sample", "1"], r"--sample: must be in \[0, 1\), got 1"),
         (["--learning-rate", "0"], "--learning-rate: must be above 0, got 0"),
         (["--no-fused"], "--no-fused: must be left out"),
@@ -178,6 +181,19 @@ def test_questions_of_unknown_words_alone(files, tmp_path):
 def test_options_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
         job(*options)
+
+
+def test_the_usual_number_of_threads_depends_on_the_device(monkeypatch):
+    def parts(*options: str) -> tuple[int, bool]:
+        recipe = resolve(parse(["word2vec", *options]), "fp32", 1)
+        return recipe.threads, recipe.unlocked
+
+    assert parts("--device", "cpu") == (2, False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
+    assert parts() == (132, True)
+    assert parts("--threads", "3") == (3, False)
+    assert parts("--device", "cpu", "--unlocked") == (2, True)
 
 
 def test_vectors_are_trained_in_fp32_with_amp_too():
