@@ -27,7 +27,7 @@ constexpr int64_t kCentresAhead = 2;
 constexpr int64_t kWordsPerThread = 1 << 10;
 constexpr int64_t kSentencesPerThread = 1 << 6;
 
-// The window of each centre word and its negatives; kSkipGramSkipped for a draw that equals the centre or an earlier one.
+// The window of each centre word, and its negatives without those that equal it or an earlier one.
 struct DrawLoop {
   using Signature = void(const int32_t*, int64_t, int64_t, const SkipGramOptions&, const int64_t*, int64_t, int32_t*,
                          int32_t*, bool*);

@@ -56,6 +56,7 @@ SkipGramTask describe(const SkipGramLaunch& work) {
   task.num_negatives = work.num_negatives;
   task.seed = uint64_t(work.seed);
   task.parts = work.parts;
+  task.is_int64 = work.is_int64;
   task.dim = int(work.dim);
   task.lr = float(work.lr);
   task.rate = float(1 / work.lr);
@@ -111,12 +112,6 @@ dim3 grid_of(int64_t count, int64_t each, unsigned tables = 1) {
 
 constexpr dim3 kBlock(kSkipGramThreads);
 
-template <typename Id>
-cudaError_t draw(const SkipGramTask& task, cudaStream_t stream) {
-  const int64_t count = std::max(task.num_words, task.sentences + 1);
-  return launch(skip_gram_draw_kernel<Id>, grid_of(count, kSkipGramThreads), kBlock, 0, stream, task);
-}
-
 template <bool kShared>
 cudaError_t train(const SkipGramTask& task, const Plan& plan, cudaStream_t stream) {
   const size_t bytes = kShared ? size_t(plan.room) * sizeof(float) : 0;
@@ -148,7 +143,8 @@ cudaError_t launch_skip_gram_draws(const SkipGramLaunch& work, SkipGramFound& fo
   const size_t zero_bytes = size_t(zeros_end - reinterpret_cast<const char*>(task.counters));
   cudaError_t error = cudaMemsetAsync(task.counters, 0, zero_bytes, stream);
   if (error != cudaSuccess) return error;
-  error = work.is_int64 ? draw<int64_t>(task, stream) : draw<int32_t>(task, stream);
+  const dim3 of_words = grid_of(std::max(work.num_words, work.sentences + 1), kSkipGramThreads);
+  error = launch(skip_gram_draw_kernel, of_words, kBlock, 0, stream, task);
   if (error != cudaSuccess) return error;
   error = launch(skip_gram_number_kernel, dim3(2), kBlock, 0, stream, task);
   if (error != cudaSuccess) return error;

@@ -50,6 +50,7 @@ struct SkipGramTask {
   int64_t num_negatives;
   uint64_t seed;
   int64_t parts;
+  bool is_int64;  // words, or else int32
   int dim;
   float lr;
   float rate;  // 1 / lr
@@ -117,7 +118,6 @@ __device__ __forceinline__ int64_t skip_gram_draw(const SkipGramTask& task, int6
 }
 
 // A thread has a word, and an offset to check.
-template <typename Id>
 __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_draw_kernel(const SkipGramTask task) {
   const int64_t i = int64_t(blockIdx.x) * kSkipGramThreads + threadIdx.x;
   unsigned wrong = 0;
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kSkipGramThreads) skip_gram_draw_kernel(const 
   }
   int64_t inputs = 0;
   if (i < task.num_words) {
-    const int64_t id = static_cast<const Id*>(task.words)[i];
+    const int64_t id = task.is_int64 ? static_cast<const int64_t*>(task.words)[i]
+                                     : static_cast<const int32_t*>(task.words)[i];
     const int64_t next = skip_gram_first_above(task.offsets, task.sentences, i);
     const int64_t begin = task.offsets[next > 0 ? next - 1 : 0], end = task.offsets[next];
     int64_t window = 0;

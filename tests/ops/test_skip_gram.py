@@ -51,7 +51,7 @@ def test_a_kernel_is_loaded():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dim", [1, 8, 16, 17, 97, 100, 130, 300])
+@pytest.mark.parametrize("dim", [1, 8, 16, 17, 97, 100, 300])
 @pytest.mark.parametrize("num_negatives", [0, 1, 2, 3, 5, 8, 13])
 def test_the_reference(dim, num_negatives, device):
     arguments, options = batch(dim=dim), {"num_negatives": num_negatives}
@@ -157,7 +157,7 @@ def test_tables_are_not_changed_and_trained_rows_follow():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_draws_depend_on_the_seed_alone(device):
-    arguments = batch(sentences=[20] * 100)
+    arguments = batch(sentences=[20] * 40)
     first, again, other = (trained(arguments, device, seed=seed) for seed in (-(2**63), -(2**63), 2**63 - 1))
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(first, again, strict=True))
     assert first.loss_sum != other.loss_sum
