@@ -31,8 +31,9 @@ OPTIMIZERS = {
     "row-wise adagrad": (optim.SparseRowWiseAdagrad, None, {"lr": 0.01}),
     # SparseAdam does not divide eps by the bias correction, as Adam does: with 1e-8 their first steps differ visibly.
     "adam": (optim.SparseAdam, torch.optim.SparseAdam, {"lr": 1e-4, "eps": 1e-12}),
+    "ftrl": (optim.SparseFTRL, None, {"lr": 0.01}),
 }
-STATE = {"sgd": 0, "adagrad": DIM, "row-wise adagrad": 1, "adam": 2 * DIM}
+STATE = {"sgd": 0, "adagrad": DIM, "row-wise adagrad": 1, "adam": 2 * DIM, "ftrl": 2 * DIM}
 """Numbers of state for each row."""
 
 

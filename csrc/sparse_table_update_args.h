@@ -11,11 +11,13 @@
 namespace airank_fast {
 
 inline TableRule table_rule_of(const std::string& name) {
-  CHECK_ARGUMENT(name == "sgd" || name == "adagrad" || name == "row_wise_adagrad" || name == "adam",
-                 "sparse_table_update: rule must be sgd, adagrad, row_wise_adagrad or adam, got ", name);
   if (name == "sgd") return TableRule::kSgd;
   if (name == "adagrad") return TableRule::kAdagrad;
-  return name == "adam" ? TableRule::kAdam : TableRule::kRowWiseAdagrad;
+  if (name == "row_wise_adagrad") return TableRule::kRowWiseAdagrad;
+  if (name == "adam") return TableRule::kAdam;
+  CHECK_ARGUMENT(name == "ftrl",
+                 "sparse_table_update: rule must be sgd, adagrad, row_wise_adagrad, adam or ftrl, got ", name);
+  return TableRule::kFtrl;
 }
 
 struct SparseTableUpdate {
@@ -46,7 +48,7 @@ inline TableRule check_sparse_table_update(const SparseTableUpdate& args, const 
   check_table(op, args.table);
   const ScalarType dtype = args.table.scalar_type(), grad = args.grads.scalar_type();
   const ScalarType wide = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const size_t num_state = rule == TableRule::kSgd ? 0 : rule == TableRule::kAdam ? 2 : 1;
+  const size_t num_state = size_t(num_table_states(rule));
   CHECK_ARGUMENT(args.state.size() == num_state, op, ": state must have ", num_state, " tensors for ", rule_name,
                  ", got ", args.state.size());
   for (size_t i = 0; i < num_state; ++i) {

@@ -7,6 +7,7 @@
 //   row_wise_adagrad   s = s + mean over the row of g * g, one s for a row; w as above
 //   adam               m = m + (1 - beta1) * (g - m)    v = v + (1 - beta2) * (g * g - v)
 //                      w = w - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)
+//   ftrl               that of ftrl_math.h, of n and z
 //
 //   decay = 1 + (step - 1) * lr_decay                   c = 1 - beta^step
 //
@@ -14,11 +15,17 @@
 // SparseAdam on sparse gradients; row-wise Adagrad as in FBGEMM and torchrec.
 #pragma once
 
-#include "vector_math.h"
+#include "ftrl_math.h"
 
 namespace airank_fast {
 
-enum class TableRule { kSgd, kAdagrad, kRowWiseAdagrad, kAdam };
+// kRootFtrl is FTRL with n^(1/2) and a rate that is not 0, for loops of the CPU; see FtrlOf.
+enum class TableRule { kSgd, kAdagrad, kRowWiseAdagrad, kAdam, kFtrl, kRootFtrl };
+
+// How many tensors of state a rule has.
+HOST_DEVICE constexpr int num_table_states(TableRule rule) {
+  return rule == TableRule::kSgd ? 0 : rule == TableRule::kAdagrad || rule == TableRule::kRowWiseAdagrad ? 1 : 2;
+}
 
 // The options of a step that are on the host.
 struct TableOptions {
@@ -27,6 +34,7 @@ struct TableOptions {
   double eps;
   double lr_decay;
   bool maximize;
+  FtrlOptions ftrl;  // with maximize false: `factor` has the sign
 };
 
 // T is the type of the arithmetic: float, or double for a double table.
@@ -37,6 +45,7 @@ struct TableScalars {
   T rest1;  // 1 - beta1
   T rest2;
   T eps;
+  FtrlScalars<T> ftrl;
 };
 
 // `step` counts from 1.
@@ -46,13 +55,20 @@ HOST_DEVICE TableScalars<T> table_scalars(TableRule rule, const TableOptions& o,
   double rate = lr;
   if (rule == TableRule::kAdam) rate = lr * sqrt(1.0 - pow(o.beta2, step)) / (1.0 - pow(o.beta1, step));
   else if (rule != TableRule::kSgd) rate = lr / (1.0 + (step - 1.0) * o.lr_decay);
-  return {T((o.maximize ? -1.0 : 1.0) / grad_scale), T(rate), T(1.0 - o.beta1), T(1.0 - o.beta2), T(o.eps)};
+  return {T((o.maximize ? -1.0 : 1.0) / grad_scale),
+          T(rate),
+          T(1.0 - o.beta1),
+          T(1.0 - o.beta2),
+          T(o.eps),
+          Ftrl::scalars<T>(o.ftrl, lr, step, 1.0)};
 }
 
-// Returns the new weight and updates the state, `first` (s or m) and `second` (v). `grad` is g. Of row_wise_adagrad
+// Returns the new weight and updates the state, `first` (s, m or n) and `second` (v or z). `grad` is g. Of row_wise_adagrad
 // `first` is the row's s, already updated.
 template <TableRule kRule, typename T>
 HOST_DEVICE T table_step(T weight, T grad, T& first, T& second, const TableScalars<T>& s) {
+  if constexpr (kRule == TableRule::kFtrl) return FtrlOf<false>::step(weight, grad, first, second, s.ftrl);
+  if constexpr (kRule == TableRule::kRootFtrl) return FtrlOf<true>::step(weight, grad, first, second, s.ftrl);
   if constexpr (kRule == TableRule::kSgd) return weight - s.rate * grad;
   if constexpr (kRule == TableRule::kAdam) {
     first += s.rest1 * (grad - first);

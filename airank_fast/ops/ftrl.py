@@ -115,30 +115,58 @@ def ftrl_reference(
     _check(params, grads, accumulators, linears, steps, copies, lr, grad_scale, found_inf)
     for i, param in enumerate(params):
         wide = torch.promote_types(param.dtype, torch.float32)
-        tiny = torch.finfo(wide).tiny
         old = newest(param, copies[i] if copies else None).to(wide)
-        rate = lr.double().reshape(())
-        inverse_lr = torch.where(rate == 0, 0.0, 1 / rate)
         g = unscaled(grads[i], wide, grad_scale, maximize)
-        total = accumulators[i] + g * g
-        if lr_power == -0.5:
-            after = total.sqrt()
-            growth = g * g / (after + accumulators[i].sqrt() + tiny)
-        else:
-            after = total.pow(-lr_power)
-            growth = after - accumulators[i].pow(-lr_power)
-        added = g + 2 * l2_shrinkage * old if l2_shrinkage != 0 else g
-        linear = linears[i] + (added - growth * inverse_lr.to(wide) * old)
-        curvature = (beta * inverse_lr + 2 * l2).to(wide)
-        new = (linear.clamp(-l1, l1) - linear) / (after * inverse_lr.to(wide) + curvature + tiny)
+        new, accumulator, linear = ftrl_formula(
+            old,
+            g,
+            accumulators[i],
+            linears[i],
+            lr,
+            lr_power=lr_power,
+            l1=l1,
+            l2=l2,
+            l2_shrinkage=l2_shrinkage,
+            beta=beta,
+        )
         write(steps[i], steps[i] + 1, found_inf)
-        for to, value, unchanged in (
-            (accumulators[i], total, accumulators[i]),
-            (linears[i], linear, linears[i]),
-            (param, new, old),
-            *([(copies[i], new, old)] if copies else []),
-        ):
-            write(to, torch.where(rate == 0, unchanged, value), found_inf)
+        write(accumulators[i], accumulator, found_inf)
+        write(linears[i], linear, found_inf)
+        for to in (param, *copies[i : i + 1]):
+            write(to, new, found_inf)
+
+
+def ftrl_formula(
+    old: Tensor,
+    g: Tensor,
+    accumulator: Tensor,
+    linear: Tensor,
+    lr: Tensor,
+    *,
+    lr_power: float,
+    l1: float,
+    l2: float,
+    l2_shrinkage: float,
+    beta: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The new parameter, accumulator and linear term, of the dtype of the old ones; `g` is the unscaled gradient."""
+    tiny = torch.finfo(old.dtype).tiny
+    rate = lr.double().reshape(())
+    inverse_lr = torch.where(rate == 0, 0.0, 1 / rate)
+    total = accumulator + g * g
+    if lr_power == -0.5:
+        after = total.sqrt()
+        growth = g * g / (after + accumulator.sqrt() + tiny)
+    else:
+        after = total.pow(-lr_power)
+        growth = after - accumulator.pow(-lr_power)
+    added = g + 2 * l2_shrinkage * old if l2_shrinkage != 0 else g
+    new_linear = linear + (added - growth * inverse_lr.to(old.dtype) * old)
+    curvature = (beta * inverse_lr + 2 * l2).to(old.dtype)
+    new = (new_linear.clamp(-l1, l1) - new_linear) / (after * inverse_lr.to(old.dtype) + curvature + tiny)
+    changed = ((new, old), (total, accumulator), (new_linear, linear))
+    new, total, new_linear = (torch.where(rate == 0, unchanged, value) for value, unchanged in changed)
+    return new, total, new_linear
 
 
 @torch.library.register_fake("airank_fast::ftrl_", lib=_library)

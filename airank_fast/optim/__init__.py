@@ -7,7 +7,7 @@ from airank_fast.optim.ftrl import FusedFTRL
 from airank_fast.optim.lamb import FusedLAMB
 from airank_fast.optim.lars import FusedLARS
 from airank_fast.optim.sgd import FusedSGD
-from airank_fast.optim.sparse_table import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
+from airank_fast.optim.sparse_table import SparseAdagrad, SparseAdam, SparseFTRL, SparseRowWiseAdagrad, SparseSGD
 
 __all__ = [
     "CombinedOptimizer",
@@ -20,6 +20,7 @@ __all__ = [
     "FusedSGD",
     "SparseAdagrad",
     "SparseAdam",
+    "SparseFTRL",
     "SparseRowWiseAdagrad",
     "SparseSGD",
 ]

@@ -87,9 +87,7 @@ class FusedFTRL(FusedOptimizer):
 
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that are out of range."""
-        check_lr(self.op, options, "initial_accumulator_value", "l1", "l2", "l2_shrinkage", "beta")
-        if not options["lr_power"] <= 0:
-            raise UserError(f"{self.op}: lr_power must be <= 0, got {float(options['lr_power'])}")
+        check_ftrl(self.op, options)
 
     def initial_value(self, name: str) -> float:
         """What a state tensor other than "master" is filled with before the first step."""
@@ -114,3 +112,10 @@ class FusedFTRL(FusedOptimizer):
                     maximize=group["maximize"],
                     **self.scaling(device),
                 )
+
+
+def check_ftrl(op: str, options: dict) -> None:
+    """UserError for options of FTRL that are out of range."""
+    check_lr(op, options, "initial_accumulator_value", "l1", "l2", "l2_shrinkage", "beta")
+    if not options["lr_power"] <= 0:
+        raise UserError(f"{op}: lr_power must be <= 0, got {float(options['lr_power'])}")

@@ -1,4 +1,4 @@
-"""Optimizers of tables with sparse gradients: SGD, Adagrad, row-wise Adagrad and Adam on the touched rows only.
+"""Optimizers of tables with sparse gradients: SGD, Adagrad, row-wise Adagrad, Adam and FTRL on the touched rows only.
 
 They take what torch.optim.SGD, Adagrad and SparseAdam take from torch.nn.Embedding(sparse=True): a sparse COO gradient,
 coalesced or not. Sorting, adding and updating are one op, whose result has the same bits for any number of threads.
@@ -14,6 +14,7 @@ from torch import Tensor
 from airank_fast.errors import UserError
 from airank_fast.ops import sparse_table_update_
 from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, scalar_on
+from airank_fast.optim.ftrl import check_ftrl
 
 
 class SparseTableOptimizer(FusedOptimizer):
@@ -32,7 +33,6 @@ class SparseTableOptimizer(FusedOptimizer):
 
     rule = ""
     by_row = False
-    initial = 0.0
     arguments: ClassVar[tuple[str, ...]] = ()
     """The op's options that a group holds under the same names."""
 
@@ -46,7 +46,8 @@ class SparseTableOptimizer(FusedOptimizer):
         for name in names:
             if state.get(name) is None:
                 shape = param.shape[:1] if self.by_row else param.shape
-                state[name] = torch.full(shape, self.initial, dtype=self.state_dtype(param), device=param.device)
+                value, dtype = self.initial_value(name), self.state_dtype(param)
+                state[name] = torch.full(shape, value, dtype=dtype, device=param.device)
         if state.get("step") is None:
             state["step"] = torch.zeros((), device=param.device)
         return state
@@ -89,10 +90,8 @@ class SparseTableOptimizer(FusedOptimizer):
     @torch.no_grad()
     def reset_state(self) -> None:
         """Return to the state before the first step."""
+        super().reset_state()
         for state in self.state.values():
-            for name in self.state_names:
-                if name in state:
-                    state[name].fill_(self.initial)
             if "step" in state:
                 state["step"].zero_()
 
@@ -194,7 +193,6 @@ class SparseAdagrad(SparseTableOptimizer):
         master_weights: bool = True,
     ) -> None:
         check_false(self.op, differentiable=differentiable)
-        self.initial = float(initial_accumulator_value)
         options = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "maximize": maximize, "weight_decay": weight_decay}
         options["initial_accumulator_value"] = initial_accumulator_value
         super().__init__(params, options, master_weights=master_weights)
@@ -204,8 +202,9 @@ class SparseAdagrad(SparseTableOptimizer):
         check_lr(self.op, options, "lr_decay", "eps", "initial_accumulator_value")
         _check_zero(self.op, options, "weight_decay")
 
-    def __getstate__(self) -> dict:
-        return super().__getstate__() | {"initial": self.initial}
+    def initial_value(self, name: str) -> float:
+        """What the sums are filled with before the first step."""
+        return self.defaults["initial_accumulator_value"]
 
 
 class SparseRowWiseAdagrad(SparseAdagrad):
@@ -253,6 +252,54 @@ class SparseAdam(SparseTableOptimizer):
         """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "eps")
         check_betas(self.op, options)
+
+
+class SparseFTRL(SparseTableOptimizer):
+    """FTRL-Proximal on the touched rows; the arguments and the formula are those of FusedFTRL.
+
+    A row's first step forgets most of the weights that it begins with, so that tables begin at 0.
+
+    Args:
+        params: tables or parameter groups; float32, float64, bfloat16 or float16, on any device.
+        lr, lr_power, initial_accumulator_value, l1, l2, l2_shrinkage, beta, maximize: as in FusedFTRL.
+        foreach, fused: torch's, without effect.
+        master_weights: keep a float32 master of a 16-bit table.
+
+    State: "accumulator", the squares' sum of each weight, and "linear".
+    """
+
+    op = "sparse_ftrl"
+    rule = "ftrl"
+    state_names = ("accumulator", "linear")
+    arguments = ("lr_power", "l1", "l2", "l2_shrinkage", "beta")
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        lr_power: float = -0.5,
+        initial_accumulator_value: float = 0.1,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        l2_shrinkage: float = 0.0,
+        beta: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        master_weights: bool = True,
+    ) -> None:
+        options = {"lr": lr, "lr_power": lr_power, "initial_accumulator_value": initial_accumulator_value}
+        options |= {"l1": l1, "l2": l2, "l2_shrinkage": l2_shrinkage, "beta": beta, "maximize": maximize}
+        super().__init__(params, options, master_weights=master_weights)
+
+    def check_options(self, options: dict) -> None:
+        """Raise UserError for options of a group that are out of range."""
+        check_ftrl(self.op, options)
+
+    def initial_value(self, name: str) -> float:
+        """What a state tensor is filled with before the first step."""
+        return self.defaults["initial_accumulator_value"] if name == "accumulator" else 0.0
 
 
 def _check_zero(op: str, options: dict, *names: str) -> None:

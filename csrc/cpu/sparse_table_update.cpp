@@ -53,22 +53,23 @@ struct RuleLoop {
   HOST_DEVICE static void run(const M* sums, const int64_t* rows, int64_t count, int64_t dim, TableMemory memory,
                               TableScalars<M> scalars) {
     constexpr bool kByRow = kRule == TableRule::kRowWiseAdagrad;
+    constexpr int kStates = num_table_states(kRule);
     for (int64_t k = 0; k < count; ++k) {
       const M* __restrict sum = sums + k * dim;
       P* __restrict weight = static_cast<P*>(memory.table) + rows[k] * dim;
       C* __restrict copy = element(static_cast<C*>(memory.copy), rows[k] * dim);
       M* __restrict first =
-          kRule == TableRule::kSgd ? nullptr : static_cast<M*>(memory.first) + (kByRow ? rows[k] : rows[k] * dim);
-      M* __restrict second = kRule == TableRule::kAdam ? static_cast<M*>(memory.second) + rows[k] * dim : nullptr;
+          kStates == 0 ? nullptr : static_cast<M*>(memory.first) + (kByRow ? rows[k] : rows[k] * dim);
+      M* __restrict second = kStates == 2 ? static_cast<M*>(memory.second) + rows[k] * dim : nullptr;
       if constexpr (kByRow) *first += mean_square(sum, dim, scalars.factor);
       M of_row = kByRow ? *first : M(0);
 #pragma GCC ivdep
       for (int64_t d = 0; d < dim; ++d) {
-        M s = kByRow ? of_row : kRule == TableRule::kSgd ? M(0) : first[d];
-        M v = kRule == TableRule::kAdam ? second[d] : M(0);
+        M s = kByRow ? of_row : kStates == 0 ? M(0) : first[d];
+        M v = kStates == 2 ? second[d] : M(0);
         const M updated = table_step<kRule>(newest_at(weight, copy, d), scalars.factor * sum[d], s, v, scalars);
-        if constexpr (kRule == TableRule::kAdagrad || kRule == TableRule::kAdam) first[d] = s;
-        if constexpr (kRule == TableRule::kAdam) second[d] = v;
+        if constexpr (kStates > 0 && !kByRow) first[d] = s;
+        if constexpr (kStates == 2) second[d] = v;
         store(&weight[d], updated);
         if constexpr (!std::is_same_v<C, NoCopy>) store(&copy[d], updated);
       }
@@ -100,8 +101,12 @@ RuleFunction<math_t<P>> choose_rule(TableRule rule) {
     case TableRule::kSgd: return choose<RuleLoop<TableRule::kSgd, P, C>>();
     case TableRule::kAdagrad: return choose<RuleLoop<TableRule::kAdagrad, P, C>>();
     case TableRule::kRowWiseAdagrad: return choose<RuleLoop<TableRule::kRowWiseAdagrad, P, C>>();
-    default: return choose<RuleLoop<TableRule::kAdam, P, C>>();
+    case TableRule::kAdam: return choose<RuleLoop<TableRule::kAdam, P, C>>();
+    case TableRule::kRootFtrl: return choose<RuleLoop<TableRule::kRootFtrl, P, C>>();
+    default: break;
   }
+  using Loop = RuleLoop<TableRule::kFtrl, P, C>;  // pow is a call for any processor
+  return &Variants<Loop, typename Loop::Signature>::baseline;
 }
 
 template <typename P>
@@ -156,10 +161,11 @@ double number_in(const Tensor& scalar) {
 
 void sparse_table_update_cpu(Tensor table, TensorList state, OptionalTensor copy, Tensor rows, Tensor grads, Tensor lr,
                              Tensor step, std::string rule_name, double beta1, double beta2, double eps,
-                             double lr_decay, bool maximize, OptionalTensor grad_scale, OptionalTensor found_inf) {
+                             double lr_decay, double lr_power, double l1, double l2, double l2_shrinkage, double beta,
+                             bool maximize, OptionalTensor grad_scale, OptionalTensor found_inf) {
   const char* op = "sparse_table_update";
   SparseTableUpdate args{std::move(table), std::move(state), std::move(copy), std::move(rows), std::move(grads)};
-  const TableRule rule = check_sparse_table_update(args, lr, step, rule_name, grad_scale, found_inf);
+  TableRule rule = check_sparse_table_update(args, lr, step, rule_name, grad_scale, found_inf);
   args.rows = as_contiguous(args.rows);
   args.grads = as_contiguous(args.grads);
   const int64_t num_rows = args.table.size(0), num_ids = args.rows.numel(), dim = args.table.size(1);
@@ -171,7 +177,8 @@ void sparse_table_update_cpu(Tensor table, TensorList state, OptionalTensor copy
                  kMaxTableRows, " rows, got ", num_rows, " and ", num_ids);
   if (num_ids == 0 || dim == 0 || (found_inf && number_in(*found_inf) != 0)) return;
 
-  const TableOptions options{beta1, beta2, eps, lr_decay, maximize};
+  if (rule == TableRule::kFtrl && lr_power == -0.5 && number_in(lr) != 0) rule = TableRule::kRootFtrl;
+  const TableOptions options{beta1, beta2, eps, lr_decay, maximize, {lr_power, l1, l2, l2_shrinkage, beta, false}};
   const double scale = grad_scale ? number_in(*grad_scale) : 1.0;
   const auto keys = sorted_table_keys(at, num_ids, num_rows);
   with_table_type(args.table, [&](auto weight) {

@@ -8,6 +8,7 @@ import torch
 from ops.threads import in_threads
 
 from airank_fast.ops import sparse_table_update_
+from airank_fast.ops.ftrl import ftrl_reference
 from airank_fast.ops.sparse_table_update import RULES, sparse_table_update_reference
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -102,6 +103,37 @@ def test_row_wise_adagrad_is_its_formula(device, update):
     update(weights, state, None, rows, grads, lr, step, rule="row_wise_adagrad")
     torch.testing.assert_close(weights, expected, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(state[0], sums, rtol=1e-11, atol=1e-12)
+
+
+FTRL_OPTIONS = {
+    "plain": {},
+    "penalties": {"l1": 0.5, "l2": 0.1, "l2_shrinkage": 0.01, "beta": 0.5},
+    "another power": {"lr_power": -0.75, "beta": 1.0, "maximize": True},
+    "rate 0": {"l1": 0.5},
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("options", FTRL_OPTIONS.values(), ids=FTRL_OPTIONS)
+@both
+def test_ftrl_is_the_dense_step_of_the_touched_rows(device, update, options):
+    ours = made("ftrl", device, rows=500, ids=400, table=torch.float64)
+    expected = cloned(ours)
+    for step in range(1, 4):
+        ours[3:6] = made("ftrl", device, rows=500, ids=400, table=torch.float64, seed=step)[3:6]
+        if options is FTRL_OPTIONS["rate 0"]:
+            ours[5] = torch.zeros_like(ours[5])
+        update(*ours, rule="ftrl", **options)
+        _, _, _, rows, grads, lr, _ = ours
+        touched = rows.unique()
+        dense = torch.zeros_like(ours[0]).index_add_(0, rows, grads)
+        param, accumulator, linear = parts = [tensor[touched] for tensor in written(expected)]
+        count = torch.zeros((), device=device)
+        ftrl_reference([param], [dense[touched]], [accumulator], [linear], [count], [], lr, **options)
+        for tensor, part in zip(written(expected), parts, strict=True):
+            tensor[touched] = part
+    assert_same(ours, expected, rtol=1e-11, atol=1e-12)
+    assert bool((ours[0] == 0).any()) == (options is FTRL_OPTIONS["penalties"])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -280,7 +312,7 @@ def wrong(**changes):
 ONES = torch.ones(4, 3)
 SCALAR = "one float32 or float64 number on cpu, got float32 of shape [2] on cpu"
 WRONG = {
-    "rule must be sgd, adagrad, row_wise_adagrad or adam, got rmsprop": {"rule": "rmsprop"},
+    "rule must be sgd, adagrad, row_wise_adagrad, adam or ftrl, got rmsprop": {"rule": "rmsprop"},
     "table must have shape [rows, dim], got [4]": {"table": ONES[:, 0]},
     "table must be contiguous, got strides [1, 4]": {"table": torch.ones(3, 4).T},
     "state must have 2 tensors for adam, got 1": {"rule": "adam"},

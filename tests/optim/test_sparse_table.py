@@ -12,9 +12,11 @@ from airank_fast.errors import UserError
 from airank_fast.nn import SparseTable, SparseTableBag
 from airank_fast.optim import (
     CombinedOptimizer,
+    FusedFTRL,
     FusedSGD,
     SparseAdagrad,
     SparseAdam,
+    SparseFTRL,
     SparseRowWiseAdagrad,
     SparseSGD,
 )
@@ -29,6 +31,7 @@ KINDS = {
     "row_wise_adagrad": (SparseRowWiseAdagrad, None, {"lr": 0.1}),
     "adam": (SparseAdam, torch.optim.SparseAdam, {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}),
     "adam, maximize": (SparseAdam, torch.optim.SparseAdam, {"lr": 0.01, "maximize": True}),
+    "ftrl": (SparseFTRL, None, {"lr": 0.1, "initial_accumulator_value": 0.5, "l1": 1e-3, "l2": 0.1, "beta": 1.0}),
 }
 every = pytest.mark.parametrize(("kind", "torchs", "options"), KINDS.values(), ids=KINDS)
 with_torch = pytest.mark.parametrize(
@@ -152,6 +155,23 @@ def test_reset_state_is_the_beginning(kind, torchs, options):
     assert torch.equal(module.weight, again.weight)
 
 
+def test_ftrl_is_the_dense_one_where_every_row_is_touched():
+    ours, dense = table(torch.float64), nn.Embedding(40, 6, dtype=torch.float64)
+    dense.load_state_dict(ours.state_dict())
+    options = {"lr_power": -0.75, "l2_shrinkage": 0.01} | KINDS["ftrl"][2]
+    optimizers = SparseFTRL(ours.parameters(), **options), FusedFTRL(dense.parameters(), **options)
+    ids = torch.arange(120) % 40
+    for _ in range(3):
+        for module, optimizer in zip((ours, dense), optimizers, strict=True):
+            optimizer.zero_grad()
+            (module(ids) - 1).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, dense.weight)
+    state, of_dense = optimizers[0].state[ours.weight], optimizers[1].state[dense.weight]
+    for name in ("accumulator", "linear"):
+        torch.testing.assert_close(state[name], of_dense[name])
+
+
 def test_untouched_rows_keep_everything():
     module = table()
     optimizer = SparseAdam(module.parameters())
@@ -194,6 +214,8 @@ def test_dense_gradients_are_refused(kind, torchs, options):
         ),
         (SparseAdam, {"betas": (0.9, 1.0)}, "sparse_adam: betas[1] must be in [0, 1), got 1.0"),
         (SparseAdam, {"eps": -1.0}, "sparse_adam: eps must be >= 0, got -1.0"),
+        (SparseFTRL, {"l1": -1.0}, "sparse_ftrl: l1 must be >= 0, got -1.0"),
+        (SparseFTRL, {"lr_power": 0.5}, "sparse_ftrl: lr_power must be <= 0, got 0.5"),
     ],
 )
 def test_options_out_of_range_are_named(kind, options, message):
