@@ -56,6 +56,7 @@ GOALS = {
         ("sgd", "", "torch fused", 1.0),
         *ADAPTIVE,
         ("ftrl", "", "torch foreach", 2.0),
+        ("sparse_table", "^(?!row-wise|ftrl)", "torch", 2.0),
         ("lamb", "BERT-large", "apex", 1.6),
         ("lamb", "BERT-large", FLOOR, 0.75),
         ("layer_norm", "bfloat16", "torch", 1.3),

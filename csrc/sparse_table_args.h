@@ -1,6 +1,8 @@
 // The arguments of airank_fast::sparse_table_lookup, _bag and _bag_backward, with the same checks on every device.
 #pragma once
 
+#include <vector>
+
 #include "tensors.h"
 
 namespace airank_fast {
@@ -83,6 +85,44 @@ inline void check_bag_offsets(const char* op, const int64_t* offsets, int64_t ba
                    "] must be in [", offsets[i], ", ", num_ids, "], got ", offsets[i + 1]);
   CHECK_ARGUMENT(offsets[bags] == num_ids, op, ": offsets[", bags, "] must be the number of ids, ", num_ids,
                  ", got ", offsets[bags]);
+}
+
+// The rows of the slots, likewise on the CPU: slot s has size[s] rows from first[s] on.
+struct Slots {
+  std::vector<int64_t> first;
+  std::vector<int64_t> size;
+};
+
+// Without first_rows there is one slot.
+inline Slots slots_of(const OptionalTensor& first_rows, int64_t num_rows) {
+  if (!first_rows) return {{0}, {num_rows}};
+  const int64_t* first = static_cast<const int64_t*>(first_rows->data_ptr());
+  const int64_t count = first_rows->numel();
+  Slots slots{{first, first + count}, {}};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t least = i ? first[i - 1] : 0, next = i + 1 < count ? first[i + 1] : num_rows;
+    CHECK_ARGUMENT(first[i] >= least && first[i] <= num_rows, "sparse_table_lookup: first_rows[", i, "] must be in [",
+                   least, ", ", num_rows, "], got ", first[i]);
+    slots.size.push_back(next - first[i]);
+  }
+  return slots;
+}
+
+inline int64_t table_id_at(const Tensor& ids, int64_t i) {
+  return ids.scalar_type() == ScalarType::Int ? static_cast<const int32_t*>(ids.data_ptr())[i]
+                                              : static_cast<const int64_t*>(ids.data_ptr())[i];
+}
+
+// Throws for the first id, of contiguous ones on the CPU, that is not in its slot, if there is one.
+inline void check_inside(const char* op, const char* name, const Tensor& ids, const std::vector<int64_t>& sizes) {
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    const int64_t size = sizes[size_t(i) % sizes.size()], id = table_id_at(ids, i);
+    if (id >= 0 && id < size) continue;
+    std::vector<int64_t> place(size_t(ids.dim()));
+    int64_t rest = i;
+    for (size_t d = place.size(); d-- > 0; rest /= ids.size(int64_t(d))) place[d] = rest % ids.size(int64_t(d));
+    throw_argument(op, ": ", name, text_of(Sizes(place.data(), place.size())), " must be in [0, ", size, "), got ", id);
+  }
 }
 
 }  // namespace airank_fast

@@ -63,8 +63,8 @@ HOST_DEVICE TableScalars<T> table_scalars(TableRule rule, const TableOptions& o,
           Ftrl::scalars<T>(o.ftrl, lr, step, 1.0)};
 }
 
-// Returns the new weight and updates the state, `first` (s, m or n) and `second` (v or z). `grad` is g. Of row_wise_adagrad
-// `first` is the row's s, already updated.
+// Returns the new weight and updates the state, `first` (s, m or n) and `second` (v or z). `grad` is g. Of
+// row_wise_adagrad `first` is the row's s, already updated.
 template <TableRule kRule, typename T>
 HOST_DEVICE T table_step(T weight, T grad, T& first, T& second, const TableScalars<T>& s) {
   if constexpr (kRule == TableRule::kFtrl) return FtrlOf<false>::step(weight, grad, first, second, s.ftrl);

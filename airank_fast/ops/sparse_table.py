@@ -77,9 +77,10 @@ def sparse_table_bag(
 
     Returns:
         [bags, dim], of the dtype of the table; zeros for an empty bag. Sums are in float32 (float64 of float64). The
-        table's gradient is a sparse COO tensor, with every row once.
+        table's gradient is a sparse COO tensor, with every row once, for whose number backward waits on a GPU.
 
-    An id outside the table is an error on the CPU; on a GPU, where the host does not wait for it, its bag is NaN.
+    An id outside the table is an error on the CPU; on a GPU, where the host does not wait for it, its bag is NaN. There
+    the offsets are not checked either.
 
     Raises:
         RuntimeError: "sparse_table_bag: NAME must be WHAT, got GOT".
@@ -128,7 +129,7 @@ def sparse_table_bag_reference(
     check_inside("sparse_table_bag", "ids", ids, inside, torch.tensor(len(table)))
     bags, counts = _bags_of(ids, offsets, padding_idx)
     rows = _rows_or_nan(table, ids, inside).to(torch.promote_types(table.dtype, torch.float32))
-    rows = torch.where((ids != padding_idx)[:, None], rows, 0)
+    rows = torch.where(((ids != padding_idx) | ~inside)[:, None], rows, 0)
     rows = rows if weights is None else rows * weights[:, None]
     sums = rows.new_zeros(len(counts), table.shape[1]).index_add(0, bags, rows)
     return (sums / counts[:, None] if mean else sums).to(table.dtype)

@@ -1,8 +1,8 @@
 """airank_fast::sparse_table_update_: one step of an optimizer over the rows of a table that have a gradient.
 
 Formulas in csrc/sparse_table_update_math.h and, of FTRL, in csrc/ftrl_math.h. The gradients of a row's look-ups are
-added in their order, so that the result has the same bits for any number of threads; rows without one are neither read
-nor written.
+added in their order, so that the result has the same bits for any number of threads, and on a GPU in every run; rows
+without one are neither read nor written.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sparse_table_update_(
         rows: [ids], int64: the row of each gradient, in any order and any number of times. A row outside the table is
             an error on the CPU; on a GPU its gradient is left out.
         grads: [ids, dim], of the table's dtype, or 16-bit beside a float32 table. Those of one row are added in their
-            order, in float32 (float64 of float64): the same bits for any number of threads.
+            order, in float32 (float64 of float64): the same bits for any number of threads, and on a GPU in every run.
         lr: learning rate, one float32 or float64 number on the table's device.
         step: number of this step, counted from 1, for Adam's bias correction and lr_decay; one number like lr.
         rule: "sgd", "adagrad", "row_wise_adagrad", "adam" or "ftrl": the formulas of torch.optim.SGD, Adagrad and

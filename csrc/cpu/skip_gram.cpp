@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../skip_gram_args.h"
+#include "../sparse_table_args.h"
 #include "skip_gram_window.h"
 #include "sparse_table_rows.h"
 

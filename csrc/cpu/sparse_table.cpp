@@ -45,12 +45,6 @@ HOST_DEVICE void copy_row(char* to, const char* from, int64_t num_bytes) {
   }
 }
 
-// The rows of the slots: slot s has size[s] rows from first[s] on.
-struct Slots {
-  std::vector<int64_t> first;
-  std::vector<int64_t> size;
-};
-
 struct SlotView {
   const int64_t* first;
   const int64_t* size;
@@ -163,21 +157,6 @@ template <typename Run>
 void with_type_of_ids(const Tensor& ids, Run run) {
   if (ids.scalar_type() == ScalarType::Int) return run(int32_t{});
   return run(int64_t{});
-}
-
-// Without first_rows there is one slot.
-Slots slots_of(const OptionalTensor& first_rows, int64_t num_rows) {
-  if (!first_rows) return {{0}, {num_rows}};
-  const int64_t* first = static_cast<const int64_t*>(first_rows->data_ptr());
-  const int64_t count = first_rows->numel();
-  Slots slots{{first, first + count}, {}};
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t least = i ? first[i - 1] : 0, next = i + 1 < count ? first[i + 1] : num_rows;
-    CHECK_ARGUMENT(first[i] >= least && first[i] <= num_rows, "sparse_table_lookup: first_rows[", i, "] must be in [",
-                   least, ", ", num_rows, "], got ", first[i]);
-    slots.size.push_back(next - first[i]);
-  }
-  return slots;
 }
 
 Tensor sparse_table_lookup_cpu(Tensor table, Tensor ids, OptionalTensor first_rows, int64_t) {

@@ -1,9 +1,9 @@
-// What the loops over a table share: rows fetched before they are used, the grain of threads, the check of ids.
+// What the loops over a table share: rows fetched before they are used, the grain of threads.
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
+#include "../sparse_table_math.h"
 #include "../tensors.h"
 #include "numbers.h"
 #include "streaming.h"
@@ -14,8 +14,6 @@ namespace airank_fast {
 constexpr int64_t kTableBlock = 64;
 // Rows that are fetched ahead where they are added one by one.
 constexpr int64_t kTableAhead = 8;
-// Gradients of a row in one partial sum, so that the error of a sum does not grow with its length.
-constexpr int64_t kTableRun = 256;
 // Fewer numbers are not worth a thread.
 constexpr int64_t kTableGrain = 1 << 13;
 
@@ -73,23 +71,6 @@ inline int64_t number_bytes(const Tensor& tensor) {
   int64_t num_bytes = 0;
   with_table_type(tensor, [&](auto number) { num_bytes = sizeof(number); });
   return num_bytes;
-}
-
-inline int64_t table_id_at(const Tensor& ids, int64_t i) {
-  return ids.scalar_type() == ScalarType::Int ? static_cast<const int32_t*>(ids.data_ptr())[i]
-                                              : static_cast<const int64_t*>(ids.data_ptr())[i];
-}
-
-// Throws for the first id, of contiguous ones, that is not in its slot, if there is one.
-inline void check_inside(const char* op, const char* name, const Tensor& ids, const std::vector<int64_t>& sizes) {
-  for (int64_t i = 0; i < ids.numel(); ++i) {
-    const int64_t size = sizes[size_t(i) % sizes.size()], id = table_id_at(ids, i);
-    if (id >= 0 && id < size) continue;
-    std::vector<int64_t> place(size_t(ids.dim()));
-    int64_t rest = i;
-    for (size_t d = place.size(); d-- > 0; rest /= ids.size(int64_t(d))) place[d] = rest % ids.size(int64_t(d));
-    throw_argument(op, ": ", name, text_of(Sizes(place.data(), place.size())), " must be in [0, ", size, "), got ", id);
-  }
 }
 
 }  // namespace airank_fast

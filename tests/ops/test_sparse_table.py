@@ -182,6 +182,7 @@ def test_weights_of_bags_that_cannot_be_used_are_refused():
         sparse_table_bag(TABLE, IDS, mode="sum", per_sample_weights=weights.requires_grad_())
 
 
+@pytest.mark.not_emulated
 def test_few_rows_with_most_look_ups_have_the_gradient_of_all_threads():
     ids = torch.zeros(70_000, dtype=torch.int32)
     ids[::7] = torch.arange(10_000, dtype=torch.int32)
@@ -197,6 +198,7 @@ def test_few_rows_with_most_look_ups_have_the_gradient_of_all_threads():
     assert all(torch.equal(values, other) for _, other in results[1:])
 
 
+@pytest.mark.not_emulated
 def test_results_do_not_depend_on_the_number_of_threads():
     table, ids = random_table(5000, 10), random_ids(5000, (9000, 26))
     offsets = torch.arange(0, ids.numel() + 1, 13)
@@ -307,6 +309,41 @@ def test_wrong_modes_and_shapes_of_bags_are_named():
 def test_on_a_gpu_wrong_ids_give_nan():
     table, ids = random_table(5, 3, device="cuda"), torch.tensor([1, 5, -1], device="cuda")
     assert sparse_table_lookup(table, ids).isnan().all(1).tolist() == [False, True, True]
+    of_slots = sparse_table_lookup(table, torch.tensor([[1, 2], [2, 3]], device="cuda"), FIRST.cuda())
+    assert of_slots.isnan().all(2).tolist() == [[False, False], [True, True]]
+    for bag in (torch.ops.airank_fast.sparse_table_bag, sparse_table_bag_reference):
+        each = bag(table, ids, torch.arange(4, device="cuda"), None, True, -1)
+        assert each.isnan().all(1).tolist() == [False, True, True]
+
+
+@pytest.mark.gpu
+def test_capture_and_replay_on_another_stream():
+    table, (ids, offsets) = random_table(200, 10, device="cuda"), bags("cuda")
+
+    def both():
+        return sparse_table_lookup(table, ids), sparse_table_bag(table, ids, offsets, include_last_offset=True)
+
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both()  # warm-up
+        with torch.cuda.graph(graph, stream=stream):
+            captured = both()
+        ids.add_(1).remainder_(200)
+        graph.replay()
+        for got, want in zip(captured, both(), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
+def test_backward_of_bags_has_the_same_bits_in_every_run():
+    ids, offsets = torch.randint(50, (70_000,), device="cuda"), torch.arange(0, 70_001, 10, device="cuda")
+    ids[::2] = 7
+    grad = torch.randn(7000, 40, device="cuda")
+    op = torch.ops.airank_fast.sparse_table_bag_backward
+    (rows, values), *others = [op(grad, ids, offsets, None, True, -1) for _ in range(3)]
+    assert torch.equal(rows, torch.arange(50, device="cuda"))
+    assert all(torch.equal(values, other) for _, other in others)
 
 
 @pytest.mark.parametrize("device", DEVICES)
