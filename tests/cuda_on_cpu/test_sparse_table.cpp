@@ -42,10 +42,10 @@ template <typename T, typename Id>
 void check_bags(int64_t dim, Kind kind) {
   using M = math_t<T>;
   constexpr int64_t kRows = 9, kPadding = 5;
-  std::vector<int64_t> numbers = ids_with_a_long_row(700, kRows, kPadding);
+  std::vector<int64_t> numbers = ids_with_a_long_row(1100, kRows, kPadding);
   numbers[3] = kRows;  // the second bag has an id outside
   Array<Id> ids = ids_of<Id>(numbers);
-  Array<int64_t> offsets = ids_of<int64_t>({0, 2, 7, 7, 40, 700});
+  Array<int64_t> offsets = ids_of<int64_t>({0, 2, 7, 7, 40, 1100});
   const size_t num_bags = offsets.size() - 1, size = size_t(dim);
   Array<T> table = Array<T>::random(kRows * size), result(num_bags * size), grad = Array<T>::random(num_bags * size);
   Array<M> weights = Array<M>::random(ids.size()), factors(ids.size());

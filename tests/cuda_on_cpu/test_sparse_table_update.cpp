@@ -121,7 +121,7 @@ void check(TableRule rule, int64_t dim, size_t num_ids = 60, bool found_inf = fa
 }
 
 void cases() {
-  check<float, float, NoCopy, int32_t>(TableRule::kSgd, 10, 700);  // partial sums
+  check<float, float, NoCopy, int32_t>(TableRule::kSgd, 10, 1100);  // partial sums
   check<float, float, NoCopy, int32_t>(TableRule::kFtrl, 1);
   check<float, float, NoCopy, int32_t>(TableRule::kRowWiseAdagrad, 10);
   check<float, float, NoCopy, int32_t>(TableRule::kRowWiseAdagrad, 132);
