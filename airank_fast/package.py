@@ -133,10 +133,9 @@ def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: boo
         return markdown_report(title, runs, is_rehearsal)
     from airank_fast.reports import page, reading, rendering
 
+    read = [reading.read(one.run.path, {"benchmark": runs[0].benchmark}) for one in runs]
     files = {}
     for language in ("zh", "en"):
-        given = {"benchmark": runs[0].benchmark}
-        read = [reading.read(one.run.path, given) for one in runs]
         report, folder = page.Report(read, language, texts.BANNER if is_rehearsal else ""), f"report.{language}"
         files |= {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
         files |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
