@@ -112,9 +112,9 @@ def main() -> int:
     require(not (options.quick and options.full), "--quick", "left out with --full", "both")
     size = "quick" if options.quick else "full" if options.full else "short"
     directory = options.output or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
-    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
     has_checkers = importlib.util.find_spec("mlperf_logging") is not None
     require(has_checkers, "mlperf-logging", "installed (pip install 'airank-fast[rehearse]')", "none")
+    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
     require(is_free, "--output", "a directory that is absent or empty", directory)
     directory.mkdir(parents=True, exist_ok=True)
     rehearsal = Rehearsal(directory)

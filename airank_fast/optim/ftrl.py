@@ -14,7 +14,21 @@ from airank_fast.ops import ftrl_
 from airank_fast.optim.base import FusedOptimizer, check_lr
 
 
-class FusedFTRL(FusedOptimizer):
+class FTRLOptimizer(FusedOptimizer):
+    """What FTRL-Proximal is in dense parameters and in tables: the ranges of its options, and its first state."""
+
+    def check_options(self, options: dict) -> None:
+        """Raise UserError for options of a group that are out of range."""
+        check_lr(self.op, options, "initial_accumulator_value", "l1", "l2", "l2_shrinkage", "beta")
+        if not options["lr_power"] <= 0:
+            raise UserError(f"{self.op}: lr_power must be <= 0, got {float(options['lr_power'])}")
+
+    def initial_value(self, name: str) -> float:
+        """What a state tensor other than "master" is filled with before the first step."""
+        return self.defaults["initial_accumulator_value"] if name == "accumulator" else 0.0
+
+
+class FusedFTRL(FTRLOptimizer):
     """FTRL-Proximal (McMahan et al. 2013, "Ad click prediction"), the optimizer of a wide, sparse linear part.
 
     Args:
@@ -85,14 +99,6 @@ class FusedFTRL(FusedOptimizer):
         }
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
-    def check_options(self, options: dict) -> None:
-        """Raise UserError for options of a group that are out of range."""
-        check_ftrl(self.op, options)
-
-    def initial_value(self, name: str) -> float:
-        """What a state tensor other than "master" is filled with before the first step."""
-        return self.defaults["initial_accumulator_value"] if name == "accumulator" else 0.0
-
     def state_dtype(self, param: Tensor) -> torch.dtype:
         """The state is never 16-bit: the square of a small gradient would vanish."""
         return torch.promote_types(param.dtype, torch.float32)
@@ -112,10 +118,3 @@ class FusedFTRL(FusedOptimizer):
                     maximize=group["maximize"],
                     **self.scaling(device),
                 )
-
-
-def check_ftrl(op: str, options: dict) -> None:
-    """UserError for options of FTRL that are out of range."""
-    check_lr(op, options, "initial_accumulator_value", "l1", "l2", "l2_shrinkage", "beta")
-    if not options["lr_power"] <= 0:
-        raise UserError(f"{op}: lr_power must be <= 0, got {float(options['lr_power'])}")

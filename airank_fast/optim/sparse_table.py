@@ -14,7 +14,7 @@ from torch import Tensor
 from airank_fast.errors import UserError
 from airank_fast.ops import sparse_table_update_
 from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, scalar_on
-from airank_fast.optim.ftrl import check_ftrl
+from airank_fast.optim.ftrl import FTRLOptimizer
 
 
 class SparseTableOptimizer(FusedOptimizer):
@@ -254,7 +254,7 @@ class SparseAdam(SparseTableOptimizer):
         check_betas(self.op, options)
 
 
-class SparseFTRL(SparseTableOptimizer):
+class SparseFTRL(FTRLOptimizer, SparseTableOptimizer):
     """FTRL-Proximal on the touched rows; the arguments and the formula are those of FusedFTRL.
 
     A row's first step forgets most of the weights that it begins with, so that tables begin at 0.
@@ -292,14 +292,6 @@ class SparseFTRL(SparseTableOptimizer):
         options = {"lr": lr, "lr_power": lr_power, "initial_accumulator_value": initial_accumulator_value}
         options |= {"l1": l1, "l2": l2, "l2_shrinkage": l2_shrinkage, "beta": beta, "maximize": maximize}
         super().__init__(params, options, master_weights=master_weights)
-
-    def check_options(self, options: dict) -> None:
-        """Raise UserError for options of a group that are out of range."""
-        check_ftrl(self.op, options)
-
-    def initial_value(self, name: str) -> float:
-        """What a state tensor is filled with before the first step."""
-        return self.defaults["initial_accumulator_value"] if name == "accumulator" else 0.0
 
 
 def _check_zero(op: str, options: dict, *names: str) -> None:

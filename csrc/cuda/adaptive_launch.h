@@ -11,8 +11,8 @@ namespace airank_fast {
 template <typename Formula, typename P, typename G, typename C>
 cudaError_t launch_as(const AdaptiveLaunch<Formula>& step, cudaStream_t stream) {
   using Scalars = typename Formula::template Scalars<math_t<P>>;
-  const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
-  const AdaptiveDeviceScalars device{scalar(step.lr), scalar(step.grad_scale), scalar(step.found_inf)};
+  const AdaptiveDeviceScalars device{device_scalar(step.lr), device_scalar(step.grad_scale),
+                                     device_scalar(step.found_inf)};
   Scalars* const scalars = reinterpret_cast<Scalars*>(step.workspace);
 
   int64_t num_counted = 0;

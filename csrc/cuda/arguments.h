@@ -10,6 +10,9 @@ namespace airank_fast {
 
 enum class Dtype { kNone, kFloat32, kFloat64, kBFloat16, kFloat16 };
 
+// Bytes of a number.
+inline int64_t dtype_bytes(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
+
 // A number in device memory, float32 or float64; a null pointer: not given.
 struct ScalarAddress {
   const void* pointer = nullptr;

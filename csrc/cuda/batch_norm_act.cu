@@ -33,8 +33,6 @@ Grid grid_of(const BatchNormInput& input, int pack, int64_t num_parts) {
   return {dim3(unsigned(ceil_div(packs, columns)), unsigned(num_parts)), dim3(columns, kBatchNormThreads / columns)};
 }
 
-int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
-
 // As many as the device holds at once, but at least one group of rows for each thread.
 int64_t num_block_rows(const BatchNormInput& input, int pack, int resident_blocks) {
   const int64_t packs = ceil_div(input.channels, pack), columns = columns_of(packs);
@@ -81,7 +79,7 @@ BatchNormFinish finish_of(const BatchNormRunningAddresses& running) {
 int64_t batch_norm_num_parts(const BatchNormInput& input) {
   if (input.rows == 0 || input.channels == 0) return 0;
   const int blocks = input.dtype == Dtype::kFloat64 ? kBatchNormBlocks<double> : kBatchNormBlocks<float>;
-  return num_block_rows(input, int(16 / size_of(input.dtype)), blocks);
+  return num_block_rows(input, int(16 / dtype_bytes(input.dtype)), blocks);
 }
 
 cudaError_t launch_batch_norm_moments(const BatchNormInput& input, void* parts, void* out,

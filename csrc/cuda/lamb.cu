@@ -15,9 +15,8 @@ static_assert(sizeof(LambScalars<double>) <= 8 * kRatesAt && kSumsAt % 2 == 0);
 template <typename P, typename G, typename C>
 cudaError_t run(const LambLaunch& step, cudaStream_t stream) {
   using T = math_t<P>;
-  const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
-  const LambDeviceScalars device{scalar(step.lr), scalar(step.step), scalar(step.grad_norm), scalar(step.grad_scale),
-                                 scalar(step.found_inf)};
+  const LambDeviceScalars device{device_scalar(step.lr), device_scalar(step.step), device_scalar(step.grad_norm),
+                                 device_scalar(step.grad_scale), device_scalar(step.found_inf)};
   LambScalars<T>* const scalars = reinterpret_cast<LambScalars<T>*>(step.workspace + kScalarsAt);
   double* const rates = step.workspace + kRatesAt;
   Sums* const sums = reinterpret_cast<Sums*>(step.workspace + kSumsAt);

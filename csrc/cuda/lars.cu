@@ -13,9 +13,14 @@ constexpr int64_t kSumsAt = (LarsTable::kCapacity + 1) / 2 * 2;
 
 template <typename P, typename G, typename C>
 cudaError_t run(const LarsLaunch& step, cudaStream_t stream) {
-  const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
-  const LarsSettings settings{scalar(step.lr),   scalar(step.grad_scale), scalar(step.found_inf), step.momentum,
-                              step.weight_decay, step.trust_coefficient,  step.eps,               step.nesterov};
+  const LarsSettings settings{device_scalar(step.lr),
+                              device_scalar(step.grad_scale),
+                              device_scalar(step.found_inf),
+                              step.momentum,
+                              step.weight_decay,
+                              step.trust_coefficient,
+                              step.eps,
+                              step.nesterov};
   double* const rates = step.adapt ? step.workspace : nullptr;
   Sums* const sums = reinterpret_cast<Sums*>(step.workspace + kSumsAt);
   void* const* lists[kLarsDepth] = {step.params, step.grads, step.velocities, step.copies};

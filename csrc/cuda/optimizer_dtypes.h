@@ -1,4 +1,4 @@
-// The types of an optimizer's launcher: those that tensor_lists.h accepts, one list for all optimizers.
+// What every optimizer's launcher needs: its numbers in device memory, and the types that tensor_lists.h accepts.
 #pragma once
 
 #include <type_traits>
@@ -7,6 +7,8 @@
 #include "multi_tensor.cuh"
 
 namespace airank_fast {
+
+inline DeviceScalar device_scalar(const ScalarAddress& scalar) { return {scalar.pointer, scalar.is_double}; }
 
 // Calls `run.operator()<P, G, C>()` with the types of parameters, gradients and 16-bit copies (NoCopy for none).
 template <typename G, typename Run>

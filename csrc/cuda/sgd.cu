@@ -10,10 +10,14 @@ namespace {
 
 template <bool kMomentum, typename P, typename G, typename C>
 cudaError_t run(const SgdLaunch& step, cudaStream_t stream) {
-  const auto scalar = [](const ScalarAddress& a) { return DeviceScalar{a.pointer, a.is_double}; };
-  const SgdSettings settings{scalar(step.lr),   scalar(step.grad_scale), scalar(step.found_inf),
-                             step.momentum,     1.0 - step.dampening,    step.weight_decay,
-                             step.nesterov,     step.maximize};
+  const SgdSettings settings{device_scalar(step.lr),
+                             device_scalar(step.grad_scale),
+                             device_scalar(step.found_inf),
+                             step.momentum,
+                             1.0 - step.dampening,
+                             step.weight_decay,
+                             step.nesterov,
+                             step.maximize};
   void* const* lists[kSgdDepth] = {step.params, step.grads, step.buffers, step.copies};
   return for_each_table<kSgdDepth>(
       step.num_tensors, kSgdChunk, [&](int64_t i) { return step.sizes[i]; },

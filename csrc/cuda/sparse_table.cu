@@ -18,10 +18,6 @@ uint64_t nan_of(Dtype dtype) {
   }
 }
 
-int64_t number_bytes(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
-
 template <typename Word>
 cudaError_t launch_lookup(TableLookupTask task, int64_t row_bytes, cudaStream_t stream) {
   task.words = row_bytes / int64_t(sizeof(Word));
@@ -30,11 +26,15 @@ cudaError_t launch_lookup(TableLookupTask task, int64_t row_bytes, cudaStream_t 
 
 template <typename M>
 cudaError_t launch_bag_of_ids(const TableBagOfIdsTask& task, cudaStream_t stream) {
-  const dim3 grid(unsigned(ceil_div(task.num_bags, kTableWarps)));
+  const dim3 grid(unsigned(ceil_div(task.bags.num_bags, kTableWarps)));
   return launch(table_bag_of_ids_kernel<M>, grid, dim3(kTableThreads), 0, stream, task);
 }
 
 TableIds device_ids(const IdsAddress& ids) { return {ids.pointer, ids.is_int32}; }
+
+DeviceBags device_bags(const TableBags& bags) {
+  return {bags.num_bags, bags.offsets, device_ids(bags.ids), bags.padding, bags.mean, bags.weights};
+}
 
 }  // namespace
 
@@ -48,7 +48,7 @@ cudaError_t launch_table_lookup(const TableLookupLaunch& work, cudaStream_t stre
                              work.first_rows,
                              nan_of(work.dtype),
                              work.result};
-  const int64_t row_bytes = work.dim * number_bytes(work.dtype);
+  const int64_t row_bytes = work.dim * dtype_bytes(work.dtype);
   if (row_bytes == 0) return cudaSuccess;
   const auto address = reinterpret_cast<uintptr_t>(work.table) | reinterpret_cast<uintptr_t>(work.result);
   switch (int64_t(address | uintptr_t(row_bytes)) & 15) {
@@ -65,12 +65,7 @@ cudaError_t launch_table_bag(const TableBagLaunch& work, cudaStream_t stream) {
   const TableBagTask task{table_array(work.table, work.dtype),
                           work.num_rows,
                           work.dim,
-                          bags.num_bags,
-                          bags.offsets,
-                          device_ids(bags.ids),
-                          bags.padding,
-                          bags.mean,
-                          bags.weights,
+                          device_bags(bags),
                           table_array(work.result, work.dtype)};
   const auto run = [&]<typename M, int N>() {
     return launch_rows<N>(table_bag_kernel<M, N>, bags.num_bags, work.dim, stream, task);
@@ -81,8 +76,7 @@ cudaError_t launch_table_bag(const TableBagLaunch& work, cudaStream_t stream) {
 cudaError_t launch_table_bag_of_ids(const TableBags& bags, Dtype dtype, int64_t* bag_of_ids, void* factors,
                                     cudaStream_t stream) {
   if (bags.num_bags == 0) return cudaSuccess;
-  const TableBagOfIdsTask task{bags.num_bags, bags.offsets, device_ids(bags.ids), bags.padding,
-                               bags.mean,     bags.weights, bag_of_ids,           factors};
+  const TableBagOfIdsTask task{device_bags(bags), bag_of_ids, factors};
   return dtype == Dtype::kFloat64 ? launch_bag_of_ids<double>(task, stream) : launch_bag_of_ids<float>(task, stream);
 }
 

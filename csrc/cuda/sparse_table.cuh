@@ -73,38 +73,43 @@ __global__ void __launch_bounds__(kTableThreads) table_lookup_kernel(const Table
   }
 }
 
-struct TableBagTask {
-  TableArray table;
-  int64_t num_rows;
-  int64_t dim;
+// See TableBags.
+struct DeviceBags {
   int64_t num_bags;
   const int64_t* offsets;
   TableIds ids;
   int64_t padding;
   bool mean;
   const void* weights;
+};
+
+struct TableBagTask {
+  TableArray table;
+  int64_t num_rows;
+  int64_t dim;
+  DeviceBags bags;
   TableArray result;
 };
 
 template <typename M, int N>
 __global__ void __launch_bounds__(kTableThreads, kTableBlocks) table_bag_kernel(const TableBagTask task) {
   const TablePlace<N> place(task.dim);
-  if (!place.takes(task.num_bags)) return;
-  const int64_t begin = task.offsets[place.item], end = task.offsets[place.item + 1];
-  const M* weights = static_cast<const M*>(task.weights);
+  if (!place.takes(task.bags.num_bags)) return;
+  const int64_t begin = task.bags.offsets[place.item], end = task.bags.offsets[place.item + 1];
+  const M* weights = static_cast<const M*>(task.bags.weights);
   for (int64_t first = place.first; first < task.dim; first += 32 * N) {
     M sum[N] = {};
     int64_t count = 0;
     bool is_outside = false;
     add_table_terms(task.table, begin, end, sum, [&](int64_t i) -> TableTerm<M> {
-      const int64_t id = task.ids.at(i);
+      const int64_t id = task.bags.ids.at(i);
       const bool inside = id >= 0 && id < task.num_rows;
       is_outside |= !inside;
-      if (!inside || id == task.padding) return {-1, M(0)};
+      if (!inside || id == task.bags.padding) return {-1, M(0)};
       ++count;
       return {id * task.dim + first, weights ? weights[i] : M(1)};
     });
-    const M divisor = task.mean && count > 0 ? M(count) : M(1);
+    const M divisor = task.bags.mean && count > 0 ? M(count) : M(1);
 #pragma unroll
     for (int k = 0; k < N; ++k) sum[k] = is_outside ? M(__builtin_nanf("")) : sum[k] / divisor;
     store_table_numbers(task.result, place.item * task.dim + first, sum);
@@ -112,12 +117,7 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) table_bag_kernel(
 }
 
 struct TableBagOfIdsTask {
-  int64_t num_bags;
-  const int64_t* offsets;
-  TableIds ids;
-  int64_t padding;
-  bool mean;
-  const void* weights;
+  DeviceBags bags;
   int64_t* bag_of_ids;
   void* factors;
 };
@@ -126,18 +126,18 @@ struct TableBagOfIdsTask {
 template <typename M>
 __global__ void __launch_bounds__(kTableThreads) table_bag_of_ids_kernel(const TableBagOfIdsTask task) {
   const int64_t bag = int64_t(blockIdx.x) * kTableWarps + threadIdx.x / 32;
-  if (bag >= task.num_bags) return;  // the whole warp
-  const int64_t begin = task.offsets[bag], end = task.offsets[bag + 1];
+  if (bag >= task.bags.num_bags) return;  // the whole warp
+  const int64_t begin = task.bags.offsets[bag], end = task.bags.offsets[bag + 1];
   const int lane = int(threadIdx.x % 32);
   int64_t count = 0;
-  for (int64_t first = task.mean ? begin : end; first < end; first += 32) {
+  for (int64_t first = task.bags.mean ? begin : end; first < end; first += 32) {
     const int64_t i = first + lane;
-    count += __popc(__ballot_sync(0xffffffffu, i < end && task.ids.at(i) != task.padding));
+    count += __popc(__ballot_sync(0xffffffffu, i < end && task.bags.ids.at(i) != task.bags.padding));
   }
   for (int64_t i = begin + lane; i < end; i += 32) {
     task.bag_of_ids[i] = bag;
-    if (!task.mean) continue;
-    const M weight = task.weights ? static_cast<const M*>(task.weights)[i] : M(1);
+    if (!task.bags.mean) continue;
+    const M weight = task.bags.weights ? static_cast<const M*>(task.bags.weights)[i] : M(1);
     static_cast<M*>(task.factors)[i] = count > 0 ? weight / M(count) : weight;
   }
 }

@@ -2,13 +2,12 @@
 // compile it for the CPU.
 #include "sparse_table_update.h"
 
+#include "optimizer_dtypes.h"
 #include "sparse_table_launch.h"
 #include "sparse_table_update.cuh"
 
 namespace airank_fast {
 namespace {
-
-DeviceScalar device_scalar(const ScalarAddress& scalar) { return {scalar.pointer, scalar.is_double}; }
 
 template <typename M>
 cudaError_t launch_keys(const TableKeysTask& task, cudaStream_t stream) {

@@ -57,7 +57,7 @@ def load(cache_dir: str | os.PathLike | None = None) -> tuple[list[Pair], list[P
 
 def _write(folder: Path) -> None:
     found = pairs()
-    if len(found) < _LEAST_PAIRS:
+    if len(found) < _LEAST_PAIRS or not any(is_held_out(pair.module) and not pair.sentence for pair in found):
         raise UserError(
             f"embedded text: must have the standard library's sources in {pydoc.library()}, "
             f"got {len(found)} sentences of docstrings; or pass --data with a file of pairs"
