@@ -41,6 +41,7 @@ class Purpose(enum.IntEnum):
     MASKS = 4  # of tokens, in text that is masked as it is read
     SHUFFLE = 5  # of a block's samples, when a corpus is prepared
     WORDS = 6  # of a sentence, in sub-sampling
+    SCENES = 7  # places, sizes and noise of a composed picture
 
 
 class Crop(NamedTuple):

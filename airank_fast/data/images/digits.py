@@ -31,6 +31,15 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         return archive["images"], archive["labels"]
 
 
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Which of the digits with these labels, in the order of `load`, are in val: bool [n]."""
+    ranks = np.empty(len(labels), np.int64)  # of a digit among those of its class
+    for label in range(NUM_CLASSES):
+        its = labels == label
+        ranks[its] = np.arange(its.sum())
+    return ranks % _HOLD_OUT == _HOLD_OUT - 1
+
+
 def materialise(cache_dir: str | os.PathLike | None = None) -> Path:
     """Write the digits as an ImageFolder tree, once, and return its path.
 
@@ -44,13 +53,11 @@ def _write(root: Path) -> None:
     for side in ("train", "val"):
         for label in range(NUM_CLASSES):
             (root / side / str(label)).mkdir(parents=True)
-    seen = [0] * NUM_CLASSES
     border = (PICTURE_SIZE - _ENLARGED_SIZE) // 2
-    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+    for number, (pixels, label, is_val) in enumerate(zip(images, labels, held_out(labels), strict=True)):
         grey = Image.fromarray((pixels.astype(np.uint16) * 255 // 16).astype(np.uint8))
         picture = Image.new("L", (PICTURE_SIZE, PICTURE_SIZE))
         enlarged = grey.resize((_ENLARGED_SIZE, _ENLARGED_SIZE), Image.Resampling.BICUBIC)
         picture.paste(enlarged, (border, border))
-        side = "val" if seen[label] % _HOLD_OUT == _HOLD_OUT - 1 else "train"
-        seen[label] += 1
+        side = "val" if is_val else "train"
         picture.convert("RGB").save(root / side / str(label) / f"{number:04d}.JPEG", quality=95)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -148,12 +149,15 @@ def _some(names: Sequence[str]) -> str:
     return quoted if len(names) <= 3 else f"{quoted} and {len(names) - 3} more"
 
 
-def why_corrupt(path: str | os.PathLike) -> str | None:
-    """Why a picture cannot be decoded to its end, or None. Decodes at an eighth of the size, which is faster."""
+def why_corrupt(picture: str | os.PathLike | bytes) -> str | None:
+    """Why a picture, a path or the content of a file, cannot be decoded to its end, or None.
+
+    Decodes at an eighth of the size, which is faster.
+    """
     try:
-        if os.path.getsize(path) == 0:
+        if not (len(picture) if isinstance(picture, bytes) else os.path.getsize(picture)):
             return "the file is empty"
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as image:
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except FileNotFoundError:

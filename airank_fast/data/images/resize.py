@@ -12,8 +12,8 @@ from torch.nn.functional import interpolate
 
 
 def resize_into(out: np.ndarray, window: np.ndarray, mirrored: bool) -> None:
-    """out: uint8 [S, S, 3], written. window: uint8 [h, w, 3], C-contiguous, writable (torch requires it)."""
-    picture = torch.from_numpy(window)[None].permute(0, 3, 1, 2)  # [1, 3, h, w], channels_last
+    """out: uint8 [H, W, c], written. window: uint8 [h, w, c], C-contiguous, writable (torch requires it)."""
+    picture = torch.from_numpy(window)[None].permute(0, 3, 1, 2)  # [1, c, h, w], channels_last
     if window.shape != out.shape:
         picture = interpolate(picture, out.shape[:2], mode="bilinear", antialias=True)
     if mirrored:

@@ -1,0 +1,77 @@
+"""Composed lines of digits: pure functions of seed and index, of digits of one half, with the digits where they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from airank_fast.data.images import digit_scenes, digits
+from airank_fast.data.images.digit_scenes import LINE_HEIGHT, LINE_WIDTH, line
+
+
+def test_a_scene_is_a_function_of_seed_index_and_half():
+    first, again = line(0, 7, held_out=False), line(0, 7, held_out=False)
+    assert np.array_equal(first.picture, again.picture)
+    assert first.text == again.text
+    for other in (line(1, 7, held_out=False), line(0, 8, held_out=False), line(0, 7, held_out=True)):
+        assert not np.array_equal(first.picture, other.picture)
+
+
+def test_the_first_texts_are_the_same_everywhere():
+    assert [line(0, index, held_out=False).text for index in range(4)] == ["1750", "571", "4498903", "86357"]
+
+
+def test_no_digit_is_in_both_halves_and_labels_are_the_embedded_ones():
+    _, labels = digits.load()
+    is_held_out = digits.held_out(labels)
+    for held_out in (False, True):
+        scenes = [line(0, index, held_out=held_out) for index in range(60)]
+        drawn = [digit for scene in scenes for digit in scene.digits]
+        assert {bool(is_held_out[digit.source]) for digit in drawn} == {held_out}
+        assert all(labels[digit.source] == digit.label for digit in drawn)
+        assert {len(scene.text) for scene in scenes} == {3, 4, 5, 6, 7}
+        assert {*"".join(scene.text for scene in scenes)} == {*"0123456789"}
+
+
+def test_digits_are_bright_where_their_ink_is_and_inside_the_picture():
+    for index in range(40):
+        scene = line(0, index, held_out=False)
+        assert scene.picture.shape == (LINE_HEIGHT, LINE_WIDTH)
+        assert scene.picture.dtype == np.uint8
+        canvas = np.zeros((LINE_HEIGHT + 20, LINE_WIDTH + 20), np.float32)  # a border of 10 for what overhangs
+        for digit in scene.digits:
+            top, left = digit.top + 10, digit.left + 10
+            window = canvas[top : top + digit.ink.shape[0], left : left + digit.ink.shape[1]]
+            np.maximum(window, digit.ink, out=window)
+        inside = canvas[10:-10, 10:-10]
+        assert inside.sum() > 0.97 * canvas.sum()
+        assert scene.picture[inside > 0.9].mean() > scene.picture[inside < 0.05].mean() + 60
+        middles = [digit.left + digit.ink.shape[1] / 2 for digit in scene.digits]
+        assert middles == sorted(middles)
+
+
+@pytest.mark.parametrize("shear", [-0.2, 0.0, 0.2])
+def test_a_positive_shear_leans_to_the_right(shear):
+    bar = np.zeros((8, 8), np.uint8)
+    bar[:, 3:5] = 255
+    ink = digit_scenes._drawn(digit_scenes._bordered(bar), 24, 16, shear=shear)
+    places = (ink * np.arange(ink.shape[1])).sum(1)[2:-2] / ink.sum(1)[2:-2]
+    assert places[0] - places[-1] == pytest.approx(shear * (len(places) - 1), abs=0.3)
+    assert ink[ink.shape[0] // 2].max() > 0.95
+
+
+def test_lines_are_written_once_with_their_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_scenes, "NUM_TRAIN", 5)
+    monkeypatch.setattr(digit_scenes, "NUM_HELD_OUT", 2)
+    lists = digit_scenes.materialise(tmp_path)
+    for path, number, held_out in zip(lists, (5, 2), (False, True), strict=True):
+        rows = [row.split("\t") for row in path.read_text().splitlines()]
+        assert len(rows) == number
+        for index, (name, text) in enumerate(rows):
+            scene = line(0, index, held_out=held_out)
+            assert np.array_equal(np.asarray(Image.open(path.parent / name)), scene.picture)
+            assert text == scene.text
+    before = lists[0].stat().st_mtime_ns
+    assert digit_scenes.materialise(tmp_path) == lists
+    assert lists[0].stat().st_mtime_ns == before
