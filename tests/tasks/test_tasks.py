@@ -65,7 +65,6 @@ NOT_TRAINED_YET = {
     "deeplabv3plus",
     "hrnet",
     "mask_rcnn",
-    "ocr",
     "pix2pix",
     "transformer",
     "tsm",
