@@ -46,7 +46,7 @@ class Source(Protocol):
         """The path of the line's picture, or its content."""
 
     def close(self) -> None:
-        """Close what is open; a later access opens it again. To be called before processes fork."""
+        """Close what is open, before processes fork; a later access opens it again."""
 
 
 class ListFile:
@@ -99,16 +99,16 @@ class Database:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._environment: Any = None
+
+    def __len__(self) -> int:
         number = self._get(b"num-samples")
         if number is None:
             with self._opened.begin() as transaction, transaction.cursor() as cursor:
                 keys = [repr(key)[2:42] for key, _ in zip(cursor.iternext(values=False), range(3), strict=False)]
-            raise UserError(f"{folder}: must be {_SCHEMA}, got {', '.join(keys) + ', ...' if keys else 'no key'}")
-        require(number.isdigit() and int(number), str(folder), "an LMDB with lines", f"num-samples {number[:20]!r}")
-        self._size = int(number)
-
-    def __len__(self) -> int:
-        return self._size
+            raise UserError(f"{self._folder}: must be {_SCHEMA}, got {', '.join(keys) + ', ...' if keys else 'no key'}")
+        is_number = number.isdigit() and int(number) > 0
+        require(is_number, str(self._folder), "an LMDB with lines", f"num-samples {number[:20]!r}")
+        return int(number)
 
     def where(self, number: int) -> str:
         """The key of the picture."""
@@ -212,11 +212,6 @@ class Lines:
             reasons = pool.map(lambda line: why_corrupt(self.picture(line)), range(len(self)))
             return {line: why for line, why in enumerate(reasons) if why}
 
-    def close(self) -> None:
-        """Close what is open; to be called before processes fork."""
-        for source in self.sources:
-            source.close()
-
     def checksum(self) -> str:
         """SHA-256 of all texts in their order, as classes, in hex."""
         return hashlib.sha256(self.offsets.tobytes() + self.classes.tobytes()).hexdigest()
@@ -230,7 +225,18 @@ def read_lines(
     Without skip_corrupt a UserError names the first line without a text of the alphabet or without a picture; pictures
     are not opened. With it every picture is decoded, and num_threads threads do so. UserError where no line is left.
     """
-    sources = list(_sources(path))
+    sources: list[Source] = []
+    try:
+        sources.extend(_sources(path))
+        return _read(sources, path, alphabet, skip_corrupt, num_threads)
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _read(
+    sources: list[Source], path: Path, alphabet: Alphabet, skip_corrupt: bool, num_threads: int
+) -> tuple[Lines, list[tuple[str, str]]]:
     corrupt: list[tuple[str, str]] = []
     source_of, number_of, every_class, offsets = array("i"), array("q"), array("i"), array("q", [0])
     for index, source in enumerate(sources):
@@ -252,7 +258,6 @@ def read_lines(
         reasons = lines.find_corrupt(num_threads)
         corrupt += [(lines.where(line), why) for line, why in reasons.items()]
         lines = lines.take(np.setdiff1d(np.arange(len(lines)), [*reasons]))
-    lines.close()
     require(len(lines), str(path), "with a line that can be read", f"none of {len(corrupt)}")
     return lines, corrupt
 
