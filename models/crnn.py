@@ -36,10 +36,20 @@ class BidirectionalLSTM(nn.Module):
         super().__init__()
         self.rnn = nn.LSTM(inputs, hidden, bidirectional=True)
         self.embedding = nn.Linear(2 * hidden, outputs)
+        # torch's own initial weights shrink the features from layer to layer: CTC writes blanks alone for epochs.
+        for name, parameter in self.rnn.named_parameters():
+            for of_gate in parameter.detach().chunk(4):
+                if name.startswith("weight"):
+                    (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(of_gate)
+                else:
+                    nn.init.zeros_(of_gate)
+        nn.init.xavier_uniform_(self.embedding.weight)
+        nn.init.zeros_(self.embedding.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """In the dtype of the linear layer; the LSTM computes in that of its own weights."""
-        outputs, _ = self.rnn(x.to(self.rnn.weight_hh_l0.dtype))
+        """In the dtype of the linear layer; the LSTM computes in that of its weights, also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):  # oneDNN has no LSTM in 16 bits on every processor
+            outputs, _ = self.rnn(x.to(self.rnn.weight_hh_l0.dtype))
         return self.embedding(outputs.to(self.embedding.weight.dtype))
 
 

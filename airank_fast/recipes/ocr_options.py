@@ -59,16 +59,16 @@ DIGIT_LINES = replace(
     LINES,
     name="digit_lines",
     alphabet=string.digits,
-    image_width=96,
+    image_width=64,
     width=8,
     hidden=64,
-    epochs=8,
-    warmup_epochs=0.5,
+    epochs=4,
+    warmup_epochs=0.1,
     decay_power=1.0,
-    batch_size=32,
+    batch_size=16,
     learning_rate=4e-3,
     eval_batch_size=250,
-    target=0.9,
+    target=0.88,
 )
 RECIPES = {recipe.name: recipe for recipe in (DIGIT_LINES, LINES)}
 

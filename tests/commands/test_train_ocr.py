@@ -172,6 +172,6 @@ def test_the_main_job_reaches_its_target(tmp_path, capsys):
     assert capsys.readouterr().err.count(digit_scenes.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("success", "target")
-    assert summary["best_accuracy"] >= summary["target"] == 0.9
+    assert summary["best_accuracy"] >= summary["target"] == 0.88
     (data,) = events_of(output, "data")
-    assert (data["train_samples"], data["eval_samples"]) == (4000, 1000)
+    assert (data["train_samples"], data["eval_samples"]) == (6000, 1000)

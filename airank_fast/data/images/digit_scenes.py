@@ -1,8 +1,8 @@
 """Scenes composed of the embedded handwritten digits, which are known in every pixel: lines of text.
 
     scene = digit_scenes.line(seed=0, index=7, held_out=False)
-    scene.picture                    # uint8 [32, 96], grey
-    scene.text                       # "40727"; each of scene.digits has its label, place and ink
+    scene.picture                    # uint8 [32, 64], grey
+    scene.text                       # "4072"; each of scene.digits has its label, place and ink
 
 A scene is a pure function of seed and index. Held-out scenes are of held-out digits (`digits.held_out`), so that no
 digit is in both halves.
@@ -25,9 +25,9 @@ from airank_fast.data.images import digits
 from airank_fast.data.sampling import Purpose, philox
 
 NAME = "lines of UCI optical digits (CC BY 4.0)"
-LINE_HEIGHT, LINE_WIDTH = 32, 96
-SHORTEST, LONGEST = 3, 7  # lines, in digits
-NUM_TRAIN, NUM_HELD_OUT = 4000, 1000
+LINE_HEIGHT, LINE_WIDTH = 32, 64
+SHORTEST, LONGEST = 2, 4  # lines, in digits
+NUM_TRAIN, NUM_HELD_OUT = 6000, 1000
 _FOLDER = "digit-lines-v1"  # a change of what is written needs another version
 _MARGIN = 2  # pixels between a line's digits and its left and right border, at least
 _NUM_DRAWS = 64  # uniforms of a scene
@@ -83,7 +83,7 @@ class _Draws:
 
 
 def line(seed: int, index: int, *, held_out: bool) -> Scene:
-    """A line of 3 to 7 digits on a darker ground, grey, [32, 96]."""
+    """A line of 2 to 4 digits on a darker ground, grey, [32, 64]."""
     draws = _Draws(seed, index, held_out)
     ground, bright = draws.between(0, 60), draws.between(140, 255)
     number = SHORTEST + draws.one_of(LONGEST - SHORTEST + 1)
@@ -144,7 +144,7 @@ def _blend(picture: np.ndarray, digit: Digit, level: float) -> None:
 
 
 def materialise(cache_dir: str | os.PathLike | None = None) -> tuple[Path, Path]:
-    """Write 4,000 lines to train on and 1,000 to evaluate on, once, and return their lists; see `text_lines`.
+    """Write 6,000 lines to train on and 1,000 to evaluate on, once, and return their lists; see `text_lines`.
 
     cache_dir: default `~/.cache/airank_fast`. UserError: not writable.
     """

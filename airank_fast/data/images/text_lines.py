@@ -104,7 +104,7 @@ class Database:
         number = self._get(b"num-samples")
         if number is None:
             with self._opened.begin() as transaction, transaction.cursor() as cursor:
-                keys = [repr(key)[2:42] for key, _ in zip(cursor.iternext(values=False), range(3), strict=False)]
+                keys = [repr(key[:40])[2:-1] for key, _ in zip(cursor.iternext(values=False), range(3), strict=False)]
             raise UserError(f"{self._folder}: must be {_SCHEMA}, got {', '.join(keys) + ', ...' if keys else 'no key'}")
         is_number = number.isdigit() and int(number) > 0
         require(is_number, str(self._folder), "an LMDB with lines", f"num-samples {number[:20]!r}")
