@@ -78,8 +78,8 @@ class Options(RunOptions):
     """See RunOptions."""
 
     data: Path | None = None
-    """An LMDB with the keys num-samples, image-%09d and label-%09d, a folder of such, a list of lines PATH TAB TEXT, or
-    a folder with one. Default: lines of embedded digits."""
+    """An LMDB with the keys num-samples, image-000000001, label-000000001, ..., a folder of such, a list of lines PATH
+    TAB TEXT, or a folder with one. Default: lines of embedded digits."""
     eval_data: Path | None = None
     """With --data: the same, to evaluate on. Default: one line in ten of --data, which is not trained."""
     alphabet_file: Path | None = None
