@@ -63,10 +63,10 @@ DIGIT_LINES = replace(
     width=8,
     hidden=64,
     epochs=4,
-    warmup_epochs=0.1,
+    warmup_epochs=0.3,
     decay_power=1.0,
     batch_size=16,
-    learning_rate=4e-3,
+    learning_rate=2e-3,
     eval_batch_size=250,
     target=0.88,
 )
