@@ -1,6 +1,6 @@
 """The settings of text-line recognition: recipes for lines of embedded digits and for a data set of lines.
 
-The digit_lines recipe reaches its target on two CPU cores in about a minute. The lines recipe has the network and the
+The digit_lines recipe is for two CPU cores. The lines recipe has the network and the
 pictures of crnn.pytorch, and batch, rate and optimizer of PaddleOCR's rec_r34_vd_none_bilstm_ctc; no document states a
 target.
 """
@@ -113,7 +113,7 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
 COMMANDS = {
     "ocr": Command(
         text="Train CRNN to read lines of text, with CTC. Without --data: lines of embedded digits, to their target, "
-        "in about a minute.",
+        "in a minute or two.",
         task=TASK,
         job="airank_fast.recipes.ocr",
         options=Options,

@@ -19,12 +19,12 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_list(folder, texts=TEXTS, name="gt.txt"):
+def write_list(folder, texts=TEXTS):
     """A folder of pictures with a list."""
     (folder / "pictures").mkdir(parents=True)
     for number in range(len(texts)):
         (folder / "pictures" / f"{number}.png").write_bytes(png(number))
-    path = folder / name
+    path = folder / "gt.txt"
     path.write_text("".join(f"pictures/{number}.png\t{text}\n" for number, text in enumerate(texts)), encoding="utf-8")
     return path
 
