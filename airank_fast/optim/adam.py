@@ -28,6 +28,8 @@ class FusedAdam(FusedOptimizer):
         bias_correction, adam_w_mode, set_grad_none: apex.optimizers.FusedAdam's; adam_w_mode is its name of
             decoupled_weight_decay (which is True there unless stated), set_grad_none the default of `zero_grad`'s
             argument.
+        max_grad_norm: > 0; where the norm over the gradients of all groups is larger, they are scaled down to it
+            inside the step. None: no clipping.
         master_weights: keep a float32 master for each 16-bit parameter, which is then the rounded master. The next
             step begins from weights that other code has written into it (a checkpoint, an average). False: the
             parameter is updated in place. The moments are float32 in both cases.
@@ -68,6 +70,7 @@ class FusedAdam(FusedOptimizer):
         bias_correction: bool = True,
         adam_w_mode: bool | None = None,
         set_grad_none: bool = True,
+        max_grad_norm: float | None = None,
         master_weights: bool = True,
     ) -> None:
         check_false(self.op, amsgrad=amsgrad, differentiable=differentiable)
@@ -80,7 +83,13 @@ class FusedAdam(FusedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay if adam_w_mode is None else adam_w_mode,
             "bias_correction": bias_correction,
         }
-        super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
+        super().__init__(
+            params,
+            options,
+            master_weights=master_weights,
+            set_grad_none=set_grad_none,
+            max_grad_norm=max_grad_norm,
+        )
 
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that are out of range."""
@@ -144,6 +153,7 @@ class FusedAdamW(FusedAdam):
         fused: bool | None = None,
         bias_correction: bool = True,
         set_grad_none: bool = True,
+        max_grad_norm: float | None = None,
         master_weights: bool = True,
     ) -> None:
         super().__init__(
@@ -158,6 +168,7 @@ class FusedAdamW(FusedAdam):
             decoupled_weight_decay=True,
             bias_correction=bias_correction,
             set_grad_none=set_grad_none,
+            max_grad_norm=max_grad_norm,
             master_weights=master_weights,
         )
 

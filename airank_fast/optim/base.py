@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.errors import UserError
+from airank_fast.ops import global_norm
 from airank_fast.ops.checks import IN_16_BITS
 from airank_fast.optim.shards import is_flattened, layout_of
 
@@ -36,6 +37,9 @@ class FusedOptimizer(torch.optim.Optimizer):
     DTensors too. Norms over whole tensors, LARS's and LAMB's, take one collective for each list of tensors, and the
     step is in plain torch there. FullyShardedDataParallel gives an optimizer flat pieces: these two refuse them.
 
+    `max_grad_norm`, where an optimizer has it: where the norm over the gradients of all groups is larger, the op scales
+    them down to it. `param.grad` is left as it is.
+
     torch.amp.GradScaler leaves unscaling and skipping to `step`, as with torch's ``fused=True``. Lightning's "16-mixed"
     therefore refuses ``gradient_clip_val``; for clipping by hand call ``scaler.unscale_(optimizer)`` first.
     """
@@ -44,10 +48,22 @@ class FusedOptimizer(torch.optim.Optimizer):
     state_names: tuple[str, ...] = ()
     _step_supports_amp_scaling = True  # GradScaler then sets self.grad_scale and self.found_inf around step()
 
-    def __init__(self, params, defaults: dict, *, master_weights: bool, set_grad_none: bool = True) -> None:
+    def __init__(
+        self,
+        params,
+        defaults: dict,
+        *,
+        master_weights: bool,
+        set_grad_none: bool = True,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise UserError(f"{self.op}: max_grad_norm must be > 0 or None, got {float(max_grad_norm)}")
         self.master_weights = master_weights
         self.set_grad_none = set_grad_none
+        self.max_grad_norm = max_grad_norm
         self._lr_on_device: dict[tuple, tuple[float, Tensor]] = {}
+        self._clipping: Tensor | None = None  # what gradients are divided by at least, during a step
         super().__init__(params, defaults)
 
     def check_options(self, options: dict) -> None:
@@ -72,15 +88,17 @@ class FusedOptimizer(torch.optim.Optimizer):
         self.defaults.pop("differentiable", None)  # torch's, and no option here
         self.__dict__.setdefault("master_weights", True)
         self.__dict__.setdefault("set_grad_none", True)
+        self.__dict__.setdefault("max_grad_norm", None)
         self.__dict__.setdefault("_lr_on_device", {})
+        self.__dict__.setdefault("_clipping", None)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
     def __getstate__(self) -> dict:
         # Base pickles defaults, state and groups only (copy.deepcopy, torch.save of the whole optimizer).
-        own = {"master_weights": self.master_weights, "set_grad_none": self.set_grad_none}
-        return super().__getstate__() | own
+        own = ("master_weights", "set_grad_none", "max_grad_norm")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def zero_grad(self, set_to_none: bool | None = None) -> None:
         """Set the gradients to None, or fill them with zeros."""
@@ -97,8 +115,25 @@ class FusedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._clipping = None if self.max_grad_norm is None else self._divisor(self.max_grad_norm)
         self.update()
         return loss
+
+    def _divisor(self, max_grad_norm: float) -> Tensor | None:
+        """The norm over all gradients as they are, divided by the largest one allowed; None without gradients."""
+        by_place = defaultdict(list)
+        for param in [param for group in self.param_groups for param in group["params"]]:
+            if param.grad is not None:
+                self.check_whole(param)
+                layout = layout_of(param)
+                by_place[param.device, layout].append(layout.local(param.grad) if layout else param.grad)
+        return norm_over(by_place) / max_grad_norm if by_place else None
+
+    def check_whole(self, param: Tensor) -> None:
+        """UserError for a flat piece of parameters, whose norm is not theirs."""
+        if is_flattened(param):
+            got = "a piece of FullyShardedDataParallel's (fully_shard keeps tensors apart)"
+            raise UserError(f"{self.op}: params must be whole tensors or DTensors for their norms, got {got}")
 
     def has_master(self, param: Tensor) -> bool:
         """Whether the op updates a float32 master and writes the parameter as its rounded copy."""
@@ -117,9 +152,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             grad = param.grad
             if grad is None:
                 continue
-            if whole and is_flattened(param):
-                got = "a piece of FullyShardedDataParallel's (fully_shard keeps tensors apart)"
-                raise UserError(f"{self.op}: params must be whole tensors or DTensors for their norms, got {got}")
+            if whole:
+                self.check_whole(param)
             layout = layout_of(param)
             local = layout.local if layout else _itself
             params, grads, *states, copies = lists[param.device, layout, param.dtype, grad.dtype, tag(param)]
@@ -163,8 +197,13 @@ class FusedOptimizer(torch.optim.Optimizer):
                     state[name].fill_(self.initial_value(name))
 
     def scaling(self, device: torch.device) -> dict:
-        """The scalars that torch.amp.GradScaler has set, on the device."""
-        return {name: scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf")}
+        """The scalars that torch.amp.GradScaler has set, on the device; where norms are clipped, with what that divides
+        gradients by."""
+        grad_scale, found_inf = (scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf"))
+        if self._clipping is not None:
+            least = 1.0 if grad_scale is None else grad_scale.reshape(())
+            grad_scale = scalar_on(device, self._clipping).clamp_min(least)
+        return {"grad_scale": grad_scale, "found_inf": found_inf}
 
     def lr_of(self, index: int, group: dict, device: torch.device) -> Tensor:
         """The learning rate of group number ``index`` on the device, without waiting for it."""
@@ -232,6 +271,15 @@ class FusedOptimizer(torch.optim.Optimizer):
             if tensor is None:
                 tensor = self._first_state(param, name)
             self.state[param][name] = tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+
+
+def norm_over(by_place: Mapping[tuple, Sequence[Tensor]]) -> Tensor:
+    """The 2-norm over tensors of several (device, layout over ranks or None): float64, on one of the devices."""
+    norms = [
+        layout.whole_norms(global_norm(tensors)) if layout else global_norm(tensors)
+        for (_, layout), tensors in by_place.items()
+    ]
+    return norms[0] if len(norms) == 1 else global_norm([scalar_on(norms[0].device, norm) for norm in norms])
 
 
 def _without_dynamo(method: Callable) -> Callable:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from airank_fast.errors import UserError
-from airank_fast.ops import global_norm, lamb_
+from airank_fast.ops import lamb_
 from airank_fast.ops.lamb import lamb_reference
-from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, scalar_on
+from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, norm_over, scalar_on
 
 
 class FusedLAMB(FusedOptimizer):
@@ -144,12 +144,7 @@ class FusedLAMB(FusedOptimizer):
         by_place: dict[tuple, list[Tensor]] = {}
         for (device, layout, *_), (_, grads, *_) in lists:
             by_place.setdefault((device, layout), []).extend(grads)
-        norms = [
-            layout.whole_norms(global_norm(grads)) if layout else global_norm(grads)
-            for (_, layout), grads in by_place.items()
-        ]
-        first = norms[0]
-        return first if len(norms) == 1 else global_norm([scalar_on(first.device, norm) for norm in norms])
+        return norm_over(by_place)
 
     def _advance(self, group: dict) -> Tensor:
         """The group's step count on its device, advanced by one unless this step is skipped."""

@@ -25,6 +25,8 @@ class FusedSGD(FusedOptimizer):
         differentiable, wd_after_momentum: must be False; the second is apex.optimizers.FusedSGD's.
         materialize_master_grads: apex's, without effect; 16-bit gradients are read directly.
         set_grad_none: the default of `zero_grad`'s argument.
+        max_grad_norm: > 0; where the norm over the gradients of all groups is larger, they are scaled down to it
+            inside the step. None: no clipping.
         master_weights: keep a float32 master and float32 momentum for each 16-bit parameter, which is then the
             rounded master. The next step begins from weights that other code has written into it (a checkpoint, an
             average). False: the parameter is updated in place, as torch.optim.SGD does.
@@ -64,12 +66,19 @@ class FusedSGD(FusedOptimizer):
         wd_after_momentum: bool = False,
         materialize_master_grads: bool = True,
         set_grad_none: bool = True,
+        max_grad_norm: float | None = None,
         master_weights: bool = True,
     ) -> None:
         check_false(self.op, differentiable=differentiable, wd_after_momentum=wd_after_momentum)
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         options |= {"nesterov": nesterov, "maximize": maximize}
-        super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
+        super().__init__(
+            params,
+            options,
+            master_weights=master_weights,
+            set_grad_none=set_grad_none,
+            max_grad_norm=max_grad_norm,
+        )
 
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that are out of range."""

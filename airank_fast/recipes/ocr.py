@@ -23,6 +23,7 @@ from airank_fast.errors import require
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.crnn import CRNN, HEIGHT, best_path, num_steps
 from airank_fast.optim import FusedAdam
+from airank_fast.optim.clipping import clip_grad_norm
 from airank_fast.quality.text_match import TextMatch
 from airank_fast.recipes.ocr_options import RECIPES, Options, Recipe
 from airank_fast.recipes.options import target_values
@@ -63,9 +64,14 @@ class Job:
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """Adam; torch's own with --no-fused. The learning rate is a tensor on the device."""
-        if not self.recipe.fused:
-            return torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
-        return FusedAdam(model.parameters(), torch.zeros((), dtype=torch.float32, device=device))
+        norm, parameters = self.recipe.max_grad_norm, model.parameters()
+        if self.recipe.fused:
+            rate = torch.zeros((), dtype=torch.float32, device=device)
+            return FusedAdam(parameters, rate, max_grad_norm=norm)
+        optimizer = torch.optim.Adam(parameters, lr=0.0, fused=True)
+        if norm is not None:
+            clip_grad_norm(optimizer, norm)
+        return optimizer
 
     def loss(self, model: nn.Module, batch: LineBatch) -> Tensor:
         """Mean over the lines of CTC's loss per character, float32 scalar.

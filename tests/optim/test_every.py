@@ -312,3 +312,53 @@ assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
 def test_a_run_does_not_load_torchs_compiler():
     """It would be a quarter of the time in which a run starts."""
     subprocess.run([sys.executable, "-c", WITHOUT_DYNAMO], cwd=Path(__file__).parents[2], check=True)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "GradScaler"])
+@pytest.mark.parametrize(
+    ("kind", "peer", "options"),
+    [(FusedSGD, torch.optim.SGD, MOMENTUM), (FusedAdamW, torch.optim.AdamW, {"lr": 0.01})],
+    ids=["sgd", "adamw"],
+)
+def test_gradients_are_clipped_to_their_norm_as_by_torch_and_stay_as_they_are(kind, peer, options, scaled):
+    ours, theirs = network(), network()
+    groups = [{"params": [*ours.parameters()][:2]}, {"params": [*ours.parameters()][2:], "weight_decay": 0.1}]
+    optimizer = kind(groups, **options, max_grad_norm=0.3)
+    peer_groups = [{"params": [*theirs.parameters()][:2]}, {"params": [*theirs.parameters()][2:], "weight_decay": 0.1}]
+    reference, clipped = peer(peer_groups, **options), []
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+    for step in range(12):
+        x = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        reference.zero_grad()
+        scaler.scale(ours(x).square().mean()).backward()
+        before = [p.grad.clone() for p in ours.parameters()]
+        scaler.step(optimizer)
+        scaler.update()
+        assert all(torch.equal(p.grad, grad) for p, grad in zip(ours.parameters(), before, strict=True))
+        theirs(x).square().mean().backward()
+        clipped.append(bool(nn.utils.clip_grad_norm_(theirs.parameters(), 0.3) > 0.3))
+        reference.step()
+    assert any(clipped)
+    assert not all(clipped)
+    assert_same(ours, theirs, exact=False, rtol=2e-5, atol=1e-6)
+
+
+def test_clipping_survives_a_copy_and_a_step_without_gradients():
+    model = network()
+    optimizer = FusedSGD(model.parameters(), lr=1.0, max_grad_norm=1e-9)
+    optimizer.step()
+    copied = copy.deepcopy(optimizer)
+    for group in copied.param_groups:
+        for param in group["params"]:
+            param.grad = torch.ones_like(param)
+    params = [param for group in copied.param_groups for param in group["params"]]
+    before = [param.detach().clone() for param in params]
+    copied.step()
+    torch.testing.assert_close(params, before, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan")])
+def test_a_norm_to_clip_to_must_be_positive(norm):
+    with pytest.raises(UserError, match=r"sgd: max_grad_norm must be > 0 or None, got"):
+        FusedSGD(network().parameters(), max_grad_norm=norm)

@@ -16,6 +16,7 @@ from airank_fast.optim import FusedAdagrad, FusedAdamW, FusedFTRL, FusedLAMB, Fu
 KINDS = {
     "sgd": (FusedSGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
     "adam": (FusedAdamW, {"lr": 0.01}),
+    "adam, clipped": (FusedAdamW, {"lr": 0.01, "max_grad_norm": 0.05}),
     "adagrad": (FusedAdagrad, {"lr": 0.01, "initial_accumulator_value": 0.1}),
     "ftrl": (FusedFTRL, {"lr": 0.1, "l1": 0.01}),
     "lars": (FusedLARS, {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.1}),
@@ -56,7 +57,7 @@ def sharded_steps(rank: int) -> dict:
             run_steps(model, optimizer, 2, first=2)
             results[name, dtype_name] = [p.full_tensor().float() for p in model.parameters()]
     flat = FullyShardedDataParallel(network(torch.float32), device_id=torch.device("cpu"))
-    for kind, options in (KINDS["lars"], KINDS["lamb"]):
+    for kind, options in (KINDS["lars"], KINDS["lamb"], KINDS["adam, clipped"]):
         try:
             run_steps(flat, kind(flat.parameters(), **options), 1)
         except UserError as error:
@@ -86,7 +87,7 @@ def test_steps_on_shards_are_those_on_whole_parameters(sharded, name, dtype):
         assert not torch.equal(param, old)
 
 
-@pytest.mark.parametrize("op", ["lars", "lamb"])
+@pytest.mark.parametrize("op", ["lars", "lamb", "adam"])
 def test_flat_pieces_are_refused_where_norms_of_tensors_count(sharded, op):
     for results in sharded:
         assert results[op].startswith(f"{op}: params must be whole tensors or DTensors for their norms, got a piece")
