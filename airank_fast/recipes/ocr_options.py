@@ -1,7 +1,7 @@
 """The settings of text-line recognition: recipes for lines of embedded digits and for a data set of lines.
 
-The digit_lines recipe is for two CPU cores; without clipping, some seeds write blanks alone for epochs. The lines recipe
-has the network and the pictures of crnn.pytorch, and batch, rate and optimizer of PaddleOCR's
+The digit_lines recipe is for two CPU cores; without clipping, some seeds write blanks alone for epochs. The lines
+recipe has the network and the pictures of crnn.pytorch, and batch, rate and optimizer of PaddleOCR's
 rec_r34_vd_none_bilstm_ctc; no document states a target.
 """
 
