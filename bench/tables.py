@@ -87,24 +87,29 @@ def table(name: str, results: list[dict]) -> str:
 
 
 def convergence_rows(results: list[dict]) -> list[list[str]]:
-    """A row a command and kind of processor: how many of its seeds reached the target, from what to what they came."""
-    names = ["airank_fast.train", "processor", "target", "reached", "accuracy", "epochs", "time2train"]
-    rows = [names, ["---"] * len(names)]
-    commands: dict[tuple[str, str], list[dict]] = {}
+    """A row a command: from what to what its seeds came, and on each kind of processor how many reached the target."""
+    kinds = sorted({kind(result) for result in results})
+    rows = [["airank_fast.train", "target", "accuracy", "epochs", *(f"{name}: seeds, time2train" for name in kinds)]]
+    rows.append(["---"] * len(rows[0]))
+    commands: dict[str, list[dict]] = {}
     for result in results:
-        commands.setdefault((result["case"].partition(" --seed ")[0], kind(result)), []).append(result)
-    for (command, processor), its in sorted(commands.items()):
+        commands.setdefault(result["case"].partition(" --seed ")[0], []).append(result)
+    for command, its in sorted(commands.items()):
         task = tasks.find(command.split()[0])
         show = (task.headline if task else tasks.headline({})).text
         target = its[-1]["target"]
-        reached = [result for result in its if result["status"] == "success"]
-        goal = target if isinstance(target, str) else show(target)
-        row = [f"`{command}`", processor, goal, f"{len(reached)} of {len(its)} seeds"]
+        row = [f"`{command}`", target if isinstance(target, str) else show(target)]
         row.append(span([result["best_accuracy"] for result in its], show))
         row.append(span([result["epochs"] for result in its], str))
-        row.append(span([result["time2train"] for result in reached], "{:.1f} s".format))
-        rows.append(row)
+        rows.append(row + [seeds([result for result in its if kind(result) == name]) for name in kinds])
     return rows
+
+
+def seeds(results: list[dict]) -> str:
+    """How many runs reached the target, and in what time; "" for none."""
+    reached = [result["time2train"] for result in results if result["status"] == "success"]
+    times = f", {span(reached, '{:.1f} s'.format)}" if reached else ""
+    return f"{len(reached)} of {len(results)}{times}" if results else ""
 
 
 def span(values: list, show: Callable[[Any], str]) -> str:

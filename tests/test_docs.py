@@ -75,17 +75,14 @@ def test_the_seeds_of_a_command_are_one_row(status):
         | facts,
         line("convergence", case="wide_deep --amp --seed 2", status="aborted", best_accuracy=0.91, time2train=None)
         | facts,
+        line("convergence", case="deepfm --amp --seed 1", status="success", best_accuracy=0.93, time2train=9.0)
+        | facts
+        | {"instructions": "AVX512"},
     ]
-    *_, row = status.tables.convergence_rows(runs)
-    assert row == [
-        "`wide_deep --amp`",
-        status.tables.kind(runs[0]),
-        "0.9280",
-        "1 of 2 seeds",
-        "0.9100 to 0.9291",
-        "4",
-        "3.0 s",
-    ]
+    names, _, elsewhere, row = status.tables.convergence_rows(runs)
+    assert names[4:] == [f"{name}: seeds, time2train" for name in ("AVX-512", "AVX2")]
+    assert row == ["`wide_deep --amp`", "0.9280", "0.9100 to 0.9291", "4", "", "1 of 2, 3.0 s"]
+    assert elsewhere == ["`deepfm --amp`", "0.9280", "0.9300", "4", "1 of 1, 9.0 s", ""]
 
 
 def test_a_result_from_a_gpu_ends_the_claim_that_there_is_none(status):
