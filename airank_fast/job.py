@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -196,3 +197,22 @@ class Job(Protocol):
 
     def close(self) -> None:
         """Stop readers."""
+
+
+class Example(NamedTuple):
+    """A sample of the evaluation set and what the networks make of it, to be looked at.
+
+    picture: uint8 [H, W] or [H, W, 3]. predicted, truth: as text; "" where the picture shows them.
+    """
+
+    picture: np.ndarray
+    predicted: str = ""
+    truth: str = ""
+
+
+@runtime_checkable
+class Illustrated(Protocol):
+    """A job with predictions that one can look at; the report of a run shows them."""
+
+    def examples(self, outputs: Any, batch: Any) -> list[Example]:
+        """The first samples of a batch, with the outputs of `Job.predict` for it."""

@@ -138,8 +138,8 @@ def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: boo
     for language in ("zh", "en"):
         report, folder = page.Report(read, language, texts.BANNER if is_rehearsal else ""), f"report.{language}"
         files |= {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
-        files |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
-    return {name: privacy.shorten(text) for name, text in files.items()}
+        files |= {f"{folder}/{name}": content for name, content in rendering.picture_files(report).items()}
+    return {name: privacy.shorten(each) if isinstance(each, str) else each for name, each in files.items()}
 
 
 def check(directory: Path, logs: bool = True) -> int:

@@ -46,12 +46,12 @@ def main() -> int:
     runs = [reading.read(path, parse_settings(options.set, str(path))) for path in options.paths]
     report = page.Report(runs, options.lang, options.mark, options.set, leave_out=options.output.resolve())
     folder = f"report.{options.lang}"
-    texts = {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
-    texts |= {f"{folder}/{name}": text for name, text in rendering.picture_files(report).items()}
+    files = {f"{folder}.html": rendering.html(report), f"{folder}.md": rendering.markdown(report, folder)}
+    files |= {f"{folder}/{name}": content for name, content in rendering.picture_files(report).items()}
     try:
         (options.output / folder).mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (options.output / name).write_text(text, encoding="utf-8", newline="\n")
+        for name, content in files.items():
+            (options.output / name).write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     except OSError as error:
         required = "must be a directory that can be written"
         raise UserError(f"--output: {required}, got {options.output} ({error})") from None

@@ -13,6 +13,7 @@ from typing import Protocol
 from airank_fast.engine import checkpoint
 from airank_fast.engine.clock import NanLoss
 from airank_fast.engine.distributed import World, is_lost_rank
+from airank_fast.engine.examples import write_examples
 from airank_fast.engine.journal import Journal
 from airank_fast.engine.memory import peak_memory
 from airank_fast.engine.shutdown import Shutdown, Terminated
@@ -90,6 +91,7 @@ class Run:
         reached = state.progress["reached"] or not self.job.target
         self.finish("success" if reached else "aborted", reason)
         save(state, self.journal, self.directory)
+        write_examples(state, self.journal, self.directory)
         return EXIT_REACHED if reached else EXIT_NOT_REACHED
 
     def _checkpoint(self) -> Path | None:

@@ -20,7 +20,7 @@ from airank_fast.data.images.text_lines import Lines, read_lines
 from airank_fast.data.sampling import TrainStream
 from airank_fast.data.text.alphabet import BLANK, Alphabet
 from airank_fast.errors import require
-from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.crnn import CRNN, HEIGHT, best_path, num_steps
 from airank_fast.optim import FusedAdam
 from airank_fast.optim.clipping import clip_grad_norm
@@ -86,6 +86,14 @@ class Job:
     def predict(self, networks: Networks, batch: LineBatch) -> Tensor:
         """CTC's best path, int64 [b, T]; see `best_path`."""
         return best_path(networks["model"](batch.images))
+
+    def examples(self, outputs: Tensor, batch: LineBatch) -> list[Example]:
+        """Lines with what was read and their texts."""
+        pictures = ((batch.images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).squeeze(1).cpu().numpy()
+        alphabet = Alphabet(self.recipe.alphabet)
+        texts = [alphabet.text(classes) for classes in batch.targets.each()]
+        read = [alphabet.text(filter(None, path)) for path in outputs.tolist()]
+        return [Example(*of_line) for of_line in zip(pictures, read, texts, strict=True)]
 
     def meter(self) -> TextMatch:
         """Exact matches, and the edit distance of the others."""

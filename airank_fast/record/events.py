@@ -30,6 +30,8 @@ start of the run, over all ranks; steps are numbered from 1):
     data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum,
                    reported (what of it follows from the data set)
     memory         used_bytes, total_bytes, per_rank
+    examples       files (pictures below the run's directory), predicted, truth: a text of each, "" where the picture
+                   shows it; after run_stop
     warning        message
     resume         step, samples: a new process goes on from here; what was logged past this step is void
     run_stop       status (success | aborted), reason (target | epochs | exception | sigterm | sigint | sighup |
@@ -152,7 +154,7 @@ def read_events(path: str | os.PathLike) -> list[Event]:
 
 _SUPERSEDED_BY_STEP = {"block_start", "block_stop", "epoch_stop", "eval_start", "eval_stop", "checkpoint"}
 _CLOSING = {"memory", "run_stop", "process_stop"}
-_SUPERSEDED = {"run_stop", "process_stop"}
+_SUPERSEDED = {"run_stop", "process_stop", "examples"}
 
 
 class Repeated:

@@ -15,6 +15,7 @@ from airank_fast.record.events import Event, dictionary
 from airank_fast.record.formats import flagperf
 from airank_fast.reports import judging, pictures, plots
 from airank_fast.reports.cleaning import clean, number
+from airank_fast.reports.examples import Example
 from airank_fast.reports.files import checksums
 from airank_fast.reports.groups import Group, amp_ratios, flat, grouped, recipe_of, split, summary_rows
 from airank_fast.reports.reading import ReportedRun
@@ -88,6 +89,19 @@ class Report:
     def severity(self, row: judging.ShownFinding) -> str:
         """The severity of a finding in this language."""
         return self.t("error" if row.severity == ERROR else "finding_warning")
+
+    @cached_property
+    def examples(self) -> list[tuple[str, list[tuple[str, Example]]]]:
+        """(run, [(file name, picture of a prediction)]) of the runs that have left some."""
+        return [
+            (run.name, [(f"examples-{at}-{number:02d}.png", each) for number, each in enumerate(run.examples, 1)])
+            for at, run in enumerate(self.runs, 1)
+            if run.examples
+        ]
+
+    def caption(self, example: Example) -> str:
+        """What was predicted, and what is true; "" where the picture shows it."""
+        return self.t("example", **example._asdict()) if example.truth or example.predicted else ""
 
     @property
     def has_stated(self) -> bool:

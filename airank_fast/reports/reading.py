@@ -16,6 +16,7 @@ from airank_fast.record.foreign.read import Run, cards_in_name, read_run
 from airank_fast.record.formats.flagperf import flagperf
 from airank_fast.reports.cleaning import MAX_ITEMS, clean, number
 from airank_fast.reports.curves import Curve, RateOverTime, thin
+from airank_fast.reports.examples import Example, read_examples
 from airank_fast.reports.judging import Verdict, judge
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -53,6 +54,7 @@ class ReportedRun:
     seconds: dict[str, float]  # where the time from run_start to run_stop went
     verdict: Verdict  # what the rule books find
     warnings: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # what the log lacks, as keys of texts.py without missing_
 
     @property
@@ -109,6 +111,7 @@ def _reported(run: Run, given: dict) -> ReportedRun:
         throughput=_throughput(events, start_t, summary["units_per_sample"] or 1),
         seconds=_seconds(run, summary),
         verdict=judge(run.path, config, given),
+        examples=read_examples(run.path, run.first("examples")),
         warnings=[clean(str(event.get("message"))) for event in run.events if event["kind"] == "warning"][:MAX_ITEMS],
     )
     reported.missing = _missing(reported)

@@ -24,6 +24,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SECTIONS = (
     "summary",
     "pictures",
+    "examples",
     "runs",
     "findings",
     "flagperf",
@@ -66,15 +67,16 @@ def markdown(report: Report, folder: str) -> str:
     return "\n".join(_spaced(_render("report.md.j2", report, folder=folder).splitlines())) + "\n"
 
 
-def picture_files(report: Report) -> dict[str, str]:
-    """File name -> SVG of each picture."""
+def picture_files(report: Report) -> dict[str, str | bytes]:
+    """File name -> content of each picture: drawings as SVG, predictions as PNG."""
     style = _read("picture.css")
-    return {
+    drawn = {
         f"{picture.name}.svg": standalone(picture, style, report.mark)
         for model in report.models
         for picture in model.pictures
         if picture.height
     }
+    return drawn | {name: example.content for _, examples in report.examples for name, example in examples}
 
 
 def escape_markdown(text: object) -> str:
@@ -140,12 +142,13 @@ def _environment() -> Environment:
 
 
 def _render(name: str, report: Report, **more) -> str:
+    sections = [section for section in _SECTIONS if section != "examples" or report.examples]
     columns = [column.strip() for column in flagperf.HEADER.splitlines()[0].strip("| ").split("|")]
     return (
         _environment()
         .get_template(name)
         .render(
-            r=report, sections=_SECTIONS, results=_RESULTS, performance=_PERFORMANCE, flagperf_columns=columns, **more
+            r=report, sections=sections, results=_RESULTS, performance=_PERFORMANCE, flagperf_columns=columns, **more
         )
     )
 

@@ -21,6 +21,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     # sections
     "summary": ("数据汇总", "Summary"),
     "pictures": ("曲线与图", "Pictures"),
+    "examples": ("预测样例", "Predictions"),
+    "example": ("预测：{predicted}；真值：{truth}", "predicted: {predicted}; true: {truth}"),
     "runs": ("各次运行", "Runs"),
     "performance": ("性能明细", "Performance"),
     "findings": ("规则检查", "Findings of the rules"),

@@ -52,6 +52,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "seconds": ("a number of seconds", _is_seconds),
     "seconds_list": ("a list of seconds", _list_of(_is_seconds)),
     "text": ("a string", lambda value: isinstance(value, str)),
+    "texts": ("a list of strings", _list_of(lambda value: isinstance(value, str))),
 }
 _CLOCKS = "core_s:seconds_list wait_s:seconds_list h2d_s:seconds_list"
 _PLACE = "step:count samples:count"
@@ -85,6 +86,7 @@ _KINDS = {
     ),
     "memory": "used_bytes:count total_bytes:count per_rank:counts?",
     "warning": "message:text",
+    "examples": "files:texts predicted:texts truth:texts",
     "resume": _PLACE,
     "run_stop": "status:text reason:text? detail:text?",
     "process_stop": "",

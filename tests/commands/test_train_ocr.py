@@ -92,6 +92,22 @@ def test_two_ranks_learn_what_one_does(lines, tmp_path):
 
 def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, tmp_path):
     assert_handed_in(uninterrupted, "文字识别", tmp_path)
+    pictures = sorted((tmp_path / "report" / "report.zh").glob("examples-1-*.png"))
+    kept = sorted((uninterrupted / "examples").iterdir())
+    assert [picture.read_bytes() for picture in pictures] == [picture.read_bytes() for picture in kept]
+    assert len(list((tmp_path / "package").rglob("examples-1-*.png"))) == 2 * len(kept)
+
+
+def test_a_run_leaves_lines_with_what_it_read(uninterrupted, lines):
+    (event,) = events_of(uninterrupted, "examples")
+    texts = [row.split("\t")[1] for row in (lines / "gt.txt").read_text().splitlines()]
+    assert event["truth"] == texts[:12]
+    assert len(event["predicted"]) == len(event["files"]) == 12
+    last = events_of(uninterrupted, "eval_stop")[-1]["quality"]["exact_match"]
+    assert last == 0 or "" not in event["predicted"]
+    for index, name in enumerate(event["files"]):
+        picture, original = Image.open(uninterrupted / name), Image.open(lines / f"{index}.png")
+        assert picture.tobytes() == original.tobytes()
 
 
 def test_an_lmdb_with_held_out_lines_and_one_that_is_too_long(tmp_path, capsys):

@@ -179,3 +179,48 @@ def test_clean():
 
 def events_of(path):
     return [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+
+
+def leave_examples(path, *names):
+    """Let the run at `path` name these files as its pictures of predictions."""
+    event = {
+        "t": 1.8e9,
+        "kind": "examples",
+        "files": names,
+        "predicted": ["7"] * len(names),
+        "truth": ["1"] * len(names),
+    }
+    with open(path / "events.jsonl", "a") as file:
+        file.write(to_line(event) + "\n")
+
+
+def test_pictures_of_predictions_are_small_png_files_of_the_run_itself(tmp_path):
+    path, png = MadeUpRun().begin().train().stop().write(tmp_path / "run"), b"\x89PNG\r\n\x1a\n"
+    (path / "examples").mkdir()
+    (tmp_path / "99.png").write_bytes(png + b"outside")
+    for name, content in (("01", png + b"one"), ("02", b"GIF89a"), ("03", png + bytes(1 << 20)), ("05", png)):
+        (path / "examples" / f"{name}.png").write_bytes(content)
+    (path / "examples" / "04.png").symlink_to(tmp_path / "99.png")
+    outside = ("../99.png", "examples/../../99.png", str(tmp_path / "99.png"))
+    leave_examples(path, *(f"examples/{number:02d}.png" for number in range(1, 7)), *outside)
+    run = read(path)
+    assert [(each.content, each.predicted, each.truth) for each in run.examples] == [
+        (png + b"one", "7", "1"),
+        (png, "7", "1"),
+    ]
+    page = rendering.html(Report([run], "en"))
+    assert page.count("data:image/png;base64,") == 2
+    assert "predicted: 7; true: 1" in page
+    text = rendering.markdown(Report([run], "zh"), "folder")
+    assert "![预测：7；真值：1](folder/examples-1-01.png)" in text
+    assert set(rendering.picture_files(Report([run], "zh"))) >= {"examples-1-01.png", "examples-1-02.png"}
+
+
+@pytest.mark.parametrize("files", [None, 7, ["examples/01.png"]])
+def test_an_event_of_another_form_shows_no_pictures(files, tmp_path):
+    path = MadeUpRun().begin().train().stop().write(tmp_path / "run")
+    with open(path / "events.jsonl", "a") as file:
+        file.write(to_line({"t": 1.8e9, "kind": "examples", "files": files}) + "\n")
+    run = read(path)
+    assert run.examples == []
+    assert 'id="examples"' not in rendering.html(Report([run], "en"))
