@@ -5,6 +5,7 @@ python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --trai
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
 python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare criteo --input train.txt --output DIR
+python -m airank_fast.prepare ocr --train gt.txt --form icdar --output DIR
 python -m airank_fast.prepare --verify DIR
 
 The same command again resumes one that was interrupted.
@@ -23,7 +24,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import criteo, imagenet, wikicorpus, word_text
+from airank_fast.sources import criteo, imagenet, line_lists, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -196,6 +197,48 @@ class Criteo:
         return _verified(Verify(self.output))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ocr:
+    """Make LMDBs of pictures of text lines from a published list, for the recognition of text."""
+
+    train: Path
+    """List of the lines to train on, in UTF-8."""
+    output: Path
+    """Directory of the data set."""
+    train_folder: Path | None = None
+    """Folder of the pictures of --train. Default: that of the list."""
+    val: Path | None = None
+    """List of the lines to evaluate on. Default: training holds out one line in ten."""
+    val_folder: Path | None = None
+    """Folder of the pictures of --val. Default: that of the list."""
+    form: line_lists.Form = "tab"
+    """tab: PATH TAB TEXT. icdar: PATH, "TEXT", as in ICDAR's gt.txt. mjsynth: PATH NUMBER, where the picture's name
+    has the text, as in MJSynth's annotation_train.txt."""
+    skip_corrupt: bool = False
+    """Leave out lines without a text or without a picture that can be decoded, and list them."""
+    part_lines: int = line_lists.PART_LINES
+    """Lines of an LMDB."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        require(self.part_lines >= 1, "--part-lines", "at least 1", self.part_lines)
+        require(self.val or not self.val_folder, "--val-folder", "left out without --val", self.val_folder)
+        sides = {"train": line_lists.Side(self.train, self.train_folder or self.train.parent)}
+        if self.val:
+            sides["val"] = line_lists.Side(self.val, self.val_folder or self.val.parent)
+        line_lists.prepare(
+            sides,
+            self.output,
+            form=self.form,
+            skip_corrupt=self.skip_corrupt,
+            num_workers=_workers(self.workers),
+            part_lines=self.part_lines,
+        )
+        return _verified(Verify(self.output, workers=self.workers))
+
+
 @dataclass(frozen=True)
 class Verify:
     """Read all of a prepared data set and compare it with its manifest. Exit status 1: it is not sound."""
@@ -219,6 +262,7 @@ COMMANDS = {
     "imagenet": ImageNet,
     "word2vec": Word2Vec,
     "criteo": Criteo,
+    "ocr": Ocr,
     "verify": Verify,
 }
 
@@ -232,7 +276,7 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Criteo | Verify:
+def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Criteo | Ocr | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]
