@@ -158,7 +158,5 @@ def test_lists_without_a_line(tmp_path):
     with pytest.raises(UserError, match=r"empty.txt: must be a list .*, got an empty file"):
         run("--train", tmp_path / "empty.txt", "--output", tmp_path / "b", "--workers", 1)
     (tmp_path / "bad.txt").write_bytes(b"x\n")
-    with pytest.raises(
-        UserError, match=r"bad.txt: must be with a line .* among train/00001.s 1, got .*line 1"
-    ):
+    with pytest.raises(UserError, match=r"bad.txt: must be with a line .* among train/00001.s 1, got .*line 1"):
         run("--train", tmp_path / "bad.txt", "--output", tmp_path / "c", "--workers", 1, "--skip-corrupt")
