@@ -215,4 +215,4 @@ class Illustrated(Protocol):
     """A job with predictions that one can look at; the report of a run shows them."""
 
     def examples(self, outputs: Any, batch: Any) -> list[Example]:
-        """The first samples of a batch, with the outputs of `Job.predict` for it."""
+        """The samples of a batch, with the outputs of `Job.predict` for it."""

@@ -1,12 +1,9 @@
-"""Pictures of predictions, which a run leaves for its report; made after the clock has stopped."""
+"""Pictures of predictions, which a run leaves for its report."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 
 from airank_fast.engine.journal import Journal
@@ -17,18 +14,15 @@ FOLDER, MOST = "examples", 12
 
 
 def write_examples(state: State, journal: Journal, directory: Path) -> None:
-    """Write what rank 0's first evaluation samples are taken for to `directory`/examples, where the job shows it."""
+    """Write pictures of the last evaluation's first batch to `directory`/examples, where the job makes some.
+
+    They are of rank 0, from all parts of the batch.
+    """
     job = state.job
-    if state.world.rank != 0 or not isinstance(job, Illustrated):
+    if state.world.rank != 0 or state.first_evaluated is None or not isinstance(job, Illustrated):
         return
-    for network in state.networks.values():
-        network.eval()
-    batches: Any = job.eval_batches()
-    with torch.inference_mode(), state.autocast():
-        batch = next(batches)
-        examples = job.examples(job.predict(state.networks, batch), batch)[:MOST]
-    if isinstance(batches, Generator):
-        batches.close()
+    examples = job.examples(*state.first_evaluated)
+    examples = examples[:: max(1, len(examples) // MOST)][:MOST]
     (directory / FOLDER).mkdir(exist_ok=True)
     files = [f"{FOLDER}/{number:02d}.png" for number in range(1, len(examples) + 1)]
     for name, example in zip(files, examples, strict=True):

@@ -39,6 +39,10 @@ class Options(Cadence, Protocol):
     def resume(self) -> bool: ...
     @property
     def cuda_graphs(self) -> bool: ...
+    @property
+    def data(self) -> Path | None: ...
+    @property
+    def examples(self) -> bool: ...
 
 
 def execute(job: Job, options: Options, world: World, log: EventLog | None, directory: Path) -> int:
@@ -91,7 +95,8 @@ class Run:
         reached = state.progress["reached"] or not self.job.target
         self.finish("success" if reached else "aborted", reason)
         save(state, self.journal, self.directory)
-        write_examples(state, self.journal, self.directory)
+        if self.options.examples or self.options.data is None:
+            write_examples(state, self.journal, self.directory)
         return EXIT_REACHED if reached else EXIT_NOT_REACHED
 
     def _checkpoint(self) -> Path | None:

@@ -39,7 +39,8 @@ class State:
 
     Warm-up steps on noise select kernels and create optimizer state; weights and random state are as before them.
     ``networks`` and ``updates`` are the job's; ``step`` trains on micro-batches; ``dtype`` is that of a batch;
-    ``autocast`` goes around a prediction.
+    ``autocast`` goes around a prediction; ``first_evaluated`` has the outputs for the first batch of the last
+    evaluation, and this batch.
     """
 
     def __init__(self, job: Job, world: World, *, cuda_graphs: bool = False, found: Path | None = None) -> None:
@@ -63,6 +64,7 @@ class State:
         if masters:
             for network in self.networks.values():
                 weights.narrow(network, precision)
+        self.first_evaluated: tuple[Any, Any] | None = None
         self.dtype = DTYPES[precision] if masters else torch.float32
         self.autocast = weights.autocast(precision, self.device, masters)
         self.scaler = self.fresh_scaler()

@@ -152,11 +152,12 @@ def evaluate(state: State, between: Callable[[], None] = lambda: None) -> tuple[
     state.average_buffers()
     for network in state.networks.values():
         network.eval()
-    meter = state.job.meter()
+    meter, state.first_evaluated = state.job.meter(), None
     with torch.inference_mode():
         for batch in state.job.eval_batches():
             with state.autocast():
                 outputs = state.job.predict(state.networks, batch)
+            state.first_evaluated = state.first_evaluated or (outputs, batch)
             meter.update(outputs, batch)
             between()
     return meter.values(state.world), meter.counts

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from airank_fast import job
 from airank_fast.data.images import digit_scenes
-from airank_fast.data.images.line_reader import LineBatch, LineReader, Targets, prefetch
+from airank_fast.data.images.batches import as_pictures
+from airank_fast.data.images.line_reader import MEAN, STD, LineBatch, LineReader, Targets, prefetch
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.text_lines import Lines, read_lines
 from airank_fast.data.sampling import TrainStream
@@ -89,7 +90,7 @@ class Job:
 
     def examples(self, outputs: Tensor, batch: LineBatch) -> list[Example]:
         """Lines with what was read and their texts."""
-        pictures = ((batch.images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).squeeze(1).cpu().numpy()
+        pictures = as_pictures(batch.images, MEAN, STD)[..., 0]
         alphabet = Alphabet(self.recipe.alphabet)
         texts = [alphabet.text(classes) for classes in batch.targets.each()]
         read = [alphabet.text(filter(None, path)) for path in outputs.tolist()]

@@ -95,6 +95,9 @@ class RunOptions:
     """Which published text of the AI-Rank log format to write."""
     airank_warmup_epochs: int = 0
     """Epochs that AI-Rank's avg_ips leaves out at the start (its warmup_epoch_cnt)."""
+    examples: bool = False
+    """Leave pictures of predictions for the report with --data too, though a report that is handed in publishes
+    them. Of embedded data there are always some."""
     clear_cache: bool = False
     """Drop the operating system's page cache before the run (needs root), as MLPerf's cache_clear requires."""
     submission: Submission = field(default_factory=Submission)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from airank_fast import job
 from airank_fast.data import images as datasets
 from airank_fast.data.prefetch import Reader
-from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedLARS, FusedSGD
@@ -90,6 +90,12 @@ class Job:
         """Logits [b, classes]."""
         return networks["model"](batch.images)
 
+    def examples(self, outputs: Tensor, batch: datasets.ImageBatch) -> list[Example]:
+        """Pictures with their classes."""
+        pictures = datasets.as_pictures(batch.images, IMAGENET_MEAN, IMAGENET_STD)
+        found = zip(pictures, outputs.argmax(1).tolist(), batch.labels.tolist(), strict=True)
+        return [Example(picture, *(self._classes[label] for label in labels)) for picture, *labels in found]
+
     def meter(self) -> Accuracy:
         """The share of pictures whose largest logit is the label's."""
         return Accuracy(TASK.headline.name)
@@ -131,6 +137,7 @@ class Job:
             num_classes=recipe.num_classes,
             num_eval_samples=recipe.eval_batch_size,
         )
+        self._classes = folder.classes if folder else [str(label) for label in range(recipe.num_classes)]
         self._batches = partial(datasets.prefetch, device=device, dtype=dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         return {
             "train_samples": len(folder.train) if folder else SYNTHETIC_STEPS * recipe.batch_size,

@@ -39,6 +39,7 @@ def arguments(data, output, *more: str, held_out: bool = True) -> list[str]:
     """A run of a second: 3 epochs of 6 steps, to the end."""
     small = ["--image-width", "64", "--width", "4", "--hidden", "8", "--batch-size", "8"]
     small += ["--epochs", "3", "--learning-rate", "0.01", "--eval-batch-size", "20", "--workers", "1"]
+    small += ["--examples"]
     small += [] if "--alphabet-file" in more else ["--alphabet", "0123456789"]
     aim = ["--target", "1.0", "--no-stop-at-target"]
     small += ["--eval-data", str(data)] if held_out else []

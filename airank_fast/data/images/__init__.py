@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from airank_fast.data.images import digits
-from airank_fast.data.images.batches import ImageBatch, Normalise, prefetch
+from airank_fast.data.images.batches import ImageBatch, Normalise, as_pictures, prefetch
 from airank_fast.data.images.image_folder import ImageFolder, Split, find_corrupt, left_out
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.synthetic import SyntheticReader
@@ -28,6 +28,7 @@ __all__ = [
     "ImageFolder",
     "Normalise",
     "Split",
+    "as_pictures",
     "default_kind",
     "digits",
     "find_corrupt",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from airank_fast.data.prefetch import Batch
@@ -52,6 +53,13 @@ class Normalise:
         out = torch.empty(rows.shape, dtype=self._dtype, device=pictures.device)
         torch.addcmul(shift, rows, scale, out=out)  # one pass: reads uint8, computes fp32, writes the dtype
         return out.view(b, height, width, channels).permute(0, 3, 1, 2)
+
+
+def as_pictures(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """The inverse of `Normalise`, on the host: [b, C, H, W] -> uint8 [b, H, W, C]."""
+    channels_last = images.detach().float().cpu().permute(0, 2, 3, 1)
+    scaled = 255 * (channels_last * torch.tensor(std) + torch.tensor(mean))
+    return scaled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def prefetch(
