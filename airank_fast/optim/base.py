@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.errors import UserError
+from airank_fast.ops import global_norm
 from airank_fast.ops.checks import IN_16_BITS
 from airank_fast.optim.shards import is_flattened, layout_of
 
@@ -162,9 +163,40 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if name in state:
                     state[name].fill_(self.initial_value(name))
 
-    def scaling(self, device: torch.device) -> dict:
-        """The scalars that torch.amp.GradScaler has set, on the device."""
-        return {name: scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf")}
+    def scaling(self, device: torch.device, grad_norm: Tensor | None = None) -> dict:
+        """The scalars that torch.amp.GradScaler has set, on the device.
+
+        grad_norm: of scaled gradients, which are then divided by so much more that it is at most max_grad_norm.
+        """
+        scalars = {name: scalar_on(device, getattr(self, name, None)) for name in ("grad_scale", "found_inf")}
+        if grad_norm is not None:
+            excess = scalar_on(device, grad_norm) / self.param_groups[0]["max_grad_norm"]
+            scale = scalars["grad_scale"]
+            scalars["grad_scale"] = excess.clamp(min=1) if scale is None else torch.maximum(excess, scale.double())
+        return scalars
+
+    def check_max_grad_norm(self, options: dict) -> None:
+        """Raise UserError for a max_grad_norm that is out of range, or not that of the other groups."""
+        norm = options["max_grad_norm"]
+        if norm is not None and not norm > 0:
+            raise UserError(f"{self.op}: max_grad_norm must be > 0 or None, got {float(norm)}")
+        others = {group["max_grad_norm"] for group in getattr(self, "param_groups", ())} - {norm}
+        if others:
+            raise UserError(f"{self.op}: max_grad_norm must be {others.pop()} like the other groups', got {norm}")
+
+    def grad_norm(self, lists: list[tuple[tuple, tuple[list[Tensor], ...]]]) -> Tensor | None:
+        """The norm over the gradients of all lists; None where nothing is clipped."""
+        if not lists or self.param_groups[0]["max_grad_norm"] is None:
+            return None
+        by_place: dict[tuple, list[Tensor]] = {}
+        for (device, layout, *_), (_, grads, *_) in lists:
+            by_place.setdefault((device, layout), []).extend(grads)
+        norms = [
+            layout.whole_norms(global_norm(grads)) if layout else global_norm(grads)
+            for (_, layout), grads in by_place.items()
+        ]
+        first = norms[0]
+        return first if len(norms) == 1 else global_norm([scalar_on(first.device, norm) for norm in norms])
 
     def lr_of(self, index: int, group: dict, device: torch.device) -> Tensor:
         """The learning rate of group number ``index`` on the device, without waiting for it."""

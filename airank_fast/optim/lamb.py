@@ -11,8 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from airank_fast.errors import UserError
-from airank_fast.ops import global_norm, lamb_
+from airank_fast.ops import lamb_
 from airank_fast.ops.lamb import lamb_reference
 from airank_fast.optim.base import FusedOptimizer, check_betas, check_false, check_lr, scalar_on
 
@@ -90,12 +89,7 @@ class FusedLAMB(FusedOptimizer):
         """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "eps", "weight_decay")
         check_betas(self.op, options)
-        norm = options["max_grad_norm"]
-        if norm is not None and not norm > 0:
-            raise UserError(f"lamb: max_grad_norm must be > 0 or None, got {float(norm)}")
-        others = {group["max_grad_norm"] for group in getattr(self, "param_groups", ())} - {norm}
-        if others:
-            raise UserError(f"lamb: max_grad_norm must be {others.pop()} like the other groups', got {norm}")
+        self.check_max_grad_norm(options)
 
     def state_dtype(self, param: Tensor) -> torch.dtype:
         """Moments are never 16-bit: the square of a small gradient would vanish."""
@@ -108,7 +102,7 @@ class FusedLAMB(FusedOptimizer):
             self.lists(group, self.state_names, whole=adapt)
             for group, adapt in zip(self.param_groups, adapts, strict=True)
         ]
-        grad_norm = self._grad_norm([part for of_group in lists for part in of_group.items()])
+        grad_norm = self.grad_norm([part for of_group in lists for part in of_group.items()])
         for index, group in enumerate(self.param_groups):
             step = self._advance(group)
             beta1, beta2 = group["betas"]
@@ -136,20 +130,6 @@ class FusedLAMB(FusedOptimizer):
                     grad_norm=scalar_on(device, grad_norm),
                     **self.scaling(device),
                 )
-
-    def _grad_norm(self, lists: list[tuple[tuple, tuple[list[Tensor], ...]]]) -> Tensor | None:
-        """The norm over the gradients of all lists; None where nothing is clipped."""
-        if not lists or self.param_groups[0]["max_grad_norm"] is None:
-            return None
-        by_place: dict[tuple, list[Tensor]] = {}
-        for (device, layout, *_), (_, grads, *_) in lists:
-            by_place.setdefault((device, layout), []).extend(grads)
-        norms = [
-            layout.whole_norms(global_norm(grads)) if layout else global_norm(grads)
-            for (_, layout), grads in by_place.items()
-        ]
-        first = norms[0]
-        return first if len(norms) == 1 else global_norm([scalar_on(first.device, norm) for norm in norms])
 
     def _advance(self, group: dict) -> Tensor:
         """The group's step count on its device, advanced by one unless this step is skipped."""

@@ -1,7 +1,7 @@
 """FusedSGD, a drop-in for torch.optim.SGD.
 
-It adds: float32 masters of 16-bit parameters, updated and rounded back in one pass over memory, and no synchronisation
-with the host in `step`.
+It adds: float32 masters of 16-bit parameters, updated and rounded back in one pass over memory, clipping by the norm
+over all gradients, and no synchronisation with the host in `step`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class FusedSGD(FusedOptimizer):
             read there at each step: to change it, `fill_` it. A float is passed to the device when it
             changes, of which a captured CUDA graph takes no notice.
         momentum, dampening, weight_decay, nesterov, maximize: as in torch.optim.SGD.
+        max_grad_norm: > 0; where the norm over the gradients of all groups is larger, they are scaled down to it
+            inside the step, as after torch.nn.utils.clip_grad_norm_. One number for all groups. None: no clipping.
         foreach, fused: torch's, without effect; a step is always one fused call per list of parameters.
         differentiable, wd_after_momentum: must be False; the second is apex.optimizers.FusedSGD's.
         materialize_master_grads: apex's, without effect; 16-bit gradients are read directly.
@@ -65,19 +67,24 @@ class FusedSGD(FusedOptimizer):
         materialize_master_grads: bool = True,
         set_grad_none: bool = True,
         master_weights: bool = True,
+        max_grad_norm: float | None = None,
     ) -> None:
         check_false(self.op, differentiable=differentiable, wd_after_momentum=wd_after_momentum)
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-        options |= {"nesterov": nesterov, "maximize": maximize}
+        options |= {"nesterov": nesterov, "maximize": maximize, "max_grad_norm": max_grad_norm}
         super().__init__(params, options, master_weights=master_weights, set_grad_none=set_grad_none)
 
     def check_options(self, options: dict) -> None:
         """Raise UserError for options of a group that are out of range."""
         check_lr(self.op, options, "momentum", "weight_decay")
         check_nesterov(self.op, options)
+        self.check_max_grad_norm(options)
 
     def update(self) -> None:
         """Call the op for every list of parameters that have a gradient."""
+        grad_norm = None
+        if self.param_groups[0]["max_grad_norm"] is not None:
+            grad_norm = self.grad_norm([part for group in self.param_groups for part in self.lists(group, ()).items()])
         for index, group in enumerate(self.param_groups):
             names = self.state_names if group["momentum"] != 0 else ()
             dampens = group["momentum"] != 0 and group["dampening"] != 0
@@ -98,5 +105,5 @@ class FusedSGD(FusedOptimizer):
                     weight_decay=group["weight_decay"],
                     nesterov=group["nesterov"],
                     maximize=group["maximize"],
-                    **self.scaling(device),
+                    **self.scaling(device, grad_norm),
                 )
