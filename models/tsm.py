@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from airank_fast.models.resnet import Bottleneck, ResNet
-from airank_fast.nn.temporal_shift import TemporalShift
+from airank_fast.nn import TemporalShift
 
 RESNET50 = (3, 4, 6, 3)
 

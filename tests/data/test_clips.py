@@ -61,10 +61,11 @@ def test_multi_scale_windows_are_those_of_tsn():
         assert window.left + window.width <= 39
 
 
-def read_one(clips, crop: Crop, *, seed: int = 0, num_workers: int = 0):
+def read_one(clips, crop: Crop, *, seed: int = 0):
     """The first training batch of one clip, and the evaluation batches."""
     stream = TrainStream(len(clips.labels), seed, batch_size_local=1, global_batch_size=1, rank=0, world_size=1)
-    reader = ClipReader(clips, clips, stream, Place(2, 0, 1, torch.device("cpu"), num_workers), num_segments=8, crop=crop)
+    place = Place(2, 0, 1, torch.device("cpu"), num_workers=0)
+    reader = ClipReader(clips, clips, stream, place, num_segments=8, crop=crop)
     train = reader.train()
     first = next(train)
     reader.close()
@@ -90,7 +91,7 @@ def test_all_frames_of_a_clip_have_one_window_and_one_flip(frames):
         # A frame is the picture of places with its own number added, so that differences have one value everywhere.
         differences = pictures.float() - pictures[:1].float()
         assert (differences.amax((1, 2, 3)) - differences.amin((1, 2, 3))).max() <= 1
-        seen.add(bytes(pictures[0, :, :, 1].numpy().astype(np.int64).__sub__(int(pictures[0, 0, 0, 1]))))
+        seen.add((pictures[0, :, :, 1].float() - pictures[0, 0, 0, 1].float()).numpy().tobytes())
     assert len(seen) > 6
 
 
@@ -135,7 +136,7 @@ def test_moving_digits_are_read_as_they_are_drawn():
 def test_a_bad_row_is_named_or_left_out(row, message, frames):
     with frames.open("a") as file:
         file.write(f"{row}\n")
-    with pytest.raises(UserError, match="list.txt, line 3: ") as error:
+    with pytest.raises(UserError, match=r"list.txt, line 3: ") as error:
         read_clips(frames, 2)
     assert message in str(error.value)
     clips, corrupt = read_clips(frames, 2, skip_corrupt=True)
@@ -170,7 +171,7 @@ def test_lists_that_are_missing_or_without_rows(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: must be a list, .*got no file"):
         read_clips(tmp_path / "nowhere", 2)
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(UserError, match="empty.txt: must be with a clip that can be read, got none of 0"):
+    with pytest.raises(UserError, match=r"empty.txt: must be with a clip that can be read, got none of 0"):
         read_clips(tmp_path / "empty.txt", 2)
 
 
@@ -199,7 +200,7 @@ def test_a_video_s_frames_by_number(kind, codec, durations, tmp_path):
 
 @needs_av
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264")])
-@pytest.mark.parametrize("part", [0.2, 0.5])
+@pytest.mark.parametrize("part", [0.2, 0.4])
 def test_a_video_that_breaks_off(kind, codec, part, tmp_path):
     path = write_video(tmp_path / f"clip.{kind}", codec)
     content = (tmp_path / f"clip.{kind}").read_bytes()
@@ -222,7 +223,8 @@ def test_damaged_frames_are_found(tmp_path):
     path = write_video(tmp_path / "clip.mp4", "libx264")
     content = bytearray((tmp_path / "clip.mp4").read_bytes())
     start, stop = content.index(b"mdat"), content.index(b"moov")
-    content[(2 * start + stop) // 3 : (start + 2 * stop) // 3] = bytes((start + 2 * stop) // 3 - (2 * start + stop) // 3)
+    third = (stop - start) // 3
+    content[start + third : stop - third] = bytes(stop - start - 2 * third)
     (tmp_path / "clip.mp4").write_bytes(content)
     assert "cannot be decoded" in Video(path).why_corrupt()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,7 +120,8 @@ def test_digits_move_as_their_label_says(number):
     for index in range(number, number + 8 * 24, 8):
         frames = clip(0, index, held_out=False).frames
         first, last = moments(frames[0]), moments(frames[-1])
-        turned = sum((b - a + 90) % 180 - 90 for a, b in zip(*[[moments(f)[3] for f in frames[i:][:7]] for i in (0, 1)]))
+        angles = [moments(frame)[3] for frame in frames]
+        turned = sum((after - before + 90) % 180 - 90 for before, after in pairwise(angles))
         changes.append((last[0] - first[0], last[1] - first[1], last[2] / first[2], turned))
     right, down, grown, turned = np.median(changes, axis=0)
     sign = 1 if number % 2 == 0 else -1

@@ -32,6 +32,27 @@ def test_twenty_steps_equal_torchs(options, dtype):
     assert_same(ours, theirs, exact=False, **tolerances)
 
 
+@pytest.mark.parametrize("max_grad_norm", [0.05, 1e6], ids=["clipped", "not clipped"])
+@pytest.mark.parametrize("scale", [None, 1024.0], ids=["", "GradScaler"])
+def test_clipping_by_the_norm_over_all_groups_is_torchs(scale, max_grad_norm):
+    ours, theirs = network(torch.float32), network(torch.float32)
+    groups = [{"params": [p for p in ours.parameters() if (p.ndim > 1) == is_weight]} for is_weight in (True, False)]
+    optimizer = FusedSGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01, max_grad_norm=max_grad_norm)
+    torchs = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+    for step in range(4):
+        x = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+        scaler.scale(ours(x).square().mean()).backward()
+        theirs(x).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        torchs.step()
+        optimizer.zero_grad()
+        torchs.zero_grad()
+    assert_same(ours, theirs, exact=False, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_parameters_are_their_masters_rounded(dtype):
     param = torch.nn.Parameter(torch.ones(1000, dtype=dtype))
