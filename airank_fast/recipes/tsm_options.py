@@ -145,9 +145,18 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
     for name in ("decay_factor", "momentum", "weight_decay", "last_layer_factor"):
         require(getattr(recipe, name) >= 0, option(name), "at least 0", getattr(recipe, name))
     require(recipe.max_grad_norm > 0, "--max-grad-norm", "above 0", recipe.max_grad_norm)
+    require(_is_numbered(options.frame_name), "--frame-name", "a name such as img_{:05d}.jpg", options.frame_name)
     goes_with_data = options.eval_data is None or options.data is not None
     require(goes_with_data, "--eval-data", "left out without --data", options.eval_data)
     return recipe
+
+
+def _is_numbered(frame_name: str) -> bool:
+    """Whether the name has a place for a number, and no other."""
+    try:
+        return frame_name.format(1) != frame_name.format(2)
+    except (IndexError, KeyError, ValueError):
+        return False
 
 
 COMMANDS = {

@@ -141,6 +141,8 @@ def test_the_recipe_by_data_and_what_follows_from_the_batch():
         (["--warmup-epochs", "99"], r"--warmup-epochs: must be in \[0, "),
         (["--decay-epochs", "-1"], "--decay-epochs: must be at least 0"),
         (["--max-grad-norm", "0"], "--max-grad-norm: must be above 0, got 0"),
+        (["--frame-name", "img.jpg"], r"--frame-name: must be a name such as img_{:05d}.jpg, got img.jpg"),
+        (["--frame-name", "{:05q}"], "--frame-name: must be a name such as"),
         (["--momentum", "-1"], "--momentum: must be at least 0, got -1"),
         (["--eval-data", "x"], "--eval-data: must be left out without --data, got x"),
         (["--target", "top1=2"], r"--target: must be a fraction in \(0, 1\], got 2"),

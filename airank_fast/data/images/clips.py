@@ -178,14 +178,19 @@ def read_clips(
 def _row(line: bytes, where: str, num_classes: int) -> tuple[str, int, int]:
     """(path, number of frames or 0 for a video, label) of a row."""
     text = os.fsdecode(line).strip()
-    name, _, label = text.rpartition(" ")
-    require(name.strip() and label.isdecimal(), where, _ROW, repr(text[:80]))
-    require(int(label) < num_classes, where, f"a row with a label below {num_classes}", label)
-    folder, _, count = name.rstrip().rpartition(" ")
-    if not (folder.strip() and count.isdecimal()):
-        return name.rstrip(), 0, int(label)
-    require(int(count), where, "a row of a clip with frames", count)
-    return folder.rstrip(), int(count), int(label)
+    name, label = _last_column(text)
+    if label is None:
+        raise UserError(f"{where}: must be {_ROW}, got {text[:80]!r}")
+    require(label < num_classes, where, f"a row with a label below {num_classes}", label)
+    folder, count = _last_column(name)
+    require(count != 0, where, "a row of a clip with frames", count)
+    return folder, count or 0, label
+
+
+def _last_column(text: str) -> tuple[str, int | None]:
+    """(what comes before it, the number in the last column); the whole text and None where there is no number."""
+    columns = text.rsplit(maxsplit=1)
+    return (columns[0], int(columns[1])) if len(columns) == 2 and columns[1].isdecimal() else (text, None)
 
 
 def _require_files(path: str, num_frames: int, frame_name: str, where: str) -> None:

@@ -1,7 +1,7 @@
 """Frames of video files by their number, with PyAV, whose wheels bring FFmpeg.
 
-torchcodec's wheel loads beside a CUDA build of torch alone and brings no FFmpeg, and DALI's video reader decodes on a
-GPU alone; PyAV decodes on any machine.
+PyAV decodes on any machine. torchcodec's wheel (0.17) loads beside a CUDA build of torch alone and brings no FFmpeg;
+DALI (2.4) decodes H.264 on a GPU alone.
 
     Video("abseiling/x.mp4").pictures([3, 40, 41])       # each uint8 [h, w, 3]
 
@@ -92,7 +92,7 @@ class Video:
             raise ValueError(f"it breaks off after {end:.1f} of {stated:.1f} s")
         if self._counts:
             return [number for number, _ in self._decoded(0)], [0]
-        return sorted(times), sorted(keys) or [min(times)]
+        return sorted({*times}), sorted({*keys}) or [min(times)]
 
     def _decoded(self, time: int) -> Iterator[tuple[int, Any]]:
         """(time stamp, frame) of the frames that are shown from a key frame on; numbers for time stamps in an AVI."""
