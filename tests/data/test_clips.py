@@ -179,7 +179,8 @@ def test_frames_are_numbered_from_one_under_any_name():
     assert FrameFolder("x", 3, "frame{:06d}.png").path(2).endswith("frame000003.png")
 
 
-KINDS = [("mp4", "libx264"), ("mp4", "mpeg4"), ("avi", "mpeg4"), ("mkv", "libx264"), ("webm", "libvpx-vp9")]
+KINDS = [("mp4", "libx264"), ("mp4", "mpeg4"), ("mkv", "libx264"), ("webm", "libvpx-vp9")]
+KINDS += [("avi", "mpeg4"), ("ts", "libx264")]  # without an index of time stamps
 
 
 @needs_av

@@ -39,11 +39,12 @@ class Video:
 
         if not os.path.isfile(path):
             raise ValueError("the file is gone")
+        self._path = path
         self._error: type[Exception] = av.FFmpegError
         try:
-            self._container: Any = av.open(path)
-            self._stream: Any = next(iter(self._container.streams.video), None)
-            self._counts = self._container.format.name == "avi"  # which has no time stamps of frames
+            self._container, self._stream = self._opened()
+            # Other containers have no index: what they have of time stamps cannot be sought exactly.
+            self._counts = not {"mp4", "matroska"} & {*self._container.format.name.split(",")}
             self._times, self._keys = self._time_stamps()
         except av.FFmpegError as error:
             raise ValueError(_words(error)) from None
@@ -65,24 +66,36 @@ class Video:
             return str(error)
         return None
 
-    def _time_stamps(self) -> tuple[list[int], list[int]]:
-        """Of all frames, and of those from which decoding can begin; both increase."""
-        container, stream = self._container, self._stream
+    def _opened(self) -> tuple[Any, Any]:
+        """(container, its video); ValueError where there is none."""
+        import av
+
+        container = av.open(self._path)
+        stream: Any = container.streams.best("video")
         if stream is None:
             raise ValueError("no video in the file")
         stream.thread_count = 1  # there is a process for every core
+        return container, stream
+
+    def _time_stamps(self) -> tuple[list[int], list[int]]:
+        """Of all frames, and of those from which decoding can begin; both increase."""
+        container, stream = self._container, self._stream
         times, keys, num_packets, end = [], [], 0, 0.0
         for packet in container.demux():
-            if not packet.size or packet.pts is None:
+            if not packet.size:
                 continue
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream is stream:
-                num_packets += 1
-                if not packet.is_discard:
-                    times.append(packet.pts)
-                    if packet.is_keyframe:
-                        keys.append(packet.pts)
-        if not times:
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != stream.index:
+                continue
+            num_packets += 1
+            if packet.pts is None:
+                self._counts = True
+            elif not packet.is_discard:
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+        if not num_packets:
             raise ValueError("no frames in the file")
         # The header of an MP4 lists its packets; those of other files state at most a duration.
         if "mp4" in container.format.name and num_packets < stream.frames:
@@ -95,10 +108,14 @@ class Video:
         return sorted({*times}), sorted({*keys}) or [min(times)]
 
     def _decoded(self, time: int) -> Iterator[tuple[int, Any]]:
-        """(time stamp, frame) of the frames that are shown from a key frame on; numbers for time stamps in an AVI."""
-        self._container.seek(time, stream=self._stream)
-        frames = self._container.decode(self._stream)
-        return enumerate(frames) if self._counts else ((frame.pts, frame) for frame in frames if frame.pts is not None)
+        """(time stamp, frame) of the frames that are shown from a key frame on; their numbers where there are none."""
+        if self._counts:
+            container, stream = self._opened()
+            yield from enumerate(container.decode(stream))
+        else:
+            self._container.seek(time, stream=self._stream)
+            frames = self._container.decode(self._stream)
+            yield from ((frame.pts, frame) for frame in frames if frame.pts is not None)
 
     def _frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """(number, frame) of increasing numbers; seeks where a key frame lies between two of them."""
