@@ -3,6 +3,7 @@
 python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xml.bz2 --output DIR --vocab vocab.txt
 python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
+python -m airank_fast.prepare kinetics --train DIR_OF_TARS --val DIR_OF_TARS --annotations DIR --output DIR
 python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare ocr --train gt.txt --form icdar --output DIR
@@ -24,7 +25,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import criteo, imagenet, line_lists, wikicorpus, word_text
+from airank_fast.sources import criteo, imagenet, kinetics, line_lists, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -132,6 +133,37 @@ class ImageNet:
         """Prepare; exit status 0."""
         imagenet.prepare(
             self.train, self.val, self.devkit, self.output, partial_set=self.partial, num_workers=_workers(self.workers)
+        )
+        return _verified(Verify(self.output, workers=self.workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinetics:
+    """Unpack Kinetics-400's tars of videos, as CVDF publishes them, and list their classes."""
+
+    train: Path
+    """Directory of part_0.tar.gz to part_241.tar.gz, or one tar."""
+    val: Path
+    """Directory of part_0.tar.gz to part_19.tar.gz, or one tar."""
+    annotations: Path
+    """Directory of train.csv and val.csv, which have the class of each video."""
+    output: Path
+    """Directory of the data set."""
+    replacement: Path | None = None
+    """replacement_for_corrupted_k400.tgz, whose videos replace those of the same names."""
+    partial: bool = False
+    """Accept other numbers of classes and videos than Kinetics-400's."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        kinetics.prepare(
+            {"train": self.train, "val": self.val, "replacement": self.replacement},
+            self.annotations,
+            self.output,
+            partial_set=self.partial,
+            num_workers=_workers(self.workers),
         )
         return _verified(Verify(self.output, workers=self.workers))
 
@@ -260,6 +292,7 @@ class Verify:
 COMMANDS = {
     "wikicorpus": WikiCorpus,
     "imagenet": ImageNet,
+    "kinetics": Kinetics,
     "word2vec": Word2Vec,
     "criteo": Criteo,
     "ocr": Ocr,
@@ -276,7 +309,7 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Criteo | Ocr | Verify:
+def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Kinetics | Word2Vec | Criteo | Ocr | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

@@ -25,7 +25,7 @@ from airank_fast.errors import UserError
 NUM_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 ATTEMPT_LIMITS = np.array([1] * (NUM_ATTEMPTS - 1) + [np.inf], np.float32)  # the last attempt is always taken
 NUM_DRAWS = 24  # uniforms per picture: 10 areas, 10 aspect ratios, y, x, flip, one spare
-_DRAW_Y, _DRAW_X, _DRAW_FLIP = 20, 21, 22
+_DRAW_Y, _DRAW_X, _DRAW_FLIP, _DRAW_SPARE = 20, 21, 22, 23
 _MAX_RATIO = 4 / 3  # of the sides, either way
 _WORDS_PER_COUNT = 4  # Philox 4x64 yields four words per counter value
 
@@ -207,6 +207,11 @@ def offset_draws(u: np.ndarray) -> np.ndarray:
 def flip_draws(u: np.ndarray) -> np.ndarray:
     """True where the picture is mirrored, half of the time: bool [b]."""
     return u[:, _DRAW_FLIP] < 0.5
+
+
+def spare_draws(u: np.ndarray) -> np.ndarray:
+    """Uniforms that nothing above takes: float64 [b]."""
+    return u[:, _DRAW_SPARE]
 
 
 def random_resized_window(

@@ -41,12 +41,12 @@ def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
 
     It must have a square kernel, equal strides, no bias, groups or dilation, and a padding of zeros, given in numbers.
     """
-    if isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
+    if torch.compiler.is_compiling() or isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
         return False
     if x.device.type != "cpu" or x.dtype != conv.weight.dtype or x.dim() != 4:
         return False
     limit = limits().get((str(x.dtype).removeprefix("torch."), conv.kernel_size[0]))
-    if limit is None or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if limit is None or torch.is_autocast_enabled("cpu"):
         return False
     if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,11 +26,14 @@ _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)\.")  # DistributedDataPar
 _OF_OTHERS = re.compile(r"\.(h5|msgpack|pb|tflite|ckpt[^.]*\.(index|meta|data-\d+-of-\d+))$")
 
 
-def load_into(model: nn.Module, path: Path) -> None:
+def load_into(
+    model: nn.Module, path: Path, renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+) -> None:
     """Fill `model` with the weights of a file: .safetensors, or one of torch.save, of which no code is run.
 
     Of an index (.index.json) the shards are read that it lists, beside it; of a directory its model.safetensors or
-    pytorch_model.bin, whole or sharded. Prefixes of DistributedDataParallel and torch.compile are removed.
+    pytorch_model.bin, whole or sharded. Prefixes of DistributedDataParallel and torch.compile are removed. ``renamed``
+    then makes the model's weights of those of another network.
 
     Raises:
         UserError: the first tensor that is missing, unexpected, of another shape, or quantised; a file that cannot be
@@ -37,7 +41,7 @@ def load_into(model: nn.Module, path: Path) -> None:
     """
     path = _file_of(path)
     weights = {_WRAPPERS.sub("", name): tensor for name, tensor in _read(path).items()}
-    mismatch = _fill(model, weights)
+    mismatch = _fill(model, renamed(weights) if renamed else weights)
     if mismatch:
         raise UserError(f"--init-checkpoint {path}: must have weights of this model: {mismatch}")
 

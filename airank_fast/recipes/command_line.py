@@ -121,6 +121,7 @@ def saved_recipe(saved: Mapping, request: Request) -> Any:
     UserError where it is another task's, or has a field that this version lacks.
     """
     kind = type(request.recipe)
+    saved = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}  # as in JSON
     names = {f.name: f for f in fields(kind)}
     unexpected = sorted(set(saved) - set(names))
     if unexpected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def polynomial_decay(
     step: int,
@@ -49,3 +51,14 @@ def decay_under_warmup(
     if warmed_up < warmup_steps:
         return base * (warmed_up + 1) / warmup_steps
     return end + (base - end) * (1.0 - min(1.0, step / total_steps)) ** power
+
+
+def step_decay(step: int, *, base: float, factor: float, warmup_steps: int, decay_steps: Iterable[int]) -> float:
+    """Learning rate of 0-based ``step``: linear warm-up to ``base``, which each of ``decay_steps`` multiplies.
+
+    lr = base * (step + 1) / warmup_steps              while step < warmup_steps
+    lr = base * factor^(number of decay_steps <= step)  after them
+    """
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    return base * factor ** sum(step >= each for each in decay_steps)

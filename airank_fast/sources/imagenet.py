@@ -7,13 +7,10 @@ tars are read in place and never written. A class's folder is complete or absent
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -22,6 +19,7 @@ from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import UserError
+from airank_fast.sources import tars
 from airank_fast.sources.workers import ordered_map
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
@@ -56,13 +54,13 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
         raise UserError(f"--devkit: must have the classes of the training pictures, {min(unmatched)} is in one only")
     root.mkdir(parents=True, exist_ok=True)
     manifest = _open(root, {"train": train.stat().st_size, "val": val.stat().st_size, "partial": partial_set})
-    left = [part for part in inner if not _has(manifest, root, f"train/{part.wnid}")]
+    left = [part for part in inner if not tars.has(manifest, root, f"train/{part.wnid}")]
     with tqdm(total=len(left) + 1, unit="class", desc="pictures", disable=None) as bar:
         for part, entry in zip(left, ordered_map(partial(_extract, root=root), left, num_workers), strict=True):
             manifest.files[f"train/{part.wnid}"] = entry
             manifest.save(root)
             bar.update()
-        if any(not _has(manifest, root, f"val/{wnid}") for wnid in classes.values()):
+        if any(not tars.has(manifest, root, f"val/{wnid}") for wnid in classes.values()):
             for wnid, entry in _extract_val(val, root, [classes[number] for number in truth]).items():
                 manifest.files[f"val/{wnid}"] = entry
         bar.update()
@@ -96,10 +94,6 @@ def _open(root: Path, options: dict) -> Manifest:
     return manifest
 
 
-def _has(manifest: Manifest, root: Path, name: str) -> bool:
-    return name in manifest.files and (root / name).is_dir()
-
-
 def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     """(number -> WordNet id of each class; number of the class of each validation picture, in their order)."""
     try:
@@ -109,8 +103,8 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
             "--devkit: must have scipy to read meta.mat, got none (pip install 'airank-fast[imagenet]')"
         ) from None
     found: dict[str, bytes] = {}
-    with _open_tar(path, "--devkit") as tar:
-        for member in _members(tar, path, "--devkit"):
+    with tars.open_tar(path, "--devkit") as tar:
+        for member in tars.members(tar, path, "--devkit"):
             name = PurePosixPath(member.name).name
             if member.isfile() and name in (_TRUTH, _META):
                 found[name] = tar.extractfile(member).read()
@@ -130,29 +124,10 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     return classes, truth
 
 
-def _open_tar(path: Path, option: str) -> tarfile.TarFile:
-    try:
-        return tarfile.open(path)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: must be a tar file, got {path} ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    """The first line of tarfile's message; further lines list the error of each kind of compression."""
-    return str(error).partition("\n")[0].rstrip(":")
-
-
-def _members(tar: tarfile.TarFile, path: Path, option: str) -> Iterator[tarfile.TarInfo]:
-    try:
-        yield from tar
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{option}: must be a whole tar file, {path} is truncated ({error})") from None
-
-
 def _class_tars(path: Path) -> list[_Inner]:
     size, inner = path.stat().st_size, []
-    with _open_tar(path, "--train") as tar:
-        for member in _members(tar, path, "--train"):
+    with tars.open_tar(path, "--train") as tar:
+        for member in tars.members(tar, path, "--train"):
             name = PurePosixPath(member.name).name
             if member.isfile() and name.endswith(".tar"):
                 if member.offset_data + member.size > size:
@@ -195,17 +170,20 @@ def _extract(inner: _Inner, root: Path) -> dict:
     folder = root / "train" / inner.wnid
     pictures: dict[str, str] = {}
     section = io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20)
-    with _fresh(folder) as partial_folder, section:
+    with tars.fresh(folder) as partial_folder, section:
         try:
             with tarfile.open(fileobj=section) as tar:
                 for member in tar:
                     if member.isfile():
-                        _write(tar, member, partial_folder, pictures, inner.path)
+                        tars.write(tar, member, partial_folder, pictures, inner.path)
         except tarfile.TarError as error:
+            which = f"{inner.wnid}.tar in {inner.path}"
             raise UserError(
-                f"--train: must be a whole tar of pictures, {inner.wnid}.tar in {inner.path} is not ({_reason(error)})"
+                f"--train: must be a whole tar of pictures, {which} is not ({tars.reason(error)})"
             ) from None
-        return _finish(partial_folder, folder, pictures)
+        if not pictures:
+            raise UserError(f"--train: must have pictures in every class, {inner.wnid}.tar has none")
+        return tars.finish(partial_folder, folder, pictures, "pictures")
 
 
 def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
@@ -214,9 +192,9 @@ def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
     A picture's number, which selects its class, is in its name.
     """
     folder = root / "val"
-    with _fresh(folder) as partial_folder:
+    with tars.fresh(folder) as partial_folder:
         pictures = _pictures_of_val(path, partial_folder, wnids)
-        entries = {wnid: _entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
+        entries = {wnid: tars.entry(partial_folder / wnid, names, "pictures") for wnid, names in pictures.items()}
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial_folder, folder)
@@ -225,8 +203,8 @@ def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
 
 def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict[str, dict[str, str]]:
     pictures: dict[str, dict[str, str]] = {wnid: {} for wnid in wnids}
-    with _open_tar(path, "--val") as tar:
-        for member in _members(tar, path, "--val"):
+    with tars.open_tar(path, "--val") as tar:
+        for member in tars.members(tar, path, "--val"):
             if not member.isfile():
                 continue
             stem = PurePosixPath(member.name).stem
@@ -237,72 +215,17 @@ def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict
                 )
             wnid = wnids[number - 1]
             (partial_folder / wnid).mkdir(exist_ok=True)
-            _write(tar, member, partial_folder / wnid, pictures[wnid], path)
+            tars.write(tar, member, partial_folder / wnid, pictures[wnid], path)
     num = sum(map(len, pictures.values()))
     if num != len(wnids):
         raise UserError(f"--val: must have {len(wnids):,} pictures, as the devkit has labels, got {num:,} in {path}")
     return pictures
 
 
-@contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, to be renamed to it; deleted after an exception."""
-    partial_folder = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    try:
-        yield partial_folder
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-
-
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures: dict[str, str], path: Path) -> None:
-    name = PurePosixPath(member.name).name  # a path in the archive may lead out of the folder
-    try:
-        content = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"input: must be a whole tar file, {path} is truncated in {member.name} ({error})") from None
-    if not content or len(content) != member.size:
-        raise UserError(f"input: must have pictures with content, {member.name} in {path} has {len(content)} bytes")
-    if name in pictures:
-        raise UserError(f"input: must have different names, {path} has {name} twice")
-    (folder / name).write_bytes(content)
-    pictures[name] = hashlib.sha256(content).hexdigest()
-
-
-def _entry(folder: Path, pictures: dict[str, str]) -> dict:
-    """Counts, and one checksum of names and contents."""
-    lines = "".join(f"{pictures[name]}  {name}\n" for name in sorted(pictures))
-    return {
-        "pictures": len(pictures),
-        "bytes": sum((folder / name).stat().st_size for name in pictures),
-        "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
-    }
-
-
-def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dict:
-    if not pictures:
-        raise UserError(f"--train: must have pictures in every class, {folder.name}.tar has none")
-    entry = _entry(partial_folder, pictures)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial_folder, folder)
-    return entry
-
-
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(summary, problems) by line, after reading every picture of every class."""
     names = [*manifest.names("train"), *manifest.names("val")]
-    problems = manifest.unfinished("pictures")
-    found = ordered_map(partial(_found, root=root), names, num_workers)
-    found = tqdm(found, total=len(names), unit="class", desc="verify", disable=None)
-    for name, entry in zip(names, found, strict=True):
-        listed = manifest.files[name]
-        if entry is None:
-            problems.append(f"{name}: missing")
-        elif entry["pictures"] != listed["pictures"]:
-            problems.append(f"{name}: must have {listed['pictures']} pictures, got {entry['pictures']}")
-        elif entry != listed:
-            problems.append(f"{name}: must have sha256 {listed['sha256']}, got another: a picture was changed")
+    problems = manifest.unfinished("pictures") + tars.changed(manifest, root, names, "pictures", num_workers)
     problems += manifest.copies(names, "sha256", "pictures") + manifest.unlisted(root, "train", "val")
     counts = _counts(manifest)
     if not manifest.options["partial"]:
@@ -311,11 +234,3 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
                 problems.append(f"{side}: must have {required:,} pictures, got {counts[side]:,}")
     lines = [f"{side:<6} {counts[side]:>10,} pictures in {len(manifest.names(side)):,} classes" for side in counts]
     return lines, problems
-
-
-def _found(name: str, root: Path) -> dict | None:
-    folder = root / name
-    if not folder.is_dir():
-        return None
-    pictures = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    return _entry(folder, pictures)

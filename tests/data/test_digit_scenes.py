@@ -1,13 +1,15 @@
-"""Composed lines of digits: pure functions of seed and index, of digits of one half, with the digits where they say."""
+"""Lines and clips of digits: pure functions of seed and index, of digits of one half, which are where they say."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from airank_fast.data.images import digit_scenes, digits
-from airank_fast.data.images.digit_scenes import LINE_HEIGHT, LINE_WIDTH, line
+from airank_fast.data.images.digit_scenes import CLIP_SIZE, LINE_HEIGHT, LINE_WIDTH, MOTIONS, clip, line, motion
 
 
 def test_a_scene_is_a_function_of_seed_index_and_half():
@@ -75,3 +77,57 @@ def test_lines_are_written_once_with_their_texts(tmp_path, monkeypatch):
     before = lists[0].stat().st_mtime_ns
     assert digit_scenes.materialise(tmp_path) == lists
     assert lists[0].stat().st_mtime_ns == before
+
+
+def test_a_clip_is_a_function_of_seed_index_and_half():
+    first = clip(0, 6, held_out=False)
+    assert (first.frames.shape, first.frames.dtype) == ((8, CLIP_SIZE, CLIP_SIZE), np.uint8)
+    assert np.array_equal(first.frames, clip(0, 6, held_out=False).frames)
+    for other in (clip(1, 6, held_out=False), clip(0, 14, held_out=False), clip(0, 6, held_out=True)):
+        assert other.label == first.label
+        assert not np.array_equal(first.frames, other.frames)
+
+
+def test_two_clips_have_the_same_frames_in_opposite_order_and_opposite_motions():
+    for index in range(0, 32, 2):
+        one, other = (clip(0, number, held_out=True) for number in (index, index + 1))
+        assert np.array_equal(one.frames, other.frames[::-1])
+        assert {one.label // 2} == {other.label // 2} == {index // 2 % 4}
+    assert sorted(clip(0, index, held_out=False).label for index in range(16)) == sorted(2 * [*range(8)])
+    assert [motion(index) for index in range(9)] == [*range(8), 0]
+
+
+def ink(frame: np.ndarray) -> np.ndarray:
+    """The digit above its ground and the noise."""
+    bright = frame.astype(np.float64) - np.median(frame)
+    return np.where(bright > 40, bright, 0)
+
+
+def moments(frame: np.ndarray) -> tuple[float, float, float, float]:
+    """(x, y, spread, angle of the longer axis in degrees, clockwise from the right) of the ink."""
+    weights = ink(frame) / ink(frame).sum()
+    y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
+    middle_x, middle_y = (weights * x).sum(), (weights * y).sum()
+    dx, dy = x - middle_x, y - middle_y
+    xx, yy, xy = ((weights * each).sum() for each in (dx * dx, dy * dy, dx * dy))
+    return middle_x, middle_y, np.sqrt(xx + yy), np.degrees(np.arctan2(2 * xy, xx - yy)) / 2
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_digits_move_as_their_label_says(number):
+    """From the first to the last frame, over 24 clips of the motion."""
+    changes = []
+    for index in range(number, number + 8 * 24, 8):
+        frames = clip(0, index, held_out=False).frames
+        first, last = moments(frames[0]), moments(frames[-1])
+        angles = [moments(frame)[3] for frame in frames]
+        turned = sum((after - before + 90) % 180 - 90 for before, after in pairwise(angles))
+        changes.append((last[0] - first[0], last[1] - first[1], last[2] / first[2], turned))
+    right, down, grown, turned = np.median(changes, axis=0)
+    sign = 1 if number % 2 == 0 else -1
+    expected = {"right": right, "down": down, "clockwise": turned / 7, "growing": 12 * np.log(grown)}
+    for name, change in expected.items():
+        if MOTIONS[number - number % 2] == name:
+            assert 5 < sign * change < 12
+        else:
+            assert abs(change) < 1.5

@@ -67,7 +67,6 @@ NOT_TRAINED_YET = {
     "mask_rcnn",
     "pix2pix",
     "transformer",
-    "tsm",
     "yolov3",
 }
 

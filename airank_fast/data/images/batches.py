@@ -15,14 +15,17 @@ from airank_fast.data.prefetch import prefetch as any_prefetch
 
 @dataclass
 class ImageBatch(Batch):
-    """Pictures on the device. images: [b, 3, S, S] channels_last; labels: int64 [b]."""
+    """b pictures on the device, or b clips of T, one behind the other.
+
+    images: [b, 3, S, S] or [b * T, 3, S, S], channels_last; labels: int64 [b].
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
 
     @property
     def num_samples(self) -> int:
-        """Pictures in this batch."""
+        """Pictures, or clips, in this batch."""
         return len(self.labels)
 
 
@@ -63,7 +66,7 @@ def as_pictures(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
 
 
 def prefetch(
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[tuple[torch.Tensor, ...]],
     device: torch.device | str,
     dtype: torch.dtype,
     mean: Sequence[float],
@@ -78,7 +81,7 @@ def prefetch(
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    def move(item: tuple[torch.Tensor, torch.Tensor]) -> ImageBatch:
+    def move(item: tuple[torch.Tensor, ...]) -> ImageBatch:
         pictures, labels = item
         return ImageBatch(normalise(to_device(pictures)), to_device(labels))
 

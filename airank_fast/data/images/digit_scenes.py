@@ -1,8 +1,11 @@
-"""Scenes composed of the embedded handwritten digits, which are known in every pixel: lines of text.
+"""Scenes composed of the embedded handwritten digits, which are known in every pixel: lines of text, moving digits.
 
     scene = digit_scenes.line(seed=0, index=7, held_out=False)
     scene.picture                    # uint8 [32, 64], grey
     scene.text                       # "4072"; each of scene.digits has its label, place and ink
+    clip = digit_scenes.clip(seed=0, index=7, held_out=False)
+    clip.frames                      # uint8 [8, 32, 32], grey
+    digit_scenes.MOTIONS[clip.label]  # "shrinking"
 
 A scene is a pure function of seed and index. Held-out scenes are of held-out digits (`digits.held_out`), so that no
 digit is in both halves.
@@ -10,6 +13,7 @@ digit is in both halves.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +33,9 @@ LINE_HEIGHT, LINE_WIDTH = 32, 64
 SHORTEST, LONGEST = 2, 4  # lines, in digits
 NUM_TRAIN, NUM_HELD_OUT = 6000, 1000
 _FOLDER = "digit-lines-v1"  # a change of what is written needs another version
+CLIPS_NAME = "moving UCI optical digits (CC BY 4.0)"
+MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "growing", "shrinking")
+CLIP_FRAMES, CLIP_SIZE = 8, 32
 _MARGIN = 2  # pixels between a line's digits and its left and right border, at least
 _NUM_DRAWS = 64  # uniforms of a scene
 
@@ -141,6 +148,56 @@ def _blend(picture: np.ndarray, digit: Digit, level: float) -> None:
     window = picture[top : digit.top + digit.ink.shape[0], left : digit.left + digit.ink.shape[1]]
     ink = digit.ink[top - digit.top :, left - digit.left :][: window.shape[0], : window.shape[1]]
     window += ink * (np.float32(level) - window)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames of a moving digit, uint8 [T, H, W], and the number of its motion in MOTIONS."""
+
+    frames: np.ndarray
+    label: int
+
+
+def motion(index: int) -> int:
+    """The number in MOTIONS of the motion of clip `index`."""
+    return index % len(MOTIONS)
+
+
+def clip(seed: int, index: int, *, held_out: bool) -> Clip:
+    """Eight frames of a digit of about half their size that moves, turns or changes its size, grey, [8, 32, 32].
+
+    Clips 2 n and 2 n + 1 have the same frames in opposite order, and opposite motions: 2 m and 2 m + 1. So whatever
+    judges frames without their order is right for one of the two at most. Eight clips one after the other have
+    different motions.
+    """
+    pair, is_reversed = divmod(index, 2)
+    label = motion(index)
+    draws = _Draws(seed, pair, held_out)
+    ground, bright = draws.between(0, 60), draws.between(140, 255)
+    choice = _embedded(held_out)
+    _, _, bordered = choice[draws.one_of(len(choice))]
+    angle, size = draws.between(-20, 20), draws.between(13, 18)
+    x, y = (CLIP_SIZE / 2 + draws.between(-2, 2) for _ in range(2))
+    speed = draws.between(0.8, 1.6)
+    frames = np.full((CLIP_FRAMES, CLIP_SIZE, CLIP_SIZE), ground, np.float32)
+    for number, frame in enumerate(frames):
+        moved = speed * (number - (CLIP_FRAMES - 1) / 2)
+        right, down, turned, grown = (moved if each == label // 2 else 0.0 for each in range(len(MOTIONS) // 2))
+        ink = _turned(bordered, x + right, y + down, angle + 7 * turned, size * 1.07**grown)
+        frame += ink * (np.float32(bright) - frame)
+    frames += draws.noise((CLIP_FRAMES * CLIP_SIZE, CLIP_SIZE), 10).reshape(frames.shape)
+    whole = frames.clip(0, 255).round().astype(np.uint8)
+    return Clip(whole[::-1] if is_reversed else whole, label)
+
+
+def _turned(bordered: Image.Image, x: float, y: float, degrees: float, size: float) -> np.ndarray:
+    """The ink of a digit around (x, y) of a clip's frame, turned clockwise: float32 [H, W]."""
+    scale = (bordered.width - 2) / size
+    down, across = (scale * function(math.radians(degrees)) for function in (math.sin, math.cos))
+    middle = bordered.width / 2
+    inverse = (across, down, middle - across * x - down * y, -down, across, middle + down * x - across * y)
+    drawn = bordered.transform((CLIP_SIZE, CLIP_SIZE), Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC)
+    return np.asarray(drawn, np.float32) / np.float32(255)
 
 
 def materialise(cache_dir: str | os.PathLike | None = None) -> tuple[Path, Path]:

@@ -169,11 +169,9 @@ def why_corrupt(picture: str | os.PathLike | bytes) -> str | None:
     return None
 
 
-def corrupt_error(path: str | os.PathLike, why: str) -> UserError:
+def corrupt_error(path: str | os.PathLike, why: str, what: str = "JPEG or PNG picture") -> UserError:
     """The UserError for a file that cannot be read."""
-    return UserError(
-        f"data: must be a whole JPEG or PNG picture, got {Path(path)} ({why}); --skip-corrupt leaves such files out"
-    )
+    return UserError(f"data: must be a whole {what}, got {Path(path)} ({why}); --skip-corrupt leaves such files out")
 
 
 def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[tuple[str, str]]:
@@ -183,9 +181,9 @@ def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[t
         return [(f, why) for f, why in zip(files, pool.map(why_corrupt, files), strict=True) if why]
 
 
-def left_out(corrupt: Sequence[tuple[str, str]], num_files: int) -> list[str]:
+def left_out(corrupt: Sequence[tuple[str, str]], num_files: int, what: str = "pictures") -> list[str]:
     """Lines that name the corrupt files left out of `num_files`, the first 20 at most, each with the reason."""
-    lines = [f"data: {len(corrupt)} of {num_files} pictures cannot be read and are left out"]
+    lines = [f"data: {len(corrupt)} of {num_files} {what} cannot be read and are left out"]
     lines += [f"data: left out {path} ({why})" for path, why in corrupt[:_MOST_NAMED]]
     more = len(corrupt) - _MOST_NAMED
     return [*lines, f"data: and {more} more, all of them in the log's data event"] if more > 0 else lines

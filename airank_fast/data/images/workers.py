@@ -30,6 +30,7 @@ class Broken(NamedTuple):
 
     path: str
     why: str
+    what: str = "JPEG or PNG picture"
 
 
 def decode(picture: str | bytes, mode: str = "RGB") -> Image.Image:
