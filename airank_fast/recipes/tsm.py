@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,12 +18,12 @@ from airank_fast import job
 from airank_fast.data import images as datasets
 from airank_fast.data.images.clip_reader import ClipReader
 from airank_fast.data.images.clips import Clips, DigitClips, read_clips
-from airank_fast.data.images.digit_scenes import CLIPS_NAME
+from airank_fast.data.images.digit_scenes import CLIPS_NAME, MOTIONS
 from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.place import Place
 from airank_fast.data.sampling import Crop, TrainStream
 from airank_fast.errors import UserError
-from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.tsm import TSM
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedSGD
@@ -105,6 +106,14 @@ class Job:
     def predict(self, networks: Networks, batch: datasets.ImageBatch) -> Tensor:
         """Logits [b, classes], of a clip the mean over its frames."""
         return networks["model"](batch.images)
+
+    def examples(self, outputs: Tensor, batch: datasets.ImageBatch) -> list[Example]:
+        """Clips, their frames side by side, with their classes."""
+        frames = datasets.as_pictures(batch.images, IMAGENET_MEAN, IMAGENET_STD)
+        strips = [np.hstack([*clip]) for clip in np.split(frames, len(batch.labels))]
+        names = MOTIONS if self.options.data is None else [str(label) for label in range(self.recipe.num_classes)]
+        found = zip(strips, outputs.argmax(1).tolist(), batch.labels.tolist(), strict=True)
+        return [Example(strip, names[predicted], names[label]) for strip, predicted, label in found]
 
     def meter(self) -> Accuracy:
         """The share of clips whose largest logit is the label's."""

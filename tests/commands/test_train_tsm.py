@@ -6,6 +6,7 @@ import shutil
 import sys
 from unittest import mock
 
+import numpy as np
 import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
@@ -44,7 +45,7 @@ def arguments(data, output, *more: str) -> list[str]:
     """A run of seconds: 3 epochs of 3 steps, to the end."""
     small = ["--image-size", "32", "--num-classes", "8", "--blocks", "1", "1", "1", "1", "--width", "4"]
     small += ["--batch-size", "8", "--epochs", "3", "--decay-epochs", "2", "--learning-rate", "0.02", "--workers", "1"]
-    aim = ["--eval-batch-size", "4", "--target", "1.0", "--no-stop-at-target"]
+    aim = ["--examples", "--eval-batch-size", "4", "--target", "1.0", "--no-stop-at-target"]
     return ["tsm", "--data", str(data), "--output", str(output), *small, *aim, *more]
 
 
@@ -96,6 +97,16 @@ def test_two_ranks_learn_what_one_does(clips, tmp_path):
 
 def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, tmp_path):
     assert_handed_in(uninterrupted, "视频分类", tmp_path)
+    assert len(list((tmp_path / "report").rglob("examples-1-*.png"))) == 4
+
+
+def test_a_run_leaves_clips_with_their_classes(uninterrupted, clips):
+    (event,) = events_of(uninterrupted, "examples")
+    assert event["truth"] == [row.split()[2] for row in (clips / "val.txt").read_text().splitlines()][:4]
+    assert set(event["predicted"]) <= set(map(str, range(8)))
+    frames = np.hsplit(np.array(Image.open(uninterrupted / event["files"][1])), 8)
+    assert {frame.shape for frame in frames} == {(32, 32, 3)}
+    assert len({frame.tobytes() for frame in frames}) == 8
 
 
 @pytest.fixture

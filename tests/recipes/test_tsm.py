@@ -53,7 +53,7 @@ def test_groups_of_parameters_have_mit_han_labs_factors():
     ]
     assert groups[2][0] + groups[3][0] == ["new_fc.weight", "new_fc.bias"]
     assert "base_model.layer1.0.conv1.net.weight" in groups[0][0]
-    assert {group["max_grad_norm"] for group in optimizer.param_groups} == {20.0}
+    assert optimizer.max_grad_norm == 20.0
 
 
 def test_the_learning_rate_falls_by_ten_after_20_and_40_epochs():
