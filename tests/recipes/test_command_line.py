@@ -63,6 +63,8 @@ def test_every_line_of_a_recipe_is_an_option_with_its_help_and_its_default(name,
         default = getattr(commands()[name].recipes[recipe.name], field.name)
         if isinstance(default, dict):  # a target of other metrics than the first
             default = ",".join(f"{metric}={value}" for metric, value in default.items())
+        elif isinstance(default, tuple):
+            default = "".join(map(str, default))
         assert f"(default:{default})" in text.replace(" ", "")  # help breaks lines behind a comma too
         shown += 1
     assert shown >= 15
