@@ -19,17 +19,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from airank_fast.data.images.image_folder import FORMATS, corrupt_error
+from airank_fast.data.images.image_folder import FORMATS, PICTURE, corrupt_error
 from airank_fast.data.images.place import Place
 from airank_fast.data.processes import end_with
 from airank_fast.data.sampling import Request, TrainStream
 
 
 class Broken(NamedTuple):
-    """Sent by a worker instead of a batch, as an exception would arrive inside a traceback."""
+    """Sent by a worker instead of a batch, as an exception would arrive inside a traceback; see `corrupt_error`."""
 
     path: str
     why: str
+    what: str = PICTURE
 
 
 def decode(picture: str | bytes, mode: str = "RGB") -> Image.Image:

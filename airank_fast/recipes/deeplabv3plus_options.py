@@ -1,0 +1,106 @@
+"""The settings of DeepLabv3+: recipes for scenes of embedded digits and for Cityscapes, and the command's options.
+
+The digit_objects recipe, of a small network, is for two CPU cores. The cityscapes recipe has the schedule of
+mmsegmentation's deeplabv3plus_r50-d8_512x1024_80k_cityscapes, at output stride 16. No Cityscapes run has been made with
+it yet.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from airank_fast.errors import require
+from airank_fast.recipes import segmentation_recipe
+from airank_fast.recipes.options import Command, Request, check_counts, option
+from airank_fast.recipes.segmentation_recipe import SegmentationOptions, SegmentationRecipe
+from airank_fast.tasks.deeplabv3plus import TASK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(SegmentationRecipe):
+    """See CommonRecipe."""
+
+    blocks: str = "3-4-6-3"
+    """Blocks of the backbone's four stages; 3-4-6-3 is ResNet-50, 3-4-23-3 ResNet-101."""
+    width: int = 64
+    """Channels of the 3x3 convolutions of its first stage."""
+    decoder_width: int = 256
+    """Channels of the pyramid and the decoder."""
+    output_stride: Literal[8, 16] = 16
+    """Pixels of the picture for one of the last stage. 8 is slower and somewhat better."""
+    rates: str = "6-12-18"
+    """Dilations of the pyramid at output stride 16; they are doubled at 8."""
+    dropout: float = 0.1
+    """Share of the pyramid's values that is dropped."""
+
+    @property
+    def blocks_of_stages(self) -> tuple[int, int, int, int]:
+        """The numbers of --blocks."""
+        first, second, third, last = map(int, self.blocks.split("-"))
+        return first, second, third, last
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """The dilations of the pyramid."""
+        return tuple(int(rate) * 16 // self.output_stride for rate in self.rates.split("-"))
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            **{
+                **segmentation_recipe.DIGIT_OBJECTS,
+                "steps": 800,
+                "warmup_steps": 50,
+                "learning_rate": 0.05,
+                "end_learning_rate": 0.0,
+                "eval_every": 100,
+            },
+            blocks="1-1-1-1",
+            width=16,
+            decoder_width=32,
+            rates="1-2-3",
+            target=0.6,
+        ),
+        Recipe(**segmentation_recipe.CITYSCAPES, target=TASK.headline_target("airank", "2021-05")),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SegmentationOptions):
+    """See SegmentationOptions."""
+
+
+def defaults(request: Request, world_size: int) -> Recipe:
+    """The recipe by data."""
+    return segmentation_recipe.defaults(request, RECIPES)
+
+
+def finish(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe, checked."""
+    segmentation_recipe.check(recipe, options)
+    check_counts(recipe, ("width", "decoder_width"))
+    for name, numbers in (("blocks", 4), ("rates", 3)):
+        text = getattr(recipe, name)
+        sound = re.fullmatch(rf"[1-9]\d*(-[1-9]\d*){{{numbers - 1}}}", text, re.ASCII)
+        require(sound, option(name), f"{numbers} numbers of at least 1, as {getattr(Recipe, name)}", repr(text))
+    require(0 <= recipe.dropout < 1, "--dropout", "in [0, 1)", recipe.dropout)
+    return recipe
+
+
+COMMANDS = {
+    "deeplabv3plus": Command(
+        text="Train DeepLabv3+ to segment pictures. Without --data: a small network on scenes of embedded digits, to "
+        "its target, in a minute or two.",
+        task=TASK,
+        job="airank_fast.recipes.deeplabv3plus",
+        options=Options,
+        recipes=RECIPES,
+        defaults=defaults,
+        finish=finish,
+    )
+}
