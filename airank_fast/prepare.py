@@ -3,6 +3,7 @@
 python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xml.bz2 --output DIR --vocab vocab.txt
 python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
+python -m airank_fast.prepare cityscapes --pictures ZIP --labels ZIP --output DIR
 python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare --verify DIR
@@ -23,7 +24,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import criteo, imagenet, wikicorpus, word_text
+from airank_fast.sources import cityscapes, criteo, imagenet, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -136,6 +137,28 @@ class ImageNet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cityscapes:
+    """Unpack Cityscapes' fine annotations into leftImg8bit/ and gtFine/, for DeepLabv3+ and HRNet."""
+
+    pictures: Path
+    """leftImg8bit_trainvaltest.zip."""
+    labels: Path
+    """gtFine_trainvaltest.zip."""
+    output: Path
+    """Directory of the data set."""
+    partial: bool = False
+    """Accept other numbers of pictures than Cityscapes'."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        workers = _workers(self.workers)
+        cityscapes.prepare(self.pictures, self.labels, self.output, partial_set=self.partial, num_workers=workers)
+        return _verified(Verify(self.output, workers=self.workers))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Word2Vec:
     """Encode text for Word2Vec: a directory of files such as the One Billion Word corpus, a sentence a line."""
 
@@ -217,6 +240,7 @@ class Verify:
 COMMANDS = {
     "wikicorpus": WikiCorpus,
     "imagenet": ImageNet,
+    "cityscapes": Cityscapes,
     "word2vec": Word2Vec,
     "criteo": Criteo,
     "verify": Verify,
@@ -232,7 +256,7 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Word2Vec | Criteo | Verify:
+def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Cityscapes | Word2Vec | Criteo | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

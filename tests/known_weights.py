@@ -22,7 +22,7 @@ def fill(network: nn.Module) -> nn.Module:
     for name, tensor in network.state_dict().items():
         values = uniform(name, tensor.shape)
         if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
-            tensor.copy_(1 + values / 2)
+            tensor.copy_((1 + values / 2) * (1 if name.endswith("var") else 0.5))
         elif tensor.ndim > 1:
             tensor.copy_(values * (6 / tensor[0].numel()) ** 0.5)
         elif tensor.is_floating_point():

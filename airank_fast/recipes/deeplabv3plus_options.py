@@ -8,7 +8,7 @@ it yet.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from airank_fast.errors import require
@@ -23,7 +23,7 @@ class Recipe(SegmentationRecipe):
     """See CommonRecipe."""
 
     blocks: str = "3-4-6-3"
-    """Blocks of the backbone's four stages; 3-4-6-3 is ResNet-50, 3-4-23-3 ResNet-101."""
+    """Blocks of the backbone's four stages; 3-4-6-3 is ResNet-50, 3-4-23-3 ResNet-101. A stage of 0 is left out."""
     width: int = 64
     """Channels of the 3x3 convolutions of its first stage."""
     decoder_width: int = 256
@@ -31,7 +31,7 @@ class Recipe(SegmentationRecipe):
     output_stride: Literal[8, 16] = 16
     """Pixels of the picture for one of the last stage. 8 is slower and somewhat better."""
     rates: str = "6-12-18"
-    """Dilations of the pyramid at output stride 16; they are doubled at 8."""
+    """Dilations of the pyramid. Default with --data and output stride 8: 12-24-36."""
     dropout: float = 0.1
     """Share of the pyramid's values that is dropped."""
 
@@ -44,26 +44,20 @@ class Recipe(SegmentationRecipe):
     @property
     def dilations(self) -> tuple[int, ...]:
         """The dilations of the pyramid."""
-        return tuple(int(rate) * 16 // self.output_stride for rate in self.rates.split("-"))
+        return tuple(map(int, self.rates.split("-")))
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            **{
-                **segmentation_recipe.DIGIT_OBJECTS,
-                "steps": 800,
-                "warmup_steps": 50,
-                "learning_rate": 0.05,
-                "end_learning_rate": 0.0,
-                "eval_every": 100,
-            },
-            blocks="1-1-1-1",
+            **segmentation_recipe.DIGIT_OBJECTS,
+            blocks="1-1-1-0",
             width=16,
-            decoder_width=32,
+            decoder_width=16,
+            output_stride=8,
             rates="1-2-3",
-            target=0.6,
+            target=0.55,
         ),
         Recipe(**segmentation_recipe.CITYSCAPES, target=TASK.headline_target("airank", "2021-05")),
     )
@@ -76,8 +70,11 @@ class Options(SegmentationOptions):
 
 
 def defaults(request: Request, world_size: int) -> Recipe:
-    """The recipe by data."""
-    return segmentation_recipe.defaults(request, RECIPES)
+    """The recipe by data, with the pyramid's dilations for a given output stride."""
+    base = segmentation_recipe.defaults(request, RECIPES)
+    if "output_stride" in request.given and request.recipe.output_stride == 8 and base.name == "cityscapes":
+        return replace(base, rates="12-24-36")
+    return base
 
 
 def finish(recipe: Recipe, options: Options) -> Recipe:
@@ -86,8 +83,9 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
     check_counts(recipe, ("width", "decoder_width"))
     for name, numbers in (("blocks", 4), ("rates", 3)):
         text = getattr(recipe, name)
-        sound = re.fullmatch(rf"[1-9]\d*(-[1-9]\d*){{{numbers - 1}}}", text, re.ASCII)
-        require(sound, option(name), f"{numbers} numbers of at least 1, as {getattr(Recipe, name)}", repr(text))
+        sound = re.fullmatch(rf"\d{{1,4}}(-\d{{1,4}}){{{numbers - 1}}}", text, re.ASCII)
+        require(sound, option(name), f"{numbers} numbers, as {getattr(Recipe, name)}", repr(text))
+    require(0 not in recipe.dilations, "--rates", "of at least 1", repr(recipe.rates))
     require(0 <= recipe.dropout < 1, "--dropout", "in [0, 1)", recipe.dropout)
     return recipe
 

@@ -21,7 +21,7 @@ from airank_fast.data.sampling import TrainStream
 from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.pixel_classes import pixel_classes, pixel_loss
 from airank_fast.nn import BatchNormAct2d
-from airank_fast.optim import FusedSGD
+from airank_fast.optim import FusedAdamW, FusedSGD
 from airank_fast.quality.mean_iou import MeanIoU
 from airank_fast.recipes.checkpoints import origin
 from airank_fast.recipes.options import target_values
@@ -63,17 +63,20 @@ class SegmentationJob:
         return {"model": model}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and SGD."""
+        """One update: the loss of the network, and its optimizer."""
         model = networks["model"]
         return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
-    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD:
-        """SGD, with weight decay on weights only. The learning rate is a tensor on the device."""
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedAdamW:
+        """Weight decay is on weights only. The learning rate is a tensor on the device."""
         groups = [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
             {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return FusedSGD(groups, torch.zeros((), dtype=torch.float32, device=device), self.recipe.momentum)
+        learning_rate = torch.zeros((), dtype=torch.float32, device=device)
+        if self.recipe.optimizer == "adamw":
+            return FusedAdamW(groups, learning_rate)
+        return FusedSGD(groups, learning_rate, self.recipe.momentum)
 
     def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
         """See `pixel_loss`."""
@@ -175,17 +178,18 @@ class SegmentationJob:
 
     def reported(self, plan: Plan) -> dict[str, Any]:
         """The optimizer under MLPerf's names; its books have no keys for this task."""
-        recipe = self.recipe
-        return {
-            "opt_name": "sgd",
-            "sgd_opt_base_learning_rate": recipe.learning_rate,
-            "sgd_opt_end_learning_rate": recipe.end_learning_rate,
-            "sgd_opt_learning_rate_decay_poly_power": recipe.decay_power,
-            "sgd_opt_learning_rate_decay_steps": plan.total_steps - recipe.warmup_steps,
-            "sgd_opt_weight_decay": recipe.weight_decay,
-            "sgd_opt_momentum": recipe.momentum,
-            "opt_learning_rate_warmup_steps": recipe.warmup_steps,
+        recipe, name = self.recipe, self.recipe.optimizer
+        shared = {
+            "base_learning_rate": recipe.learning_rate,
+            "end_learning_rate": recipe.end_learning_rate,
+            "learning_rate_decay_poly_power": recipe.decay_power,
+            "learning_rate_decay_steps": plan.total_steps - recipe.warmup_steps,
+            "weight_decay": recipe.weight_decay,
         }
+        if name == "sgd":
+            shared["momentum"] = recipe.momentum
+        keys = {f"{name}_opt_{key}": value for key, value in shared.items()}
+        return {"opt_name": name, **keys, "opt_learning_rate_warmup_steps": recipe.warmup_steps}
 
     def state(self) -> dict[str, Any]:
         """{}: there is no state beside the network and its optimizer."""

@@ -13,7 +13,6 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import UserError
+from airank_fast.sources.folders import check_folders, entry, fresh
 from airank_fast.sources.workers import ordered_map
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
@@ -195,7 +195,7 @@ def _extract(inner: _Inner, root: Path) -> dict:
     folder = root / "train" / inner.wnid
     pictures: dict[str, str] = {}
     section = io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20)
-    with _fresh(folder) as partial_folder, section:
+    with fresh(folder) as partial_folder, section:
         try:
             with tarfile.open(fileobj=section) as tar:
                 for member in tar:
@@ -214,9 +214,9 @@ def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
     A picture's number, which selects its class, is in its name.
     """
     folder = root / "val"
-    with _fresh(folder) as partial_folder:
+    with fresh(folder) as partial_folder:
         pictures = _pictures_of_val(path, partial_folder, wnids)
-        entries = {wnid: _entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
+        entries = {wnid: entry(partial_folder / wnid, names) for wnid, names in pictures.items()}
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial_folder, folder)
@@ -244,18 +244,6 @@ def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict
     return pictures
 
 
-@contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, to be renamed to it; deleted after an exception."""
-    partial_folder = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    try:
-        yield partial_folder
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-
-
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures: dict[str, str], path: Path) -> None:
     name = PurePosixPath(member.name).name  # a path in the archive may lead out of the folder
     try:
@@ -270,40 +258,20 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, pictures
     pictures[name] = hashlib.sha256(content).hexdigest()
 
 
-def _entry(folder: Path, pictures: dict[str, str]) -> dict:
-    """Counts, and one checksum of names and contents."""
-    lines = "".join(f"{pictures[name]}  {name}\n" for name in sorted(pictures))
-    return {
-        "pictures": len(pictures),
-        "bytes": sum((folder / name).stat().st_size for name in pictures),
-        "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
-    }
-
-
 def _finish(partial_folder: Path, folder: Path, pictures: dict[str, str]) -> dict:
     if not pictures:
         raise UserError(f"--train: must have pictures in every class, {folder.name}.tar has none")
-    entry = _entry(partial_folder, pictures)
+    listed = entry(partial_folder, pictures)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial_folder, folder)
-    return entry
+    return listed
 
 
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(summary, problems) by line, after reading every picture of every class."""
     names = [*manifest.names("train"), *manifest.names("val")]
-    problems = manifest.unfinished("pictures")
-    found = ordered_map(partial(_found, root=root), names, num_workers)
-    found = tqdm(found, total=len(names), unit="class", desc="verify", disable=None)
-    for name, entry in zip(names, found, strict=True):
-        listed = manifest.files[name]
-        if entry is None:
-            problems.append(f"{name}: missing")
-        elif entry["pictures"] != listed["pictures"]:
-            problems.append(f"{name}: must have {listed['pictures']} pictures, got {entry['pictures']}")
-        elif entry != listed:
-            problems.append(f"{name}: must have sha256 {listed['sha256']}, got another: a picture was changed")
-    problems += manifest.copies(names, "sha256", "pictures") + manifest.unlisted(root, "train", "val")
+    problems = manifest.unfinished("pictures") + check_folders(manifest, root, names, num_workers)
+    problems += manifest.unlisted(root, "train", "val")
     counts = _counts(manifest)
     if not manifest.options["partial"]:
         for side, required in (("train", NUM_TRAIN), ("val", NUM_VAL)):
@@ -311,11 +279,3 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
                 problems.append(f"{side}: must have {required:,} pictures, got {counts[side]:,}")
     lines = [f"{side:<6} {counts[side]:>10,} pictures in {len(manifest.names(side)):,} classes" for side in counts]
     return lines, problems
-
-
-def _found(name: str, root: Path) -> dict | None:
-    folder = root / name
-    if not folder.is_dir():
-        return None
-    pictures = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    return _entry(folder, pictures)
