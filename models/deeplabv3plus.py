@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from airank_fast.models.resnet import EXPANSION, PlainBatchNormAct2d, ResNet, plain_pointwise_conv
 from airank_fast.nn import BatchNormAct2d, PointwiseConv2d
 
-LOW_LEVEL = 48 / 256  # channels of the decoder's shortcut, as a part of the decoder's
-
 
 class PyramidPooling(nn.Module):
     """ASPP: a 1x1 and three dilated 3x3 convolutions and the mean over the picture, side by side, projected by a 1x1.
@@ -43,6 +41,7 @@ class Decoder(nn.Module):
         self,
         in_channels: int,
         first_channels: int,
+        low_level: int,
         channels: int,
         num_classes: int,
         rates: tuple[int, ...],
@@ -51,7 +50,6 @@ class Decoder(nn.Module):
         fused: bool,
     ) -> None:
         super().__init__()
-        low_level = round(LOW_LEVEL * channels)
         self.project = nn.Sequential(*_conv_norm(first_channels, low_level, fused=fused))
         self.aspp = PyramidPooling(in_channels, channels, rates, dropout, fused=fused)
         self.classifier = nn.Sequential(
@@ -79,6 +77,7 @@ class DeepLabV3Plus(nn.Module):
         blocks: per stage of the backbone; (3, 4, 6, 3) is ResNet-50's.
         base_width: channels of its first stage's 3x3 convolutions.
         channels: of the pyramid and the decoder.
+        low_level: channels of the first stage's projection, which go to the decoder besides.
         output_stride: 16, or 8, which has twice the resolution in the last stages.
         rates: dilations of the pyramid's 3x3 convolutions; (12, 24, 36) at output stride 8.
         dropout: of the pyramid's output, in training.
@@ -92,6 +91,7 @@ class DeepLabV3Plus(nn.Module):
         blocks: tuple[int, int, int, int] = (3, 4, 6, 3),
         base_width: int = 64,
         channels: int = 256,
+        low_level: int = 48,
         output_stride: int = 16,
         rates: tuple[int, ...] = (6, 12, 18),
         dropout: float = 0.1,
@@ -100,7 +100,7 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         self.backbone = backbone = ResNet(blocks, None, base_width=base_width, output_stride=output_stride, fused=fused)
         self.classifier = Decoder(
-            backbone.out_channels, base_width * EXPANSION, channels, num_classes, rates, dropout, fused=fused
+            backbone.out_channels, base_width * EXPANSION, low_level, channels, num_classes, rates, dropout, fused=fused
         )
 
     def forward(self, images: Tensor) -> Tensor:

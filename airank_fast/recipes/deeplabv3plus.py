@@ -36,6 +36,7 @@ class Job(SegmentationJob):
             blocks=recipe.blocks_of_stages,
             base_width=recipe.width,
             channels=recipe.decoder_width,
+            low_level=recipe.shortcut_width,
             output_stride=recipe.output_stride,
             rates=recipe.dilations,
             dropout=recipe.dropout,

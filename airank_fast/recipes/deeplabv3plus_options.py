@@ -28,6 +28,8 @@ class Recipe(SegmentationRecipe):
     """Channels of the 3x3 convolutions of its first stage."""
     decoder_width: int = 256
     """Channels of the pyramid and the decoder."""
+    shortcut_width: int = 48
+    """Channels that the decoder gets from the first stage."""
     output_stride: Literal[8, 16] = 16
     """Pixels of the picture for one of the last stage. 8 is slower and somewhat better."""
     rates: str = "6-12-18"
@@ -54,9 +56,11 @@ RECIPES = {
             **segmentation_recipe.DIGIT_OBJECTS,
             blocks="1-1-1-0",
             width=16,
-            decoder_width=16,
+            decoder_width=24,
+            shortcut_width=16,
             output_stride=8,
             rates="1-2-3",
+            dropout=0.0,
             target=0.55,
         ),
         Recipe(**segmentation_recipe.CITYSCAPES, target=TASK.headline_target("airank", "2021-05")),
@@ -80,7 +84,7 @@ def defaults(request: Request, world_size: int) -> Recipe:
 def finish(recipe: Recipe, options: Options) -> Recipe:
     """The recipe, checked."""
     segmentation_recipe.check(recipe, options)
-    check_counts(recipe, ("width", "decoder_width"))
+    check_counts(recipe, ("width", "decoder_width", "shortcut_width"))
     for name, numbers in (("blocks", 4), ("rates", 3)):
         text = getattr(recipe, name)
         sound = re.fullmatch(rf"\d{{1,4}}(-\d{{1,4}}){{{numbers - 1}}}", text, re.ASCII)

@@ -22,7 +22,18 @@ from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
 TINY = {
-    "deeplabv3plus": ("--blocks", "1-1-1-1", "--width", "4", "--decoder-width", "8", "--rates", "1-2-3"),
+    "deeplabv3plus": (
+        "--blocks",
+        "1-1-1-1",
+        "--width",
+        "4",
+        "--decoder-width",
+        "8",
+        "--shortcut-width",
+        "4",
+        "--rates",
+        "1-2-3",
+    ),
     "hrnet": ("--width", "2", "--modules", "1-1-1", "--blocks", "1", "--stem", "4"),
 }
 NAMES = pytest.mark.parametrize("name", TINY)

@@ -19,7 +19,7 @@ EXPECTED = Path(__file__).with_name("deeplabv3plus_vainf.npz")
 
 def small(**options) -> DeepLabV3Plus:
     torch.manual_seed(0)
-    shape = {"blocks": (1, 1, 1, 1), "base_width": 4, "channels": 16, "rates": (1, 2, 3)}
+    shape = {"blocks": (1, 1, 1, 1), "base_width": 4, "channels": 16, "low_level": 3, "rates": (1, 2, 3)}
     return DeepLabV3Plus(5, **(shape | options))
 
 

@@ -102,7 +102,7 @@ def test_what_follows_from_a_given_value():
 
 
 def test_commands_are_found_by_their_files_and_sizes_are_the_networks():
-    others = {"deepfm", "deeplabv3plus", "dssm", "ocr", "resnet50", "wide_deep", "word2vec"}
+    others = {"deepfm", "deeplabv3plus", "dssm", "hrnet", "ocr", "resnet50", "wide_deep", "word2vec"}
     assert set(commands()) == others | set(bert_options.COMMANDS)
     assert bert_options.SIZES == bert_network.SIZES
     assert resnet50_options.RECIPES["digits"].target == 0.97

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, 1, CPU)
 SMALL = ("--num-classes", "5", "--crop-height", "32", "--crop-width", "48", "--batch-size", "4")
 TINY = {
-    "deeplabv3plus": ("--blocks", "1-1-1-1", "--width", "4", "--decoder-width", "8"),
+    "deeplabv3plus": ("--blocks", "1-1-1-1", "--width", "4", "--decoder-width", "8", "--shortcut-width", "4"),
     "hrnet": ("--width", "2", "--modules", "1-1-1", "--blocks", "1", "--stem", "4"),
 }
 

@@ -35,7 +35,7 @@ _INK = 0.35  # a pixel with at least that much ink is the digit's
 
 
 def scene(seed: int, index: int, *, held_out: bool) -> Scene:
-    """1 to 5 digits of 18 to 40 pixels' height, leaning up to 15 degrees either way, on a darker ground: [96, 96, 3].
+    """1 to 5 digits of 24 to 44 pixels' height, leaning up to 15 degrees either way, on a darker ground: [96, 96, 3].
 
     A digit that at four places would cover more than 15 % of an earlier one's box is left out.
     """
@@ -45,7 +45,7 @@ def scene(seed: int, index: int, *, held_out: bool) -> Scene:
     choice = embedded(held_out)
     for _ in range(1 + draws.one_of(MOST)):
         label, source, bordered = choice[draws.one_of(len(choice))]
-        height = draws.between(18, 40)
+        height = draws.between(24, 44)
         ink = _turned(bordered, height, height * draws.between(0.7, 0.95), degrees=draws.between(-15, 15))
         colour = [draws.between(140, 255) for _ in range(3)]
         for _ in range(_PLACES):
