@@ -263,5 +263,5 @@ def test_a_batch_of_pictures_of_two_sizes(tmp_path):
         if expected:
             assert [labels.shape[1] for _, labels in reader.evaluate()] == expected
         else:
-            with pytest.raises(UserError, match="must be a picture of 60 x 40 as the others of its batch"):
+            with pytest.raises(UserError, match=r"0.png: must be of 60 x 40 pixels, .* got 60 x 50"):
                 list(reader.evaluate())

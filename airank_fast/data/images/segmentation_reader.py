@@ -15,7 +15,7 @@ from airank_fast.data.images.batches import Normalise
 from airank_fast.data.images.geometry import scaled_crop
 from airank_fast.data.images.label_images import IGNORED, Pairs
 from airank_fast.data.images.place import Place
-from airank_fast.data.images.workers import Broken, WorkerReader
+from airank_fast.data.images.workers import Broken, Refused, WorkerReader
 from airank_fast.data.prefetch import Batch, moved
 from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import Request, TrainStream, flip_draws, offset_draws
@@ -83,7 +83,7 @@ class _Whole(Dataset):
     def __init__(self, pairs: Pairs):
         self.pairs = pairs
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | Broken:
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | Broken | Refused:
         pictures, labels = [], []
         for number in request.indices:
             found = self.pairs.read(number)
@@ -93,8 +93,9 @@ class _Whole(Dataset):
             labels.append(found[1])
             if labels[-1].shape != labels[0].shape:
                 (h, w), (height, width) = labels[-1].shape, labels[0].shape
-                what = f"a picture of {width} x {height} as the others of its batch (or --eval-batch-size one a rank)"
-                return Broken(self.pairs.pictures[number], f"{w} x {h}", what)
+                what = f"must be of {width} x {height} pixels, as others of its batch, or evaluated alone"
+                where = self.pairs.pictures[number]
+                return Refused(f"{where}: {what} (--eval-batch-size as the number of ranks), got {w} x {h}")
         return torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(labels))
 
 
