@@ -61,7 +61,7 @@ RECIPES = {
             output_stride=8,
             rates="1-2-3",
             dropout=0.0,
-            target=0.55,
+            target=0.6,
         ),
         Recipe(**segmentation_recipe.CITYSCAPES, target=TASK.headline_target("airank", "2021-05")),
     )
@@ -89,6 +89,7 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
         text = getattr(recipe, name)
         sound = re.fullmatch(rf"\d{{1,4}}(-\d{{1,4}}){{{numbers - 1}}}", text, re.ASCII)
         require(sound, option(name), f"{numbers} numbers, as {getattr(Recipe, name)}", repr(text))
+    require(recipe.blocks_of_stages[0], "--blocks", "of at least 1 in the first stage", repr(recipe.blocks))
     require(0 not in recipe.dilations, "--rates", "of at least 1", repr(recipe.rates))
     require(0 <= recipe.dropout < 1, "--dropout", "in [0, 1)", recipe.dropout)
     return recipe

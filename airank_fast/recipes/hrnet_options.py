@@ -49,7 +49,7 @@ RECIPES = {
             modules="1-1-1",
             blocks=1,
             stem=16,
-            target=0.55,
+            target=0.6,
         ),
         Recipe(**segmentation_recipe.CITYSCAPES, target=TASK.headline_target("airank", "2021-05")),
     )

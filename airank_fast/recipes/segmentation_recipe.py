@@ -77,12 +77,12 @@ DIGIT_OBJECTS: dict[str, Any] = {
     "min_scale": 1.0,
     "max_scale": 1.0,
     "flip": False,
-    "steps": 500,
+    "steps": 400,
     "warmup_steps": 30,
     "optimizer": "adamw",
     "learning_rate": 0.005,
     "end_learning_rate": 0.0,
-    "eval_every": 125,
+    "eval_every": 100,
     "eval_batch_size": 50,
 }
 """Scenes of embedded digits, taken as they are: a mirrored digit is none. In so few steps SGD learns little."""

@@ -14,6 +14,7 @@ from commands.same_run import assert_same_run
 from commands.test_train_bad_input import check_refusal
 from data.label_files import write_list, write_tree
 from PIL import Image
+from recipes.test_segmentation import TINY
 
 from airank_fast import train as command
 from airank_fast.cli import run_command
@@ -21,21 +22,6 @@ from airank_fast.data.images import digit_objects
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
-TINY = {
-    "deeplabv3plus": (
-        "--blocks",
-        "1-1-1-1",
-        "--width",
-        "4",
-        "--decoder-width",
-        "8",
-        "--shortcut-width",
-        "4",
-        "--rates",
-        "1-2-3",
-    ),
-    "hrnet": ("--width", "2", "--modules", "1-1-1", "--blocks", "1", "--stem", "4"),
-}
 NAMES = pytest.mark.parametrize("name", TINY)
 
 
@@ -177,6 +163,6 @@ def test_the_main_job_reaches_its_target(tmp_path, capsys):
     assert capsys.readouterr().err.count(digit_objects.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("success", "target")
-    assert summary["best_accuracy"] >= summary["target"] == 0.55
+    assert summary["best_accuracy"] >= summary["target"] == 0.6
     (data,) = events_of(output, "data")
     assert (data["train_samples"], data["eval_samples"]) == (2000, 300)

@@ -22,8 +22,14 @@ CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, 1, CPU)
 SMALL = ("--num-classes", "5", "--crop-height", "32", "--crop-width", "48", "--batch-size", "4")
 TINY = {
-    "deeplabv3plus": ("--blocks", "1-1-1-1", "--width", "4", "--decoder-width", "8", "--shortcut-width", "4"),
-    "hrnet": ("--width", "2", "--modules", "1-1-1", "--blocks", "1", "--stem", "4"),
+    "deeplabv3plus": (
+        "--blocks=1-1-1-1",
+        "--width=4",
+        "--decoder-width=8",
+        "--shortcut-width=4",
+        "--rates=1-2-3",
+    ),
+    "hrnet": ("--width=2", "--modules=1-1-1", "--blocks=1", "--stem=4"),
 }
 
 
@@ -142,6 +148,7 @@ def test_weights_of_another_backbone(spoil, message, tmp_path):
     ("options", "message"),
     [
         (["--blocks", "3-4-6"], "--blocks: must be 4 numbers, as 3-4-6-3, got '3-4-6'"),
+        (["--blocks", "0-1-1-1"], "--blocks: must be of at least 1 in the first stage, got '0-1-1-1'"),
         (["--rates", "1-2-x"], "--rates: must be 3 numbers, as 6-12-18, got '1-2-x'"),
         (["--rates", "0-1-2"], "--rates: must be of at least 1, got '0-1-2'"),
         (["--width", "0"], "--width: must be at least 1, got 0"),

@@ -1,11 +1,11 @@
-"""Scenes composed of the embedded handwritten digits, which are known in every pixel: lines of text, and the tools.
+"""Scenes composed of the embedded handwritten digits, which are known in every pixel: lines of text.
 
     scene = digit_scenes.line(seed=0, index=7, held_out=False)
     scene.picture                    # uint8 [32, 64], grey
     scene.text                       # "4072"; each of scene.digits has its label, place and ink
 
 A scene is a pure function of seed and index. Held-out scenes are of held-out digits (`digits.held_out`), so that no
-digit is in both halves.
+digit is in both halves. `digit_objects` composes scenes with masks and boxes, from the same draws and digits.
 """
 
 from __future__ import annotations
