@@ -4,6 +4,7 @@ python -m airank_fast.prepare wikicorpus --input enwiki-latest-pages-articles.xm
 python -m airank_fast.prepare wikicorpus --input DIR_OF_TEXT --output DIR --train-vocab 8000 --max-seq-length 128
 python -m airank_fast.prepare imagenet --train TAR --val TAR --devkit TAR --output DIR
 python -m airank_fast.prepare kinetics --train DIR_OF_TARS --val DIR_OF_TARS --annotations DIR --output DIR
+python -m airank_fast.prepare cityscapes --pictures ZIP --labels ZIP --output DIR
 python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare ocr --train gt.txt --form icdar --output DIR
@@ -25,7 +26,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import criteo, imagenet, kinetics, line_lists, wikicorpus, word_text
+from airank_fast.sources import cityscapes, criteo, imagenet, kinetics, line_lists, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -169,6 +170,28 @@ class Kinetics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cityscapes:
+    """Unpack Cityscapes' fine annotations into leftImg8bit/ and gtFine/, for DeepLabv3+ and HRNet."""
+
+    pictures: Path
+    """leftImg8bit_trainvaltest.zip."""
+    labels: Path
+    """gtFine_trainvaltest.zip."""
+    output: Path
+    """Directory of the data set."""
+    partial: bool = False
+    """Accept other numbers of pictures than Cityscapes'."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0."""
+        workers = _workers(self.workers)
+        cityscapes.prepare(self.pictures, self.labels, self.output, partial_set=self.partial, num_workers=workers)
+        return _verified(Verify(self.output, workers=self.workers))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Word2Vec:
     """Encode text for Word2Vec: a directory of files such as the One Billion Word corpus, a sentence a line."""
 
@@ -293,6 +316,7 @@ COMMANDS = {
     "wikicorpus": WikiCorpus,
     "imagenet": ImageNet,
     "kinetics": Kinetics,
+    "cityscapes": Cityscapes,
     "word2vec": Word2Vec,
     "criteo": Criteo,
     "ocr": Ocr,
@@ -309,7 +333,9 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(arguments: list[str]) -> WikiCorpus | ImageNet | Kinetics | Word2Vec | Criteo | Ocr | Verify:
+def parse(
+    arguments: list[str],
+) -> WikiCorpus | ImageNet | Kinetics | Cityscapes | Word2Vec | Criteo | Ocr | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

@@ -41,17 +41,18 @@ class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 expand, each with batch norm, around an identity or projected shortcut.
 
     ``in_channels -> width -> width -> 4 * width``; ``stride`` applies to the 3x3 and to the projection. Each batch
-    norm ends with a ReLU, the last one after it has added the shortcut; the projection's has none.
+    norm ends with a ReLU, the last one after it has added the shortcut; the projection's has none. ``dilation`` is that
+    of the 3x3.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1, *, fused: bool = True) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1, *, fused: bool = True) -> None:
         super().__init__()
         pointwise_conv = PointwiseConv2d if fused else plain_pointwise_conv
         batch_norm_act = BatchNormAct2d if fused else PlainBatchNormAct2d
         out_channels = width * EXPANSION
         self.conv1 = pointwise_conv(in_channels, width)
         self.bn1 = batch_norm_act(width, relu=True)
-        self.conv2 = (PatchConv2d if fused else nn.Conv2d)(width, width, 3, stride, 1, bias=False)
+        self.conv2 = (PatchConv2d if fused else nn.Conv2d)(width, width, 3, stride, dilation, dilation, bias=False)
         self.bn2 = batch_norm_act(width, relu=True)
         self.conv3 = pointwise_conv(width, out_channels)
         self.bn3 = batch_norm_act(out_channels, relu=True)
@@ -72,10 +73,12 @@ class ResNet(nn.Module):
 
     Args:
         blocks: blocks per stage, (3, 4, 6, 3) for ResNet-50.
-        num_classes: width of the last layer.
+        num_classes: width of the last layer; None leaves it out, as for a backbone, which has no forward pass.
         base_width: channels of the first stage, 64 for ResNet-50; smaller ones make small networks for tests.
         zero_init_last_bn: start the scale of each block's last batch norm at zero (Goyal et al., 2017),
             so that every block begins as its shortcut.
+        output_stride: pixels of the input for one of the last stage: 32, or, with dilated convolutions in place of the
+            last strides as in torchvision's ``replace_stride_with_dilation``, 16 or 8.
         fused: use airank_fast.nn's operators; without, the same network in torch's own.
 
     Input: float ``[N, 3, H, W]``, fastest in channels_last; H and W at least 32 for the last stage to have a pixel.
@@ -85,27 +88,33 @@ class ResNet(nn.Module):
     def __init__(
         self,
         blocks: tuple[int, int, int, int],
-        num_classes: int = 1000,
+        num_classes: int | None = 1000,
         *,
         base_width: int = 64,
         zero_init_last_bn: bool = False,
+        output_stride: int = 32,
         fused: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, base_width, 7, stride=2, padding=3, bias=False)
         self.bn1 = (BatchNormAct2d if fused else PlainBatchNormAct2d)(base_width, relu=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = base_width
+        channels, dilation = base_width, 1
         for stage, num_blocks in enumerate(blocks):
             width = base_width * 2**stage
+            is_dilated = 4 * 2**stage > output_stride
             layer = []
             for index in range(num_blocks):
-                stride = 2 if stage > 0 and index == 0 else 1
-                layer.append(Bottleneck(channels, width, stride, fused=fused))
+                stride = 2 if stage > 0 and index == 0 and not is_dilated else 1
+                layer.append(Bottleneck(channels, width, stride, dilation, fused=fused))
                 channels = width * EXPANSION
+                if is_dilated and index == 0:
+                    dilation *= 2
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.out_channels = channels
+        if num_classes is not None:
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.fc = nn.Linear(channels, num_classes)
         self._initialise(zero_init_last_bn)
 
     def _initialise(self, zero_init_last_bn: bool) -> None:

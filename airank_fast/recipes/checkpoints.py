@@ -7,13 +7,15 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from airank_fast.errors import UserError
+from airank_fast.data.manifest import checksum
+from airank_fast.errors import UserError, require
 
 _FILES = (  # of a directory of Hugging Face's; the first that exists is read
     "model.safetensors",
@@ -23,17 +25,25 @@ _FILES = (  # of a directory of Hugging Face's; the first that exists is read
 )
 _INSIDE = ("model", "state_dict")  # keys of the weights in files that hold other things too
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)\.")  # DistributedDataParallel's and torch.compile's prefixes
+_OF_SUMMARY = ("benchmark", "best_accuracy", "epochs")
 _OF_OTHERS = re.compile(r"\.(h5|msgpack|pb|tflite|ckpt[^.]*\.(index|meta|data-\d+-of-\d+))$")
 
 
 def load_into(
-    model: nn.Module, path: Path, renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    model: nn.Module,
+    path: Path,
+    *,
+    renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    unused: tuple[str, ...] = (),
+    fresh: tuple[str, ...] = (),
 ) -> None:
     """Fill `model` with the weights of a file: .safetensors, or one of torch.save, of which no code is run.
 
+    unused: beginnings of the names in the file that the model lacks, as of a classifier. renamed: makes the model's
+    weights of those of another network. fresh: beginnings of the model's own names, whose weights the file may lack.
+
     Of an index (.index.json) the shards are read that it lists, beside it; of a directory its model.safetensors or
-    pytorch_model.bin, whole or sharded. Prefixes of DistributedDataParallel and torch.compile are removed. ``renamed``
-    then makes the model's weights of those of another network.
+    pytorch_model.bin, whole or sharded. Prefixes of DistributedDataParallel and torch.compile are removed.
 
     Raises:
         UserError: the first tensor that is missing, unexpected, of another shape, or quantised; a file that cannot be
@@ -41,9 +51,26 @@ def load_into(
     """
     path = _file_of(path)
     weights = {_WRAPPERS.sub("", name): tensor for name, tensor in _read(path).items()}
-    mismatch = _fill(model, renamed(weights) if renamed else weights)
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(unused)}
+    mismatch = _fill(model, renamed(kept) if renamed else kept, fresh)
     if mismatch:
         raise UserError(f"--init-checkpoint {path}: must have weights of this model: {mismatch}")
+
+
+def origin(path: Path) -> dict[str, Any]:
+    """Of initial weights, for a log: their file, its sha256, and of a run of this package its settings and quality.
+
+    UserError where there is no such file.
+    """
+    file = _file_of(path)
+    require(file.is_file(), f"--init-checkpoint {path}", "a file of weights", "no file")
+    found: dict[str, Any] = {"file": str(file), "sha256": checksum(file)}
+    run = file.absolute().parent.parent.parent  # RUN/checkpoints/step-.../model.safetensors
+    for name, keys in (("recipe.json", None), ("summary.json", _OF_SUMMARY)):
+        if (run / name).is_file():
+            content = json.loads((run / name).read_text(encoding="utf-8"))
+            found |= {name: content if keys is None else {key: content.get(key) for key in keys}}
+    return found
 
 
 def _file_of(path: Path) -> Path:
@@ -61,7 +88,7 @@ def _file_of(path: Path) -> Path:
     return path / _FILES[0] if path.is_dir() else path
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
+def _fill(model: nn.Module, weights: dict[str, Tensor], fresh: tuple[str, ...]) -> str | None:
     """Load weights into the model; returns the first mismatch, or None."""
     expected = model.state_dict()
     for name, tensor in weights.items():
@@ -73,6 +100,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
         if name in weights and weights[name].shape != tensor.shape:
             return f"{name} must have shape {list(tensor.shape)}, got {list(weights[name].shape)}"
     missing, unexpected = model.load_state_dict(weights, strict=False)  # the model renames old names
+    missing = [name for name in missing if not name.startswith(fresh)]
     if missing or unexpected:
         return f"{missing[0]} is missing" if missing else f"{unexpected[0]} is not one of its tensors"
     return None

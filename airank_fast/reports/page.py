@@ -99,6 +99,11 @@ class Report:
             if run.examples
         ]
 
+    @property
+    def has_uncaptioned(self) -> bool:
+        """Whether some pictures show the prediction and the truth themselves."""
+        return any(not self.caption(example) for _, examples in self.examples for _, example in examples)
+
     def caption(self, example: Example) -> str:
         """What was predicted, and what is true; "" where the picture shows it."""
         return self.t("example", **example._asdict()) if example.truth or example.predicted else ""

@@ -23,6 +23,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pictures": ("曲线与图", "Pictures"),
     "examples": ("预测样例", "Predictions"),
     "example": ("预测：{predicted}；真值：{truth}", "predicted: {predicted}; true: {truth}"),
+    "examples_note": ("由左至右：输入、预测、真值。", "From left to right: the input, the prediction, the truth."),
     "runs": ("各次运行", "Runs"),
     "performance": ("性能明细", "Performance"),
     "findings": ("规则检查", "Findings of the rules"),

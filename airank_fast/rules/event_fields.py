@@ -82,7 +82,7 @@ _KINDS = {
     "checkpoint": "step:count path:text duration_s:seconds",
     "data": (
         "train_samples:count? eval_samples:count? classes:any? source:any? corrupt_files:any? total_steps:count? "
-        "checksum:text? reported:object?"
+        "checksum:text? reported:object? init_checkpoint:object?"
     ),
     "memory": "used_bytes:count total_bytes:count per_rank:counts?",
     "warning": "message:text",

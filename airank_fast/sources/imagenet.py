@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import UserError
-from airank_fast.sources import tars
+from airank_fast.sources import folders, tars
 from airank_fast.sources.workers import ordered_map
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
@@ -54,13 +54,13 @@ def prepare(train: Path, val: Path, devkit: Path, root: Path, *, partial_set: bo
         raise UserError(f"--devkit: must have the classes of the training pictures, {min(unmatched)} is in one only")
     root.mkdir(parents=True, exist_ok=True)
     manifest = _open(root, {"train": train.stat().st_size, "val": val.stat().st_size, "partial": partial_set})
-    left = [part for part in inner if not tars.has(manifest, root, f"train/{part.wnid}")]
+    left = [part for part in inner if not folders.has(manifest, root, f"train/{part.wnid}")]
     with tqdm(total=len(left) + 1, unit="class", desc="pictures", disable=None) as bar:
         for part, entry in zip(left, ordered_map(partial(_extract, root=root), left, num_workers), strict=True):
             manifest.files[f"train/{part.wnid}"] = entry
             manifest.save(root)
             bar.update()
-        if any(not tars.has(manifest, root, f"val/{wnid}") for wnid in classes.values()):
+        if any(not folders.has(manifest, root, f"val/{wnid}") for wnid in classes.values()):
             for wnid, entry in _extract_val(val, root, [classes[number] for number in truth]).items():
                 manifest.files[f"val/{wnid}"] = entry
         bar.update()
@@ -170,7 +170,7 @@ def _extract(inner: _Inner, root: Path) -> dict:
     folder = root / "train" / inner.wnid
     pictures: dict[str, str] = {}
     section = io.BufferedReader(_Section(inner.path, inner.offset, inner.size), 2**20)
-    with tars.fresh(folder) as partial_folder, section:
+    with folders.fresh(folder) as partial_folder, section:
         try:
             with tarfile.open(fileobj=section) as tar:
                 for member in tar:
@@ -183,7 +183,7 @@ def _extract(inner: _Inner, root: Path) -> dict:
             ) from None
         if not pictures:
             raise UserError(f"--train: must have pictures in every class, {inner.wnid}.tar has none")
-        return tars.finish(partial_folder, folder, pictures, "pictures")
+        return folders.finish(partial_folder, folder, pictures, "pictures")
 
 
 def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
@@ -192,9 +192,9 @@ def _extract_val(path: Path, root: Path, wnids: list[str]) -> dict[str, dict]:
     A picture's number, which selects its class, is in its name.
     """
     folder = root / "val"
-    with tars.fresh(folder) as partial_folder:
+    with folders.fresh(folder) as partial_folder:
         pictures = _pictures_of_val(path, partial_folder, wnids)
-        entries = {wnid: tars.entry(partial_folder / wnid, names, "pictures") for wnid, names in pictures.items()}
+        entries = {wnid: folders.entry(partial_folder / wnid, names, "pictures") for wnid, names in pictures.items()}
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial_folder, folder)
@@ -225,7 +225,7 @@ def _pictures_of_val(path: Path, partial_folder: Path, wnids: list[str]) -> dict
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(summary, problems) by line, after reading every picture of every class."""
     names = [*manifest.names("train"), *manifest.names("val")]
-    problems = manifest.unfinished("pictures") + tars.changed(manifest, root, names, "pictures", num_workers)
+    problems = manifest.unfinished("pictures") + folders.changed(manifest, root, names, "pictures", num_workers)
     problems += manifest.copies(names, "sha256", "pictures") + manifest.unlisted(root, "train", "val")
     counts = _counts(manifest)
     if not manifest.options["partial"]:

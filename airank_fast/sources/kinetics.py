@@ -19,7 +19,7 @@ from tqdm import tqdm
 from airank_fast.data.manifest import Manifest
 from airank_fast.data.text.shards import whole_file
 from airank_fast.errors import UserError, require
-from airank_fast.sources import tars
+from airank_fast.sources import folders, tars
 from airank_fast.sources.workers import ordered_map
 
 KIND = "kinetics"
@@ -60,7 +60,7 @@ def prepare(
     options = {"parts": {part.name: part.path.stat().st_size for part in parts}, "partial": partial_set}
     manifest = Manifest.begin(root, KIND, options)
     manifest.require_options(root, options)
-    left = [part for part in parts if not tars.has(manifest, root, part.name)]
+    left = [part for part in parts if not folders.has(manifest, root, part.name)]
     unpacked = ordered_map(partial(_unpack, root=root), left, num_workers)
     for part, entry in zip(left, tqdm(unpacked, total=len(left), unit="tar", disable=None), strict=True):
         manifest.files[part.name] = entry
@@ -109,12 +109,12 @@ def _unpack(part: _Part, root: Path) -> dict:
     """In a worker: write a tar's videos to its folder; returns its entry in the manifest."""
     folder = root / part.name
     sums: dict[str, str] = {}
-    with tars.fresh(folder) as partial_folder, tars.open_tar(part.path, part.option) as tar:
+    with folders.fresh(folder) as partial_folder, tars.open_tar(part.path, part.option) as tar:
         for member in tars.members(tar, part.path, part.option):
             if member.isfile() and member.name.endswith(_VIDEO):
                 tars.write(tar, member, partial_folder, sums, part.path, may_be_empty=True)
         require(len(sums), part.option, f"tars of videos ({_VIDEO})", f"{part.path}, which has none")
-        return tars.finish(partial_folder, folder, sums, "videos")
+        return folders.finish(partial_folder, folder, sums, "videos")
 
 
 def _write_lists(manifest: Manifest, root: Path, classes: list[str], labels: dict[str, dict[str, str]]) -> dict:
@@ -152,11 +152,11 @@ def _other_number(what: str, required: str, got: int) -> UserError:
 
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:
     """(summary, problems) by line, after reading every video of every folder, and the lists."""
-    folders = [name for side in ("train", "val", "replacement") for name in manifest.names(side)]
-    problems = manifest.unfinished("lists") + tars.changed(manifest, root, folders, "videos", num_workers)
+    names = [name for side in ("train", "val", "replacement") for name in manifest.names(side)]
+    problems = manifest.unfinished("lists") + folders.changed(manifest, root, names, "videos", num_workers)
     for name in ("train.txt", "val.txt", CLASSES):
         problems += manifest.changed(root, name) if name in manifest.files else [f"{name}: missing"]
-    problems += manifest.copies(folders, "sha256", "videos") + manifest.unlisted(root, "train", "val", "replacement")
+    problems += manifest.copies(names, "sha256", "videos") + manifest.unlisted(root, "train", "val", "replacement")
     lists = manifest.stages.get("lists", {})
     lines = []
     for side in ("train", "val"):

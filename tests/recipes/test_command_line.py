@@ -104,7 +104,7 @@ def test_what_follows_from_a_given_value():
 
 
 def test_commands_are_found_by_their_files_and_sizes_are_the_networks():
-    tasks = {"deepfm", "dssm", "ocr", "resnet50", "tsm", "wide_deep", "word2vec"}
+    tasks = {"deepfm", "deeplabv3plus", "dssm", "hrnet", "ocr", "resnet50", "tsm", "wide_deep", "word2vec"}
     assert set(commands()) == tasks | {*bert_options.COMMANDS}
     assert bert_options.SIZES == bert_network.SIZES
     assert resnet50_options.RECIPES["digits"].target == 0.97

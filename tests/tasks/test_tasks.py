@@ -62,8 +62,6 @@ def test_names(name, task):
 PACKAGE = Path(tasks.__file__).parents[1]
 NOT_TRAINED_YET = {
     "cyclegan",
-    "deeplabv3plus",
-    "hrnet",
     "mask_rcnn",
     "pix2pix",
     "transformer",

@@ -60,7 +60,7 @@ class _Batches(Dataset):
                 self._read(frames, int(index), None if request.draws is None else request.draws[row : row + 1])
             except Exception as error:
                 why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-                return Broken(self.clips.where(index), why, "video or folder of frames")
+                return Broken(self.clips.where(index), why, "a whole video or folder of frames")
         return torch.from_numpy(out.reshape(-1, *out.shape[2:])), torch.from_numpy(self.clips.labels[request.indices])
 
     def _read(self, out: np.ndarray, index: int, u: np.ndarray | None) -> None:

@@ -8,7 +8,7 @@
     digit_scenes.MOTIONS[clip.label]  # "shrinking"
 
 A scene is a pure function of seed and index. Held-out scenes are of held-out digits (`digits.held_out`), so that no
-digit is in both halves.
+digit is in both halves. `digit_objects` composes scenes with masks and boxes, from the same draws and digits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CLIPS_NAME = "moving UCI optical digits (CC BY 4.0)"
 MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "growing", "shrinking")
 CLIP_FRAMES, CLIP_SIZE = 8, 32
 _MARGIN = 2  # pixels between a line's digits and its left and right border, at least
-_NUM_DRAWS = 64  # uniforms of a scene
+_NUM_DRAWS = 64  # uniforms of a line
 
 
 class Digit(NamedTuple):
@@ -67,12 +67,12 @@ class Scene:
         return "".join(str(digit.label) for digit in self.digits)
 
 
-class _Draws:
-    """The random numbers of a scene: `_NUM_DRAWS` uniforms, and the noise of a picture."""
+class Draws:
+    """The random numbers of a scene: uniforms, which are drawn first, and the noise of a picture."""
 
-    def __init__(self, seed: int, index: int, held_out: bool) -> None:
+    def __init__(self, seed: int, index: int, held_out: bool, number: int = _NUM_DRAWS) -> None:
         self._words = philox(seed, Purpose.SCENES, (0, 2 * index + held_out))
-        self._uniforms = iter((self._words.random_raw(_NUM_DRAWS) >> np.uint64(11)) * 2.0**-53)
+        self._uniforms = iter((self._words.random_raw(number) >> np.uint64(11)) * 2.0**-53)
 
     def between(self, low: float, high: float) -> float:
         """Uniform in [low, high)."""
@@ -91,7 +91,7 @@ class _Draws:
 
 def line(seed: int, index: int, *, held_out: bool) -> Scene:
     """A line of 2 to 4 digits on a darker ground, grey, [32, 64]."""
-    draws = _Draws(seed, index, held_out)
+    draws = Draws(seed, index, held_out)
     ground, bright = draws.between(0, 60), draws.between(140, 255)
     number = SHORTEST + draws.one_of(LONGEST - SHORTEST + 1)
     heights = [draws.between(18, 28) for _ in range(number)]
@@ -100,7 +100,7 @@ def line(seed: int, index: int, *, held_out: bool) -> Scene:
     length = sum(widths) + sum(gaps)
     fit = min(1.0, (LINE_WIDTH - 2 * _MARGIN) / length)
     left = draws.between(_MARGIN, LINE_WIDTH - _MARGIN - fit * length)
-    placed, choice = [], _embedded(held_out)
+    placed, choice = [], embedded(held_out)
     for height, width, gap in zip(heights, widths, gaps, strict=True):
         left += fit * gap
         label, source, bordered = choice[draws.one_of(len(choice))]
@@ -111,13 +111,13 @@ def line(seed: int, index: int, *, held_out: bool) -> Scene:
         left += fit * width
     picture = np.full((LINE_HEIGHT, LINE_WIDTH), ground, np.float32)
     for digit in placed:
-        _blend(picture, digit, bright)
+        blend(picture, digit, bright)
     picture += draws.noise(picture.shape, 14)
     return Scene(picture.clip(0, 255).round().astype(np.uint8), placed)
 
 
 @cache
-def _embedded(held_out: bool) -> list[tuple[int, int, Image.Image]]:
+def embedded(held_out: bool) -> list[tuple[int, int, Image.Image]]:
     """(label, number, picture with a border) of the digits of one half."""
     images, labels = digits.load()
     grey = (images.astype(np.uint16) * 255 // 16).astype(np.uint8)
@@ -142,7 +142,7 @@ def _drawn(bordered: Image.Image, height: int, width: int, *, shear: float) -> n
     return np.asarray(drawn, np.float32) / np.float32(255)
 
 
-def _blend(picture: np.ndarray, digit: Digit, level: float) -> None:
+def blend(picture: np.ndarray, digit: Digit, level: float) -> None:
     """Draw a digit in this grey into a picture, float32 [H, W], without what overhangs."""
     top, left = max(0, digit.top), max(0, digit.left)
     window = picture[top : digit.top + digit.ink.shape[0], left : digit.left + digit.ink.shape[1]]
@@ -172,9 +172,9 @@ def clip(seed: int, index: int, *, held_out: bool) -> Clip:
     """
     pair, is_reversed = divmod(index, 2)
     label = motion(index)
-    draws = _Draws(seed, pair, held_out)
+    draws = Draws(seed, pair, held_out)
     ground, bright = draws.between(0, 60), draws.between(140, 255)
-    choice = _embedded(held_out)
+    choice = embedded(held_out)
     _, _, bordered = choice[draws.one_of(len(choice))]
     angle, size = draws.between(-20, 20), draws.between(13, 18)
     x, y = (CLIP_SIZE / 2 + draws.between(-2, 2) for _ in range(2))

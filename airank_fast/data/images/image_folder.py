@@ -20,6 +20,7 @@ from airank_fast.walk import entries
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of the names; ImageNet has a PNG that is called .JPEG
 OTHER_SUFFIXES = (".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder reads these too
 FORMATS = ("JPEG", "PNG")  # of the contents
+PICTURE = "a whole JPEG or PNG picture"
 _MOST_NAMED = 20  # of the files that are left out
 
 
@@ -169,9 +170,9 @@ def why_corrupt(picture: str | os.PathLike | bytes) -> str | None:
     return None
 
 
-def corrupt_error(path: str | os.PathLike, why: str, what: str = "JPEG or PNG picture") -> UserError:
-    """The UserError for a file that cannot be read."""
-    return UserError(f"data: must be a whole {what}, got {Path(path)} ({why}); --skip-corrupt leaves such files out")
+def corrupt_error(path: str | os.PathLike, why: str, what: str = PICTURE) -> UserError:
+    """The UserError for a file that cannot be read; `what` it must be."""
+    return UserError(f"data: must be {what}, got {Path(path)} ({why}); --skip-corrupt leaves such files out")
 
 
 def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[tuple[str, str]]:

@@ -19,18 +19,25 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from airank_fast.data.images.image_folder import FORMATS, corrupt_error
+from airank_fast.data.images.image_folder import FORMATS, PICTURE, corrupt_error
 from airank_fast.data.images.place import Place
 from airank_fast.data.processes import end_with
 from airank_fast.data.sampling import Request, TrainStream
+from airank_fast.errors import UserError
 
 
 class Broken(NamedTuple):
-    """Sent by a worker instead of a batch, as an exception would arrive inside a traceback."""
+    """Sent by a worker instead of a batch, as an exception would arrive inside a traceback; see `corrupt_error`."""
 
     path: str
     why: str
-    what: str = "JPEG or PNG picture"
+    what: str = PICTURE
+
+
+class Refused(NamedTuple):
+    """Sent by a worker instead of a batch that cannot be made; `why` is a UserError's message."""
+
+    why: str
 
 
 def decode(picture: str | bytes, mode: str = "RGB") -> Image.Image:
@@ -94,6 +101,8 @@ class WorkerReader:
             for batch in batches:
                 if isinstance(batch, Broken):
                     raise corrupt_error(*batch)
+                if isinstance(batch, Refused):
+                    raise UserError(batch.why)
                 yield tuple(batch)
         finally:
             del batches  # ends the workers now; in the garbage of an exception each would take 5 s

@@ -1,0 +1,220 @@
+"""What the jobs of semantic segmentation share: everything but the network."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from airank_fast.data.images import digit_objects
+from airank_fast.data.images.batches import as_pictures
+from airank_fast.data.images.label_images import Pairs, label_colours, read_pairs
+from airank_fast.data.images.place import Place
+from airank_fast.data.images.segmentation_reader import (
+    MEAN,
+    STD,
+    Crops,
+    SegmentationBatch,
+    SegmentationReader,
+    prefetch,
+)
+from airank_fast.data.sampling import TrainStream
+from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.models.pixel_classes import pixel_classes, pixel_loss
+from airank_fast.nn import BatchNormAct2d
+from airank_fast.optim import FusedAdamW, FusedSGD
+from airank_fast.quality.mean_iou import MeanIoU
+from airank_fast.recipes.checkpoints import origin
+from airank_fast.recipes.options import target_values
+from airank_fast.recipes.schedule import polynomial_decay
+from airank_fast.recipes.segmentation_recipe import SegmentationOptions, SegmentationRecipe
+from airank_fast.tasks import Task
+
+
+class SegmentationJob:
+    """A segmentation network as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
+
+    A subclass has the task and implements `network`. Batch-norm statistics are those of the batches of all ranks, with
+    --no-fused of each rank's own.
+    """
+
+    task: Task
+    initial_accuracy = None
+
+    def __init__(self, recipe: Any, options: Any) -> None:
+        self.recipe: SegmentationRecipe = recipe
+        self.options: SegmentationOptions = options
+        self.reader: SegmentationReader | None = None
+
+    def network(self) -> nn.Module:
+        """The float32 network, with the weights of --init-checkpoint or random ones; it returns logits [b, C, h, w]."""
+        raise NotImplementedError
+
+    @property
+    def target(self) -> dict[str, float]:
+        """See `target_values`."""
+        return target_values(self.recipe.target, self.task)
+
+    def build(self) -> dict[str, nn.Module]:
+        """The network, on the CPU."""
+        model = self.network()
+        for module in model.modules():
+            if isinstance(module, BatchNormAct2d) and dist.is_initialized():
+                module.group = dist.group.WORLD
+        return {"model": model}
+
+    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
+        """One update: the loss of the network, and its optimizer."""
+        model = networks["model"]
+        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
+
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedAdamW:
+        """Weight decay is on weights only. The learning rate is a tensor on the device."""
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        learning_rate = torch.zeros((), dtype=torch.float32, device=device)
+        if self.recipe.optimizer == "adamw":
+            return FusedAdamW(groups, learning_rate)
+        return FusedSGD(groups, learning_rate, self.recipe.momentum)
+
+    def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
+        """See `pixel_loss`."""
+        return pixel_loss(model(batch.images), batch.labels)
+
+    def predict(self, networks: Networks, batch: SegmentationBatch) -> Tensor:
+        """The class of each pixel, int64 [b, H, W]."""
+        return pixel_classes(networks["model"](batch.images), batch.labels.shape[1:])
+
+    def examples(self, outputs: Tensor, batch: SegmentationBatch) -> list[Example]:
+        """Pictures, beside them the predicted and the true label images, about 200 pixels wide each."""
+        pictures, colours = as_pictures(batch.images, MEAN, STD), label_colours(self.recipe.num_classes)
+        predicted, truth = (colours[labels.cpu().numpy()] for labels in (outputs, batch.labels))
+        every = max(1, pictures.shape[2] // 200)
+        found = zip(pictures, predicted, truth, strict=True)
+        return [Example(np.hstack([each[::every, ::every] for each in of_one])) for of_one in found]
+
+    def meter(self) -> MeanIoU:
+        """The mean over classes of intersection / union, from one confusion matrix over the set and all ranks."""
+        return MeanIoU(self.recipe.num_classes)
+
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Index the pictures and start their reader. Returns the fields of the run's `data` event."""
+        recipe, options = self.recipe, self.options
+        cores = options.workers or ranks.cores
+        train, val, source, corrupt = self._read(cores)
+        if ranks.rank == 0 and not options.data:
+            print(f"data: {source}", file=sys.stderr)
+        if ranks.rank == 0 and options.skip_corrupt:
+            print(f"data: {len(corrupt)} pictures are left out", file=sys.stderr)
+            print(*(f"data: left out {where} ({why})" for where, why in corrupt), sep="\n", file=sys.stderr)
+        stream = TrainStream(
+            len(train),
+            recipe.seed,
+            batch_size_local=recipe.micro_batch_size(ranks.size),
+            global_batch_size=recipe.batch_size,
+            rank=ranks.rank,
+            world_size=ranks.size,
+        )
+        place = Place(max(1, recipe.eval_batch_size // ranks.size), ranks.rank, ranks.size, device, cores)
+        crops = Crops(recipe.crop_height, recipe.crop_width, recipe.min_scale, recipe.max_scale, recipe.flip)
+        self.reader = SegmentationReader(train, val, stream, place, crops)
+        self._device, self._dtype = device, dtype
+        facts = {
+            "train_samples": len(train),
+            "eval_samples": len(val),
+            "classes": recipe.num_classes,
+            "source": source,
+            "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
+            "reader": self.reader.name,
+            "corrupt_files": corrupt,
+        }
+        if recipe.init_checkpoint is None:
+            return facts
+        return facts | {"init_checkpoint": origin(Path(recipe.init_checkpoint))}
+
+    def _read(self, num_threads: int) -> tuple[Pairs, Pairs, str, list[tuple[str, str]]]:
+        """(train, val, source, what is left out)."""
+        options = self.options
+        if options.data is None:
+            paths, source = digit_objects.materialise(), f"the embedded data set, {digit_objects.NAME}"
+        else:
+            paths = options.data, options.eval_data or options.data
+            source = ", ".join(map(str, dict.fromkeys(paths)))
+        read = partial(
+            read_pairs,
+            num_classes=self.recipe.num_classes,
+            skip_corrupt=options.skip_corrupt,
+            num_threads=num_threads,
+        )
+        (train, corrupt), (val, more) = (read(path, side) for path, side in zip(paths, ("train", "val"), strict=True))
+        return train, val, source, corrupt + more
+
+    def train_batches(self, first_step: int) -> Iterator[SegmentationBatch]:
+        """This rank's part of every global batch from `first_step` on, without end."""
+        assert self.reader is not None, "open_data comes first"
+        return prefetch(self.reader.train(first_step), self._device, self._dtype)
+
+    def eval_batches(self) -> Iterator[SegmentationBatch]:
+        """This rank's part of the validation set, each picture once and whole."""
+        assert self.reader is not None, "open_data comes first"
+        return prefetch(self.reader.evaluate(), self._device, self._dtype)
+
+    def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> SegmentationBatch:
+        """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""
+        recipe = self.recipe
+        shape = recipe.micro_batch_size(ranks.size), recipe.crop_height, recipe.crop_width
+        images = torch.randn(shape[0], 3, *shape[1:], device=device).to(dtype, memory_format=torch.channels_last)
+        labels = torch.randint(recipe.num_classes, shape, dtype=torch.uint8, device=device)
+        return SegmentationBatch(images, labels)
+
+    def schedule(self) -> Schedule:
+        """The length of the run and its evaluations, in steps."""
+        return Schedule(Span(self.recipe.steps, "steps"), Span(self.recipe.eval_every, "steps"))
+
+    def learning_rate(self, step: int, plan: Plan) -> float:
+        """Learning rate of 0-based `step` under the engine's `plan`."""
+        recipe = self.recipe
+        return polynomial_decay(
+            step,
+            base=recipe.learning_rate,
+            end=recipe.end_learning_rate,
+            power=recipe.decay_power,
+            warmup_steps=recipe.warmup_steps,
+            decay_steps=max(1, plan.total_steps - recipe.warmup_steps),
+        )
+
+    def reported(self, plan: Plan) -> dict[str, Any]:
+        """The optimizer under MLPerf's names; its books have no keys for this task."""
+        recipe, name = self.recipe, self.recipe.optimizer
+        shared = {
+            "base_learning_rate": recipe.learning_rate,
+            "end_learning_rate": recipe.end_learning_rate,
+            "learning_rate_decay_poly_power": recipe.decay_power,
+            "learning_rate_decay_steps": plan.total_steps - recipe.warmup_steps,
+            "weight_decay": recipe.weight_decay,
+        }
+        if name == "sgd":
+            shared["momentum"] = recipe.momentum
+        keys = {f"{name}_opt_{key}": value for key, value in shared.items()}
+        return {"opt_name": name, **keys, "opt_learning_rate_warmup_steps": recipe.warmup_steps}
+
+    def state(self) -> dict[str, Any]:
+        """{}: there is no state beside the network and its optimizer."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
