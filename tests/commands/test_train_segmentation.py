@@ -6,6 +6,7 @@ import shutil
 import sys
 from unittest import mock
 
+import numpy as np
 import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
@@ -19,6 +20,7 @@ from recipes.test_segmentation import TINY
 from airank_fast import train as command
 from airank_fast.cli import run_command
 from airank_fast.data.images import digit_objects
+from airank_fast.data.images.label_images import label_colours
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
@@ -39,7 +41,7 @@ def arguments(name, root, output, *more: str) -> list[str]:
     data = ["--data", str(root / "train.txt"), "--eval-data", str(root / "val.txt"), "--num-classes", "5"]
     crops = ["--crop-height", "32", "--crop-width", "48", "--batch-size", "8", "--steps", "12", "--eval-every", "4"]
     rate = ["--learning-rate", "0.1", "--eval-batch-size", "2", "--workers", "1"]
-    aim = ["--target", "1.0", "--no-stop-at-target"]
+    aim = ["--examples", "--target", "1.0", "--no-stop-at-target"]
     return [name, *data, "--output", str(output), *crops, *rate, *aim, *TINY[name], *more]
 
 
@@ -95,6 +97,16 @@ def test_two_ranks_learn_what_one_does(name, pictures, tmp_path):
 @NAMES
 def test_a_finished_run_is_verified_scored_reported_and_packaged(name, uninterrupted, tmp_path):
     assert_handed_in(uninterrupted / name, "图像分割", tmp_path)
+    assert "由左至右" in (tmp_path / "report" / "report.zh.md").read_text(encoding="utf-8")
+
+
+def test_a_run_leaves_pictures_beside_predicted_and_true_labels(uninterrupted, pictures):
+    (event,) = events_of(uninterrupted / "hrnet", "examples")
+    picture, label = (pictures / name for name in (pictures / "val.txt").read_text().splitlines()[0].split("\t"))
+    shown = np.hsplit(np.array(Image.open(uninterrupted / "hrnet" / event["files"][0])), 3)
+    assert np.array_equal(shown[0], np.array(Image.open(picture)))
+    assert np.array_equal(shown[2], label_colours(5)[np.array(Image.open(label))])
+    assert {tuple(colour) for colour in shown[1].reshape(-1, 3)} <= {tuple(colour) for colour in label_colours(5)}
 
 
 def test_cityscapes_tree(tmp_path):
