@@ -45,7 +45,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             **segmentation_recipe.DIGIT_OBJECTS,
-            width=8,
+            width=12,
             modules="1-1-1",
             blocks=1,
             stem=16,
