@@ -44,7 +44,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            **segmentation_recipe.DIGIT_OBJECTS,
+            **{**segmentation_recipe.DIGIT_OBJECTS, "steps": 600},
             width=12,
             modules="1-1-1",
             blocks=1,
