@@ -131,6 +131,7 @@ class HRNet(nn.Module):
         # The batch norm takes a constant out again: AdamW would make steps of its gradient's rounding errors.
         nn.init.zeros_(self.last_layer[0].bias)
         self.last_layer[0].bias.requires_grad_(False)
+        nn.init.kaiming_normal_(self.last_layer[3].weight)  # of few classes' fan-out it would be large
         nn.init.zeros_(self.last_layer[3].bias)
 
     def forward(self, images: Tensor) -> Tensor:

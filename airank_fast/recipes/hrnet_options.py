@@ -44,8 +44,8 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            **segmentation_recipe.DIGIT_OBJECTS,
-            width=8,
+            **{**segmentation_recipe.DIGIT_OBJECTS, "steps": 600},
+            width=12,
             modules="1-1-1",
             blocks=1,
             stem=16,
