@@ -37,6 +37,15 @@ def target_on(device):
     return torch.tensor(TARGET, device=device)
 
 
+def labels_on(device):
+    return torch.tensor([[[0, 2, 255], [1, 1, 0], [2, 255, 2]]], device=device)
+
+
+def upsampled_cross_entropy(x):
+    x = F.interpolate(x, (3, 3), mode="bilinear", align_corners=False)
+    return F.cross_entropy(x, labels_on(x.device), ignore_index=255)
+
+
 def batch_norm_act(x, residual, weight, bias):
     channels_last = [t.contiguous(memory_format=torch.channels_last) for t in (x, residual)]
     statistics = ops.batch_norm_statistics_(channels_last[0].detach(), None, None, None, 0.1, 1e-3)
@@ -89,6 +98,9 @@ CASES = {
     ),
     "fm": Case(
         ops.fm, lambda x: sum((x[..., i, :] * x[..., j, :]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))), ((4, 3, 5),)
+    ),
+    "upsample_cross_entropy": Case(
+        lambda x: ops.upsample_cross_entropy(x, labels_on(x.device)), upsampled_cross_entropy, ((1, 3, 2, 2),)
     ),
     "batch_norm_act": Case(
         batch_norm_act,
