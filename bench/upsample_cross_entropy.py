@@ -3,15 +3,15 @@
     python bench/upsample_cross_entropy.py [--save] [--no-compile] [--rounds N] [--device cpu|cuda]
 
 Logits of DeepLabv3+ and HRNet for Cityscapes: 19 classes at a quarter of the height and width of 512 x 1024 labels; the
-counts of one picture of 1024 x 2048. Peers: torch eager and torch.compile. The memory peak of a step is reported too:
-on a CPU it is the growth of the process's resident memory, sampled in processes of their own.
+counts of one picture of 1024 x 2048. Peers: torch eager and torch.compile. The memory peak of a step is reported too;
+on a CPU it is how far the resident memory of a process of its own grows.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import harness
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from airank_fast.ops import upsample_confusion, upsample_cross_entropy
 
+OURS = "upsample_cross_entropy"
 IGNORED = 255
 CLASSES = 19
 DTYPES = (torch.float32, torch.bfloat16)
@@ -40,9 +41,7 @@ def eager_counts(logits: Tensor, labels: Tensor) -> Tensor:
     return pairs.flatten().bincount(minlength=CLASSES**2 + 1)[:-1].view(CLASSES, CLASSES)
 
 
-def made(
-    shape: tuple, dtype: torch.dtype, memory_format: torch.memory_format, device: str
-) -> tuple[Tensor, Tensor]:
+def made(shape: tuple, dtype: torch.dtype, memory_format: torch.memory_format, device: str) -> tuple[Tensor, Tensor]:
     """Logits, and labels of which a tenth is ignored."""
     torch.manual_seed(0)
     number, low, high = shape
@@ -87,19 +86,28 @@ def check_counts(evaluations: dict[str, Callable]) -> None:
         assert (counts[0] - other).abs().sum() <= 0.05 * other.sum()
 
 
+def resident_bytes(what: str) -> int:
+    """VmRSS or VmHWM, the resident memory of this process and its peak. Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
+
+
 def resident_peak(name: str, dtype: torch.dtype, memory_format: torch.memory_format) -> int:
-    """Bytes by which the process grows in a step beyond a small one; in a process that did nothing before."""
-    function = {"upsample_cross_entropy": upsample_cross_entropy, "torch": eager_loss}[name]
+    """Bytes by which the process grows in a step; in a process that has done nothing but a small step before."""
+    function = {OURS: upsample_cross_entropy, "torch": eager_loss}[name]
     step(function, *made((1, (2, 2), (4, 4)), dtype, memory_format, "cpu"))()
     run = step(function, *made(TRAINED, dtype, memory_format, "cpu"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
+    before = resident_bytes("VmRSS")
     run()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return resident_bytes("VmHWM") - before
 
 
-def memory_peaks(steps: dict[str, Callable], dtype: torch.dtype, memory_format: torch.memory_format) -> dict[str, int]:
+def memory_peaks(
+    steps: dict[str, Callable], dtype: torch.dtype, memory_format: torch.memory_format, device: str
+) -> dict[str, int]:
     """The memory peak of a step beyond its inputs, in bytes; on a CPU of eager functions alone."""
-    if not torch.cuda.is_available():
+    if device == "cpu":
         context = multiprocessing.get_context("spawn")
         with context.Pool(1, maxtasksperchild=1) as pool:
             names = [name for name in steps if name != "torch.compile"]
@@ -120,7 +128,7 @@ def report(case: str, ours: str, steps: dict[str, Callable], options, **facts: o
     for name, peak in facts.get("memory_peak_bytes", {}).items():
         print(f"  {name:24} {peak / 2**20:9.1f} MiB at most beyond the inputs")
     if options.save:
-        harness.save("upsample_cross_entropy", case, times, ours, **facts)
+        harness.save(OURS, case, times, ours, **facts)
 
 
 def contestants(ours: str, function: Callable, eager: Callable, compiled: bool) -> dict[str, Callable]:
@@ -131,18 +139,17 @@ def contestants(ours: str, function: Callable, eager: Callable, compiled: bool) 
 
 def main() -> None:
     """Check, time, print; save on request."""
-    options = harness.op_options("upsample_cross_entropy", __doc__, rounds=11)
+    options = harness.op_options(OURS, __doc__, rounds=11)
     for dtype in DTYPES:
         for name, memory_format in FORMATS.items():
             described = f"{name} {str(dtype).removeprefix('torch.')}"
-            ours = "upsample_cross_entropy"
-            functions = contestants(ours, upsample_cross_entropy, eager_loss, options.compile)
+            functions = contestants(OURS, upsample_cross_entropy, eager_loss, options.compile)
             inputs = made(TRAINED, dtype, memory_format, options.device)
             steps = {who: step(function, *inputs) for who, function in functions.items()}
             check_steps(steps)
-            peaks = memory_peaks(steps, dtype, memory_format)
+            peaks = memory_peaks(steps, dtype, memory_format, options.device)
             case = f"2 x 19 x 128 x 256 to 512 x 1024 {described}, forward + backward, {options.device}"
-            report(case, ours, steps, options, memory_peak_bytes=peaks)
+            report(case, OURS, steps, options, memory_peak_bytes=peaks)
 
             ours = "upsample_confusion"
             functions = contestants(ours, upsample_confusion, eager_counts, options.compile)

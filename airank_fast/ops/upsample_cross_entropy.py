@@ -54,8 +54,8 @@ def upsample_cross_entropy(
             pixels alike; with 1 the loss is the sum. A number, or a tensor of shape [], which has no gradient.
 
     Returns:
-        The loss, a scalar, float32, or float64 of float64 logits, as is the arithmetic. The gradient of the logits, which
-        has their dtype, is the same for any number of threads.
+        The loss, a scalar, float32, or float64 of float64 logits, as is the arithmetic. The gradient of the logits has
+        their dtype and is the same for any number of threads.
 
     Raises:
         RuntimeError: "upsample_cross_entropy: NAME must be WHAT, got GOT".

@@ -10,8 +10,8 @@ namespace airank_fast {
 namespace {
 
 constexpr dim3 kBlock(kUpsampleThreads);
-// Blocks of the kernel that counts: each counts in shared memory, which takes longer to add up than a few rows to count.
-constexpr int64_t kMostBlocks = 1024;
+// Blocks of the kernel for classes: enough for every multiprocessor, and few additions to the counts of all.
+constexpr int64_t kMostBlocks = 2048;
 
 UpsampleTask task_of(const UpsampleLaunch& work) {
   return {work.logits,
@@ -55,19 +55,13 @@ cudaError_t cross_entropy(const UpsampleLaunch& work, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t argmax(const UpsampleLaunch& work, cudaStream_t stream) {
-  return launch(upsample_argmax_kernel<T>, dim3(unsigned(blocks_of_pixels(work))), kBlock, 0, stream, task_of(work),
-                work.predicted);
-}
-
-template <typename T>
-cudaError_t confusion(const UpsampleLaunch& work, cudaStream_t stream) {
+cudaError_t classes(const UpsampleLaunch& work, cudaStream_t stream) {
   const dim3 grid(unsigned(std::min(work.pictures * work.height, kMostBlocks)));
   auto* counts = reinterpret_cast<unsigned long long*>(work.confusion);
-  if (work.classes > kUpsampleSharedClasses)
-    return launch(upsample_confusion_kernel<false, T>, grid, kBlock, 0, stream, task_of(work), counts);
-  const size_t bytes = size_t(work.classes * work.classes) * sizeof(unsigned);
-  return launch(upsample_confusion_kernel<true, T>, grid, kBlock, bytes, stream, task_of(work), counts);
+  const bool in_shared = counts != nullptr && work.classes <= kUpsampleSharedClasses;
+  const size_t bytes = in_shared ? size_t(work.classes * work.classes) * sizeof(unsigned) : 0;
+  return launch(upsample_classes_kernel<T>, grid, kBlock, bytes, stream, task_of(work), work.predicted, counts,
+                in_shared);
 }
 
 // Calls run(T{}) with the logits' element type.
@@ -92,12 +86,8 @@ cudaError_t launch_upsample_cross_entropy(const UpsampleLaunch& work, cudaStream
   return with_logits_type(work, [&](auto element) { return cross_entropy<decltype(element)>(work, stream); });
 }
 
-cudaError_t launch_upsample_argmax(const UpsampleLaunch& work, cudaStream_t stream) {
-  return with_logits_type(work, [&](auto element) { return argmax<decltype(element)>(work, stream); });
-}
-
-cudaError_t launch_upsample_confusion(const UpsampleLaunch& work, cudaStream_t stream) {
-  return with_logits_type(work, [&](auto element) { return confusion<decltype(element)>(work, stream); });
+cudaError_t launch_upsample_classes(const UpsampleLaunch& work, cudaStream_t stream) {
+  return with_logits_type(work, [&](auto element) { return classes<decltype(element)>(work, stream); });
 }
 
 }  // namespace airank_fast

@@ -212,32 +212,31 @@ __global__ void __launch_bounds__(kUpsampleThreads)
   static_cast<M*>(gradient)[at] = sum;
 }
 
+// The classes of all pixels, and how many of each label have which: either may be null. Each block takes every
+// gridDim.x-th row of pixels; with `in_shared` it counts in its dynamic shared memory first.
 template <typename T>
-__global__ void __launch_bounds__(kUpsampleThreads) upsample_argmax_kernel(const UpsampleTask task, int64_t* classes) {
-  const auto [row, x] = upsample_place(task.columns.out);
-  if (x >= task.columns.out) return;
-  classes[row * task.columns.out + x] = upsample_class(task, upsample_corners<T>(task, row, x));
-}
-
-// Each block takes every gridDim.x-th row of pixels. kShared: it counts in its dynamic shared memory first.
-template <bool kShared, typename T>
 __global__ void __launch_bounds__(kUpsampleThreads)
-    upsample_confusion_kernel(const UpsampleTask task, unsigned long long* counts) {
+    upsample_classes_kernel(const UpsampleTask task, int64_t* predicted, unsigned long long* counts, bool in_shared) {
   DYN_SMEM(unsigned, of_block);
   const int64_t pairs = task.classes * task.classes;
-  if (kShared) {
+  if (in_shared) {
     for (int64_t i = threadIdx.x; i < pairs; i += kUpsampleThreads) of_block[i] = 0;
     __syncthreads();
   }
   for (int64_t row = blockIdx.x; row < task.pictures * task.rows.out; row += gridDim.x)
     for (int64_t x = threadIdx.x; x < task.columns.out; x += kUpsampleThreads) {
-      const int64_t label = upsample_label(task, row * task.columns.out + x);
-      if (label == task.ignore_index || label < 0 || label >= task.classes) continue;
-      const int64_t pair = label * task.classes + upsample_class(task, upsample_corners<T>(task, row, x));
-      if (kShared) atomicAdd(of_block + pair, 1u);
+      const int64_t pixel = row * task.columns.out + x;
+      const int64_t label = counts != nullptr ? upsample_label(task, pixel) : -1;
+      const bool is_counted = label != task.ignore_index && label >= 0 && label < task.classes;
+      if (!is_counted && predicted == nullptr) continue;
+      const int64_t best = upsample_class(task, upsample_corners<T>(task, row, x));
+      if (predicted != nullptr) predicted[pixel] = best;
+      if (!is_counted) continue;
+      const int64_t pair = label * task.classes + best;
+      if (in_shared) atomicAdd(of_block + pair, 1u);
       else atomicAdd(counts + pair, 1ull);
     }
-  if (!kShared) return;
+  if (!in_shared) return;
   __syncthreads();
   for (int64_t i = threadIdx.x; i < pairs; i += kUpsampleThreads)
     if (of_block[i] != 0) atomicAdd(counts + i, static_cast<unsigned long long>(of_block[i]));

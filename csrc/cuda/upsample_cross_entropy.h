@@ -18,7 +18,7 @@ struct UpsampleLaunch {
   bool align_corners = false;
   const void* logits = nullptr;
   int64_t strides[4] = {};       // of picture, class, row, column
-  const void* labels = nullptr;  // [pictures, height, width]; the classes' launcher has none
+  const void* labels = nullptr;  // [pictures, height, width]; for classes alone null
   bool labels_are_bytes = false;  // uint8, else int64
   int64_t ignore_index = 255;
   // Cross entropy:
@@ -29,16 +29,15 @@ struct UpsampleLaunch {
   bool channels_last = false;        // the gradient
   void* statistics = nullptr;        // room for [pictures, height, width, 2] numbers of the loss's dtype
   double* partial_sums = nullptr;    // room for upsample_partial_sums(work) numbers
-  // Classes [pictures, height, width], or counts [classes, classes], which are added to:
-  int64_t* predicted = nullptr;
-  int64_t* confusion = nullptr;
+  // Classes, either may be null:
+  int64_t* predicted = nullptr;  // [pictures, height, width]
+  int64_t* confusion = nullptr;  // [classes, classes], added to
 };
 
 int64_t upsample_partial_sums(const UpsampleLaunch& work);
 
-// Enqueue on `stream` of the current device, without waiting. Classes and counts are of at least one pixel.
+// Enqueue on `stream` of the current device, without waiting. Classes are of at least one pixel.
 cudaError_t launch_upsample_cross_entropy(const UpsampleLaunch& work, cudaStream_t stream);
-cudaError_t launch_upsample_argmax(const UpsampleLaunch& work, cudaStream_t stream);
-cudaError_t launch_upsample_confusion(const UpsampleLaunch& work, cudaStream_t stream);
+cudaError_t launch_upsample_classes(const UpsampleLaunch& work, cudaStream_t stream);
 
 }  // namespace airank_fast

@@ -62,7 +62,7 @@ Tensor upsample_argmax_cuda(Tensor logits, int64_t height, int64_t width, bool a
   if (result.numel() == 0) return result;
   UpsampleLaunch work = describe(logits, height, width, align_corners);
   work.predicted = static_cast<int64_t*>(result.data_ptr());
-  check_launch("upsample_argmax", launch_upsample_argmax(work, device.stream()));
+  check_launch("upsample_argmax", launch_upsample_classes(work, device.stream()));
   return result;
 }
 
@@ -74,7 +74,7 @@ Tensor upsample_confusion_cuda(Tensor logits, Tensor labels, int64_t ignore_inde
   labels = as_contiguous(labels);
   UpsampleLaunch work = describe(logits, labels, ignore_index, align_corners);
   work.confusion = static_cast<int64_t*>(result.data_ptr());
-  check_launch("upsample_confusion", launch_upsample_confusion(work, device.stream()));
+  check_launch("upsample_confusion", launch_upsample_classes(work, device.stream()));
   return result;
 }
 

@@ -1,6 +1,7 @@
-"""airank_fast::upsample_cross_entropy, upsample_argmax and upsample_confusion against float64, against their references,
-and against wrong arguments; on the CPU and, with -m gpu, on CUDA. Rule: at most twice the error of plain torch in the
-same dtype."""
+"""airank_fast::upsample_cross_entropy, upsample_argmax and upsample_confusion against float64 and wrong arguments.
+
+On the CPU and, with -m gpu, on CUDA. Rule: at most twice the error of plain torch in the same dtype.
+"""
 
 from __future__ import annotations
 
@@ -280,7 +281,10 @@ WRONG = {
 def test_wrong_arguments_are_named_in_one_line(message, arguments):
     functions = {"upsample_cross_entropy": (op, reference)}
     if len(arguments) == 2:
-        functions["upsample_confusion"] = (upsample_confusion, lambda *of: upsample_confusion_reference(*of, 255, False))
+        functions["upsample_confusion"] = (
+            upsample_confusion,
+            lambda *of: upsample_confusion_reference(*of, 255, False),
+        )
     if message.startswith("logits"):
         sized = (lambda x, _: upsample_argmax(x, (4, 4)), lambda x, _: upsample_argmax_reference(x, 4, 4, False))
         functions["upsample_argmax"] = sized
