@@ -84,6 +84,8 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: boo
     Raises:
         RuntimeError: "upsample_argmax: NAME must be WHAT, got GOT".
     """
+    if autograd.needs_torchs_own(logits):
+        return _upsampled(logits, size, align_corners).argmax(1)
     return _ops.upsample_argmax(logits, *size, align_corners)
 
 
