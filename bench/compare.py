@@ -55,6 +55,8 @@ GOALS = {
         ("upsample_cross_entropy", "backward", "torch" + MEMORY, 10.0),
         ("upsample_cross_entropy", "^counts", "torch", 1.3),
         ("upsample_cross_entropy", "", "torch.compile", 1.0),
+        ("upsample_add_act", "", "torch", 1.3),
+        ("upsample_add_act", "", "torch.compile", 1.0),
     ],
     "cuda": [
         ("sgd", "", "torch fused", 1.0),
@@ -76,6 +78,7 @@ GOALS = {
         ("fm", "", "torch", 3.0),
         ("fm", "", "torch.compile", 1.0),
         ("upsample_cross_entropy", "", "torch", 2.0),
+        ("upsample_add_act", "", "torch", 1.3),
         ("upsample_cross_entropy", "backward", "torch" + MEMORY, 10.0),
     ],
 }

@@ -10,6 +10,7 @@ from airank_fast.nn.packed_attention import PackedSequences, packed_attention
 from airank_fast.nn.patch_conv import PatchConv2d
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 from airank_fast.nn.sparse_table import SparseTable, SparseTableBag
+from airank_fast.nn.upsample_add_act import UpsampleAddAct
 from airank_fast.nn.upsample_cross_entropy import UpsampleCrossEntropyLoss
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PointwiseConv2d",
     "SparseTable",
     "SparseTableBag",
+    "UpsampleAddAct",
     "UpsampleCrossEntropyLoss",
     "cross_entropy",
     "packed_attention",

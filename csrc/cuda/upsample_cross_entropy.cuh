@@ -140,29 +140,6 @@ __global__ void __launch_bounds__(kUpsampleThreads)
   *scale = divisor != 0 ? M(1 / divisor) : M(0);
 }
 
-// Along one axis, the pixels that take from one logit: those of the cell before it and of its own.
-template <typename M>
-struct UpsampleReach {
-  UpsampleAxis axis;
-  int64_t at;
-  int64_t begin;
-  int64_t middle;
-  int64_t end;
-
-  HOST_DEVICE UpsampleReach(const UpsampleAxis& axis, int64_t at)
-      : axis(axis), at(at), begin(axis.begin(at - 1)), middle(axis.begin(at)), end(axis.begin(at + 1)) {}
-  HOST_DEVICE int64_t before() const { return at > 0 ? at - 1 : 0; }
-  HOST_DEVICE int64_t after() const { return at + 1 < axis.in ? at + 1 : at; }
-  // Pixel i's weight of the cell's second logit, and what it gives to this one.
-  HOST_DEVICE M weight(int64_t i) const {
-    const int64_t cell = i < middle ? at - 1 : at;
-    return M(int32_t(axis.parts(i) - cell * axis.whole)) / M(int32_t(axis.whole));
-  }
-  HOST_DEVICE M share(int64_t i, M weight) const {
-    return i < middle ? weight : at + 1 < axis.in ? M(1) - weight : M(1);
-  }
-};
-
 template <typename T>
 __global__ void __launch_bounds__(kUpsampleThreads)
     upsample_gradient_kernel(const UpsampleTask task, void* gradient, bool channels_last) {
