@@ -18,6 +18,9 @@
 namespace airank_fast {
 
 constexpr int kUpsampleThreads = 128;
+// Blocks per multiprocessor, which leaves a thread 64 registers or, for float64, 128.
+template <typename T>
+constexpr int kUpsampleBlocks = sizeof(T) == 8 ? 4 : 8;
 // Classes whose counts fit into a block's shared memory.
 constexpr int64_t kUpsampleSharedClasses = 100;
 
@@ -192,7 +195,7 @@ __global__ void __launch_bounds__(kUpsampleThreads)
 // The classes of all pixels, and how many of each label have which: either may be null. Each block takes every
 // gridDim.x-th row of pixels; with `in_shared` it counts in its dynamic shared memory first.
 template <typename T>
-__global__ void __launch_bounds__(kUpsampleThreads)
+__global__ void __launch_bounds__(kUpsampleThreads, kUpsampleBlocks<T>)
     upsample_classes_kernel(const UpsampleTask task, int64_t* predicted, unsigned long long* counts, bool in_shared) {
   DYN_SMEM(unsigned, of_block);
   const int64_t pairs = task.classes * task.classes;
