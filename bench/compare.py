@@ -51,6 +51,12 @@ GOALS = {
         ("bias_gelu", "^(?!linear)", "torch", 1.3),
         ("fm", "", "torch", 3.0),
         ("fm", "", "torch.compile", 1.0),
+        ("upsample_cross_entropy", "backward", "torch", 4.0),
+        ("upsample_cross_entropy", "backward", "torch" + MEMORY, 10.0),
+        ("upsample_cross_entropy", "^counts", "torch", 1.3),
+        ("upsample_cross_entropy", "", "torch.compile", 1.0),
+        ("upsample_add_act", "", "torch", 1.3),
+        ("upsample_add_act", "", "torch.compile", 1.0),
     ],
     "cuda": [
         ("sgd", "", "torch fused", 1.0),
@@ -71,6 +77,9 @@ GOALS = {
         ("bias_gelu", "^(?!linear)", "torch", 1.5),
         ("fm", "", "torch", 3.0),
         ("fm", "", "torch.compile", 1.0),
+        ("upsample_cross_entropy", "", "torch", 2.0),
+        ("upsample_add_act", "", "torch", 1.3),
+        ("upsample_cross_entropy", "backward", "torch" + MEMORY, 10.0),
     ],
 }
 

@@ -33,7 +33,7 @@ OPS = (
     "bias_gelu",
     "fm",
 )
-OPS += ("cross_entropy",)
+OPS += ("cross_entropy", "upsample_cross_entropy", "upsample_add_act")
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -34,29 +34,32 @@ HOST_DEVICE float quick_reciprocal(float x) { return quick_quotient(1.0f, x); }
 HOST_DEVICE float quick_quotient(float x, float y) { return x / y; }
 HOST_DEVICE float quick_reciprocal(float x) { return 1.0f / x; }
 
-// exp(x) for x <= 0, NaN for NaN. Below -87.3, where float32 has only subnormal numbers left, it is 0.
-HOST_DEVICE float exp_nonpositive(float x) {
+// exp(x) for x <= 0, NaN for NaN. Below -87.3, where float32 has only subnormal numbers left, it is 0. Of a float, or of
+// the compiler's vectors of floats, with their bits as unsigned integers.
+template <typename Float, typename Bits>
+HOST_DEVICE Float exp_nonpositive_in(Float x) {
   constexpr float kLowest = -87.3f;
   constexpr float kShift = 0x1.8p23f;
-  const float inside = x < kLowest ? kLowest : x;
-  const float shifted = inside * 1.44269504f + kShift;
-  const float n = shifted - kShift;
-  const float r = inside - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact times n
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+  const Float inside = x < kLowest ? kLowest : x;
+  const Float shifted = inside * 1.44269504f + kShift;
+  const Float n = shifted - kShift;
+  const Float r = inside - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact times n
+  Float p = 1.9875691500e-4f * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  uint32_t bits;
+  Bits bits;
   __builtin_memcpy(&bits, &shifted, sizeof(bits));
   bits = (bits + 127) << 23;  // the low bits of `shifted` are n; n + 127 in the exponent is 2^n
   bits = x < kLowest ? 0 : bits;
-  float power;
+  Float power;
   __builtin_memcpy(&power, &bits, sizeof(power));
   return p * power;
 }
+
+HOST_DEVICE float exp_nonpositive(float x) { return exp_nonpositive_in<float, uint32_t>(x); }
 #endif
 
 }  // namespace airank_fast

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.models.resnet import EXPANSION, Bottleneck, PlainBatchNormAct2d, plain_pointwise_conv
-from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d
+from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d, UpsampleAddAct
 
 Norm = type[BatchNormAct2d] | type[PlainBatchNormAct2d]
 
@@ -55,24 +55,24 @@ class HighResolutionModule(nn.Module):
             )
             for target in range(len(channels))
         )
+        self.sum = UpsampleAddAct() if fused else PlainUpsampleAddAct()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
-        exchanged = []
-        for target, layers in enumerate(self.fuse_layers):
-            total = features[target]
-            for source in range(target):
-                total = total + layers[str(source)](features[source])
-            smaller = [layers[str(source)](features[source]) for source in range(target + 1, len(features))]
-            exchanged.append(upsample_add_act(total, smaller))
-        return exchanged
+        return [
+            self.sum(features[target], *(layer(features[int(source)]) for source, layer in layers.items()))
+            for target, layers in enumerate(self.fuse_layers)
+        ]
 
 
-def upsample_add_act(x: Tensor, smaller: Sequence[Tensor]) -> Tensor:
-    """ReLU of the sum of x, [N, C, H, W], and maps of its channels that are enlarged to its size."""
-    for each in smaller:
-        x = x + F.interpolate(each, x.shape[2:], mode="bilinear", align_corners=False)
-    return F.relu(x)
+class PlainUpsampleAddAct(nn.Module):
+    """`UpsampleAddAct` in torch's own operators."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        for each in others:
+            same = each.shape == x.shape
+            x = x + (each if same else F.interpolate(each, x.shape[2:], mode="bilinear", align_corners=False))
+        return F.relu(x)
 
 
 class HRNet(nn.Module):

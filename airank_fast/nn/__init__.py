@@ -11,6 +11,9 @@ from airank_fast.nn.patch_conv import PatchConv2d
 from airank_fast.nn.pointwise_conv import PointwiseConv2d
 from airank_fast.nn.sparse_table import SparseTable, SparseTableBag
 from airank_fast.nn.temporal_shift import TemporalShift
+from airank_fast.nn.upsample_add_act import UpsampleAddAct
+from airank_fast.nn.upsample_cross_entropy import UpsampleCrossEntropyLoss
+from airank_fast.ops import upsample_argmax, upsample_confusion
 
 __all__ = [
     "BatchNormAct2d",
@@ -26,6 +29,10 @@ __all__ = [
     "SparseTable",
     "SparseTableBag",
     "TemporalShift",
+    "UpsampleAddAct",
+    "UpsampleCrossEntropyLoss",
     "cross_entropy",
     "packed_attention",
+    "upsample_argmax",
+    "upsample_confusion",
 ]

@@ -28,6 +28,8 @@ from airank_fast.ops.sgd import sgd_
 from airank_fast.ops.skip_gram import skip_gram
 from airank_fast.ops.sparse_table import sparse_table_bag, sparse_table_lookup
 from airank_fast.ops.sparse_table_update import sparse_table_update_
+from airank_fast.ops.upsample_add_act import upsample_add_act
+from airank_fast.ops.upsample_cross_entropy import upsample_argmax, upsample_confusion, upsample_cross_entropy
 
 __all__ = [
     "adagrad_",
@@ -50,6 +52,10 @@ __all__ = [
     "sparse_table_bag",
     "sparse_table_lookup",
     "sparse_table_update_",
+    "upsample_add_act",
+    "upsample_argmax",
+    "upsample_confusion",
+    "upsample_cross_entropy",
 ]
 
 if importlib.util.find_spec("airank_fast._C") is not None:

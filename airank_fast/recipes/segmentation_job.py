@@ -89,11 +89,12 @@ class SegmentationJob:
 
     def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
         """See `pixel_loss`."""
-        return pixel_loss(model(batch.images), batch.labels)
+        return pixel_loss(model(batch.images), batch.labels, fused=self.recipe.fused)
 
     def predict(self, networks: Networks, batch: SegmentationBatch) -> Tensor:
         """The class of each pixel, int64 [b, H, W]."""
-        return pixel_classes(networks["model"](batch.images), batch.labels.shape[1:])
+        logits = networks["model"](batch.images)
+        return pixel_classes(logits, batch.labels.shape[1:], fused=self.recipe.fused)
 
     def examples(self, outputs: Tensor, batch: SegmentationBatch) -> list[Example]:
         """Pictures, beside them the predicted and the true label images, about 200 pixels wide each."""

@@ -70,7 +70,7 @@ def test_a_checkpoint_of_mit_han_lab_gives_its_outputs(tmp_path):
     path = tmp_path / "TSM_kinetics_RGB_resnet50_shift8_blockres_avg_segment8_e50.pth"
     content = {"epoch": 50, "arch": "resnet50", "best_prec1": torch.tensor(71.0)}
     torch.save(content | {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
-    load_into(model, path, model.from_resnet)
+    load_into(model, path, renamed=model.from_resnet)
     frames = uniform("frames", (16, 3, 64, 64), -2, 2)
     expected = torch.tensor(json.loads(LOGITS.read_text(encoding="utf-8")))
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_a_resnet_s_weights_under_torchvision_s_names_are_taken_without_the_last
     for shift in (True, False):
         model = small(shift=shift)
         own = model.new_fc.weight.clone()
-        load_into(model, path, model.from_resnet)
+        load_into(model, path, renamed=model.from_resnet)
         weights = {name.replace(".net.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
         for name, tensor in filled(resnet.state_dict()).items():
             assert name.startswith("fc.") or torch.equal(weights[name], tensor)

@@ -37,6 +37,19 @@ def target_on(device):
     return torch.tensor(TARGET, device=device)
 
 
+def labels_on(device):
+    return torch.tensor([[[0, 2, 255], [1, 1, 0], [2, 255, 2]]], device=device)
+
+
+def upsampled_cross_entropy(x):
+    x = F.interpolate(x, (3, 3), mode="bilinear", align_corners=False)
+    return F.cross_entropy(x, labels_on(x.device), ignore_index=255)
+
+
+def upsampled_sum(x, a, b):
+    return (x + F.interpolate(a, (2, 2), mode="bilinear", align_corners=False) + b).relu()
+
+
 def batch_norm_act(x, residual, weight, bias):
     channels_last = [t.contiguous(memory_format=torch.channels_last) for t in (x, residual)]
     statistics = ops.batch_norm_statistics_(channels_last[0].detach(), None, None, None, 0.1, 1e-3)
@@ -89,6 +102,12 @@ CASES = {
     ),
     "fm": Case(
         ops.fm, lambda x: sum((x[..., i, :] * x[..., j, :]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))), ((4, 3, 5),)
+    ),
+    "upsample_cross_entropy": Case(
+        lambda x: ops.upsample_cross_entropy(x, labels_on(x.device)), upsampled_cross_entropy, ((1, 3, 2, 2),)
+    ),
+    "upsample_add_act": Case(
+        lambda x, a, b: ops.upsample_add_act([x, a, b]), upsampled_sum, (PICTURE, (2, 3, 1, 2), PICTURE)
     ),
     "batch_norm_act": Case(
         batch_norm_act,
@@ -207,6 +226,7 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
         "bias_gelu_backward": (x, x, x[0].detach(), "none"),
         "cross_entropy_backward": (torch.ones((), device=device), x, target_on(device), rows, scale, 0.0, -100),
         "fm_backward": (torch.ones((), device=device), x),
+        "upsample_add_act_backward": (picture, 1, 2, False, False, True),
         "batch_norm_act_sums": (picture, picture, None, statistics),
         "batch_norm_act_backward": (picture, picture, None, None, statistics, sums, False),
     }
