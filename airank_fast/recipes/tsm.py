@@ -101,7 +101,9 @@ class Job:
     def loss(self, model: nn.Module, batch: datasets.ImageBatch) -> Tensor:
         """Mean cross entropy of the clips' logits over the batch, float32 scalar."""
         logits = model(batch.images)
-        return cross_entropy(logits, batch.labels) if self.recipe.fused else F.cross_entropy(logits, batch.labels)
+        if self.recipe.fused:
+            return cross_entropy(logits, batch.labels)
+        return F.cross_entropy(logits.float(), batch.labels)
 
     def predict(self, networks: Networks, batch: datasets.ImageBatch) -> Tensor:
         """Logits [b, classes], of a clip the mean over its frames."""

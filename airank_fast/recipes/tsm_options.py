@@ -47,8 +47,8 @@ class Recipe(CommonRecipe):
     """Train for at most N epochs."""
     warmup_epochs: float
     """Epochs of linear warm-up."""
-    decay_epochs: tuple[int, ...]
-    """After each of these epochs the learning rate is multiplied by --decay-factor."""
+    decay_epochs: tuple[float, ...]
+    """After each of these numbers of epochs the learning rate is multiplied by --decay-factor."""
     decay_factor: float = 0.1
     """See --decay-epochs."""
     momentum: float = 0.9
@@ -76,7 +76,7 @@ KINETICS = Recipe(
     dropout=0.5,
     epochs=50,
     warmup_epochs=0.0,
-    decay_epochs=(20, 40),
+    decay_epochs=(20.0, 40.0),
     batch_size=128,
     learning_rate=0.02,
     eval_batch_size=128,
@@ -95,7 +95,7 @@ MOVING_DIGITS = replace(
     dropout=0.0,
     epochs=4,
     warmup_epochs=0.3,
-    decay_epochs=(2,),
+    decay_epochs=(0.75,),
     batch_size=16,
     learning_rate=0.03,
     last_layer_factor=1.0,
