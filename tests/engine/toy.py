@@ -184,7 +184,9 @@ class Job:
 def run(job: Job, directory: Path, *, world: World = ALONE, resume: bool = False) -> int:
     """Run the job in ``directory``, with a checkpoint every 3 steps; returns the exit status."""
     directory.mkdir(exist_ok=True)
-    options = SimpleNamespace(resume=resume, cuda_graphs=False, checkpoint_every=1, checkpoint_steps=3)
+    options = SimpleNamespace(
+        resume=resume, cuda_graphs=False, checkpoint_every=1, checkpoint_steps=3, data=None, examples=False
+    )
     log = EventLog(directory / "events.jsonl", resume=resume) if world.rank == 0 else None
     try:
         return execute(job, options, world, log, directory)
