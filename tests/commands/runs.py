@@ -72,12 +72,13 @@ def narrow_resnet() -> AbstractContextManager:
     return mock.patch.object(resnet50, "resnet50", partial(ResNet, (1, 1, 1, 1), base_width=16))
 
 
-def here(args: list[str]) -> int:
+def here(args: list[str], num_threads: int = NUM_THREADS) -> int:
     """Run the command in this process, which has torch already; returns its exit status.
 
-    With the threads of a process of its own, and so with the same bits; resnet50 has a small network.
+    With the threads of a process of its own, and so with the same bits; resnet50 has a small network. With one thread
+    a run of small layers takes less of two processors that others use too.
     """
-    with threads(NUM_THREADS), narrow_resnet(), mock.patch.object(sys, "argv", ["train", *args]):
+    with threads(num_threads), narrow_resnet(), mock.patch.object(sys, "argv", ["train", *args]):
         return command.main()
 
 

@@ -184,7 +184,7 @@ def test_other_bad_input(lines, tmp_path, capsys):
 
 def test_the_main_job_reaches_its_target(tmp_path, capsys):
     output = tmp_path / "out"
-    assert here(["ocr", "--output", str(output)]) == 0
+    assert here(["ocr", "--seed", "5", "--output", str(output)], num_threads=1) == 0
     assert capsys.readouterr().err.count(digit_scenes.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("success", "target")

@@ -170,7 +170,7 @@ def test_other_bad_input(pictures, tmp_path, capsys):
 
 def test_the_main_job_reaches_its_target(tmp_path, capsys):
     output = tmp_path / "out"
-    assert here(["deeplabv3plus", "--output", str(output)]) == 0
+    assert here(["deeplabv3plus", "--output", str(output)], num_threads=1) == 0
     assert capsys.readouterr().err.count(digit_objects.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("success", "target")
