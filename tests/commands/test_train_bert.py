@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands.forks import train_on_two_ranks
+from commands.outcomes import losses
 from commands.runs import here, kinds_of
 from commands.test_train_digits import checker_passes
 from safetensors.torch import save_file
@@ -25,7 +26,7 @@ from airank_fast.engine.plan import Plan
 from airank_fast.models import bert as network
 from airank_fast.recipes import bert, bert_mlperf
 from airank_fast.recipes.command_line import parse, resolve
-from airank_fast.record.events import effective, read_events
+from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 
 
@@ -61,12 +62,6 @@ def arguments(output, *more: str) -> list[str]:
         "0.01",
         *more,
     ]
-
-
-def losses(output) -> list[float]:
-    events = effective(read_events(output / "events.jsonl"))
-    whole = [loss for e in events if e["kind"] == "block_stop" for loss in e.get("loss", [])]
-    return whole or [loss for e in events if e["kind"] == "steps" for loss in e["loss"]]
 
 
 CHECKPOINTS = ("--amp", "--checkpoint-steps", "3")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import random
-import sys
-from unittest import mock
 
 import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
+from commands.outcomes import losses, refused
 from commands.runs import here
 from commands.same_run import assert_same_run
-from commands.test_train_bad_input import check_refusal
 
-from airank_fast import train as command
-from airank_fast.cli import run_command
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
 
@@ -52,12 +48,6 @@ def arguments(data, output, *more: str) -> list[str]:
         "--no-stop-at-target",
         *more,
     ]
-
-
-def losses(output) -> list[float]:
-    events = effective(read_events(output / "events.jsonl"))
-    whole = [loss for e in events if e["kind"] == "block_stop" for loss in e.get("loss", [])]
-    return whole or [loss for e in events if e["kind"] == "steps" for loss in e["loss"]]
 
 
 def qualities(output) -> list[dict]:
@@ -108,12 +98,6 @@ def test_two_ranks_learn_what_one_does(negatives, pairs, tmp_path):
 
 def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, tmp_path):
     assert_handed_in(uninterrupted, "DSSM", tmp_path)
-
-
-def refused(args, capsys, *fragments):
-    with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
-        run_command(command.main)
-    check_refusal(stop.value.code, capsys.readouterr().err, *fragments)
 
 
 def test_a_bad_line_is_named_and_the_log_closed(pairs, tmp_path, capsys):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from unittest import mock
 
 import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
+from commands.outcomes import events_of, losses, refused
 from commands.runs import here
 from commands.same_run import assert_same_run
-from commands.test_train_bad_input import check_refusal
 from data.line_files import write_lmdb
 from PIL import Image
 
-from airank_fast import train as command
-from airank_fast.cli import run_command
 from airank_fast.data.images import digit_scenes
-from airank_fast.record.events import effective, read_events
+from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 
 
@@ -44,15 +40,6 @@ def arguments(data, output, *more: str, held_out: bool = True) -> list[str]:
     aim = ["--target", "1.0", "--no-stop-at-target"]
     small += ["--eval-data", str(data)] if held_out else []
     return ["ocr", "--data", str(data), "--output", str(output), *small, *aim, *more]
-
-
-def events_of(output, kind: str) -> list[dict]:
-    return [event for event in effective(read_events(output / "events.jsonl")) if event["kind"] == kind]
-
-
-def losses(output) -> list[float]:
-    whole = [loss for event in events_of(output, "block_stop") for loss in event.get("loss", [])]
-    return whole or [loss for event in events_of(output, "steps") for loss in event["loss"]]
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +106,6 @@ def test_an_lmdb_with_held_out_lines_and_one_that_is_too_long(tmp_path, capsys):
     (event,) = events_of(tmp_path / "out", "data")
     assert event["train_samples"] + event["eval_samples"] == 61
     assert "need more than the network's 17 steps and are wrong" in capsys.readouterr().err
-
-
-def refused(args, capsys, *fragments):
-    with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
-        run_command(command.main)
-    check_refusal(stop.value.code, capsys.readouterr().err, *fragments)
 
 
 @pytest.fixture

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from unittest import mock
 
 import numpy as np
 import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
+from commands.outcomes import events_of, losses, refused
 from commands.runs import here
 from commands.same_run import assert_same_run
-from commands.test_train_bad_input import check_refusal
 from data.label_files import write_list, write_tree
 from PIL import Image
 from recipes.test_segmentation import TINY
 
-from airank_fast import train as command
-from airank_fast.cli import run_command
 from airank_fast.data.images import digit_objects
 from airank_fast.data.images.label_images import label_colours
-from airank_fast.record.events import effective, read_events
+from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 
 NAMES = pytest.mark.parametrize("name", TINY)
@@ -43,15 +39,6 @@ def arguments(name, root, output, *more: str) -> list[str]:
     rate = ["--learning-rate", "0.1", "--eval-batch-size", "2", "--workers", "1"]
     aim = ["--examples", "--target", "1.0", "--no-stop-at-target"]
     return [name, *data, "--output", str(output), *crops, *rate, *aim, *TINY[name], *more]
-
-
-def events_of(output, kind: str) -> list[dict]:
-    return [event for event in effective(read_events(output / "events.jsonl")) if event["kind"] == kind]
-
-
-def losses(output) -> list[float]:
-    whole = [loss for event in events_of(output, "block_stop") for loss in event.get("loss", [])]
-    return whole or [loss for event in events_of(output, "steps") for loss in event["loss"]]
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +103,6 @@ def test_cityscapes_tree(tmp_path):
     assert here([*args, "--num-classes", "19"]) in (0, 1)
     (data,) = events_of(tmp_path / "out", "data")
     assert (data["train_samples"], data["eval_samples"], data["source"]) == (5, 2, str(tmp_path / "data"))
-
-
-def refused(args, capsys, *fragments):
-    with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
-        run_command(command.main)
-    check_refusal(stop.value.code, capsys.readouterr().err, *fragments)
 
 
 @pytest.fixture

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from unittest import mock
 
 import numpy as np
 import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
+from commands.outcomes import events_of, losses, refused
 from commands.runs import here
 from commands.same_run import assert_same_run
-from commands.test_train_bad_input import check_refusal
 from data.clip_files import write_video
 from PIL import Image
 
-from airank_fast import train as command
-from airank_fast.cli import run_command
 from airank_fast.data.images import digit_scenes
-from airank_fast.record.events import effective, read_events
+from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 
 NUM_CLIPS = 24
@@ -47,15 +43,6 @@ def arguments(data, output, *more: str) -> list[str]:
     small += ["--batch-size", "8", "--epochs", "3", "--decay-epochs", "2", "--learning-rate", "0.02", "--workers", "1"]
     aim = ["--examples", "--eval-batch-size", "4", "--target", "1.0", "--no-stop-at-target"]
     return ["tsm", "--data", str(data), "--output", str(output), *small, *aim, *more]
-
-
-def events_of(output, kind: str) -> list[dict]:
-    return [event for event in effective(read_events(output / "events.jsonl")) if event["kind"] == kind]
-
-
-def losses(output) -> list[float]:
-    whole = [loss for event in events_of(output, "block_stop") for loss in event.get("loss", [])]
-    return whole or [loss for event in events_of(output, "steps") for loss in event["loss"]]
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +114,6 @@ def test_videos_are_read_by_workers(videos, tmp_path):
     assert here(arguments(videos, tmp_path / "out", *more)) in (0, 1)
     (event,) = events_of(tmp_path / "out", "eval_stop")
     assert event["counted"] == 8
-
-
-def refused(args, capsys, *fragments):
-    with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
-        run_command(command.main)
-    check_refusal(stop.value.code, capsys.readouterr().err, *fragments)
 
 
 def test_a_video_that_breaks_off_is_named_or_skipped(videos, tmp_path, capsys):

@@ -10,13 +10,11 @@ import pytest
 from commands.forks import kill_and_resume, train_on_two_ranks
 from commands.handed_in import assert_handed_in
 from commands.inprocess import run_without_torch
+from commands.outcomes import refused
 from commands.runs import here
 from commands.same_run import assert_same_run, losses
-from commands.test_train_bad_input import check_refusal
 
 from airank_fast import prepare, score, verify
-from airank_fast import train as command
-from airank_fast.cli import run_command
 from airank_fast.data.text import word_vectors
 from airank_fast.record.events import effective, read_events
 from airank_fast.record.metrics import summarize
@@ -123,12 +121,6 @@ def test_prepared_text_trains_as_the_text_itself(text, uninterrupted, tmp_path):
     (tmp_path / "questions").write_bytes((text.parent / "questions").read_bytes())
     assert here(arguments(root, tmp_path / "out")) in (0, 1)
     assert losses(tmp_path / "out") == losses(uninterrupted)
-
-
-def refused(args, capsys, *fragments):
-    with mock.patch.object(sys, "argv", ["train", *args]), pytest.raises(SystemExit) as stop:
-        run_command(command.main)
-    check_refusal(stop.value.code, capsys.readouterr().err, *fragments)
 
 
 def test_a_bad_line_is_named_and_the_log_closed_or_it_is_counted(text, tmp_path, capsys):
