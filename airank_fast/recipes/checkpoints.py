@@ -73,6 +73,11 @@ def origin(path: Path) -> dict[str, Any]:
     return found
 
 
+def first_weights(init_checkpoint: str | None) -> dict[str, Any]:
+    """The field of a run's `data` event on the origin of its first weights; {} where they are random."""
+    return {} if init_checkpoint is None else {"init_checkpoint": origin(Path(init_checkpoint))}
+
+
 def _file_of(path: Path) -> Path:
     """The file of weights at a path, which may be a directory."""
     names = _FILES if path.is_dir() else ()

@@ -6,7 +6,6 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from airank_fast.models.pixel_classes import pixel_classes, pixel_loss
 from airank_fast.nn import BatchNormAct2d
 from airank_fast.optim import FusedAdamW, FusedSGD
 from airank_fast.quality.mean_iou import MeanIoU
-from airank_fast.recipes.checkpoints import origin
+from airank_fast.recipes.checkpoints import first_weights
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.recipes.segmentation_recipe import SegmentationOptions, SegmentationRecipe
@@ -130,7 +129,7 @@ class SegmentationJob:
         crops = Crops(recipe.crop_height, recipe.crop_width, recipe.min_scale, recipe.max_scale, recipe.flip)
         self.reader = SegmentationReader(train, val, stream, place, crops)
         self._device, self._dtype = device, dtype
-        facts = {
+        return {
             "train_samples": len(train),
             "eval_samples": len(val),
             "classes": recipe.num_classes,
@@ -138,10 +137,8 @@ class SegmentationJob:
             "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
             "reader": self.reader.name,
             "corrupt_files": corrupt,
+            **first_weights(recipe.init_checkpoint),
         }
-        if recipe.init_checkpoint is None:
-            return facts
-        return facts | {"init_checkpoint": origin(Path(recipe.init_checkpoint))}
 
     def _read(self, num_threads: int) -> tuple[Pairs, Pairs, str, list[tuple[str, str]]]:
         """(train, val, source, what is left out)."""

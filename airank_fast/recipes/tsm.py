@@ -28,7 +28,7 @@ from airank_fast.models.tsm import TSM
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedSGD
 from airank_fast.quality.accuracy import Accuracy
-from airank_fast.recipes.checkpoints import load_into, origin
+from airank_fast.recipes.checkpoints import first_weights, load_into
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.resnet50 import IMAGENET_MEAN, IMAGENET_STD
 from airank_fast.recipes.schedule import step_decay
@@ -144,7 +144,7 @@ class Job:
         place = Place(max(1, recipe.eval_batch_size // ranks.size), ranks.rank, ranks.size, device, cores)
         self.reader = ClipReader(train, val, stream, place, num_segments=recipe.num_segments, crop=crop)
         self._batches = partial(datasets.prefetch, device=device, dtype=dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        facts = {
+        return {
             "train_samples": num_train,
             "eval_samples": num_val,
             "classes": recipe.num_classes,
@@ -152,10 +152,8 @@ class Job:
             "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
             "reader": self.reader.name,
             "corrupt_files": corrupt,
+            **first_weights(recipe.init_checkpoint),
         }
-        if recipe.init_checkpoint is None:
-            return facts
-        return facts | {"init_checkpoint": origin(Path(recipe.init_checkpoint))}
 
     def _read(self, num_threads: int) -> tuple[Clips, Clips, str, list[tuple[str, str]]]:
         """(train, held out, source, clips left out)."""
