@@ -216,7 +216,7 @@ struct SumsLoop {
     const E* dy = static_cast<const E*>(first_dy);
     const E* x = static_cast<const E*>(first_x);
     for (int64_t c = 0; c < width; ++c) sum[c] = products[c] = 0;
-    const bool lines = walks_lines<E>(width);
+    [[maybe_unused]] const bool lines = walks_lines<E>(width);  // used where there are variants
     int64_t r = 0;
     for (; r + kGroup <= num_rows; r += kGroup) {
       const int64_t at = r * stride;

@@ -1,6 +1,6 @@
 // One binary for every x86-64: a loop is compiled for AVX-512, for AVX2 and for the baseline, and the best
-// that the processor has is chosen at run time (AVX512_BF16: see round_pairs.h). On other processors there is the
-// baseline alone, the compiler's target.
+// that the processor has is chosen at run time (AVX512_BF16: see round_pairs.h). On other processors, and with
+// AIRANK_FAST_BASELINE_ONLY, there is the baseline alone, the compiler's target.
 //
 // A loop is a struct with a static, always inlined `run`; choose<Loop>() returns a plain function pointer.
 #pragma once
@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(AIRANK_FAST_BASELINE_ONLY)
 #define AIRANK_FAST_X86_VARIANTS 1
 #define TARGET_AVX2 __attribute__((target("avx2,fma")))
 #define TARGET_AVX512 \

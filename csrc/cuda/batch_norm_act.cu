@@ -56,7 +56,7 @@ cudaError_t with_pack(const BatchNormInput& input, std::initializer_list<const v
     case Dtype::kFloat32: return of_type(float());
     case Dtype::kFloat64: return of_type(double());
     case Dtype::kBFloat16: return of_type(__nv_bfloat16());
-    case Dtype::kFloat16: return of_type(__half());
+    case Dtype::kFloat16: return of_type(Half());
     default: return cudaErrorInvalidValue;
   }
 }

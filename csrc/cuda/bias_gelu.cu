@@ -79,7 +79,7 @@ cudaError_t choose_dtype(const BiasGeluLaunch& work, bool is_backward, cudaStrea
     case Dtype::kFloat32: return choose_tanh<float>(work, is_backward, stream);
     case Dtype::kFloat64: return choose_tanh<double>(work, is_backward, stream);
     case Dtype::kBFloat16: return choose_tanh<__nv_bfloat16>(work, is_backward, stream);
-    case Dtype::kFloat16: return choose_tanh<__half>(work, is_backward, stream);
+    case Dtype::kFloat16: return choose_tanh<Half>(work, is_backward, stream);
     default: return cudaErrorInvalidValue;
   }
 }

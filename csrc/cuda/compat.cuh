@@ -43,6 +43,14 @@ using uint64_t = unsigned long long;
 
 namespace airank_fast {
 
+// float16, as launchers name it. A build that checks addresses alone takes the other 16-bit type, whose kernels it then
+// compiles once.
+#ifdef AIRANK_FAST_ONE_16_BIT_TYPE
+using Half = __nv_bfloat16;
+#else
+using Half = __half;
+#endif
+
 // nvcc may make four stores of an assignment of 16 bytes. __stwb is one store, but with stronger semantics than needed.
 template <typename T>
 HOST_DEVICE void store_at_once(T* to, T x) { *to = x; }

@@ -73,7 +73,7 @@ cudaError_t launch_cross_entropy(const CrossEntropyLaunch& work, cudaStream_t st
     case Dtype::kFloat32: return forward<float>(work, stream);
     case Dtype::kFloat64: return forward<double>(work, stream);
     case Dtype::kBFloat16: return forward<__nv_bfloat16>(work, stream);
-    case Dtype::kFloat16: return forward<__half>(work, stream);
+    case Dtype::kFloat16: return forward<Half>(work, stream);
     default: return cudaErrorInvalidValue;
   }
 }
@@ -83,7 +83,7 @@ cudaError_t launch_cross_entropy_backward(const CrossEntropyLaunch& work, cudaSt
     case Dtype::kFloat32: return backward<float>(work, stream);
     case Dtype::kFloat64: return backward<double>(work, stream);
     case Dtype::kBFloat16: return backward<__nv_bfloat16>(work, stream);
-    case Dtype::kFloat16: return backward<__half>(work, stream);
+    case Dtype::kFloat16: return backward<Half>(work, stream);
     default: return cudaErrorInvalidValue;
   }
 }

@@ -20,7 +20,7 @@ cudaError_t choose_dtype(const FmLaunch& work, bool is_backward, cudaStream_t st
     case Dtype::kFloat32: return run<float>(work, is_backward, stream);
     case Dtype::kFloat64: return run<double>(work, is_backward, stream);
     case Dtype::kBFloat16: return run<__nv_bfloat16>(work, is_backward, stream);
-    case Dtype::kFloat16: return run<__half>(work, is_backward, stream);
+    case Dtype::kFloat16: return run<Half>(work, is_backward, stream);
     default: return cudaErrorInvalidValue;
   }
 }

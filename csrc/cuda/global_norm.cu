@@ -31,7 +31,7 @@ cudaError_t launch_norm(const NormLaunch& norm, cudaStream_t stream) {
   cudaError_t error = run<float>(norm, Dtype::kFloat32, sums, stream);
   if (error == cudaSuccess) error = run<double>(norm, Dtype::kFloat64, sums, stream);
   if (error == cudaSuccess) error = run<__nv_bfloat16>(norm, Dtype::kBFloat16, sums, stream);
-  if (error == cudaSuccess) error = run<__half>(norm, Dtype::kFloat16, sums, stream);
+  if (error == cudaSuccess) error = run<Half>(norm, Dtype::kFloat16, sums, stream);
   if (error != cudaSuccess) return error;
   return launch(norm_of_sums_kernel<kNormThreads>, dim3(1), dim3(kNormThreads), 0, stream, norm.workspace,
                 int64_t(sums - norm.workspace), norm.norm);

@@ -67,7 +67,7 @@ cudaError_t for_dtypes(Dtype wide, Dtype narrow, Dtype weight, F f) {
     case Dtype::kFloat64: return f.template operator()<double, double, double>();
     case Dtype::kFloat32: return f.template operator()<float, float, float>();
     case Dtype::kBFloat16: return narrowed.template operator()<__nv_bfloat16>();
-    case Dtype::kFloat16: return narrowed.template operator()<__half>();
+    case Dtype::kFloat16: return narrowed.template operator()<Half>();
     default: return cudaErrorInvalidValue;
   }
 }

@@ -16,7 +16,7 @@ cudaError_t with_copy_type(Dtype copy, Run run) {
   if (copy == Dtype::kNone) return run.template operator()<float, G, NoCopy>();
   if constexpr (!std::is_same_v<G, float>) return run.template operator()<float, G, G>();
   else if (copy == Dtype::kBFloat16) return run.template operator()<float, G, __nv_bfloat16>();
-  else return run.template operator()<float, G, __half>();
+  else return run.template operator()<float, G, Half>();
 }
 
 template <typename Run>
@@ -24,13 +24,13 @@ cudaError_t with_optimizer_types(Dtype param, Dtype grad, Dtype copy, Run run) {
   switch (param) {
     case Dtype::kFloat64: return run.template operator()<double, double, NoCopy>();
     case Dtype::kBFloat16: return run.template operator()<__nv_bfloat16, __nv_bfloat16, NoCopy>();
-    case Dtype::kFloat16: return run.template operator()<__half, __half, NoCopy>();
+    case Dtype::kFloat16: return run.template operator()<Half, Half, NoCopy>();
     default: break;
   }
   switch (grad) {
     case Dtype::kFloat32: return with_copy_type<float>(copy, run);
     case Dtype::kBFloat16: return with_copy_type<__nv_bfloat16>(copy, run);
-    case Dtype::kFloat16: return with_copy_type<__half>(copy, run);
+    case Dtype::kFloat16: return with_copy_type<Half>(copy, run);
     default: return cudaErrorInvalidValue;
   }
 }

@@ -71,7 +71,7 @@ cudaError_t with_logits_type(const UpsampleLaunch& work, Run run) {
     case Dtype::kFloat32: return run(float{});
     case Dtype::kFloat64: return run(double{});
     case Dtype::kBFloat16: return run(__nv_bfloat16{});
-    case Dtype::kFloat16: return run(__half{});
+    case Dtype::kFloat16: return run(Half{});
     default: return cudaErrorInvalidValue;
   }
 }

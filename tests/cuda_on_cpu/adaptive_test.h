@@ -85,13 +85,13 @@ struct AdaptiveTest {
   void cases(std::initializer_list<typename Formula::Options> all) const {
     const typename Formula::Options& options = *all.begin();
     step<float, float, NoCopy>(options, false);
-    step<float, float, __half>(options, false);
+    step<float, float, Half>(options, false);
     step<float, __nv_bfloat16, __nv_bfloat16>(options, false);
-    step<float, __half, __half>(options, false);
+    step<float, Half, Half>(options, false);
     step<double, double, NoCopy>(options, false);
     step<__nv_bfloat16, __nv_bfloat16, NoCopy>(options, false);
-    step<__half, __half, NoCopy>(options, false);
-    step<float, float, __half>(options, true);
+    step<Half, Half, NoCopy>(options, false);
+    step<float, float, Half>(options, true);
     for (const auto& more : all) step<float, float, NoCopy>(more, false);
   }
 };

@@ -37,19 +37,20 @@ FLAGS = [
 ]
 TORCH_FLAGS = ["-isystem", f"{Path(torch.__file__).parent}/include", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
 EMULATOR = ["cuda_on_cpu.cpp", "runtime.cpp"]
-# Compiling takes longer than running, so -O1, and ASan's checks as calls. -g1: lines, for reports. UBSan is without
-# checks that ASan has too and that take long to compile.
+# Compiling takes longer than running, so -O1, one 16-bit type under sanitizers, and ASan's checks as calls. -g1: lines,
+# for reports. UBSan is without checks that ASan has too and that take long to compile.
 MODES = {
     "plain": ["-O1"],
     "asan": [
         "-O1",
+        "-DAIRANK_FAST_ONE_16_BIT_TYPE",
         "-g1",
         "-fsanitize=address,undefined",
         *(["--param=asan-instrumentation-with-call-threshold=0"] if COMPILER.endswith("g++") else []),
         "-fno-sanitize=vptr,null,object-size,pointer-overflow",
         "-fno-sanitize-recover=all",
     ],
-    "tsan": ["-O1", "-g1", "-fsanitize=thread"],
+    "tsan": ["-O1", "-DAIRANK_FAST_ONE_16_BIT_TYPE", "-g1", "-fsanitize=thread"],
 }
 
 

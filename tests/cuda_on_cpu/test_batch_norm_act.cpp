@@ -87,7 +87,7 @@ void cases() {
   kernels<float>();
   kernels<double>();
   kernels<__nv_bfloat16>();
-  kernels<__half>();
+  kernels<Half>();
 }
 
 void large_cases() {

@@ -66,7 +66,7 @@ void cases() {
   kernels<double, double>();
   kernels<__nv_bfloat16, __nv_bfloat16>();
   kernels<__nv_bfloat16, float>();
-  kernels<__half, __half>();
+  kernels<Half, Half>();
 }
 
 }  // namespace

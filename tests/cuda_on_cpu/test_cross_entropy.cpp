@@ -104,7 +104,7 @@ void cases() {
   kernels<float>();
   kernels<double>();
   kernels<__nv_bfloat16>();
-  kernels<__half>();
+  kernels<Half>();
 }
 
 }  // namespace

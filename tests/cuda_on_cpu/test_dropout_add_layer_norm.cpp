@@ -103,14 +103,14 @@ void cases() {
   rows_of<__nv_bfloat16, __nv_bfloat16, float>(3, 33, 0.25, true);
   rows_of<__nv_bfloat16, float, float>(3, 132, 0.5, true);
   rows_of<__nv_bfloat16, float, __nv_bfloat16>(2, 35, 1, true);
-  rows_of<__half, __half, __half>(2, 1032, 0.25, true);
-  rows_of<__half, __half, float>(3, 8, 0, false);
-  rows_of<__half, float, float>(3, 20, 0.25, false);
-  rows_of<__half, float, __half>(3, 5, 0, true);
+  rows_of<Half, Half, Half>(2, 1032, 0.25, true);
+  rows_of<Half, Half, float>(3, 8, 0, false);
+  rows_of<Half, float, float>(3, 20, 0.25, false);
+  rows_of<Half, float, Half>(3, 5, 0, true);
   rows_of<float, float, float>(5, 97, 0.25, true);
   rows_of<double, double, double>(3, 34, 0.25, true);
 #ifndef __SANITIZE_THREAD__  // whole blocks for few elements
-  rows_of<__half, __half, float>(15, 520, 0.25, true);  // more rows than all blocks take at a time
+  rows_of<Half, Half, float>(15, 520, 0.25, true);  // more rows than all blocks take at a time
   rows_of<__nv_bfloat16, __nv_bfloat16, __nv_bfloat16>(2, 8200, 0.25, true);
   rows_of<float, float, float>(3, 2051, 0.25, true);
 #endif

@@ -52,7 +52,7 @@ void cases() {
   kernels<float>();
   kernels<double>();
   kernels<__nv_bfloat16>();
-  kernels<__half>();
+  kernels<Half>();
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ void cases() {
   auto floats = random_arrays<float>({1, 97, 0, kNormChunk + 5});
   auto doubles = random_arrays<double>({3, 65});
   auto bfloats = random_arrays<__nv_bfloat16>({129, 7});
-  auto halves = random_arrays<__half>({1, 2050});
+  auto halves = random_arrays<Half>({1, 2050});
   List mixed, empty;
   mixed.add(floats), mixed.add(doubles), mixed.add(bfloats), mixed.add(halves);
   check_norm(mixed);

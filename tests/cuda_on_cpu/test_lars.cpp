@@ -87,13 +87,13 @@ void kernels() {
 
 void cases() {
   kernels<float, float, NoCopy>();
-  kernels<float, float, __half>();
+  kernels<float, float, Half>();
   kernels<float, __nv_bfloat16, __nv_bfloat16>();
-  kernels<float, __half, __half>();
+  kernels<float, Half, Half>();
   kernels<double, double, NoCopy>();
   kernels<__nv_bfloat16, __nv_bfloat16, NoCopy>();
-  kernels<__half, __half, NoCopy>();
-  step<float, float, __half>(true, true, true);
+  kernels<Half, Half, NoCopy>();
+  step<float, float, Half>(true, true, true);
   step<float, float, NoCopy>(true, false, false);
   step<float, float, NoCopy>(false, true, false);
 }

@@ -85,12 +85,12 @@ void rows_of(size_t rows, size_t columns, bool with_params) {
 void cases() {
   rows_of<__nv_bfloat16, __nv_bfloat16, __nv_bfloat16>(9, 40, true);
   rows_of<__nv_bfloat16, __nv_bfloat16, float>(3, 1032, true);
-  rows_of<__half, __half, __half>(2, 33, true);
-  rows_of<__half, __half, float>(5, 8, false);
+  rows_of<Half, Half, Half>(2, 33, true);
+  rows_of<Half, Half, float>(5, 8, false);
   rows_of<float, float, float>(11, 96, true);
   rows_of<float, float, float>(2, 1, true);
   rows_of<float, __nv_bfloat16, float>(3, 131, true);
-  rows_of<float, __half, float>(2, 132, true);
+  rows_of<float, Half, float>(2, 132, true);
   rows_of<double, double, double>(3, 34, true);
 #ifndef __SANITIZE_THREAD__  // whole blocks for few elements
   rows_of<__nv_bfloat16, __nv_bfloat16, float>(27, 520, true);  // more rows than all blocks take at a time

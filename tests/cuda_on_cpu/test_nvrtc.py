@@ -1,8 +1,8 @@
-"""NVRTC 12 compiles the kernels for sm_70 (which nvcc has dropped), sm_80 and sm_90: no spills, few registers.
+"""NVRTC 12 compiles the kernels for sm_70 (which nvcc has dropped) and sm_80: no spills, few registers.
 
 What is compiled is what the launchers launch: the instantiations are read from the symbols of csrc/cuda/<op>.cu
 compiled for the CPU, so none can be forgotten. Needs PyPI's nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12, but
-no driver and no GPU. That nvcc compiles them is tested of some, with CMake's build, in tests/test_build.py.
+no driver and no GPU. That nvcc compiles them, for sm_90, is tested of some, with CMake's build, in tests/test_build.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cuda_on_cpu import build
 
 # The architectures, each with the types whose kernels are left out: bfloat16 before sm_80, where it is slow, and from
 # there on float16, whose kernels are bfloat16's, and float64, which is there for checking.
-ARCHITECTURES = {"sm_70": ("__nv_bfloat16",), "sm_80": ("double", "__half"), "sm_90": ("double", "__half")}
+ARCHITECTURES = {"sm_70": ("__nv_bfloat16",), "sm_80": ("double", "__half")}
 # Registers per thread. 64 let half of a multiprocessor's threads be resident; twice that for float64, which is there
 # for checking, not for speed. Kernels that may use more, with the reason:
 CEILING = 64

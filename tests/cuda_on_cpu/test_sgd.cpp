@@ -68,12 +68,12 @@ void kernels() {
 
 void cases() {
   kernels<float, float, NoCopy>();
-  kernels<float, float, __half>();
+  kernels<float, float, Half>();
   kernels<float, __nv_bfloat16, __nv_bfloat16>();
-  kernels<float, __half, __half>();
+  kernels<float, Half, Half>();
   kernels<double, double, NoCopy>();
   kernels<__nv_bfloat16, __nv_bfloat16, NoCopy>();
-  kernels<__half, __half, NoCopy>();
+  kernels<Half, Half, NoCopy>();
 }
 
 }  // namespace

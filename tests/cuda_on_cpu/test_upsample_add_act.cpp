@@ -83,8 +83,8 @@ void check(int64_t pictures, int64_t channels, const std::vector<Size>& sizes, M
 void cases() {
   check<float>(2, 3, {{4, 5}, {2, 2}, {4, 5}, {1, 1}}, Mode::kBilinear, true);
   check<float>(1, 1, {{3, 130}, {2, 33}}, Mode::kAlignCorners, false);
-  check<__half>(3, 2, {{4, 6}, {2, 3}, {7, 5}}, Mode::kNearest, true);
-  check<__half>(1, 1, {{1, 1}, {2, 3}}, Mode::kBilinear, false);
+  check<Half>(3, 2, {{4, 6}, {2, 3}, {7, 5}}, Mode::kNearest, true);
+  check<Half>(1, 1, {{1, 1}, {2, 3}}, Mode::kBilinear, false);
 }
 
 }  // namespace

@@ -103,9 +103,9 @@ void check(const Shape& s, bool align_corners, bool channels_last, bool with_wro
 void cases() {
   check<float, uint8_t>({2, 3, 2, 3, 5, 7}, false, false, false);
   check<float, uint8_t>({1, 3, 3, 2, 6, 130}, true, true, true);
-  check<__half, int64_t>({1, 2, 4, 5, 2, 3}, false, true, false);
-  check<__half, int64_t>({1, 101, 1, 2, 2, 3}, true, false, false);
-  check<__half, int64_t>({1, 2, 2, 2, 1, 1}, false, true, true);
+  check<Half, int64_t>({1, 2, 4, 5, 2, 3}, false, true, false);
+  check<Half, int64_t>({1, 101, 1, 2, 2, 3}, true, false, false);
+  check<Half, int64_t>({1, 2, 2, 2, 1, 1}, false, true, true);
 }
 
 }  // namespace
