@@ -92,6 +92,10 @@ class Run:
         except Terminated:
             self._leave(state)
             return self.shutdown.exit_status
+        except UserError:  # bad data, between two steps: what was trained is not lost
+            if self.trainer is not None and self.step:
+                self._save_alone(state)
+            raise
         reached = state.progress["reached"] or not self.job.target
         self.finish("success" if reached else "aborted", reason)
         save(state, self.journal, self.directory)
@@ -134,11 +138,15 @@ class Run:
             raise Terminated
 
     def _leave(self, state: State) -> None:
-        """Save from this rank alone, as the others may be gone, and close the log."""
+        """Save and close the log."""
+        self._save_alone(state)
+        self.finish("aborted", self.shutdown.reason, f"saved at step {state.progress['step']}")
+
+    def _save_alone(self, state: State) -> None:
+        """Save from this rank alone, as the others may be gone."""
         if self.trainer is not None:  # else in the initial evaluation
             self.trainer.clock.finish_block()
         save(state, self.journal, self.directory, together=False)
-        self.finish("aborted", self.shutdown.reason, f"saved at step {state.progress['step']}")
 
     @property
     def step(self) -> int:

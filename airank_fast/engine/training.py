@@ -168,3 +168,6 @@ def _require_same_data(data: Mapping[str, Any], journal: Journal) -> None:
     for name in ("train_samples", "eval_samples"):
         if data[name] != before[name]:
             raise UserError(f"--resume: must have the data set of the run, {before[name]} {name}, got {data[name]}")
+    ours, theirs = data.get("checksum"), before.get("checksum")
+    if ours != theirs and theirs is not None:
+        raise UserError(f"--resume: must have the data set of the run, of checksum {theirs}, got {ours}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -102,6 +103,39 @@ def test_a_broken_run_resumes_bit_for_bit(tmp_path, precision):
     assert [event["quality"] for event in logged(tmp_path / "broken", "eval_stop")] == [
         event["quality"] for event in logged(tmp_path / "whole", "eval_stop")
     ]
+
+
+class BadData(toy.Job):
+    """The eighth batch cannot be read."""
+
+    def train_batches(self, first_step):
+        yield from islice(super().train_batches(first_step), 7 - first_step)
+        raise UserError("data: must be a whole picture, got 8.png")
+
+
+def test_bad_data_is_an_error_that_loses_no_step(tmp_path):
+    """Resumed with the data mended, the run is the same bit for bit; checkpoints are due after steps 6 and 9."""
+    assert toy.run(toy.Job(jitter=0.1), tmp_path / "whole") == 0
+    with pytest.raises(UserError, match=r"got 8\.png"):
+        toy.run(BadData(jitter=0.1), tmp_path / "broken")
+    assert logged(tmp_path / "broken", "checkpoint")[-1]["step"] == 7
+    (stop,) = logged(tmp_path / "broken", "run_stop")
+    assert (stop["status"], stop["reason"]) == ("aborted", "bad_data")
+    assert toy.run(toy.Job(jitter=0.1), tmp_path / "broken", resume=True) == 0
+    assert logged(tmp_path / "broken", "resume")[-1]["step"] == 7
+    assert_same(saved(tmp_path / "whole"), saved(tmp_path / "broken"))
+
+
+class OtherData(toy.Job):
+    def open_data(self, ranks, device, dtype):
+        return super().open_data(ranks, device, dtype) | {"checksum": "other"}
+
+
+def test_a_run_is_not_resumed_with_other_data_of_the_same_size(tmp_path):
+    with pytest.raises(RuntimeError, match="the data has ended"):
+        toy.run(toy.Job(break_at=7), tmp_path)
+    with pytest.raises(UserError, match="--resume: must have the data set of the run, of checksum none, got other"):
+        toy.run(OtherData(), tmp_path, resume=True)
 
 
 def test_events_have_every_loss_and_every_metric(tmp_path):
