@@ -13,15 +13,22 @@ _WATCH_S = 2.0
 def end_with(parent: int, _worker: int = 0) -> None:
     """Have this process, a worker of the process `parent`, end when that does.
 
-    `parent` is an argument because it may have ended already, which gives this process another one. Ctrl-C and a lost
-    terminal signal the workers too; they ignore both, since the parent decides.
+    `parent` is an argument because it may have ended already, which gives this process another one. Ctrl-C, a lost
+    terminal, and a SIGTERM to the whole group, as torchrun and batch systems send it, reach the workers too; they
+    ignore all three, since the parent decides. A SIGTERM of the parent itself ends them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    tells_sender = hasattr(signal, "sigtimedwait")  # not on macOS
+    if tells_sender:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that the thread takes it
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_WATCH_S)
+            if not tells_sender:
+                time.sleep(_WATCH_S)
+            elif (received := signal.sigtimedwait({signal.SIGTERM}, _WATCH_S)) and received.si_pid == parent:
+                os._exit(0)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

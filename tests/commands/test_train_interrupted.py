@@ -81,17 +81,20 @@ def assert_airank_log_is_closed(output, reason):
     assert lines[-3:] == ["test_finish", "total_use_time", "avg_ips"]
 
 
-def test_sigterm_saves_closes_and_resumes(tree, tmp_path):
-    uninterrupted = uninterrupted_run(tmp_path / "whole", resnet(tree, tmp_path / "whole"))
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the process", "its group"])
+def test_sigterm_saves_closes_and_resumes(send, tree, tmp_path):
+    """torchrun and batch systems send it to the group, and so to the processes that read pictures."""
+    reader = ("--reader", "torch", "--workers", "2")
+    uninterrupted = uninterrupted_run(tmp_path / "whole", resnet(tree, tmp_path / "whole", *reader))
     output = tmp_path / "out"
-    process = Run(resnet(tree, output))
+    process = Run(resnet(tree, output, *reader))
     wait_until(lambda: "checkpoint" in kinds_of(output), process)
-    process.send_signal(signal.SIGTERM)
+    send(process.pid, signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 143, stderr
     assert_airank_log_is_closed(output, "sigterm")
     assert "Traceback" not in stderr
-    assert here(resnet(tree, output, "--resume")) in (0, 1)
+    assert here(resnet(tree, output, "--reader", "torch", "--workers", "1", "--resume")) in (0, 1)
     assert_same_run(output, uninterrupted)
 
 
