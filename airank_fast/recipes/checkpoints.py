@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,8 +24,14 @@ _FILES = (  # of a directory of Hugging Face's; the first that exists is read
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_INSIDE = ("model", "state_dict")  # keys of the weights in files that hold other things too
+_INSIDE = ("model", "state_dict", "model_state")  # keys of the weights in files that hold other things too
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)\.")  # DistributedDataParallel's and torch.compile's prefixes
+_scalar = np.float64().__reduce__()[0]  # which makes a number of its dtype and bytes
+_NUMBERS: list[Any] = [  # of NumPy, as a best mIoU beside weights, which torch.load refuses
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # before and since NumPy 2
+]
 _OF_SUMMARY = ("benchmark", "best_accuracy", "epochs")
 _OF_OTHERS = re.compile(r"\.(h5|msgpack|pb|tflite|ckpt[^.]*\.(index|meta|data-\d+-of-\d+))$")
 
@@ -117,7 +124,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             return _read_shards(path)
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         why = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UserError(f"--init-checkpoint {path}: must be a readable file of weights, got {why}") from None

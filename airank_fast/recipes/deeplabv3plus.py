@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from airank_fast import job
 from airank_fast.models.deeplabv3plus import DeepLabV3Plus
 from airank_fast.recipes.checkpoints import load_into
@@ -29,7 +31,7 @@ class Job(SegmentationJob):
         return TASK.name if is_whole else f"{TASK.name}_mini"
 
     def network(self) -> DeepLabV3Plus:
-        """The float32 network on the CPU, its backbone with the weights of --init-checkpoint if there are any."""
+        """The float32 network on the CPU; with --init-checkpoint the weights of its backbone, or all."""
         recipe = self.recipe
         model = DeepLabV3Plus(
             recipe.num_classes,
@@ -43,8 +45,16 @@ class Job(SegmentationJob):
             fused=recipe.fused,
         )
         if recipe.init_checkpoint:
-            load_into(model.backbone, Path(recipe.init_checkpoint), unused=("fc.",))
+            path = Path(recipe.init_checkpoint)
+            load_into(model, path, renamed=_of_network, unused=("fc.",), fresh=("classifier.",))
         return model
+
+
+def _of_network(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's weights of those of a backbone; those of a network are returned as they are."""
+    if any(name.startswith("backbone.") for name in weights):
+        return weights
+    return {f"backbone.{name}": tensor for name, tensor in weights.items()}
 
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from airank_fast import job
 from airank_fast.models.hrnet import HRNet
 from airank_fast.recipes.checkpoints import load_into
@@ -14,7 +16,7 @@ from airank_fast.tasks.hrnet import TASK
 
 __all__ = ["RECIPES", "Job", "Options", "Recipe"]
 
-_OF_IMAGENET = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")  # in official checkpoints
+_OF_OTHERS = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.", "loss.")  # in official checkpoints
 
 
 class Job(SegmentationJob):
@@ -31,7 +33,7 @@ class Job(SegmentationJob):
         return f"hrnet_w{recipe.width}" if is_whole and recipe.width in WIDTHS else "hrnet_mini"
 
     def network(self) -> HRNet:
-        """The float32 network on the CPU; with --init-checkpoint its weights but for the last layer."""
+        """The float32 network on the CPU; with --init-checkpoint its weights, the last layer's if it has them."""
         recipe = self.recipe
         model = HRNet(
             recipe.num_classes,
@@ -42,8 +44,14 @@ class Job(SegmentationJob):
             fused=recipe.fused,
         )
         if recipe.init_checkpoint:
-            load_into(model, Path(recipe.init_checkpoint), unused=_OF_IMAGENET, fresh=("last_layer.",))
+            path = Path(recipe.init_checkpoint)
+            load_into(model, path, renamed=_of_network, unused=_OF_OTHERS, fresh=("last_layer.",))
         return model
+
+
+def _of_network(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an official checkpoint of segmentation, in which the network is the part `model` of another."""
+    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
 if TYPE_CHECKING:

@@ -21,6 +21,9 @@ from airank_fast.tasks.ocr import TASK
 class Recipe(CommonRecipe):
     """See CommonRecipe."""
 
+    init_checkpoint: str | None = None
+    """Begin with these weights, of this network for the same alphabet: a checkpoint, or a file of crnn.pytorch's
+    names."""
     alphabet: str
     """Characters of the texts. Without capital letters, texts are read and compared in lower case."""
     image_width: int

@@ -134,6 +134,21 @@ def test_a_warm_up_batch_has_the_form_of_a_real_one(tmp_path):
     assert torch.isfinite(made.loss(made.build()["model"], noise))
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_initial_weights_under_crnn_pytorchs_names(prefix, tmp_path):
+    """Of a torch before 0.4.1, without counts of batches; the log has the file's checksum."""
+    state = {name: tensor + 1 for name, tensor in job().build()["model"].state_dict().items()}
+    old = {prefix + name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "crnn.pth")
+    path = write_list(tmp_path, ["ab", "b", "aa", "ba", "b"])
+    made = job("--init-checkpoint", str(tmp_path / "crnn.pth"), "--data", str(path), "--eval-data", str(path))
+    found = made.build()["model"].state_dict()
+    assert all(torch.equal(found[name.removeprefix(prefix)], tensor) for name, tensor in old.items())
+    assert len(made.open_data(ALONE, CPU, torch.float32)["init_checkpoint"]["sha256"]) == 64
+    with pytest.raises(UserError, match=r"must have shape \[4, 8\], got \[3, 8\]"):
+        job("--init-checkpoint", str(tmp_path / "crnn.pth"), "--alphabet", "abc").build()
+
+
 def test_lines_that_are_too_long_are_reported(tmp_path, capsys):
     path = write_list(tmp_path, ["ab", "aaa", "ababab"])
     job("--data", str(path), "--eval-data", str(path), "--batch-size", "1").open_data(ALONE, CPU, torch.float32)
