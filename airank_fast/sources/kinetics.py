@@ -77,7 +77,7 @@ def prepare(
 def read_annotations(path: Path) -> dict[str, str]:
     """youtube_id -> class, in the order of a csv with the columns label and youtube_id; UserError for another file."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             what = "a csv with the columns label and youtube_id"

@@ -154,8 +154,9 @@ def _read(line: bytes, number: int, where: str, folder: Path, form: Form) -> tup
     path = folder / name
     try:
         picture = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{where}: must have a picture that can be read, got {path} ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{where}: must have a picture that can be read, got {path} ({why})") from None
     why = why_corrupt(picture)
     require(why is None, where, "a whole JPEG or PNG picture", f"{path} ({why})")
     return picture, text

@@ -148,6 +148,7 @@ def test_an_lmdb_of_another_schema(tmp_path):
         "other keys": ({"num_samples": None}, "000000001, ..., got image-000000001, image-000000002, image-000000003"),
         "no number": ({"num_samples": b"many"}, "must be an LMDB with lines, got num-samples b'many'"),
         "no lines": ({"num_samples": b"0"}, "must be an LMDB with lines, got num-samples b'0'"),
+        "absurd": ({"num_samples": b"9" * 19}, "must be an LMDB with lines, got num-samples b'9{19}' and 17 keys"),
         "too few": ({"num_samples": b"9"}, r"image-000000009: must be an LMDB with the keys .* got no label-000000009"),
         "no picture": ({"image_000000003": None}, "image-000000003: must be .* got no such key"),
         "other bytes": ({"label_000000003": b"\xe9"}, "image-000000003: must be UTF-8, got byte 0xE9 in its label"),
@@ -159,6 +160,11 @@ def test_an_lmdb_of_another_schema(tmp_path):
     (tmp_path / "garbage" / "data.mdb").write_bytes(b"garbage" * 2000)
     with pytest.raises(UserError, match=r"garbage: must be an LMDB with the keys .*, got .*MDB_INVALID"):
         read_lines(tmp_path / "garbage", ABC)
+    (tmp_path / "part").mkdir()
+    content = (tmp_path / "too few" / "data.mdb").read_bytes()
+    (tmp_path / "part" / "data.mdb").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"part: must have a whole data.mdb, of {len(content)} bytes, got "):
+        read_lines(tmp_path / "part", ABC)
     lines, corrupt = read_lines(tmp_path / "too few", ABC, skip_corrupt=True)
     assert (len(lines), len(corrupt)) == (8, 1)
 

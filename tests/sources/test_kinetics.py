@@ -39,7 +39,8 @@ def tar_of(path: Path, numbers, *, folder: str = "", content=video) -> Path:
 def write_csv(path: Path, numbers) -> None:
     rows = [f"{LABELS[number % 3]},{name_of(number)},10,20,{path.stem},0\n" for number in numbers]
     path.parent.mkdir(exist_ok=True)
-    path.write_text("label,youtube_id,time_start,time_end,split,is_cc\n" + "".join(rows))
+    head = "label,youtube_id,time_start,time_end,split,is_cc\n"
+    path.write_text(head + "".join(rows), encoding="utf-8-sig")  # as spreadsheets save it; the published have no mark
 
 
 @pytest.fixture

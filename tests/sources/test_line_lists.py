@@ -134,10 +134,11 @@ def test_what_verification_finds(data, capsys):
         (b"2425/word_1.png\n", r"line 9: must be a line PATH TAB TEXT, got '2425/word_1.png'"),
         (b"2425/word_1.png\t\n", "line 9: must be a line with a text, got an empty one"),
         (b"gone.png\tab\n", r"line 9: must have a picture that can be read, got .*gone.png \(No such file"),
+        (b"a\0.png\tab\n", r"line 9: must have a picture that can be read, got .*\(embedded null byte\)"),
         (b"gt.txt\tab\n", r"line 9: must be a whole JPEG or PNG picture, got .*gt.txt \(not a JPEG"),
         (b"2425/word_1.png\t\xb4\xf3\n", "line 9: must be UTF-8, got byte 0xB4"),
     ],
-    ids=["no text", "empty", "no picture", "no PNG", "GBK"],
+    ids=["no text", "empty", "no picture", "NUL", "no PNG", "GBK"],
 )
 def test_a_bad_line_ends_the_command_or_is_left_out_and_counted(row, why, source, tmp_path, capsys):
     with open(source, "ab") as file:

@@ -152,6 +152,7 @@ def read_clips(
     with path.open("rb") as file:
         for number, line in enumerate(file):
             where = f"{path}, line {number + 1}"
+            line = line if number else line.removeprefix(b"\xef\xbb\xbf")
             try:
                 name, num_frames, label = _row(line, where, num_classes)
                 _require_files(os.path.join(path.parent, name), num_frames, frame_name, where)

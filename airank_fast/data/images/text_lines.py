@@ -106,8 +106,9 @@ class Database:
             with self._opened.begin() as transaction, transaction.cursor() as cursor:
                 keys = [repr(key[:40])[2:-1] for key, _ in zip(cursor.iternext(values=False), range(3), strict=False)]
             raise UserError(f"{self._folder}: must be {_SCHEMA}, got {', '.join(keys) + ', ...' if keys else 'no key'}")
-        is_number = number.isdigit() and int(number) > 0
-        require(is_number, str(self._folder), "an LMDB with lines", f"num-samples {number[:20]!r}")
+        num_keys = self._opened.stat()["entries"]
+        is_number = number.isdigit() and len(number) < 20 and 0 < int(number) < num_keys
+        require(is_number, str(self._folder), "an LMDB with lines", f"num-samples {number[:20]!r} and {num_keys} keys")
         return int(number)
 
     def where(self, number: int) -> str:
@@ -150,9 +151,15 @@ class Database:
                 raise UserError(f"{self._folder}: must have the package lmdb, got {install}") from None
             options = {"readonly": True, "create": False, "lock": False, "readahead": False, "meminit": False}
             try:
-                self._environment = lmdb.open(str(self._folder), **options)
+                environment = lmdb.open(str(self._folder), **options)
             except lmdb.Error as error:
                 raise UserError(f"{self._folder}: must be {_SCHEMA}, got {error}") from None
+            whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+            size = (self._folder / DATABASE).stat().st_size
+            if size < whole:  # reading a page that is not there would be a bus error
+                environment.close()
+                raise UserError(f"{self._folder}: must have a whole {DATABASE}, of {whole} bytes, got {size}")
+            self._environment = environment
         return self._environment
 
 

@@ -101,6 +101,8 @@ class Video:
         if "mp4" in container.format.name and num_packets < stream.frames:
             raise ValueError(f"it breaks off after {num_packets} of {stream.frames} frames")
         stated = ((container.start_time or 0) + (container.duration or 0)) / 1e6
+        if container.format.name == "avi" and stream.average_rate:  # FFmpeg's duration is that of what is there
+            stated = max(stated, float(stream.frames / stream.average_rate))
         if end < stated - _TOLERANCE_S:
             raise ValueError(f"it breaks off after {end:.1f} of {stated:.1f} s")
         if self._counts:
