@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -95,3 +97,11 @@ def test_scenes_are_written_once_with_their_labels(tmp_path, monkeypatch):
     before = lists[0].stat().st_mtime_ns
     assert digit_objects.materialise(tmp_path) == lists
     assert lists[0].stat().st_mtime_ns == before
+
+
+def test_a_version_names_one_content():
+    """Of another content under the name of an earlier one, an old cache would be read."""
+    scenes = [scene(0, index, held_out=held_out) for held_out in (False, True) for index in range(8)]
+    digits_of = [(each.text, [(digit.top, digit.left, digit.ink.shape) for digit in each.digits]) for each in scenes]
+    content = repr((digit_objects.NUM_TRAIN, digit_objects.NUM_HELD_OUT, digits_of)).encode()
+    assert (digit_objects._FOLDER, hashlib.sha256(content).hexdigest()[:8]) == ("digit-objects-v2", "e407dace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_lines_are_written_once_with_their_texts(tmp_path, monkeypatch):
     before = lists[0].stat().st_mtime_ns
     assert digit_scenes.materialise(tmp_path) == lists
     assert lists[0].stat().st_mtime_ns == before
+
+
+def test_a_version_names_one_content():
+    """Of another content under the name of an earlier one, an old cache would be read."""
+    scenes = [line(0, index, held_out=held_out) for held_out in (False, True) for index in range(8)]
+    digits_of = [(each.text, [(digit.top, digit.left, digit.ink.shape) for digit in each.digits]) for each in scenes]
+    content = repr((digit_scenes.NUM_TRAIN, digit_scenes.NUM_HELD_OUT, digits_of)).encode()
+    assert (digit_scenes._FOLDER, hashlib.sha256(content).hexdigest()[:8]) == ("digit-lines-v2", "f54586c1")
 
 
 def test_a_clip_is_a_function_of_seed_index_and_half():
