@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from airank_fast import job
 from airank_fast.data.images import digit_scenes
 from airank_fast.data.images.batches import as_pictures
+from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.line_reader import MEAN, STD, LineBatch, LineReader, Targets, prefetch
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.text_lines import Lines, read_lines
@@ -26,6 +28,7 @@ from airank_fast.models.crnn import CRNN, HEIGHT, best_path, num_steps
 from airank_fast.optim import FusedAdam
 from airank_fast.optim.clipping import clip_grad_norm
 from airank_fast.quality.text_match import TextMatch
+from airank_fast.recipes.checkpoints import first_weights, load_into
 from airank_fast.recipes.ocr_options import RECIPES, Options, Recipe
 from airank_fast.recipes.options import target_values
 from airank_fast.recipes.schedule import polynomial_decay
@@ -53,10 +56,13 @@ class Job:
         return target_values(self.recipe.target, TASK)
 
     def build(self) -> dict[str, nn.Module]:
-        """The float32 network with random initial weights, on the CPU."""
+        """The float32 network on the CPU, with random initial weights or those of --init-checkpoint."""
         recipe = self.recipe
         num_classes = 1 + len(recipe.alphabet)
-        return {"model": CRNN(num_classes, width=recipe.width, hidden=recipe.hidden, fused=recipe.fused)}
+        model = CRNN(num_classes, width=recipe.width, hidden=recipe.hidden, fused=recipe.fused)
+        if recipe.init_checkpoint:
+            load_into(model, Path(recipe.init_checkpoint))
+        return {"model": model}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
         """One update: the loss of the network, and Adam."""
@@ -108,8 +114,8 @@ class Job:
         if ranks.rank == 0 and not options.data:
             print(f"data: {source}", file=sys.stderr)
         if ranks.rank == 0 and options.skip_corrupt:
-            print(f"data: {len(corrupt)} lines are left out", file=sys.stderr)
-            print(*(f"data: left out {where} ({why})" for where, why in corrupt), sep="\n", file=sys.stderr)
+            number = len(train) + len(val) + len(corrupt)
+            print(*left_out(corrupt, number, "lines"), sep="\n", file=sys.stderr)
         for side, lines in (("training", train), ("evaluation", val)):
             too_long = int((lines.steps > self.steps).sum())
             if ranks.rank == 0 and too_long:
@@ -134,6 +140,7 @@ class Job:
             "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
             "reader": self.reader.name,
             "corrupt_files": corrupt,
+            **first_weights(recipe.init_checkpoint),
         }
 
     def _read(self, num_threads: int) -> tuple[Lines, Lines, str, list[tuple[str, str]]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from airank_fast.data.images import digit_objects
 from airank_fast.data.images.batches import as_pictures
+from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.label_images import Pairs, label_colours, read_pairs
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.segmentation_reader import (
@@ -26,6 +27,7 @@ from airank_fast.data.images.segmentation_reader import (
     prefetch,
 )
 from airank_fast.data.sampling import TrainStream
+from airank_fast.errors import require
 from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.pixel_classes import pixel_classes, pixel_loss
 from airank_fast.nn import BatchNormAct2d
@@ -63,7 +65,10 @@ class SegmentationJob:
         return target_values(self.recipe.target, self.task)
 
     def build(self) -> dict[str, nn.Module]:
-        """The network, on the CPU."""
+        """The network, on the CPU. UserError where a rank's batch norms would have one picture."""
+        pictures = self.recipe.micro_batch_size(dist.get_world_size() if dist.is_initialized() else 1)
+        what = "at least 2 pictures of each rank at a time, for batch norm with --no-fused"
+        require(self.recipe.fused or pictures >= 2, "--batch-size", what, pictures)
         model = self.network()
         for module in model.modules():
             if isinstance(module, BatchNormAct2d) and dist.is_initialized():
@@ -115,8 +120,8 @@ class SegmentationJob:
         if ranks.rank == 0 and not options.data:
             print(f"data: {source}", file=sys.stderr)
         if ranks.rank == 0 and options.skip_corrupt:
-            print(f"data: {len(corrupt)} pictures are left out", file=sys.stderr)
-            print(*(f"data: left out {where} ({why})" for where, why in corrupt), sep="\n", file=sys.stderr)
+            number = len(train) + len(val) + len(corrupt)
+            print(*left_out(corrupt, number), sep="\n", file=sys.stderr)
         stream = TrainStream(
             len(train),
             recipe.seed,

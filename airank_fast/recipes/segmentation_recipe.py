@@ -28,8 +28,8 @@ class SegmentationRecipe(CommonRecipe):
     flip: bool
     """Mirror half of the training crops."""
     init_checkpoint: str | None = None
-    """Begin with these weights, trained on ImageNet: a checkpoint of `airank_fast.train resnet50` for DeepLabv3+'s
-    backbone, or a file of torchvision's or HRNet's names."""
+    """Begin with these weights: of ImageNet, a checkpoint of `airank_fast.train resnet50` for DeepLabv3+'s backbone, or
+    a file of torchvision's or HRNet's names; or those of the whole network."""
     steps: int
     """Train for at most N optimizer steps."""
     warmup_steps: int
@@ -120,7 +120,8 @@ def check(recipe: SegmentationRecipe, options: SegmentationOptions) -> None:
     if options.eval_data is None:
         require(not is_list, "--eval-data", "a list to evaluate on, with a list as --data", "none")
     else:
-        require(is_list, "--eval-data", "left out without a list as --data", options.eval_data)
+        is_missing = options.data is not None and not options.data.exists()  # which reading it reports
+        require(is_list or is_missing, "--eval-data", "left out without a list as --data", options.eval_data)
         require(
             options.eval_data.is_file(), "--eval-data", "a list, as --data", f"{options.eval_data}, which is no file"
         )

@@ -22,7 +22,7 @@ from airank_fast.data.images.digit_scenes import CLIPS_NAME, MOTIONS
 from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.place import Place
 from airank_fast.data.sampling import Crop, TrainStream
-from airank_fast.errors import UserError
+from airank_fast.errors import UserError, require
 from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.tsm import TSM
 from airank_fast.nn import cross_entropy
@@ -159,9 +159,14 @@ class Job:
         """(train, held out, source, clips left out)."""
         options = self.options
         if options.data is None:
+            number = len(MOTIONS)
+            what = f"at least {number} for the motions of the embedded clips"
+            require(self.recipe.num_classes >= number, "--num-classes", what, self.recipe.num_classes)
             sides = (DigitClips(NUM_TRAIN, held_out=False), DigitClips(NUM_HELD_OUT, held_out=True))
             return *sides, f"the embedded data set, {CLIPS_NAME}", []
         train_path, val_path = options.data, options.eval_data
+        what = "a list of clips, or a directory with train.txt and val.txt"
+        require(train_path.exists(), "--data", what, f"{train_path}, which does not exist")
         if train_path.is_dir() and val_path is None:
             train_path, val_path = train_path / "train.txt", train_path / "val.txt"
         if val_path is None:

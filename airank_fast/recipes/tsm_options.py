@@ -121,13 +121,12 @@ class Options(RunOptions):
 def defaults(request: Request, world_size: int) -> Recipe:
     """The recipe by data, with the values that depend on a given batch and picture size."""
     options, given = request.options, request.recipe
-    if options.data is None:
-        return MOVING_DIGITS
-    base = KINETICS
+    base = MOVING_DIGITS if options.data is None else KINETICS
     if "image_size" in request.given:
         base = replace(base, eval_resize=round(base.eval_resize * given.image_size / base.image_size))
-    batch_size = given.batch_size if "batch_size" in request.given else base.batch_size
-    return replace(base, learning_rate=base.learning_rate * batch_size / base.batch_size)
+    if options.data is None or "batch_size" not in request.given:
+        return base
+    return replace(base, learning_rate=base.learning_rate * given.batch_size / base.batch_size)
 
 
 def finish(recipe: Recipe, options: Options) -> Recipe:

@@ -142,7 +142,7 @@ def test_skip_corrupt_counts_and_reports_lines(broken, tmp_path, capsys):
         file.write("0.png\tx\n")
     assert here(arguments(broken, tmp_path / "out", "--skip-corrupt", "--epochs", "1")) in (0, 1)
     printed = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert printed[0] == "data: 4 lines are left out"  # two of training, the same two of evaluation
+    assert printed[0] == "data: 4 of 98 lines cannot be read and are left out"  # the same two of each side
     assert [line.split(" (")[0] for line in printed[1:3]] == [
         f"data: left out {broken}/gt.txt, line {number}" for number in (49, 8)
     ]

@@ -129,7 +129,7 @@ def test_skip_corrupt_counts_and_reports_pictures(broken, tmp_path, capsys):
     args = arguments("deeplabv3plus", broken, tmp_path / "out", "--skip-corrupt", "--steps", "2")
     assert here(args) in (0, 1)
     printed = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert printed[0] == "data: 3 pictures are left out"
+    assert printed[0] == "data: 3 of 29 pictures cannot be read and are left out"
     assert [line.split(" (")[0].removeprefix(f"data: left out {broken}/") for line in printed[1:]] == [
         "train/3.png",
         "train/7_labels.png",

@@ -55,6 +55,16 @@ def test_cityscapes_label_ids_are_mapped_to_the_19_classes(tmp_path):
     assert len(classes) == 19
 
 
+def test_label_ids_have_19_classes(tmp_path):
+    write_tree(tmp_path)
+    ids = "gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png"
+    (tmp_path / "list.txt").write_text(f"leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit.png\t{ids}\n")
+    for path in (tmp_path, tmp_path / "list.txt"):
+        with pytest.raises(UserError, match="--num-classes: must be at least 19 for Cityscapes' label ids, got 18"):
+            read_pairs(path, "train", 18)
+        assert len(read_pairs(path, "train", 20)[0]) in (1, 5)
+
+
 def grey(path, value, bits=8, side=(40, 60)):
     """A grey PNG of one level, of which Pillow writes no 2 and 4 bits."""
     height, width = side

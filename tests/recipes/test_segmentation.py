@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from data.label_files import write_list, write_tree
@@ -129,11 +130,37 @@ def test_hrnet_begins_with_a_checkpoint_of_imagenet_but_for_its_last_layer(tmp_p
         job("--init-checkpoint", str(tmp_path / "w"), name="hrnet").build()
 
 
+def wrapped(state: dict, wrapper: str, prefix: str = "", **others: torch.Tensor) -> dict:
+    """A checkpoint as other programs write it, with tensors of other parts and other things beside."""
+    named = {f"module.{prefix}{name}": tensor for name, tensor in state.items()}
+    return {wrapper: named | others, "cur_itrs": 30_000, "best_score": np.float64(0.77)}
+
+
+CHECKPOINTS = {
+    "VainF's": ("deeplabv3plus", {"wrapper": "model_state"}),
+    "ours": ("deeplabv3plus", {"wrapper": "model"}),
+    "HRNet's": (
+        "hrnet",
+        {"wrapper": "state_dict", "prefix": "model.", "module.loss.criterion.weight": torch.ones(5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_checkpoint_of_the_whole_network(kind, tmp_path):
+    """With its last layer; that of HRNet-Semantic-Segmentation is of a network and its loss."""
+    name, form = CHECKPOINTS[kind]
+    state = {key: tensor + 1 for key, tensor in job(name=name).build()["model"].state_dict().items()}
+    torch.save(wrapped(state, **form), tmp_path / "whole.pth")
+    found = job("--init-checkpoint", str(tmp_path / "whole.pth"), name=name).build()["model"].state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda weights: weights.pop("layer2.0.bn1.bias"), "layer2.0.bn1.bias is missing"),
-        (lambda weights: weights.update(conv9=torch.ones(1)), "conv9 is not one of its tensors"),
+        (lambda weights: weights.pop("layer2.0.bn1.bias"), "backbone.layer2.0.bn1.bias is missing"),
+        (lambda weights: weights.update(conv9=torch.ones(1)), "backbone.conv9 is not one of its tensors"),
     ],
 )
 def test_weights_of_another_backbone(spoil, message, tmp_path):
@@ -142,6 +169,19 @@ def test_weights_of_another_backbone(spoil, message, tmp_path):
     save_file(weights, tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match=f"must have weights of this model: {message}"):
         job("--init-checkpoint", str(tmp_path / "weights.safetensors")).build()
+
+
+def test_one_picture_of_each_rank_has_no_statistics_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    with pytest.raises(UserError, match=r"--batch-size: must be at least 2 pictures of each rank .* got 1"):
+        job("--no-fused").build()
+
+
+def test_a_list_that_is_missing(tmp_path):
+    made = job("--data", str(tmp_path / "typo.txt"), "--eval-data", __file__)
+    with pytest.raises(UserError, match=r"typo.txt: must be Cityscapes' tree .* or a list .*, got no such path"):
+        made.open_data(ALONE, CPU, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_the_recipe_by_data_and_what_follows_from_the_batch():
     assert (kinetics.name, kinetics.target, kinetics.learning_rate) == ("kinetics", 0.711, 0.02)
     assert job("--data", "x", "--batch-size", "32").recipe.learning_rate == 0.005
     assert job("--data", "x", "--image-size", "112").recipe.eval_resize == 128
+    assert job("--image-size", "64").recipe.eval_resize == 64
     request = parse(["tsm", "--blocks", "1", "2", "1", "1", "--decay-epochs", "1", "3"])
     recipe = resolve(request, "fp32", 1)
     assert (recipe.blocks, recipe.decay_epochs) == ((1, 2, 1, 1), (1, 3))
@@ -151,6 +152,19 @@ def test_the_recipe_by_data_and_what_follows_from_the_batch():
 def test_options_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
         job(*options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-classes", "7"], "--num-classes: must be at least 8 for the motions of the embedded clips, got 7"),
+        (["--data", "typo"], "--data: must be a list of clips, or a directory .*, got typo, which does not exist"),
+        (["--data", "typo", "--eval-data", __file__], "--data: must be a list of clips, .* typo, which does not exist"),
+    ],
+)
+def test_data_that_is_missing_or_does_not_fit(options, message):
+    with pytest.raises(UserError, match=message):
+        job(*options).open_data(ALONE, CPU, torch.float32)
 
 
 def test_a_list_goes_with_one_to_evaluate_on(frames):

@@ -135,6 +135,9 @@ def read_pairs(
             corrupt.append((where, trouble))
         else:
             raise UserError(f"{where}: {trouble}")
+    has_ids = any(label.endswith(_LABEL_IDS) for label in labels)
+    what = f"at least {len(CITYSCAPES_IDS)} for Cityscapes' label ids"
+    require(not has_ids or num_classes >= len(CITYSCAPES_IDS), "--num-classes", what, num_classes)
     pairs = Pairs(path.parent if path.is_file() else path, pictures, labels, num_classes)
     if skip_corrupt:
         broken = pairs.find_corrupt(num_threads)
