@@ -171,3 +171,4 @@ def test_a_line_that_gives_no_event_is_named(text):
 
 def test_samples_that_are_not_images(tell):
     assert write(tell("target", unit="sequences").events)[-1].endswith("samples/sec")
+    assert write(tell("target", unit="videos").events)[-1].endswith("videos/sec")

@@ -26,6 +26,8 @@ PROFILES = ("2020-12", "2021-05")
 
 PREFIX = "AI-Rank-log"
 
+_SAMPLES = ("images", "videos")  # that are written as such; others are samples
+
 MAX_STATEMENT = 1000  # characters of a line that are read; the rest is other output
 
 _START = re.compile(  # text before the prefix, without the spaces around it: a rank and a dash
@@ -98,8 +100,8 @@ class AIRankLog:
         ips = self._tally.avg_ips()[0]
         if ips is None:
             ips = 0.0 if self._tally.is_ours else self._stated_ips
-        unit = "images" if self._tally.unit == "images" else "samples"
-        unit = unit if self._tally.units_per_sample is None else self._tally.unit  # tokens are not samples
+        counts_samples = self._tally.units_per_sample is None  # tokens are not samples
+        unit = "samples" if counts_samples and self._tally.unit not in _SAMPLES else self._tally.unit
         return [
             _line(t, "test_finish"),
             _line(t, f"total_use_time:{self._since_start(t)}sec"),
