@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 _WATCH_S = 2.0
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Processes that are forked inside, and end there, leave Ctrl-C, a lost terminal and SIGTERM to `end_with`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with(parent: int, _worker: int = 0) -> None:
@@ -20,8 +32,8 @@ def end_with(parent: int, _worker: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     tells_sender = hasattr(signal, "sigtimedwait")  # not on macOS
-    if tells_sender:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that the thread takes it
+    how = signal.SIG_BLOCK if tells_sender else signal.SIG_UNBLOCK
+    signal.pthread_sigmask(how, {signal.SIGTERM})  # blocked, the thread takes it
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -357,3 +357,29 @@ def test_a_process_that_does_not_close_its_reader_still_ends(photo_root, kind, e
 def test_a_worker_ends_though_its_parent_was_gone_before_it_was_ready():
     code = "from airank_fast.data.processes import end_with; import time; end_with(1 << 22); time.sleep(1000)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 1
+
+
+def test_a_worker_ends_by_its_parents_sigterm_alone(tmp_path):
+    """Others, as those to a whole group, may come before it is ready."""
+    (tmp_path / "parent.py").write_text("""
+import os, signal, subprocess, time
+from airank_fast.data.processes import end_with, signals_held
+
+parent = os.getpid()
+with signals_held():
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(0.3)
+        end_with(parent)
+        time.sleep(600)
+for name in ("TERM", "INT", "HUP"):
+    subprocess.run(["kill", f"-{name}", str(worker)], check=True)
+time.sleep(0.6)
+subprocess.run(["kill", "-TERM", str(worker)], check=True)
+time.sleep(0.2)
+assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+os.kill(worker, signal.SIGTERM)
+assert os.waitpid(worker, 0) == (worker, 0)
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, tmp_path / "parent.py"], env=environment, timeout=300, check=True)

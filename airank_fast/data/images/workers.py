@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from airank_fast.data.images.image_folder import FORMATS, PICTURE, corrupt_error
 from airank_fast.data.images.place import Place
-from airank_fast.data.processes import end_with
+from airank_fast.data.processes import end_with, signals_held
 from airank_fast.data.sampling import Request, TrainStream
 from airank_fast.errors import UserError
 
@@ -94,7 +94,8 @@ class WorkerReader:
         )
         gc.freeze()  # a forked worker must not collect what it inherits, such as DALI
         try:
-            batches = iter(loader)
+            with signals_held():
+                batches = iter(loader)
         finally:
             gc.unfreeze()
         try:
