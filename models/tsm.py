@@ -55,11 +55,11 @@ class TSM(nn.Module):
                 module.conv1 = TemporalShift(module.conv1, num_segments, shift_div)
 
     def from_resnet(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """This network's state of that of a ResNet under torchvision's names, whose last layer is left out.
+        """This network's state of that of a ResNet under torchvision's names, whose last layer, if any, is left out.
 
         Weights under other names are returned as they are.
         """
-        if "fc.weight" not in weights:
+        if "conv1.weight" not in weights:
             return weights
         own = self.state_dict()
         found = {name: tensor for name, tensor in own.items() if name.startswith("new_fc.")}

@@ -25,6 +25,7 @@ _FILES = (  # of a directory of Hugging Face's; the first that exists is read
     "pytorch_model.bin.index.json",
 )
 _INSIDE = ("model", "state_dict", "model_state")  # keys of the weights in files that hold other things too
+_COUNTS = "position_ids", "num_batches_tracked"  # integers, also under names that the model lacks
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)\.")  # DistributedDataParallel's and torch.compile's prefixes
 _scalar = np.float64().__reduce__()[0]  # which makes a number of its dtype and bytes
 _NUMBERS: list[Any] = [  # of NumPy, as a best mIoU beside weights, which torch.load refuses
@@ -104,7 +105,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], fresh: tuple[str, ...]) 
     """Load weights into the model; returns the first mismatch, or None."""
     expected = model.state_dict()
     for name, tensor in weights.items():
-        counts = name.endswith("position_ids") or (name in expected and not expected[name].is_floating_point())
+        counts = name.endswith(_COUNTS) or (name in expected and not expected[name].is_floating_point())
         if not counts and not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
             dtype = str(tensor.dtype).removeprefix("torch.")
             return f"{name} must be float32, float64, bfloat16 or float16, not quantised, got {dtype}"

@@ -116,8 +116,9 @@ def test_the_fused_network_is_the_plain_one():
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_a_resnet_s_weights_under_torchvision_s_names_are_taken_without_the_last_layer(tmp_path):
-    resnet = ResNet((1, 1, 1, 1), 7, base_width=16)
+@pytest.mark.parametrize("num_classes", [7, None])
+def test_a_resnet_s_weights_under_torchvision_s_names_are_taken_without_the_last_layer(num_classes, tmp_path):
+    resnet = ResNet((1, 1, 1, 1), num_classes, base_width=16)
     path = tmp_path / "resnet.pth"
     torch.save(filled(resnet.state_dict()), path)
     for shift in (True, False):

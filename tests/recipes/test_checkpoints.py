@@ -124,6 +124,8 @@ def test_16_bit_weights_are_widened(tmp_path, weights):
 def test_what_does_not_fit_or_is_not_there_is_named(tmp_path, weights):
     torch.save({name: t for name, t in weights.items() if name != "0.bias"}, tmp_path / "less.pt")
     assert "0.bias is missing" in message_for(tmp_path / "less.pt")
+    torch.save(weights | {"2.num_batches_tracked": torch.tensor(3)}, tmp_path / "more.pt")
+    assert "2.num_batches_tracked is not one of its tensors" in message_for(tmp_path / "more.pt")
     torch.save(weights | {"0.bias": torch.ones(5)}, tmp_path / "other.pt")
     assert "0.bias must have shape [4], got [5]" in message_for(tmp_path / "other.pt")
     assert "a readable file of weights, got FileNotFoundError" in message_for(tmp_path / "nowhere.bin")
