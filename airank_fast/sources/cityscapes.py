@@ -86,7 +86,7 @@ def _counts(manifest: Manifest) -> dict[str, int]:
 
 def _parts(kind: str, path: Path) -> list[_Part]:
     option, suffix = _KINDS[kind]
-    require(path.is_file(), option, "a zip file", f"{path}, which does not exist")
+    require(path.is_file(), option, "a zip file", f"{path}, which is no file")
     pattern = re.compile(rf"(?:.*/)?({kind}/(?:train|val)/\w+)/[\w-]+{re.escape(suffix)}")
     members: dict[str, list[str]] = defaultdict(list)
     try:

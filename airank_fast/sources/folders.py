@@ -71,4 +71,6 @@ def _found(name: str, root: Path, what: str) -> dict | None:
     folder = root / name
     if not folder.is_dir():
         return None
-    return entry(folder, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}, what)
+    paths = [*folder.iterdir()]
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+    return entry(folder, sums, what) | {what: len(paths)}  # also folders, and links to nothing

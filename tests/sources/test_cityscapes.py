@@ -79,6 +79,8 @@ def test_the_same_command_goes_on_with_what_is_missing(zips, tmp_path, monkeypat
 
 SPOILS = {
     "gone": (lambda folder: [file.unlink() for file in folder.iterdir()][:0], "must have 2 pictures, got 0"),
+    "a folder": (lambda folder: (folder / "more").mkdir(), "must have 2 pictures, got 3"),
+    "a link to nothing": (lambda folder: (folder / "more.png").symlink_to("nowhere"), "must have 2 pictures, got 3"),
     "changed": (lambda folder: min(folder.iterdir()).write_bytes(b"other"), "a file was changed"),
 }
 
