@@ -1,9 +1,10 @@
-// Batch norm + residual + ReLU for one element of NHWC memory, and its channel's statistics; for both devices.
+// Batch norm + residual + activation for one element of NHWC memory, and its channel's statistics; for both devices.
 //
 //   z  = (x - mean) * scale + bias + residual         scale = rstd * weight, rstd = 1 / sqrt(var + eps)
-//   y  = max(z, 0)                                    with a ReLU, whose mask is "not z <= 0": NaN passes
-//   dz = dy where the mask is set, else 0             also the gradient of the residual
+//   y  = z where not z <= 0, else s * z               s is the activation's slope: 0 for a ReLU, also of infinity
+//   dz = dy where not z <= 0, else s * dy             by a mask of z; also the gradient of the residual
 //   dx = scale * (dz - sum(dz) / n - (x - mean) * sum(dz * xhat) * rstd / n),   xhat = (x - mean) * rstd
+//   dx = scale * dz                                   where the statistics are fixed, no functions of x
 //
 // The mean is subtracted first, not folded into the bias, so that digits do not cancel where |mean| >> std.
 // Moments of parts are combined by their means, after Chan, Golub and LeVeque, 1983:

@@ -1,6 +1,6 @@
 """Drop-in modules: the same arguments, parameters and state-dict keys as torch's, with faster paths inside."""
 
-from airank_fast.nn.batch_norm_act import BatchNormAct2d
+from airank_fast.nn.batch_norm_act import BatchNormAct2d, FrozenBatchNormAct2d, freeze_batch_norm
 from airank_fast.nn.bias_gelu import LinearGELU
 from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.dropout_add_layer_norm import DropoutAddLayerNorm
@@ -20,6 +20,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DropoutAddLayerNorm",
     "FactorizationMachine",
+    "FrozenBatchNormAct2d",
     "FusedLayerNorm",
     "LayerNorm",
     "LinearGELU",
@@ -32,6 +33,7 @@ __all__ = [
     "UpsampleAddAct",
     "UpsampleCrossEntropyLoss",
     "cross_entropy",
+    "freeze_batch_norm",
     "packed_attention",
     "upsample_argmax",
     "upsample_confusion",

@@ -1,4 +1,4 @@
-"""airank_fast::batch_norm_*: batch norm + residual + ReLU over NHWC memory, in ops between which a group can reduce.
+"""airank_fast::batch_norm_*: batch norm + residual + activation over NHWC memory, ops between which a group can reduce.
 
 Formulas in csrc/batch_norm_act_math.h. Per-channel results are one vector of 2C + 1 numbers, float32 (float64 for
 float64 inputs):
@@ -7,18 +7,24 @@ float64 inputs):
     statistics  mean[C], 1 / sqrt(var + eps)[C], count
 
 Training: statistics = batch_norm_statistics_(x, ...), then batch_norm_act. Over several processes:
-batch_norm_moments on each, gathered as rows, and batch_norm_finish_ on each. In evaluation the statistics are the
-running ones, with an infinite count: statistics of an infinite batch do not depend on x.
-airank_fast.nn.BatchNormAct2d calls the ops in this order. With a ReLU the op batch_norm_act also returns the elements
-that passed it, as uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in bit k of row i. The backward pass reads these
-bits instead of the output; it is two ops, between which a group adds up its sums.
+batch_norm_moments on each, gathered as rows, and batch_norm_finish_ on each. Fixed statistics, which are no functions
+of x, have no count: the running ones in evaluation and of a frozen batch norm. airank_fast.nn.BatchNormAct2d calls the
+ops in this order.
+
+To the ops the activation is its slope below zero: 1 for none, 0 for a ReLU. With one, batch_norm_act also returns the
+elements that passed it, as uint8 [ceil(N * H * W / 8), C] with pixel 8 i + k in bit k of row i. The backward pass reads
+these bits instead of the output; it is two ops, between which a group adds up its sums. With fixed statistics it reads
+x only for the gradient of the weight.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 from airank_fast.ops import autograd
 from airank_fast.ops.checks import check_floating, name_of, require, text_of
@@ -30,11 +36,11 @@ for _schema in (
     "batch_norm_moments(Tensor x) -> Tensor",
     f"batch_norm_finish_(Tensor moments, {_RUNNING}) -> Tensor",
     f"batch_norm_statistics_(Tensor x, {_RUNNING}) -> Tensor",
-    """batch_norm_act(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool relu,
-        bool with_mask, str group="") -> (Tensor, Tensor)""",
-    "batch_norm_act_sums(Tensor dy, Tensor x, Tensor? mask, Tensor statistics) -> Tensor",
-    """batch_norm_act_backward(Tensor dy, Tensor x, Tensor? mask, Tensor? weight, Tensor statistics, Tensor sums,
-        bool with_residual) -> (Tensor, Tensor)""",
+    """batch_norm_act(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics,
+        float negative_slope, bool with_mask, str group="") -> (Tensor, Tensor)""",
+    "batch_norm_act_sums(Tensor dy, Tensor x, Tensor? mask, Tensor statistics, float negative_slope) -> Tensor",
+    """batch_norm_act_backward(Tensor dy, Tensor? x, Tensor? mask, Tensor? weight, Tensor statistics, Tensor? sums,
+        float negative_slope, bool with_residual) -> (Tensor, Tensor)""",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 _ops = torch.ops.airank_fast
@@ -94,35 +100,62 @@ def batch_norm_act(
     bias: Tensor | None,
     statistics: Tensor,
     *,
-    relu: bool = False,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """(x - mean) * rstd * weight + bias + residual, through a ReLU where `relu` is set.
+    """(x - mean) * rstd * weight + bias + residual, through an activation where one is named.
 
     Args:
         x: [N, C, H, W] in channels_last; float32, float64, bfloat16 or float16.
         residual: of x's shape, dtype and layout, or None.
         weight, bias: [C], float32 (float64 beside float64 x), or None for 1 and 0.
-        statistics: [2C + 1], see the top of this file. The gradient of x takes them as functions of x.
+        statistics: [2C + 1] of a batch: the gradient of x takes them as functions of x. Or [2C], the same without the
+            count: fixed ones.
+        activation: None, "relu" or "leaky_relu".
+        negative_slope: of "leaky_relu", above 0.
         group: the processes whose batches the statistics cover; the backward pass adds up their sums. The gradients
             of weight and bias are those of this process. A group excludes second derivatives and all that needs
-            torch's own operators (ops/autograd.py): torch.func, forward mode, export, DTensor.
+            torch's own operators (ops/autograd.py): torch.func, forward mode, export, DTensor. With fixed statistics
+            it has no meaning.
 
     Returns:
-        The output, of x's dtype and layout. For the backward pass of the ReLU a bit is kept for each element.
+        The output, of x's dtype and layout. For the backward pass of the activation a bit is kept for each element.
+        With fixed statistics x is kept only where the weight or the bias has a gradient.
 
     Raises:
-        RuntimeError: "batch_norm_act: NAME must be WHAT, got GOT".
+        RuntimeError, ValueError: "batch_norm_act: NAME must be WHAT, got GOT".
     """
+    slope = slope_of(activation, negative_slope)
     inputs = (x, residual, weight, bias)
-    with_mask = relu and autograd.records(*inputs)
-    return _batch_norm_act(*inputs, statistics, relu, with_mask, "" if group is None else group.group_name)
+    with_mask = slope != 1 and autograd.records(*inputs)
+    group_name = "" if group is None or _is_fixed(statistics) else group.group_name
+    return _batch_norm_act(*inputs, statistics, slope, with_mask, group_name)
+
+
+def slope_of(activation: str | None, negative_slope: float) -> float:
+    """The slope of an activation below zero; ValueError where there is no such activation."""
+    if activation not in (None, "relu", "leaky_relu"):
+        raise ValueError(f"batch_norm_act: activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
+    if activation != "leaky_relu":
+        return 1.0 if activation is None else 0.0
+    if not 0 < negative_slope < math.inf:
+        required = "negative_slope must be above 0 and finite (0 is activation 'relu')"
+        raise ValueError(f"batch_norm_act: {required}, got {negative_slope}")
+    return float(negative_slope)
+
+
+def activated(z: Tensor, slope: float) -> Tensor:
+    """The activation of that slope in torch's operators."""
+    if slope == 1:
+        return z
+    return F.leaky_relu(z, slope) if slope else z.relu()
 
 
 @torch.library.impl(_library, "batch_norm_moments", "CompositeExplicitAutograd")
 def moments_reference(x: Tensor) -> Tensor:
     """batch_norm_moments in plain torch."""
-    _check_x("batch_norm_moments", x)
+    _check_nhwc("batch_norm_moments", "x", x)
     rows = _rows(x)
     mean = rows.mean(0) if rows.numel() else rows.new_zeros(rows.shape[1])
     return torch.cat([mean, (rows - mean).square().sum(0), rows.new_full((1,), rows.shape[0])])
@@ -150,15 +183,15 @@ def finish_reference(moments, running_mean, running_var, num_batches_tracked, mo
 @torch.library.impl(_library, "batch_norm_statistics_", "CompositeExplicitAutograd")
 def statistics_reference(x, running_mean, running_var, num_batches_tracked, momentum, eps) -> Tensor:
     """batch_norm_statistics_ in plain torch."""
-    _check_x("batch_norm_statistics_", x)
+    _check_nhwc("batch_norm_statistics_", "x", x)
     _check_running("batch_norm_statistics_", x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
     return finish_reference(moments_reference(x)[None], running_mean, running_var, num_batches_tracked, momentum, eps)
 
 
 @torch.library.impl(_library, "batch_norm_act", "CompositeExplicitAutograd")
-def act_reference(x, residual, weight, bias, statistics, relu, with_mask, group="") -> tuple[Tensor, Tensor]:
+def act_reference(x, residual, weight, bias, statistics, negative_slope, with_mask, group="") -> tuple[Tensor, Tensor]:
     """batch_norm_act in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests."""
-    _check_act(x, residual, weight, bias, statistics, relu, with_mask)
+    _check_act(x, residual, weight, bias, statistics, negative_slope, with_mask)
     mean, rstd, _ = _split(statistics)
     z = (_rows(x) - mean) * (rstd if weight is None else rstd * weight)
     if bias is not None:
@@ -166,28 +199,29 @@ def act_reference(x, residual, weight, bias, statistics, relu, with_mask, group=
     if residual is not None:
         z = z + _rows(residual)
     mask = _pack(~(z <= 0)) if with_mask else x.new_empty(0, dtype=torch.uint8)
-    return _like(z.relu() if relu else z, x), mask
+    return _like(activated(z, negative_slope), x), mask
 
 
 @torch.library.impl(_library, "batch_norm_act_sums", "CompositeExplicitAutograd")
-def sums_reference(dy, x, mask, statistics) -> Tensor:
+def sums_reference(dy, x, mask, statistics, negative_slope) -> Tensor:
     """batch_norm_act_sums in plain torch."""
-    _check_sums("batch_norm_act_sums", dy, x, mask, statistics)
+    _check_sums(dy, x, mask, statistics, negative_slope)
     mean, rstd, _ = _split(statistics)
-    dz = _masked(dy, mask)
+    dz = _masked(dy, mask, negative_slope)
     return torch.stack([dz.sum(0), (dz * (_rows(x) - mean)).sum(0) * rstd])
 
 
 @torch.library.impl(_library, "batch_norm_act_backward", "CompositeExplicitAutograd")
-def backward_reference(dy, x, mask, weight, statistics, sums, with_residual) -> tuple[Tensor, Tensor]:
+def backward_reference(dy, x, mask, weight, statistics, sums, negative_slope, with_residual) -> tuple[Tensor, Tensor]:
     """batch_norm_act_backward in plain torch."""
-    _check_backward(dy, x, mask, weight, statistics, sums)
+    _check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual)
     mean, rstd, count = _split(statistics)
-    dz = _masked(dy, mask)
-    mean_dz, slope = torch.where(count.isinf(), 0, torch.stack([sums[0], sums[1] * rstd]) / count)
-    dx = dz - mean_dz - (_rows(x) - mean) * slope
+    dx = dz = _masked(dy, mask, negative_slope)
+    if x is not None:
+        mean_dz, slope = torch.stack([sums[0], sums[1] * rstd]) / count
+        dx = dz - mean_dz - (_rows(x) - mean) * slope
     dx = dx * (rstd if weight is None else rstd * weight)
-    return _like(dx, x), _like(dz, x) if with_residual else x.new_empty(0)
+    return _like(dx, dy), _like(dz, dy) if with_residual else dy.new_empty(0)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -205,9 +239,14 @@ def _like(rows: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(_pixels(rows, x))
 
 
+def _is_fixed(statistics: Tensor) -> bool:
+    return statistics.numel() % 2 == 0
+
+
 def _split(vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, rstd or deviations, and the count, which is empty where there is none."""
     num_channels = vector.shape[-1] // 2
-    return vector.split([num_channels, num_channels, 1], -1)
+    return vector.split([num_channels, num_channels, vector.shape[-1] % 2], -1)
 
 
 def _pack(passed: Tensor) -> Tensor:
@@ -216,13 +255,13 @@ def _pack(passed: Tensor) -> Tensor:
     return (bits.view(-1, 8, passed.shape[1]) * weights[:, None]).sum(1, dtype=torch.uint8)
 
 
-def _masked(dy: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(dy: Tensor, mask: Tensor | None, negative_slope: float) -> Tensor:
     dz = _rows(dy)
     if mask is None:
         return dz
     shifts = torch.arange(8, dtype=torch.uint8, device=mask.device)
     passed = ((mask[:, None] >> shifts[:, None]) & 1).flatten(0, 1)[: dz.shape[0]]
-    return torch.where(passed != 0, dz, 0)
+    return torch.where(passed != 0, dz, dz * negative_slope if negative_slope else 0)
 
 
 def _mask_shape(x: Tensor) -> list[int]:
@@ -245,18 +284,20 @@ def _is_nhwc(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) or x.numel() == 0
 
 
-def _check_x(op: str, x: Tensor) -> None:
-    require(op, x.dim() == 4, "x must have the 4 dimensions [N, C, H, W]", f"shape {list(x.shape)}")
-    check_floating(op, "x", x)
-    require(op, _is_nhwc(x), "x must be channels_last without gaps", f"strides {list(x.stride())}")
+def _check_nhwc(op: str, name: str, tensor: Tensor) -> None:
+    shape = f"shape {list(tensor.shape)}"
+    require(op, tensor.dim() == 4, f"{name} must have the 4 dimensions [N, C, H, W]", shape)
+    check_floating(op, name, tensor)
+    strides = f"strides {list(tensor.stride())}"
+    require(op, _is_nhwc(tensor), f"{name} must be channels_last without gaps", strides)
 
 
-def _check_like_x(op: str, name: str, tensor: Tensor | None, x: Tensor) -> None:
+def _check_like(op: str, name: str, tensor: Tensor | None, first: str, like: Tensor) -> None:
     if tensor is None:
         return
-    good = (tensor.dtype, tensor.shape, tensor.device) == (x.dtype, x.shape, x.device)
-    require(op, good, f"{name} must be {text_of(x)} like x", text_of(tensor))
-    required = f"{name} must be channels_last without gaps like x"
+    good = (tensor.dtype, tensor.shape, tensor.device) == (like.dtype, like.shape, like.device)
+    require(op, good, f"{name} must be {text_of(like)} like {first}", text_of(tensor))
+    required = f"{name} must be channels_last without gaps like {first}"
     require(op, _is_nhwc(tensor), required, f"strides {list(tensor.stride())}")
 
 
@@ -288,33 +329,54 @@ def _check_finish(moments, running_mean, running_var, num_batches_tracked, momen
     _check_running(op, moments, moments.dtype, running_mean, running_var, num_batches_tracked, momentum, channels)
 
 
-def _check_act(x, residual, weight, bias, statistics, relu, with_mask) -> None:
+def _check_statistics(op: str, statistics: Tensor, like: Tensor) -> None:
+    size = 2 * like.shape[1]
+    _check_vector(op, "statistics", statistics, _math(like), [size + (statistics.numel() != size)], like)
+
+
+def _check_slope(op: str, negative_slope: float) -> None:
+    good = 0 <= negative_slope < math.inf
+    require(op, good, "negative_slope must be at least 0 and finite", f"{negative_slope:g}")
+
+
+def _check_act(x, residual, weight, bias, statistics, negative_slope, with_mask) -> None:
     op = "batch_norm_act"
-    _check_x(op, x)
-    _check_like_x(op, "residual", residual, x)
+    _check_nhwc(op, "x", x)
+    _check_like(op, "residual", residual, "x", x)
     _check_vector(op, "weight", weight, _math(x), [x.shape[1]], x)
     _check_vector(op, "bias", bias, _math(x), [x.shape[1]], x)
-    _check_vector(op, "statistics", statistics, _math(x), [2 * x.shape[1] + 1], x)
-    require(op, relu or not with_mask, "with_mask must be false without relu", "true")
+    _check_statistics(op, statistics, x)
+    _check_slope(op, negative_slope)
+    require(op, negative_slope != 1 or not with_mask, "with_mask must be false without an activation", "true")
 
 
-def _check_sums(op, dy, x, mask, statistics) -> None:
-    _check_x(op, x)
-    _check_like_x(op, "dy", dy, x)
+def _check_sums(dy, x, mask, statistics, negative_slope) -> None:
+    op = "batch_norm_act_sums"
+    _check_nhwc(op, "x", x)
+    _check_like(op, "dy", dy, "x", x)
     _check_vector(op, "mask", mask, torch.uint8, _mask_shape(x), x)
-    _check_vector(op, "statistics", statistics, _math(x), [2 * x.shape[1] + 1], x)
+    _check_statistics(op, statistics, x)
+    _check_slope(op, negative_slope)
 
 
-def _check_backward(dy, x, mask, weight, statistics, sums) -> None:
+def _check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual) -> None:
     op = "batch_norm_act_backward"
-    _check_sums(op, dy, x, mask, statistics)
-    _check_vector(op, "weight", weight, _math(x), [x.shape[1]], x)
-    _check_vector(op, "sums", sums, _math(x), [2, x.shape[1]], x)
+    _check_nhwc(op, "dy", dy)
+    _check_like(op, "x", x, "dy", dy)
+    _check_vector(op, "mask", mask, torch.uint8, _mask_shape(dy), dy)
+    _check_vector(op, "weight", weight, _math(dy), [dy.shape[1]], dy)
+    _check_statistics(op, statistics, dy)
+    _check_vector(op, "sums", sums, _math(dy), [2, dy.shape[1]], dy)
+    given = (x is not None) + (sums is not None)
+    required = "x and sums must be given where the statistics have a count, and only there"
+    require(op, given == (0 if _is_fixed(statistics) else 2), required, ("neither", "one of them", "both")[given])
+    _check_slope(op, negative_slope)
+    require(op, mask is not None or not with_residual, "with_residual must be false without a mask", "true")
 
 
 @torch.library.register_fake("airank_fast::batch_norm_moments", lib=_library)
 def _moments_fake(x):
-    _check_x("batch_norm_moments", x)
+    _check_nhwc("batch_norm_moments", "x", x)
     return x.new_empty(2 * x.shape[1] + 1, dtype=_math(x))
 
 
@@ -327,35 +389,36 @@ def _finish_fake(moments, running_mean, running_var, num_batches_tracked, moment
 @torch.library.register_fake("airank_fast::batch_norm_statistics_", lib=_library)
 def _statistics_fake(x, running_mean, running_var, num_batches_tracked, momentum, eps):
     op = "batch_norm_statistics_"
-    _check_x(op, x)
+    _check_nhwc(op, "x", x)
     _check_running(op, x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
     return x.new_empty(2 * x.shape[1] + 1, dtype=_math(x))
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act", lib=_library)
-def _act_fake(x, residual, weight, bias, statistics, relu, with_mask, group=""):
-    _check_act(x, residual, weight, bias, statistics, relu, with_mask)
+def _act_fake(x, residual, weight, bias, statistics, negative_slope, with_mask, group=""):
+    _check_act(x, residual, weight, bias, statistics, negative_slope, with_mask)
     return torch.empty_like(x), x.new_empty(_mask_shape(x) if with_mask else 0, dtype=torch.uint8)
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act_sums", lib=_library)
-def _sums_fake(dy, x, mask, statistics):
-    _check_sums("batch_norm_act_sums", dy, x, mask, statistics)
+def _sums_fake(dy, x, mask, statistics, negative_slope):
+    _check_sums(dy, x, mask, statistics, negative_slope)
     return x.new_empty(2, x.shape[1], dtype=_math(x))
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act_backward", lib=_library)
-def _backward_fake(dy, x, mask, weight, statistics, sums, with_residual):
-    _check_backward(dy, x, mask, weight, statistics, sums)
-    return torch.empty_like(x), torch.empty_like(x) if with_residual else x.new_empty(0)
+def _backward_fake(dy, x, mask, weight, statistics, sums, negative_slope, with_residual):
+    _check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual)
+    return torch.empty_like(dy), torch.empty_like(dy) if with_residual else dy.new_empty(0)
 
 
 def _setup_context(ctx, inputs, output):
-    x, _, weight, _, statistics, _, with_mask, ctx.group = inputs
+    x, _, weight, _, statistics, ctx.negative_slope, with_mask, ctx.group = inputs
     _, mask = output
     ctx.mark_non_differentiable(mask)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, mask if with_mask else None, weight, statistics)
+    keeps_x = not _is_fixed(statistics) or ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+    ctx.save_for_backward(x if keeps_x else None, mask if with_mask else None, weight, statistics)
 
 
 def _backward(ctx, dy, _dmask):
@@ -363,52 +426,63 @@ def _backward(ctx, dy, _dmask):
         return (None,) * 8
     needed = ctx.needs_input_grad[:4]
     gradients = autograd.backward_of(
-        _kernels, _formula, dy, *ctx.saved_tensors, ctx.group, needed[0] or needed[1], needed[1]
+        _kernels, _formula, dy, *ctx.saved_tensors, ctx.negative_slope, ctx.group, needed[0] or needed[1], needed[1]
     )
     return *(part if need else None for part, need in zip(gradients, needed, strict=True)), None, None, None, None
 
 
-def _kernels(dy, x, mask, weight, statistics, group, need_dx, need_residual):
-    """Gradients of x, residual, weight and bias."""
+def _kernels(dy, x, mask, weight, statistics, negative_slope, group, need_dx, need_residual):
+    """Gradients of x, residual, weight and bias; x is None where only those of x and residual are needed."""
     dy = dy.contiguous(memory_format=torch.channels_last)
-    sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics)
-    dbias, dweight = sums.unbind()
-    if group:
+    sums = dweight = dbias = None
+    if x is not None:
+        sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics, negative_slope)
+        dbias, dweight = sums.unbind()
+    if _is_fixed(statistics):
+        x = sums = None
+    elif group:
         functional = torch.ops._c10d_functional
         sums = functional.wait_tensor(functional.all_reduce(sums, "sum", group))
     dx, dresidual = None, dy
     if need_dx:
         masked = need_residual and mask is not None
-        dx, dz = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, masked)
+        dx, dz = _ops.batch_norm_act_backward.default(dy, x, mask, weight, statistics, sums, negative_slope, masked)
         dresidual = dz if masked else dy
     return dx, dresidual, dweight, dbias
 
 
-def _formula(dy, x, mask, weight, statistics, group, _need_dx, _need_residual):
+def _formula(dy, x, mask, weight, statistics, negative_slope, group, _need_dx, _need_residual):
     """The same for a second derivative, which includes the part through the statistics."""
-    rows, mean, rstd, count = _with_statistics_of(x, statistics, group)
-    dz, xhat = _masked(dy, mask), (rows - mean) * rstd
-    dbias, dweight = dz.sum(0), (dz * xhat).sum(0)
-    dx = (dz - (dbias + xhat * dweight) / count) * (rstd if weight is None else rstd * weight)
-    return _pixels(dx, x), _pixels(dz, x), dweight, dbias
+    dx = dz = _masked(dy, mask, negative_slope)
+    _, rstd, _ = _split(statistics)
+    dweight = dbias = None
+    if x is not None:
+        rows, mean, rstd, count = _with_statistics_of(x, statistics, group)
+        xhat = (rows - mean) * rstd
+        dbias, dweight = dz.sum(0), (dz * xhat).sum(0)
+        dx = dz - (dbias + xhat * dweight) / count if count.numel() else dz
+    dx = dx * (rstd if weight is None else rstd * weight)
+    return _pixels(dx, dy), _pixels(dz, dy), dweight, dbias
 
 
-def _torchs_own(x, residual, weight, bias, statistics, relu, _with_mask, group):
+def _torchs_own(x, residual, weight, bias, statistics, negative_slope, _with_mask, group):
     rows, mean, rstd, _ = _with_statistics_of(x, statistics, group)
     z = (rows - mean) * (rstd if weight is None else rstd * weight)
     z = z if bias is None else z + bias
     z = z if residual is None else z + _rows(residual)
-    return _pixels(z.relu() if relu else z, x)
+    return _pixels(activated(z, negative_slope), x)
 
 
 def _with_statistics_of(x, statistics, group) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x as rows; and mean, rstd and count. Mean and rstd are functions of x where the count is finite."""
+    """x as rows; and mean, rstd and count. Mean and rstd are functions of x where they are not fixed."""
     required = "group must be None for second derivatives, torch.func, forward mode, export and DTensor"
     require("batch_norm_act", not group, required, f"group {group!r}")
     rows = _rows(x)
     mean, rstd, count = _split(statistics)
-    variance, mean_of_x = (torch.where(count.isinf(), 0, part) for part in torch.var_mean(rows, 0, correction=0))
-    return rows, autograd.tied(mean, mean_of_x), autograd.tied(rstd.pow(-2), variance).rsqrt(), count
+    if not _is_fixed(statistics):
+        variance, mean_of_x = torch.var_mean(rows, 0, correction=0)
+        mean, rstd = autograd.tied(mean, mean_of_x), autograd.tied(rstd.pow(-2), variance).rsqrt()
+    return rows, mean, rstd, count
 
 
 _batch_norm_act = autograd.differentiable(

@@ -1,9 +1,10 @@
-// Batch norm + residual + ReLU on the CPU; loops in batch_norm_act_loops.h, formulas in batch_norm_act_math.h.
+// Batch norm + residual + activation on the CPU; loops in batch_norm_act_loops.h, formulas in batch_norm_act_math.h.
 //
 // Moments and sums are taken over pieces of at most 128 rows x 512 channels in float, and the pieces are added in
 // double in their order: the result does not depend on the number of threads. Bytes per element of size e: forward
 // 3 e (statistics; normalise and store) + 1/8 for the mask, e more with a residual; backward 5 e + 1/4 (sums over
 // dy and x; dy, x and dx), e more with a residual. The second pass begins at the end of the first, which is cached.
+// With fixed statistics forward and backward are one pass of 2 e + 1/8.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -35,6 +36,15 @@ template <typename F>
 void with_bools(bool a, bool b, F f) {
   if (a) return b ? f(std::true_type(), std::true_type()) : f(std::true_type(), std::false_type());
   return b ? f(std::false_type(), std::true_type()) : f(std::false_type(), std::false_type());
+}
+
+// f(Activation as a constant); `any` is whether there is an activation.
+template <bool kHasRelu, typename F>
+void with_activation(bool any, double negative_slope, F f) {
+  if (!any) return f(std::integral_constant<Activation, Activation::kNone>());
+  if constexpr (kHasRelu)
+    if (negative_slope == 0) return f(std::integral_constant<Activation, Activation::kRelu>());
+  f(std::integral_constant<Activation, Activation::kAny>());
 }
 
 template <typename E>
@@ -132,7 +142,7 @@ void finish(const T* parts, int64_t num_parts, int64_t num_channels, const Batch
 }
 
 Tensor moments_cpu(Tensor x) {
-  check_x("batch_norm_moments", x);
+  check_nhwc("batch_norm_moments", "x", x);
   const int64_t channels = x.size(1);
   Tensor moments = empty_beside(x, {2 * channels + 1}, math_dtype(x));
   with_type(x.scalar_type(), [&](auto element) {
@@ -164,7 +174,7 @@ Tensor finish_cpu(Tensor moments, OptionalTensor running_mean, OptionalTensor ru
 Tensor statistics_cpu(Tensor x, OptionalTensor running_mean, OptionalTensor running_var,
                       OptionalTensor num_batches_tracked, std::optional<double> momentum, double eps) {
   const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
-  check_x("batch_norm_statistics_", x);
+  check_nhwc("batch_norm_statistics_", "x", x);
   check_running("batch_norm_statistics_", x, math_dtype(x), x.size(1), running);
   Tensor statistics = empty_beside(x, {2 * x.size(1) + 1}, math_dtype(x));
   with_type(x.scalar_type(), [&](auto element) {
@@ -183,9 +193,9 @@ void fill_scale(const OptionalTensor& weight, const T* rstd, int64_t num_channel
 }
 
 std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTensor weight, OptionalTensor bias,
-                                   Tensor statistics, bool relu, bool with_mask,
+                                   Tensor statistics, double negative_slope, bool with_mask,
                                    std::string /*group: autograd's*/) {
-  check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
+  check_batch_norm_act(x, residual, weight, bias, statistics, negative_slope, with_mask);
   const int64_t rows = num_rows(x), channels = x.size(1);
   Tensor y = empty_as(x);
   Tensor mask = with_mask ? empty_beside(x, mask_shape(x), ScalarType::Byte)
@@ -200,21 +210,23 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
     T *scale = constants.get(), *shift = scale + channels;
     fill_scale(weight, mean + channels, channels, scale);
     for (int64_t c = 0; c < channels; ++c) shift[c] = bias ? numbers<T>(bias)[c] : T(0);
-    with_bools(residual.has_value(), with_mask, [&](auto has_residual, auto has_mask) {
-      constexpr bool kResidual = has_residual.value, kMask = has_mask.value;
-      auto loop = choose<ActLoop<E, kResidual, true, kMask>>();
-      if (!relu) loop = choose<ActLoop<E, kResidual, false, false>>();
-      for_groups(rows, channels, [&](int64_t begin, int64_t end) {
-        loop(x.data_ptr(), address(residual), y.data_ptr(), bits, rows, channels, begin, end, mean, scale, shift,
-             past_cache);
+    with_activation<kHasRelu<E>>(negative_slope != 1, negative_slope, [&](auto activation) {
+      with_bools(residual.has_value(), with_mask, [&](auto has_residual, auto has_mask) {
+        constexpr Activation kActivation = activation.value;
+        constexpr bool kMask = has_mask.value && kActivation != Activation::kNone;
+        const auto loop = choose<ActLoop<E, has_residual.value, kActivation, kMask>>();
+        for_groups(rows, channels, [&](int64_t begin, int64_t end) {
+          loop(x.data_ptr(), address(residual), y.data_ptr(), bits, rows, channels, begin, end, mean, scale, shift,
+               T(negative_slope), past_cache);
+        });
       });
     });
   });
   return {y, mask};
 }
 
-Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
-  check_sums("batch_norm_act_sums", dy, x, mask, statistics);
+Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics, double negative_slope) {
+  check_sums(dy, x, mask, statistics, negative_slope);
   const int64_t rows = num_rows(x), channels = x.size(1);
   const int64_t num_pieces = (rows + kPieceRows - 1) / kPieceRows;
   Tensor sums = empty_beside(x, {2, channels}, math_dtype(x));
@@ -224,13 +236,15 @@ Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
     const T* mean = numbers<T>(statistics);
     const uint8_t* bits = numbers<uint8_t>(mask);
     const auto parts = buffer<T>(num_pieces * 2 * channels);
-    const auto loop = bits ? choose<SumsLoop<E, true>>() : choose<SumsLoop<E, false>>();
-    for_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
-      T* part = parts.get() + piece * 2 * channels + channel;
-      const int64_t at = row * channels + channel;
-      loop(static_cast<const E*>(dy.data_ptr()) + at, static_cast<const E*>(x.data_ptr()) + at,
-           bits ? bits + row / kGroup * channels + channel : nullptr, channels, height, width, mean + channel, part,
-           part + channels);
+    with_activation<kHasRelu<E>>(bits != nullptr, negative_slope, [&](auto activation) {
+      const auto loop = choose<SumsLoop<E, activation.value>>();
+      for_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
+        T* part = parts.get() + piece * 2 * channels + channel;
+        const int64_t at = row * channels + channel;
+        loop(static_cast<const E*>(dy.data_ptr()) + at, static_cast<const E*>(x.data_ptr()) + at,
+             bits ? bits + row / kGroup * channels + channel : nullptr, channels, height, width, mean + channel,
+             T(negative_slope), part, part + channels);
+      });
     });
     const auto totals = buffer<double>(2 * channels);
     std::fill_n(totals.get(), 2 * channels, 0.0);
@@ -245,31 +259,36 @@ Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
   return sums;
 }
 
-std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, Tensor x, OptionalTensor mask, OptionalTensor weight,
-                                        Tensor statistics, Tensor sums, bool with_residual) {
-  check_backward(dy, x, mask, weight, statistics, sums);
-  const int64_t channels = x.size(1);
-  Tensor dx = empty_as(x);
-  Tensor dresidual = with_residual ? empty_as(x) : empty_beside(x, {0});
-  with_type(x.scalar_type(), [&](auto element) {
+std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, OptionalTensor x, OptionalTensor mask, OptionalTensor weight,
+                                        Tensor statistics, OptionalTensor sums, double negative_slope,
+                                        bool with_residual) {
+  check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual);
+  const int64_t rows = num_rows(dy), channels = dy.size(1);
+  Tensor dx = empty_as(dy);
+  Tensor dresidual = with_residual ? empty_as(dy) : empty_beside(dy, {0});
+  with_type(dy.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
     const T *mean = numbers<T>(statistics), *rstd = mean + channels, *sum = numbers<T>(sums);
-    const bool past_cache = streams_rows<E>(dx.data_ptr(), num_rows(x), channels);
-    const T inverse = T(1) / mean[2 * channels];
-    const bool fixed = inverse == 0;  // statistics that do not depend on x
+    const bool past_cache = streams_rows<E>(dx.data_ptr(), rows, channels);
     const auto constants = buffer<T>(3 * channels);
     T *scale = constants.get(), *mean_dz = scale + channels, *slope = mean_dz + channels;
     fill_scale(weight, rstd, channels, scale);
-    for (int64_t c = 0; c < channels; ++c) {
-      mean_dz[c] = fixed ? T(0) : sum[c] * inverse;
-      slope[c] = fixed ? T(0) : sum[channels + c] * rstd[c] * inverse;
+    const T inverse = sum ? T(1) / mean[2 * channels] : T(0);
+    for (int64_t c = 0; sum && c < channels; ++c) {
+      mean_dz[c] = sum[c] * inverse;
+      slope[c] = sum[channels + c] * rstd[c] * inverse;
     }
-    with_bools(with_residual, mask.has_value(), [&](auto has_residual, auto has_mask) {
-      const auto loop = choose<BackwardLoop<E, has_residual.value, has_mask.value>>();
-      for_groups(num_rows(x), channels, [&](int64_t begin, int64_t end) {
-        loop(dy.data_ptr(), x.data_ptr(), numbers<uint8_t>(mask), dx.data_ptr(), dresidual.data_ptr(), num_rows(x),
-             channels, begin, end, mean, scale, mean_dz, slope, past_cache);
+    with_bools(with_residual, sum == nullptr, [&](auto has_residual, auto fixed) {
+      constexpr bool kFixed = fixed.value;
+      with_activation<kHasRelu<E> && !kFixed>(mask.has_value(), negative_slope, [&](auto activation) {
+        constexpr Activation kActivation = activation.value;
+        constexpr bool kResidual = has_residual.value && kActivation != Activation::kNone;
+        const auto loop = choose<BackwardLoop<E, kResidual, kActivation, kFixed>>();
+        for_groups(rows, channels, [&](int64_t begin, int64_t end) {
+          loop(dy.data_ptr(), address(x), numbers<uint8_t>(mask), dx.data_ptr(), dresidual.data_ptr(), rows, channels,
+               begin, end, mean, scale, mean_dz, slope, T(negative_slope), past_cache);
+        });
       });
     });
   });

@@ -1,6 +1,6 @@
 // Batch norm's loops over a whole group of 8 rows of float or bfloat16, for processors that round pairs: 32 channels
 // at a time (see lines.h). Widths are multiples of 32. The formulas are those of batch_norm_act_math.h, as in
-// batch_norm_act_loops.h, except that an element whose result is rounded to zero has not passed in the ReLU's mask.
+// batch_norm_act_loops.h, except that an element that is rounded to zero has not passed in the activation's mask.
 //
 // With each line that is read, the line `ahead` elements further is prefetched, which is needed a group later: a group
 // is read column by column, a pattern that the processor's own prefetcher does not detect.
@@ -10,6 +10,13 @@
 
 #include "lines.h"
 #include "numbers.h"
+
+namespace airank_fast {
+
+// What a loop is compiled for. With kAny the slope is an argument, which may be 0, a ReLU's.
+enum class Activation { kNone, kRelu, kAny };
+
+}  // namespace airank_fast
 
 #ifdef AIRANK_FAST_X86_VARIANTS
 
@@ -40,31 +47,38 @@ IN_LINES void add_channels(Line values, float* to) {
   _mm512_storeu_ps(to + 16, _mm512_add_ps(_mm512_loadu_ps(to + 16), ordered.second));
 }
 
-// A line of dy, zero where the mask has no bit of row k.
-template <bool kMask>
-IN_LINES Line passed_line(const bfloat16* dy, __m256i bytes, int k) {
-  __m512i pairs = _mm512_loadu_si512(dy);
-  if constexpr (kMask)
-    pairs = _mm512_maskz_mov_epi16(_mm256_test_epi8_mask(bytes, _mm256_set1_epi8(char(1 << k))), pairs);
+// A line of numbers, zero where the mask has no bit.
+IN_LINES Line masked_line(const bfloat16* from, __mmask32 mask) {
+  const __m512i pairs = _mm512_maskz_mov_epi16(mask, _mm512_loadu_si512(from));
   return {evens_of(pairs), odds_of(pairs)};
 }
-template <bool kMask>
-IN_LINES Line passed_line(const float* dy, __m256i bytes, int k) {
-  if constexpr (!kMask) return line_at(dy);
+IN_LINES Line masked_line(const float* from, __mmask32 mask) {
+  return {_mm512_maskz_loadu_ps(__mmask16(mask), from), _mm512_maskz_loadu_ps(__mmask16(mask >> 16), from + 16)};
+}
+
+// The gradient of z in row k.
+template <Activation kActivation, typename E>
+IN_LINES Line passed_line(const E* dy, __m256i bytes, int k, float negative_slope) {
+  if constexpr (kActivation == Activation::kNone) return line_at(dy);
   const __mmask32 passes = _mm256_test_epi8_mask(bytes, _mm256_set1_epi8(char(1 << k)));
-  return {_mm512_maskz_loadu_ps(__mmask16(passes), dy), _mm512_maskz_loadu_ps(__mmask16(passes >> 16), dy + 16)};
+  if (kActivation == Activation::kRelu || negative_slope == 0) return masked_line(dy, passes);
+  return masked_line(dy, passes) + masked_line(dy, ~passes) * every(negative_slope);
 }
 
-template <bool kMask>
-IN_LINES __m256i mask_at(const uint8_t* mask) {
-  if constexpr (!kMask) return _mm256_setzero_si256();
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask));
+template <Activation kActivation>
+IN_LINES __m256i mask_at(const uint8_t* mask, int64_t channel) {
+  if constexpr (kActivation == Activation::kNone) return _mm256_setzero_si256();
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask + channel));
 }
 
-template <bool kResidual, bool kRelu, bool kMask, typename E>
+// The numbers above zero, or below, and zero for the others; of NaN max and min return the second argument.
+IN_LINES Line above_zero(Line z) { return {_mm512_max_ps(every(0), z.first), _mm512_max_ps(every(0), z.second)}; }
+IN_LINES Line below_zero(Line z) { return {_mm512_min_ps(every(0), z.first), _mm512_min_ps(every(0), z.second)}; }
+
+template <bool kResidual, Activation kActivation, bool kMask, typename E>
 TARGET_AVX512_BF16 void act_lines(const E* __restrict x, const E* __restrict residual, E* __restrict y,
                                   uint8_t* __restrict mask, int64_t width, int64_t ahead, const float* mean,
-                                  const float* scale, const float* bias, bool past_cache) {
+                                  const float* scale, const float* bias, float negative_slope, bool past_cache) {
   for (int64_t c = 0; c < width; c += kLineNumbers) {
     const Line means = channels_at<E>(mean + c), scales = channels_at<E>(scale + c), biases = channels_at<E>(bias + c);
     __m256i bytes = _mm256_setzero_si256();
@@ -76,10 +90,17 @@ TARGET_AVX512_BF16 void act_lines(const E* __restrict x, const E* __restrict res
         ask_for(residual + at + ahead);
         z = z + line_at(residual + at);
       }
-      if constexpr (kRelu)  // of NaN it is the second argument
-        z = {_mm512_max_ps(_mm512_setzero_ps(), z.first), _mm512_max_ps(_mm512_setzero_ps(), z.second)};
+      const bool leaky = kActivation == Activation::kAny && negative_slope != 0;
+      __mmask32 passes = 0;
+      if (leaky) {
+        if constexpr (kMask) passes = nonzeros<E>(above_zero(z));
+        z = above_zero(z) + below_zero(z) * every(negative_slope);
+      } else if (kActivation != Activation::kNone) {
+        z = above_zero(z);
+      }
       if (!past_cache) ask_for(y + at + ahead);
-      const __mmask32 passes = store_line(y + at, z, past_cache);
+      const __mmask32 stored = store_line(y + at, z, past_cache);
+      if (!leaky) passes = stored;
       if constexpr (kMask) bytes = _mm256_or_si256(bytes, _mm256_maskz_set1_epi8(passes, char(1 << k)));
     }
     if constexpr (kMask) _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask + c), bytes);
@@ -104,19 +125,19 @@ TARGET_AVX512_BF16 void moments_lines(const E* __restrict x, int64_t stride, int
   }
 }
 
-template <bool kMask, typename E>
+template <Activation kActivation, typename E>
 TARGET_AVX512_BF16 void sums_lines(const E* __restrict dy, const E* __restrict x, const uint8_t* __restrict mask,
-                                   int64_t stride, int64_t width, int64_t ahead, const float* mean, float* sum,
-                                   float* products) {
+                                   int64_t stride, int64_t width, int64_t ahead, const float* mean,
+                                   float negative_slope, float* sum, float* products) {
   for (int64_t c = 0; c < width; c += kLineNumbers) {
     const Line means = channels_at<E>(mean + c);
-    const __m256i bytes = mask_at<kMask>(mask + (kMask ? c : 0));
+    const __m256i bytes = mask_at<kActivation>(mask, c);
     Line of_rows = zeros(), products_of_rows = zeros();
     for (int k = 0; k < kLineRows; ++k) {
       const int64_t at = k * stride + c;
       ask_for(dy + at + ahead);
       ask_for(x + at + ahead);
-      const Line dz = passed_line<kMask>(dy + at, bytes, k);
+      const Line dz = passed_line<kActivation>(dy + at, bytes, k, negative_slope);
       of_rows = of_rows + dz;
       products_of_rows = fma(dz, line_at(x + at) - means, products_of_rows);
     }
@@ -125,26 +146,30 @@ TARGET_AVX512_BF16 void sums_lines(const E* __restrict dy, const E* __restrict x
   }
 }
 
-template <bool kResidual, bool kMask, typename E>
+template <bool kResidual, Activation kActivation, bool kFixed, typename E>
 TARGET_AVX512_BF16 void backward_lines(const E* __restrict dy, const E* __restrict x, const uint8_t* __restrict mask,
                                        E* __restrict dx, E* __restrict dresidual, int64_t width, int64_t ahead,
                                        const float* mean, const float* scale, const float* mean_dz, const float* slope,
-                                       bool past_cache) {
+                                       float negative_slope, bool past_cache) {
   for (int64_t c = 0; c < width; c += kLineNumbers) {
-    const Line means = channels_at<E>(mean + c), scales = channels_at<E>(scale + c);
-    const Line mean_dzs = channels_at<E>(mean_dz + c), slopes = channels_at<E>(slope + c);
-    const __m256i bytes = mask_at<kMask>(mask + (kMask ? c : 0));
+    const Line scales = channels_at<E>(scale + c);
+    const Line means = kFixed ? zeros() : channels_at<E>(mean + c);
+    const Line mean_dzs = kFixed ? zeros() : channels_at<E>(mean_dz + c);
+    const Line slopes = kFixed ? zeros() : channels_at<E>(slope + c);
+    const __m256i bytes = mask_at<kActivation>(mask, c);
     for (int k = 0; k < kLineRows; ++k) {
       const int64_t at = k * width + c;
       ask_for(dy + at + ahead);
-      ask_for(x + at + ahead);
-      const Line dz = passed_line<kMask>(dy + at, bytes, k);
+      if constexpr (!kFixed) ask_for(x + at + ahead);
+      const Line dz = passed_line<kActivation>(dy + at, bytes, k, negative_slope);
       if constexpr (kResidual) {
         if (!past_cache) ask_for(dresidual + at + ahead);
         store_line(dresidual + at, dz, past_cache);
       }
       if (!past_cache) ask_for(dx + at + ahead);
-      store_line(dx + at, fnma(line_at(x + at) - means, slopes, dz - mean_dzs) * scales, past_cache);
+      Line through = dz;
+      if constexpr (!kFixed) through = fnma(line_at(x + at) - means, slopes, dz - mean_dzs);
+      store_line(dx + at, through * scales, past_cache);
     }
   }
 }

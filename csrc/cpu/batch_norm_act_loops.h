@@ -20,10 +20,14 @@ constexpr int64_t kPieceRows = 128;  // a multiple of kGroup
 constexpr int64_t kTile = 512;
 // Rows that a loop takes at once: those whose bits are in one byte of the mask.
 constexpr int64_t kGroup = 8;
-// Whether loops that store take a group at once. With float16, whose conversions are long, the compiler would spend
-// most of the whole build on them.
+// Whether a ReLU has loops of its own. Those for any slope take 5 to 15% longer where the data are in a cache.
 template <typename E>
-constexpr bool kStoresGroups = !std::is_same_v<E, float16>;
+constexpr bool kHasRelu = std::is_same_v<E, float> || std::is_same_v<E, bfloat16>;
+// Whether loops that store take a group at once, not its rows one by one: those of most use, as the compiler spends much
+// of the whole build on them. Above all on 16-bit numbers, whose conversions are long.
+template <typename E, Activation kActivation>
+constexpr bool kStoresGroups =
+    std::is_same_v<E, float> || (std::is_same_v<E, bfloat16> && kActivation != Activation::kAny);
 
 // The type of bit patterns of T, in which a mask is all ones or all zeros.
 template <typename T>
@@ -120,16 +124,26 @@ struct CombineMomentsLoop {
   }
 };
 
+// x where `passes` is all ones; where it is all zeros, x times the slope, or 0 where that is 0.
+template <Activation kActivation, typename T>
+HOST_DEVICE T activated(T x, bits_t<T> passes, T negative_slope) {
+  if constexpr (kActivation == Activation::kNone) return x;
+  if constexpr (kActivation == Activation::kRelu) return keep(x, passes);
+  const bits_t<T> below = bits_as<bits_t<T>>(negative_slope), above = bits_as<bits_t<T>>(T(1));
+  const bits_t<T> kept = bits_t<T>(0) - bits_t<T>(negative_slope != 0);
+  return keep(x * bits_as<T>(below ^ ((above ^ below) & passes)), passes | kept);
+}
+
 // Groups [begin, end) of rows.
-template <typename E, bool kResidual, bool kRelu, bool kMask>
+template <typename E, bool kResidual, Activation kActivation, bool kMask>
 struct ActLoop {
   using T = math_t<E>;
   using Signature = void(const void*, const void*, void*, uint8_t*, int64_t, int64_t, int64_t, int64_t, const T*,
-                         const T*, const T*, bool);
+                         const T*, const T*, T, bool);
 
   HOST_DEVICE static void run(const void* xs, const void* residuals, void* ys, uint8_t* mask, int64_t num_rows,
                               int64_t num_channels, int64_t begin, int64_t end, const T* mean, const T* scale,
-                              const T* bias, bool past_cache) {
+                              const T* bias, T negative_slope, bool past_cache) {
     const E* x = static_cast<const E*>(xs);
     const E* residual = static_cast<const E*>(residuals);
     E* y = static_cast<E*>(ys);
@@ -144,8 +158,8 @@ struct ActLoop {
 #ifdef AIRANK_FAST_X86_VARIANTS
       if constexpr (kHasLines<E>) {
         if (lines && whole) {
-          act_lines<kResidual, kRelu, kMask>(x + at, added, y + at, bytes, num_channels, ahead, mean, scale, bias,
-                                             past_cache);
+          act_lines<kResidual, kActivation, kMask>(x + at, added, y + at, bytes, num_channels, ahead, mean, scale,
+                                                   bias, negative_slope, past_cache);
           continue;
         }
       }
@@ -156,19 +170,19 @@ struct ActLoop {
         if constexpr (kResidual) prefetch(residual + at + ahead, size);
         if (!past_cache) prefetch<true>(y + at + ahead, size);
       }
-      if constexpr (kStoresGroups<E>) {
-        if (whole) {
-          E* to = past_cache ? scratch.data() : y + at;
-          add<kGroup>(x + at, added, to, bytes, 0, num_channels, mean, scale, bias);
-          if (past_cache) stream(y + at, to, kGroup * num_channels * int64_t(sizeof(E)));
-          continue;
+      E* to = past_cache && whole ? scratch.data() : y + at;
+      if (kStoresGroups<E, kActivation> && whole) {
+        if constexpr (kStoresGroups<E, kActivation>)
+          add<kGroup>(x + at, added, to, bytes, 0, num_channels, mean, scale, bias, negative_slope);
+      } else {
+        if constexpr (kMask) std::memset(bytes, 0, num_channels);
+        for (int64_t k = 0; k < kGroup && row + k < num_rows; ++k) {
+          const int64_t i = k * num_channels;
+          add<1>(x + at + i, added + (kResidual ? i : 0), to + i, bytes, k, num_channels, mean, scale, bias,
+                 negative_slope);
         }
       }
-      if constexpr (kMask) std::memset(bytes, 0, num_channels);
-      for (int64_t k = 0; k < kGroup && row + k < num_rows; ++k) {
-        const int64_t here = at + k * num_channels;
-        add<1>(x + here, residual + (kResidual ? here : 0), y + here, bytes, k, num_channels, mean, scale, bias);
-      }
+      if (past_cache && whole) stream(y + at, to, kGroup * num_channels * int64_t(sizeof(E)));
     }
     if (past_cache) stream_end();
   }
@@ -177,7 +191,7 @@ struct ActLoop {
   template <int64_t kRows>
   HOST_DEVICE static void add(const E* __restrict x, const E* __restrict residual, E* __restrict y,
                               uint8_t* __restrict mask, int64_t first_bit, int64_t width, const T* __restrict mean,
-                              const T* __restrict scale, const T* __restrict bias) {
+                              const T* __restrict scale, const T* __restrict bias, T negative_slope) {
 #pragma GCC ivdep
     for (int64_t c = 0; c < width; ++c) {
       bits_t<T> byte = 0;
@@ -186,33 +200,31 @@ struct ActLoop {
       for (int64_t k = 0; k < kRows; ++k) {
         T z = normalise(T(load(x[k * width + c])), mean[c], scale[c], bias[c]);
         if constexpr (kResidual) z += load(residual[k * width + c]);
-        if constexpr (kRelu) {
-          const bits_t<T> passes = -bits_t<T>(!(z <= 0));
-          if constexpr (kMask) byte |= passes & (bits_t<T>(1) << (first_bit + k));
-          z = keep(z, passes);
-        }
-        store(&y[k * width + c], z);
+        const bits_t<T> passes = -bits_t<T>(!(z <= 0));
+        if constexpr (kMask) byte |= passes & (bits_t<T>(1) << (first_bit + k));
+        store(&y[k * width + c], activated<kActivation>(z, passes, negative_slope));
       }
       if constexpr (kMask) mask[c] = uint8_t(byte);
     }
   }
 };
 
-// The gradient that passed the ReLU of row `bit` of a group.
-template <bool kMask, typename T>
-HOST_DEVICE T passed(T dy, bits_t<T> byte, int64_t bit) {
-  if constexpr (!kMask) return dy;
-  return keep(dy, bits_t<T>(0) - ((byte >> bit) & 1));
+// The gradient of z in row `bit` of a group, whose mask has the byte.
+template <Activation kActivation, typename T>
+HOST_DEVICE T passed(T dy, bits_t<T> byte, int64_t bit, T negative_slope) {
+  return activated<kActivation>(dy, bits_t<T>(0) - ((byte >> bit) & 1), negative_slope);
 }
 
 // Sums of dz and of dz * (x - mean) over a piece.
-template <typename E, bool kMask>
+template <typename E, Activation kActivation>
 struct SumsLoop {
   using T = math_t<E>;
-  using Signature = void(const void*, const void*, const uint8_t*, int64_t, int64_t, int64_t, const T*, T*, T*);
+  static constexpr bool kMask = kActivation != Activation::kNone;
+  using Signature = void(const void*, const void*, const uint8_t*, int64_t, int64_t, int64_t, const T*, T, T*, T*);
 
   HOST_DEVICE static void run(const void* first_dy, const void* first_x, const uint8_t* mask, int64_t stride,
-                              int64_t num_rows, int64_t width, const T* mean, T* sum, T* products) {
+                              int64_t num_rows, int64_t width, const T* mean, T negative_slope, T* sum,
+                              T* products) {
     const E* dy = static_cast<const E*>(first_dy);
     const E* x = static_cast<const E*>(first_x);
     for (int64_t c = 0; c < width; ++c) sum[c] = products[c] = 0;
@@ -224,7 +236,8 @@ struct SumsLoop {
 #ifdef AIRANK_FAST_X86_VARIANTS
       if constexpr (kHasLines<E>) {
         if (lines) {
-          sums_lines<kMask>(dy + at, x + at, bytes, stride, width, kGroup * stride, mean, sum, products);
+          sums_lines<kActivation>(dy + at, x + at, bytes, stride, width, kGroup * stride, mean, negative_slope, sum,
+                                  products);
           continue;
         }
       }
@@ -233,19 +246,19 @@ struct SumsLoop {
         prefetch(dy + at + k * stride, width * sizeof(E));
         prefetch(x + at + k * stride, width * sizeof(E));
       }
-      add<kGroup>(dy + at, x + at, bytes, 0, stride, width, mean, sum, products);
+      add<kGroup>(dy + at, x + at, bytes, 0, stride, width, mean, negative_slope, sum, products);
     }
     const uint8_t* last = kMask ? mask + r / kGroup * stride : nullptr;
     for (int64_t k = 0; r + k < num_rows; ++k) {
       const int64_t at = (r + k) * stride;
-      add<1>(dy + at, x + at, last, k, stride, width, mean, sum, products);
+      add<1>(dy + at, x + at, last, k, stride, width, mean, negative_slope, sum, products);
     }
   }
 
   template <int64_t kRows>
   HOST_DEVICE static void add(const E* __restrict dy, const E* __restrict x, const uint8_t* __restrict mask,
                               int64_t first_bit, int64_t stride, int64_t width, const T* __restrict mean,
-                              T* __restrict sum, T* __restrict products) {
+                              T negative_slope, T* __restrict sum, T* __restrict products) {
 #pragma GCC ivdep
     for (int64_t c = 0; c < width; ++c) {
       bits_t<T> byte = 0;
@@ -253,7 +266,7 @@ struct SumsLoop {
       T of_rows = 0, products_of_rows = 0;
 #pragma GCC unroll 8
       for (int64_t k = 0; k < kRows; ++k) {
-        const T dz = passed<kMask>(T(load(dy[k * stride + c])), byte, first_bit + k);
+        const T dz = passed<kActivation>(T(load(dy[k * stride + c])), byte, first_bit + k, negative_slope);
         of_rows += dz;
         products_of_rows += dz * (T(load(x[k * stride + c])) - mean[c]);
       }
@@ -263,16 +276,19 @@ struct SumsLoop {
   }
 };
 
-// Gradients of groups [begin, end) of rows. Per channel: mean, scale, mean_dz, slope.
-template <typename E, bool kResidual, bool kMask>
+// Gradients of groups [begin, end) of rows. Per channel: mean, scale, mean_dz, slope; with fixed statistics only scale,
+// and x is not read.
+template <typename E, bool kResidual, Activation kActivation, bool kFixed>
 struct BackwardLoop {
   using T = math_t<E>;
+  static constexpr bool kMask = kActivation != Activation::kNone;
+  static constexpr bool kGroups = kStoresGroups<E, kActivation> && !kFixed;
   using Signature = void(const void*, const void*, const uint8_t*, void*, void*, int64_t, int64_t, int64_t, int64_t,
-                         const T*, const T*, const T*, const T*, bool);
+                         const T*, const T*, const T*, const T*, T, bool);
 
   HOST_DEVICE static void run(const void* dys, const void* xs, const uint8_t* mask, void* dxs, void* dresiduals,
                               int64_t num_rows, int64_t num_channels, int64_t begin, int64_t end, const T* mean,
-                              const T* scale, const T* mean_dz, const T* slope, bool past_cache) {
+                              const T* scale, const T* mean_dz, const T* slope, T negative_slope, bool past_cache) {
     const E* dy = static_cast<const E*>(dys);
     const E* x = static_cast<const E*>(xs);
     E* dx = static_cast<E*>(dxs);
@@ -288,8 +304,9 @@ struct BackwardLoop {
 #ifdef AIRANK_FAST_X86_VARIANTS
       if constexpr (kHasLines<E>) {
         if (lines && whole) {
-          backward_lines<kResidual, kMask>(dy + at, x + at, bytes, dx + at, dresidual + (kResidual ? at : 0),
-                                           num_channels, ahead, mean, scale, mean_dz, slope, past_cache);
+          backward_lines<kResidual, kActivation, kFixed>(dy + at, x + (kFixed ? 0 : at), bytes, dx + at,
+                                                         dresidual + (kResidual ? at : 0), num_channels, ahead, mean,
+                                                         scale, mean_dz, slope, negative_slope, past_cache);
           continue;
         }
       }
@@ -297,28 +314,29 @@ struct BackwardLoop {
       if (ahead) {
         const int64_t size = ahead * sizeof(E);
         prefetch(dy + at + ahead, size);
-        prefetch(x + at + ahead, size);
+        if constexpr (!kFixed) prefetch(x + at + ahead, size);
         if (!past_cache) {
           prefetch<true>(dx + at + ahead, size);
           if constexpr (kResidual) prefetch<true>(dresidual + at + ahead, size);
         }
       }
-      if constexpr (kStoresGroups<E>) {
-        if (whole) {
-          E* to = past_cache ? scratch.data() : dx + at;
-          E* residual_to = !kResidual ? nullptr : past_cache ? scratch.data() + group_size : dresidual + at;
-          add<kGroup>(dy + at, x + at, bytes, 0, to, residual_to, num_channels, mean, scale, mean_dz, slope);
-          if (past_cache) {
-            stream(dx + at, to, group_size * int64_t(sizeof(E)));
-            if constexpr (kResidual) stream(dresidual + at, residual_to, group_size * int64_t(sizeof(E)));
-          }
-          continue;
+      const bool streamed = past_cache && whole;
+      E* to = streamed ? scratch.data() : dx + at;
+      E* residual_to = !kResidual ? nullptr : streamed ? scratch.data() + group_size : dresidual + at;
+      if (kGroups && whole) {
+        if constexpr (kGroups)
+          add<kGroup>(dy + at, x + at, bytes, 0, to, residual_to, num_channels, mean, scale, mean_dz, slope,
+                      negative_slope);
+      } else {
+        for (int64_t k = 0; k < kGroup && row + k < num_rows; ++k) {
+          const int64_t i = k * num_channels;
+          add<1>(dy + at + i, x + (kFixed ? 0 : at + i), bytes, k, to + i, residual_to + (kResidual ? i : 0),
+                 num_channels, mean, scale, mean_dz, slope, negative_slope);
         }
       }
-      for (int64_t k = 0; k < kGroup && row + k < num_rows; ++k) {
-        const int64_t here = at + k * num_channels;
-        add<1>(dy + here, x + here, bytes, k, dx + here, dresidual + (kResidual ? here : 0), num_channels, mean, scale,
-               mean_dz, slope);
+      if (streamed) {
+        stream(dx + at, to, group_size * int64_t(sizeof(E)));
+        if constexpr (kResidual) stream(dresidual + at, residual_to, group_size * int64_t(sizeof(E)));
       }
     }
     if (past_cache) stream_end();
@@ -328,7 +346,7 @@ struct BackwardLoop {
   HOST_DEVICE static void add(const E* __restrict dy, const E* __restrict x, const uint8_t* __restrict mask,
                               int64_t first_bit, E* __restrict dx, E* __restrict dresidual, int64_t width,
                               const T* __restrict mean, const T* __restrict scale, const T* __restrict mean_dz,
-                              const T* __restrict slope) {
+                              const T* __restrict slope, T negative_slope) {
 #pragma GCC ivdep
     for (int64_t c = 0; c < width; ++c) {
       bits_t<T> byte = 0;
@@ -336,9 +354,10 @@ struct BackwardLoop {
 #pragma GCC unroll 8
       for (int64_t k = 0; k < kRows; ++k) {
         const int64_t i = k * width + c;
-        const T dz = passed<kMask>(T(load(dy[i])), byte, first_bit + k);
+        const T dz = passed<kActivation>(T(load(dy[i])), byte, first_bit + k, negative_slope);
         if constexpr (kResidual) store(&dresidual[i], dz);
-        store(&dx[i], input_gradient(dz, T(load(x[i])), mean[c], scale[c], mean_dz[c], slope[c]));
+        if constexpr (kFixed) store(&dx[i], scale[c] * dz);
+        else store(&dx[i], input_gradient(dz, T(load(x[i])), mean[c], scale[c], mean_dz[c], slope[c]));
       }
     }
   }

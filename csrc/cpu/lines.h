@@ -58,11 +58,21 @@ IN_LINES Line line_at(const bfloat16* from) {
 }
 IN_LINES Line line_at(const float* from) { return {_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)}; }
 
+// The mask of a line's nonzero numbers, of bfloat16 after rounding.
+IN_LINES __mmask32 nonzeros(__m512i pairs) { return _mm512_test_epi16_mask(pairs, _mm512_set1_epi16(0x7fff)); }
+template <typename E>
+IN_LINES __mmask32 nonzeros(Line values) {
+  if constexpr (!std::is_same_v<E, float>) return nonzeros(round_pairs(values.first, values.second));
+  const __m512i digits = _mm512_set1_epi32(0x7fffffff);
+  const __mmask32 high = _mm512_test_epi32_mask(_mm512_castps_si512(values.second), digits);
+  return _mm512_test_epi32_mask(_mm512_castps_si512(values.first), digits) | high << 16;
+}
+
 // Stores a line, past the cache or not, and returns the mask of its nonzero numbers.
 IN_LINES __mmask32 store_line(bfloat16* to, Line values, bool past_cache) {
   const __m512i pairs = round_pairs(values.first, values.second);
   store_pairs(to, pairs, past_cache);
-  return _mm512_test_epi16_mask(pairs, _mm512_set1_epi16(0x7fff));
+  return nonzeros(pairs);
 }
 IN_LINES __mmask32 store_line(float* to, Line values, bool past_cache) {
   if (past_cache) {
@@ -72,9 +82,7 @@ IN_LINES __mmask32 store_line(float* to, Line values, bool past_cache) {
     _mm512_storeu_ps(to, values.first);
     _mm512_storeu_ps(to + 16, values.second);
   }
-  const __m512i digits = _mm512_set1_epi32(0x7fffffff);
-  const __mmask32 high = _mm512_test_epi32_mask(_mm512_castps_si512(values.second), digits);
-  return _mm512_test_epi32_mask(_mm512_castps_si512(values.first), digits) | high << 16;
+  return nonzeros<float>(values);
 }
 
 template <typename E>

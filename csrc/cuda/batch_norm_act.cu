@@ -120,8 +120,8 @@ cudaError_t launch_batch_norm_finish(const void* moments, int64_t num_parts, int
 }
 
 cudaError_t launch_batch_norm_act(const BatchNormInput& input, const void* residual, const void* weight,
-                                  const void* bias, const void* statistics, bool relu, void* y, void* mask,
-                                  cudaStream_t stream) {
+                                  const void* bias, const void* statistics, double negative_slope, void* y,
+                                  void* mask, cudaStream_t stream) {
   if (input.rows == 0 || input.channels == 0) return cudaSuccess;
   return with_pack(input, {input.x, residual, y}, [&](auto element, auto pack) {
     using E = decltype(element);
@@ -133,12 +133,13 @@ cudaError_t launch_batch_norm_act(const BatchNormInput& input, const void* resid
     return launch(kernel, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(input.x),
                   static_cast<const E*>(residual), static_cast<E*>(y), static_cast<Byte*>(mask),
                   BatchNormShape{input.rows, input.channels}, static_cast<const T*>(statistics),
-                  static_cast<const T*>(weight), static_cast<const T*>(bias), relu);
+                  static_cast<const T*>(weight), static_cast<const T*>(bias), T(negative_slope));
   });
 }
 
 cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, const void* mask,
-                                   const void* statistics, void* parts, void* sums, cudaStream_t stream) {
+                                   const void* statistics, double negative_slope, void* parts, void* sums,
+                                   cudaStream_t stream) {
   if (input.channels == 0) return cudaSuccess;
   const int64_t num_parts = batch_norm_num_parts(input);
   return with_pack(input, {input.x, dy}, [&](auto element, auto pack) {
@@ -150,7 +151,7 @@ cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, 
       const cudaError_t error =
           launch(batch_norm_sums_kernel<E, kPack>, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(dy),
                  static_cast<const E*>(input.x), static_cast<const Byte*>(mask),
-                 BatchNormShape{input.rows, input.channels}, static_cast<const T*>(statistics),
+                 BatchNormShape{input.rows, input.channels}, static_cast<const T*>(statistics), T(negative_slope),
                  static_cast<T*>(parts));
       if (error != cudaSuccess) return error;
     }
@@ -162,8 +163,8 @@ cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, 
 }
 
 cudaError_t launch_batch_norm_backward(const BatchNormInput& input, const void* dy, const void* mask,
-                                       const void* weight, const void* statistics, const void* sums, void* dx,
-                                       void* dresidual, cudaStream_t stream) {
+                                       const void* weight, const void* statistics, const void* sums,
+                                       double negative_slope, void* dx, void* dresidual, cudaStream_t stream) {
   if (input.rows == 0 || input.channels == 0) return cudaSuccess;
   return with_pack(input, {input.x, dy, dx, dresidual}, [&](auto element, auto pack) {
     using E = decltype(element);
@@ -175,7 +176,8 @@ cudaError_t launch_batch_norm_backward(const BatchNormInput& input, const void* 
     return launch(kernel, grid.blocks, grid.threads, 0, stream, static_cast<const E*>(dy),
                   static_cast<const E*>(input.x), static_cast<const Byte*>(mask), static_cast<E*>(dx),
                   static_cast<E*>(dresidual), BatchNormShape{input.rows, input.channels},
-                  static_cast<const T*>(statistics), static_cast<const T*>(weight), static_cast<const T*>(sums));
+                  static_cast<const T*>(statistics), static_cast<const T*>(weight), static_cast<const T*>(sums),
+                  T(negative_slope));
   });
 }
 

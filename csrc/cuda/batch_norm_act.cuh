@@ -1,8 +1,8 @@
-// Batch norm + residual + ReLU on the GPU, over NHWC memory seen as [rows, channels]; formulas in
+// Batch norm + residual + activation on the GPU, over NHWC memory seen as [rows, channels]; formulas in
 // batch_norm_act_math.h.
 //
 // Mapping: a thread takes kPack neighbouring channels (16 bytes; one where C or an address does not allow that) and
-// loops over groups of 8 rows, whose ReLU is one byte of the mask for each channel, which one thread alone reads or
+// loops over groups of 8 rows, whose signs are one byte of the mask for each channel, which one thread alone reads or
 // writes. threadIdx.x and blockIdx.x count packs of channels, threadIdx.y and blockIdx.y groups. A channel's numbers
 // stay in registers. 8 packs are in flight in each thread, 4 in the forward pass without a residual.
 //
@@ -10,8 +10,9 @@
 // results each, and a second kernel adds these up in double. Moments are taken about a pivot, the mean of a block's
 // first rows, and combined by their means, so that digits do not cancel where |mean| >> std.
 //
-// Bytes per element of size e: forward 3 e + 1/8, backward 5 e + 1/4; with a residual e more each. The elementwise
-// kernels go from the last row to the first: the rows that the reduction before them read last are still in the L2.
+// Bytes per element of size e: forward 3 e + 1/8, backward 5 e + 1/4; with fixed statistics 2 e + 1/8 each. With a
+// residual e more each. The elementwise kernels go from the last row to the first: the rows that the reduction before
+// them read last are still in the L2.
 #pragma once
 
 #include "../batch_norm_act_math.h"
@@ -245,15 +246,21 @@ HOST_DEVICE void read_scale(const T* statistics, const T* weight, int64_t num_ch
   for (int k = 0; k < kPack; ++k) scale[k] *= statistics[num_channels + channel + k];
 }
 
+// x where it passed the activation; else times the slope, of which 0 is a ReLU's, for infinity and NaN too.
+template <typename T>
+HOST_DEVICE T activated(T x, bool passed, T negative_slope) {
+  return passed ? x : negative_slope == 0 ? T(0) : x * negative_slope;
+}
+
 template <typename E, int kPack, bool kResidual>
 __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, kResidual>)
     batch_norm_act_kernel(const E* x, const E* residual, E* y, Byte* mask, BatchNormShape shape,
-                          const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* bias, bool relu) {
+                          const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* bias,
+                          math_t<E> negative_slope) {
   using T = math_t<E>;
   constexpr int kPerWord = Pack<Byte, kPack>::kPerWord;
   const int64_t channels = shape.channels, channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
   if (channel >= channels) return;
-  const T floor = relu ? T(0) : T(-__builtin_inf());
   T mean[kPack], scale[kPack], shift[kPack];
   read_scale(statistics, weight, channels, channel, mean, scale);
   read_channels(bias, channel, T(0), shift);
@@ -275,9 +282,9 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, kResidu
         for (int k = 0; k < kPack; ++k) {
           T z = normalise(T(xs[u].get(k)), mean[k], scale[k], shift[k]);
           if constexpr (kResidual) z += residuals[u].get(k);
-          const bool passes = !(z <= floor);
+          const bool passes = !(z <= 0);
           if (passes) bits.words[k / kPerWord] |= 1u << (k % kPerWord * 8 + u);
-          result[k] = passes ? z : floor;
+          result[k] = activated(z, passes, negative_slope);
         }
         store_pack(y + at + u * channels, pack_of<E>(result));
       }
@@ -295,7 +302,7 @@ HOST_DEVICE void skip_rows(Pack<Byte, kPack>& mask, int n) {
   for (auto& word : mask.words) word >>= n;
 }
 
-// The bits of a thread's channels in a group; all ones without a ReLU.
+// The bits of a thread's channels in a group; all ones without an activation.
 template <int kPack>
 HOST_DEVICE Pack<Byte, kPack> load_mask(const Byte* mask, int64_t at) {
   if (mask != nullptr) return load_pack<kPack>(mask + at);
@@ -309,7 +316,7 @@ HOST_DEVICE Pack<Byte, kPack> load_mask(const Byte* mask, int64_t at) {
 template <typename E, int kPack>
 __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E>)
     batch_norm_sums_kernel(const E* dy, const E* x, const Byte* mask, BatchNormShape shape,
-                           const math_t<E>* statistics, math_t<E>* parts) {
+                           const math_t<E>* statistics, math_t<E> negative_slope, math_t<E>* parts) {
   using T = math_t<E>;
   SHARED(T, scratch, [2 * kBatchNormThreads * kPack]);
   const int64_t channels = shape.channels, channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
@@ -333,7 +340,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E>)
         for (int u = 0; u < n; ++u) {
 #pragma unroll
           for (int k = 0; k < kPack; ++k) {
-            const T dz = bits.get(k) >> u & 1 ? T(dys[u].get(k)) : T(0);
+            const T dz = activated(T(dys[u].get(k)), bits.get(k) >> u & 1, negative_slope);
             sum[k] += dz;
             products[k] += dz * (T(xs[u].get(k)) - mean[k]);
           }
@@ -378,14 +385,16 @@ __global__ void __launch_bounds__(kBatchNormThreads)
 template <typename E, int kPack, bool kResidual>
 __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, true>)
     batch_norm_backward_kernel(const E* dy, const E* x, const Byte* mask, E* dx, E* dresidual, BatchNormShape shape,
-                               const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* sums) {
+                               const math_t<E>* statistics, const math_t<E>* weight, const math_t<E>* sums,
+                               math_t<E> negative_slope) {
   using T = math_t<E>;
   const int64_t channels = shape.channels, channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kPack;
   if (channel >= channels) return;
   T mean[kPack], scale[kPack], mean_dz[kPack], slope[kPack];
   read_scale(statistics, weight, channels, channel, mean, scale);
-  const T inverse = T(1) / statistics[2 * channels];
-  const bool fixed = inverse == 0;  // statistics that do not depend on x
+  const bool fixed = sums == nullptr;
+  if (fixed) x = dy;  // loaded from the L1, and not used
+  const T inverse = fixed ? T(0) : T(1) / statistics[2 * channels];
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
     mean_dz[k] = fixed ? T(0) : sums[channel + k] * inverse;
@@ -406,8 +415,9 @@ __global__ void __launch_bounds__(kBatchNormThreads, kBatchNormBlocks<E, true>)
         T dz[kPack], result[kPack];
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
-          dz[k] = bits.get(k) >> u & 1 ? T(dys[u].get(k)) : T(0);
-          result[k] = input_gradient(dz[k], T(xs[u].get(k)), mean[k], scale[k], mean_dz[k], slope[k]);
+          dz[k] = activated(T(dys[u].get(k)), bits.get(k) >> u & 1, negative_slope);
+          result[k] = fixed ? scale[k] * dz[k]
+                            : input_gradient(dz[k], T(xs[u].get(k)), mean[k], scale[k], mean_dz[k], slope[k]);
         }
         store_pack(dx + at + u * channels, pack_of<E>(result));
         if constexpr (kResidual) store_pack(dresidual + at + u * channels, pack_of<E>(dz));

@@ -34,18 +34,19 @@ cudaError_t launch_batch_norm_finish(const void* moments, int64_t num_parts, int
                                      void* statistics, const BatchNormRunningAddresses& running,
                                      cudaStream_t stream);
 
-// residual, weight, bias and mask may be null.
+// negative_slope is that of the activation, 1 without one. residual, weight, bias and mask may be null.
 cudaError_t launch_batch_norm_act(const BatchNormInput& input, const void* residual, const void* weight,
-                                  const void* bias, const void* statistics, bool relu, void* y, void* mask,
-                                  cudaStream_t stream);
+                                  const void* bias, const void* statistics, double negative_slope, void* y,
+                                  void* mask, cudaStream_t stream);
 
 // parts [num_parts, 2, channels] -> sums [2, channels]; mask may be null.
 cudaError_t launch_batch_norm_sums(const BatchNormInput& input, const void* dy, const void* mask,
-                                   const void* statistics, void* parts, void* sums, cudaStream_t stream);
+                                   const void* statistics, double negative_slope, void* parts, void* sums,
+                                   cudaStream_t stream);
 
-// mask, weight and dresidual may be null.
+// mask, weight and dresidual may be null; sums and input.x are null where the statistics are fixed.
 cudaError_t launch_batch_norm_backward(const BatchNormInput& input, const void* dy, const void* mask,
-                                       const void* weight, const void* statistics, const void* sums, void* dx,
-                                       void* dresidual, cudaStream_t stream);
+                                       const void* weight, const void* statistics, const void* sums,
+                                       double negative_slope, void* dx, void* dresidual, cudaStream_t stream);
 
 }  // namespace airank_fast

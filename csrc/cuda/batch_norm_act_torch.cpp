@@ -33,14 +33,14 @@ Tensor reduced(const char* op, const Tensor& x, const BatchNormRunningAddresses*
 }
 
 Tensor moments_cuda(Tensor x) {
-  check_x("batch_norm_moments", x);
+  check_nhwc("batch_norm_moments", "x", x);
   return reduced("batch_norm_moments", x, nullptr);
 }
 
 Tensor statistics_cuda(Tensor x, OptionalTensor running_mean, OptionalTensor running_var,
                        OptionalTensor num_batches_tracked, std::optional<double> momentum, double eps) {
   const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
-  check_x("batch_norm_statistics_", x);
+  check_nhwc("batch_norm_statistics_", "x", x);
   check_running("batch_norm_statistics_", x, math_dtype(x), x.size(1), running);
   const BatchNormRunningAddresses addresses = addresses_of(running);
   return reduced("batch_norm_statistics_", x, &addresses);
@@ -59,41 +59,44 @@ Tensor finish_cuda(Tensor moments, OptionalTensor running_mean, OptionalTensor r
 }
 
 std::tuple<Tensor, Tensor> act_cuda(Tensor x, OptionalTensor residual, OptionalTensor weight, OptionalTensor bias,
-                                    Tensor statistics, bool relu, bool with_mask,
+                                    Tensor statistics, double negative_slope, bool with_mask,
                                     std::string /*group: autograd's*/) {
-  check_batch_norm_act(x, residual, weight, bias, statistics, relu, with_mask);
+  check_batch_norm_act(x, residual, weight, bias, statistics, negative_slope, with_mask);
   const OnDevice device(x);
   Tensor y = empty_as(x);
   Tensor mask = with_mask ? empty_beside(x, mask_shape(x), ScalarType::Byte)
                           : empty_beside(x, {0}, ScalarType::Byte);
   check_launch("batch_norm_act",
                launch_batch_norm_act(input_of(x), address(residual), address(weight), address(bias),
-                                     statistics.data_ptr(), relu, y.data_ptr(),
+                                     statistics.data_ptr(), negative_slope, y.data_ptr(),
                                      with_mask ? mask.data_ptr() : nullptr, device.stream()));
   return {y, mask};
 }
 
-Tensor sums_cuda(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics) {
-  check_sums("batch_norm_act_sums", dy, x, mask, statistics);
+Tensor sums_cuda(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics, double negative_slope) {
+  check_sums(dy, x, mask, statistics, negative_slope);
   const OnDevice device(x);
   const BatchNormInput input = input_of(x);
   Tensor sums = empty_beside(x, {2, x.size(1)}, math_dtype(x));
   Tensor parts = empty_beside(x, {batch_norm_num_parts(input), 2 * x.size(1)}, math_dtype(x));
   check_launch("batch_norm_act_sums",
-               launch_batch_norm_sums(input, dy.data_ptr(), address(mask), statistics.data_ptr(), parts.data_ptr(),
-                                      sums.data_ptr(), device.stream()));
+               launch_batch_norm_sums(input, dy.data_ptr(), address(mask), statistics.data_ptr(), negative_slope,
+                                      parts.data_ptr(), sums.data_ptr(), device.stream()));
   return sums;
 }
 
-std::tuple<Tensor, Tensor> backward_cuda(Tensor dy, Tensor x, OptionalTensor mask, OptionalTensor weight,
-                                         Tensor statistics, Tensor sums, bool with_residual) {
-  check_backward(dy, x, mask, weight, statistics, sums);
-  const OnDevice device(x);
-  Tensor dx = empty_as(x);
-  Tensor dresidual = with_residual ? empty_as(x) : empty_beside(x, {0});
+std::tuple<Tensor, Tensor> backward_cuda(Tensor dy, OptionalTensor x, OptionalTensor mask, OptionalTensor weight,
+                                         Tensor statistics, OptionalTensor sums, double negative_slope,
+                                         bool with_residual) {
+  check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual);
+  const OnDevice device(dy);
+  BatchNormInput input = input_of(dy);
+  input.x = address(x);
+  Tensor dx = empty_as(dy);
+  Tensor dresidual = with_residual ? empty_as(dy) : empty_beside(dy, {0});
   check_launch("batch_norm_act_backward",
-               launch_batch_norm_backward(input_of(x), dy.data_ptr(), address(mask), address(weight),
-                                          statistics.data_ptr(), sums.data_ptr(), dx.data_ptr(),
+               launch_batch_norm_backward(input, dy.data_ptr(), address(mask), address(weight), statistics.data_ptr(),
+                                          address(sums), negative_slope, dx.data_ptr(),
                                           with_residual ? dresidual.data_ptr() : nullptr, device.stream()));
   return {dx, dresidual};
 }

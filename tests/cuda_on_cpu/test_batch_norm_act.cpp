@@ -1,5 +1,5 @@
 // The launchers of batch norm on tiny tensors: every kernel they instantiate, rows that are no multiple of a group,
-// channels that are no multiple of a pack, several blocks in both directions.
+// channels that are no multiple of a pack, several blocks in both directions; statistics of the batch and fixed ones.
 #include "cuda/batch_norm_act.h"
 #include "kernel_test.h"
 
@@ -9,7 +9,7 @@ namespace {
 constexpr double kEps = 1e-5;
 
 template <typename E>
-void layer(int64_t rows, int64_t channels, bool with_residual, bool relu) {
+void layer(int64_t rows, int64_t channels, bool with_residual, double slope, bool fixed = false) {
   using T = math_t<E>;
   const size_t size = size_t(rows * channels);
   Array<E> x = Array<E>::random(size), residual = Array<E>::random(size), dy = Array<E>::random(size);
@@ -29,14 +29,15 @@ void layer(int64_t rows, int64_t channels, bool with_residual, bool relu) {
   check_success("finish", launch_batch_norm_finish(parts.data(), num_parts, channels, DtypeOf<T>::value, again.data(),
                                                    BatchNormRunningAddresses{nullptr, nullptr, nullptr, false, 0, kEps},
                                                    nullptr));
-  void* bits = relu ? mask.data() : nullptr;
+  void* bits = slope != 1 ? mask.data() : nullptr;
   const void* z = with_residual ? residual.data() : nullptr;
-  check_success("act", launch_batch_norm_act(input, z, weight.data(), bias.data(), statistics.data(), relu, y.data(),
+  check_success("act", launch_batch_norm_act(input, z, weight.data(), bias.data(), statistics.data(), slope, y.data(),
                                              bits, nullptr));
-  check_success("sums", launch_batch_norm_sums(input, dy.data(), bits, statistics.data(), parts.data(), sums.data(),
-                                               nullptr));
-  check_success("backward", launch_batch_norm_backward(input, dy.data(), bits, weight.data(), statistics.data(),
-                                                       sums.data(), dx.data(),
+  check_success("sums", launch_batch_norm_sums(input, dy.data(), bits, statistics.data(), slope, parts.data(),
+                                               sums.data(), nullptr));
+  const BatchNormInput of_dx{fixed ? nullptr : x.data(), rows, channels, DtypeOf<E>::value};
+  check_success("backward", launch_batch_norm_backward(of_dx, dy.data(), bits, weight.data(), statistics.data(),
+                                                       fixed ? nullptr : sums.data(), slope, dx.data(),
                                                        with_residual ? dresidual.data() : nullptr, nullptr));
 
   std::vector<double> want_y(size), want_dx(size), want_dz(size), want_statistics(2 * channels + 1), want_mean, want_var;
@@ -50,15 +51,15 @@ void layer(int64_t rows, int64_t channels, bool with_residual, bool relu) {
       const int64_t i = r * channels + c;
       const double normal = (x.get(i) - average) * rstd;
       const double sum_of_both = normal * weight.get(c) + bias.get(c) + (with_residual ? residual.get(i) : 0);
-      const bool passes = !relu || y.get(i) > 0;
-      want_y[i] = relu ? std::max(sum_of_both, 0.0) : sum_of_both;
-      want_dz[i] = passes ? dy.get(i) : 0;
+      want_y[i] = sum_of_both * (sum_of_both > 0 ? 1 : slope);
+      want_dz[i] = dy.get(i) * (y.get(i) > 0 ? 1 : slope);
       sum_dz += want_dz[i], products += want_dz[i] * normal;
     }
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = r * channels + c;
       const double normal = (x.get(i) - average) * rstd;
-      want_dx[i] = rstd * weight.get(c) * (want_dz[i] - sum_dz / rows - normal * products / rows);
+      const double through_statistics = fixed ? 0 : sum_dz / rows + normal * products / rows;
+      want_dx[i] = rstd * weight.get(c) * (want_dz[i] - through_statistics);
     }
     want_statistics[c] = average, want_statistics[channels + c] = rstd;
     want_mean.push_back(0.25 * average);
@@ -77,10 +78,10 @@ void layer(int64_t rows, int64_t channels, bool with_residual, bool relu) {
 
 template <typename E>
 void kernels() {
-  layer<E>(77, 8, true, true);
-  layer<E>(9, 5, false, true);
-  layer<E>(10, 11, true, false);
-  layer<E>(13, 16, false, false);
+  layer<E>(77, 8, true, 0.1);
+  layer<E>(9, 5, false, 0);
+  layer<E>(10, 11, true, 1, true);
+  layer<E>(13, 16, false, 1);
 }
 
 void cases() {
@@ -91,7 +92,7 @@ void cases() {
 }
 
 void large_cases() {
-  layer<double>(69, 194, true, true);  // several groups for a thread
+  layer<double>(69, 194, true, 0);  // several groups for a thread
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ def test_device_and_dtype(ours):
 
 def test_every_argument_of_torchs_batch_norm():
     torchs = inspect.signature(nn.BatchNorm2d.__init__).parameters
-    assert {*torchs, "bias", "relu", "group"} == {*inspect.signature(BatchNormAct2d.__init__).parameters}
+    own = {"bias", "relu", "activation", "negative_slope", "group"}
+    assert {*torchs, *own} == {*inspect.signature(BatchNormAct2d.__init__).parameters}
     assert list(inspect.signature(BatchNormAct2d.__init__).parameters)[:8] == list(torchs)[:8]
 
 

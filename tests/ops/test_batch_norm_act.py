@@ -21,8 +21,17 @@ from airank_fast.ops.batch_norm_act import (
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SHAPES = [(1, 97, 13, 21), (2, 1, 3, 5), (41, 5, 5, 5), (12, 1023, 1, 1), (2, 1025, 5, 1), (64, 64, 2, 2)]
-EPS = 1e-5
+# Each with statistics of the batch or fixed ones.
+SHAPES = [
+    ((1, 97, 13, 21), True),
+    ((2, 1, 3, 5), True),
+    ((41, 5, 5, 5), False),
+    ((12, 1023, 1, 1), True),
+    ((2, 1025, 5, 1), False),
+    ((64, 64, 2, 2), True),
+    ((11, 64, 3, 3), False),
+]
+EPS, SLOPE = 1e-5, 0.1
 ops = torch.ops.airank_fast
 
 
@@ -44,25 +53,30 @@ def made(shape, dtype, device="cpu", mean=0.0, std=1.0):
     return x, residual, dy, weight, bias
 
 
-def ours(x, residual, dy, weight, bias, relu):
+def fixed(mean, var):
+    """Statistics that are no functions of x."""
+    return torch.cat([mean, (var + EPS).rsqrt()])
+
+
+def ours(x, residual, dy, weight, bias, activation="relu", training=True):
     """Output, gradients of x, residual, weight and bias, running mean and variance."""
-    running = [torch.zeros_like(weight), torch.ones_like(weight)]
-    statistics = batch_norm_statistics_(x, *running, None, 0.1, EPS)
+    running = [3 + weight, 1 + bias.square()]
+    statistics = batch_norm_statistics_(x, *running, None, 0.1, EPS) if training else fixed(*running)
     leaves = [None if t is None else t.clone().requires_grad_() for t in (x, residual, weight, bias)]
-    y = act(*leaves, statistics, relu=relu)
+    y = act(*leaves, statistics, activation=activation, negative_slope=SLOPE)
     y.backward(dy)
     return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None), *running]
 
 
-def torchs(x, residual, dy, weight, bias, relu, passes=None):
-    """The same of torch. `passes` replaces the ReLU, so that elements next to zero do not count as errors."""
-    running = [torch.zeros_like(weight), torch.ones_like(weight)]
+def torchs(x, residual, dy, weight, bias, activation=None, training=True, passes=None):
+    """The same of torch. `passes` is the activation's mask, so that elements next to zero do not count as errors."""
+    running = [3 + weight, 1 + bias.square()]
     leaves = [None if t is None else t.clone().requires_grad_() for t in (x, residual, weight, bias)]
-    y = F.batch_norm(leaves[0], *running, *leaves[2:], training=True, momentum=0.1, eps=EPS)
+    y = F.batch_norm(leaves[0], *running, *leaves[2:], training=training, momentum=0.1, eps=EPS)
     if residual is not None:
         y = y + leaves[1]
-    if relu:
-        y = F.relu(y) if passes is None else y * passes
+    if activation is not None:
+        y = torch.where(passes, y, y * SLOPE if activation == "leaky_relu" else 0)
     y.backward(dy)
     return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None), *running]
 
@@ -73,16 +87,17 @@ def error(got, exact):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("with_residual", [False, True], ids=["", "residual"])
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_error_is_at_most_twice_torchs(device, dtype, with_residual, relu, shape):
+@pytest.mark.parametrize(
+    ("with_residual", "activation"), [(False, None), (True, None), (True, "relu"), (False, "leaky_relu")]
+)
+@pytest.mark.parametrize(("shape", "training"), SHAPES, ids=str)
+def test_error_is_at_most_twice_torchs(device, dtype, with_residual, activation, shape, training):
     x, residual, dy, weight, bias = made(shape, dtype, device, mean=3.0, std=2.0)
     arguments = (x, residual if with_residual else None, dy, weight, bias)
-    got = ours(*arguments, relu)
-    # Where z is nearly zero, either may pass the ReLU without an error.
-    plain = torchs(*arguments, relu, passes=(got[0] > 0).to(dtype))
-    exact = torchs(*(t if t is None else t.double() for t in arguments), relu, passes=(got[0] > 0).double())
+    got = ours(*arguments, activation, training)
+    # Where z is nearly zero, either may pass the activation without an error.
+    plain = torchs(*arguments, activation, training, got[0] > 0)
+    exact = torchs(*(t if t is None else t.double() for t in arguments), activation, training, got[0] > 0)
     for a, b, c in zip(got, plain, exact, strict=True):
         # Where torch has no error by chance, as of the mean of one channel, one or two roundings are allowed.
         rounding = torch.finfo(wide(dtype)).eps * (1 + c.abs().max().item())
@@ -93,8 +108,8 @@ def test_error_is_at_most_twice_torchs(device, dtype, with_residual, relu, shape
 @pytest.mark.parametrize("shape", [(8, 64, 16, 16), (40, 24, 1, 1)], ids=str)
 def test_a_mean_far_larger_than_the_deviation(device, shape):
     x, _, dy, weight, bias = made(shape, torch.float32, device, mean=1000.0)
-    got, plain = (f(x, None, dy, weight, bias, False) for f in (ours, torchs))
-    exact = torchs(*(t if t is None else t.double() for t in (x, None, dy, weight, bias)), False)
+    got, plain = (f(x, None, dy, weight, bias, None) for f in (ours, torchs))
+    exact = torchs(*(t if t is None else t.double() for t in (x, None, dy, weight, bias)))
     for a, b, c in zip(got, plain, exact, strict=True):
         assert error(a, c) <= 2 * error(b, c) + 1e-6 * c.abs().max().item()
 
@@ -113,17 +128,20 @@ def test_kernels_agree_with_references_part_by_part(device, dtype):
     )
     close(moments, moments_reference(x))
     close(statistics, statistics_reference(x, None, None, None, 0.1, EPS))
-    for z in (None, residual):
-        y, mask = ops.batch_norm_act(x, z, weight, bias, statistics, True, True)
-        expected, passed = act_reference(x, z, weight, bias, statistics, True, True)
+    for z, slope, with_mask in (None, 0.0, True), (residual, SLOPE, True), (residual, 0.0, False), (None, SLOPE, False):
+        y, mask = ops.batch_norm_act(x, z, weight, bias, statistics, slope, with_mask)
+        expected, passed = act_reference(x, z, weight, bias, statistics, slope, with_mask)
         close(y, expected, narrow)
         assert (mask != passed).sum() <= 1  # z within rounding of zero
         assert y.stride() == x.stride()
-        sums = ops.batch_norm_act_sums(dy, x, mask, statistics)
-        close(sums, sums_reference(dy, x, mask, statistics), 1e-4)
-        arguments = (dy, x, mask, weight, statistics, sums, z is not None)
-        for a, b in zip(ops.batch_norm_act_backward(*arguments), backward_reference(*arguments), strict=True):
-            close(a, b, narrow)
+        if not with_mask:
+            continue
+        sums = ops.batch_norm_act_sums(dy, x, mask, statistics, slope)
+        close(sums, sums_reference(dy, x, mask, statistics, slope), 1e-4)
+        for of_x in ((x, statistics, sums), (None, statistics[:-1], None)):
+            arguments = (dy, of_x[0], mask, weight, *of_x[1:], slope, z is not None)
+            for a, b in zip(ops.batch_norm_act_backward(*arguments), backward_reference(*arguments), strict=True):
+                close(a, b, narrow)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -152,21 +170,24 @@ def test_running_statistics_are_torchs(device, momentum, step):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_nan_and_inf_stay_in_their_channel(device):
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_nan_and_inf_stay_in_their_channel_or_element(device, activation):
     x = nhwc(40, 3, 2, 2, device=device)
-    x[5, 0, 0, 0], x[6, 1, 1, 1] = float("nan"), float("inf")
+    x[5, 0, 0, 0], x[6, 1, 1, 1], x[7, 1, 1, 1] = float("nan"), float("inf"), -float("inf")
     statistics = batch_norm_statistics_(x, None, None, None, 0.1, EPS)
-    y = act(x, None, None, None, statistics, relu=True)
+    y = act(x, None, None, None, statistics, activation=activation)
     assert y[:, :2].isnan().all()
     assert y[:, 2].isfinite().all()
-    fixed = torch.cat([torch.zeros(3), torch.ones(3), torch.tensor([torch.inf])]).to(device)
-    leaf = x.clone().requires_grad_()
-    y = act(leaf, None, None, None, fixed, relu=True)
-    y.backward(torch.ones_like(y))
-    expected = F.relu(x)
-    torch.testing.assert_close(y.detach(), expected, equal_nan=True)
-    finite = x.isfinite()
-    torch.testing.assert_close(leaf.grad[finite], (x[finite] > 0).float())
+    dy = x.flip(0).nan_to_num(posinf=torch.inf, neginf=-torch.inf)
+    leaf, torchs_leaf = (x.clone().requires_grad_() for _ in range(2))
+    statistics = torch.tensor([0.0, 0, 0, 1, 1, 1], device=device)
+    y = act(leaf, None, None, None, statistics, activation=activation, negative_slope=SLOPE)
+    y.backward(dy)
+    expected = F.relu(torchs_leaf) if activation == "relu" else F.leaky_relu(torchs_leaf, SLOPE)
+    expected.backward(dy)
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    numbers = ~x.isnan()
+    torch.testing.assert_close(leaf.grad[numbers], torchs_leaf.grad[numbers])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -174,19 +195,45 @@ def test_nan_and_inf_stay_in_their_channel(device):
 @pytest.mark.parametrize("shape", [(0, 4, 2, 2), (3, 0, 2, 2)])
 def test_empty(device, dtype, shape):
     x, residual, dy, weight, bias = made(shape, dtype, device)
-    got = ours(x, residual, dy, weight, bias, True)
-    assert got[0].shape == got[1].shape == shape
-    assert not got[3].any()
-    assert not got[4].any()
-    assert torch.equal(got[5], torch.zeros_like(weight))
-    assert torch.equal(got[6], torch.ones_like(weight))
+    for training in (True, False):
+        got = ours(x, residual, dy, weight, bias, training=training)
+        assert got[0].shape == got[1].shape == shape
+        assert not got[3].any()
+        assert not got[4].any()
+        assert torch.equal(got[5], 3 + weight)
+        assert torch.equal(got[6], 1 + bias.square())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_kept_of_x(device):
+    """With fixed statistics nothing but the activation's bits, unless the weight has a gradient."""
+    x, residual, dy, weight, bias = made((3, 8, 5, 2), torch.float32, device)
+    for trained in (False, True):
+        leaves = x.clone().requires_grad_(), residual.clone().requires_grad_()
+        kept = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            y = act(
+                *leaves, weight.requires_grad_(trained), bias, fixed(bias, weight.detach().square()), activation="relu"
+            )
+        y.backward(dy)
+        assert (x.shape in [t.shape for t in kept]) == trained
+        assert {t.dtype for t in kept} == {torch.float32, torch.uint8}
+        dz = torch.where(y > 0, dy, 0)
+        torch.testing.assert_close(leaves[1].grad, dz)
+        scale = weight.detach() / (weight.detach().square() + EPS).sqrt()
+        torch.testing.assert_close(leaves[0].grad, dz * scale[:, None, None])
 
 
 def test_result_does_not_depend_on_the_number_of_threads():
     arguments = made((5, 70, 31, 31), torch.float32)
-    all_threads = ours(*arguments, True)
+    all_threads = ours(*arguments)
     with one_thread():
-        one = ours(*arguments, True)
+        one = ours(*arguments)
     torch.testing.assert_close(one, all_threads, rtol=0, atol=0)
 
 
@@ -203,7 +250,7 @@ def test_views_that_are_not_aligned(device):
     for tensor in arguments:
         memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=device)[1:]
         shifted.append(memory.as_strided(tensor.shape, tensor.stride(), memory.storage_offset()).copy_(tensor))
-    for a, b in zip(ours(*arguments, True), ours(*shifted, True), strict=True):
+    for a, b in zip(ours(*arguments), ours(*shifted), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -244,7 +291,11 @@ WRONG = [
         {"statistics": C4},
         "statistics must be contiguous float32 of shape [9] on cpu, got float32 of shape [4] on cpu",
     ),
-    ("act", {"relu": False}, "with_mask must be false without relu, got true"),
+    ("act", {"negative_slope": -1.0}, "negative_slope must be at least 0 and finite, got -1"),
+    ("act_sums", {"negative_slope": torch.inf}, "negative_slope must be at least 0 and finite, got inf"),
+    ("act_backward", {"negative_slope": torch.nan}, "negative_slope must be at least 0 and finite, got nan"),
+    ("act", {"negative_slope": 1.0}, "with_mask must be false without an activation, got true"),
+    ("act_backward", {"mask": None}, "with_residual must be false without a mask, got true"),
     (
         "act_sums",
         {"dy": X.double()},
@@ -254,6 +305,21 @@ WRONG = [
         "act_sums",
         {"mask": MASK[:2]},
         "mask must be contiguous uint8 of shape [3, 4] on cpu, got uint8 of shape [2, 4] on cpu",
+    ),
+    (
+        "act_backward",
+        {"x": X[:1]},
+        "x must be float32 of shape [2, 4, 3, 3] on cpu like dy, got float32 of shape [1, 4, 3, 3] on cpu",
+    ),
+    (
+        "act_backward",
+        {"sums": None},
+        "x and sums must be given where the statistics have a count, and only there, got one of them",
+    ),
+    (
+        "act_backward",
+        {"statistics": STATISTICS[:-1]},
+        "x and sums must be given where the statistics have a count, and only there, got both",
     ),
     (
         "act_backward",
@@ -285,8 +351,16 @@ WRONG = [
     ),
 ]
 GOOD = {
-    "act": {"x": X, "residual": X, "weight": C4, "bias": C4, "statistics": STATISTICS, "relu": True, "with_mask": True},
-    "act_sums": {"dy": X, "x": X, "mask": MASK, "statistics": STATISTICS},
+    "act": {
+        "x": X,
+        "residual": X,
+        "weight": C4,
+        "bias": C4,
+        "statistics": STATISTICS,
+        "negative_slope": 0.1,
+        "with_mask": True,
+    },
+    "act_sums": {"dy": X, "x": X, "mask": MASK, "statistics": STATISTICS, "negative_slope": 0.1},
     "act_backward": {
         "dy": X,
         "x": X,
@@ -294,6 +368,7 @@ GOOD = {
         "weight": C4,
         "statistics": STATISTICS,
         "sums": torch.ones(2, 4),
+        "negative_slope": 0.1,
         "with_residual": True,
     },
     "moments": {"x": X},
@@ -320,23 +395,38 @@ def test_wrong_arguments_are_named_in_one_line(of, op, changes, message):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("op", GOOD)
-def test_opcheck(device, op):
-    arguments = {k: v.clone().to(device) if isinstance(v, torch.Tensor) else v for k, v in GOOD[op].items()}
+@pytest.mark.parametrize(
+    ("op", "changes"),
+    [*((op, {}) for op in GOOD), ("act_backward", {"x": None, "statistics": torch.ones(8), "sums": None})],
+)
+def test_opcheck(device, op, changes):
+    arguments = GOOD[op] | changes
+    arguments = {k: v.clone().to(device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     torch.library.opcheck(getattr(ops, f"batch_norm_{op}").default, (), arguments)
 
 
+def test_activations_that_do_not_exist():
+    with pytest.raises(
+        ValueError, match=r"^batch_norm_act: activation must be None, 'relu' or 'leaky_relu', got 'gelu'$"
+    ):
+        act(X, None, None, None, STATISTICS, activation="gelu")
+    for slope in (0.0, -0.1, torch.inf, torch.nan):
+        required = r"negative_slope must be above 0 and finite \(0 is activation 'relu'\)"
+        with pytest.raises(ValueError, match=f"^batch_norm_act: {required}, got {slope}$"):
+            act(X, None, None, None, STATISTICS, activation="leaky_relu", negative_slope=slope)
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("fixed", [False, True], ids=["batch", "fixed"])
-def test_gradcheck(device, relu, fixed):
+@pytest.mark.parametrize(
+    ("activation", "training"), [(None, True), ("relu", True), ("leaky_relu", True), ("leaky_relu", False)]
+)
+def test_gradcheck(device, activation, training):
     x, residual, _, weight, bias = (t.requires_grad_() for t in made((3, 5, 2, 2), torch.float64, device))
-    of_batch = statistics_reference(x.detach(), None, None, None, 0.1, EPS)
-    of_batch[-1] = torch.inf
+    of_running = fixed(bias.detach(), weight.detach().square())
 
     def function(x, residual, weight, bias):
-        statistics = of_batch if fixed else batch_norm_statistics_(x.detach(), None, None, None, 0.1, EPS)
-        return act(x, residual, weight, bias, statistics, relu=relu)
+        statistics = batch_norm_statistics_(x.detach(), None, None, None, 0.1, EPS) if training else of_running
+        return act(x, residual, weight, bias, statistics, activation=activation)
 
     assert torch.autograd.gradcheck(function, (x, residual, weight, bias))
 
@@ -345,7 +435,7 @@ def test_gradcheck(device, relu, fixed):
 def test_compiles_without_graph_breaks(device):
     def step(x, residual, weight, bias, running_mean, running_var, count):
         statistics = batch_norm_statistics_((2 * x).detach(), running_mean, running_var, count, 0.1, EPS)
-        return act(2 * x, residual, weight, bias, statistics, relu=True).sum()
+        return act(2 * x, residual, weight, bias, statistics, activation="relu").sum()
 
     results = []
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
@@ -364,13 +454,13 @@ def test_capture_and_replay_on_another_stream():
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        ours(x, residual, dy, weight, bias, True)  # warm-up
+        ours(x, residual, dy, weight, bias)  # warm-up
         with torch.cuda.graph(graph, stream=stream):
-            captured = ours(x, residual, dy, weight, bias, True)
+            captured = ours(x, residual, dy, weight, bias)
         for seed in (7, 8):
             x.copy_(nhwc(4, 64, 7, 7, dtype=x.dtype, device="cuda", seed=seed))
             graph.replay()
-            for a, b in zip(captured, ours(x, residual, dy, weight, bias, True), strict=True):
+            for a, b in zip(captured, ours(x, residual, dy, weight, bias), strict=True):
                 torch.testing.assert_close(a, b)
 
 
@@ -387,9 +477,10 @@ def test_results_past_the_cache_have_the_bits_of_small_ones(dtype):
     sums = torch.randn(2, 64, generator=generator).to(wide)
 
     def run(part):
-        y, mask = ops.batch_norm_act(x[part], residual[part], weight, bias, statistics, True, True, "")
-        dx, dresidual = ops.batch_norm_act_backward(dy[part], x[part], mask, weight, statistics, sums, True)
-        return y, dx, dresidual
+        y, mask = ops.batch_norm_act(x[part], residual[part], weight, bias, statistics, 0.0, True, "")
+        dx, dresidual = ops.batch_norm_act_backward(dy[part], x[part], mask, weight, statistics, sums, 0.0, True)
+        fixed = ops.batch_norm_act_backward(dy[part], None, mask, weight, statistics[:-1], None, 0.0, True)
+        return y, dx, dresidual, *fixed
 
     whole = run(slice(None))
     assert whole[0].nbytes > 6e6

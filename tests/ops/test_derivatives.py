@@ -53,13 +53,19 @@ def upsampled_sum(x, a, b):
 def batch_norm_act(x, residual, weight, bias):
     channels_last = [t.contiguous(memory_format=torch.channels_last) for t in (x, residual)]
     statistics = ops.batch_norm_statistics_(channels_last[0].detach(), None, None, None, 0.1, 1e-3)
-    return ops.batch_norm_act(*channels_last, weight, bias, statistics, relu=True)
+    return ops.batch_norm_act(*channels_last, weight, bias, statistics, activation="relu")
 
 
-def fixed_batch_norm(x, weight):
-    x = x.contiguous(memory_format=torch.channels_last)
-    statistics = torch.tensor([0.1, 0.2, -0.1, 1.0, 2.0, 0.5, torch.inf], dtype=x.dtype, device=x.device)
-    return ops.batch_norm_act(x, None, weight, None, statistics)
+def fixed_batch_norm(x, residual=None, weight=None):
+    channels_last = [t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (x, residual)]
+    statistics = torch.tensor([0.1, 0.2, -0.1, 1.0, 2.0, 0.5], dtype=x.dtype, device=x.device)
+    return ops.batch_norm_act(*channels_last, weight, None, statistics, activation="leaky_relu", negative_slope=0.1)
+
+
+def plain_fixed_batch_norm(x, residual=0.0, weight=1.0):
+    scale = x.new_tensor([1.0, 2.0, 0.5]) * weight
+    z = (x - x.new_tensor([0.1, 0.2, -0.1])[:, None, None]) * scale[:, None, None] + residual
+    return F.leaky_relu(z, 0.1)
 
 
 PICTURE = (2, 3, 2, 2)
@@ -115,12 +121,9 @@ CASES = {
         (PICTURE, PICTURE, (3,), (3,)),
     ),
     "batch_norm_act, fixed": Case(
-        fixed_batch_norm,
-        lambda x, w: (
-            (x - x.new_tensor([0.1, 0.2, -0.1])[:, None, None]) * (x.new_tensor([1.0, 2.0, 0.5]) * w)[:, None, None]
-        ),
-        (PICTURE, (3,)),
+        lambda x, w: fixed_batch_norm(x, weight=w), lambda x, w: plain_fixed_batch_norm(x, weight=w), (PICTURE, (3,))
     ),
+    "batch_norm_act, frozen": Case(fixed_batch_norm, plain_fixed_batch_norm, (PICTURE, PICTURE)),
 }
 
 
@@ -218,7 +221,7 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
     _, mean, rstd = torch.ops.airank_fast.layer_norm(x.detach(), None, None, 1, 1e-5)
     picture = torch.randn(2, 3, 4, 4, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
     statistics = ops.batch_norm_statistics_(picture.detach(), None, None, None, 0.1, 1e-5)
-    sums = torch.ops.airank_fast.batch_norm_act_sums(picture.detach(), picture.detach(), None, statistics)
+    sums = torch.ops.airank_fast.batch_norm_act_sums(picture.detach(), picture.detach(), None, statistics, 0.0)
     _, rows, scale = torch.ops.airank_fast.cross_entropy(x.detach(), target_on(device), 0.0, -100, 1, False)
     results = {
         "layer_norm_backward": (x, x, mean, rstd, None, 1, False),
@@ -227,8 +230,8 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
         "cross_entropy_backward": (torch.ones((), device=device), x, target_on(device), rows, scale, 0.0, -100),
         "fm_backward": (torch.ones((), device=device), x),
         "upsample_add_act_backward": (picture, 1, 2, False, False, True),
-        "batch_norm_act_sums": (picture, picture, None, statistics),
-        "batch_norm_act_backward": (picture, picture, None, None, statistics, sums, False),
+        "batch_norm_act_sums": (picture, picture, None, statistics, 0.0),
+        "batch_norm_act_backward": (picture, picture, None, None, statistics, sums, 0.0, False),
     }
     for op, arguments in results.items():
         result = getattr(torch.ops.airank_fast, op)(*arguments)
