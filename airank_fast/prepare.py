@@ -8,6 +8,7 @@ python -m airank_fast.prepare cityscapes --pictures ZIP --labels ZIP --output DI
 python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare ocr --train gt.txt --form icdar --output DIR
+python -m airank_fast.prepare icdar2015 --training-images ZIP --training-gt ZIP --test-images ZIP --test-gt ZIP ...
 python -m airank_fast.prepare --verify DIR
 
 The same command again resumes one that was interrupted.
@@ -26,7 +27,7 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import cityscapes, criteo, imagenet, kinetics, line_lists, wikicorpus, word_text
+from airank_fast.sources import cityscapes, criteo, icdar2015, imagenet, kinetics, line_lists, wikicorpus, word_text
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -294,6 +295,33 @@ class Ocr:
         return _verified(Verify(self.output, workers=self.workers))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Icdar2015:
+    """Unpack ICDAR 2015's incidental scene text (challenge 4), for text detection."""
+
+    training_images: Path
+    """ch4_training_images.zip."""
+    training_gt: Path
+    """ch4_training_localization_transcription_gt.zip."""
+    test_images: Path
+    """ch4_test_images.zip."""
+    test_gt: Path
+    """Challenge4_Test_Task1_GT.zip."""
+    output: Path
+    """Directory of the data set."""
+    partial: bool = False
+    """Accept other numbers of pictures than ICDAR's 1,000 and 500."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0, or 1 for a data set that is not sound."""
+        paths = {"train": (self.training_images, self.training_gt), "val": (self.test_images, self.test_gt)}
+        workers = _workers(self.workers)
+        icdar2015.prepare(paths, self.output, partial_set=self.partial, num_workers=workers)
+        return _verified(Verify(self.output, workers=self.workers))
+
+
 @dataclass(frozen=True)
 class Verify:
     """Read all of a prepared data set and compare it with its manifest. Exit status 1: it is not sound."""
@@ -320,6 +348,7 @@ COMMANDS = {
     "word2vec": Word2Vec,
     "criteo": Criteo,
     "ocr": Ocr,
+    "icdar2015": Icdar2015,
     "verify": Verify,
 }
 
@@ -335,7 +364,7 @@ def main() -> int:
 
 def parse(
     arguments: list[str],
-) -> WikiCorpus | ImageNet | Kinetics | Cityscapes | Word2Vec | Criteo | Ocr | Verify:
+) -> WikiCorpus | ImageNet | Kinetics | Cityscapes | Word2Vec | Criteo | Ocr | Icdar2015 | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

@@ -13,25 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.models.resnet import EXPANSION, Bottleneck, PlainBatchNormAct2d, plain_pointwise_conv
-from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d, UpsampleAddAct
+from airank_fast.models.resnet import EXPANSION, BasicBlock, Bottleneck, PlainBatchNormAct2d, plain_pointwise_conv
+from airank_fast.nn import BatchNormAct2d, PointwiseConv2d, UpsampleAddAct
 
 Norm = type[BatchNormAct2d] | type[PlainBatchNormAct2d]
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, around an identity: [N, channels, H, W] -> the same shape."""
-
-    def __init__(self, channels: int, *, fused: bool) -> None:
-        super().__init__()
-        convolution, norm = (PatchConv2d, BatchNormAct2d) if fused else (nn.Conv2d, PlainBatchNormAct2d)
-        self.conv1 = convolution(channels, channels, 3, 1, 1, bias=False)
-        self.bn1 = norm(channels, relu=True)
-        self.conv2 = convolution(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = norm(channels, relu=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.bn1(self.conv1(x))), x)
 
 
 class HighResolutionModule(nn.Module):
@@ -43,7 +28,7 @@ class HighResolutionModule(nn.Module):
     def __init__(self, channels: Sequence[int], num_blocks: int, *, fused: bool) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width, fused=fused) for _ in range(num_blocks))) for width in channels
+            nn.Sequential(*(BasicBlock(width, width, fused=fused) for _ in range(num_blocks))) for width in channels
         )
         self.fuse_layers = nn.ModuleList(
             nn.ModuleDict(

@@ -37,6 +37,32 @@ def plain_pointwise_conv(in_channels: int, out_channels: int, stride: int = 1) -
     return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around an identity or projected shortcut, as of ResNet-18.
+
+    ``in_channels -> width -> width``; ``stride`` applies to the first convolution and to the projection, ``dilation``
+    to the first convolution.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1, *, fused: bool = True) -> None:
+        super().__init__()
+        convolution, norm = (PatchConv2d, BatchNormAct2d) if fused else (nn.Conv2d, PlainBatchNormAct2d)
+        self.conv1 = convolution(in_channels, width, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = norm(width, relu=True)
+        self.conv2 = convolution(width, width, 3, 1, 1, bias=False)
+        self.bn2 = norm(width, relu=True)
+        self.downsample = None
+        if stride != 1 or in_channels != width:
+            pointwise_conv = PointwiseConv2d if fused else plain_pointwise_conv
+            self.downsample = nn.Sequential(pointwise_conv(in_channels, width, stride=stride), norm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.bn2(self.conv2(self.bn1(self.conv1(x))), shortcut)
+
+
 class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 expand, each with batch norm, around an identity or projected shortcut.
 
@@ -44,6 +70,8 @@ class Bottleneck(nn.Module):
     norm ends with a ReLU, the last one after it has added the shortcut; the projection's has none. ``dilation`` is that
     of the 3x3.
     """
+
+    expansion = EXPANSION
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1, *, fused: bool = True) -> None:
         super().__init__()
@@ -69,10 +97,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A bottleneck ResNet. ``blocks`` holds the number of blocks of each of the four stages.
+    """A ResNet. ``blocks`` holds the number of blocks of each of the four stages.
 
     Args:
-        blocks: blocks per stage, (3, 4, 6, 3) for ResNet-50.
+        blocks: blocks per stage, (3, 4, 6, 3) for ResNet-50, (2, 2, 2, 2) for ResNet-18.
+        block: Bottleneck, or BasicBlock for ResNet-18.
         num_classes: width of the last layer; None leaves it out, as for a backbone, which has no forward pass.
         base_width: channels of the first stage, 64 for ResNet-50; smaller ones make small networks for tests.
         zero_init_last_bn: start the scale of each block's last batch norm at zero (Goyal et al., 2017),
@@ -90,6 +119,7 @@ class ResNet(nn.Module):
         blocks: tuple[int, int, int, int],
         num_classes: int | None = 1000,
         *,
+        block: type[BasicBlock | Bottleneck] = Bottleneck,
         base_width: int = 64,
         zero_init_last_bn: bool = False,
         output_stride: int = 32,
@@ -106,8 +136,8 @@ class ResNet(nn.Module):
             layer = []
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 and not is_dilated else 1
-                layer.append(Bottleneck(channels, width, stride, dilation, fused=fused))
-                channels = width * EXPANSION
+                layer.append(block(channels, width, stride, dilation, fused=fused))
+                channels = width * block.expansion
                 if is_dilated and index == 0:
                     dilation *= 2
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
@@ -123,6 +153,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_last_bn and isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
+            elif zero_init_last_bn and isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.bn1(self.conv1(x)))

@@ -33,7 +33,7 @@ def place(network: nn.Module, precision: str, device: torch.device) -> nn.Module
 def narrow(network: nn.Module, precision: str) -> nn.Module:
     """Convolution and linear weights of ``network`` in ``precision``, in place: parameters stay the same objects."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.to(DTYPES[precision])
     return network
 

@@ -7,36 +7,22 @@ the zip differs ends the command.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import zipfile
-import zlib
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 from airank_fast.data.images.label_images import LABEL_SUFFIX, PICTURE_SUFFIX
 from airank_fast.data.manifest import Manifest
-from airank_fast.errors import UserError, require
-from airank_fast.sources import folders
+from airank_fast.errors import require
+from airank_fast.sources import folders, zips
 from airank_fast.sources.workers import ordered_map
 
 KIND = "cityscapes"
 NUM_PICTURES = {"train": 2_975, "val": 500}
 _KINDS = {"leftImg8bit": ("--pictures", PICTURE_SUFFIX), "gtFine": ("--labels", LABEL_SUFFIX)}
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
-
-
-class _Part(NamedTuple):
-    """A city's files in a zip; `folder` is gtFine/train/ulm."""
-
-    option: str
-    path: Path
-    folder: str
-    members: list[str]
 
 
 def prepare(pictures: Path, labels: Path, root: Path, *, partial_set: bool, num_workers: int) -> Manifest:
@@ -68,7 +54,7 @@ def prepare(pictures: Path, labels: Path, root: Path, *, partial_set: bool, num_
     manifest = Manifest.begin(root, KIND, options)
     manifest.require_options(root, options)
     left = [part for part in parts if not folders.has(manifest, root, part.folder)]
-    done = ordered_map(partial(_unpack, root=root), left, num_workers)
+    done = ordered_map(partial(zips.unpack, root=root, what="pictures"), left, num_workers)
     for part, listed in zip(left, tqdm(done, total=len(left), unit="city", disable=None), strict=True):
         manifest.files[part.folder] = listed
         manifest.save(root)
@@ -84,37 +70,16 @@ def _counts(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _parts(kind: str, path: Path) -> list[_Part]:
+def _parts(kind: str, path: Path) -> list[zips.Part]:
+    """The zip's files by city; their folder is gtFine/train/ulm."""
     option, suffix = _KINDS[kind]
-    require(path.is_file(), option, "a zip file", f"{path}, which is no file")
     pattern = re.compile(rf"(?:.*/)?({kind}/(?:train|val)/\w+)/[\w-]+{re.escape(suffix)}")
     members: dict[str, list[str]] = defaultdict(list)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if match := pattern.fullmatch(name):
-                    members[match[1]].append(name)
-    except _BROKEN as error:
-        raise UserError(f"{option}: must be a whole zip file, got {path} ({error})") from None
+    for name in zips.names(option, path):
+        if match := pattern.fullmatch(name):
+            members[match[1]].append(name)
     require(members, option, f"a zip with {kind}/train/CITY/NAME{suffix}", f"{path}, which has none")
-    return [_Part(option, path, folder, sorted(members[folder])) for folder in sorted(members)]
-
-
-def _unpack(part: _Part, root: Path) -> dict:
-    """In a worker: write a city's files to its folder; returns its entry in the manifest."""
-    folder, written = root / part.folder, {}
-    with folders.fresh(folder) as partial_folder:
-        with zipfile.ZipFile(part.path) as archive:
-            for member in part.members:
-                name = member.rpartition("/")[2]
-                try:
-                    content = archive.read(member)  # compares the checksum
-                except _BROKEN as error:
-                    damage = f"{part.path} is damaged in {member} ({error})"
-                    raise UserError(f"{part.option}: must be a whole zip file, {damage}") from None
-                (partial_folder / name).write_bytes(content)
-                written[name] = hashlib.sha256(content).hexdigest()
-        return folders.finish(partial_folder, folder, written, "pictures")
+    return [zips.Part(option, path, folder, sorted(members[folder])) for folder in sorted(members)]
 
 
 def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str], list[str]]:

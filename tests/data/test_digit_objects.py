@@ -76,7 +76,7 @@ def test_a_label_image_has_the_digits_and_ignores_the_ground_beside_them(scenes)
 def test_a_bar_is_turned_clockwise():
     bar = np.zeros((8, 8), np.uint8)
     bar[:, 3:5] = 255
-    ink = digit_objects._turned(Image.fromarray(np.pad(bar, 1)), 32, 32, degrees=10)
+    ink = digit_objects.turned(Image.fromarray(np.pad(bar, 1)), 32, 32, degrees=10)
     rows = ink.sum(1) > 1
     places = (ink * np.arange(ink.shape[1])).sum(1)[rows] / ink.sum(1)[rows]
     assert (places[4] - places[-5]) / (len(places) - 9) == pytest.approx(np.tan(np.radians(10)), abs=0.03)

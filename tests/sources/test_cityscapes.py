@@ -11,7 +11,7 @@ from airank_fast import prepare
 from airank_fast.data.images.label_images import read_pairs
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import UserError
-from airank_fast.sources import cityscapes
+from airank_fast.sources import zips as zips_module
 
 
 @pytest.fixture
@@ -57,20 +57,20 @@ def test_training_reads_what_is_unpacked_and_verify_finds_it_sound(zips, tmp_pat
 
 def test_the_same_command_goes_on_with_what_is_missing(zips, tmp_path, monkeypatch):
     output = tmp_path / "out"
-    whole, calls = cityscapes._unpack, []
+    whole, calls = zips_module.unpack, []
 
-    def fail_at_the_third(part, root):
+    def fail_at_the_third(part, **options):
         calls.append(part.folder)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return whole(part, root)
+        return whole(part, **options)
 
-    monkeypatch.setattr(cityscapes, "_unpack", fail_at_the_third)
+    monkeypatch.setattr(zips_module, "unpack", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(zips, output, "--partial")
     assert len(Manifest.load(output).files) == 2
     calls.clear()
-    monkeypatch.setattr(cityscapes, "_unpack", lambda part, root: (calls.append(part.folder), whole(part, root))[1])
+    monkeypatch.setattr(zips_module, "unpack", lambda part, **more: calls.append(part.folder) or whole(part, **more))
     assert run(zips, output, "--partial") == 0
     assert len(calls) == 4
     assert run(zips, output, "--partial") == 0

@@ -40,13 +40,13 @@ def scene(seed: int, index: int, *, held_out: bool) -> Scene:
     A digit that at four places would cover more than 15 % of an earlier one's box is left out.
     """
     draws = Draws(seed, index, held_out, number=_NUM_DRAWS)
-    picture = _ground(draws)
+    picture = ground(draws, (SIDE, SIDE))
     placed: list[Digit] = []
     choice = embedded(held_out)
     for _ in range(1 + draws.one_of(MOST)):
         label, source, bordered = choice[draws.one_of(len(choice))]
         height = draws.between(24, 44)
-        ink = _turned(bordered, height, height * draws.between(0.7, 0.95), degrees=draws.between(-15, 15))
+        ink = turned(bordered, height, height * draws.between(0.7, 0.95), degrees=draws.between(-15, 15))
         colour = [draws.between(140, 255) for _ in range(3)]
         for _ in range(_PLACES):
             top, left = (int(draws.between(0, SIDE - size + 1)) for size in ink.shape)
@@ -60,16 +60,19 @@ def scene(seed: int, index: int, *, held_out: bool) -> Scene:
     return Scene(picture.clip(0, 255).round().astype(np.uint8), placed)
 
 
-def _ground(draws: Draws) -> np.ndarray:
-    """Clouds of grey levels from 20 to 90, tinted: float32 [96, 96, 3]."""
+def ground(draws: Draws, shape: tuple[int, int]) -> np.ndarray:
+    """Clouds of grey levels from 20 to 90, tinted: float32 [H, W, 3]."""
     cells = 2 + draws.one_of(5)
     tint = np.array([draws.between(0.6, 1.2) for _ in range(3)], np.float32)
-    clouds = Image.fromarray(55 + draws.noise((cells, cells), 35)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    clouds = Image.fromarray(55 + draws.noise((cells, cells), 35)).resize(shape[::-1], Image.Resampling.BICUBIC)
     return np.asarray(clouds)[:, :, None] * tint
 
 
-def _turned(bordered: Image.Image, height: float, width: float, *, degrees: float) -> np.ndarray:
-    """The ink of a digit of this size, turned clockwise: float32 [h, w], large enough for its turned box."""
+def turned(bordered: Image.Image, height: float, width: float, *, degrees: float) -> np.ndarray:
+    """A picture with a border of 1 pixel, scaled to this size and turned clockwise, as ink: float32 [h, w] in [0, 1].
+
+    h and w are those of the turned box, around whose centre it is turned.
+    """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     shape = round(abs(cos) * width + abs(sin) * height), round(abs(sin) * width + abs(cos) * height)
     across, down = (bordered.width - 2) / width, (bordered.height - 2) / height

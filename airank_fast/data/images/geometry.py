@@ -1,10 +1,12 @@
-"""A crop of a picture that is scaled, and perhaps mirrored: one description for the picture and what belongs to it."""
+"""Crops of a picture that is scaled, turned or mirrored: one description for the picture and what belongs to it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from airank_fast.data.images.resize import resize_into
 
@@ -57,3 +59,56 @@ def scaled_crop(
 def _nearest(span: int, to: int) -> np.ndarray:
     """For each of `to` pixels that of `span` pixels whose middle is nearest: int64 [to]."""
     return (2 * np.arange(to) + 1) * span // (2 * to)
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedCrop:
+    """A crop of a picture that is scaled, turned, and perhaps mirrored: (x, y) goes to matrix @ (x, y) + shift.
+
+    matrix: float64 [2, 2]; shift: float64 [2]; scale: of the matrix, without its rotation.
+    """
+
+    matrix: np.ndarray
+    shift: np.ndarray
+    scale: float
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Points of the picture, (x, y) in [..., 2], in the crop."""
+        return points @ self.matrix.T + self.shift
+
+    def moved(self, shift: np.ndarray) -> TurnedCrop:
+        """The crop whose first pixel is at `shift`, (x, y), of this one."""
+        return TurnedCrop(self.matrix, self.shift - shift, self.scale)
+
+    def draw(self, picture: np.ndarray, out: np.ndarray) -> None:
+        """Draw a picture, uint8 [H, W, 3], into the crop, uint8 [h, w, 3], which stays as it is beside the picture.
+
+        The part that shows is scaled with antialiasing, then turned by bilinear interpolation.
+        """
+        inverse = np.linalg.inv(self.matrix)
+        height, width = out.shape[:2]
+        corners = (np.array([[0, 0], [width, 0], [width, height], [0, height]]) - self.shift) @ inverse.T
+        limits = picture.shape[1::-1]
+        low = np.clip(np.floor(corners.min(0)) - 2, 0, limits).astype(int)
+        high = np.clip(np.ceil(corners.max(0)) + 2, 0, limits).astype(int)
+        if (high <= low).any():
+            return
+        window = np.array(picture[low[1] : high[1], low[0] : high[0]])
+        to = np.maximum(1, np.round((high - low) * self.scale)).astype(int)
+        scaled = np.empty((to[1], to[0], 3), np.uint8)
+        resize_into(scaled, window, mirrored=False)
+        ratio = to / (high - low)
+        turn, start = ratio[:, None] * inverse, ratio * (-self.shift @ inverse.T - low)
+        rows = np.concatenate([turn, start[:, None]], 1).ravel().tolist()
+        image = Image.fromarray(scaled)
+        drawn = image.transform((width, height), Image.Transform.AFFINE, rows, Image.Resampling.BILINEAR)
+        shown = Image.new("L", image.size, 255).transform((width, height), Image.Transform.AFFINE, rows)
+        np.copyto(out, np.asarray(drawn), where=np.asarray(shown)[:, :, None] > 0)
+
+
+def turned_crop(size: tuple[int, int], scale: float, degrees: float, mirrored: bool) -> TurnedCrop:
+    """A picture of this size (height, width), mirrored or not, scaled and turned clockwise, its centre at (0, 0)."""
+    radians = math.radians(degrees)
+    cos, sin = scale * math.cos(radians), scale * math.sin(radians)
+    matrix = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    return TurnedCrop(matrix, -matrix @ np.array(size[::-1]) / 2, scale)
