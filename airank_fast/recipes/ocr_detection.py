@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from airank_fast import job
 from airank_fast.data.images import digit_strings
 from airank_fast.data.images.batches import as_pictures
+from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.segmentation_reader import MEAN, STD
 from airank_fast.data.images.text_boxes import packages, text_boxes
@@ -141,8 +142,8 @@ class Job:
         if ranks.rank == 0 and not options.data:
             print(f"data: {source}", file=sys.stderr)
         if ranks.rank == 0 and options.skip_corrupt:
-            print(f"data: {len(corrupt)} pictures are left out", file=sys.stderr)
-            print(*(f"data: left out {where} ({why})" for where, why in corrupt), sep="\n", file=sys.stderr)
+            number = len(train) + len(val) + len(corrupt)
+            print(*left_out(corrupt, number, "pictures"), sep="\n", file=sys.stderr)
         stream = TrainStream(
             len(train),
             recipe.seed,

@@ -116,7 +116,7 @@ def test_skip_corrupt_counts_and_reports_pictures(broken, tmp_path, capsys):
     args = arguments(broken, tmp_path / "out", "--skip-corrupt", "--epochs", "1", "--eval-every", "1")
     assert here(args) in (0, 1)
     printed = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert printed[0] == "data: 3 pictures are left out"
+    assert printed[0] == "data: 3 of 29 pictures cannot be read and are left out"
     assert [line.split(" (")[0].rpartition("/")[2] for line in printed[1:]] == [
         "gt_img_7.txt, line 1",
         "img_3.png",
