@@ -63,6 +63,8 @@ def tables(name: str) -> str:
     by_kind: dict[str, list[dict]] = {}
     for result in latest(name):
         by_kind.setdefault(kind(result), []).append(result)
+    if not by_kind:
+        return "No result yet.\n"
     return "\n".join(table(name, results) for _, results in sorted(by_kind.items(), reverse=True))
 
 
