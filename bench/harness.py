@@ -47,6 +47,8 @@ _PEERS = (
     "pandas",
     "pyarrow",
     "gensim",
+    "opencv-python-headless",
+    "av",
 )  # besides those of system.versions()
 
 

@@ -1,10 +1,12 @@
 """Training steps of the tasks on pictures, clips and lines of text against plain torch, on a batch in memory.
 
-    python bench/picture_step.py [--tasks ocr ...] [--recipes digit_lines ...] [--rounds N] [--no-compile] [--save]
+    python bench/picture_step.py [--tasks ocr ...] [--recipes digit_lines ...] [--precision fp32|bf16] [--rounds N]
+                                 [--no-compile] [--save]
 
-airank_fast is the engine's TrainingStep of the task's job, in float32. Peers, in turns: the network of torch's own
-modules and torch's optimizer (`--no-fused`) in a plain loop, contiguous, in channels_last, and the faster of the
-two layouts under torch.compile. Batches are noise; each task's first recipe is that of its embedded data.
+Peers, in turns: the network of torch's own modules, with logits of the picture's full size and torch's cross entropy
+and optimizer (the task's --no-fused), in a plain loop, contiguous, in channels_last, and the faster of the two layouts
+under torch.compile, network and loss together; in bf16 under autocast. airank_fast is the engine's step. Batches are
+noise. Each task's first recipe is that of its embedded data; on a CPU the other's batches are smaller than its own.
 """
 
 from __future__ import annotations
@@ -17,85 +19,130 @@ from typing import Any
 
 import harness
 import torch
+from torch import nn
 
-from airank_fast.engine import weights
 from airank_fast.engine.distributed import World
-from airank_fast.engine.step import TrainingStep
+from airank_fast.engine.state import State
+from airank_fast.job import Networks
 
-TASKS = ("ocr",)
+ON_A_CPU: dict[str, dict[str, dict[str, int]]] = {
+    "ocr": {"digit_lines": {}, "lines": {"batch_size": 16}},
+    "tsm": {"moving_digits": {}, "kinetics": {"batch_size": 2, "image_size": 112}},
+    "deeplabv3plus": {"digit_objects": {}, "cityscapes": {"batch_size": 2, "crop_height": 128, "crop_width": 256}},
+    "hrnet": {"digit_objects": {}, "cityscapes": {"batch_size": 2, "crop_height": 256, "crop_width": 512}},
+}
+"""Tasks, their recipes, and what a step on a CPU has other than the recipe."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ALONE = World(0, 1, 0, 1, DEVICE)
+LAYOUTS = {"torch": torch.contiguous_format, "torch, channels_last": torch.channels_last}
+RATE = 1e-4
 
 
-def job_of(task: str, recipe: str | None, fused: bool) -> Any:
+def job_of(task: str, recipe: str, *, fused: bool, precision: str = "fp32", **changes: Any) -> Any:
+    """The task's job with its recipe, but for these changes."""
     module = importlib.import_module(f"airank_fast.recipes.{task}")
-    chosen = module.RECIPES[recipe] if recipe else next(iter(module.RECIPES.values()))
-    return module.Job(replace(chosen, fused=fused), module.Options())
+    chosen = replace(module.RECIPES[recipe], fused=fused, precision=precision, **changes)
+    return module.Job(chosen, module.Options())
 
 
 def our_step(job: Any, batch: Any) -> Callable[[], object]:
-    networks = {name: weights.place(network, "fp32", DEVICE).train() for name, network in job.build().items()}
-    scaler = torch.amp.GradScaler(DEVICE.type, enabled=False)
-    step = TrainingStep(job.updates(networks, DEVICE), networks, scaler)
-    return lambda: step([batch], learning_rate=1e-4)
+    """The engine's."""
+    state = State(job, ALONE)
+    for network in state.networks.values():
+        network.train()
+    batch = replace(batch, images=batch.images.to(state.dtype))
+    return lambda: state.step([batch], learning_rate=RATE)
 
 
 def torch_step(job: Any, batch: Any, layout: torch.memory_format, compiled: bool) -> Callable[[], object]:
+    """A plain loop."""
     networks = {name: network.to(DEVICE, memory_format=layout).train() for name, network in job.build().items()}
-    if compiled:
-        for network in networks.values():
-            network.compile(dynamic=False)
     batch = replace(batch, images=batch.images.contiguous(memory_format=layout))
     updates = job.updates(networks, DEVICE)
+    losses = [harness.compiled(update.loss) if compiled else update.loss for update in updates]
+    for group in (group for update in updates for group in update.optimizer.param_groups):
+        group["lr"] = RATE
 
     def step() -> None:
-        for update in updates:
-            update.loss(batch).backward()
+        for update, loss_of in zip(updates, losses, strict=True):
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=job.recipe.precision == "bf16"):
+                loss = loss_of(batch)
+            loss.backward()
             update.optimizer.step()
             update.optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
+def gradients(job: Any, networks: Networks, batch: Any) -> torch.Tensor:
+    """All gradients of the step and its losses, in float32, in a row. Without dropout, which is random."""
+    for module in (module for network in networks.values() for module in network.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=job.recipe.precision == "bf16"):
+        losses = [update.loss(batch) for update in job.updates(networks, DEVICE)]
+    torch.stack(losses).sum().backward()
+    found = [p.grad.flatten() for network in networks.values() for p in network.parameters() if p.grad is not None]
+    return torch.cat([torch.stack(losses).detach(), *found])
+
+
+def check(job: Any, plain: Any, batch: Any) -> None:
+    """From the same weights, ours and torch's modules must have the same loss and gradients."""
+    both = [made.build() for made in (job, plain)]
+    for name, network in both[1].items():
+        network.load_state_dict(both[0][name].state_dict())
+    ours, theirs = (
+        gradients(
+            made, {name: net.to(DEVICE, memory_format=torch.channels_last) for name, net in networks.items()}, batch
+        )
+        for made, networks in zip((job, plain), both, strict=True)
+    )
+    difference = ((ours - theirs).norm() / theirs.norm()).item()
+    limit = 0.05 if job.recipe.precision == "fp32" else 0.3  # rounding moves numbers across ReLUs' thresholds
+    assert difference <= limit, f"{job.task.name}: losses and gradients differ by {difference} of their norm"
+
+
 def main() -> None:
     """Time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--recipes", nargs="+", default=[None], help="default: the first of each task")
-    parser.add_argument("--batch-size", type=int, help="default: the recipe's")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--tasks", nargs="+", choices=ON_A_CPU, default=list(ON_A_CPU))
+    parser.add_argument("--recipes", nargs="+", help="default: all of each task")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes minutes")
     parser.add_argument("--save", action="store_true", help="append to bench/results/picture_step.jsonl")
     arguments = parser.parse_args()
-    if arguments.save and not harness.wait_until_idle():
+    if arguments.save and not harness.wait_until_idle(DEVICE.type):
         parser.exit(1, "the machine is busy: nothing was measured\n")
     for task in arguments.tasks:
-        for recipe in arguments.recipes:
-            time_steps(task, recipe, arguments)
+        for recipe, changes in ON_A_CPU[task].items():
+            if not arguments.recipes or recipe in arguments.recipes:
+                time_steps(task, recipe, changes if DEVICE.type == "cpu" else {}, arguments)
 
 
-def time_steps(task: str, recipe: str | None, arguments: argparse.Namespace) -> None:
-    job, plain = job_of(task, recipe, True), job_of(task, recipe, False)
-    if arguments.batch_size:
-        for each in (job, plain):
-            each.recipe = replace(each.recipe, batch_size=arguments.batch_size)
+def time_steps(task: str, recipe: str, changes: dict[str, int], arguments: argparse.Namespace) -> None:
+    """Check, time and print one case; save it on request."""
+    job, plain = (
+        job_of(task, recipe, fused=fused, precision=arguments.precision, **changes) for fused in (True, False)
+    )
+    torch.manual_seed(0)
     batch = job.warm_up_batch(ALONE, DEVICE, torch.float32)
-    contestants = {
-        "airank_fast": our_step(job, batch),
-        "torch": torch_step(plain, batch, torch.contiguous_format, False),
-        "torch, channels_last": torch_step(plain, batch, torch.channels_last, False),
-    }
+    check(job, plain, batch)
+    contestants = {"airank_fast": our_step(job, batch)}
+    contestants |= {name: torch_step(plain, batch, layout, False) for name, layout in LAYOUTS.items()}
+    time_rounds = harness.time_rounds
     if arguments.compile:
-        quick = harness.time_rounds(contestants, num_rounds=5, device=DEVICE.type, ahead=False)
-        is_last = min(quick["torch"]) > min(quick["torch, channels_last"])
-        layout = torch.channels_last if is_last else torch.contiguous_format
-        contestants["torch.compile"] = torch_step(plain, batch, layout, True)
-    times = harness.time_rounds(contestants, num_rounds=arguments.rounds, device=DEVICE.type, ahead=False)
-    case = f"{task} {job.recipe.name} training step, batch {job.recipe.batch_size}, fp32, {DEVICE.type}"
-    print(harness.as_text(case, times, "airank_fast"))
+        loops = {name: contestants[name] for name in LAYOUTS}
+        quick = time_rounds(loops, num_rounds=3, device=DEVICE.type, num_warm_up=1, ahead=False)
+        faster = min(LAYOUTS, key=lambda name: min(quick[name]))
+        contestants["torch.compile"] = torch_step(plain, batch, LAYOUTS[faster], True)
+    times = time_rounds(contestants, num_rounds=arguments.rounds, device=DEVICE.type, num_warm_up=2, ahead=False)
+    shape = " x ".join(map(str, batch.images.shape))
+    case = f"{task} {recipe} training step, {shape}, {arguments.precision}, {DEVICE.type}"
+    print(harness.as_text(case, times, "airank_fast"), flush=True)
     if arguments.save:
-        rates = {who: job.recipe.batch_size / harness.timing(values).median_s for who, values in times.items()}
-        harness.save("picture_step", case, times, "airank_fast", images_per_s=rates)
+        rates = {who: batch.num_samples / harness.timing(values).median_s for who, values in times.items()}
+        harness.save("picture_step", case, times, "airank_fast", samples_per_s=rates)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def tables(name: str) -> str:
     by_kind: dict[str, list[dict]] = {}
     for result in latest(name):
         by_kind.setdefault(kind(result), []).append(result)
+    if not by_kind:
+        return "No result yet.\n"
     return "\n".join(table(name, results) for _, results in sorted(by_kind.items(), reverse=True))
 
 
@@ -180,14 +182,26 @@ def ops_table() -> str:
 
 
 def speed_rows(results: list[dict]) -> list[list[str]]:
-    """airank_fast's median time, and how many times as fast as each peer it is."""
+    """airank_fast's median time, how many times as fast as each peer it is, and its memory peak beside torch's."""
     peers = list(dict.fromkeys(peer for result in results for peer in result["speedup_over"]))
-    rows = [["case", "airank_fast", *(f"times as fast as {peer}" for peer in peers)], ["---"] * (2 + len(peers))]
+    has_peaks = any(memory(result) for result in results)
+    header = ["case", "airank_fast", *(f"times as fast as {peer}" for peer in peers)]
+    header += ["memory, of torch's"] * has_peaks
+    rows = [header, ["---"] * len(header)]
     for result in results:
         ours = result["times"][result["ours"]]["median_s"]
         over = result["speedup_over"]
-        rows.append([result["case"], amount(result, ours), *(f"{over[p]:.2f}" if p in over else "" for p in peers)])
+        row = [result["case"], amount(result, ours), *(f"{over[p]:.2f}" if p in over else "" for p in peers)]
+        rows.append(row + [memory(result)] * has_peaks)
     return rows
+
+
+def memory(result: dict) -> str:
+    """The memory peaks beyond the inputs; "" where they were not measured."""
+    peaks = result.get("memory_peak_bytes", {})
+    if "torch" not in peaks:
+        return ""
+    return f"{peaks[result['ours']] / 2**20:.1f} of {peaks['torch'] / 2**20:.1f} MiB"
 
 
 def amount(result: dict, seconds: float) -> str:

@@ -92,15 +92,19 @@ def resident_bytes(what: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
-def resident_peak(name: str, dtype: torch.dtype, memory_format: torch.memory_format) -> int:
-    """Bytes by which the process grows in a step; in a process that has done nothing but a small step before."""
-    function = {OURS: upsample_cross_entropy, "torch": eager_loss}[name]
-    step(function, *made((1, (2, 2), (4, 4)), dtype, memory_format, "cpu"))()
-    run = step(function, *made(TRAINED, dtype, memory_format, "cpu"))
+def peak_growth(run: Callable[[], object]) -> int:
+    """Bytes by which the resident memory of this process grows at most in a call."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
     before = resident_bytes("VmRSS")
     run()
     return resident_bytes("VmHWM") - before
+
+
+def resident_peak(name: str, dtype: torch.dtype, memory_format: torch.memory_format) -> int:
+    """Bytes by which the process grows in a step; in a process that has done nothing but a small step before."""
+    function = {OURS: upsample_cross_entropy, "torch": eager_loss}[name]
+    step(function, *made((1, (2, 2), (4, 4)), dtype, memory_format, "cpu"))()
+    return peak_growth(step(function, *made(TRAINED, dtype, memory_format, "cpu")))
 
 
 def memory_peaks(

@@ -62,7 +62,7 @@ class CRNN(nn.Module):
         num_classes: with the blank; 37 in crnn.pytorch.
         width: channels of the first convolution; the widest have eight times as many.
         hidden: width of the LSTMs, in each direction.
-        fused: use airank_fast.nn's batch norm; without, torch's own.
+        fused: use airank_fast.nn's batch norm, and pool before the ReLU, which is the same; without, torch's own.
     """
 
     def __init__(
@@ -78,14 +78,15 @@ class CRNN(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
             self.cnn.add_module(f"conv{index}", convolution)
+            behind: list[tuple[str, nn.Module]] = [(f"relu{index}", nn.ReLU(inplace=True))]
             if index in NORMALISED:
                 # The batch norm takes a constant out again: Adam would make steps of its gradient's rounding errors.
                 convolution.bias.requires_grad_(False)
-                self.cnn.add_module(f"batchnorm{index}", batch_norm_act(out_channels, relu=True))
-            else:
-                self.cnn.add_module(f"relu{index}", nn.ReLU(inplace=True))
+                behind = [(f"batchnorm{index}", batch_norm_act(out_channels, relu=True))]
             if index in POOLING:
-                self.cnn.add_module(f"pooling{index}", nn.MaxPool2d(*POOLING[index]))
+                behind.append((f"pooling{index}", nn.MaxPool2d(*POOLING[index])))
+            for name, module in reversed(behind) if fused else behind:  # pooled first, a ReLU has fewer pixels
+                self.cnn.add_module(name, module)
             in_channels = out_channels
         self.rnn = nn.Sequential(
             BidirectionalLSTM(in_channels, hidden, hidden), BidirectionalLSTM(hidden, hidden, num_classes)

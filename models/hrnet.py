@@ -104,6 +104,7 @@ class HRNet(nn.Module):
             made = [HighResolutionModule(channels[:stage], num_blocks, fused=fused) for _ in range(number)]
             setattr(self, f"stage{stage}", nn.Sequential(*made))
         total = sum(channels)
+        self.sum = UpsampleAddAct(relu=False) if fused else None
         self.last_layer = nn.Sequential(
             nn.Conv2d(total, total, 1),
             norm(total, relu=True),
@@ -123,9 +124,24 @@ class HRNet(nn.Module):
         x = self.layer1(self.bn2(self.conv2(self.bn1(self.conv1(images)))))
         features = self.stage2([self.transition1["0"](x), self.transition1["1"](x)])
         features = self.stage3([*features, self.transition2["2"](features[-1])])
-        first, *others = self.stage4([*features, self.transition3["3"](features[-1])])
-        enlarged = [F.interpolate(x, first.shape[2:], mode="bilinear", align_corners=False) for x in others]
-        return self.last_layer(torch.cat([first, *enlarged], 1))
+        return self._logits(self.stage4([*features, self.transition3["3"](features[-1])]))
+
+    def _logits(self, features: list[Tensor]) -> Tensor:
+        """Of the four resolutions, enlarged to the first one's and side by side.
+
+        Enlarging and a 1x1 convolution can be exchanged: behind it, the convolution takes an eighth of the operations.
+        """
+        first, *others = features
+        if self.sum is None:
+            enlarged = [F.interpolate(x, first.shape[2:], mode="bilinear", align_corners=False) for x in others]
+            return self.last_layer(torch.cat([first, *enlarged], 1))
+        convolution, *rest = self.last_layer
+        weights = convolution.weight.split([x.shape[1] for x in features], 1)
+        small = [F.conv2d(x, weight) for x, weight in zip(others, weights[1:], strict=True)]
+        y = self.sum(F.conv2d(first, weights[0], convolution.bias), *small)
+        for module in rest:
+            y = module(y)
+        return y
 
 
 def _conv_norm(in_channels: int, channels: int, stride: int, norm: Norm, *, relu: bool = True) -> nn.Sequential:

@@ -8,12 +8,29 @@ each way ("blockres"), over torchvision's ResNet-50.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from airank_fast.models.resnet import Bottleneck, ResNet
 from airank_fast.nn import TemporalShift
 
 RESNET50 = (3, 4, 6, 3)
+
+
+class PlainTemporalShift(nn.Module):
+    """`TemporalShift` in torch's own operators: the reference implementation's assignments into zeros."""
+
+    def __init__(self, net: nn.Module, num_segments: int, fold_div: int) -> None:
+        super().__init__()
+        self.net, self.num_segments, self.fold_div = net, num_segments, fold_div
+
+    def forward(self, x: Tensor) -> Tensor:
+        clips = x.unflatten(0, (-1, self.num_segments))
+        fold, shifted = x.shape[1] // self.fold_div, torch.zeros_like(clips)
+        shifted[:, :-1, :fold] = clips[:, 1:, :fold]
+        shifted[:, 1:, fold : 2 * fold] = clips[:, :-1, fold : 2 * fold]
+        shifted[:, :, 2 * fold :] = clips[:, :, 2 * fold :]
+        return self.net(shifted.flatten(0, 1))
 
 
 class TSM(nn.Module):
@@ -50,9 +67,10 @@ class TSM(nn.Module):
         nn.init.normal_(self.new_fc.weight, std=0.001)
         nn.init.zeros_(self.new_fc.bias)
         self.base_model.fc = nn.Dropout(dropout)
+        temporal_shift = TemporalShift if fused else PlainTemporalShift
         for module in self.modules():
             if shift and isinstance(module, Bottleneck):
-                module.conv1 = TemporalShift(module.conv1, num_segments, shift_div)
+                module.conv1 = temporal_shift(module.conv1, num_segments, shift_div)
 
     def from_resnet(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """This network's state of that of a ResNet under torchvision's names, whose last layer, if any, is left out.

@@ -80,16 +80,22 @@ class SegmentationJob:
         model = networks["model"]
         return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
-    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedAdamW:
-        """Weight decay is on weights only. The learning rate is a tensor on the device."""
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+        """SGD or AdamW; torch's own with --no-fused. Weight decay is on weights only.
+
+        The learning rate is a tensor on the device.
+        """
         groups = [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
             {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        is_adamw, momentum = self.recipe.optimizer == "adamw", self.recipe.momentum
+        if not self.recipe.fused:
+            if is_adamw:
+                return torch.optim.AdamW(groups, lr=0.0, fused=True)
+            return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
         learning_rate = torch.zeros((), dtype=torch.float32, device=device)
-        if self.recipe.optimizer == "adamw":
-            return FusedAdamW(groups, learning_rate)
-        return FusedSGD(groups, learning_rate, self.recipe.momentum)
+        return FusedAdamW(groups, learning_rate) if is_adamw else FusedSGD(groups, learning_rate, momentum)
 
     def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
         """See `pixel_loss`."""

@@ -27,6 +27,7 @@ from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Upda
 from airank_fast.models.tsm import TSM
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedSGD
+from airank_fast.optim.clipping import clip_grad_norm
 from airank_fast.quality.accuracy import Accuracy
 from airank_fast.recipes.checkpoints import first_weights, load_into
 from airank_fast.recipes.options import target_values
@@ -79,11 +80,11 @@ class Job:
         model = networks["model"]
         return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
-    def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD:
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """SGD with mit-han-lab's factors on the learning rate and the decay of groups of parameters.
 
         The last layer's weight has 5 times the rate and its bias 10 times; only weights, not batch norm and biases,
-        decay. The learning rate is a tensor on the device.
+        decay. The learning rate is a tensor on the device. With --no-fused it is torch's own.
         """
         recipe = self.recipe
         last = {name: p for name, p in model.named_parameters() if name.startswith("new_fc.")}
@@ -95,6 +96,10 @@ class Job:
             {"params": [last["new_fc.weight"]], "lr_factor": factor, **decays},
             {"params": [last["new_fc.bias"]], "lr_factor": 2 * factor},
         ]
+        if not recipe.fused:
+            optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, fused=True)
+            clip_grad_norm(optimizer, recipe.max_grad_norm)
+            return optimizer
         lr = torch.zeros((), dtype=torch.float32, device=device)
         return FusedSGD(groups, lr=lr, momentum=recipe.momentum, max_grad_norm=recipe.max_grad_norm)
 

@@ -28,6 +28,8 @@ from airank_fast.numeric import is_float
 from airank_fast.record.events import Event, Repeated
 
 GIB = 2**30
+STARVED = 0.2
+"""Steps that wait for data for a larger share of the time outside evaluations are said to, in a note."""
 
 
 def summarize(events: Iterable[Event]) -> dict:
@@ -244,6 +246,12 @@ class Tally:
             # Ranks leave a collective at different moments: another rank's steps may end in rank 0's evaluation.
             notes.append(f"core_s is limited to the {train_s:.6f} s outside evaluations, got {core_s:.6f} s")
             core_s = train_s
+        if train_s and clocks["wait_s"] > STARVED * train_s:
+            share = clocks["wait_s"] / train_s
+            notes.append(
+                f"steps waited for data for {share:.0%} of the {train_s:.1f} s outside evaluations: more --workers on "
+                "cores of their own, or a faster disk, would shorten that"
+            )
         if self.num_resumes:
             notes.append("resumed: the clock went on while the run was down, so it is not comparable")
         reached = self.reached()

@@ -1,6 +1,6 @@
 // The extension module airank_fast._host: loops over samples that are too slow in Python. pybind11 and NumPy, no torch.
-// Its callers, airank_fast/data/text/sentence_pairs.py and samples.py and airank_fast/sources/criteo_lines.py, check the
-// arguments.
+// Its callers, airank_fast/data/text/sentence_pairs.py and samples.py, airank_fast/data/images/png.py and
+// airank_fast/sources/criteo_lines.py, check the arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "criteo.h"
+#include "png.h"
 #include "samples.h"
 
 namespace py = pybind11;
@@ -90,6 +91,23 @@ py::tuple parse_criteo(const py::bytes& text, int64_t begin, Array<int32_t>& row
   return py::make_tuple(result.rows, begin + result.end);
 }
 
+// uint8 [num_rows, width, 3], or [num_rows, width] with one channel, of a PNG's filtered rows; None for an unknown filter.
+py::object unfilter_png(const py::bytes& filtered, int64_t num_rows, int64_t width, int64_t channels) {
+  py::array::ShapeContainer shape{num_rows, width};
+  if (channels == 3) shape->push_back(channels);
+  Array<uint8_t> out(shape);
+  const auto* rows = reinterpret_cast<const uint8_t*>(PyBytes_AsString(filtered.ptr()));
+  uint8_t* to = out.mutable_data();
+  const std::vector<uint8_t> zeros(width * channels);
+  bool known;
+  {
+    py::gil_scoped_release others_may_run;
+    known = channels == 3 ? unfilter<3>(rows, num_rows, width, zeros.data(), to)
+                          : unfilter<1>(rows, num_rows, width, zeros.data(), to);
+  }
+  return known ? py::object(out) : py::none();
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, module) {
@@ -101,6 +119,7 @@ PYBIND11_MODULE(_host, module) {
   module.def("take_rows", &take_rows<int8_t>, as_is("values"), as_is("offsets"), as_is("indices"), py::arg("size"));
   module.def("pad_rows", &pad_rows<int32_t>, as_is("values"), as_is("offsets"), py::arg("width"));
   module.def("pad_rows", &pad_rows<int8_t>, as_is("values"), as_is("offsets"), py::arg("width"));
+  module.def("unfilter_png", &unfilter_png);
   module.def("parse_criteo", &parse_criteo, py::arg("text"), py::arg("begin"), as_is("rows"), py::arg("first"));
 }
 

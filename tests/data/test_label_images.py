@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from data.label_files import CLASSES, pixels, write_list, write_tree
 from PIL import Image
 
+from airank_fast.data.host import host
 from airank_fast.data.images.geometry import scaled_crop
 from airank_fast.data.images.label_images import read_pairs
 from airank_fast.data.images.place import Place
@@ -221,6 +223,17 @@ def test_a_mirrored_crop_is_the_mirror_image():
         found.append((out, labels))
     for plain, mirror in zip(*found, strict=True):
         assert np.array_equal(plain[:, ::-1], mirror)
+
+
+def test_a_crop_is_read_with_the_rows_above_its_bottom_alone(tmp_path):
+    pairs, _ = read_pairs(write_list(tmp_path, 2), "train", CLASSES)
+    crop_of = partial(scaled_crop, crop=(8, 16), scale=1.0, offset=np.array([0.3, 0.5]), mirrored=False)
+    picture, classes, crop = pairs.read_crop(1, crop_of)
+    assert crop == crop_of((40, 60))
+    assert crop.bottom == 17
+    assert len(picture) == len(classes) == (40 if host is None else 17)
+    for found, expected in zip((picture, classes), pixels(1), strict=True):
+        assert np.array_equal(found, expected[: len(found)])
 
 
 def reader_of(tmp_path, crops, *, rank=0, world_size=1, batch=4):

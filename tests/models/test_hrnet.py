@@ -90,6 +90,7 @@ def test_the_fused_network_is_the_plain_one(training):
     for fused in (True, False):
         model = small(fused=fused).double().to(memory_format=torch.channels_last).train(training)
         assert any(isinstance(m, BatchNormAct2d | PointwiseConv2d) for m in model.modules()) == fused
+        torch.nn.init.constant_(model.last_layer[0].bias, 0.5)  # of a checkpoint
         logits = model(images)
         logits.square().sum().backward()
         results.append([logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])

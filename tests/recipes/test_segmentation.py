@@ -91,6 +91,23 @@ def test_steps_in_both_precisions(name, precision, optimizer):
     assert losses[-1] < losses[0] / 2
 
 
+@NAMES
+@pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_without_fused_operators_all_is_torchs_own(name, optimizer, kind):
+    """Modules, loss and optimizer: the same steps, within the rounding of a few."""
+    states = [State(job("--optimizer", optimizer, fused, name=name), ALONE) for fused in ("--fused", "--no-fused")]
+    batch = states[0].job.warm_up_batch(ALONE, CPU, torch.float32)
+    batch.labels.fill_(3)
+    losses = [[state.step([batch], learning_rate=1e-3).item() for _ in range(3)] for state in states]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][2] < losses[0][0]
+    (optimizer,) = states[1].optimizers
+    assert type(optimizer) is kind
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [states[1].job.recipe.weight_decay, 0.0]
+    rooms = [{type(m).__module__.rpartition(".")[0] for m in state.networks["model"].modules()} for state in states]
+    assert ["airank_fast.nn" in of_network for of_network in rooms] == [True, False]
+
+
 def test_the_backbone_of_a_run_of_resnet50_and_its_origin_in_the_log(tmp_path):
     """The tensors of the classifier are left out; the run's recipe and quality stand beside the checksum."""
     torch.manual_seed(3)

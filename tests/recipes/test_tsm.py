@@ -100,6 +100,18 @@ def test_steps_learn_a_batch(option, precision):
     assert losses[-1] < losses[0] / 2
 
 
+def test_without_fused_operators_all_is_torchs_own():
+    """Modules, shift and optimizer, which clips alike: the same steps, within the rounding of a few."""
+    states = [State(job("--batch-size", "4", option, "--workers", "1"), ALONE) for option in ("--fused", "--no-fused")]
+    batch = states[0].job.warm_up_batch(ALONE, CPU, torch.float32)
+    losses = [[state.step([batch], learning_rate=0.01).item() for _ in range(3)] for state in states]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][2] < losses[0][0]
+    plain = states[1]
+    assert type(plain.optimizers[0]) is torch.optim.SGD
+    assert not any(type(m).__module__.startswith("airank_fast.nn") for m in plain.networks["model"].modules())
+
+
 def test_a_warm_up_batch_has_the_form_of_a_real_one(frames):
     small = ["--num-classes", "2", "--image-size", "32", "--batch-size", "4", "--eval-batch-size", "2"]
     made = job("--data", str(frames), *small, "--workers", "1")

@@ -111,7 +111,7 @@ class Story:
             passed = self.t - begin
             for rank in range(self.world_size):
                 core = passed - wait if rank == 0 else passed * self.random.uniform(0.3, 0.999)
-                spent = {"core_s": core, "wait_s": passed - core, "h2d_s": 0.0005, "measure_s": 1e-5}
+                spent = {"core_s": core, "wait_s": (passed - core) / 5, "h2d_s": 0.0005, "measure_s": 1e-5}
                 for name, seconds in spent.items():
                     self.clocks[name][rank] += seconds
             self.step += 1

@@ -66,12 +66,24 @@ def test_figures_by_hand():
         "status": "success",
         "reason": "target",
         "comparable": True,
-        "notes": [],
+        "notes": [
+            "steps waited for data for 36% of the 7.0 s outside evaluations: more --workers on cores of their own, "
+            "or a faster disk, would shorten that"
+        ],
     }
     summary = summarize(by_hand())
     assert {key: summary[key] for key in expected} == {
         key: pytest.approx(value) if type(value) is float else value for key, value in expected.items()
     }
+
+
+@pytest.mark.parametrize(("wait_s", "is_starved"), [(0.89, False), (0.91, True)])
+def test_steps_that_wait_for_data_for_more_than_a_fifth_of_the_time_are_noted(wait_s, is_starved):
+    """Of 7 s outside evaluations, on the rank that waits longest: 0.5 s are in steps after the last block."""
+    events = by_hand()
+    events[6]["wait_s"] = [0.1, wait_s]
+    notes = summarize(events)["notes"]
+    assert [note.startswith("steps waited for data for 20% of the 7.0 s") for note in notes] == [True] * is_starved
 
 
 def test_warmup_epochs_that_never_end_are_not_left_out():

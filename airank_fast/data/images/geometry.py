@@ -27,9 +27,14 @@ class ScaledCrop:
     to_width: int
     mirrored: bool = False
 
+    @property
+    def bottom(self) -> int:
+        """The row of the picture behind the window's last."""
+        return self.top + self.height
+
     def draw(self, picture: np.ndarray, out: np.ndarray) -> None:
         """Scale the window of a picture, uint8 [H, W, c], antialiased, into a crop, uint8 [h, w, c]."""
-        window = np.array(picture[self.top : self.top + self.height, self.left : self.left + self.width])
+        window = np.array(picture[self.top : self.bottom, self.left : self.left + self.width])
         resize_into(out[: self.to_height, : self.to_width], window, self.mirrored)
 
     def draw_nearest(self, labels: np.ndarray, out: np.ndarray) -> None:

@@ -13,15 +13,18 @@ import colorsys
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from airank_fast.data.images import png
+from airank_fast.data.images.geometry import ScaledCrop
 from airank_fast.data.images.image_folder import why_corrupt
 from airank_fast.data.images.workers import Broken, decode
 from airank_fast.errors import UserError, require
@@ -35,6 +38,10 @@ _LABEL_IDS = "_labelIds.png"
 _ANOTHER = 254  # an id that is no class and not ignored
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # PNG's types
 _WHAT = "Cityscapes' tree with leftImg8bit/ and gtFine/, or a list of lines PICTURE TAB LABELS"
+
+
+Rows = Callable[[tuple[int, int]], int]
+"""Of a picture's (height, width), the number of rows that are needed from its top."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,32 +58,54 @@ class Pairs:
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray] | Broken:
         """The picture, uint8 [H, W, 3], and the class of each pixel, uint8 [H, W]; or what is wrong with a file."""
+        found = self._read(number, itemgetter(0))
+        return found if isinstance(found, Broken) else found[:2]
+
+    def read_crop(
+        self, number: int, crop_of: Callable[[tuple[int, int]], ScaledCrop]
+    ) -> tuple[np.ndarray, np.ndarray, ScaledCrop] | Broken:
+        """(picture, classes, the crop of their size) to draw the crop from; rows below it may be absent.
+
+        What is wrong with absent rows is not noticed.
+        """
+        found = self._read(number, lambda size: crop_of(size).bottom)
+        return found if isinstance(found, Broken) else (*found[:2], crop_of(found[2]))
+
+    def _read(self, number: int, rows: Rows) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | Broken:
+        """(picture and classes, of so many rows or more; their whole size)."""
         picture, labels = self.pictures[number], self.labels[number]
         try:
-            pixels = np.asarray(decode(picture))
+            pixels, size = _read_rows(Path(picture).read_bytes(), 3, rows) or _whole(decode(picture))
         except Exception as error:  # Pillow: many kinds
             return Broken(picture, why_corrupt(picture) or f"{type(error).__name__}: {error}")
-        classes = self._read_labels(labels)
-        if isinstance(classes, Broken) or classes.shape == pixels.shape[:2]:
-            return classes if isinstance(classes, Broken) else (pixels, classes)
-        (h, w), (height, width) = classes.shape, pixels.shape[:2]
-        return Broken(labels, f"{w} x {h}", f"a label image of its picture's size, {width} x {height}")
+        found = self._read_labels(labels, rows)
+        if isinstance(found, Broken):
+            return found
+        classes, its_size = found
+        if its_size != size:
+            (h, w), (height, width) = its_size, size
+            return Broken(labels, f"{w} x {h}", f"a label image of its picture's size, {width} x {height}")
+        return pixels, classes, size
 
-    def _read_labels(self, path: str) -> np.ndarray | Broken:
+    def _read_labels(self, path: str, rows: Rows) -> tuple[np.ndarray, tuple[int, int]] | Broken:
+        """(classes of so many rows or more, size of the whole label image)."""
         form = "an 8-bit grey PNG of labels"
         try:
             content = Path(path).read_bytes()
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                bits, colour = content[24:26]  # of the header; Pillow spreads levels of fewer bits over 0 ... 255
-                if (bits, colour) != (8, 0):
-                    return Broken(path, f"{bits}-bit {_COLOURS.get(colour, 'unknown')}", form)
-                ids = np.asarray(image)
+            found = _read_rows(content, 1, rows)
+            if found is None:
+                with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                    bits, colour = content[24:26]  # of the header; Pillow spreads levels of fewer bits over 0 ... 255
+                    if (bits, colour) != (8, 0):
+                        return Broken(path, f"{bits}-bit {_COLOURS.get(colour, 'unknown')}", form)
+                    found = _whole(image)
         except Exception as error:
             another = isinstance(error, Image.UnidentifiedImageError)
             why = why_corrupt(path) or ("no PNG file" if another else f"{type(error).__name__}: {error}")
             return Broken(path, why, form)
+        ids, size = found
         table = self._of_ids if path.endswith(_LABEL_IDS) else self._of_classes
-        classes = table[ids]
+        classes = table.take(ids)
         if (is_another := classes == _ANOTHER).any():
             row, column = np.argwhere(is_another)[0]
             largest = np.flatnonzero(table[:IGNORED] != _ANOTHER)[-1]
@@ -85,7 +114,7 @@ class Pairs:
                 f"{ids[row, column]} in row {row}, column {column}",
                 f"a label image of ids 0 to {largest} or {IGNORED}",
             )
-        return classes
+        return classes, size
 
     @cached_property
     def _of_classes(self) -> np.ndarray:
@@ -115,6 +144,21 @@ class Pairs:
         paths = (path for pair in zip(self.pictures, self.labels, strict=True) for path in pair)
         names = b"".join(os.fsencode(os.path.relpath(path, self.root)) + b"\n" for path in paths)
         return hashlib.sha256(names).hexdigest()
+
+
+def _read_rows(content: bytes, channels: int, rows: Rows) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """(the rows of a PNG of so many channels, its size); None for another file, which Pillow may read."""
+    found = png.parse(content)
+    if found is None or found.channels != channels:
+        return None
+    size = found.height, found.width
+    pixels = found.rows(rows(size))
+    return None if pixels is None else (pixels, size)
+
+
+def _whole(image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
+    pixels = np.asarray(image)
+    return pixels, pixels.shape[:2]
 
 
 def read_pairs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -67,11 +68,11 @@ class _Crops(Dataset):
         scales = crops.min_scale + (crops.max_scale - crops.min_scale) * u[:, 0]
         offsets, flips = offset_draws(u), flip_draws(u) & crops.flip
         for row, number in enumerate(request.indices):
-            found = self.pairs.read(number)
+            options = {"scale": scales[row], "offset": offsets[row], "mirrored": bool(flips[row])}
+            found = self.pairs.read_crop(number, partial(scaled_crop, crop=shape[1:], **options))
             if isinstance(found, Broken):
                 return found
-            picture, its_labels = found
-            crop = scaled_crop(its_labels.shape, shape[1:], scales[row], offsets[row], bool(flips[row]))
+            picture, its_labels, crop = found
             crop.draw(picture, pictures[row])
             crop.draw_nearest(its_labels, labels[row])
         return torch.from_numpy(pictures), torch.from_numpy(labels)

@@ -54,7 +54,12 @@ class Video:
 
     def pictures(self, numbers: Sequence[int]) -> list[np.ndarray]:
         """The frames of these numbers, which do not decrease; ValueError for one that cannot be decoded."""
-        found = {number: frame.to_ndarray(format="rgb24") for number, frame in self._frames(sorted({*numbers}))}
+        taken = sorted({*numbers})
+        try:
+            frames = list(self._frames(taken, skipping=True))
+        except ValueError:  # a decoder that cannot do without what it is told to skip
+            frames = list(self._frames(taken))
+        found = {number: frame.to_ndarray(format="rgb24") for number, frame in frames}
         return [found[number] for number in numbers]
 
     def why_corrupt(self) -> str | None:
@@ -80,21 +85,23 @@ class Video:
     def _time_stamps(self) -> tuple[list[int], list[int]]:
         """Of all frames, and of those from which decoding can begin; both increase."""
         container, stream = self._container, self._stream
-        times, keys, num_packets, end = [], [], 0, 0.0
+        times, keys, num_packets = [], [], 0
+        ends: dict[int, int] = {}  # of each stream, in its own time base
         for packet in container.demux():
             if not packet.size:
                 continue
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index:
+            time, index = packet.pts, packet.stream_index
+            if time is not None:
+                ends[index] = max(ends.get(index, 0), time + (packet.duration or 0))
+            if index != stream.index:
                 continue
             num_packets += 1
-            if packet.pts is None:
+            if time is None:
                 self._counts = True
             elif not packet.is_discard:
-                times.append(packet.pts)
+                times.append(time)
                 if packet.is_keyframe:
-                    keys.append(packet.pts)
+                    keys.append(time)
         if not num_packets:
             raise ValueError("no frames in the file")
         # The header of an MP4 lists its packets; those of other files state at most a duration.
@@ -103,32 +110,40 @@ class Video:
         stated = ((container.start_time or 0) + (container.duration or 0)) / 1e6
         if container.format.name == "avi" and stream.average_rate:  # FFmpeg's duration is that of what is there
             stated = max(stated, float(stream.frames / stream.average_rate))
+        end = max((float(last * container.streams[index].time_base) for index, last in ends.items()), default=0.0)
         if end < stated - _TOLERANCE_S:
             raise ValueError(f"it breaks off after {end:.1f} of {stated:.1f} s")
         if self._counts:
-            return [number for number, _ in self._decoded(0)], [0]
+            return [number for number, _ in self._decoded(0, None)], [0]
         return sorted({*times}), sorted({*keys}) or [min(times)]
 
-    def _decoded(self, time: int) -> Iterator[tuple[int, Any]]:
-        """(time stamp, frame) of the frames that are shown from a key frame on; their numbers where there are none."""
+    def _decoded(self, time: int, taken: set[int] | None) -> Iterator[tuple[int, Any]]:
+        """(time stamp, frame) of the frames that are shown from a key frame on; their numbers where there are none.
+
+        taken: time stamps of frames; others are left out where no frame is decoded from them, as half of H.264's
+        B-frames are, which saves a quarter of the time.
+        """
         if self._counts:
             container, stream = self._opened()
             yield from enumerate(container.decode(stream))
-        else:
-            self._container.seek(time, stream=self._stream)
-            frames = self._container.decode(self._stream)
-            yield from ((frame.pts, frame) for frame in frames if frame.pts is not None)
+            return
+        self._container.seek(time, stream=self._stream)
+        for packet in self._container.demux(self._stream):
+            is_needed = taken is None or packet.pts in taken
+            self._stream.codec_context.skip_frame = "DEFAULT" if is_needed else "NONREF"
+            yield from ((frame.pts, frame) for frame in packet.decode() if frame.pts is not None)
 
-    def _frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    def _frames(self, numbers: Sequence[int], *, skipping: bool = False) -> Iterator[tuple[int, Any]]:
         """(number, frame) of increasing numbers; seeks where a key frame lies between two of them."""
         times, keys = self._times, self._keys
+        taken = {times[number] for number in numbers} if skipping else None
         frames: Iterator[tuple[int, Any]] = iter(())
         shown = keys[0] - 1
         for number in numbers:
             key = keys[max(0, bisect.bisect_right(keys, times[number]) - 1)]
             try:
                 if key > shown:
-                    frames = self._decoded(key)
+                    frames = self._decoded(key, taken)
                 shown, frame = next(each for each in frames if each[0] >= times[number])
             except (StopIteration, self._error) as error:
                 why = f": {_words(error)}" if isinstance(error, self._error) else ""
