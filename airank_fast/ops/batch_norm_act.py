@@ -27,7 +27,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from airank_fast.ops import autograd
-from airank_fast.ops.checks import check_floating, name_of, require, text_of
+from airank_fast.ops.batch_norm_checks import (
+    check_act,
+    check_backward,
+    check_finish,
+    check_nhwc,
+    check_running,
+    check_sums,
+    is_fixed,
+    mask_shape,
+    math_dtype,
+)
+from airank_fast.ops.checks import require
 
 _library = torch.library.Library("airank_fast", "FRAGMENT")
 _RUNNING = """Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked,
@@ -129,7 +140,7 @@ def batch_norm_act(
     slope = slope_of(activation, negative_slope)
     inputs = (x, residual, weight, bias)
     with_mask = slope != 1 and autograd.records(*inputs)
-    group_name = "" if group is None or _is_fixed(statistics) else group.group_name
+    group_name = "" if group is None or is_fixed(statistics) else group.group_name
     return _batch_norm_act(*inputs, statistics, slope, with_mask, group_name)
 
 
@@ -155,7 +166,7 @@ def activated(z: Tensor, slope: float) -> Tensor:
 @torch.library.impl(_library, "batch_norm_moments", "CompositeExplicitAutograd")
 def moments_reference(x: Tensor) -> Tensor:
     """batch_norm_moments in plain torch."""
-    _check_nhwc("batch_norm_moments", "x", x)
+    check_nhwc("batch_norm_moments", "x", x)
     rows = _rows(x)
     mean = rows.mean(0) if rows.numel() else rows.new_zeros(rows.shape[1])
     return torch.cat([mean, (rows - mean).square().sum(0), rows.new_full((1,), rows.shape[0])])
@@ -164,7 +175,7 @@ def moments_reference(x: Tensor) -> Tensor:
 @torch.library.impl(_library, "batch_norm_finish_", "CompositeExplicitAutograd")
 def finish_reference(moments, running_mean, running_var, num_batches_tracked, momentum, eps) -> Tensor:
     """batch_norm_finish_ in plain torch."""
-    _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum)
+    check_finish(moments, running_mean, running_var, num_batches_tracked, momentum)
     means, deviations, counts = _split(moments.double())
     count = counts.sum(0)
     mean = (counts * means).sum(0) / count.clamp(min=1)
@@ -183,15 +194,15 @@ def finish_reference(moments, running_mean, running_var, num_batches_tracked, mo
 @torch.library.impl(_library, "batch_norm_statistics_", "CompositeExplicitAutograd")
 def statistics_reference(x, running_mean, running_var, num_batches_tracked, momentum, eps) -> Tensor:
     """batch_norm_statistics_ in plain torch."""
-    _check_nhwc("batch_norm_statistics_", "x", x)
-    _check_running("batch_norm_statistics_", x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
+    check_nhwc("batch_norm_statistics_", "x", x)
+    check_running("batch_norm_statistics_", x, math_dtype(x), running_mean, running_var, num_batches_tracked, momentum)
     return finish_reference(moments_reference(x)[None], running_mean, running_var, num_batches_tracked, momentum, eps)
 
 
 @torch.library.impl(_library, "batch_norm_act", "CompositeExplicitAutograd")
 def act_reference(x, residual, weight, bias, statistics, negative_slope, with_mask, group="") -> tuple[Tensor, Tensor]:
     """batch_norm_act in plain torch: runs where there is no kernel, and is the oracle of the kernels' tests."""
-    _check_act(x, residual, weight, bias, statistics, negative_slope, with_mask)
+    check_act(x, residual, weight, bias, statistics, negative_slope, with_mask)
     mean, rstd, _ = _split(statistics)
     z = (_rows(x) - mean) * (rstd if weight is None else rstd * weight)
     if bias is not None:
@@ -205,7 +216,7 @@ def act_reference(x, residual, weight, bias, statistics, negative_slope, with_ma
 @torch.library.impl(_library, "batch_norm_act_sums", "CompositeExplicitAutograd")
 def sums_reference(dy, x, mask, statistics, negative_slope) -> Tensor:
     """batch_norm_act_sums in plain torch."""
-    _check_sums(dy, x, mask, statistics, negative_slope)
+    check_sums(dy, x, mask, statistics, negative_slope)
     mean, rstd, _ = _split(statistics)
     dz = _masked(dy, mask, negative_slope)
     return torch.stack([dz.sum(0), (dz * (_rows(x) - mean)).sum(0) * rstd])
@@ -214,7 +225,7 @@ def sums_reference(dy, x, mask, statistics, negative_slope) -> Tensor:
 @torch.library.impl(_library, "batch_norm_act_backward", "CompositeExplicitAutograd")
 def backward_reference(dy, x, mask, weight, statistics, sums, negative_slope, with_residual) -> tuple[Tensor, Tensor]:
     """batch_norm_act_backward in plain torch."""
-    _check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual)
+    check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual)
     mean, rstd, count = _split(statistics)
     dx = dz = _masked(dy, mask, negative_slope)
     if x is not None:
@@ -226,7 +237,7 @@ def backward_reference(dy, x, mask, weight, statistics, sums, negative_slope, wi
 
 def _rows(x: Tensor) -> Tensor:
     """x as [N * H * W, C], in the dtype of the arithmetic."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(_math(x))
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(math_dtype(x))
 
 
 def _pixels(rows: Tensor, x: Tensor) -> Tensor:
@@ -237,10 +248,6 @@ def _pixels(rows: Tensor, x: Tensor) -> Tensor:
 
 def _like(rows: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(_pixels(rows, x))
-
-
-def _is_fixed(statistics: Tensor) -> bool:
-    return statistics.numel() % 2 == 0
 
 
 def _split(vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -264,151 +271,41 @@ def _masked(dy: Tensor, mask: Tensor | None, negative_slope: float) -> Tensor:
     return torch.where(passed != 0, dz, dz * negative_slope if negative_slope else 0)
 
 
-def _mask_shape(x: Tensor) -> list[int]:
-    return [-(-x.shape[0] * x.shape[2] * x.shape[3] // 8), x.shape[1]]
-
-
-def _math(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-# The checks of csrc/batch_norm_act_args.h, in the same order and words.
-
-
-def _what(tensor: Tensor) -> str:
-    gaps = "" if tensor.is_contiguous() else f" with strides {list(tensor.stride())}"
-    return text_of(tensor) + gaps
-
-
-def _is_nhwc(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) or x.numel() == 0
-
-
-def _check_nhwc(op: str, name: str, tensor: Tensor) -> None:
-    shape = f"shape {list(tensor.shape)}"
-    require(op, tensor.dim() == 4, f"{name} must have the 4 dimensions [N, C, H, W]", shape)
-    check_floating(op, name, tensor)
-    strides = f"strides {list(tensor.stride())}"
-    require(op, _is_nhwc(tensor), f"{name} must be channels_last without gaps", strides)
-
-
-def _check_like(op: str, name: str, tensor: Tensor | None, first: str, like: Tensor) -> None:
-    if tensor is None:
-        return
-    good = (tensor.dtype, tensor.shape, tensor.device) == (like.dtype, like.shape, like.device)
-    require(op, good, f"{name} must be {text_of(like)} like {first}", text_of(tensor))
-    required = f"{name} must be channels_last without gaps like {first}"
-    require(op, _is_nhwc(tensor), required, f"strides {list(tensor.stride())}")
-
-
-def _check_vector(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype, shape: list, like: Tensor) -> None:
-    if tensor is None:
-        return
-    good = tensor.dtype == dtype and list(tensor.shape) == shape and tensor.device == like.device
-    required = f"{name} must be contiguous {name_of(dtype)} of shape {shape} on {like.device}"
-    require(op, good and tensor.is_contiguous(), required, _what(tensor))
-
-
-def _check_running(op, like, dtype, running_mean, running_var, num_batches_tracked, momentum, channels=None) -> None:
-    channels = like.shape[1] if channels is None else channels
-    _check_vector(op, "running_mean", running_mean, dtype, [channels], like)
-    _check_vector(op, "running_var", running_var, dtype, [channels], like)
-    _check_vector(op, "num_batches_tracked", num_batches_tracked, torch.int64, [], like)
-    both = (running_mean is None) == (running_var is None)
-    require(op, both, "running_mean and running_var must be given together", "one of them")
-    counted = running_mean is None or momentum is not None or num_batches_tracked is not None
-    require(op, counted, "momentum must be given without num_batches_tracked", "neither")
-
-
-def _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum) -> None:
-    op = "batch_norm_finish_"
-    good = moments.dim() == 2 and moments.shape[1] % 2 == 1 and moments.dtype in (torch.float32, torch.float64)
-    required = "moments must be contiguous float32 or float64 of shape [rows, 2 channels + 1]"
-    require(op, good and moments.is_contiguous(), required, _what(moments))
-    channels = moments.shape[1] // 2
-    _check_running(op, moments, moments.dtype, running_mean, running_var, num_batches_tracked, momentum, channels)
-
-
-def _check_statistics(op: str, statistics: Tensor, like: Tensor) -> None:
-    size = 2 * like.shape[1]
-    _check_vector(op, "statistics", statistics, _math(like), [size + (statistics.numel() != size)], like)
-
-
-def _check_slope(op: str, negative_slope: float) -> None:
-    good = 0 <= negative_slope < math.inf
-    require(op, good, "negative_slope must be at least 0 and finite", f"{negative_slope:g}")
-
-
-def _check_act(x, residual, weight, bias, statistics, negative_slope, with_mask) -> None:
-    op = "batch_norm_act"
-    _check_nhwc(op, "x", x)
-    _check_like(op, "residual", residual, "x", x)
-    _check_vector(op, "weight", weight, _math(x), [x.shape[1]], x)
-    _check_vector(op, "bias", bias, _math(x), [x.shape[1]], x)
-    _check_statistics(op, statistics, x)
-    _check_slope(op, negative_slope)
-    require(op, negative_slope != 1 or not with_mask, "with_mask must be false without an activation", "true")
-
-
-def _check_sums(dy, x, mask, statistics, negative_slope) -> None:
-    op = "batch_norm_act_sums"
-    _check_nhwc(op, "x", x)
-    _check_like(op, "dy", dy, "x", x)
-    _check_vector(op, "mask", mask, torch.uint8, _mask_shape(x), x)
-    _check_statistics(op, statistics, x)
-    _check_slope(op, negative_slope)
-
-
-def _check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual) -> None:
-    op = "batch_norm_act_backward"
-    _check_nhwc(op, "dy", dy)
-    _check_like(op, "x", x, "dy", dy)
-    _check_vector(op, "mask", mask, torch.uint8, _mask_shape(dy), dy)
-    _check_vector(op, "weight", weight, _math(dy), [dy.shape[1]], dy)
-    _check_statistics(op, statistics, dy)
-    _check_vector(op, "sums", sums, _math(dy), [2, dy.shape[1]], dy)
-    given = (x is not None) + (sums is not None)
-    required = "x and sums must be given where the statistics have a count, and only there"
-    require(op, given == (0 if _is_fixed(statistics) else 2), required, ("neither", "one of them", "both")[given])
-    _check_slope(op, negative_slope)
-    require(op, mask is not None or not with_residual, "with_residual must be false without a mask", "true")
-
-
 @torch.library.register_fake("airank_fast::batch_norm_moments", lib=_library)
 def _moments_fake(x):
-    _check_nhwc("batch_norm_moments", "x", x)
-    return x.new_empty(2 * x.shape[1] + 1, dtype=_math(x))
+    check_nhwc("batch_norm_moments", "x", x)
+    return x.new_empty(2 * x.shape[1] + 1, dtype=math_dtype(x))
 
 
 @torch.library.register_fake("airank_fast::batch_norm_finish_", lib=_library)
 def _finish_fake(moments, running_mean, running_var, num_batches_tracked, momentum, eps):
-    _check_finish(moments, running_mean, running_var, num_batches_tracked, momentum)
+    check_finish(moments, running_mean, running_var, num_batches_tracked, momentum)
     return moments.new_empty(moments.shape[1])
 
 
 @torch.library.register_fake("airank_fast::batch_norm_statistics_", lib=_library)
 def _statistics_fake(x, running_mean, running_var, num_batches_tracked, momentum, eps):
     op = "batch_norm_statistics_"
-    _check_nhwc(op, "x", x)
-    _check_running(op, x, _math(x), running_mean, running_var, num_batches_tracked, momentum)
-    return x.new_empty(2 * x.shape[1] + 1, dtype=_math(x))
+    check_nhwc(op, "x", x)
+    check_running(op, x, math_dtype(x), running_mean, running_var, num_batches_tracked, momentum)
+    return x.new_empty(2 * x.shape[1] + 1, dtype=math_dtype(x))
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act", lib=_library)
 def _act_fake(x, residual, weight, bias, statistics, negative_slope, with_mask, group=""):
-    _check_act(x, residual, weight, bias, statistics, negative_slope, with_mask)
-    return torch.empty_like(x), x.new_empty(_mask_shape(x) if with_mask else 0, dtype=torch.uint8)
+    check_act(x, residual, weight, bias, statistics, negative_slope, with_mask)
+    return torch.empty_like(x), x.new_empty(mask_shape(x) if with_mask else 0, dtype=torch.uint8)
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act_sums", lib=_library)
 def _sums_fake(dy, x, mask, statistics, negative_slope):
-    _check_sums(dy, x, mask, statistics, negative_slope)
-    return x.new_empty(2, x.shape[1], dtype=_math(x))
+    check_sums(dy, x, mask, statistics, negative_slope)
+    return x.new_empty(2, x.shape[1], dtype=math_dtype(x))
 
 
 @torch.library.register_fake("airank_fast::batch_norm_act_backward", lib=_library)
 def _backward_fake(dy, x, mask, weight, statistics, sums, negative_slope, with_residual):
-    _check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual)
+    check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual)
     return torch.empty_like(dy), torch.empty_like(dy) if with_residual else dy.new_empty(0)
 
 
@@ -417,7 +314,7 @@ def _setup_context(ctx, inputs, output):
     _, mask = output
     ctx.mark_non_differentiable(mask)
     ctx.set_materialize_grads(False)
-    keeps_x = not _is_fixed(statistics) or ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+    keeps_x = not is_fixed(statistics) or ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
     ctx.save_for_backward(x if keeps_x else None, mask if with_mask else None, weight, statistics)
 
 
@@ -438,7 +335,7 @@ def _kernels(dy, x, mask, weight, statistics, negative_slope, group, need_dx, ne
     if x is not None:
         sums = _ops.batch_norm_act_sums.default(dy, x, mask, statistics, negative_slope)
         dbias, dweight = sums.unbind()
-    if _is_fixed(statistics):
+    if is_fixed(statistics):
         x = sums = None
     elif group:
         functional = torch.ops._c10d_functional
@@ -479,7 +376,7 @@ def _with_statistics_of(x, statistics, group) -> tuple[Tensor, Tensor, Tensor, T
     require("batch_norm_act", not group, required, f"group {group!r}")
     rows = _rows(x)
     mean, rstd, count = _split(statistics)
-    if not _is_fixed(statistics):
+    if not is_fixed(statistics):
         variance, mean_of_x = torch.var_mean(rows, 0, correction=0)
         mean, rstd = autograd.tied(mean, mean_of_x), autograd.tied(rstd.pow(-2), variance).rsqrt()
     return rows, mean, rstd, count

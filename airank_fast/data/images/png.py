@@ -48,7 +48,7 @@ def parse(content: bytes) -> Png | None:
     while at + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, at)
         body, end = view[at + 8 : at + 8 + length], at + 8 + length
-        if kind in (b"IHDR", b"IDAT") and zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             return None
         if kind == b"IHDR" and len(body) == 13:
             header = struct.unpack(">IIBBBBB", body)
