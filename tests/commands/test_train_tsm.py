@@ -156,7 +156,7 @@ def test_a_bad_row_is_named_and_the_log_closed(row, message, broken, tmp_path, c
 
 
 def test_other_bad_input(clips, tmp_path, capsys):
-    refused(arguments(tmp_path / "nowhere", tmp_path / "a"), capsys, "--eval-data: must be given with a list as --data")
+    refused(arguments(tmp_path / "nowhere", tmp_path / "a"), capsys, "--data: must be a list of clips, or a directory")
     refused(arguments(tmp_path, tmp_path / "b"), capsys, "train.txt: must be a list, each line a row PATH LABEL")
     refused(arguments(clips, tmp_path / "c", "--batch-size", "64"), capsys, "batch size: must be at most the 24")
 
