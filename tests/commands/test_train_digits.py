@@ -6,7 +6,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from commands.runs import arguments, here, write_tree
+from commands.runs import arguments, here, threads, write_tree
 
 from airank_fast import train as command
 from airank_fast.recipes import resnet50
@@ -44,6 +44,7 @@ def test_the_main_job_reaches_its_target_and_its_log_passes_the_checker(tmp_path
     output = tmp_path / "out"
     own = resnet50.Job.reported
     with (
+        threads(1),  # others use the processors meanwhile
         mock.patch.object(resnet50.Job, "reported", lambda self, plan: own(self, plan) | IMAGENET),
         mock.patch.object(sys, "argv", ["train", "resnet50", "--amp", "--output", str(output)]),
     ):
