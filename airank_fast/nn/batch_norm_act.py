@@ -208,6 +208,14 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
+def join_ranks(module: nn.Module) -> None:
+    """Have the ``BatchNormAct2d`` in the module take their statistics over all processes, where there are several."""
+    if dist.is_initialized():
+        for norm in module.modules():
+            if isinstance(norm, BatchNormAct2d):
+                norm.group = dist.group.WORLD
+
+
 def _frozen(norm: _BatchNorm) -> FrozenBatchNormAct2d:
     if not (isinstance(norm, BatchNormAct2d) or type(norm) is nn.BatchNorm2d) or norm.running_mean is None:
         required = "batch norms must be BatchNormAct2d or nn.BatchNorm2d with running statistics"

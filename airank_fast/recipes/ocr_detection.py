@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ from airank_fast.data.sampling import TrainStream
 from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.dbnet import DBNet, db_loss
 from airank_fast.models.resnet import BasicBlock, Bottleneck
-from airank_fast.nn import BatchNormAct2d
+from airank_fast.nn.batch_norm_act import join_ranks
 from airank_fast.optim import FusedAdam
 from airank_fast.quality.text_detection import TextDetection
 from airank_fast.recipes.checkpoints import first_weights, load_into
@@ -86,9 +85,7 @@ class Job:
         )
         if recipe.init_checkpoint:
             load_into(model.backbone, Path(recipe.init_checkpoint), unused=("fc.",))
-        for module in model.modules():
-            if isinstance(module, BatchNormAct2d) and dist.is_initialized():
-                module.group = dist.group.WORLD
+        join_ranks(model)
         return {"model": model}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:

@@ -30,7 +30,7 @@ from airank_fast.data.sampling import TrainStream
 from airank_fast.errors import require
 from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.models.pixel_classes import pixel_classes, pixel_loss
-from airank_fast.nn import BatchNormAct2d
+from airank_fast.nn.batch_norm_act import join_ranks
 from airank_fast.optim import FusedAdamW, FusedSGD
 from airank_fast.quality.mean_iou import MeanIoU
 from airank_fast.recipes.checkpoints import first_weights
@@ -70,9 +70,7 @@ class SegmentationJob:
         what = "at least 2 pictures of each rank at a time, for batch norm with --no-fused"
         require(self.recipe.fused or pictures >= 2, "--batch-size", what, pictures)
         model = self.network()
-        for module in model.modules():
-            if isinstance(module, BatchNormAct2d) and dist.is_initialized():
-                module.group = dist.group.WORLD
+        join_ranks(model)
         return {"model": model}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from airank_fast.data.images.label_images import LABEL_SUFFIX, PICTURE_SUFFIX
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import require
 from airank_fast.sources import folders, zips
-from airank_fast.sources.workers import ordered_map
 
 KIND = "cityscapes"
 NUM_PICTURES = {"train": 2_975, "val": 500}
@@ -53,11 +49,7 @@ def prepare(pictures: Path, labels: Path, root: Path, *, partial_set: bool, num_
     options = {"pictures": pictures.stat().st_size, "labels": labels.stat().st_size, "partial": partial_set}
     manifest = Manifest.begin(root, KIND, options)
     manifest.require_options(root, options)
-    left = [part for part in parts if not folders.has(manifest, root, part.folder)]
-    done = ordered_map(partial(zips.unpack, root=root, what="pictures"), left, num_workers)
-    for part, listed in zip(left, tqdm(done, total=len(left), unit="city", disable=None), strict=True):
-        manifest.files[part.folder] = listed
-        manifest.save(root)
+    zips.unpack_all(parts, manifest, root, num_workers, what="pictures", unit="city")
     manifest.stages["pictures"] = {"done": True, **_counts(manifest)}
     manifest.save(root)
     return manifest

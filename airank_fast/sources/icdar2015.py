@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from airank_fast.data.images.text_scenes import FOLDERS, Scenes, Texts, scan
 from airank_fast.data.manifest import Manifest
 from airank_fast.errors import require
 from airank_fast.sources import folders, zips
-from airank_fast.sources.workers import ordered_map
 
 KIND = "icdar2015"
 NUM_PICTURES = {"train": 1000, "val": 500}
@@ -49,11 +45,7 @@ def prepare(paths: dict[str, tuple[Path, Path]], root: Path, *, partial_set: boo
     options = {**sizes, "partial": partial_set}
     manifest = Manifest.begin(root, KIND, options)
     manifest.require_options(root, options)
-    left = [part for part in parts if not folders.has(manifest, root, part.folder)]
-    done = ordered_map(partial(zips.unpack, root=root, what="files"), left, num_workers)
-    for part, listed in zip(left, tqdm(done, total=len(left), unit="folder", disable=None), strict=True):
-        manifest.files[part.folder] = listed
-        manifest.save(root)
+    zips.unpack_all(parts, manifest, root, num_workers, what="files", unit="folder")
     manifest.stages["pictures"] = {"done": True}
     manifest.save(root)
     return manifest

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
+from airank_fast.data.manifest import Manifest
 from airank_fast.errors import UserError, require
 from airank_fast.sources import folders
+from airank_fast.sources.workers import ordered_map
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
@@ -31,6 +36,18 @@ def names(option: str, path: Path) -> list[str]:
             return archive.namelist()
     except _BROKEN as error:
         raise UserError(f"{option}: must be a whole zip file, got {path} ({error})") from None
+
+
+def unpack_all(parts: list[Part], manifest: Manifest, root: Path, num_workers: int, *, what: str, unit: str) -> None:
+    """Unpack the parts that the manifest does not list yet, and list each as it is done. unit: what a part is called.
+
+    See `unpack`.
+    """
+    left = [part for part in parts if not folders.has(manifest, root, part.folder)]
+    done = ordered_map(partial(unpack, root=root, what=what), left, num_workers)
+    for part, listed in zip(left, tqdm(done, total=len(left), unit=unit, disable=None), strict=True):
+        manifest.files[part.folder] = listed
+        manifest.save(root)
 
 
 def unpack(part: Part, root: Path, what: str) -> dict:
