@@ -6,8 +6,7 @@ The pydoc recipe reaches its target on two CPU cores. Settings and options stand
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +19,14 @@ from airank_fast.data.sampling import TrainStream
 from airank_fast.data.text import pydoc
 from airank_fast.data.text.tokens import BlockReader, Fill, TokenBatch, collate, prefetch
 from airank_fast.data.text.wikicorpus import WikiCorpus, WikiCorpusReader
-from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Networks, Plan, Ranks, Schedule, Span
 from airank_fast.models import bert
 from airank_fast.nn import PackedSequences
 from airank_fast.optim import FusedLAMB
 from airank_fast.quality.accuracy import Accuracy
+from airank_fast.recipes.base_job import BaseJob
 from airank_fast.recipes.bert_options import MLPERF, RECIPES, Options, Recipe
 from airank_fast.recipes.checkpoints import load_into
-from airank_fast.recipes.options import target_values
 from airank_fast.recipes.schedule import decay_under_warmup, polynomial_decay
 from airank_fast.tasks.bert import TASK
 
@@ -37,26 +36,25 @@ __all__ = ["MLPERF", "RECIPES", "Job", "Options", "Recipe"]
 HELD_OUT_SEED, HELD_OUT_MASK_RATE = 0, 0.15
 
 
-class Job:
+class Job(BaseJob):
     """BERT pre-training as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
     What is counted in an evaluation are masked tokens.
     """
 
     task = TASK
+    recipe: Recipe
+    options: Options
+    _training: Generator[TokenBatch, None, None] | None = None
 
     def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.recipe = recipe
-        self.options = options
-        self.benchmark = f"{TASK.name}_{recipe.size}"
+        super().__init__(recipe, options)
         self.initial_accuracy = options.check_initial
-        self.reader: BlockReader | WikiCorpusReader | None = None
-        self._training: Generator[TokenBatch, None, None] | None = None
 
     @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, TASK)
+    def benchmark(self) -> str:
+        """bert_large and so on."""
+        return f"{TASK.name}_{self.recipe.size}"
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network on the CPU, with freshly drawn weights or those of --init-checkpoint."""
@@ -74,11 +72,6 @@ class Job:
         if recipe.init_checkpoint:
             load_into(model, Path(recipe.init_checkpoint))
         return {"model": model}
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One: the loss of the network, and LAMB."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedLAMB:
         """LAMB; weight decay on matrices only. The learning rate lives on the device."""
@@ -237,21 +230,10 @@ class Job:
             "opt_lamb_weight_decay_rate": recipe.weight_decay,
         }
 
-    def state(self) -> dict:
-        """Nothing beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping) -> None:
-        """The inverse of `state`."""
-
     def close(self) -> None:
         if self._training is not None:
             self._training.close()
-        if self.reader is not None:
-            self.reader.close()
-
-    def description(self) -> dict:
-        return asdict(self.recipe)
+        super().close()
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast import job
-from airank_fast.data.sampling import TrainStream
 from airank_fast.data.text import code_search, query_pairs
 from airank_fast.data.text.query_pairs import Line, PairBatch, PairReader, Pairs, Samples, collate
 from airank_fast.data.text.trigrams import Bags
 from airank_fast.errors import require
-from airank_fast.job import Meter, Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Meter, Networks, Plan, Ranks
 from airank_fast.models.dssm import DSSM
 from airank_fast.nn import cross_entropy
 from airank_fast.quality.order_rate import OrderRate, Retrieval
+from airank_fast.recipes.base_job import BaseJob
 from airank_fast.recipes.dssm_options import RECIPES, Options, Recipe
 from airank_fast.recipes.lazy_adam import lazy_adam
-from airank_fast.recipes.options import target_values
-from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.tasks.dssm import TASK
 
 __all__ = ["RECIPES", "Job", "Options", "Recipe"]
@@ -33,26 +31,16 @@ __all__ = ["RECIPES", "Job", "Options", "Recipe"]
 NOISE_TRIGRAMS = 64  # of a text of a warm-up batch
 
 
-class Job:
+class Job(BaseJob):
     """DSSM as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
     A training sample is a pair that matches.
     """
 
     task = TASK
-    benchmark = TASK.name
-    initial_accuracy = None
-
-    def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.recipe = recipe
-        self.options = options
-        self.reader: PairReader | None = None
-        self._training: Generator[PairBatch, None, None] | None = None
-
-    @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, TASK)
+    recipe: Recipe
+    options: Options
+    _training: Generator[PairBatch, None, None] | None = None
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network with random initial weights, on the CPU."""
@@ -64,11 +52,6 @@ class Job:
     def sparse(self) -> bool:
         """Whether the gradient of the table is sparse."""
         return self.recipe.sparse and self.recipe.fused
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and Adam."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """Adam, of sparse tables lazy Adam; torch's own with --no-fused.
@@ -125,14 +108,7 @@ class Job:
         self.reader = PairReader(
             train.weighted(rarity),
             held_out.weighted(rarity),
-            TrainStream(
-                len(train.matching),
-                recipe.seed,
-                batch_size_local=recipe.micro_batch_size(ranks.size),
-                global_batch_size=recipe.batch_size,
-                rank=ranks.rank,
-                world_size=ranks.size,
-            ),
+            self.train_stream(len(train.matching), ranks),
             negatives=recipe.negatives,
             eval_batch_size=max(1, recipe.eval_batch_size // ranks.size),
             rank=ranks.rank,
@@ -184,43 +160,18 @@ class Job:
         noise = Samples(of_queries, of_documents, numbers, documents, np.ones_like(numbers), numbers)
         return collate(noise, device)
 
-    def schedule(self) -> Schedule:
-        """The length of the run and its evaluations, in epochs."""
-        return Schedule(Span(self.recipe.epochs, "epochs"), Span(self.recipe.eval_every, "epochs"))
-
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
-        warmup_steps = plan.step_after(self.recipe.warmup_epochs)
-        return polynomial_decay(
-            step,
-            base=self.recipe.learning_rate,
-            end=0.0,
-            power=1,
-            warmup_steps=warmup_steps,
-            decay_steps=max(1, plan.total_steps - warmup_steps),
-        )
+        return self.decayed_rate(step, plan, power=1)
 
     def reported(self, plan: Plan) -> dict:
         """The optimizer under MLPerf's names; its books have no keys for this task."""
-        recipe = self.recipe
-        return {
-            "opt_name": "adam",
-            "opt_base_learning_rate": recipe.learning_rate,
-            "opt_learning_rate_warmup_epochs": recipe.warmup_epochs,
-        }
-
-    def state(self) -> dict:
-        """{}: there is no state beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping) -> None:
-        """The inverse of `state`."""
+        return self.reported_optimizer("adam")
 
     def close(self) -> None:
         if self._training is not None:
             self._training.close()
-        if self.reader is not None:
-            self.reader.close()
+        super().close()
 
 
 if TYPE_CHECKING:

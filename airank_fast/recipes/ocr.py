@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,44 +14,37 @@ from torch.nn import functional as F
 from airank_fast import job
 from airank_fast.data.images import digit_scenes
 from airank_fast.data.images.batches import as_pictures
-from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.line_reader import MEAN, STD, LineBatch, LineReader, Targets, prefetch
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.text_lines import Lines, read_lines
 from airank_fast.data.sampling import TrainStream
 from airank_fast.data.text.alphabet import BLANK, Alphabet
 from airank_fast.errors import require
-from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks
 from airank_fast.models.crnn import CRNN, HEIGHT, best_path, num_steps
 from airank_fast.optim import FusedAdam
 from airank_fast.optim.clipping import clip_grad_norm
 from airank_fast.quality.text_match import TextMatch
-from airank_fast.recipes.checkpoints import first_weights, load_into
+from airank_fast.recipes.base_job import DataSets, SamplesJob
+from airank_fast.recipes.checkpoints import load_into
 from airank_fast.recipes.ocr_options import RECIPES, Options, Recipe
-from airank_fast.recipes.options import target_values
-from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.tasks.ocr import TASK
 
 __all__ = ["RECIPES", "Job", "Options", "Recipe"]
 
 
-class Job:
+class Job(SamplesJob):
     """Text-line recognition as the engine runs it, for one resolved recipe: see airank_fast.job.Job."""
 
     task = TASK
-    benchmark = TASK.name
-    initial_accuracy = None
-
-    def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.recipe = recipe
-        self.options = options
-        self.steps = num_steps(recipe.image_width)
-        self.reader: LineReader | None = None
+    samples = "lines"
+    recipe: Recipe
+    options: Options
 
     @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, TASK)
+    def steps(self) -> int:
+        """What the network has of them for a text."""
+        return num_steps(self.recipe.image_width)
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network on the CPU, with random initial weights or those of --init-checkpoint."""
@@ -63,11 +54,6 @@ class Job:
         if recipe.init_checkpoint:
             load_into(model, Path(recipe.init_checkpoint))
         return {"model": model}
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and Adam."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """Adam; torch's own with --no-fused. The learning rate is a tensor on the device."""
@@ -106,42 +92,15 @@ class Job:
         """Exact matches, and the edit distance of the others."""
         return TextMatch()
 
-    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict:
-        """Index the lines and start their reader. Returns the fields of the run's `data` event."""
-        recipe, options = self.recipe, self.options
-        cores = options.workers or ranks.cores
-        train, val, source, corrupt = self._read(cores)
-        if ranks.rank == 0 and not options.data:
-            print(f"data: {source}", file=sys.stderr)
-        if ranks.rank == 0 and options.skip_corrupt:
-            number = len(train) + len(val) + len(corrupt)
-            print(*left_out(corrupt, number, "lines"), sep="\n", file=sys.stderr)
+    def data_sets(self, num_threads: int) -> DataSets:
+        """Lines that are too long for the network stay, and a note counts them."""
+        train, val, source, corrupt = self._read(num_threads)
+        notes = []
         for side, lines in (("training", train), ("evaluation", val)):
-            too_long = int((lines.steps > self.steps).sum())
-            if ranks.rank == 0 and too_long:
+            if too_long := int((lines.steps > self.steps).sum()):
                 what = f"of {len(lines)} {side} lines need more than the network's {self.steps} steps and are wrong"
-                print(f"data: {too_long} {what}; --image-width gives it more", file=sys.stderr)
-        stream = TrainStream(
-            len(train),
-            recipe.seed,
-            batch_size_local=recipe.micro_batch_size(ranks.size),
-            global_batch_size=recipe.batch_size,
-            rank=ranks.rank,
-            world_size=ranks.size,
-        )
-        place = Place(max(1, recipe.eval_batch_size // ranks.size), ranks.rank, ranks.size, device, cores)
-        self.reader = LineReader(train, val, stream, place, height=HEIGHT, width=recipe.image_width)
-        self._device, self._dtype = device, dtype
-        return {
-            "train_samples": len(train),
-            "eval_samples": len(val),
-            "classes": 1 + len(recipe.alphabet),
-            "source": source,
-            "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
-            "reader": self.reader.name,
-            "corrupt_files": corrupt,
-            **first_weights(recipe.init_checkpoint),
-        }
+                notes.append(f"data: {too_long} {what}; --image-width gives it more")
+        return DataSets(train, val, source, corrupt, notes)
 
     def _read(self, num_threads: int) -> tuple[Lines, Lines, str, list[tuple[str, str]]]:
         """(train, held out, source, lines left out)."""
@@ -159,15 +118,17 @@ class Job:
         val, more = read(val_path)
         return lines, val, f"{source}, {val_path}" if options.data else source, corrupt + more
 
-    def train_batches(self, first_step: int) -> Iterator[LineBatch]:
-        """This rank's part of every global batch from ``first_step`` on, without end."""
-        assert self.reader is not None, "open_data comes first"
-        return prefetch(self.reader.train(first_step), self._device, self._dtype)
+    def open_reader(self, train: Lines, val: Lines, stream: TrainStream, place: Place) -> LineReader:
+        """Lines stretched to the network's size."""
+        return LineReader(train, val, stream, place, height=HEIGHT, width=self.recipe.image_width)
 
-    def eval_batches(self) -> Iterator[LineBatch]:
-        """This rank's part of the held-out lines, each once."""
-        assert self.reader is not None, "open_data comes first"
-        return prefetch(self.reader.evaluate(), self._device, self._dtype)
+    def facts(self) -> dict[str, Any]:
+        """The classes, with CTC's blank."""
+        return {"classes": 1 + len(self.recipe.alphabet)}
+
+    def moved(self, items: Iterable[tuple[Tensor, ...]]) -> Iterator[LineBatch]:
+        """Lines and their texts."""
+        return prefetch(items, self.device, self.dtype)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> LineBatch:
         """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""
@@ -177,41 +138,13 @@ class Job:
         targets = Targets(torch.ones(num, dtype=torch.int32), (1,) * num)
         return LineBatch(images, targets, torch.arange(num, device=device))
 
-    def schedule(self) -> Schedule:
-        """The length of the run and its evaluations, in epochs."""
-        return Schedule(Span(self.recipe.epochs, "epochs"), Span(self.recipe.eval_every, "epochs"))
-
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
-        warmup_steps = plan.step_after(self.recipe.warmup_epochs)
-        return polynomial_decay(
-            step,
-            base=self.recipe.learning_rate,
-            end=0.0,
-            power=self.recipe.decay_power,
-            warmup_steps=warmup_steps,
-            decay_steps=max(1, plan.total_steps - warmup_steps),
-        )
+        return self.decayed_rate(step, plan, power=self.recipe.decay_power)
 
-    def reported(self, plan: Plan) -> dict:
+    def reported(self, plan: Plan) -> dict[str, Any]:
         """The optimizer under MLPerf's names; its books have no keys for this task."""
-        recipe = self.recipe
-        return {
-            "opt_name": "adam",
-            "opt_base_learning_rate": recipe.learning_rate,
-            "opt_learning_rate_warmup_epochs": recipe.warmup_epochs,
-        }
-
-    def state(self) -> dict:
-        """{}: there is no state beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping) -> None:
-        """The inverse of `state`."""
-
-    def close(self) -> None:
-        if self.reader is not None:
-            self.reader.close()
+        return self.reported_optimizer("adam")
 
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,13 @@ from torch.nn import functional as F
 
 from airank_fast import job
 from airank_fast.data import images as datasets
-from airank_fast.data.prefetch import Reader
-from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedLARS, FusedSGD
 from airank_fast.quality.accuracy import Accuracy
-from airank_fast.recipes.options import target_values
+from airank_fast.recipes.base_job import BaseJob
 from airank_fast.recipes.resnet50_options import RECIPES, Options, Recipe
-from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.tasks.resnet50 import TASK
 
 __all__ = ["RECIPES", "Job", "Options", "Recipe"]
@@ -35,33 +32,18 @@ LARS_EPSILON = 0.0  # fixed by MLPerf's closed division, as the next
 LARS_TRUST_COEFFICIENT = 0.001
 
 
-class Job:
+class Job(BaseJob):
     """ResNet-50 as the engine runs it, for one resolved recipe: see airank_fast.job.Job."""
 
     task = TASK
-    benchmark = TASK.name
-    initial_accuracy = None
-
-    def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.recipe = recipe
-        self.options = options
-        self.reader: Reader | None = None
-
-    @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, TASK)
+    recipe: Recipe
+    options: Options
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network with random initial weights, on the CPU."""
         recipe = self.recipe
         made = resnet50(recipe.num_classes, zero_init_last_bn=recipe.zero_init_last_bn, fused=recipe.fused)
         return {"model": made}
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and its optimizer."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedLARS:
         """Weight decay, and LARS's trust ratio, on weights only. The learning rate is a tensor on the device."""
@@ -174,15 +156,7 @@ class Job:
 
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
-        warmup_steps = plan.step_after(self.recipe.warmup_epochs)
-        return polynomial_decay(
-            step,
-            base=self.recipe.learning_rate,
-            end=self.recipe.end_learning_rate,
-            power=self.recipe.decay_power,
-            warmup_steps=warmup_steps,
-            decay_steps=max(1, plan.total_steps - warmup_steps),
-        )
+        return self.decayed_rate(step, plan, end=self.recipe.end_learning_rate, power=self.recipe.decay_power)
 
     def reported(self, plan: Plan) -> dict:
         """MLPerf's hyper-parameter keys and their values for this run (ruleset 4.0.0, resnet, sgd or lars)."""
@@ -201,20 +175,6 @@ class Job:
             span = recipe.batch_size // recipe.gradient_accumulation_steps // plan.world_size
             own = {"opt_learning_rate_warmup_epochs": recipe.warmup_epochs, "model_bn_span": span}
         return {"opt_name": name, **{f"{name}_opt_{key}": value for key, value in shared.items()}, **own}
-
-    def state(self) -> dict:
-        """{}: there is no state beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping) -> None:
-        """The inverse of `state`."""
-
-    def close(self) -> None:
-        if self.reader is not None:
-            self.reader.close()
-
-    def description(self) -> dict:
-        return asdict(self.recipe)
 
 
 if TYPE_CHECKING:

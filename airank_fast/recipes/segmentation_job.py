@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from airank_fast.data.images import digit_objects
 from airank_fast.data.images.batches import as_pictures
-from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.label_images import Pairs, label_colours, read_pairs
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.segmentation_reader import (
@@ -28,41 +25,29 @@ from airank_fast.data.images.segmentation_reader import (
 )
 from airank_fast.data.sampling import TrainStream
 from airank_fast.errors import require
-from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span
 from airank_fast.models.pixel_classes import pixel_classes, pixel_loss
 from airank_fast.nn.batch_norm_act import join_ranks
 from airank_fast.optim import FusedAdamW, FusedSGD
 from airank_fast.quality.mean_iou import MeanIoU
-from airank_fast.recipes.checkpoints import first_weights
-from airank_fast.recipes.options import target_values
+from airank_fast.recipes.base_job import DataSets, SamplesJob
 from airank_fast.recipes.schedule import polynomial_decay
 from airank_fast.recipes.segmentation_recipe import SegmentationOptions, SegmentationRecipe
-from airank_fast.tasks import Task
 
 
-class SegmentationJob:
+class SegmentationJob(SamplesJob):
     """A segmentation network as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
     A subclass has the task and implements `network`. Batch-norm statistics are those of the batches of all ranks, with
     --no-fused of each rank's own.
     """
 
-    task: Task
-    initial_accuracy = None
-
-    def __init__(self, recipe: Any, options: Any) -> None:
-        self.recipe: SegmentationRecipe = recipe
-        self.options: SegmentationOptions = options
-        self.reader: SegmentationReader | None = None
+    recipe: SegmentationRecipe
+    options: SegmentationOptions
 
     def network(self) -> nn.Module:
         """The float32 network, with the weights of --init-checkpoint or random ones; it returns logits [b, C, h, w]."""
         raise NotImplementedError
-
-    @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, self.task)
 
     def build(self) -> dict[str, nn.Module]:
         """The network, on the CPU. UserError where a rank's batch norms would have one picture."""
@@ -72,11 +57,6 @@ class SegmentationJob:
         model = self.network()
         join_ranks(model)
         return {"model": model}
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and its optimizer."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """SGD or AdamW; torch's own with --no-fused. Weight decay is on weights only.
@@ -116,41 +96,8 @@ class SegmentationJob:
         """The mean over classes of intersection / union, from one confusion matrix over the set and all ranks."""
         return MeanIoU(self.recipe.num_classes)
 
-    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Index the pictures and start their reader. Returns the fields of the run's `data` event."""
-        recipe, options = self.recipe, self.options
-        cores = options.workers or ranks.cores
-        train, val, source, corrupt = self._read(cores)
-        if ranks.rank == 0 and not options.data:
-            print(f"data: {source}", file=sys.stderr)
-        if ranks.rank == 0 and options.skip_corrupt:
-            number = len(train) + len(val) + len(corrupt)
-            print(*left_out(corrupt, number), sep="\n", file=sys.stderr)
-        stream = TrainStream(
-            len(train),
-            recipe.seed,
-            batch_size_local=recipe.micro_batch_size(ranks.size),
-            global_batch_size=recipe.batch_size,
-            rank=ranks.rank,
-            world_size=ranks.size,
-        )
-        place = Place(max(1, recipe.eval_batch_size // ranks.size), ranks.rank, ranks.size, device, cores)
-        crops = Crops(recipe.crop_height, recipe.crop_width, recipe.min_scale, recipe.max_scale, recipe.flip)
-        self.reader = SegmentationReader(train, val, stream, place, crops)
-        self._device, self._dtype = device, dtype
-        return {
-            "train_samples": len(train),
-            "eval_samples": len(val),
-            "classes": recipe.num_classes,
-            "source": source,
-            "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
-            "reader": self.reader.name,
-            "corrupt_files": corrupt,
-            **first_weights(recipe.init_checkpoint),
-        }
-
-    def _read(self, num_threads: int) -> tuple[Pairs, Pairs, str, list[tuple[str, str]]]:
-        """(train, val, source, what is left out)."""
+    def data_sets(self, num_threads: int) -> DataSets:
+        """See SamplesJob."""
         options = self.options
         if options.data is None:
             paths, source = digit_objects.materialise(), f"the embedded data set, {digit_objects.NAME}"
@@ -164,17 +111,21 @@ class SegmentationJob:
             num_threads=num_threads,
         )
         (train, corrupt), (val, more) = (read(path, side) for path, side in zip(paths, ("train", "val"), strict=True))
-        return train, val, source, corrupt + more
+        return DataSets(train, val, source, corrupt + more)
 
-    def train_batches(self, first_step: int) -> Iterator[SegmentationBatch]:
-        """This rank's part of every global batch from `first_step` on, without end."""
-        assert self.reader is not None, "open_data comes first"
-        return prefetch(self.reader.train(first_step), self._device, self._dtype)
+    def open_reader(self, train: Pairs, val: Pairs, stream: TrainStream, place: Place) -> SegmentationReader:
+        """Crops to train on, whole pictures to evaluate."""
+        recipe = self.recipe
+        crops = Crops(recipe.crop_height, recipe.crop_width, recipe.min_scale, recipe.max_scale, recipe.flip)
+        return SegmentationReader(train, val, stream, place, crops)
 
-    def eval_batches(self) -> Iterator[SegmentationBatch]:
-        """This rank's part of the validation set, each picture once and whole."""
-        assert self.reader is not None, "open_data comes first"
-        return prefetch(self.reader.evaluate(), self._device, self._dtype)
+    def facts(self) -> dict[str, Any]:
+        """The classes."""
+        return {"classes": self.recipe.num_classes}
+
+    def moved(self, items: Iterable[tuple[Tensor, ...]]) -> Iterator[SegmentationBatch]:
+        """Pictures and their label images."""
+        return prefetch(items, self.device, self.dtype)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> SegmentationBatch:
         """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""
@@ -214,14 +165,3 @@ class SegmentationJob:
             shared["momentum"] = recipe.momentum
         keys = {f"{name}_opt_{key}": value for key, value in shared.items()}
         return {"opt_name": name, **keys, "opt_learning_rate_warmup_steps": recipe.warmup_steps}
-
-    def state(self) -> dict[str, Any]:
-        """{}: there is no state beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
-
-    def close(self) -> None:
-        if self.reader is not None:
-            self.reader.close()

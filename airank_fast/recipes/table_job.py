@@ -12,30 +12,27 @@ from torch.nn import functional as F
 
 from airank_fast.data.sampling import ShardStream, TrainStream
 from airank_fast.data.tables import RowBatch, RowReader, Table, adult, criteo, flights, prefetch
-from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Networks, Plan, Ranks, Schedule, Span
 from airank_fast.quality.auc import AUC
+from airank_fast.recipes.base_job import BaseJob
 from airank_fast.recipes.lazy_adam import lazy_adam
-from airank_fast.recipes.options import target_values
 from airank_fast.recipes.table_recipe import TableOptions, TableRecipe
-from airank_fast.tasks import Task
 
 EMBEDDED = {"adult": adult, "flights": flights}
 """The data sets that come with the package, by the recipe's name."""
 
 
-class TableJob:
+class TableJob(BaseJob):
     """A network on a table as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
     A subclass has the task and implements `network`.
     """
 
-    task: Task
-    initial_accuracy = None
+    recipe: TableRecipe
+    options: TableOptions
 
     def __init__(self, recipe: Any, options: Any) -> None:
-        self.recipe: TableRecipe = recipe
-        self.options: TableOptions = options
-        self.reader: RowReader | criteo.ShardReader | None = None
+        super().__init__(recipe, options)
         self.is_hashed = self.options.data is not None
         """Whether the data set is Criteo's, whose categories share one table."""
         self.embedded = EMBEDDED.get(self.recipe.name, adult)
@@ -66,24 +63,9 @@ class TableJob:
         """Numbers of a row."""
         return criteo.NUM_NUMBERS if self.is_hashed else len(self.embedded.NUMBERS)
 
-    @property
-    def benchmark(self) -> str:
-        """The task's name."""
-        return self.task.name
-
-    @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, self.task)
-
     def build(self) -> dict[str, nn.Module]:
         """The float32 network with random initial weights, on the CPU."""
         return {"model": self.network()}
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and its optimizer."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """Adam of all weights."""
@@ -187,13 +169,3 @@ class TableJob:
             "opt_adam_beta_2": recipe.beta2,
             "opt_adam_epsilon": recipe.epsilon,
         }
-
-    def state(self) -> dict[str, Any]:
-        """{}: there is no state beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
-
-    def close(self) -> None:
-        """Nothing runs in the background."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +17,17 @@ from airank_fast.data import images as datasets
 from airank_fast.data.images.clip_reader import ClipReader
 from airank_fast.data.images.clips import Clips, DigitClips, read_clips
 from airank_fast.data.images.digit_scenes import CLIPS_NAME, MOTIONS
-from airank_fast.data.images.image_folder import left_out
 from airank_fast.data.images.place import Place
 from airank_fast.data.sampling import Crop, TrainStream
 from airank_fast.errors import UserError, require
-from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Example, Networks, Plan, Ranks
 from airank_fast.models.tsm import TSM
 from airank_fast.nn import cross_entropy
 from airank_fast.optim import FusedSGD
 from airank_fast.optim.clipping import clip_grad_norm
 from airank_fast.quality.accuracy import Accuracy
-from airank_fast.recipes.checkpoints import first_weights, load_into
-from airank_fast.recipes.options import target_values
+from airank_fast.recipes.base_job import DataSets, SamplesJob
+from airank_fast.recipes.checkpoints import load_into
 from airank_fast.recipes.resnet50 import IMAGENET_MEAN, IMAGENET_STD
 from airank_fast.recipes.schedule import step_decay
 from airank_fast.recipes.tsm_options import RECIPES, Options, Recipe
@@ -41,22 +38,13 @@ __all__ = ["RECIPES", "Job", "Options", "Recipe"]
 NUM_TRAIN, NUM_HELD_OUT = 2400, 600  # clips of moving digits
 
 
-class Job:
+class Job(SamplesJob):
     """TSM as the engine runs it, for one resolved recipe: see airank_fast.job.Job."""
 
     task = TASK
-    benchmark = TASK.name
-    initial_accuracy = None
-
-    def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.recipe = recipe
-        self.options = options
-        self.reader: ClipReader | None = None
-
-    @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, TASK)
+    samples = "clips"
+    recipe: Recipe
+    options: Options
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network on the CPU, with random initial weights or those of --init-checkpoint."""
@@ -74,11 +62,6 @@ class Job:
         if recipe.init_checkpoint:
             load_into(model, Path(recipe.init_checkpoint), renamed=model.from_resnet)
         return {"model": model}
-
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the network, and SGD."""
-        model = networks["model"]
-        return [Update(model, self.build_optimizer(model, device), lambda batch: self.loss(model, batch), "model")]
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """SGD with mit-han-lab's factors on the learning rate and the decay of groups of parameters.
@@ -126,49 +109,15 @@ class Job:
         """The share of clips whose largest logit is the label's."""
         return Accuracy(TASK.headline.name)
 
-    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict:
-        """Index the clips and start their reader. Returns the fields of the run's `data` event."""
-        recipe, options = self.recipe, self.options
-        cores = options.workers or ranks.cores
-        train, val, source, corrupt = self._read(cores)
-        num_train, num_val = len(train.labels), len(val.labels)
-        if ranks.rank == 0 and not options.data:
-            print(f"data: {source}", file=sys.stderr)
-        if ranks.rank == 0 and options.skip_corrupt:
-            lines = left_out(corrupt, num_train + num_val + len(corrupt), "clips")
-            print(*lines, sep="\n", file=sys.stderr)
-        stream = TrainStream(
-            num_train,
-            recipe.seed,
-            batch_size_local=recipe.micro_batch_size(ranks.size),
-            global_batch_size=recipe.batch_size,
-            rank=ranks.rank,
-            world_size=ranks.size,
-        )
-        crop = Crop(recipe.image_size, recipe.train_crop, recipe.eval_resize, min_area=1.0, flip=recipe.flip)
-        place = Place(max(1, recipe.eval_batch_size // ranks.size), ranks.rank, ranks.size, device, cores)
-        self.reader = ClipReader(train, val, stream, place, num_segments=recipe.num_segments, crop=crop)
-        self._batches = partial(datasets.prefetch, device=device, dtype=dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        return {
-            "train_samples": num_train,
-            "eval_samples": num_val,
-            "classes": recipe.num_classes,
-            "source": source,
-            "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
-            "reader": self.reader.name,
-            "corrupt_files": corrupt,
-            **first_weights(recipe.init_checkpoint),
-        }
-
-    def _read(self, num_threads: int) -> tuple[Clips, Clips, str, list[tuple[str, str]]]:
-        """(train, held out, source, clips left out)."""
+    def data_sets(self, num_threads: int) -> DataSets:
+        """See SamplesJob."""
         options = self.options
         if options.data is None:
             number = len(MOTIONS)
             what = f"at least {number} for the motions of the embedded clips"
             require(self.recipe.num_classes >= number, "--num-classes", what, self.recipe.num_classes)
             sides = (DigitClips(NUM_TRAIN, held_out=False), DigitClips(NUM_HELD_OUT, held_out=True))
-            return *sides, f"the embedded data set, {CLIPS_NAME}", []
+            return DataSets(*sides, f"the embedded data set, {CLIPS_NAME}", [])
         train_path, val_path = options.data, options.eval_data
         what = "a list of clips, or a directory with train.txt and val.txt"
         require(train_path.exists(), "--data", what, f"{train_path}, which does not exist")
@@ -185,17 +134,21 @@ class Job:
         )
         train, corrupt = read(train_path)
         val, more = read(val_path)
-        return train, val, f"{train_path}, {val_path}", corrupt + more
+        return DataSets(train, val, f"{train_path}, {val_path}", corrupt + more)
 
-    def train_batches(self, first_step: int) -> Iterator[datasets.ImageBatch]:
-        """This rank's part of every global batch from ``first_step`` on, without end."""
-        assert self.reader is not None, "open_data comes first"
-        return self._batches(self.reader.train(first_step))
+    def open_reader(self, train: Clips, val: Clips, stream: TrainStream, place: Place) -> ClipReader:
+        """One crop for all frames of a clip."""
+        recipe = self.recipe
+        crop = Crop(recipe.image_size, recipe.train_crop, recipe.eval_resize, min_area=1.0, flip=recipe.flip)
+        return ClipReader(train, val, stream, place, num_segments=recipe.num_segments, crop=crop)
 
-    def eval_batches(self) -> Iterator[datasets.ImageBatch]:
-        """This rank's part of the evaluation set, each clip once."""
-        assert self.reader is not None, "open_data comes first"
-        return self._batches(self.reader.evaluate())
+    def facts(self) -> dict[str, Any]:
+        """The classes."""
+        return {"classes": self.recipe.num_classes}
+
+    def moved(self, items: Iterable[tuple[Tensor, ...]]) -> Iterator[datasets.ImageBatch]:
+        """Frames and the clips' labels."""
+        return datasets.prefetch(items, self.device, self.dtype, IMAGENET_MEAN, IMAGENET_STD)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
         """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""
@@ -203,10 +156,6 @@ class Job:
         shape = (num * self.recipe.num_segments, 3, side, side)
         images = torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)
         return datasets.ImageBatch(images, torch.randint(self.recipe.num_classes, (num,), device=device))
-
-    def schedule(self) -> Schedule:
-        """The length of the run and its evaluations, in epochs."""
-        return Schedule(Span(self.recipe.epochs, "epochs"), Span(self.recipe.eval_every, "epochs"))
 
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
@@ -219,27 +168,10 @@ class Job:
             decay_steps=[plan.step_after(epochs) for epochs in recipe.decay_epochs],
         )
 
-    def reported(self, plan: Plan) -> dict:
+    def reported(self, plan: Plan) -> dict[str, Any]:
         """The optimizer under MLPerf's names; its books have no keys for this task."""
-        recipe = self.recipe
-        return {
-            "opt_name": "sgd",
-            "opt_base_learning_rate": recipe.learning_rate,
-            "opt_learning_rate_warmup_epochs": recipe.warmup_epochs,
-            "sgd_opt_momentum": recipe.momentum,
-            "sgd_opt_weight_decay": recipe.weight_decay,
-        }
-
-    def state(self) -> dict:
-        """{}: there is no state beside the network and its optimizer."""
-        return {}
-
-    def load_state(self, state: Mapping) -> None:
-        """The inverse of `state`."""
-
-    def close(self) -> None:
-        if self.reader is not None:
-            self.reader.close()
+        decay = {"sgd_opt_momentum": self.recipe.momentum, "sgd_opt_weight_decay": self.recipe.weight_decay}
+        return {**self.reported_optimizer("sgd"), **decay}
 
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from airank_fast.data.sampling import TrainStream, eval_batches
 from airank_fast.data.text import analogies, word_vectors, wordnet
 from airank_fast.data.text.words import Corpus, SentenceBatch, SentenceReader, Text, Vocabulary, encode, prepared
 from airank_fast.errors import require
-from airank_fast.job import Networks, Plan, Ranks, Schedule, Span, Update
+from airank_fast.job import Networks, Plan, Ranks
 from airank_fast.models.word2vec import SkipGram
 from airank_fast.nn.skip_gram import negative_table, skip_gram_loss
 from airank_fast.optim import SparseSGD
 from airank_fast.quality.analogies import Analogies, Answers, answer
-from airank_fast.recipes.options import target_values
+from airank_fast.recipes.base_job import BaseJob
 from airank_fast.recipes.word2vec_options import RECIPES, Options, Recipe
 from airank_fast.tasks.word2vec import TASK
 
@@ -45,7 +45,7 @@ class QuestionBatch(Batch):
         return len(self.questions)
 
 
-class Job:
+class Job(BaseJob):
     """Word2Vec as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
     A training sample is a sentence, and throughput counts words. The optimizer's step is what makes the weights those
@@ -53,35 +53,28 @@ class Job:
     """
 
     task = TASK
-    benchmark = TASK.name
-    initial_accuracy = None
+    recipe: Recipe
+    options: Options
 
     def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.recipe, self.options = recipe, options
-        self.reader: SentenceReader | None = None
+        super().__init__(recipe, options)
         self._negatives = torch.empty(0)
         self._words: list[str] = []
         self._saved_words: list[str] | None = None
         self._training: Generator[SentenceBatch, None, None] | None = None
         self._questions = analogies.embedded() if options.questions is None else analogies.read(options.questions)
 
-    @property
-    def target(self) -> dict[str, float]:
-        """See `target_values`."""
-        return target_values(self.recipe.target, TASK)
-
     def build(self) -> dict[str, nn.Module]:
         """The float32 tables with random initial weights, on the CPU."""
         return {"model": SkipGram(self.recipe.vocab_size, self.recipe.dim)}
 
-    def updates(self, networks: Networks, device: torch.device) -> list[Update]:
-        """One update: the loss of the sentences, and SGD on the rows that they touch."""
-        model = networks["model"]
+    def build_optimizer(self, model: nn.Module, device: torch.device) -> SparseSGD:
+        """SGD on the rows that the sentences touch."""
         self._vectors, self._contexts = (model.get_parameter(f"{name}.weight") for name in ("syn0", "syn1neg"))
         self._optimizer = SparseSGD(model.parameters(), lr=self.recipe.learning_rate)
-        return [Update(model, self._optimizer, self.loss, "model")]
+        return self._optimizer
 
-    def loss(self, batch: SentenceBatch) -> Tensor:
+    def loss(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
         """Mean over the pairs of a word and its context of -log sigmoid(logit) and the negatives', float32 scalar."""
         recipe = self.recipe
         rate = float(self._optimizer.param_groups[0]["lr"])
@@ -198,10 +191,6 @@ class Job:
         offsets = torch.arange(num + 1, device=device) * NOISE_WORDS
         return SentenceBatch(words, offsets, len(words), 0)
 
-    def schedule(self) -> Schedule:
-        """The length of the run and its evaluations, in epochs."""
-        return Schedule(Span(self.recipe.epochs, "epochs"), Span(self.recipe.eval_every, "epochs"))
-
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step``: linear in the words before it, to a ten-thousandth, as word2vec.c."""
         assert self.reader is not None, "open_data comes first"
@@ -223,8 +212,7 @@ class Job:
     def close(self) -> None:
         if self._training is not None:
             self._training.close()
-        if self.reader is not None:
-            self.reader.close()
+        super().close()
 
 
 if TYPE_CHECKING:

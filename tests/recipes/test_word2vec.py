@@ -111,7 +111,7 @@ def test_the_learning_rate_falls_with_the_words_before_a_step(files):
 
 def test_a_warm_up_batch_has_the_form_of_a_real_one(files):
     made = job(*files)
-    opened(made)
+    model, _ = opened(made)
     batch, noise = next(made.train_batches(0)), made.warm_up_batch(ALONE, torch.device("cpu"), torch.float32)
     assert noise.num_samples == batch.num_samples == 16
     assert {name: tensor.dtype for name, tensor in noise.tensors().items()} == {
@@ -119,7 +119,7 @@ def test_a_warm_up_batch_has_the_form_of_a_real_one(files):
     }
     for group in made._optimizer.param_groups:
         group["lr"] = 0.0  # as the engine warms up
-    assert torch.isfinite(made.loss(noise))
+    assert torch.isfinite(made.loss(model, noise))
 
 
 def test_an_evaluation_counts_each_question_once_and_writes_the_vectors(files, tmp_path):

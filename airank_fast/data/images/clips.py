@@ -46,6 +46,7 @@ class Clips(Protocol):
 
     @property
     def labels(self) -> np.ndarray: ...
+    def __len__(self) -> int: ...
     def where(self, clip: int) -> str:
         """The clip's place, for a message."""
 
@@ -97,6 +98,9 @@ class ListedClips:
     numbers: np.ndarray
     frames: np.ndarray
     labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def where(self, clip: int) -> str:
         """The row's number and path."""
@@ -225,6 +229,9 @@ class DigitClips:
     def __init__(self, number: int, *, held_out: bool) -> None:
         self._held_out = held_out
         self.labels = np.array([digit_scenes.motion(index) for index in range(number)], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def where(self, clip: int) -> str:
         """The clip's number."""
