@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/benchmarks.md from the result files; `--check` only compares.
+"""Write the tables of docs/benchmarks.md from the result files; `--check` only compares.
 
     python bench/tables.py [--check]
 
@@ -19,7 +19,7 @@ from airank_fast import tasks
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGE = ROOT / "docs" / "benchmarks.md"
 OPS = (
     "sgd",
     "adam",
@@ -213,16 +213,12 @@ def amount(result: dict, seconds: float) -> str:
 
 
 def main() -> int:
-    stale = 0
-    for page in PAGES:
-        old = page.read_text()
-        new = MARKED.sub(
-            lambda found: found[1] + (ops_table() if found[2] == "ops" else tables(found[2])) + found[3], old
-        )
-        stale += old != new
-        if "--check" not in sys.argv:
-            page.write_text(new)
-    return int("--check" in sys.argv and stale > 0)
+    old = PAGE.read_text()
+    new = MARKED.sub(lambda found: found[1] + (ops_table() if found[2] == "ops" else tables(found[2])) + found[3], old)
+    if "--check" in sys.argv:
+        return int(old != new)
+    PAGE.write_text(new)
+    return 0
 
 
 if __name__ == "__main__":
