@@ -1,4 +1,4 @@
-"""Shared by the tests of this folder: which are skipped, as they have passed with these sources (unchanged.py), and work
+"""Shared by the tests of this folder: they are skipped where they have passed with these sources (unchanged.py); work
 that begins for all tests of a file at once, on all processors."""
 
 import os
