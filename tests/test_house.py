@@ -22,7 +22,7 @@ ARROWS = {
     "cli": set(),
     "tasks": set(),
     "job": {"tasks"},
-    "quality": {"job"},
+    "quality": {"job", "data"},
     "record": {"tasks"},
     "rules": {"record", "tasks"},
     "reports": {"record", "rules", "tasks"},

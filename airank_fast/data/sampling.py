@@ -42,6 +42,7 @@ class Purpose(enum.IntEnum):
     SHUFFLE = 5  # of a block's samples, when a corpus is prepared
     WORDS = 6  # of a sentence, in sub-sampling
     SCENES = 7  # places, sizes and noise of a composed picture
+    COLOURS = 8  # a picture's window and colours, where its draws are too few
 
 
 class Crop(NamedTuple):
@@ -59,6 +60,8 @@ class Request(NamedTuple):
 
     indices: np.ndarray  # int64 [b], into the split's files
     draws: np.ndarray | None  # float64 [b, NUM_DRAWS] in [0, 1); None in evaluation
+    position: int = 0  # in the training stream, of the first sample
+    step: int = 0  # of the optimizer, to which the batch belongs
 
 
 def philox(seed: int, purpose: Purpose, counter: tuple[int, int]) -> np.random.Philox:
@@ -142,9 +145,8 @@ class TrainStream:
     def requests(self, first_step: int) -> Iterator[Request]:
         """Endless local batches, from global step `first_step` (0-based) on."""
         for position in self.positions(first_step):
-            yield Request(
-                self.indices(position, self.batch_size_local), draws(self.seed, position, self.batch_size_local)
-            )
+            number, step = self.batch_size_local, position // self.global_batch_size
+            yield Request(self.indices(position, number), draws(self.seed, position, number), position, step)
 
 
 class ShardStream(TrainStream):

@@ -1,14 +1,17 @@
 // The extension module airank_fast._host: loops over samples that are too slow in Python. pybind11 and NumPy, no torch.
 // Its callers, airank_fast/data/text/sentence_pairs.py and samples.py, airank_fast/data/images/png.py and
-// airank_fast/sources/criteo_lines.py, check the arguments.
+// run_lengths.py, airank_fast/quality/coco_match.py and airank_fast/sources/criteo_lines.py, check the arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "criteo.h"
+#include "masks.h"
 #include "png.h"
 #include "samples.h"
 
@@ -108,6 +111,95 @@ py::object unfilter_png(const py::bytes& filtered, int64_t num_rows, int64_t wid
   return known ? py::object(out) : py::none();
 }
 
+py::tuple as_runs(std::vector<uint32_t>&& counts, std::vector<int64_t>&& offsets) {
+  return py::make_tuple(as_array(std::move(counts)), as_array(std::move(offsets)));
+}
+
+// The counts of masks, of which each is the union of polygons, and where each mask's begin.
+py::tuple draw_polygons(const Array<double>& points, const Array<int64_t>& polygon_offsets,
+                        const Array<int64_t>& object_offsets, const Array<int64_t>& sizes) {
+  const double* corners = points.data();
+  const int64_t *polygon = polygon_offsets.data(), *object = object_offsets.data(), *size = sizes.data();
+  const int64_t num = object_offsets.size() - 1;
+  std::vector<uint32_t> counts;
+  std::vector<int64_t> offsets{0};
+  {
+    py::gil_scoped_release others_may_run;
+    PolygonDrawer drawer;
+    Intervals mask;
+    for (int64_t i = 0; i < num; ++i) {
+      const int64_t height = size[2 * i], width = size[2 * i + 1];
+      mask.clear();
+      for (int64_t j = object[i]; j < object[i + 1]; ++j)
+        drawer.append(corners + 2 * polygon[j], polygon[j + 1] - polygon[j], height, width, mask);
+      unite(mask);
+      append_counts(mask, height * width, counts);
+      offsets.push_back(counts.size());
+    }
+  }
+  return as_runs(std::move(counts), std::move(offsets));
+}
+
+// The counts of masks [n, side, side] that are pasted at boxes [n, 4] into a picture, and where each mask's begin.
+py::tuple paste_masks(const Array<float>& masks, const Array<float>& boxes, int64_t height, int64_t width) {
+  const float *mask = masks.data(), *box = boxes.data();
+  const int64_t num = masks.shape(0), side = masks.shape(1);
+  std::vector<uint32_t> counts;
+  std::vector<int64_t> offsets{0};
+  {
+    py::gil_scoped_release others_may_run;
+    MaskPaster paster;
+    Intervals pasted;
+    for (int64_t i = 0; i < num; ++i) {
+      pasted.clear();
+      paster.append(mask + i * side * side, side, box + 4 * i, height, width, pasted);
+      append_counts(pasted, height * width, counts);
+      offsets.push_back(counts.size());
+    }
+  }
+  return as_runs(std::move(counts), std::move(offsets));
+}
+
+// Which of the grouped detections are matched, and which ignored: uint16 [ranges, detections], a bit a threshold.
+template <typename Shapes>
+py::tuple match(const Shapes& found, const Shapes& truth, const Array<double>& thresholds, const Array<double>& ranges,
+                const Array<int64_t>& detections, const Array<int64_t>& detection_offsets,
+                const Array<int64_t>& truths, const Array<int64_t>& truth_offsets, const Array<double>& truth_areas,
+                const Array<uint8_t>& crowd) {
+  const Matching matching{thresholds.data(),        ranges.data(),
+                          thresholds.size(),        ranges.shape(0),
+                          detections.data(),        detection_offsets.data(),
+                          truths.data(),            truth_offsets.data(),
+                          truth_offsets.size() - 1, truth_areas.data(),
+                          crowd.data()};
+  Array<uint16_t> matched({ranges.shape(0), detections.shape(0)}), ignored({ranges.shape(0), detections.shape(0)});
+  uint16_t *const matched_bits = matched.mutable_data(), *const ignored_bits = ignored.mutable_data();
+  std::fill_n(matched_bits, matched.size(), uint16_t{0});
+  std::fill_n(ignored_bits, ignored.size(), uint16_t{0});
+  {
+    py::gil_scoped_release others_may_run;
+    matching.match(found, truth, matched_bits, ignored_bits);
+  }
+  return py::make_tuple(matched, ignored);
+}
+
+template <typename... Rest>
+py::tuple match_boxes(const Array<double>& found, const Array<double>& truth, const Rest&... rest) {
+  return match(Boxes(found.data()), Boxes(truth.data()), rest...);
+}
+
+using Runs = std::tuple<Array<uint32_t>, Array<int64_t>, Array<int64_t>>;  // counts, offsets, heights of the pictures
+
+Masks masks_of(const Runs& runs) {
+  const auto& [counts, offsets, heights] = runs;
+  return Masks(counts.data(), offsets.data(), heights.data(), heights.size());
+}
+
+template <typename... Rest>
+py::tuple match_masks(const Runs& found, const Runs& truth, const Rest&... rest) {
+  return match(masks_of(found), masks_of(truth), rest...);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, module) {
@@ -120,6 +212,13 @@ PYBIND11_MODULE(_host, module) {
   module.def("pad_rows", &pad_rows<int32_t>, as_is("values"), as_is("offsets"), py::arg("width"));
   module.def("pad_rows", &pad_rows<int8_t>, as_is("values"), as_is("offsets"), py::arg("width"));
   module.def("unfilter_png", &unfilter_png);
+  module.def("draw_polygons", &draw_polygons, as_is("points"), as_is("polygon_offsets"), as_is("object_offsets"),
+             as_is("sizes"));
+  module.def("paste_masks", &paste_masks, as_is("masks"), as_is("boxes"), py::arg("height"), py::arg("width"));
+  using F = Array<double>;
+  using I = Array<int64_t>;
+  module.def("match_boxes", &match_boxes<F, F, I, I, I, I, F, Array<uint8_t>>);
+  module.def("match_masks", &match_masks<F, F, I, I, I, I, F, Array<uint8_t>>);
   module.def("parse_criteo", &parse_criteo, py::arg("text"), py::arg("begin"), as_is("rows"), py::arg("first"));
 }
 

@@ -1,0 +1,180 @@
+"""Pictures with boxes, classes and masks in the form of COCO 2017: folders of pictures, and a JSON file for each side.
+
+    coco, left_out = read_coco(Path("coco"), "train")
+    picture = coco.read(7)                       # uint8 [H, W, 3]
+    coco.boxes[coco.objects_of(7)]               # float64 [n, 4], (x, y, width, height)
+
+Pictures are numbered in the order of their ids in the file, classes in that of their category ids, of which COCO has 80
+between 1 and 90. coco_file.py reads the JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from airank_fast.data.images.image_folder import why_corrupt
+from airank_fast.data.images.run_lengths import Polygons, RunLengths, draw_polygons, outlines
+from airank_fast.data.images.workers import Broken, decode
+from airank_fast.errors import UserError
+
+PICTURES = {"train": "train2017", "val": "val2017"}
+ANNOTATIONS = {side: f"annotations/instances_{folder}.json" for side, folder in PICTURES.items()}
+SMALLEST, LARGEST = 8, 6000  # sides of a picture, in pixels
+MOST_OBJECTS = 5000  # of a picture
+
+
+@dataclass(frozen=True, eq=False)
+class Coco:
+    """N pictures with n objects, in the order of the pictures. `folder`: of the pictures.
+
+    picture_ids: int64 [N], ascending; names: [N] of files; sizes: int64 [N, 2], (height, width). offsets: int64
+    [N + 1], picture i has objects offsets[i] ... offsets[i + 1] - 1. category_ids: int64 [K], of the classes.
+
+    annotation_ids: int64 [n]; labels: int64 [n], classes from 0 on; boxes: float64 [n, 4], (x, y, width, height);
+    areas: float64 [n]; crowd: bool [n]. polygons: of objects whose masks are polygons; others have none. runs: the
+    masks of the others, object i has number run_numbers[i], int64 [n], or -1.
+    """
+
+    folder: Path
+    picture_ids: np.ndarray
+    names: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    category_ids: np.ndarray
+    annotation_ids: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    polygons: Polygons
+    runs: RunLengths
+    run_numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.picture_ids)
+
+    def path(self, number: int) -> str:
+        """Of a picture's file."""
+        return f"{self.folder}/{self.names[number]}"
+
+    def objects_of(self, number: int) -> slice:
+        """The objects of a picture."""
+        return slice(*self.offsets[number : number + 2].tolist())
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """The picture of each object: int64 [n]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def require_masks(self) -> None:
+        """UserError names the first object without a mask."""
+        has = (np.diff(self.polygons.object_offsets) > 0) | (self.run_numbers >= 0)
+        if not has.all():
+            where = f"{self.folder}, annotation {self.annotation_ids[has.argmin()]}"
+            raise UserError(f"{where}: must be with a segmentation, as masks are trained and evaluated, got none")
+
+    def read(self, number: int) -> np.ndarray | Broken:
+        """The picture, uint8 [H, W, 3], or what is wrong with it."""
+        path = self.path(number)
+        try:
+            pixels = np.asarray(decode(path))
+        except Exception as error:  # Pillow: many kinds
+            return Broken(path, why_corrupt(path) or f"{type(error).__name__}: {error}")
+        if pixels.shape[:2] != tuple(self.sizes[number]):
+            (height, width), (h, w) = self.sizes[number], pixels.shape[:2]
+            return Broken(path, f"{w} x {h}", f"a picture of {width} x {height} pixels, as the annotations say")
+        return pixels
+
+    def outlines_of(self, number: int) -> list[list[np.ndarray]]:
+        """The polygons, [k, 2], of each object of a picture; those of other masks cover the same pixels."""
+        its = self.objects_of(number)
+        found = []
+        for each in range(its.start, its.stop):
+            if (run := int(self.run_numbers[each])) >= 0:
+                found.append(outlines(self.runs.of(run), int(self.runs.sizes[run, 0])))
+                continue
+            polygons = self.polygons.take(each, each + 1)
+            found.append(np.split(polygons.points, polygons.polygon_offsets[1:-1]) if len(polygons.points) else [])
+        return found
+
+    def masks(self) -> RunLengths:
+        """The masks of all objects, as pycocotools draws them."""
+        drawn = draw_polygons(self.polygons, self.sizes[self.pictures])
+        counts = list(np.split(drawn.counts, drawn.offsets[1:-1]))
+        for each in np.flatnonzero(self.run_numbers >= 0).tolist():
+            counts[each] = self.runs.of(int(self.run_numbers[each]))
+        joined = np.concatenate([np.empty(0, np.uint32), *counts])
+        return RunLengths(joined, np.cumsum([0, *map(len, counts)], dtype=np.int64), drawn.sizes)
+
+    def take(self, numbers: np.ndarray) -> Coco:
+        """These pictures, ascending, with their objects."""
+        rows, _ = _rows(self.offsets, numbers)
+        of_objects = np.repeat(np.arange(len(numbers)), np.diff(self.offsets)[numbers])
+        columns = {name: getattr(self, name)[numbers] for name in ("picture_ids", "names", "sizes")}
+        return replace(self, offsets=np.zeros(len(numbers) + 1, np.int64), **columns).take_objects(rows, of_objects)
+
+    def take_objects(self, rows: np.ndarray, pictures: np.ndarray) -> Coco:
+        """All pictures, with these objects, which are of pictures [len(rows)], ascending."""
+        names = "annotation_ids", "labels", "boxes", "areas", "crowd", "run_numbers"
+        columns = {name: getattr(self, name)[rows] for name in names}
+        polygons, object_offsets = _rows(self.polygons.object_offsets, rows)
+        points, polygon_offsets = _rows(self.polygons.polygon_offsets, polygons)
+        return replace(
+            self,
+            offsets=np.searchsorted(pictures, np.arange(len(self) + 1)),
+            polygons=Polygons(self.polygons.points[points], polygon_offsets, object_offsets),
+            **columns,
+        )
+
+    def to_train_on(self) -> Coco:
+        """The objects that are no crowds, and the pictures that have one."""
+        rows = np.flatnonzero(~self.crowd)
+        single = self.take_objects(rows, self.pictures[rows])
+        return single.take(np.flatnonzero(np.diff(single.offsets)))
+
+    def find_corrupt(self, num_threads: int) -> dict[int, Broken]:
+        """What is wrong, by number, with pictures that cannot be read to their end."""
+        with ThreadPoolExecutor(num_threads) as pool:  # Pillow decodes without the GIL
+            found = pool.map(self.read, range(len(self)))
+            return {number: each for number, each in enumerate(found) if isinstance(each, Broken)}
+
+    def checksum(self) -> str:
+        """sha256 of the names of the pictures and of their objects, in hex."""
+        digest = hashlib.sha256()
+        for array in arrays(self).values():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def _rows(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of ragged parts the rows, end to end, and their offsets."""
+    lengths = np.diff(offsets)[parts]
+    ends = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
+    return np.repeat(offsets[:-1][parts] - ends[:-1], lengths) + np.arange(ends[-1]), ends
+
+
+def arrays(coco: Coco) -> dict[str, np.ndarray]:
+    """All arrays of a data set by name, those of masks as polygons.points and so on."""
+    found = {}
+    for field in fields(coco):
+        value = getattr(coco, field.name)
+        if isinstance(value, np.ndarray):
+            found[field.name] = value
+        elif isinstance(value, (Polygons, RunLengths)):
+            found |= {f"{field.name}.{name}": array for name, array in value._asdict().items()}
+    return found
+
+
+def from_arrays(folder: Path, found: dict[str, np.ndarray]) -> Coco:
+    """The inverse of `arrays`."""
+    plain = {name: array for name, array in found.items() if "." not in name}
+    polygons, runs = (
+        kind(*(found[f"{name}.{part}"] for part in kind._fields))
+        for name, kind in (("polygons", Polygons), ("runs", RunLengths))
+    )
+    return Coco(folder, polygons=polygons, runs=runs, **plain)  # type: ignore[arg-type]
