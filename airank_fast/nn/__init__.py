@@ -13,7 +13,16 @@ from airank_fast.nn.sparse_table import SparseTable, SparseTableBag
 from airank_fast.nn.temporal_shift import TemporalShift
 from airank_fast.nn.upsample_add_act import UpsampleAddAct
 from airank_fast.nn.upsample_cross_entropy import UpsampleCrossEntropyLoss
-from airank_fast.ops import upsample_argmax, upsample_confusion
+from airank_fast.ops import (
+    batched_nms,
+    decode_boxes,
+    encode_boxes,
+    match_boxes,
+    nms,
+    nms_padded,
+    upsample_argmax,
+    upsample_confusion,
+)
 
 __all__ = [
     "BatchNormAct2d",
@@ -32,8 +41,14 @@ __all__ = [
     "TemporalShift",
     "UpsampleAddAct",
     "UpsampleCrossEntropyLoss",
+    "batched_nms",
     "cross_entropy",
+    "decode_boxes",
+    "encode_boxes",
     "freeze_batch_norm",
+    "match_boxes",
+    "nms",
+    "nms_padded",
     "packed_attention",
     "upsample_argmax",
     "upsample_confusion",
