@@ -9,6 +9,7 @@ python -m airank_fast.prepare word2vec --input DIR_OF_TEXT --output DIR
 python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare ocr --train gt.txt --form icdar --output DIR
 python -m airank_fast.prepare icdar2015 --training-images ZIP --training-gt ZIP --test-images ZIP --test-gt ZIP ...
+python -m airank_fast.prepare coco --train ZIP --val ZIP --annotations ZIP --output DIR
 python -m airank_fast.prepare --verify DIR
 
 The same command again resumes one that was interrupted.
@@ -27,7 +28,17 @@ import tyro
 from airank_fast.cli import run_command
 from airank_fast.data.host import host
 from airank_fast.errors import UserError, require
-from airank_fast.sources import cityscapes, criteo, icdar2015, imagenet, kinetics, line_lists, wikicorpus, word_text
+from airank_fast.sources import (
+    cityscapes,
+    coco,
+    criteo,
+    icdar2015,
+    imagenet,
+    kinetics,
+    line_lists,
+    wikicorpus,
+    word_text,
+)
 from airank_fast.sources.verify import verify
 
 _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; else 15 % of the tokens
@@ -322,6 +333,38 @@ class Icdar2015:
         return _verified(Verify(self.output, workers=self.workers))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coco:
+    """Unpack COCO 2017 into train2017/, val2017/ and annotations/, for YOLOv3 and Mask R-CNN."""
+
+    train: Path
+    """train2017.zip."""
+    val: Path
+    """val2017.zip."""
+    annotations: Path
+    """annotations_trainval2017.zip."""
+    output: Path
+    """Directory of the data set."""
+    partial: bool = False
+    """Accept other numbers of pictures than COCO's 118,287 and 5,000."""
+    skip_corrupt: bool = False
+    """Leave out bad annotations, and list them; without it the first one ends the command."""
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0, or 1 for a data set that is not sound."""
+        coco.prepare(
+            {"train": self.train, "val": self.val},
+            self.annotations,
+            self.output,
+            partial_set=self.partial,
+            skip_corrupt=self.skip_corrupt,
+            num_workers=_workers(self.workers),
+        )
+        return _verified(Verify(self.output, workers=self.workers))
+
+
 @dataclass(frozen=True)
 class Verify:
     """Read all of a prepared data set and compare it with its manifest. Exit status 1: it is not sound."""
@@ -349,6 +392,7 @@ COMMANDS = {
     "criteo": Criteo,
     "ocr": Ocr,
     "icdar2015": Icdar2015,
+    "coco": Coco,
     "verify": Verify,
 }
 
@@ -364,7 +408,7 @@ def main() -> int:
 
 def parse(
     arguments: list[str],
-) -> WikiCorpus | ImageNet | Kinetics | Cityscapes | Word2Vec | Criteo | Ocr | Icdar2015 | Verify:
+) -> WikiCorpus | ImageNet | Kinetics | Cityscapes | Word2Vec | Criteo | Ocr | Icdar2015 | Coco | Verify:
     """The command and its options. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]

@@ -33,7 +33,8 @@ class Coco:
     """N pictures with n objects, in the order of the pictures. `folder`: of the pictures.
 
     picture_ids: int64 [N], ascending; names: [N] of files; sizes: int64 [N, 2], (height, width). offsets: int64
-    [N + 1], picture i has objects offsets[i] ... offsets[i + 1] - 1. category_ids: int64 [K], of the classes.
+    [N + 1], picture i has objects offsets[i] ... offsets[i + 1] - 1. category_ids: int64 [K] of the classes;
+    category_names: [K].
 
     annotation_ids: int64 [n]; labels: int64 [n], classes from 0 on; boxes: float64 [n, 4], (x, y, width, height);
     areas: float64 [n]; crowd: bool [n]. polygons: of objects whose masks are polygons; others have none. runs: the
@@ -46,6 +47,7 @@ class Coco:
     sizes: np.ndarray
     offsets: np.ndarray
     category_ids: np.ndarray
+    category_names: np.ndarray
     annotation_ids: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray

@@ -33,7 +33,7 @@ from airank_fast.walk import entries
 
 LeftOut = list[tuple[str, str]]
 """(where, why) of each object and picture that is left out."""
-PACKED = ".arrays"  # the suffix of the folder with the arrays of a JSON file
+ARRAYS = "arrays"  # the folder with the arrays of JSON files, each in a folder called as the file
 NO_AREA = "a box (x, y, width, height) with an area"
 _VERSION = 1
 _BOX = "a box (x, y, width, height) of four finite numbers"
@@ -107,7 +107,7 @@ class _Content:
         self.left_out: LeftOut = []
         self.picture_ids, self.sizes = array("q"), array("q")
         self.names: list[str] = []
-        self.category_ids = array("q")
+        self.categories_by_id: dict[int, str] = {}
         self.ids, self.pictures, self.categories = array("q"), array("q"), array("q")
         self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
         self.points, self.polygon_lengths, self.num_polygons = array("d"), array("q"), array("q")
@@ -139,7 +139,9 @@ class _Content:
 
     def category(self, element: dict, where: str) -> None:
         """An element of "categories"."""
-        self.category_ids.append(_integer(element, "id", where))
+        number = _integer(element, "id", where)
+        require(number not in self.categories_by_id, where, "the only category with its id", f"another with {number}")
+        self.categories_by_id[number] = str(element.get("name", number))
 
     def annotation(self, element: dict, where: str) -> None:
         """An element of "annotations"."""
@@ -177,7 +179,8 @@ class _Content:
         picture_ids, sizes = picture_ids[order], sizes[order]
         names = np.array(self.names, np.str_)[order] if self.names else np.empty(0, np.str_)
         pictures = np.searchsorted(picture_ids, np.array(self.pictures, np.int64))
-        category_ids = np.unique(np.array(self.category_ids, np.int64))
+        by_id = sorted(self.categories_by_id.items())
+        category_ids = np.array([number for number, _ in by_id], np.int64)
         whole = Coco(
             folder,
             picture_ids,
@@ -185,6 +188,7 @@ class _Content:
             sizes,
             np.zeros(len(order) + 1, np.int64),
             category_ids,
+            np.array([name for _, name in by_id], np.str_),
             annotation_ids=np.array(self.ids, np.int64),
             labels=np.searchsorted(category_ids, np.array(self.categories, np.int64)),
             boxes=np.array(self.boxes, np.float64).reshape(-1, 4),
@@ -319,22 +323,16 @@ def _error(where: str, what: str, got: object) -> UserError:
 
 
 def save(coco: Coco, left_out: LeftOut, path: Path, into: Path) -> None:
-    """Write the arrays of a JSON file into a new folder."""
-    into.mkdir(parents=True)
+    """Write the arrays of a JSON file into a folder."""
     for name, values in arrays(coco).items():
         np.save(into / f"{name}.npy", values)
     about = {"version": _VERSION, "bytes": path.stat().st_size, "left_out": left_out}
     (into / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def packed_folder(path: Path) -> Path:
-    """The folder with the arrays of a JSON file."""
-    return path.with_suffix(PACKED)
-
-
 def load(path: Path, folder: Path) -> tuple[Coco, LeftOut] | None:
     """What `save` wrote of a JSON file; None where it did not, or for a file of another size."""
-    packed = packed_folder(path)
+    packed = path.parent.parent / ARRAYS / path.stem
     try:
         about = json.loads((packed / "about.json").read_text(encoding="utf-8"))
         if about["version"] != _VERSION or (path.is_file() and about["bytes"] != path.stat().st_size):
