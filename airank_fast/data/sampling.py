@@ -43,6 +43,8 @@ class Purpose(enum.IntEnum):
     WORDS = 6  # of a sentence, in sub-sampling
     SCENES = 7  # places, sizes and noise of a composed picture
     COLOURS = 8  # a picture's window and colours, where its draws are too few
+    MIXUP = 9  # the shares of two pictures that are mixed
+    SIZES = 10  # of the images of some steps
 
 
 class Crop(NamedTuple):

@@ -53,12 +53,20 @@ def decay_under_warmup(
     return end + (base - end) * (1.0 - min(1.0, step / total_steps)) ** power
 
 
-def step_decay(step: int, *, base: float, factor: float, warmup_steps: int, decay_steps: Iterable[int]) -> float:
-    """Learning rate of 0-based ``step``: linear warm-up to ``base``, which each of ``decay_steps`` multiplies.
+def step_decay(
+    step: int,
+    *,
+    base: float,
+    factor: float,
+    warmup_steps: int,
+    decay_steps: Iterable[int],
+    warmup_power: float = 1.0,
+) -> float:
+    """Learning rate of 0-based ``step``: a warm-up to ``base``, which each of ``decay_steps`` multiplies.
 
-    lr = base * (step + 1) / warmup_steps              while step < warmup_steps
-    lr = base * factor^(number of decay_steps <= step)  after them
+    lr = base * ((step + 1) / warmup_steps)^warmup_power  while step < warmup_steps
+    lr = base * factor^(number of decay_steps <= step)     after them
     """
     if step < warmup_steps:
-        return base * (step + 1) / warmup_steps
+        return base * (step + 1) ** warmup_power / warmup_steps**warmup_power
     return base * factor ** sum(step >= each for each in decay_steps)

@@ -2,12 +2,14 @@
 
 from airank_fast.tasks import AIRANK_2021, BLANK_2020, Metric, Target, Task
 
+BOX_METRICS = ("box_ap", "box_ap50", "box_ap75", "box_ap_small", "box_ap_medium", "box_ap_large")
+
 TASK = Task(
     name="yolov3",
     model="YOLOv3",
     title={"zh": "目标检测", "en": "object detection"},
     unit="images",
-    metrics=(Metric("box_ap"),),
+    metrics=tuple(map(Metric, BOX_METRICS)),
     names={"airank": "YOLOv3"},
     data_set="COCO 2017",
     train_samples=118_287,
