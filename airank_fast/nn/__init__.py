@@ -13,7 +13,7 @@ from airank_fast.nn.sparse_table import SparseTable, SparseTableBag
 from airank_fast.nn.temporal_shift import TemporalShift
 from airank_fast.nn.upsample_add_act import UpsampleAddAct
 from airank_fast.nn.upsample_cross_entropy import UpsampleCrossEntropyLoss
-from airank_fast.ops import upsample_argmax, upsample_confusion
+from airank_fast.ops import mask_targets, multiscale_roi_align, roi_align, upsample_argmax, upsample_confusion
 
 __all__ = [
     "BatchNormAct2d",
@@ -34,7 +34,10 @@ __all__ = [
     "UpsampleCrossEntropyLoss",
     "cross_entropy",
     "freeze_batch_norm",
+    "mask_targets",
+    "multiscale_roi_align",
     "packed_attention",
+    "roi_align",
     "upsample_argmax",
     "upsample_confusion",
 ]
