@@ -13,7 +13,19 @@ from airank_fast.nn.sparse_table import SparseTable, SparseTableBag
 from airank_fast.nn.temporal_shift import TemporalShift
 from airank_fast.nn.upsample_add_act import UpsampleAddAct
 from airank_fast.nn.upsample_cross_entropy import UpsampleCrossEntropyLoss
-from airank_fast.ops import mask_targets, multiscale_roi_align, roi_align, upsample_argmax, upsample_confusion
+from airank_fast.ops import (
+    batched_nms,
+    decode_boxes,
+    encode_boxes,
+    mask_targets,
+    match_boxes,
+    multiscale_roi_align,
+    nms,
+    nms_padded,
+    roi_align,
+    upsample_argmax,
+    upsample_confusion,
+)
 
 __all__ = [
     "BatchNormAct2d",
@@ -32,10 +44,16 @@ __all__ = [
     "TemporalShift",
     "UpsampleAddAct",
     "UpsampleCrossEntropyLoss",
+    "batched_nms",
     "cross_entropy",
+    "decode_boxes",
+    "encode_boxes",
     "freeze_batch_norm",
     "mask_targets",
+    "match_boxes",
     "multiscale_roi_align",
+    "nms",
+    "nms_padded",
     "packed_attention",
     "roi_align",
     "upsample_argmax",

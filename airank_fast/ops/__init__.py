@@ -16,6 +16,7 @@ from airank_fast.ops.batch_norm_act import (
     batch_norm_statistics_,
 )
 from airank_fast.ops.bias_gelu import bias_gelu
+from airank_fast.ops.box_coding import decode_boxes, encode_boxes
 from airank_fast.ops.cross_entropy import cross_entropy
 from airank_fast.ops.dropout_add_layer_norm import dropout_add_layer_norm
 from airank_fast.ops.fm import fm
@@ -25,6 +26,8 @@ from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
 from airank_fast.ops.layer_norm import layer_norm
 from airank_fast.ops.mask_targets import mask_targets
+from airank_fast.ops.match_boxes import match_boxes
+from airank_fast.ops.nms import batched_nms, nms, nms_padded
 from airank_fast.ops.roi_align import multiscale_roi_align, roi_align
 from airank_fast.ops.sgd import sgd_
 from airank_fast.ops.skip_gram import skip_gram
@@ -40,9 +43,12 @@ __all__ = [
     "batch_norm_finish_",
     "batch_norm_moments",
     "batch_norm_statistics_",
+    "batched_nms",
     "bias_gelu",
     "cross_entropy",
+    "decode_boxes",
     "dropout_add_layer_norm",
+    "encode_boxes",
     "fm",
     "ftrl_",
     "global_norm",
@@ -50,7 +56,10 @@ __all__ = [
     "lars_",
     "layer_norm",
     "mask_targets",
+    "match_boxes",
     "multiscale_roi_align",
+    "nms",
+    "nms_padded",
     "roi_align",
     "sgd_",
     "skip_gram",
