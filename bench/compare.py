@@ -57,6 +57,9 @@ GOALS = {
         ("upsample_cross_entropy", "", "torch.compile", 1.0),
         ("upsample_add_act", "", "torch", 1.3),
         ("upsample_add_act", "", "torch.compile", 1.0),
+        ("nms", "", "torchvision", 5.0),
+        ("match_boxes", "", "torchvision", 2.0),
+        ("roi_align", "", "torchvision", 4.0),
     ],
     "cuda": [
         ("sgd", "", "torch fused", 1.0),

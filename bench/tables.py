@@ -33,7 +33,7 @@ OPS = (
     "bias_gelu",
     "fm",
 )
-OPS += ("cross_entropy", "upsample_cross_entropy", "upsample_add_act")
+OPS += ("cross_entropy", "upsample_cross_entropy", "upsample_add_act", "nms", "match_boxes", "roi_align")
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -25,8 +25,10 @@ from airank_fast.ops.global_norm import global_norm
 from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
 from airank_fast.ops.layer_norm import layer_norm
+from airank_fast.ops.mask_targets import mask_targets
 from airank_fast.ops.match_boxes import match_boxes
 from airank_fast.ops.nms import batched_nms, nms, nms_padded
+from airank_fast.ops.roi_align import multiscale_roi_align, roi_align
 from airank_fast.ops.sgd import sgd_
 from airank_fast.ops.skip_gram import skip_gram
 from airank_fast.ops.sparse_table import sparse_table_bag, sparse_table_lookup
@@ -53,9 +55,12 @@ __all__ = [
     "lamb_",
     "lars_",
     "layer_norm",
+    "mask_targets",
     "match_boxes",
+    "multiscale_roi_align",
     "nms",
     "nms_padded",
+    "roi_align",
     "sgd_",
     "skip_gram",
     "sparse_table_bag",

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from airank_fast.ops import autograd
-from airank_fast.ops.checks import check_device, check_dtype, check_floating, require
+from airank_fast.ops.checks import check_device, check_dtype, require
+from airank_fast.ops.pictures import check_picture, in_format, is_channels_last, memory_format
 
 _OP = "upsample_add_act"
 _SCHEMAS = (
@@ -60,8 +61,8 @@ def upsample_add_act(
     if not inputs:
         raise ValueError(f"{_OP}: inputs must have at least one picture, got none")
     x = inputs[0]
-    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    x, *others = (_in_format(picture, last) for picture in inputs)
+    last = is_channels_last(x)
+    x, *others = (in_format(picture, last) for picture in inputs)
     while True:
         some, others = others[:_AT_ONCE], others[_AT_ONCE:]
         padded = (*some, *(None,) * (_AT_ONCE - len(some)))
@@ -83,7 +84,7 @@ def upsample_add_act_reference(
 ) -> Tensor:
     """The same in plain torch."""
     _check(x, (a, b, c), channels_last)
-    return _in_format(_sum(x, a, b, c, relu, nearest, align_corners, channels_last), channels_last)
+    return in_format(_sum(x, a, b, c, relu, nearest, align_corners, channels_last), channels_last)
 
 
 @torch.library.impl(_library, "upsample_add_act_backward", "CompositeExplicitAutograd")
@@ -92,7 +93,7 @@ def upsample_add_act_backward_reference(
 ) -> Tensor:
     """The gradient of a picture of that size, by the result's after the ReLU's, in plain torch."""
     _check_backward(grad, height, width, channels_last)
-    return _in_format(_gradient(grad, height, width, nearest, align_corners), channels_last)
+    return in_format(_gradient(grad, height, width, nearest, align_corners), channels_last)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -129,13 +130,13 @@ def _gradient(grad, height, width, nearest, align_corners) -> Tensor:
 @torch.library.register_fake("airank_fast::upsample_add_act", lib=_library)
 def _fake(x, a, b, c, relu, nearest, align_corners, channels_last):
     _check(x, (a, b, c), channels_last)
-    return torch.empty_like(x, memory_format=_format(channels_last))
+    return torch.empty_like(x, memory_format=memory_format(channels_last))
 
 
 @torch.library.register_fake("airank_fast::upsample_add_act_backward", lib=_library)
 def _backward_fake(grad, height, width, nearest, align_corners, channels_last):
     _check_backward(grad, height, width, channels_last)
-    return grad.new_empty((*grad.shape[:2], height, width)).to(memory_format=_format(channels_last))
+    return grad.new_empty((*grad.shape[:2], height, width)).to(memory_format=memory_format(channels_last))
 
 
 def _setup_context(ctx, inputs, output):
@@ -150,7 +151,7 @@ def _backward(ctx, grad):
     nearest, align_corners, channels_last = ctx.how
     if y is not None:
         grad = torch.ops.aten.threshold_backward(grad, y, 0)
-    grad = _in_format(grad, channels_last)
+    grad = in_format(grad, channels_last)
     gradients = [grad]
     for size, needed in zip(ctx.sizes, ctx.needs_input_grad[1:], strict=False):
         if size is None or not needed:
@@ -178,26 +179,9 @@ _upsample_add_act = autograd.differentiable(
 autograd.refuse_derivatives(_library, "upsample_add_act_backward")
 
 
-def _format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _in_format(x: Tensor, channels_last: bool) -> Tensor:
-    return x.contiguous(memory_format=_format(channels_last)) if x.dim() == 4 else x
-
-
-def _check_picture(op: str, name: str, x: Tensor, channels_last: bool) -> None:
-    """The checks of csrc/upsample_add_act_args.h, in the same order and words, as are those below."""
-    required = f"{name} must have shape [N, C, H, W] with at least one channel and one pixel"
-    require(op, x.dim() == 4 and 0 not in x.shape[1:], required, list(x.shape))
-    check_floating(op, name, x)
-    is_dense = x.is_contiguous(memory_format=_format(channels_last)) or x.numel() == 0
-    required = f"{name} must be {'channels_last' if channels_last else 'contiguous'}"
-    require(op, is_dense, required, f"strides {list(x.stride())}")
-
-
 def _check(x: Tensor, others: tuple[Tensor | None, ...], channels_last: bool) -> None:
-    _check_picture(_OP, "x", x, channels_last)
+    """The checks of csrc/upsample_add_act_args.h, in the same order and words, as are those below."""
+    check_picture(_OP, "x", x, channels_last)
     for name, other in zip("abc", others, strict=True):
         if other is None:
             continue
@@ -205,10 +189,10 @@ def _check(x: Tensor, others: tuple[Tensor | None, ...], channels_last: bool) ->
         check_dtype(_OP, name, other, x.dtype)
         required = f"{name} must have shape [{x.shape[0]}, {x.shape[1]}, h, w]"
         require(_OP, other.dim() == 4 and other.shape[:2] == x.shape[:2], required, list(other.shape))
-        _check_picture(_OP, name, other, channels_last)
+        check_picture(_OP, name, other, channels_last)
 
 
 def _check_backward(grad: Tensor, height: int, width: int, channels_last: bool) -> None:
     op = f"{_OP}_backward"
-    _check_picture(op, "grad", grad, channels_last)
+    check_picture(op, "grad", grad, channels_last)
     require(op, height > 0 and width > 0, "size must be at least 1", [height, width])

@@ -239,7 +239,7 @@ int64_t rows_of_thread(const UpsampleSizes& sizes) { return std::max<int64_t>(1,
 Tensor upsample_add_act_cpu(Tensor x, OptionalTensor a, OptionalTensor b, OptionalTensor c, bool relu, bool nearest,
                             bool align_corners, bool channels_last) {
   check_upsample_add_act(x, {&a, &b, &c}, channels_last);
-  Tensor y = empty_picture(x, x.size(2), x.size(3), channels_last);
+  Tensor y = empty_picture(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, channels_last);
   if (x.numel() == 0) return y;
   const UpsampleSizes sizes = upsample_sizes(x, channels_last);
   with_picture_type(x, [&](auto element) {
@@ -269,7 +269,7 @@ Tensor upsample_add_act_cpu(Tensor x, OptionalTensor a, OptionalTensor b, Option
 Tensor upsample_add_act_backward_cpu(Tensor grad, int64_t height, int64_t width, bool nearest, bool align_corners,
                                      bool channels_last) {
   check_upsample_add_act_backward(grad, height, width, channels_last);
-  Tensor result = empty_picture(grad, height, width, channels_last);
+  Tensor result = empty_picture(grad, {grad.size(0), grad.size(1), height, width}, channels_last);
   if (grad.numel() == 0) return result;
   const UpsampleSizes from = upsample_sizes(grad, channels_last), to = upsample_sizes(result, channels_last);
   const UpsampleAxis rows = upsample_axis_of(height, from.height, nearest, align_corners);

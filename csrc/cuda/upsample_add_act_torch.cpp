@@ -27,7 +27,7 @@ Tensor upsample_add_act_cuda(Tensor x, OptionalTensor a, OptionalTensor b, Optio
                              bool align_corners, bool channels_last) {
   check_upsample_add_act(x, {&a, &b, &c}, channels_last);
   const OnDevice device(x);
-  Tensor y = empty_picture(x, x.size(2), x.size(3), channels_last);
+  Tensor y = empty_picture(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, channels_last);
   UpsampleAddLaunch work = describe(x, y, nearest, align_corners, channels_last);
   work.relu = relu;
   for (const OptionalTensor& other : {a, b, c})
@@ -40,7 +40,7 @@ Tensor upsample_add_act_backward_cuda(Tensor grad, int64_t height, int64_t width
                                       bool channels_last) {
   check_upsample_add_act_backward(grad, height, width, channels_last);
   const OnDevice device(grad);
-  Tensor result = empty_picture(grad, height, width, channels_last);
+  Tensor result = empty_picture(grad, {grad.size(0), grad.size(1), height, width}, channels_last);
   UpsampleAddLaunch work = describe(grad, result, nearest, align_corners, channels_last);
   work.low_height = height;
   work.low_width = width;

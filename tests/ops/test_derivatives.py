@@ -1,4 +1,4 @@
-"""Uses of an op's gradient, the same for all six: second derivatives, torch.func's transforms, vmap.
+"""Uses of an op's gradient, the same for all of them: second derivatives, torch.func's transforms, vmap.
 
 Every op stands here as a function of its differentiable arguments, beside the same in torch's own operators, in
 float64, where the two must agree to rounding.
@@ -68,6 +68,16 @@ def plain_fixed_batch_norm(x, residual=0.0, weight=1.0):
     return F.leaky_relu(z, 0.1)
 
 
+def region(x):
+    return ops.roi_align(x, torch.tensor([[0, 0, 0, 4, 4]], device=x.device), 2, sampling_ratio=2)
+
+
+def plain_region(x):
+    """Four samples along each axis: two between pixels, one beyond the last centre, one outside."""
+    means = x.new_tensor([[0.25, 0.5, 0.25], [0, 0, 0.5]])
+    return means @ x @ means.t()
+
+
 PICTURE = (2, 3, 2, 2)
 CASES = {
     "layer_norm": Case(
@@ -115,6 +125,7 @@ CASES = {
     "upsample_add_act": Case(
         lambda x, a, b: ops.upsample_add_act([x, a, b]), upsampled_sum, (PICTURE, (2, 3, 1, 2), PICTURE)
     ),
+    "roi_align": Case(region, plain_region, ((1, 1, 3, 3),)),
     "batch_norm_act": Case(
         batch_norm_act,
         lambda x, r, w, b: (F.batch_norm(x, None, None, w, b, True, 0.1, 1e-3) + r).relu(),
@@ -230,6 +241,11 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
         "cross_entropy_backward": (torch.ones((), device=device), x, target_on(device), rows, scale, 0.0, -100),
         "fm_backward": (torch.ones((), device=device), x),
         "upsample_add_act_backward": (picture, 1, 2, False, False, True),
+        "roi_align_backward": (
+            picture.detach()[:1].requires_grad_(),
+            torch.zeros(1, 5, device=device),
+            *(1, [4, 4], [1.0], [], 2, False, True),
+        ),
         "batch_norm_act_sums": (picture, picture, None, statistics, 0.0),
         "batch_norm_act_backward": (picture, picture, None, None, statistics, sums, 0.0, False),
     }
