@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from airank_fast.models.feature_pyramid import upsample_add
 from airank_fast.models.resnet import BasicBlock, Bottleneck, PlainBatchNormAct2d, ResNet, plain_pointwise_conv
-from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d, UpsampleAddAct
+from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d
 
 STRIDE = 32  # pixels of the picture for one of the last stage
 SHARPNESS = 50.0  # the paper's k
@@ -56,13 +57,7 @@ class DBNet(nn.Module):
         self.register_load_state_dict_pre_hook(_rename)
 
     def forward(self, images: Tensor) -> Tensor:
-        backbone = self.backbone
-        x = backbone.maxpool(backbone.bn1(backbone.conv1(images)))
-        features = []
-        for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
-            x = stage(x)
-            features.append(x)
-        return self.decoder(features)
+        return self.decoder(self.backbone.stages(images))
 
 
 class Decoder(nn.Module):
@@ -78,7 +73,7 @@ class Decoder(nn.Module):
             enlarge = nn.Upsample(scale_factor=2 ** (stage - 2), mode="nearest")
             setattr(self, f"out{stage}", nn.Sequential(_conv3x3(channels, narrow, fused=fused), enlarge))
         self.out2 = _conv3x3(channels, narrow, fused=fused)
-        self.sum = UpsampleAddAct(relu=False, mode="nearest") if fused else PlainUpsampleAdd()
+        self.sum = upsample_add(fused=fused)
         self.binarize = _head(channels, narrow, fused=fused)
         self.thresh = _head(channels, narrow, fused=fused)
         for module in self.modules():
@@ -96,13 +91,6 @@ class Decoder(nn.Module):
         fused = torch.cat([self.out5(p5), self.out4(p4), self.out3(p3), self.out2(p2)], 1)
         text = self.binarize(fused)
         return torch.cat([text, self.thresh(fused)], 1) if self.training else text
-
-
-class PlainUpsampleAdd(nn.Module):
-    """`UpsampleAddAct` of two pictures, without a ReLU, in torch's own operators."""
-
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        return x + F.interpolate(other, x.shape[2:], mode="nearest")
 
 
 def _conv3x3(in_channels: int, channels: int, *, fused: bool) -> nn.Conv2d:

@@ -156,6 +156,15 @@ class ResNet(nn.Module):
             elif zero_init_last_bn and isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)
 
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """The outputs of the four stages, for a feature pyramid."""
+        x = self.maxpool(self.bn1(self.conv1(x)))
+        outputs = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
