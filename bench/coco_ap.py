@@ -123,8 +123,9 @@ def as_json(truth: Truth, found: list[Detections], kind: str) -> tuple[dict, lis
 
 def by_coco_eval(index: Any, evaluator: Callable, results: list[dict], kind: str) -> dict[str, float]:
     """A library with pycocotools' interface."""
+    copies = [*map(dict, results)]  # loadRes writes into them
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluator(index, index.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
+        evaluation = evaluator(index, index.loadRes(copies), {"box": "bbox", "mask": "segm"}[kind])
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -54,7 +54,7 @@ def test_pictures_and_objects_are_in_the_order_of_ids(tmp_path):
     train = coco.to_train_on()
     assert train.names.tolist() == ["b.png", "c.png"]
     assert train.annotation_ids.tolist() == [30, 31]
-    assert train.polygons.points[4:].tolist() == [[1, 2], [4, 2], [4, 6], [1, 6]]
+    assert train.outlines_of(1)[0][0].tolist() == [[1, 2], [4, 2], [4, 6], [1, 6]]
     assert train.checksum() != coco.checksum() == read_coco(tmp_path, "val")[0].checksum()
 
 

@@ -195,10 +195,11 @@ class _Content:
             areas=np.array(self.areas, np.float64),
             crowd=np.array(self.crowd, bool),
             polygons=Polygons(
-                np.array(self.points, np.float64).reshape(-1, 2),
+                np.frombuffer(self.points, np.float64).reshape(-1, 2),
                 offsets_of(self.polygon_lengths),
                 offsets_of(self.num_polygons),
             ),
+            polygon_numbers=np.arange(len(self.ids)),
             runs=RunLengths(
                 np.concatenate([np.empty(0, np.uint32), *self.counts]),
                 offsets_of(map(len, self.counts)),
