@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from commands.inprocess import run_without_torch
 
 from airank_fast import package, report, score, verify
 
 
-def assert_handed_in(run, title, directory):
-    """The run is verified without errors, scored, reported under its title, and packaged; files go to `directory`."""
+def assert_handed_in(run, title, directory, errors=()):
+    """The run is verified with no other errors than these rules', scored, reported under its title, and packaged.
+
+    Files go to `directory`.
+    """
     verified = run_without_torch(verify, run)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    found = re.findall(r": error: .*\[([\w.]+):", verified.stdout)
+    assert (set(found), verified.returncode) == (set(errors), int(bool(errors))), verified.stdout + verified.stderr
     scored = run_without_torch(score, run)
     assert scored.returncode in (0, 1), scored.stderr
     reported = run_without_torch(report, run, "--output", directory / "report")

@@ -56,9 +56,12 @@ def narrow(**options) -> MaskRCNN:
     )
 
 
+@pytest.fixture(scope="module")
 def reference(expected) -> MaskRCNN:
-    """With the weights of the reference."""
-    model = fill(narrow()).to(memory_format=torch.channels_last)
+    """With the weights of the reference; tests must not change them."""
+    with torch.device("meta"):
+        model = narrow()
+    model = fill(model.to_empty(device="cpu")).to(memory_format=torch.channels_last)
     model.roi_heads.box_predictor.cls_score.bias.data.copy_(expected["cls_score_bias"])
     return model
 
@@ -95,8 +98,8 @@ def truths(*numbers: int) -> Truths:
     return Truths(shown, known, numbers, offsets, torch.tensor([11, 2**40 + 7]), targets)
 
 
-def test_detections_are_torchvisions(expected):
-    model = reference(expected)
+def test_detections_are_torchvisions(expected, reference):
+    model = reference.eval()
     with torch.no_grad():
         images = batch()
         proposals, losses = model.rpn(images, model.backbone(images), SIZES)
@@ -113,8 +116,8 @@ def test_detections_are_torchvisions(expected):
     torch.testing.assert_close(found.masks[:, ::3, ::3], expected["masks"], rtol=1e-4, atol=1e-5)
 
 
-def test_losses_and_gradients_are_torchvisions(expected):
-    model = reference(expected).train()
+def test_losses_and_gradients_are_torchvisions(expected, reference):
+    model = reference.train()
     losses = model(batch(), SIZES, truths(3, 1))
     theirs = {
         "objectness": "loss_objectness",

@@ -62,7 +62,6 @@ def test_names(name, task):
 PACKAGE = Path(tasks.__file__).parents[1]
 NOT_TRAINED_YET = {
     "cyclegan",
-    "mask_rcnn",
     "pix2pix",
     "transformer",
     "yolov3",
