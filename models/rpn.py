@@ -185,7 +185,7 @@ def packed(matches: Tensor, offsets: Tensor) -> Tensor:
 
 def matched(boxes: Tensor, objects: Tensor) -> Tensor:
     """The boxes of objects of these numbers, [..., 4]; of a negative number any box."""
-    return (boxes if len(boxes) else boxes.new_tensor([[0, 0, 1, 1]]))[objects.clamp(min=0)]
+    return (boxes if len(boxes) else boxes.new_zeros(1, 4))[objects.clamp(min=0)]
 
 
 def box_loss(codes: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
