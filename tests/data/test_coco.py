@@ -126,6 +126,10 @@ BAD = {
         {"segmentation": [[1, 1, 5, 5, 9, float("nan")]]},
         r"annotation 30: .*three or more points.*, got \[1, 1, 5, 5, 9, NaN\]",
     ),
+    "far polygon": (
+        {"segmentation": [[1, 1, 5, 5, 9, -1e9]]},
+        r"annotation 30: must be with polygons in its picture, got a coordinate of 1e\+09",
+    ),
     "size of an RLE": (
         {"segmentation": {"size": [60, 40], "counts": [2400]}},
         r"annotation 30: must be with an RLE of its picture's size \[height, width\], got \[60, 40\], not \[40, 60\]",

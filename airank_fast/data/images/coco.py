@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from airank_fast.data.images.image_folder import why_corrupt
-from airank_fast.data.images.run_lengths import Polygons, RunLengths, draw_polygons, outlines, ragged_rows
+from airank_fast.data.images.run_lengths import Polygons, RunLengths, draw_polygons, outlines, pack_counts, ragged_rows
 from airank_fast.data.images.workers import Broken, decode
 from airank_fast.errors import UserError
 
@@ -107,11 +107,9 @@ class Coco:
     def masks(self) -> RunLengths:
         """The masks of all objects, as pycocotools draws them."""
         drawn = draw_polygons(self.polygons.take(self.polygon_numbers), self.sizes[self.pictures])
-        counts = list(np.split(drawn.counts, drawn.offsets[1:-1]))
-        for each in np.flatnonzero(self.run_numbers >= 0).tolist():
-            counts[each] = self.runs.of(int(self.run_numbers[each]))
-        joined = np.concatenate([np.empty(0, np.uint32), *counts])
-        return RunLengths(joined, np.cumsum([0, *map(len, counts)], dtype=np.int64), drawn.sizes)
+        runs = self.run_numbers.tolist()
+        counts = [drawn.of(number) if run < 0 else self.runs.of(run) for number, run in enumerate(runs)]
+        return pack_counts(counts, drawn.sizes)
 
     def take(self, numbers: np.ndarray) -> Coco:
         """These pictures, ascending, with their objects."""
