@@ -49,6 +49,7 @@ _PEERS = (
     "gensim",
     "opencv-python-headless",
     "av",
+    "pycocotools",
 )  # besides those of system.versions()
 
 
