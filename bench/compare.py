@@ -60,6 +60,7 @@ GOALS = {
         ("nms", "", "torchvision", 5.0),
         ("match_boxes", "", "torchvision", 2.0),
         ("roi_align", "", "torchvision", 4.0),
+        ("mask_targets", "", "pycocotools", 4.0),
     ],
     "cuda": [
         ("sgd", "", "torch fused", 1.0),

@@ -33,7 +33,15 @@ OPS = (
     "bias_gelu",
     "fm",
 )
-OPS += ("cross_entropy", "upsample_cross_entropy", "upsample_add_act", "nms", "match_boxes", "roi_align")
+OPS += (
+    "cross_entropy",
+    "upsample_cross_entropy",
+    "upsample_add_act",
+    "nms",
+    "match_boxes",
+    "roi_align",
+    "mask_targets",
+)
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -86,6 +86,9 @@ HOST_DEVICE RoiAxis<M> roi_axis(M low, M high, M scale, int32_t bins, int32_t si
   return {start, bin, size, grid > M(0) ? int32_t(grid) : 0};
 }
 
+// 0: as many samples as a bin has pixels.
+HOST_DEVICE int32_t roi_sampling_ratio(int64_t ratio) { return ratio > 0 ? int32_t(ratio) : 0; }
+
 // The level of a RoI: as many as it has limits of areas at or below its own.
 template <typename M>
 HOST_DEVICE int roi_level(const M* box, const M* areas, int num_areas) {

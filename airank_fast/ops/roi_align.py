@@ -52,7 +52,7 @@ def roi_align(
     sampling_ratio: int = -1,
     aligned: bool = False,
 ) -> Tensor:
-    """Bins of each box, means of bilinear samples; the signature and the results of torchvision.ops.roi_align.
+    """Each box as a grid of bins, means of bilinear samples; torchvision.ops.roi_align's signature and results.
 
     Args:
         input: pictures [N, C, H, W], float32, float64, bfloat16 or float16, contiguous or channels_last; also uint8 or
@@ -139,14 +139,15 @@ def _rois(boxes: Tensor | Sequence[Tensor], x: Tensor) -> Tensor:
             is_table = of_picture.dim() == 2 and of_picture.shape[1] == 4
             require(_OP, is_table, f"boxes[{i}] must have shape [k, 4]", list(of_picture.shape))
             check_device(_OP, f"boxes[{i}]", of_picture, x.device)
-        wide = [of_picture.detach().to(_roi_dtype(x)) for of_picture in boxes]
+        wide = [of_picture.detach().to(_wide(x)) for of_picture in boxes]
         if not wide:
-            return torch.zeros(0, 5, dtype=_roi_dtype(x), device=x.device)
+            return torch.zeros(0, 5, dtype=_wide(x), device=x.device)
         return torch.cat([torch.nn.functional.pad(of, (1, 0), value=i) for i, of in enumerate(wide)])
-    return boxes.detach().to(_roi_dtype(x))
+    return boxes.detach().to(_wide(x))
 
 
-def _roi_dtype(x: Tensor) -> torch.dtype:
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype of coordinates, weights and sums."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -256,10 +257,6 @@ def _spread(grad, rois, pictures, sizes, scales, areas, sampling_ratio, aligned)
     return gradients
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 @torch.library.register_fake("airank_fast::roi_align", lib=_library)
 def _fake(x, a, b, c, rois, scales, areas, height, width, sampling_ratio, aligned, channels_last):
     _check(x, (a, b, c), rois, scales, areas, height, width, sampling_ratio, channels_last)
@@ -334,7 +331,7 @@ def _check(x, others, rois, scales, areas, height, width, sampling_ratio, channe
 
 def _check_options(op, like, rois, num_levels, scales, areas, output_size, sampling_ratio) -> None:
     check_device(op, "rois", rois, like.device)
-    check_dtype(op, "rois", rois, _roi_dtype(like))
+    check_dtype(op, "rois", rois, _wide(like))
     require(op, rois.dim() == 2 and rois.shape[1] == 5, "rois must have shape [K, 5]", list(rois.shape))
     require(op, len(scales) == num_levels, f"scales must have {num_levels} numbers", len(scales))
     require(op, len(areas) == num_levels - 1, f"areas must have {num_levels - 1} numbers", len(areas))

@@ -38,6 +38,12 @@ void fill_zeros(const Tensor& tensor, int64_t element_bytes) {
   });
 }
 
+// Into the cache, line by line: the short rows of windows would be fetched one by one.
+template <typename M>
+void fetch(const M* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLineBytes / int64_t(sizeof(M))) __builtin_prefetch(from + i);
+}
+
 // Calls run(T{}) with the element type.
 template <typename Run>
 void with_element_type(const Tensor& x, Run run) {
@@ -92,13 +98,14 @@ void planes_forward(const RoiPlan<roi_math_t<T>>& plan, const std::vector<Tensor
       const Tensor& picture = levels[size_t(group.level)];
       const int64_t c = item % channels, width = picture.size(3), size = picture.size(2) * width;
       const T* data = static_cast<const T*>(picture.data_ptr()) + (group.picture * channels + c) * size;
+      const int64_t first = group.first_row * width, count = (group.last_row - group.first_row) * width;
       const M* plane;
       if constexpr (std::is_same_v<T, M>) {
+        fetch(data + first, count);
         plane = data;
       } else {
-        const int64_t first = group.first_row * width;
         wide.resize(size_t(size));
-        convert(data + first, (group.last_row - group.first_row) * width, wide.data() + first);
+        convert(data + first, count, wide.data() + first);
         plane = wide.data();
       }
       for (const int32_t k : group.rois)
@@ -123,6 +130,7 @@ void planes_backward(const RoiPlan<math_t<T>>& plan, const T* grad, int64_t bins
       T* data = static_cast<T*>(picture.data_ptr()) + (group.picture * channels + c) * size;
       M* plane;
       const int64_t first = group.first_row * width, count = (group.last_row - group.first_row) * width;
+      std::memset(data, 0, size_t(size) * sizeof(T));
       if constexpr (std::is_same_v<T, M>) {
         plane = data;
       } else {
@@ -162,6 +170,7 @@ void pixels_backward(const RoiPlan<math_t<T>>& plan, const T* grad, int64_t roi_
                      const std::vector<Tensor>& levels) {
   using M = math_t<T>;
   const int64_t channels = levels[0].size(1), most = most_cells(plan);
+  for (const Tensor& level : levels) fill_zeros(level, sizeof(T));
   // Some items for each thread; the sums do not depend on it.
   const int64_t parts = 4 * torch::stable::get_num_threads() / std::max<int64_t>(1, int64_t(plan.groups.size())) + 1;
   const int64_t block = ((channels + parts - 1) / parts + kChannels - 1) / kChannels * kChannels;
@@ -230,7 +239,6 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, Tensor rois, int64_t pic
   with_element_type(grad, [&](auto element) {
     using T = decltype(element);
     if constexpr (!std::is_same_v<T, uint8_t>) {
-      for (const Tensor& level : levels) fill_zeros(level, sizeof(T));
       const RoiPlan<math_t<T>> plan("roi_align_backward", rois, pictures, sizes, options);
       const T* from = static_cast<const T*>(grad.data_ptr());
       if (channels_last) pixels_backward<T>(plan, from, grad.size(1) * bins, levels);

@@ -69,7 +69,7 @@ struct RoiGroup {
   std::vector<int32_t> rois;
   // Of all their windows:
   int32_t first_row = 0;
-  int32_t last_row = 0;  // and one
+  int32_t last_row = 0;  // the one after it
 };
 
 template <typename M>
@@ -77,7 +77,7 @@ struct RoiPlan {
   RoiTaps<M> rows;
   RoiTaps<M> columns;
   std::vector<RoiWindow> windows;
-  std::vector<RoiGroup> groups;  // without empty ones
+  std::vector<RoiGroup> groups;  // of all pictures of all levels
   int32_t most_columns = 0;      // of a window
 
   // `sizes` are the heights and widths of the levels. Raises for a picture that is not there.
@@ -85,9 +85,9 @@ struct RoiPlan {
           const RoiAlignOptions& options)
       : rows(options.height), columns(options.width) {
     const std::vector<M> areas(options.areas.begin(), options.areas.end());
-    std::vector<RoiGroup> all;
+    const int32_t ratio = roi_sampling_ratio(options.sampling_ratio);
     for (size_t level = 0; level < sizes.size() / 2; ++level)
-      for (int64_t n = 0; n < pictures; ++n) all.push_back({int(level), n, {}});
+      for (int64_t n = 0; n < pictures; ++n) groups.push_back({int(level), n, {}});
     const M* roi = static_cast<const M*>(rois.data_ptr());
     for (int64_t k = 0; k < rois.size(0); ++k, roi += 5) {
       check_roi_picture(op, k, double(roi[0]), pictures);
@@ -95,10 +95,8 @@ struct RoiPlan {
       const size_t level = size_t(roi_level(box, areas.data(), int(areas.size())));
       const M scale = M(options.scales[level]);
       const int32_t height = int32_t(sizes[2 * level]), width = int32_t(sizes[2 * level + 1]);
-      RoiAxis<M> down = roi_axis(box[1], box[3], scale, rows.bins, height, int32_t(options.sampling_ratio),
-                                 options.aligned);
-      RoiAxis<M> across = roi_axis(box[0], box[2], scale, columns.bins, width, int32_t(options.sampling_ratio),
-                                   options.aligned);
+      RoiAxis<M> down = roi_axis(box[1], box[3], scale, rows.bins, height, ratio, options.aligned);
+      RoiAxis<M> across = roi_axis(box[0], box[2], scale, columns.bins, width, ratio, options.aligned);
       if (!down.is_finite() || !across.is_finite()) down.grid = across.grid = -1;
       const auto [first_row, num_rows] = rows.append(down);
       auto [first_column, num_columns] = columns.append(across);
@@ -112,14 +110,12 @@ struct RoiPlan {
       windows.push_back({first_row, num_rows, first_column, num_columns, down.is_finite()});
       most_columns = std::max(most_columns, num_columns);
       if (num_rows == 0 || num_columns == 0) continue;
-      RoiGroup& group = all[level * size_t(pictures) + size_t(roi[0])];
+      RoiGroup& group = groups[level * size_t(pictures) + size_t(roi[0])];
       const bool is_first = group.rois.empty();
       group.first_row = is_first ? first_row : std::min(group.first_row, first_row);
       group.last_row = is_first ? first_row + num_rows : std::max(group.last_row, first_row + num_rows);
       group.rois.push_back(int32_t(k));
     }
-    for (RoiGroup& group : all)
-      if (!group.rois.empty()) groups.push_back(std::move(group));
   }
 };
 

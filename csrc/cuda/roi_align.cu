@@ -24,7 +24,7 @@ RoiTask<M> task_of(const RoiAlignLaunch& work) {
   task.channels = work.channels;
   task.height = int32_t(work.height);
   task.width = int32_t(work.width);
-  task.sampling_ratio = int32_t(work.sampling_ratio);
+  task.sampling_ratio = roi_sampling_ratio(work.sampling_ratio);
   task.aligned = work.aligned;
   task.channels_last = work.channels_last;
   task.num_levels = work.num_levels;

@@ -1,8 +1,8 @@
 // RoIAlign over the levels of a pyramid on the GPU, and its backward; formula in roi_align_math.h.
 //
 // Mapping: forward, a thread takes a bin of a channel, the threads of a block neighbours in memory; the four pixels of
-// each sample come from the caches. Backward, a block takes a tile of 8 x 8 pixels and 16 channels of a gradient, a thread
-// eight of its numbers. The block lists the RoIs whose samples may reach the tile, in their order, and computes of some
+// each sample come from the caches. Backward, a block takes a tile of 8 x 8 pixels and 8 channels of a gradient, a thread
+// four of its numbers. The block lists the RoIs whose samples may reach the tile, in their order, and computes of some
 // at a time what part each row and column of the tile has of each bin; then every thread gathers what the bins give.
 // Each number is the sum over RoIs in their order: without atomics, and the same in every run.
 // Bytes per number from memory: of the result or the gradient e, written once; all else is read from the caches.
@@ -16,10 +16,13 @@ namespace airank_fast {
 
 constexpr int kRoiThreads = 128;
 constexpr int kRoiTile = 8;  // pixels
-constexpr int kRoiChannels = 16;
+constexpr int kRoiChannels = 8;
 constexpr int kRoiLines = 2 * kRoiTile;               // rows and columns of a tile
 constexpr int kRoiAtOnce = kRoiThreads / kRoiLines;   // RoIs of which a thread has a line each
 constexpr int kRoiNumbers = kRoiTile * kRoiTile * kRoiChannels / kRoiThreads;  // of a thread
+static_assert(kRoiThreads % (kRoiTile * kRoiChannels) == 0 && kRoiThreads % (kRoiTile * kRoiTile) == 0);
+// Blocks of the backward that a multiprocessor's registers must suffice for.
+template <typename M> constexpr int kRoiBlocks = sizeof(M) == 8 ? 3 : 5;
 
 template <typename T> struct RoiResult { using type = T; };
 template <> struct RoiResult<uint8_t> { using type = float; };
@@ -127,6 +130,24 @@ __device__ __forceinline__ bool roi_reaches(const RoiAxis<M>& axis, int32_t bins
   return low <= M(first + kRoiTile) && high >= M(first - 1);
 }
 
+// A thread's numbers in a tile: of one column, one channel in channels_last pictures, else one row. Number j has the row
+// first_row + j * rows and the channel first_channel + j * channels.
+struct RoiNumbers {
+  int32_t column;
+  int32_t first_row;
+  int32_t rows;
+  int32_t first_channel;
+  int32_t channels;
+};
+
+__device__ __forceinline__ RoiNumbers roi_numbers(bool channels_last) {
+  const int32_t thread = int32_t(threadIdx.x);
+  constexpr int32_t kPixels = kRoiTile * kRoiTile, kRow = kRoiTile * kRoiChannels;
+  if (channels_last)
+    return {thread / kRoiChannels % kRoiTile, thread / kRow, kRoiThreads / kRow, thread % kRoiChannels, 0};
+  return {thread % kRoiTile, thread / kRoiTile % kRoiTile, 0, thread / kPixels, kRoiThreads / kPixels};
+}
+
 // A tile of a gradient: its level, picture, first pixel and first channel.
 struct RoiTilePlace {
   int level;
@@ -156,7 +177,7 @@ __device__ __forceinline__ RoiTilePlace roi_tile(const RoiTask<M>& task) {
 
 // Dynamic shared memory: of `at_once` RoIs, at most kRoiAtOnce, the parts of each line of the tile, of all bins.
 template <typename T, typename M>
-__global__ void __launch_bounds__(kRoiThreads)
+__global__ void __launch_bounds__(kRoiThreads, kRoiBlocks<M>)
     roi_align_backward_kernel(const RoiTask<M> task, const T* grad, int at_once) {
   DYN_SMEM(M, parts);
   SHARED(int32_t, reaching, [kRoiThreads]);
@@ -168,6 +189,7 @@ __global__ void __launch_bounds__(kRoiThreads)
   const int64_t bins = int64_t(task.height) * task.width;
   const int64_t bin_stride = task.channels_last ? task.channels : 1;
   const int64_t channel_stride = task.channels_last ? 1 : bins;
+  const RoiNumbers own = roi_numbers(task.channels_last);
   const int thread = int(threadIdx.x), line = thread % kRoiLines, of_line = thread / kRoiLines;
   const bool is_row = line < kRoiTile;
   const int32_t cell = is_row ? tile.top + line : tile.left + line - kRoiTile;
@@ -200,6 +222,7 @@ __global__ void __launch_bounds__(kRoiThreads)
         M* of_bins = parts + of_line * parts_size +
                      (is_row ? line * task.height : kRoiTile * task.height + (line - kRoiTile) * task.width);
         int32_t begin = num_bins, end = 0;
+#pragma unroll 1
         for (int32_t b = 0; b < num_bins; ++b) {
           const M part = cell < axis.size && axis.grid > 0 ? axis.share(b, cell) : M(0);
           of_bins[b] = part;
@@ -214,22 +237,23 @@ __global__ void __launch_bounds__(kRoiThreads)
       __syncthreads();
       for (int32_t i = 0; i < here; ++i) {
         const M* of_rows = parts + i * parts_size;
-        const M* of_columns = of_rows + kRoiTile * task.height;
+        const M* of_column = of_rows + kRoiTile * task.height + own.column * task.width;
+        const int32_t begin = bins_of_lines[i][kRoiTile + own.column][0];
+        const int32_t end = bins_of_lines[i][kRoiTile + own.column][1];
+        if (begin >= end) continue;
         const T* of_roi = grad + reaching[first + i] * task.channels * bins;
 #pragma unroll
         for (int j = 0; j < kRoiNumbers; ++j) {
-          const int at = thread + j * kRoiThreads;
-          const int pixel = task.channels_last ? at / kRoiChannels : at % (kRoiTile * kRoiTile);
-          const int64_t channel =
-              tile.channel + (task.channels_last ? at % kRoiChannels : at / (kRoiTile * kRoiTile));
+          const int32_t r = own.first_row + j * own.rows;
+          const int64_t channel = tile.channel + own.first_channel + j * own.channels;
           if (channel >= task.channels) continue;
-          const int r = pixel / kRoiTile, c = pixel % kRoiTile;
-          const int32_t begin = bins_of_lines[i][kRoiTile + c][0], end = bins_of_lines[i][kRoiTile + c][1];
+          // One to three bins each: unrolled, these loops would only take registers.
+#pragma unroll 1
           for (int32_t p = bins_of_lines[i][r][0]; p < bins_of_lines[i][r][1]; ++p) {
             const T* from = of_roi + channel * channel_stride + p * task.width * bin_stride;
             M of_row = 0;
-            for (int32_t q = begin; q < end; ++q)
-              of_row += of_columns[c * task.width + q] * M(load(from[q * bin_stride]));
+#pragma unroll 1
+            for (int32_t q = begin; q < end; ++q) of_row += of_column[q] * M(load(from[q * bin_stride]));
             sums[j] += of_rows[r * task.height + p] * of_row;
           }
         }
@@ -241,10 +265,8 @@ __global__ void __launch_bounds__(kRoiThreads)
   T* gradient = static_cast<T*>(level.data);
 #pragma unroll
   for (int j = 0; j < kRoiNumbers; ++j) {
-    const int at = thread + j * kRoiThreads;
-    const int pixel = task.channels_last ? at / kRoiChannels : at % (kRoiTile * kRoiTile);
-    const int64_t channel = tile.channel + (task.channels_last ? at % kRoiChannels : at / (kRoiTile * kRoiTile));
-    const int64_t y = tile.top + pixel / kRoiTile, x = tile.left + pixel % kRoiTile;
+    const int64_t channel = tile.channel + own.first_channel + j * own.channels;
+    const int64_t y = tile.top + own.first_row + j * own.rows, x = tile.left + own.column;
     if (channel >= task.channels || y >= level.height || x >= level.width) continue;
     const int64_t to = task.channels_last
                            ? ((tile.picture * level.height + y) * level.width + x) * task.channels + channel

@@ -31,6 +31,7 @@ CEILINGS = {
     "lars_update_kernel": 80,  # 8 elements in flight of three arrays, and the choice between two formulas
     "layer_norm_backward_kernel": 128,  # 8 elements of two rows, twice, their weights, and two sums for each
     "layer_norm_kernel": 120,  # 32 elements of a row, or both terms of each, in float32; 64 suffice for 16 bits
+    "roi_align_backward_kernel": 72,  # two axes of a RoI, four sums, and the addresses of a tile
     "skip_gram_train_kernel": 120,  # 16 rows of a window in flight, or 32 dot products; a block is a part, of few
     "upsample_gradient_kernel": 80,  # nine logits, and the place of a pixel between them along both axes
     "table_update_kernel": 96,  # 4 numbers of the table, its copy and two states, and of 4 gradients in flight

@@ -120,6 +120,7 @@ void check(int64_t channels, int64_t num_rois, const std::vector<Size>& sizes, c
   check_close("roi_align", y, want, 16 * kEpsilon<float> + kEpsilon<T>);
   if constexpr (!kAreBytes) {
     std::vector<Array<T>> gradients;
+    gradients.reserve(sizes.size());  // addresses are taken
     for (size_t l = 0; l < sizes.size(); ++l) {
       gradients.emplace_back(pictures[l].size());
       work.levels[l].data = gradients[l].data();

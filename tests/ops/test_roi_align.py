@@ -372,12 +372,12 @@ def test_opcheck(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiles_without_graph_breaks(device):
-    boxes = [boxes_on(device, table).float() for table in OF_PICTURES]
+    boxes = boxes_on(device)
 
     def step(*levels):
-        return multiscale_roi_align([level * 2 for level in levels], boxes, 3, SCALES) + 1
+        return multiscale_roi_align([level * 2 for level in levels], boxes, 3, SCALES[:2]) + 1
 
-    levels = [level.requires_grad_() for level in pyramid(device)]
+    levels = [level.requires_grad_() for level in pyramid(device)[:2]]
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     results = []
     for function in (compiled, step):
