@@ -53,11 +53,13 @@ void nms_make_grid(const NmsWork<T>& work, double reach, int64_t lanes, NmsState
   grid.x = grid.y = {};
   if (work.count < kLeastForGrid || !std::isfinite(reach)) return;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr T kLeastArea = std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
   double lowest[2] = {kInfinity, kInfinity}, highest[2] = {-kInfinity, -kInfinity}, distances[2] = {};
   int64_t number = 0;
   for (int64_t i = 0; i < work.count; ++i) {
     const IouBox<T> box = box_at(work.boxes, work.order[i]);
     if (!work.can_overlap(box)) continue;
+    if (box.area < kLeastArea) return;  // IoUs of subnormal areas are not rounded by a share of themselves
     ++number;
     const NmsSpan spans[2] = {{box.x1, box.x2, reach}, {box.y1, box.y2, reach}};
     for (int axis = 0; axis < 2; ++axis) {

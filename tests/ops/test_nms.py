@@ -76,6 +76,8 @@ def test_the_definition(number, kind, device):
 def test_boxes_in_the_cells_of_a_grid(kind, threshold):
     boxes, scores = made(600, kind)
     assert torch.equal(nms(boxes, scores, threshold), nms_reference(boxes, scores, None, threshold))
+    tiny = boxes * 2.0**-78  # subnormal areas
+    assert torch.equal(nms(tiny, scores, threshold), nms_reference(tiny, scores, None, threshold))
     # Far from the origin, in float64, where centres are rounded.
     far, scores = boxes.double() * 2.0**-30 + 2.0**20, scores.double()
     assert torch.equal(nms(far, scores, threshold), nms_reference(far, scores, None, threshold))
