@@ -135,7 +135,7 @@ struct NmsLoop {
 
   // Whether one of the boxes [first, first + count) of the room has an IoU above the limit.
   HOST_DEVICE static bool is_removed(const BoxArrays<T>& room, int64_t first, int64_t count, const IouBox<V>& box,
-                                     V limit) {
+                                     const V& limit) {
     auto removed = limit < limit;  // no lane, of NaN too
     for (int64_t at = first; at < first + count;) {
       const int64_t end = std::min(first + count, at + kVectorsAtOnce * kLanes);
