@@ -8,6 +8,10 @@
 
 #include "host_device.h"
 
+#ifndef __CUDACC_RTC__
+#include <cstdint>
+#endif
+
 namespace airank_fast {
 
 template <typename V>
@@ -50,6 +54,13 @@ HOST_DEVICE V iou_area(const V& x1, const V& y1, const V& x2, const V& y2) {
 template <typename V>
 HOST_DEVICE IouBox<V> iou_box(const V& x1, const V& y1, const V& x2, const V& y2) {
   return {x1, y1, x2, y2, iou_area(x1, y1, x2, y2)};
+}
+
+// Box i of [n, 4].
+template <typename T>
+HOST_DEVICE IouBox<T> box_at(const T* boxes, int64_t i) {
+  const T* at = boxes + 4 * i;
+  return iou_box(at[0], at[1], at[2], at[3]);
 }
 
 // NaN where a coordinate is, and for two boxes without area.

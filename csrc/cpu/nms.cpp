@@ -5,8 +5,10 @@
 // work. So the number of comparisons grows as n, not as n^2, unless boxes are as large as the picture.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <numeric>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../nms_args.h"
