@@ -8,6 +8,10 @@
 
 #include "host_device.h"
 
+#ifndef __CUDACC_RTC__
+#include <cstdint>
+#endif
+
 namespace airank_fast {
 
 template <typename V>
@@ -17,7 +21,7 @@ struct IouBox {
 
 // The product, rounded: the compiler must not fuse it with an addition.
 template <typename V>
-HOST_DEVICE V iou_product(V a, V b) {
+HOST_DEVICE V iou_product(const V& a, const V& b) {
 #ifdef __CUDA_ARCH__
   if constexpr (sizeof(V) == sizeof(float)) return __fmul_rn(a, b);
   else return __dmul_rn(a, b);
@@ -34,22 +38,29 @@ HOST_DEVICE V iou_product(V a, V b) {
 
 // As std::min and std::max of (b, a).
 template <typename V>
-HOST_DEVICE V iou_smaller(V a, V b) {
+HOST_DEVICE V iou_smaller(const V& a, const V& b) {
   return a < b ? a : b;
 }
 template <typename V>
-HOST_DEVICE V iou_larger(V a, V b) {
+HOST_DEVICE V iou_larger(const V& a, const V& b) {
   return a > b ? a : b;
 }
 
 template <typename V>
-HOST_DEVICE V iou_area(V x1, V y1, V x2, V y2) {
+HOST_DEVICE V iou_area(const V& x1, const V& y1, const V& x2, const V& y2) {
   return iou_product(x2 - x1, y2 - y1);
 }
 
 template <typename V>
-HOST_DEVICE IouBox<V> iou_box(V x1, V y1, V x2, V y2) {
+HOST_DEVICE IouBox<V> iou_box(const V& x1, const V& y1, const V& x2, const V& y2) {
   return {x1, y1, x2, y2, iou_area(x1, y1, x2, y2)};
+}
+
+// Box i of [n, 4].
+template <typename T>
+HOST_DEVICE IouBox<T> box_at(const T* boxes, int64_t i) {
+  const T* at = boxes + 4 * i;
+  return iou_box(at[0], at[1], at[2], at[3]);
 }
 
 // NaN where a coordinate is, and for two boxes without area.

@@ -4,6 +4,10 @@
 
 #include "host_device.h"
 
+#ifndef __CUDACC_RTC__
+#include <cstdint>
+#endif
+
 namespace airank_fast {
 
 constexpr int kMatchBelowLow = -1;

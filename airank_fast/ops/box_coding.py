@@ -4,7 +4,8 @@ With sizes w, h and centres x, y of a box and of its reference r:
 
     code = (weight_x (x - x_r) / w_r, weight_y (y - y_r) / h_r, weight_w log(w / w_r), weight_h log(h / h_r))
 
-Source: Girshick et al. 2014, "Rich feature hierarchies", appendix C.
+Source: Girshick et al. 2014, "Rich feature hierarchies", appendix C. No kernel: of the sampled anchors and selected
+proposals of a step, some thousands, torch's operators take half a millisecond.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float] = _
     """
     _check("encode_boxes", boxes=boxes, references=references)
     _check_weights("encode_boxes", weights)
-    (centres, sizes), (from_centres, from_sizes) = _measures(boxes), _measures(references)
+    (centres, sizes), (from_centres, from_sizes) = _measures(_planes(boxes)), _measures(_planes(references))
     moved = _by(torch.mul, centres - from_centres, weights[:2]) / from_sizes
-    return torch.cat([moved, _by(torch.mul, torch.log(sizes / from_sizes), weights[2:])], -1)
+    return _rows(torch.cat([moved, _by(torch.mul, torch.log(sizes / from_sizes), weights[2:])]))
 
 
 def decode_boxes(
@@ -71,34 +72,43 @@ def decode_boxes(
     number = references.shape[0]
     require(op, good, f"codes must have shape [{number}, 4] or [{number}, k, 4]", list(codes.shape))
     _check_weights(op, weights)
-    each = references.to(codes.dtype).view(-1, *[1] * (codes.dim() - 2), 4)
-    centres, sizes = _measures(each)
-    centres = _by(torch.div, codes[..., :2], weights[:2]) * sizes + centres
-    half = 0.5 * (_by(torch.div, codes[..., 2:], weights[2:]).clamp(max=clip).exp() * sizes)
-    boxes = torch.cat([centres - half, centres + half], -1)
+    planes = _planes(codes)
+    centres, sizes = _measures(_planes(references.to(codes.dtype)).view(4, number, *[1] * (codes.dim() - 2)))
+    centres = _by(torch.div, planes[:2], weights[:2]) * sizes + centres
+    half = 0.5 * (_by(torch.div, planes[2:], weights[2:]).clamp(max=clip).exp() * sizes)
+    lower, upper = centres - half, centres + half
     if image_size is None:
-        return boxes
+        return _rows(torch.cat([lower, upper]))
     if not isinstance(image_size, Tensor):
-        height, width = image_size
-        return torch.stack([boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)], -1).flatten(-2)
+        columns = zip((*lower, *upper), (*image_size[::-1],) * 2, strict=True)
+        return torch.stack([column.clamp(0, most) for column, most in columns], -1)
     require(op, image_size.shape == (number, 2), f"image_size must have shape [{number}, 2]", list(image_size.shape))
-    most = image_size.to(boxes).flip(-1).repeat(1, 2).view_as(each)
-    return torch.minimum(boxes.clamp(min=0), most)
+    most = image_size.to(codes).T.flip(0).reshape(2, number, *[1] * (codes.dim() - 2))
+    return _rows(torch.cat([torch.minimum(corners.clamp(min=0), most) for corners in (lower, upper)]))
+
+
+def _planes(boxes: Tensor) -> Tensor:
+    """[4, ...]: torch is several times as fast where neighbours in memory are treated alike."""
+    return boxes.movedim(-1, 0).contiguous()
+
+
+def _rows(planes: Tensor) -> Tensor:
+    return planes.movedim(0, -1).contiguous()
 
 
 def _measures(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres and sizes."""
-    sizes = boxes[..., 2:] - boxes[..., :2]
-    return boxes[..., :2] + 0.5 * sizes, sizes
+    """Centres and sizes, of planes."""
+    sizes = boxes[2:] - boxes[:2]
+    return boxes[:2] + 0.5 * sizes, sizes
 
 
 def _by(function: Callable[..., Tensor], pairs: Tensor, weights: Sequence[float]) -> Tensor:
-    """Two columns multiplied with or divided by numbers, which are not copied to a device."""
+    """Two planes multiplied with or divided by numbers, which are not copied to a device."""
     if tuple(weights) == (1, 1):
         return pairs
     if weights[0] == weights[1]:
         return function(pairs, weights[0])
-    return torch.stack([function(column, weight) for column, weight in zip(pairs.unbind(-1), weights, strict=True)], -1)
+    return torch.stack([function(plane, weight) for plane, weight in zip(pairs, weights, strict=True)])
 
 
 def _check_weights(op: str, weights: Sequence[float]) -> None:

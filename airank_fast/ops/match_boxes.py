@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from airank_fast.ops.checks import IN_16_BITS, check_device, check_dtype, require
+from airank_fast.ops.checks import check_device, check_dtype, require
+from airank_fast.ops.nms import in_32_bits
 
 _OP = "match_boxes"
 _MOST_TRUTHS = 2**24
@@ -65,12 +66,7 @@ def match_boxes(
     box_offsets = None if box_offsets is None else _offsets(box_offsets, boxes.device)
     thresholds = float(high_threshold), float(low_threshold)
     op = torch.ops.airank_fast.match_boxes
-    return op(_wide(boxes), box_offsets, _wide(truths), truth_offsets, *thresholds, allow_low_quality_matches)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.float() if tensor.dtype in IN_16_BITS else tensor
+    return op(in_32_bits(boxes), box_offsets, in_32_bits(truths), truth_offsets, *thresholds, allow_low_quality_matches)
 
 
 def _offsets(offsets: Tensor | Sequence[int], device: torch.device) -> Tensor:

@@ -37,7 +37,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Raises:
         RuntimeError: "nms: NAME must be WHAT, got GOT".
     """
-    return _ops.nms(_wide(boxes), _wide(scores), None, iou_threshold)
+    return _ops.nms(in_32_bits(boxes), in_32_bits(scores), None, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -58,7 +58,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Raises:
         RuntimeError: "nms: NAME must be WHAT, got GOT".
     """
-    return _ops.nms(_wide(boxes), _wide(scores), _numbers("nms", idxs), iou_threshold)
+    return _ops.nms(in_32_bits(boxes), in_32_bits(scores), _numbers("nms", idxs), iou_threshold)
 
 
 def nms_padded(
@@ -76,10 +76,11 @@ def nms_padded(
         RuntimeError: "nms_padded: NAME must be WHAT, got GOT".
     """
     idxs = None if idxs is None else _numbers("nms_padded", idxs)
-    return _ops.nms_padded(_wide(boxes), _wide(scores), idxs, iou_threshold)
+    return _ops.nms_padded(in_32_bits(boxes), in_32_bits(scores), idxs, iou_threshold)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def in_32_bits(tensor: Tensor) -> Tensor:
+    """A tensor of 16-bit numbers as float32, another as it is; without a gradient."""
     tensor = tensor.detach()
     return tensor.float() if tensor.dtype in IN_16_BITS else tensor
 

@@ -40,13 +40,6 @@ class BoxArrays {
   int64_t size_ = 0;
 };
 
-// Box i of [n, 4].
-template <typename T>
-HOST_DEVICE IouBox<T> box_at(const T* boxes, int64_t i) {
-  const T* at = boxes + 4 * i;
-  return iou_box(at[0], at[1], at[2], at[3]);
-}
-
 // The same box in every lane.
 template <typename V, typename T>
 HOST_DEVICE IouBox<V> box_in_lanes(const IouBox<T>& box) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 #include <tuple>
 #include <vector>
@@ -105,7 +106,8 @@ struct MatchLoop {
     const int64_t begin = task.truth_offsets[picture], end = task.truth_offsets[picture + 1];
     const bool may_skip = is_plain && task.plain_pictures[size_t(picture)];
     const int64_t result = first_result + block.first;
-    T largest[kMatchBlock], ious[kMatchBlock], truths[kMatchBlock];  // numbers of truths as T, too
+    T ious[kMatchBlock];  // with one truth
+    T largest[kMatchBlock], truths[kMatchBlock];  // of each box, with all truths so far; whose numbers are T as well
     for (int64_t i = 0; i < kMatchBlock; ++i) {
       largest[i] = may_skip || begin == end ? T(0) : -std::numeric_limits<T>::infinity();
       truths[i] = begin == end ? T(kMatchBelowLow) : T(0);

@@ -5,8 +5,10 @@
 // work. So the number of comparisons grows as n, not as n^2, unless boxes are as large as the picture.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <numeric>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../nms_args.h"
@@ -53,11 +55,13 @@ void nms_make_grid(const NmsWork<T>& work, double reach, int64_t lanes, NmsState
   grid.x = grid.y = {};
   if (work.count < kLeastForGrid || !std::isfinite(reach)) return;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr T kLeastArea = std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
   double lowest[2] = {kInfinity, kInfinity}, highest[2] = {-kInfinity, -kInfinity}, distances[2] = {};
   int64_t number = 0;
   for (int64_t i = 0; i < work.count; ++i) {
     const IouBox<T> box = box_at(work.boxes, work.order[i]);
     if (!work.can_overlap(box)) continue;
+    if (box.area < kLeastArea) return;  // IoUs of subnormal areas are not rounded by a share of themselves
     ++number;
     const NmsSpan spans[2] = {{box.x1, box.x2, reach}, {box.y1, box.y2, reach}};
     for (int axis = 0; axis < 2; ++axis) {
@@ -133,7 +137,7 @@ struct NmsLoop {
 
   // Whether one of the boxes [first, first + count) of the room has an IoU above the limit.
   HOST_DEVICE static bool is_removed(const BoxArrays<T>& room, int64_t first, int64_t count, const IouBox<V>& box,
-                                     V limit) {
+                                     const V& limit) {
     auto removed = limit < limit;  // no lane, of NaN too
     for (int64_t at = first; at < first + count;) {
       const int64_t end = std::min(first + count, at + kVectorsAtOnce * kLanes);

@@ -37,7 +37,7 @@ HOST_DEVICE V vector_of(T x) {
 
 // `mask` is a comparison of vectors, or such combined.
 template <typename Mask>
-HOST_DEVICE bool any_of(Mask mask) {
+HOST_DEVICE bool any_of(const Mask& mask) {
   constexpr int kWords = sizeof(Mask) / sizeof(int64_t);
   int64_t words[kWords], all = 0;
   std::memcpy(words, &mask, sizeof(mask));

@@ -59,12 +59,6 @@ struct MatchTask {
   T* ious;
 };
 
-template <typename T>
-__device__ __forceinline__ IouBox<T> match_box(const T* boxes, int64_t i) {
-  const T* at = boxes + 4 * i;
-  return iou_box(at[0], at[1], at[2], at[3]);
-}
-
 // A result's box and the truths of its picture. Offsets that are wrong are cut to the number of truths.
 struct MatchPlace {
   int64_t box;
@@ -99,11 +93,11 @@ __global__ void __launch_bounds__(kMatchThreads) match_boxes_kernel(const MatchT
   const int64_t result = int64_t(blockIdx.x) * kMatchThreads + threadIdx.x;
   if (result >= task.results) return;
   const MatchPlace place = match_place(task, result);
-  const IouBox<T> box = match_box(task.boxes, place.box);
+  const IouBox<T> box = box_at(task.boxes, place.box);
   int64_t best = kMatchBelowLow;
   T largest = 0;
   for (int64_t truth = place.begin; truth < place.end; ++truth) {
-    const T iou = box_iou(match_box(task.truths, truth), box);
+    const T iou = box_iou(box_at(task.truths, truth), box);
     if (truth == place.begin || match_is_larger(iou, largest)) {
       largest = iou;
       best = truth - place.begin;
@@ -120,12 +114,12 @@ __global__ void __launch_bounds__(kMatchThreads) match_low_quality_kernel(const 
   const int64_t result = int64_t(blockIdx.x) * kMatchThreads + threadIdx.x;
   if (result >= task.results || task.matches[result] >= 0) return;
   const MatchPlace place = match_place(task, result);
-  const IouBox<T> box = match_box(task.boxes, place.box);
+  const IouBox<T> box = box_at(task.boxes, place.box);
   int64_t best = 0;
   T largest = 0;
   bool is_matched = false;
   for (int64_t truth = place.begin; truth < place.end; ++truth) {
-    const T iou = box_iou(match_box(task.truths, truth), box);
+    const T iou = box_iou(box_at(task.truths, truth), box);
     if (truth == place.begin || match_is_larger(iou, largest)) {
       largest = iou;
       best = truth - place.begin;

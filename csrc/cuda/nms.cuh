@@ -32,12 +32,6 @@ struct NmsTask {
 };
 
 template <typename T>
-__device__ __forceinline__ IouBox<T> nms_box(const NmsTask<T>& task, int64_t i) {
-  const T* at = task.boxes + 4 * i;
-  return iou_box(at[0], at[1], at[2], at[3]);
-}
-
-template <typename T>
 __global__ void __launch_bounds__(kNmsTile) nms_pairs_kernel(const NmsTask<T> task) {
   const int64_t row = blockIdx.y, column = blockIdx.x;
   if (column < row) return;  // the whole block
@@ -49,7 +43,7 @@ __global__ void __launch_bounds__(kNmsTile) nms_pairs_kernel(const NmsTask<T> ta
   const int here = left < kNmsTile ? int(left) : kNmsTile;
   if (thread < here) {
     const int64_t other = task.order[first + thread];
-    const IouBox<T> box = nms_box(task, other);
+    const IouBox<T> box = box_at(task.boxes, other);
     corners[4 * thread] = box.x1;
     corners[4 * thread + 1] = box.y1;
     corners[4 * thread + 2] = box.x2;
@@ -61,7 +55,7 @@ __global__ void __launch_bounds__(kNmsTile) nms_pairs_kernel(const NmsTask<T> ta
   const int64_t rank = row * kNmsTile + thread;
   if (rank >= task.count) return;
   const int64_t mine = task.order[rank];
-  const IouBox<T> box = nms_box(task, mine);
+  const IouBox<T> box = box_at(task.boxes, mine);
   const int64_t group = task.groups == nullptr ? 0 : task.groups[mine];
   unsigned long long word = 0;
   for (int i = row == column ? thread + 1 : 0; i < here; ++i) {

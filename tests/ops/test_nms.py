@@ -59,10 +59,10 @@ def test_a_kernel_is_loaded():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["clusters", "uniform", "ties", "whole numbers"])
-@pytest.mark.parametrize("number", [1, 63, 130])
+@pytest.mark.parametrize("number", [1, 63, 97])
 def test_the_definition(number, kind, device):
     boxes, scores = made(number, kind, torch.float64 if number == 63 else torch.float32)
-    for threshold in (0.0, 0.4, 0.7, 1.0):
+    for threshold in (0.0, 0.5, 1.0):
         expected = slow_nms(boxes, scores, threshold)
         got = nms(boxes.to(device), scores.to(device), threshold)
         assert got.dtype == torch.int64
@@ -72,10 +72,12 @@ def test_the_definition(number, kind, device):
 
 @pytest.mark.not_emulated
 @pytest.mark.parametrize("kind", ["clusters", "uniform", "whole numbers"])
-@pytest.mark.parametrize("threshold", [0.02, 0.45, 0.7])
+@pytest.mark.parametrize("threshold", [0.02, 0.6])
 def test_boxes_in_the_cells_of_a_grid(kind, threshold):
-    boxes, scores = made(600, kind)
+    boxes, scores = made(400, kind)
     assert torch.equal(nms(boxes, scores, threshold), nms_reference(boxes, scores, None, threshold))
+    tiny = boxes * 2.0**-78  # subnormal areas
+    assert torch.equal(nms(tiny, scores, threshold), nms_reference(tiny, scores, None, threshold))
     # Far from the origin, in float64, where centres are rounded.
     far, scores = boxes.double() * 2.0**-30 + 2.0**20, scores.double()
     assert torch.equal(nms(far, scores, threshold), nms_reference(far, scores, None, threshold))
