@@ -212,7 +212,7 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
 COMMANDS = {
     "mask_rcnn": Command(
         text="Train Mask R-CNN with a feature pyramid. Without --data: a small network on scenes of embedded digits, "
-        "to its target, in two minutes.",
+        "to its target, in a few minutes.",
         task=TASK,
         job="airank_fast.recipes.mask_rcnn",
         options=Options,
