@@ -53,7 +53,7 @@ def pillow(folder: ImageFolder, batch_size: int) -> Iterator[np.ndarray]:
     stream = TrainStream(
         len(folder.train), 0, batch_size_local=batch_size, global_batch_size=batch_size, rank=0, world_size=1
     )
-    for indices, u in stream.requests(0):
+    for indices, u, *_ in stream.requests(0):
         factors, offsets, flips = crop_factors(u, MIN_AREA), offset_draws(u), flip_draws(u)
         pictures = []
         for i, index in enumerate(indices):

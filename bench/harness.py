@@ -49,6 +49,8 @@ _PEERS = (
     "gensim",
     "opencv-python-headless",
     "av",
+    "pycocotools",
+    "faster-coco-eval",
 )  # besides those of system.versions()
 
 

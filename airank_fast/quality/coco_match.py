@@ -101,6 +101,6 @@ def _shared(found: Shapes, rows: np.ndarray, truth: Shapes, others: np.ndarray) 
         masks = (np.stack([decode(each, row).ravel() for row in of]) for each, of in ((found, rows), (truth, others)))
         a, b = (each.astype(np.float64) for each in masks)
         return a @ b.T
-    a, b = found[rows, None], truth[None, others]
+    a, b = np.asarray(found)[rows, None], np.asarray(truth)[None, others]
     sides = np.minimum(a[..., 2:] + a[..., :2], b[..., 2:] + b[..., :2]) - np.maximum(a[..., :2], b[..., :2])
     return sides.clip(0).prod(-1)

@@ -64,24 +64,30 @@ def test_boxes_and_polygons_lie_on_the_digits(digits, layout):
     """Digits are bright on a dark ground: the mean inside a mask is far above that in the box around it."""
     batches = batches_of(reader_of(*digits, layout), 2)
     assert any(len(set(batch.windows)) > 1 for batch in batches) == (layout in list(LAYOUTS.values())[2:])
+    num_whole = 0
     for batch in batches:
         first = 0
         for number, (image, split) in enumerate(zip(batch.images, batch.splits, strict=True)):
             assert image.min() >= 0
             grey = image.mean(0).numpy()
             for row in range(first, first + split):
-                mask, box = mask_of(batch, row), batch.boxes[row].tolist()
-                ys, xs = mask.nonzero()
-                extent = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-                assert np.abs(np.array(extent) - box).max() <= 2
+                mask, box, window = mask_of(batch, row), batch.boxes[row].tolist(), batch.windows[number]
+                shown = np.zeros_like(mask)
+                shown[window.top : window.top + window.height, window.left : window.left + window.width] = True
+                if not mask[~shown].any():
+                    ys, xs = mask.nonzero()
+                    extent = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+                    assert np.abs(np.array(extent) - box).max() <= 2
+                    num_whole += 1
+                mask &= shown
                 x1, y1, x2, y2 = (round(value) for value in box)
                 around = ~mask[y1:y2, x1:x2]
                 assert grey[mask].mean() > 1.4 * grey[y1:y2, x1:x2][around].mean()
-                window = batch.windows[number]
                 assert window.left - 0.01 <= box[0] < box[2] <= window.left + window.width + 0.01
             first += split
         assert first == len(batch.boxes) == len(batch.labels) == len(batch.crowd) == len(batch.object_offsets) - 1
         assert not batch.crowd.any()
+    assert num_whole >= 8
 
 
 def test_padding_windows_and_sizes(tmp_path):
@@ -96,7 +102,7 @@ def test_padding_windows_and_sizes(tmp_path):
         (batch,) = prefetch(reader.evaluate(), CPU, torch.float32, (0, 0, 0), (1 / 255,) * 3)
         assert (batch.ids, batch.sizes, batch.splits) == ((0, 1), ((40, 20), (20, 20)), (1, 0))
         assert batch.positions.tolist() == [0, 0]
-        assert batch.in_picture(batch.boxes, 0).tolist() == [[5, 10, 15, 30]]
+        assert batch.in_picture(batch.boxes, 0).numpy() == pytest.approx(np.array([[5, 10, 15, 30]]), abs=1e-4)
         return batch
 
     batch = evaluated(Scaled(50, 70))
@@ -161,18 +167,18 @@ def test_evaluation_has_each_picture_once_with_crowds(tmp_path, digits):
 def test_random_windows_and_mirrors():
     """Over many draws: half are mirrored, windows are in their limits and keep the centre of an object."""
     size, boxes = (60, 100), np.array([[10.0, 10, 30, 50], [60, 20, 70, 30]])
-    u = draws(0, 0, 400)
+    u = draws(0, 0, 200)
     assert u.shape[1] == NUM_DRAWS
     placed = [Scaled(60, 100).place(size, boxes, row, 0) for row in u]
-    assert 160 < sum(each.mirror > 0 for each in placed) < 240
+    assert 80 < sum(each.mirror > 0 for each in placed) < 120
     expanded = [Stretched(lambda step: 100, expand=4).place(size, boxes, row, 0) for row in u]
     shrunk = [each for each in expanded if each.target.width < 100]
-    assert 150 < len(shrunk) < 250
+    assert 75 < len(shrunk) < 125
     assert min(each.target.width for each in shrunk) in range(24, 30)
     assert all(each.source == Window(0, 0, *size) for each in expanded)
     cropped = [Stretched(lambda step: 100, crop=True).place(size, boxes, row, 0) for row in u]
     parts = [each.source.height * each.source.width / 6000 for each in cropped]
-    assert 0.12 < np.mean([part == 1 for part in parts]) < 0.5
+    assert 1 / 8 < np.mean([part == 1 for part in parts]) < 5 / 7  # also where no window overlaps so much
     assert min(parts) < 0.2
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     for each in cropped:
@@ -222,5 +228,5 @@ def test_a_broken_picture_is_named(tmp_path):
     Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(tmp_path / PICTURES["train"] / "a.png")
     stream = TrainStream(1, 0, batch_size_local=1, global_batch_size=1, rank=0, world_size=1)
     reader = DetectionReader(train, train, stream, Place(1, 0, 1, CPU, 0), Scaled(20, 30), masks=False)
-    with pytest.raises(UserError, match=r"a.png.*30 x 20 pixels, as the annotations say, got 20 x 30"):
+    with pytest.raises(UserError, match=r"30 x 20 pixels, as the annotations say, got .*a.png \(20 x 30\)"):
         next(prefetch(reader.train(), CPU, torch.float32, (0, 0, 0), (1, 1, 1)))

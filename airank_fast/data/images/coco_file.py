@@ -12,7 +12,7 @@ import os
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -148,7 +148,7 @@ class _Content:
         number = _integer(element, "id", where)
         where = f"{self.path}, annotation {number}"
         picture, category = (_integer(element, name, where) for name in ("image_id", "category_id"))
-        box = element.get("bbox")
+        box: Any = element.get("bbox")
         if not (_are_finite(box) and len(box) == 4):
             raise _error(where, _BOX, box)
         area, crowd = element.get("area", box[2] * box[3]), element.get("iscrowd", 0)
@@ -226,8 +226,7 @@ class _Content:
             return str([round(value, 2) for value in whole.boxes[number].tolist()])
 
         _, first = np.unique(whole.annotation_ids, return_index=True)
-        repeated = np.ones(len(pictures), bool)
-        repeated[first] = False
+        repeated = ~np.isin(np.arange(len(pictures)), first)
         leave_out(repeated, "the only annotation with its id", lambda _: "another one before it")
         annotated, categories = np.array(self.pictures, np.int64), np.array(self.categories, np.int64)
         unknown = ~np.isin(annotated, whole.picture_ids)
@@ -235,7 +234,7 @@ class _Content:
         what = f"of one of the file's {len(whole.category_ids)} categories"
         unknown = ~np.isin(categories, whole.category_ids)
         leave_out(unknown, what, lambda number: f"category_id {categories[number]}")
-        leave_out((whole.boxes[:, 2:] <= 0).any(1), NO_AREA, box)
+        leave_out(np.any(whole.boxes[:, 2:] <= 0, axis=1), NO_AREA, box)
         pictures = np.minimum(pictures, max(0, len(whole) - 1))
         sizes = np.append(whole.sizes, [[0, 0]], 0)[pictures]
         room = 1 + 0.01 * sizes[:, ::-1]
@@ -268,9 +267,10 @@ class _Content:
                 self.leave_out(where, f"must be {what}, got {got(number)}")
             keep[bad] = False
 
-        repeated = np.append(False, np.diff(whole.picture_ids) == 0)[: len(whole)]
+        _, first = np.unique(whole.picture_ids, return_index=True)
+        repeated = ~np.isin(np.arange(len(whole)), first)
         leave_out(repeated, "the only picture with its id", lambda _: "another one before it")
-        bad = ((whole.sizes < SMALLEST) | (whole.sizes > LARGEST)).any(1)
+        bad = np.any((whole.sizes < SMALLEST) | (whole.sizes > LARGEST), axis=1)
         what = f"a picture with sides of {SMALLEST} to {LARGEST:,} pixels"
         leave_out(bad, what, lambda number: "{1} x {0}".format(*whole.sizes[number].tolist()))
         what = f"a picture of at most {MOST_OBJECTS:,} objects"
@@ -309,7 +309,7 @@ def _integer(element: dict, name: str, where: str) -> int:
     return value
 
 
-def _are_finite(values: Any) -> bool:
+def _are_finite(values: Any) -> TypeGuard[list[float]]:
     """Whether this is a list of finite numbers."""
     try:
         return isinstance(values, list) and math.isfinite(sum(values))

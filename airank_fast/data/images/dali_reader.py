@@ -146,7 +146,7 @@ class _Run:
         self._pipeline = _build(self._feed, crop, train, resize_in_graph=resize_in_graph, **build)
 
     def _feed(self):
-        indices, u = next(self._requests)  # StopIteration ends the pipeline's epoch
+        indices, u, *_ = next(self._requests)  # StopIteration ends the pipeline's epoch
         given: dict[str, Any] = {
             "path": [np.frombuffer(os.fsencode(self._split.files[i]), np.uint8) for i in indices],
             "mirror": np.zeros((len(indices), 2), np.float32),

@@ -25,7 +25,7 @@ from airank_fast.data.prefetch import moved
 from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import Request, TrainStream
 
-_ON_DEVICE = 8  # of a batch's tensors, the first ones
+_ON_DEVICE = 8  # of a batch's tensors, the first ones; the others stay on the host
 
 
 class _Batches(Dataset):
@@ -127,9 +127,9 @@ class DetectionReader(WorkerReader):
         masks: bool,
         padding: Sequence[int] = PADDING,
     ):
-        sides = (train, layout), (val, eval_layout or layout)
-        datasets = (_Batches(coco, its_layout, masks, padding) for coco, its_layout in sides)
-        super().__init__(*datasets, len(val), stream, place)
+        training = _Batches(train, layout, masks, padding)
+        evaluation = _Batches(val, eval_layout or layout, masks, padding)
+        super().__init__(training, evaluation, len(val), stream, place)
 
 
 def prefetch(
@@ -144,15 +144,22 @@ def prefetch(
     normalise = Normalise(mean, std, dtype, device)
 
     def move(item: tuple[Tensor, ...]) -> DetectionBatch:
-        pictures, *tensors = moved((part.numpy() for part in item[:_ON_DEVICE]), device)
+        on_device = moved((part.numpy() for part in item[:_ON_DEVICE]), device)
+        pictures, boxes, labels, crowd, points, polygon_offsets, object_offsets, positions = on_device
         splits, windows, sizes, ids = (part.tolist() for part in item[_ON_DEVICE:])
         return DetectionBatch(
             normalise(pictures),
-            *tensors,
-            tuple(splits),
-            tuple(Window(*window) for window in windows),
-            tuple((height, width) for height, width in sizes),
-            tuple(ids),
+            boxes,
+            labels,
+            crowd,
+            points,
+            polygon_offsets,
+            object_offsets,
+            positions,
+            splits=tuple(splits),
+            windows=tuple(Window(*window) for window in windows),
+            sizes=tuple((height, width) for height, width in sizes),
+            ids=tuple(ids),
         )
 
     return any_prefetch(batches, device, move)

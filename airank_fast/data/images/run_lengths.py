@@ -130,7 +130,8 @@ def draw_polygons(polygons: Polygons, sizes: np.ndarray) -> RunLengths:
     points, sizes = np.ascontiguousarray(polygons.points, np.float64), np.ascontiguousarray(sizes, np.int64)
     if host is not None:
         offsets = polygons.polygon_offsets, polygons.object_offsets
-        return RunLengths(*host.draw_polygons(points, *map(np.ascontiguousarray, offsets), sizes), sizes)
+        counts, ends = host.draw_polygons(points, *map(np.ascontiguousarray, offsets), sizes)
+        return RunLengths(counts, ends, sizes)
     masks = []
     for number, (height, width) in enumerate(sizes.tolist()):
         mask = np.zeros(height * width, bool)
@@ -176,7 +177,8 @@ def paste_masks(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> 
     """
     masks, boxes = (np.ascontiguousarray(each, np.float32) for each in (masks, boxes))
     if host is not None:
-        return RunLengths(*host.paste_masks(masks, boxes, *size), np.tile(np.int64(size), (len(masks), 1)))
+        counts, ends = host.paste_masks(masks, boxes, *size)
+        return RunLengths(counts, ends, np.tile(np.array(size, np.int64), (len(masks), 1)))
     pasted = np.zeros((len(masks), *size), bool)
     side = masks.shape[-1]
     padded = pad(torch.from_numpy(masks), (1, 1, 1, 1))

@@ -226,9 +226,9 @@ class PairReader:
 
     def _drawn(self, first_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         matching = self._train.matching
-        for indices, draws in self._stream.requests(first_step):
-            assert draws is not None, "training requests have draws"
-            yield matching[indices], draws[:, : self._num_negatives]
+        for request in self._stream.requests(first_step):
+            assert request.draws is not None, "training requests have draws"
+            yield matching[request.indices], request.draws[:, : self._num_negatives]
 
     def evaluate(self, device: torch.device | str) -> Generator[PairBatch, None, None]:
         """This rank's part of the held-out pairs, each once."""
