@@ -44,7 +44,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """Non-maximum suppression in each group of boxes; takes the place of ``torchvision.ops.batched_nms``.
 
     Only boxes of the same group, such as a class or a level of a pyramid, remove each other. Coordinates are never
-    shifted, so that the result is `nms` of each group, where torchvision's differs by rounding for few boxes.
+    shifted, so that the result is `nms` of each group. torchvision's differs by rounding where there are few boxes, and
+    equal scores have no certain order in it.
 
     Args:
         boxes, scores, iou_threshold: as in `nms`.
