@@ -1,20 +1,14 @@
-"""The scenes of embedded digits (digit_objects.py) in the form of COCO 2017: boxes, masks, categories 1 to 10."""
+"""The scenes of embedded digits (digit_objects.py) in the form of COCO 2017: boxes and masks of the classes 0 to 9."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from airank_fast.data.cache import made_once
 from airank_fast.data.images import digit_objects
-from airank_fast.data.images.coco import ANNOTATIONS, PICTURES
-from airank_fast.data.images.digit_objects import NUM_HELD_OUT, NUM_TRAIN
-from airank_fast.data.images.run_lengths import encode, outlines
+from airank_fast.data.images.coco_writer import Sample, write_side
+from airank_fast.data.images.digit_objects import NUM_HELD_OUT, NUM_TRAIN, masks, scene
 
 NAME = digit_objects.NAME
 NUM_CLASSES = 10
@@ -36,32 +30,6 @@ def _write(root: Path) -> None:
 
 def write(root: Path, side: str, number: int, seed: int = 0) -> None:
     """Write so many scenes of one side, train or val, with their annotations; the digits of val are held out."""
-    folder = root / PICTURES[side]
-    folder.mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index in range(number):
-        scene = digit_objects.scene(seed, index, held_out=side == "val")
-        name, (height, width) = f"{index + 1:012d}.png", scene.picture.shape[:2]
-        Image.fromarray(scene.picture).save(folder / name, compress_level=1)
-        images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
-        masks = digit_objects.masks(scene)
-        runs, corners = encode(masks), digit_objects.boxes(scene)
-        for row, digit in enumerate(scene.digits):
-            left, top, right, bottom = corners[row].tolist()
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": 1 + digit.label,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": int(np.count_nonzero(masks[row])),
-                    "iscrowd": 0,
-                    "segmentation": [each.astype(int).ravel().tolist() for each in outlines(runs.of(row), height)],
-                }
-            )
-    categories = [{"id": 1 + label, "name": str(label)} for label in range(NUM_CLASSES)]
-    path = root / ANNOTATIONS[side]
-    path.parent.mkdir(exist_ok=True)
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    path.write_text(json.dumps(content), encoding="utf-8")
+    scenes = (scene(seed, index, held_out=side == "val") for index in range(number))
+    samples = (Sample(each.picture, [digit.label for digit in each.digits], masks(each)) for each in scenes)
+    write_side(root, side, samples, [str(label) for label in range(NUM_CLASSES)])
