@@ -25,11 +25,12 @@ from airank_fast.engine.distributed import World
 from airank_fast.engine.state import State
 from airank_fast.job import Networks
 
-ON_A_CPU: dict[str, dict[str, dict[str, int]]] = {
+ON_A_CPU: dict[str, dict[str, dict[str, Any]]] = {
     "ocr": {"digit_lines": {}, "lines": {"batch_size": 16}},
     "tsm": {"moving_digits": {}, "kinetics": {"batch_size": 2, "image_size": 112}},
     "deeplabv3plus": {"digit_objects": {}, "cityscapes": {"batch_size": 2, "crop_height": 128, "crop_width": 256}},
     "hrnet": {"digit_objects": {}, "cityscapes": {"batch_size": 2, "crop_height": 256, "crop_width": 512}},
+    "yolov3": {"digit_scenes": {}, "coco": {"batch_size": 1, "train_sizes": (640,)}},
 }
 """Tasks, their recipes, and what a step on a CPU has other than the recipe."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,7 +121,7 @@ def main() -> None:
                 time_steps(task, recipe, changes if DEVICE.type == "cpu" else {}, arguments)
 
 
-def time_steps(task: str, recipe: str, changes: dict[str, int], arguments: argparse.Namespace) -> None:
+def time_steps(task: str, recipe: str, changes: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Check, time and print one case; save it on request."""
     job, plain = (
         job_of(task, recipe, fused=fused, precision=arguments.precision, **changes) for fused in (True, False)

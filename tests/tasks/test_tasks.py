@@ -65,7 +65,6 @@ NOT_TRAINED_YET = {
     "mask_rcnn",
     "pix2pix",
     "transformer",
-    "yolov3",
 }
 
 
