@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 REHEARSE_INSTALLED := $(VENV)/.rehearse-installed
 
-.PHONY: help train train-bert rehearse test bench lint gpu clean
+.PHONY: help train train-bert rehearse test kernels bench lint gpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -40,6 +40,9 @@ WORKERS := $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))'
 
 test: lint ## the same environment, lint, and the whole test suite
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -n $$($(WORKERS)) --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+kernels: $(TEST_INSTALLED) ## the CUDA kernels on a CPU, under sanitizers and NVRTC; make test then skips what passed, until they change
+	$(PY) bench/suite.py --kernels --save
 
 lint: $(TEST_INSTALLED) ## ruff: rules and format; mypy: types of the seams
 	$(PY) -m ruff check .

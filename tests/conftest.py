@@ -31,6 +31,9 @@ def pytest_addoption(parser):
         help="test the CUDA kernels, run on the CPU, in place of the CPU kernels; see tests/cuda_on_cpu/plugin.py",
     )
     parser.addoption(
+        "--kernels", action="store_true", help="run tests/cuda_on_cpu although it has passed with the same sources"
+    )
+    parser.addoption(
         "--cpu-instructions", metavar="NAME", help="CPU kernels use no later ones: baseline, AVX2, AVX-512"
     )
 
