@@ -102,7 +102,7 @@ class Job(SamplesJob):
     def open_reader(self, train: Coco, val: Coco, stream: TrainStream, place: Place) -> DetectionReader:
         """Random windows to train on, whole pictures to evaluate."""
         recipe = self.recipe
-        self._stream, self._rank, self._names = stream, place.rank, val.category_names
+        self._stream, self._rank, self._names = stream, place.rank, val.category_names.tolist()
         layout = Stretched(
             SizeOfStep(recipe.train_sizes, recipe.seed),
             recipe.letterbox,
