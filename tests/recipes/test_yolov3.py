@@ -146,25 +146,23 @@ def test_batches_are_a_function_of_the_step(scenes):
     assert [bool((batch.weights < 1).any()) for batch in batches] == [True] * 22 + [False] * 2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("fused", ["--fused", "--no-fused"])
+@pytest.mark.parametrize(("fused", "precision"), [("--fused", "fp32"), ("--fused", "bf16"), ("--no-fused", "fp32")])
 def test_steps_in_both_precisions(fused, precision, tmp_path):
     """And --weights has float32 weights, of as many pictures as were seen."""
     made = job(fused)
     made.recipe = replace(made.recipe, precision=precision)
     state = State(made, ALONE)
     batch = made.warm_up_batch(ALONE, CPU, state.dtype)
-    losses = [state.step([batch], learning_rate=0.01).item() for _ in range(6)]
-    assert losses[-1] < 0.9 * losses[0]
+    losses = [state.step([batch], learning_rate=0.01).item() for _ in range(4)]
+    assert losses[-1] < 0.95 * losses[0]
     path = tmp_path / "out.weights"
     made.write_weights(path)
     numbers = np.frombuffer(path.read_bytes(), "<f4", offset=20)
-    assert np.frombuffer(path.read_bytes(), "<i8", 1, 12) == [6 * 4]
+    assert np.frombuffer(path.read_bytes(), "<i8", 1, 12) == [4 * 4]
     first = state.networks["model"].backbone.first.conv.weight
     rounded = torch.from_numpy(numbers[4 * 4 :][: first.numel()].copy()).view(first.shape)
     assert torch.equal(rounded.to(first.dtype), first.detach())
-    is_rounded = precision == "bf16" and fused == "--fused"
-    assert torch.equal(rounded, first.detach().float()) != is_rounded
+    assert torch.equal(rounded, first.detach().float()) == (precision == "fp32")
 
 
 def test_first_weights(tmp_path):
