@@ -17,6 +17,7 @@ from airank_fast.errors import UserError
 
 _CHUNK = 1 << 22  # characters
 _LONGEST = 1 << 27  # of an element
+_DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -89,10 +90,9 @@ class _Text:
     def value(self) -> Any:
         """The next value."""
         self.peek()
-        decoder = json.JSONDecoder()
         while True:
             try:
-                value, end = decoder.raw_decode(self.buffer, self.at)
+                value, end = _DECODER.raw_decode(self.buffer, self.at)
             except (json.JSONDecodeError, RecursionError) as error:
                 if len(self.buffer) - self.at > _LONGEST or not self.fill():
                     self.at = min(len(self.buffer), getattr(error, "pos", self.at))

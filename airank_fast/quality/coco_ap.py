@@ -88,9 +88,9 @@ class CocoAP(Records):
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
         values = _values("box", truth, truth.boxes, pictures, labels, scores, boxes)
         if truth.masks is not None:
-            masks = concatenate([each.masks for each in found if each.masks is not None])
-            assert len(masks.sizes) == len(scores), "each detection must have a mask"
-            values |= _values("mask", truth, truth.masks, pictures, labels, scores, masks)
+            masks = [each.masks for each in found if each.masks is not None]
+            assert len(masks) == len(found), "each detection must have a mask"
+            values |= _values("mask", truth, truth.masks, pictures, labels, scores, concatenate(masks))
         return values
 
 

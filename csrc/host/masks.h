@@ -269,6 +269,11 @@ struct Matching {
           for (int64_t j = 0; j < num_truths; ++j)
             if (out_of_range[j] == last) order.push_back(j);
         uint16_t *const its_matched = matched + range * all + first, *const its_ignored = ignored + range * all + first;
+        if (num_truths == 0) {
+          for (int64_t i = 0; i < num; ++i)
+            if (outside(found.area(detections[first + i]))) its_ignored[i] = (1 << num_thresholds) - 1;
+          continue;
+        }
         for (int64_t t = 0; t < num_thresholds; ++t) {
           taken.assign(num_truths, 0);
           for (int64_t i = 0; i < num; ++i) {

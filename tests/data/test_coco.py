@@ -54,7 +54,7 @@ def test_pictures_and_objects_are_in_the_order_of_ids(tmp_path):
     train = coco.to_train_on()
     assert train.names.tolist() == ["b.png", "c.png"]
     assert train.annotation_ids.tolist() == [30, 31]
-    assert train.polygons.points[4:].tolist() == [[1, 2], [4, 2], [4, 6], [1, 6]]
+    assert train.outlines_of(1)[0][0].tolist() == [[1, 2], [4, 2], [4, 6], [1, 6]]
     assert train.checksum() != coco.checksum() == read_coco(tmp_path, "val")[0].checksum()
 
 
@@ -125,6 +125,10 @@ BAD = {
     "nan in a polygon": (
         {"segmentation": [[1, 1, 5, 5, 9, float("nan")]]},
         r"annotation 30: .*three or more points.*, got \[1, 1, 5, 5, 9, NaN\]",
+    ),
+    "far polygon": (
+        {"segmentation": [[1, 1, 5, 5, 9, -1e9]]},
+        r"annotation 30: must be with polygons in its picture, got a coordinate of 1e\+09",
     ),
     "size of an RLE": (
         {"segmentation": {"size": [60, 40], "counts": [2400]}},

@@ -48,7 +48,7 @@ def mask_of(batch, number):
     """The pixels of an object, bool [H, W]."""
     polygons = Polygons(batch.points.double().numpy(), batch.polygon_offsets.numpy(), batch.object_offsets.numpy())
     size = np.array([batch.images.shape[2:]])
-    return decode(draw_polygons(polygons.take(number, number + 1), size), 0)
+    return decode(draw_polygons(polygons.take(np.array([number])), size), 0)
 
 
 LAYOUTS = {

@@ -17,6 +17,8 @@ from airank_fast.errors import UserError
 from airank_fast.quality import coco_match
 from airank_fast.quality.coco_ap import MOST, CocoAP, Detections, Truth
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 SIZE = 40, 50
 NAMES = "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"  # as COCOeval.stats[:6]

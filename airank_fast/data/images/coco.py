@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from airank_fast.data.images.image_folder import why_corrupt
-from airank_fast.data.images.run_lengths import Polygons, RunLengths, draw_polygons, outlines
+from airank_fast.data.images.run_lengths import Polygons, RunLengths, draw_polygons, outlines, pack_counts, ragged_rows
 from airank_fast.data.images.workers import Broken, decode
 from airank_fast.errors import UserError
 
@@ -37,8 +37,8 @@ class Coco:
     category_names: [K].
 
     annotation_ids: int64 [n]; labels: int64 [n], classes from 0 on; boxes: float64 [n, 4], (x, y, width, height);
-    areas: float64 [n]; crowd: bool [n]. polygons: of objects whose masks are polygons; others have none. runs: the
-    masks of the others, object i has number run_numbers[i], int64 [n], or -1.
+    areas: float64 [n]; crowd: bool [n]. polygons, runs: masks in the order of the file; that of object i is number
+    polygon_numbers[i] of polygons, or, where it is not -1, number run_numbers[i] of runs: int64 [n].
     """
 
     folder: Path
@@ -54,6 +54,7 @@ class Coco:
     areas: np.ndarray
     crowd: np.ndarray
     polygons: Polygons
+    polygon_numbers: np.ndarray
     runs: RunLengths
     run_numbers: np.ndarray
 
@@ -75,7 +76,7 @@ class Coco:
 
     def require_masks(self) -> None:
         """UserError names the first object without a mask."""
-        has = (np.diff(self.polygons.object_offsets) > 0) | (self.run_numbers >= 0)
+        has = (np.diff(self.polygons.object_offsets)[self.polygon_numbers] > 0) | (self.run_numbers >= 0)
         if not has.all():
             where = f"{self.folder}, annotation {self.annotation_ids[has.argmin()]}"
             raise UserError(f"{where}: must be with a segmentation, as masks are trained and evaluated, got none")
@@ -99,39 +100,29 @@ class Coco:
         for each in range(its.start, its.stop):
             if (run := int(self.run_numbers[each])) >= 0:
                 found.append(outlines(self.runs.of(run), int(self.runs.sizes[run, 0])))
-                continue
-            polygons = self.polygons.take(each, each + 1)
-            found.append(np.split(polygons.points, polygons.polygon_offsets[1:-1]) if len(polygons.points) else [])
+            else:
+                found.append(self.polygons.of(int(self.polygon_numbers[each])))
         return found
 
     def masks(self) -> RunLengths:
         """The masks of all objects, as pycocotools draws them."""
-        drawn = draw_polygons(self.polygons, self.sizes[self.pictures])
-        counts = list(np.split(drawn.counts, drawn.offsets[1:-1]))
-        for each in np.flatnonzero(self.run_numbers >= 0).tolist():
-            counts[each] = self.runs.of(int(self.run_numbers[each]))
-        joined = np.concatenate([np.empty(0, np.uint32), *counts])
-        return RunLengths(joined, np.cumsum([0, *map(len, counts)], dtype=np.int64), drawn.sizes)
+        drawn = draw_polygons(self.polygons.take(self.polygon_numbers), self.sizes[self.pictures])
+        runs = self.run_numbers.tolist()
+        counts = [drawn.of(number) if run < 0 else self.runs.of(run) for number, run in enumerate(runs)]
+        return pack_counts(counts, drawn.sizes)
 
     def take(self, numbers: np.ndarray) -> Coco:
         """These pictures, ascending, with their objects."""
-        rows, _ = _rows(self.offsets, numbers)
+        rows, _ = ragged_rows(self.offsets, numbers)
         of_objects = np.repeat(np.arange(len(numbers)), np.diff(self.offsets)[numbers])
         columns = {name: getattr(self, name)[numbers] for name in ("picture_ids", "names", "sizes")}
         return replace(self, offsets=np.zeros(len(numbers) + 1, np.int64), **columns).take_objects(rows, of_objects)
 
     def take_objects(self, rows: np.ndarray, pictures: np.ndarray) -> Coco:
         """All pictures, with these objects, which are of pictures [len(rows)], ascending."""
-        names = "annotation_ids", "labels", "boxes", "areas", "crowd", "run_numbers"
+        names = "annotation_ids", "labels", "boxes", "areas", "crowd", "polygon_numbers", "run_numbers"
         columns = {name: getattr(self, name)[rows] for name in names}
-        polygons, object_offsets = _rows(self.polygons.object_offsets, rows)
-        points, polygon_offsets = _rows(self.polygons.polygon_offsets, polygons)
-        return replace(
-            self,
-            offsets=np.searchsorted(pictures, np.arange(len(self) + 1)),
-            polygons=Polygons(self.polygons.points[points], polygon_offsets, object_offsets),
-            **columns,
-        )
+        return replace(self, offsets=np.searchsorted(pictures, np.arange(len(self) + 1)), **columns)
 
     def to_train_on(self) -> Coco:
         """The objects that are no crowds, and the pictures that have one."""
@@ -151,13 +142,6 @@ class Coco:
         for array in arrays(self).values():
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-
-def _rows(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of ragged parts the rows, end to end, and their offsets."""
-    lengths = np.diff(offsets)[parts]
-    ends = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
-    return np.repeat(offsets[:-1][parts] - ends[:-1], lengths) + np.arange(ends[-1]), ends
 
 
 def arrays(coco: Coco) -> dict[str, np.ndarray]:

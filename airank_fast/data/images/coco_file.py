@@ -11,6 +11,7 @@ import math
 import os
 from array import array
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -111,13 +112,15 @@ class _Content:
         self.ids, self.pictures, self.categories = array("q"), array("q"), array("q")
         self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
         self.points, self.polygon_lengths, self.num_polygons = array("d"), array("q"), array("q")
+        self.reach = array("d")  # of an object's polygons, from 0
         self.run_numbers, self.run_sizes = array("q"), array("q")
         self.counts: list[np.ndarray] = []
 
     def read(self, reader: Callable[[Any, str], None], element: Any, where: str) -> None:
         """Take an element, or leave it out."""
         try:
-            require(isinstance(element, dict), where, "a JSON object", f"{element!r:.40}")
+            if not isinstance(element, dict):
+                raise _error(where, "a JSON object", element)
             reader(element, where)
         except UserError as error:
             place, must, why = str(error).partition(": must ")
@@ -128,6 +131,14 @@ class _Content:
         if not self.skip_corrupt:
             raise UserError(f"{where}: {why}; {_SKIP}")
         self.left_out.append((where, why))
+
+    def leave_out_all(
+        self, keep: np.ndarray, name: str, ids: np.ndarray, bad: np.ndarray, what: str, got: Callable[[int], object]
+    ) -> None:
+        """Take what is bad, bool [n], out of what is kept, with a line for each."""
+        for number in np.flatnonzero(bad & keep).tolist():
+            self.leave_out(f"{self.path}, {name} {ids[number]}", f"must be {what}, got {got(number)}")
+        keep[bad] = False
 
     def picture(self, element: dict, where: str) -> None:
         """An element of "images"."""
@@ -163,6 +174,7 @@ class _Content:
         self.boxes.extend(box)
         self.areas.append(area)
         self.crowd.append(crowd)
+        self.reach.append(max((max(max(polygon), -min(polygon)) for polygon in polygons), default=0))
         self.num_polygons.append(len(polygons))
         for polygon in polygons:
             self.points.extend(polygon)
@@ -195,10 +207,11 @@ class _Content:
             areas=np.array(self.areas, np.float64),
             crowd=np.array(self.crowd, bool),
             polygons=Polygons(
-                np.array(self.points, np.float64).reshape(-1, 2),
+                np.frombuffer(self.points, np.float64).reshape(-1, 2),
                 offsets_of(self.polygon_lengths),
                 offsets_of(self.num_polygons),
             ),
+            polygon_numbers=np.arange(len(self.ids)),
             runs=RunLengths(
                 np.concatenate([np.empty(0, np.uint32), *self.counts]),
                 offsets_of(map(len, self.counts)),
@@ -215,12 +228,7 @@ class _Content:
     def _sound_annotations(self, whole: Coco, pictures: np.ndarray) -> np.ndarray:
         """Which annotations are sound: bool [n]. pictures: of each, where its id would be among theirs."""
         keep = np.ones(len(pictures), bool)
-
-        def leave_out(bad: np.ndarray, what: str, got: Callable[[int], object]) -> None:
-            for number in np.flatnonzero(bad & keep).tolist():
-                where = f"{self.path}, annotation {whole.annotation_ids[number]}"
-                self.leave_out(where, f"must be {what}, got {got(number)}")
-            keep[bad] = False
+        leave_out = partial(self.leave_out_all, keep, "annotation", whole.annotation_ids)
 
         def box(number: int) -> str:
             return str([round(value, 2) for value in whole.boxes[number].tolist()])
@@ -250,6 +258,8 @@ class _Content:
             return f"{box(number)} in {width} x {height} pixels{hint}"
 
         leave_out(outside, what, place)
+        far = np.array(self.reach) > 2 * sizes.max(1)
+        leave_out(far, "with polygons in its picture", lambda number: f"a coordinate of {self.reach[number]:g}")
         runs = whole.run_numbers
         run_sizes = np.append(whole.runs.sizes, [[0, 0]], 0)[runs]
         another = (runs >= 0) & (run_sizes != sizes).any(1)
@@ -260,13 +270,7 @@ class _Content:
     def _sound_pictures(self, whole: Coco, numbers: np.ndarray) -> np.ndarray:
         """Which pictures are sound: bool [N]. numbers: of their objects."""
         keep = np.ones(len(whole), bool)
-
-        def leave_out(bad: np.ndarray, what: str, got: Callable[[int], object]) -> None:
-            for number in np.flatnonzero(bad & keep).tolist():
-                where = f"{self.path}, picture {whole.picture_ids[number]}"
-                self.leave_out(where, f"must be {what}, got {got(number)}")
-            keep[bad] = False
-
+        leave_out = partial(self.leave_out_all, keep, "picture", whole.picture_ids)
         _, first = np.unique(whole.picture_ids, return_index=True)
         repeated = ~np.isin(np.arange(len(whole)), first)
         leave_out(repeated, "the only picture with its id", lambda _: "another one before it")

@@ -11,6 +11,7 @@ picture of the masks; the Python beside it does the same where that was not buil
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -48,17 +49,29 @@ class Polygons(NamedTuple):
     polygon_offsets: np.ndarray
     object_offsets: np.ndarray
 
-    def take(self, first: int, last: int) -> Polygons:
-        """Those of objects first ... last - 1."""
-        objects = self.object_offsets[first : last + 1]
-        polygons = self.polygon_offsets[objects[0] : objects[-1] + 1]
-        points = self.points[polygons[0] : polygons[-1]]
-        return Polygons(points, polygons - polygons[0], objects - objects[0])
+    def of(self, number: int) -> list[np.ndarray]:
+        """The polygons of a mask, [k, 2] each."""
+        first, last = self.object_offsets[number : number + 2]
+        ends = self.polygon_offsets[first : last + 1]
+        return [self.points[begin:end] for begin, end in pairwise(ends)]
+
+    def take(self, numbers: np.ndarray) -> Polygons:
+        """These masks."""
+        polygons, object_offsets = ragged_rows(self.object_offsets, numbers)
+        points, polygon_offsets = ragged_rows(self.polygon_offsets, polygons)
+        return Polygons(self.points[points], polygon_offsets, object_offsets)
 
 
 def offsets_of(lengths: Iterable[int]) -> np.ndarray:
     """Where parts of these lengths begin, and the end of the last: int64 [n + 1]."""
     return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def ragged_rows(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of these parts, end to end, and where each part then begins and ends: int64 [r], [len(parts) + 1]."""
+    lengths = np.diff(offsets)[parts]
+    ends = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
+    return np.repeat(offsets[:-1][parts] - ends[:-1], lengths) + np.arange(ends[-1]), ends
 
 
 def pack_polygons(objects: Sequence[Sequence[np.ndarray]]) -> Polygons:
@@ -135,10 +148,9 @@ def draw_polygons(polygons: Polygons, sizes: np.ndarray) -> RunLengths:
     masks = []
     for number, (height, width) in enumerate(sizes.tolist()):
         mask = np.zeros(height * width, bool)
-        its = polygons.take(number, number + 1)
-        for first, last in zip(its.polygon_offsets, its.polygon_offsets[1:], strict=False):
+        for corners in polygons.of(number):
             toggles = np.zeros(mask.size + 1, np.int64)
-            np.add.at(toggles, _crossings(its.points[first:last], height, width), 1)
+            np.add.at(toggles, _crossings(corners, height, width), 1)
             mask |= toggles.cumsum()[:-1] % 2 == 1
         masks.append(encode(mask.reshape(1, height, width, order="F")).counts)
     return pack_counts(masks, sizes)
