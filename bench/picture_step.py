@@ -7,12 +7,16 @@ Peers, in turns: the network of torch's own modules, with logits of the picture'
 and optimizer (the task's --no-fused), in a plain loop, contiguous, in channels_last, and the faster of the two layouts
 under torch.compile, network and loss together; in bf16 under autocast. airank_fast is the engine's step. Batches are
 noise. Each task's first recipe is that of its embedded data; on a CPU the other's batches are smaller than its own.
+
+On a CPU the seconds of torch's step in convolutions, products and LSTMs are measured too (`products_s`): airank_fast
+has them from torch, so that a step can be no faster than they are, unless another layout makes them faster.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,17 +29,19 @@ from airank_fast.engine.distributed import World
 from airank_fast.engine.state import State
 from airank_fast.job import Networks
 
-ON_A_CPU: dict[str, dict[str, dict[str, int]]] = {
+ON_A_CPU: dict[str, dict[str, dict[str, Any]]] = {
     "ocr": {"digit_lines": {}, "lines": {"batch_size": 16}},
     "tsm": {"moving_digits": {}, "kinetics": {"batch_size": 2, "image_size": 112}},
     "deeplabv3plus": {"digit_objects": {}, "cityscapes": {"batch_size": 2, "crop_height": 128, "crop_width": 256}},
     "hrnet": {"digit_objects": {}, "cityscapes": {"batch_size": 2, "crop_height": 256, "crop_width": 512}},
+    "yolov3": {"digit_scenes": {}, "coco": {"batch_size": 1, "train_sizes": (640,)}},
 }
 """Tasks, their recipes, and what a step on a CPU has other than the recipe."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ALONE = World(0, 1, 0, 1, DEVICE)
 LAYOUTS = {"torch": torch.contiguous_format, "torch, channels_last": torch.channels_last}
 RATE = 1e-4
+PRODUCTS = re.compile("convolution|conv2d|mm|linear|rnn|lstm|gemm|matmul")
 
 
 def job_of(task: str, recipe: str, *, fused: bool, precision: str = "fp32", **changes: Any) -> Any:
@@ -102,6 +108,17 @@ def check(job: Any, plain: Any, batch: Any) -> None:
     assert difference <= limit, f"{job.task.name}: losses and gradients differ by {difference} of their norm"
 
 
+def products_s(step: Callable[[], object]) -> float:
+    """Seconds of a step, on a CPU, in convolutions, products and LSTMs, forward and backward: the least of three."""
+    found = []
+    for _ in range(3):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            step()
+        ops = (op for op in profile.key_averages() if op.key.startswith("aten::") and PRODUCTS.search(op.key))
+        found.append(sum(op.self_cpu_time_total for op in ops) / 1e6)
+    return min(found)
+
+
 def main() -> None:
     """Time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +137,7 @@ def main() -> None:
                 time_steps(task, recipe, changes if DEVICE.type == "cpu" else {}, arguments)
 
 
-def time_steps(task: str, recipe: str, changes: dict[str, int], arguments: argparse.Namespace) -> None:
+def time_steps(task: str, recipe: str, changes: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Check, time and print one case; save it on request."""
     job, plain = (
         job_of(task, recipe, fused=fused, precision=arguments.precision, **changes) for fused in (True, False)
@@ -140,9 +157,12 @@ def time_steps(task: str, recipe: str, changes: dict[str, int], arguments: argpa
     shape = " x ".join(map(str, batch.images.shape))
     case = f"{task} {recipe} training step, {shape}, {arguments.precision}, {DEVICE.type}"
     print(harness.as_text(case, times, "airank_fast"), flush=True)
+    products = {who: products_s(contestants[who]) for who in LAYOUTS} if DEVICE.type == "cpu" else {}
+    for who, seconds in products.items():
+        print(f"  {who} is {1e3 * seconds:.1f} ms in convolutions, products and LSTMs")
     if arguments.save:
         rates = {who: batch.num_samples / harness.timing(values).median_s for who, values in times.items()}
-        harness.save("picture_step", case, times, "airank_fast", samples_per_s=rates)
+        harness.save("picture_step", case, times, "airank_fast", samples_per_s=rates, products_s=products)
 
 
 if __name__ == "__main__":

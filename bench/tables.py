@@ -192,16 +192,23 @@ def ops_table() -> str:
 def speed_rows(results: list[dict]) -> list[list[str]]:
     """airank_fast's median time, how many times as fast as each peer it is, and its memory peak beside torch's."""
     peers = list(dict.fromkeys(peer for result in results for peer in result["speedup_over"]))
-    has_peaks = any(memory(result) for result in results)
+    has_peaks, has_limits = (any(of(result) for result in results) for of in (memory, at_most))
     header = ["case", "airank_fast", *(f"times as fast as {peer}" for peer in peers)]
-    header += ["memory, of torch's"] * has_peaks
+    header += ["memory, of torch's"] * has_peaks + ["torch's products alone"] * has_limits
     rows = [header, ["---"] * len(header)]
     for result in results:
         ours = result["times"][result["ours"]]["median_s"]
         over = result["speedup_over"]
         row = [result["case"], amount(result, ours), *(f"{over[p]:.2f}" if p in over else "" for p in peers)]
-        rows.append(row + [memory(result)] * has_peaks)
+        rows.append(row + [memory(result)] * has_peaks + [at_most(result)] * has_limits)
     return rows
+
+
+def at_most(result: dict) -> str:
+    """How many times as fast as torch's step its convolutions, products and LSTMs alone are; "" if not measured."""
+    seconds = result.get("products_s", {}).get("torch")
+    ours = result["times"][result["ours"]]["median_s"]
+    return f"{ours * result['speedup_over']['torch'] / seconds:.2f}" if seconds else ""
 
 
 def memory(result: dict) -> str:

@@ -135,7 +135,7 @@ def yolo_loss(
     x_y = _cross_entropy(at_objects[:, :2], goals[:, :2]).sum(1)
     w_h = (at_objects[:, 2:4] - goals[:, 2:]).square().sum(1) / 2
     classes = torch.full((len(flat), outputs - 5), label_smoothing, device=flat.device)
-    classes = classes.index_put((owner, truth.labels), classes.new_tensor(1 - label_smoothing))
+    classes = classes.index_put((owner, truth.labels), classes.new_full((), 1 - label_smoothing))
     of_classes = _cross_entropy(at_objects[:, 5:], classes).sum(1)
     at_them = (weight * (scale * (x_y + w_h) + of_classes)).sum()
 

@@ -64,7 +64,6 @@ NOT_TRAINED_YET = {
     "cyclegan",
     "pix2pix",
     "transformer",
-    "yolov3",
 }
 
 
