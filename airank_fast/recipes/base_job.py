@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from airank_fast.data.sampling import TrainStream
 from airank_fast.job import Batch, Networks, Plan, Ranks, Schedule, Span, Update
 from airank_fast.recipes.checkpoints import first_weights
 from airank_fast.recipes.options import target_values
-from airank_fast.recipes.schedule import polynomial_decay
+from airank_fast.recipes.schedule import polynomial_decay, step_decay
 from airank_fast.tasks import Task
 
 
@@ -25,11 +25,13 @@ class BaseJob:
     """A task of one network as the engine runs it, for one resolved recipe: see airank_fast.job.Job.
 
     A subclass has the task, and implements `build`, `build_optimizer`, `loss`, and the members of Job that are not
-    here. Its batches come from `reader`, which `open_data` makes.
+    here. Its batches come from `reader`, which `open_data` makes; `training` has those to train on, if they must be
+    closed before it.
     """
 
     task: Task
     initial_accuracy: float | None = None
+    training: Generator[Any, None, None] | None = None
 
     def __init__(self, recipe: Any, options: Any) -> None:
         self.recipe = recipe
@@ -49,6 +51,13 @@ class BaseJob:
     def build_optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """The optimizer of all weights; its learning rates are tensors on the device, unless it is torch's own."""
         raise NotImplementedError
+
+    def decay_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """All parameters in two groups: weights, which decay, and biases and norms, which do not."""
+        return [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The mean over the batch, float32 scalar."""
@@ -86,6 +95,18 @@ class BaseJob:
             decay_steps=max(1, plan.total_steps - warmup_steps),
         )
 
+    def stepped_rate(self, step: int, plan: Plan, *, warmup_power: float = 1.0) -> float:
+        """The learning rate of 0-based `step`: a warm-up of `warmup_epochs`, then `step_decay` at `decay_epochs`."""
+        recipe = self.recipe
+        return step_decay(
+            step,
+            base=recipe.learning_rate,
+            factor=recipe.decay_factor,
+            warmup_steps=plan.step_after(recipe.warmup_epochs),
+            decay_steps=[plan.step_after(epochs) for epochs in recipe.decay_epochs],
+            warmup_power=warmup_power,
+        )
+
     def reported_optimizer(self, name: str) -> dict[str, Any]:
         """MLPerf's keys of an optimizer with a warm-up, for tasks that its books lack."""
         return {
@@ -103,6 +124,8 @@ class BaseJob:
 
     def close(self) -> None:
         """Stop the reader."""
+        if self.training is not None:
+            self.training.close()
         if self.reader is not None:
             self.reader.close()
 

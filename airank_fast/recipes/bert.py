@@ -6,7 +6,7 @@ The pydoc recipe reaches its target on two CPU cores. Settings and options stand
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,6 @@ class Job(BaseJob):
     task = TASK
     recipe: Recipe
     options: Options
-    _training: Generator[TokenBatch, None, None] | None = None
 
     def __init__(self, recipe: Recipe, options: Options) -> None:
         super().__init__(recipe, options)
@@ -76,12 +75,8 @@ class Job(BaseJob):
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedLAMB:
         """LAMB; weight decay on matrices only. The learning rate lives on the device."""
         recipe = self.recipe
-        groups = [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
         return FusedLAMB(
-            groups,
+            self.decay_groups(model),
             lr=torch.zeros((), dtype=torch.float32, device=device),
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.epsilon,
@@ -171,8 +166,8 @@ class Job(BaseJob):
     def train_batches(self, first_step: int) -> Iterator[TokenBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
         assert self.reader is not None, "open_data comes first"
-        self._training = prefetch(self.reader.train(first_step), self._device, self._fill())
-        return self._training
+        self.training = prefetch(self.reader.train(first_step), self._device, self._fill())
+        return self.training
 
     def _fill(self) -> Fill | None:
         """For the few shapes of a captured step; the embedded text has only one."""
@@ -229,11 +224,6 @@ class Job(BaseJob):
             "opt_lamb_beta_2": recipe.beta2,
             "opt_lamb_weight_decay_rate": recipe.weight_decay,
         }
-
-    def close(self) -> None:
-        if self._training is not None:
-            self._training.close()
-        super().close()
 
 
 if TYPE_CHECKING:

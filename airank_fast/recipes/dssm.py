@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,6 @@ class Job(BaseJob):
     task = TASK
     recipe: Recipe
     options: Options
-    _training: Generator[PairBatch, None, None] | None = None
 
     def build(self) -> dict[str, nn.Module]:
         """The float32 network with random initial weights, on the CPU."""
@@ -140,8 +139,8 @@ class Job(BaseJob):
     def train_batches(self, first_step: int) -> Iterator[PairBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
         assert self.reader is not None, "open_data comes first"
-        self._training = self.reader.train(self._device, first_step)
-        return self._training
+        self.training = self.reader.train(self._device, first_step)
+        return self.training
 
     def eval_batches(self) -> Iterator[PairBatch]:
         """This rank's part of the held-out pairs, each once."""
@@ -167,11 +166,6 @@ class Job(BaseJob):
     def reported(self, plan: Plan) -> dict:
         """The optimizer under MLPerf's names; its books have no keys for this task."""
         return self.reported_optimizer("adam")
-
-    def close(self) -> None:
-        if self._training is not None:
-            self._training.close()
-        super().close()
 
 
 if TYPE_CHECKING:

@@ -47,12 +47,7 @@ class Job(BaseJob):
 
     def build_optimizer(self, model: nn.Module, device: torch.device) -> FusedSGD | FusedLARS:
         """Weight decay, and LARS's trust ratio, on weights only. The learning rate is a tensor on the device."""
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        rest = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ]
+        groups = self.decay_groups(model)
         lr = torch.zeros((), dtype=torch.float32, device=device)
         if self.recipe.optimizer == "lars":
             groups[1]["is_skipped"] = True

@@ -63,10 +63,7 @@ class SegmentationJob(SamplesJob):
 
         The learning rate is a tensor on the device.
         """
-        groups = [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = self.decay_groups(model)
         is_adamw, momentum = self.recipe.optimizer == "adamw", self.recipe.momentum
         if not self.recipe.fused:
             if is_adamw:

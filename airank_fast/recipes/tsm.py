@@ -29,7 +29,6 @@ from airank_fast.quality.accuracy import Accuracy
 from airank_fast.recipes.base_job import DataSets, SamplesJob
 from airank_fast.recipes.checkpoints import load_into
 from airank_fast.recipes.resnet50 import IMAGENET_MEAN, IMAGENET_STD
-from airank_fast.recipes.schedule import step_decay
 from airank_fast.recipes.tsm_options import RECIPES, Options, Recipe
 from airank_fast.tasks.tsm import TASK
 
@@ -159,14 +158,7 @@ class Job(SamplesJob):
 
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based ``step`` under the engine's ``plan``."""
-        recipe = self.recipe
-        return step_decay(
-            step,
-            base=recipe.learning_rate,
-            factor=recipe.decay_factor,
-            warmup_steps=plan.step_after(recipe.warmup_epochs),
-            decay_steps=[plan.step_after(epochs) for epochs in recipe.decay_epochs],
-        )
+        return self.stepped_rate(step, plan)
 
     def reported(self, plan: Plan) -> dict[str, Any]:
         """The optimizer under MLPerf's names; its books have no keys for this task."""

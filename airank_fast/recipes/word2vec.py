@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,6 @@ class Job(BaseJob):
         self._negatives = torch.empty(0)
         self._words: list[str] = []
         self._saved_words: list[str] | None = None
-        self._training: Generator[SentenceBatch, None, None] | None = None
         self._questions = analogies.embedded() if options.questions is None else analogies.read(options.questions)
 
     def build(self) -> dict[str, nn.Module]:
@@ -170,8 +169,8 @@ class Job(BaseJob):
     def train_batches(self, first_step: int) -> Iterator[SentenceBatch]:
         """This rank's part of every global batch from ``first_step`` on, without end."""
         assert self.reader is not None, "open_data comes first"
-        self._training = self.reader.train(self._device, first_step)
-        return self._training
+        self.training = self.reader.train(self._device, first_step)
+        return self.training
 
     def eval_batches(self) -> Iterator[QuestionBatch]:
         """This rank's part of the questions, each once; before them rank 0 writes --vectors."""
@@ -208,11 +207,6 @@ class Job(BaseJob):
     def load_state(self, state: Mapping) -> None:
         """The inverse of `state`: `open_data` compares the vocabulary."""
         self._saved_words = state.get("words")
-
-    def close(self) -> None:
-        if self._training is not None:
-            self._training.close()
-        super().close()
 
 
 if TYPE_CHECKING:

@@ -30,7 +30,6 @@ from airank_fast.recipes import darknet_weights, detection_examples
 from airank_fast.recipes.base_job import DataSets, SamplesJob
 from airank_fast.recipes.checkpoints import load_into
 from airank_fast.recipes.coco_sets import coco_sets
-from airank_fast.recipes.schedule import step_decay
 from airank_fast.recipes.yolov3_options import COCO, RECIPES, Options, Recipe
 from airank_fast.tasks.yolov3 import TASK
 
@@ -124,11 +123,7 @@ class Job(SamplesJob):
 
         The learning rate is a tensor on the device.
         """
-        recipe = self.recipe
-        groups = [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        recipe, groups = self.recipe, self.decay_groups(model)
         assert isinstance(model, YOLOv3)
         self._model = model
         if recipe.fused:
@@ -219,15 +214,7 @@ class Job(SamplesJob):
 
     def learning_rate(self, step: int, plan: Plan) -> float:
         """Learning rate of 0-based `step` under the engine's `plan`."""
-        recipe = self.recipe
-        return step_decay(
-            step,
-            base=recipe.learning_rate,
-            factor=recipe.decay_factor,
-            warmup_steps=plan.step_after(recipe.warmup_epochs),
-            decay_steps=[plan.step_after(epochs) for epochs in recipe.decay_epochs],
-            warmup_power=recipe.warmup_power,
-        )
+        return self.stepped_rate(step, plan, warmup_power=self.recipe.warmup_power)
 
     def reported(self, plan: Plan) -> dict[str, Any]:
         """The optimizer under MLPerf's names; its books have no keys for this task."""
