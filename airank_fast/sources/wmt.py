@@ -360,10 +360,10 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
 
 def _check(name: str, root: Path, manifest: Manifest) -> list[str]:
     problems = manifest.changed(root, name)
-    if problems or not name.endswith(".tokens.npy"):
+    lengths = root / name.replace(".tokens.", ".lengths.")
+    if problems or not name.endswith(".tokens.npy") or not lengths.is_file():  # which is a problem of its own
         return problems
-    tokens = np.load(root / name, mmap_mode="r")
-    expected = int(np.load(root / name.replace(".tokens.", ".lengths.")).sum())
+    tokens, expected = np.load(root / name, mmap_mode="r"), int(np.load(lengths).sum())
     number = manifest.files[SUBWORDS]["subwords"]
     if len(tokens) != expected:
         problems.append(f"{name}: must have {expected} tokens, by the lengths beside it, got {len(tokens)}")

@@ -239,5 +239,5 @@ def test_what_is_left_out_is_said_and_nothing_of_the_evaluation_is(tmp_path):
     text_folder(folder, PAIRS, [PAIRS[0], long])
     with pytest.raises(UserError, match=r"test.en and test.es, sentence 2: must be at most --max-length 30 subwords"):
         opened(folder)
-    with pytest.raises(UserError, match=r"train.en: must be a text file with a sentence a line, got no file"):
+    with pytest.raises(UserError, match=r"train.de: must be a text file with a sentence a line, got no file"):
         TranslationSets.open(folder, "de", "en", vocab_size=64, max_length=30, skip_corrupt=False)

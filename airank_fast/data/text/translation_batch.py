@@ -178,14 +178,19 @@ def lay_out(share: Share, sentences: Sentences) -> LaidOut:
     previous[taken.target.offsets[:-1]] = EOS
     arrays = source, taken.source.offsets, previous, target, taken.target.offsets
     weight = len(target) / share.mean_tokens if share.mean_tokens else 1.0
-    on_host = (tuple(each.tolist()) for each in (taken.source.lengths, taken.target.lengths, numbers))
-    return LaidOut(arrays, *on_host, weight=weight)
+    source_lengths, target_lengths, ids = (
+        tuple(each.tolist()) for each in (taken.source.lengths, taken.target.lengths, numbers)
+    )
+    return LaidOut(arrays, source_lengths, target_lengths, ids, weight)
 
 
 def collate(laid_out: LaidOut, device: torch.device | str) -> TranslationBatch:
     """The batch on the device; on CUDA by asynchronous copies from pinned memory."""
-    arrays, *on_host, weight = laid_out
-    return TranslationBatch(*moved(arrays, device), *on_host, weight=weight)
+    arrays, source_lengths, target_lengths, ids, weight = laid_out
+    source, source_offsets, previous, target, target_offsets = moved(arrays, device)
+    return TranslationBatch(
+        source, source_offsets, previous, target, target_offsets, source_lengths, target_lengths, ids, weight=weight
+    )
 
 
 class TranslationReader:
