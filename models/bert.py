@@ -51,14 +51,16 @@ class PlainLayerNorm(nn.LayerNorm):
 
 
 class PlainDropoutAddLayerNorm(PlainLayerNorm):
-    """``LayerNorm(dropout(x) + residual)``."""
+    """``LayerNorm(dropout(x) + residual)``, and with return_sum the sum beside it."""
 
-    def __init__(self, width: int, p: float, eps: float) -> None:
+    def __init__(self, width: int, p: float, eps: float, return_sum: bool = False) -> None:
         super().__init__(width, eps=eps)
-        self.p = p
+        self.p, self.return_sum = p, return_sum
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return super().forward(F.dropout(x, self.p, self.training) + residual)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        total = F.dropout(x, self.p, self.training) + residual
+        y = super().forward(total)
+        return (y, total) if self.return_sum else y
 
 
 class PlainLinearGELU(nn.Linear):

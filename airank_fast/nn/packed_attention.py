@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,44 +54,187 @@ class PackedSequences:
         return sum(length * count for length, count in self.runs)
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences, dropout_p: float = 0.0) -> Tensor:
+# What one more call on a CPU costs, forward and backward, in attention scores of a head: see bench/transformer_step.py.
+_SCORES_OF_A_CALL = 16_000
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sequences: PackedSequences,
+    dropout_p: float = 0.0,
+    *,
+    causal: bool = False,
+    key_sequences: PackedSequences | None = None,
+) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each sequence, with dropout of the probabilities.
 
-    q, k, v and the result: ``[T, heads, d]``.
+    q, k, v and the result: ``[T, heads, d]``. causal: a token attends to itself and to those before it in its sequence.
+    key_sequences: of k and v, ``[S, heads, d]``, where they are of other sequences than q, as in a decoder's attention
+    to the encoder's output; as many, and the tokens of q's first attend to all of k's first, and so on.
 
-    What runs was chosen by measuring (``bench/bert.py --attention``). A batch of one length is one call of torch's
-    SDPA. Of several lengths: on CUDA, SDPA over jagged tensors, which is the variable-length flash kernel and knows
-    dropout (`torch.nn.attention.varlen` does not). On a CPU one call for each run of
-    equal lengths: padding costs twice to six times as much, jagged tensors ten times. There the two products written
-    out are twice as fast as SDPA in 16 bits; with dropout, which SDPA's CPU kernel has not, in float32 too.
+    What runs was chosen by measuring (``--attention`` of ``bench/bert.py`` and ``bench/transformer_step.py``). A batch
+    of one length is one call of torch's SDPA. Of several lengths: on CUDA, SDPA over jagged tensors, which is the
+    variable-length flash kernel and knows dropout (`torch.nn.attention.varlen` does not). On a CPU neighbours are one
+    call, padded to the longest of them, where that costs less than two: sentences of similar length, but paragraphs
+    only of the same. All in one call costs twice to six times as much for paragraphs, jagged tensors ten times. There
+    the two products written out are twice as fast as SDPA in 16 bits; with dropout, which SDPA's CPU kernel has not, in
+    float32 too. So neighbours of similar length cost least: in the order of the queries' lengths, then of the keys'.
+
+    Raises:
+        UserError: causal with key_sequences, or another number of key_sequences than of sequences.
     """
-    if q.device.type == "cuda" and (len(sequences.runs) > 1 or sequences.longest is not None):
-        return _jagged(q, k, v, sequences, dropout_p)
+    keys = sequences if key_sequences is None else key_sequences
+    if causal and key_sequences is not None:
+        raise UserError("packed_attention: causal must be without key_sequences, got both")
+    if len(keys.lengths) != len(sequences.lengths):
+        raise UserError(
+            f"packed_attention: key_sequences must be as many as sequences, {len(sequences.lengths)}, "
+            f"got {len(keys.lengths)}"
+        )
+    several = any(len(s.runs) > 1 or s.longest is not None for s in (sequences, keys))
+    if q.device.type == "cuda" and several and not (causal and q.dtype == torch.float64):  # which no kernel has
+        return _jagged(q, k, v, sequences, keys, dropout_p, causal)
     write_out = q.device.type == "cpu" and (dropout_p > 0 or q.dtype in (torch.bfloat16, torch.float16))
     attend = _written_out if write_out else F.scaled_dot_product_attention
-    sizes = [length * count for length, count in sequences.runs]
-    # split and cat, not slices: their backward passes are one copy, a slice's is a sum over all tokens for each run
-    parts = zip(*(tensor.split(sizes) for tensor in (q, k, v)), sequences.runs, strict=True)
+    layout = _layout(tuple(sequences.lengths), tuple(keys.lengths), causal, _SCORES_OF_A_CALL // q.shape[1], q.device)
+    # split and cat, not slices: their backward passes are one copy, a slice's is a sum over all tokens for each group
+    parts = zip(layout.queries.split(q), layout.keys.split(k), layout.keys.split(v), layout.groups, strict=True)
     outputs = []
-    for *qkv, (length, count) in parts:
-        by_head = (tensor.unflatten(0, (count, length)).transpose(1, 2) for tensor in qkv)
-        output = attend(*by_head, dropout_p=dropout_p)
-        outputs.append(output.transpose(1, 2).reshape(count * length, *q.shape[1:]))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    for *qkv, group in parts:
+        by_head = (tensor.unflatten(0, (group.count, -1)).transpose(1, 2) for tensor in qkv)
+        mask = None if group.mask is None else group.mask.to(q.dtype)
+        output = attend(*by_head, attn_mask=mask, dropout_p=dropout_p, is_causal=causal)
+        outputs.append(output.transpose(1, 2).reshape(-1, *q.shape[1:]))
+    return layout.queries.join(outputs)
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+class _Group(NamedTuple):
+    """Neighbours that are one call. mask: what is added to their scores, -inf at padded keys; None where none count."""
+
+    count: int
+    mask: Tensor | None
+
+
+class _Rows(NamedTuple):
+    """Packed tokens as those of the groups; padded where `places`, of each token in its group's rows, are there."""
+
+    sizes: list[int]
+    places: Tensor | None
+
+    def split(self, packed: Tensor) -> tuple[Tensor, ...]:
+        rows = packed if self.places is None else _Padded.apply(packed, self.places, sum(self.sizes))
+        return rows.split(self.sizes)
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return rows if self.places is None else _Unpadded.apply(rows, self.places)
+
+
+class _Layout(NamedTuple):
+    groups: list[_Group]
+    queries: _Rows
+    keys: _Rows
+
+
+class _Padded(torch.autograd.Function):
+    """Rows at their places among zeros."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Unpadded.apply(grad, *ctx.saved_tensors), None, None
+
+
+class _Unpadded(torch.autograd.Function):
+    """The rows at these places; each stands at most once among them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return _Padded.apply(grad, *ctx.saved_tensors, ctx.size), None
+
+
+@lru_cache(maxsize=64)  # the same for all layers of a step
+def _layout(
+    queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, scores_of_a_call: int, device: torch.device
+) -> _Layout:
+    """Neighbours are in one group where its additional scores cost no more than a call."""
+    merged: list[tuple[int, int, int]] = []  # how many, longest of the queries, and of the keys
+    for (q, k), run in groupby(zip(queries, keys, strict=True)):
+        count = len(list(run))
+        if merged:
+            before, longest_q, longest_k = merged[-1]
+            together = (before + count, max(longest_q, q), max(longest_k, k))
+            apart = before * longest_q * longest_k + count * q * k
+            if math.prod(together) - apart <= scores_of_a_call:
+                merged[-1] = together
+                continue
+        merged.append((count, q, k))
+    groups, key_lengths = [], torch.tensor(keys)
+    first = 0
+    for count, _, longest in merged:
+        its, first = key_lengths[first : first + count], first + count
+        mask = None
+        if not causal and int(its.min()) < longest:  # a causal query is before the padding
+            padding = torch.arange(longest) >= its[:, None]
+            mask = torch.zeros(padding.shape).masked_fill_(padding, -math.inf)[:, None, None].to(device)
+        groups.append(_Group(count, mask))
+    counts = [count for count, *_ in merged]
+    rows = (_rows(lengths, counts, [group[i] for group in merged], device) for i, lengths in ((1, queries), (2, keys)))
+    return _Layout(groups, *rows)
+
+
+def _rows(lengths: tuple[int, ...], counts: list[int], longest: list[int], device: torch.device) -> _Rows:
+    """For groups of so many sequences, padded to these lengths."""
+    sizes = [count * length for count, length in zip(counts, longest, strict=True)]
+    if sum(sizes) == sum(lengths):
+        return _Rows(sizes, None)
+    padding = torch.tensor(longest).repeat_interleave(torch.tensor(counts)) - torch.tensor(lengths)
+    before = (padding.cumsum(0) - padding).repeat_interleave(torch.tensor(lengths))  # in the sequences before a token's
+    return _Rows(sizes, (torch.arange(sum(lengths)) + before).to(device))
+
+
+def _written_out(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool
+) -> Tensor:
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-1, -2))
+    if is_causal:
+        attn_mask = scores.new_full(scores.shape[-2:], -math.inf).triu_(1)
+    if attn_mask is not None:
+        scores += attn_mask
     return torch.matmul(F.dropout(scores.softmax(-1), dropout_p), v)
 
 
-def _jagged(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences, dropout_p: float) -> Tensor:
-    # without these torch asks the device
-    limits = {"min_seqlen": min(sequences.lengths), "max_seqlen": max(sequences.lengths)}
-    if sequences.longest is not None:
-        limits = {"min_seqlen": 1, "max_seqlen": sequences.longest}
+def _jagged(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sequences: PackedSequences,
+    key_sequences: PackedSequences,
+    dropout_p: float,
+    causal: bool,
+) -> Tensor:
     by_head = (
-        torch.nested.nested_tensor_from_jagged(tensor, sequences.offsets, **limits).transpose(1, 2)
-        for tensor in (q, k, v)
+        torch.nested.nested_tensor_from_jagged(tensor, its.offsets, **_limits(its)).transpose(1, 2)
+        for tensor, its in ((q, sequences), (k, key_sequences), (v, key_sequences))
     )
-    return F.scaled_dot_product_attention(*by_head, dropout_p=dropout_p).transpose(1, 2).values()
+    output = F.scaled_dot_product_attention(*by_head, dropout_p=dropout_p, is_causal=causal)
+    return output.transpose(1, 2).values()
+
+
+def _limits(sequences: PackedSequences) -> dict[str, int]:
+    """Of the lengths; without these torch asks the device."""
+    if sequences.longest is not None:
+        return {"min_seqlen": 1, "max_seqlen": sequences.longest}
+    return {"min_seqlen": min(sequences.lengths), "max_seqlen": max(sequences.lengths)}
