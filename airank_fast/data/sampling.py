@@ -45,6 +45,7 @@ class Purpose(enum.IntEnum):
     COLOURS = 8  # a picture's window and colours, where its draws are too few
     MIXUP = 9  # the shares of two pictures that are mixed
     SIZES = 10  # of the images of some steps
+    STRATA = 11  # the global batch of a sample, among those of its length
 
 
 class Crop(NamedTuple):
@@ -135,8 +136,11 @@ class TrainStream:
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = permutation(self.num_samples, self.seed, epoch)
+            self._orders[epoch] = self._new_order(epoch)
         return self._orders[epoch]
+
+    def _new_order(self, epoch: int) -> np.ndarray:
+        return permutation(self.num_samples, self.seed, epoch)
 
     def positions(self, first_step: int) -> Iterator[int]:
         """The stream position of the first sample of each local batch, from global step `first_step` on, endless."""
@@ -181,6 +185,30 @@ class ShardStream(TrainStream):
             words = philox(self.seed, Purpose.ORDER, (shard << 32, epoch)).random_raw(int(self._sizes[shard]))
             self._within = (epoch, shard), np.argsort(words, kind="stable")
         return self._within[1]
+
+
+class StratifiedStream(TrainStream):
+    """A TrainStream whose global batches have samples of all lengths, and nearly equal sums of lengths.
+
+    lengths: int [n]. An epoch is sorted by length, equal ones in random order; a global batch of B samples has one at a
+    random place in each B-th of it.
+    """
+
+    def __init__(self, lengths: np.ndarray, seed: int, **batches: int) -> None:
+        super().__init__(len(lengths), seed, **batches)
+        self._lengths = lengths
+
+    def _new_order(self, epoch: int) -> np.ndarray:
+        samples = permutation(self.num_samples, self.seed, epoch)
+        samples = samples[np.argsort(self._lengths[samples], kind="stable")]
+        positions = epoch * self.num_samples + np.arange(self.num_samples)
+        _, first, sizes = np.unique(positions // self.global_batch_size, return_index=True, return_counts=True)
+        within = positions - positions[0] - np.repeat(first, sizes)
+        raw = philox(self.seed, Purpose.STRATA, (0, epoch)).random_raw(self.num_samples)
+        places = (within + (raw >> np.uint64(11)) * 2.0**-53) / np.repeat(sizes, sizes)
+        order = np.empty_like(samples)
+        order[np.argsort(places, kind="stable")] = samples
+        return order
 
 
 def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def read_lines(path: Path, *, skip_corrupt: bool = False) -> tuple[list[Line], l
     require(path.is_file(), str(path), what, "a directory" if path.is_dir() else "no file")
     lines, corrupt = [], []
     with open(path, "rb") as file:
-        for number, content in enumerate(_bounded(file), 1):
+        for number, content in enumerate(bounded_lines(file), 1):
             where = f"{path}, line {number}"
             try:
                 lines.append(parse(content, where))
@@ -62,23 +62,28 @@ def read_lines(path: Path, *, skip_corrupt: bool = False) -> tuple[list[Line], l
     return lines, corrupt
 
 
-def _bounded(file) -> Iterator[bytes]:
-    """The lines of a file; of a longer one MOST_BYTES + 1 bytes."""
+def bounded_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file; of one of more than MOST_BYTES its first MOST_BYTES + 1."""
     while content := file.readline(MOST_BYTES + 1):
         yield content
         while len(content) > MOST_BYTES and not content.endswith(b"\n"):
             content = file.readline(MOST_BYTES + 1)
 
 
-def parse(content: bytes, where: str) -> Line:
-    """The line of these bytes; UserError under the name `where`."""
+def decoded(content: bytes, where: str) -> str:
+    """The text of a line without its end; UserError, under the name `where`, for other bytes than UTF-8 or too many."""
     require(len(content) <= MOST_BYTES, where, f"a line of at most {MOST_BYTES:,} bytes", "a longer one")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         got = f"byte 0x{content[error.start]:02X} at position {error.start + 1} (GBK can be converted by iconv)"
         raise UserError(f"{where}: must be UTF-8, got {got}") from None
-    columns = text.removesuffix("\n").removesuffix("\r").split("\t")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def parse(content: bytes, where: str) -> Line:
+    """The line of these bytes; UserError under the name `where`."""
+    columns = decoded(content, where).split("\t")
     require(len(columns) == 3, where, "a line QUERY TAB DOCUMENT TAB LABEL", f"{len(columns)} columns")
     query, document, label = columns
     require(label in ("0", "1"), where, "a line with a label of 0 or 1", repr(label[:20]))
