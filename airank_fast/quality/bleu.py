@@ -3,8 +3,8 @@
 | metric | case | words | read so by |
 |---|---|---|---|
 | bleu | as it is | 13a | sacrebleu and the results of WMT; AI-Rank states BLEU and no more |
-| bleu_lowercase | lower | 13a | FlagPerf, by sacrebleu: training/benchmarks/transformer/pytorch/train/evaluator.py |
-| bleu_uncased | lower | t2t | MLPerf 0.6 and 0.7, by a program of its own: translation/tensorflow/transformer/compute_bleu.py |
+| bleu_lowercase | lower | 13a | FlagPerf, by sacrebleu: transformer/pytorch/train/evaluator.py |
+| bleu_uncased | lower | t2t | MLPerf 0.6 and 0.7: translation/tensorflow/transformer/compute_bleu.py |
 
 Each is smoothed as NIST's mteval does ("exp"), as all three do. MLPerf's program differs from sacrebleu where nothing
 matches or no translation has four words: sacrebleu's value is 0.
