@@ -79,6 +79,8 @@ class Console:
 
     def _on_data(self, event: Event) -> None:
         self._total_steps = event.get("total_steps") or self._total_steps
+        for metric, signature in dictionary(event.get("signatures")).items():
+            self._print(f"{metric}: {signature}")
 
     def _on_resume(self, event: Event) -> None:
         self._step = event["step"]

@@ -28,7 +28,8 @@ start of the run, over all ranks; steps are numbered from 1):
                    part of the evaluation set; console and report leave it out
     checkpoint     step, path, duration_s
     data           train_samples, eval_samples, classes, source, corrupt_files, total_steps, checksum,
-                   reported (what of it follows from the data set); init_checkpoint (where the first weights are from)
+                   reported (what of it follows from the data set); init_checkpoint (where the first weights are from);
+                   signatures {metric: how it is computed}, of a metric that is read in several ways, as BLEU
     memory         used_bytes, total_bytes, per_rank
     examples       files (pictures below the run's directory), predicted, truth: a text of each, "" where the picture
                    shows it; after run_stop

@@ -199,6 +199,7 @@ class Report:
             remarks = [*run.summary["notes"], *(f"{self.t('warning')}: {text}" for text in run.warnings[:50])]
             remarks += [f"{self.t('detail')}: {run.summary['detail']}"] if run.summary["detail"] else []
             remarks += [f"{self.t('quality')}: {found_in}"] if (found_in := _qualities(run)) else []
+            remarks += [f"{metric}: {text}" for metric, text in dictionary(run.data.get("signatures")).items()]
             found.append((run.name, remarks + ([f"{self.t('missing')}: {missing}"] if missing else [])))
         return [(name, remarks) for name, remarks in found if remarks]
 

@@ -52,6 +52,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "seconds": ("a number of seconds", _is_seconds),
     "seconds_list": ("a list of seconds", _list_of(_is_seconds)),
     "text": ("a string", lambda value: isinstance(value, str)),
+    "text_object": ("an object of strings", _object_of(lambda value: isinstance(value, str))),
     "texts": ("a list of strings", _list_of(lambda value: isinstance(value, str))),
 }
 _CLOCKS = "core_s:seconds_list wait_s:seconds_list h2d_s:seconds_list"
@@ -82,7 +83,7 @@ _KINDS = {
     "checkpoint": "step:count path:text duration_s:seconds",
     "data": (
         "train_samples:count? eval_samples:count? classes:any? source:any? corrupt_files:any? total_steps:count? "
-        "checksum:text? reported:object? init_checkpoint:object?"
+        "checksum:text? reported:object? init_checkpoint:object? signatures:text_object?"
     ),
     "memory": "used_bytes:count total_bytes:count per_rank:counts?",
     "warning": "message:text",

@@ -174,6 +174,11 @@ def test_accuracies_are_printed_as_the_task_has_them():
     assert lines[-1] == "epoch 3: accuracy 25.00, best 20.50"  # a distance: less is better
 
 
+def test_how_a_metric_is_computed_is_printed():
+    data = {"t": 1.0, "kind": "data", "signatures": {"bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp"}}
+    assert show([data], io.StringIO()) == "bleu: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp\n"
+
+
 def test_every_metric_of_a_conjunction_is_printed():
     target = {"box_ap": 0.377, "mask_ap": 0.339}
     task = tasks.find("mask_rcnn").facts(target)
