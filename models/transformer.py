@@ -69,7 +69,9 @@ class Attention(nn.Module):
         p = self.p if self.training else 0.0
         return self.out_proj(packed_attention(q, k, v, sequences, p, causal=causal).flatten(1))
 
-    def attend_to(self, encoded: Tensor, encoded_sequences: PackedSequences, x: Tensor, sequences: PackedSequences):
+    def attend_to(
+        self, encoded: Tensor, encoded_sequences: PackedSequences, x: Tensor, sequences: PackedSequences
+    ) -> Tensor:
         """Tokens x [T, width] attend to the encoder's output [S, width] for their sentence."""
         q = self.q_proj(x).unflatten(1, (self.num_heads, -1))
         k, v = self.by_head(encoded, self.k_proj, self.v_proj)
