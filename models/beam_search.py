@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from airank_fast.errors import require
 from airank_fast.models.transformer import Attention, DecoderLayer, Transformer
-from airank_fast.nn import PackedSequences
+from airank_fast.nn import PackedSequences, cross_entropy
 
 EOS, NEVER = 2, slice(0, 2)  # fairseq's end mark, which also begins a target; its begin mark and padding are no text
 PENALTIES: dict[str, Callable[[float, float], float]] = {
@@ -183,12 +183,13 @@ class _Search:
         Of each beam so many that `beam` of all go on, whichever end.
         """
         num, beam = self.scores.shape
-        total = logits.to(self.scores.dtype).logsumexp(1, keepdim=True)
+        first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        total = cross_entropy(logits, first, reduction="none") + logits[:, 0]  # log of the sum of exp, in one pass
         logits[:, NEVER] = -torch.inf
         self._end_at_limits(logits)
         per_beam = min(beam + 1, logits.shape[1])
         values, tokens = largest(logits, per_beam)
-        scores = (values - total).view(num, beam, per_beam) + self.scores[:, :, None]
+        scores = (values - total[:, None]).view(num, beam, per_beam) + self.scores[:, :, None]
         scores, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
         return scores, tokens.reshape(num, -1).gather(1, order), order // per_beam
 
@@ -265,17 +266,27 @@ def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     num = x.shape[1]
     if num <= _GROUP * (k + 1):
-        values, columns = x.sort(dim=1, descending=True, stable=True)
-        return values[:, :k], columns[:, :k]
+        columns = _first_largest(x, k)
+        return x.gather(1, columns), columns
     whole = num - num % _GROUP
     of_groups = x[:, :whole].unflatten(1, (-1, _GROUP)).amax(2)
     if whole < num:
         of_groups = torch.cat([of_groups, x[:, whole:].amax(1, keepdim=True)], 1)
-    groups = of_groups.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
+    groups = _first_largest(of_groups, k).sort(dim=1).values
     columns = (groups[:, :, None] * _GROUP + torch.arange(_GROUP, device=x.device)).flatten(1)
     inside = x.gather(1, columns.clamp(max=num - 1)).masked_fill(columns >= num, -torch.inf)
-    values, order = inside.sort(dim=1, descending=True, stable=True)
-    return values[:, :k], columns.gather(1, order[:, :k])
+    chosen = _first_largest(inside, k)
+    return inside.gather(1, chosen), columns.gather(1, chosen)
+
+
+def _first_largest(x: Tensor, k: int) -> Tensor:
+    """The columns of the k largest numbers of each row, the largest first; of equal ones the first columns."""
+    if x.dtype == torch.float64:
+        return x.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    # One integer of number and column, as topk does not say which of equal numbers it takes, and sort is much slower.
+    bits = x.float().view(torch.int32)
+    order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats are in the order of these integers
+    return ((order.long() << 32) - torch.arange(x.shape[1], device=x.device)).topk(k).indices
 
 
 def _joined(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
