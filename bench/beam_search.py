@@ -4,8 +4,8 @@
 
 Marian's network; beam 4, and a length penalty of 0.6 as Hugging Face divides. A sentence is finished when 4 of its
 histories have ended, as in fairseq and CTranslate2 (Hugging Face's early_stopping=True). The translations must be
-Hugging Face's; of one that is not the score must be the same to 1e-3. CTranslate2 is a yardstick; it computes in float32
-here too, and the share of its translations that are the same is printed.
+Hugging Face's; of one that is not the score must be the same to 1e-3. CTranslate2 is a yardstick, in float32 too; how
+many of its translations are the same is printed.
 
 The weights are random, but made so that translations end: the end mark's logit grows with the position, through one
 dimension of its embedding, and depends on the source. The longest translation of a batch is about twice the mean, as
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import harness
@@ -247,9 +246,8 @@ def main() -> None:
         found = {name: translate() for name, translate in contestants.items()}
         check(model, sentences, found["airank_fast"], found["Hugging Face"], device)
         lengths = [len(each) for each in found["airank_fast"]]
-        print(
-            f"{size}: {num} sentences of {len(source) / num:.0f} tokens, translations of {min(lengths)} to {max(lengths)}, mean {sum(lengths) / num:.0f}"
-        )
+        mean = sum(lengths) / num
+        print(f"{size}: {num} sentences of {len(source) / num:.0f} tokens on average, translations of {mean:.0f}")
         for name in [*contestants][1:]:
             print(f"  {name}: {same(found['airank_fast'], found[name])}")
         times = harness.time_rounds(contestants, num_rounds=arguments.rounds, device=device, num_warm_up=0, ahead=False)
