@@ -10,6 +10,7 @@ python -m airank_fast.prepare criteo --input train.txt --output DIR
 python -m airank_fast.prepare ocr --train gt.txt --form icdar --output DIR
 python -m airank_fast.prepare icdar2015 --training-images ZIP --training-gt ZIP --test-images ZIP --test-gt ZIP ...
 python -m airank_fast.prepare coco --train ZIP --val ZIP --annotations ZIP --output DIR
+python -m airank_fast.prepare wmt --train TGZ... --test SOURCE TARGET --output DIR
 python -m airank_fast.prepare --verify DIR
 
 The same command again resumes one that was interrupted.
@@ -21,7 +22,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -37,6 +38,7 @@ from airank_fast.sources import (
     kinetics,
     line_lists,
     wikicorpus,
+    wmt,
     word_text,
 )
 from airank_fast.sources.verify import verify
@@ -45,7 +47,13 @@ _MAX_PREDICTIONS = {128: 20, 512: 76}  # of NVIDIA's and MLPerf's data sets; els
 
 
 @dataclass(frozen=True, kw_only=True)
-class WikiCorpus:
+class _Workers:
+    workers: int | None = None
+    """Processes. Default: the cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WikiCorpus(_Workers):
     """Make HDF5 shards of BERT samples, as NVIDIA's and MLPerf's scripts do, from MediaWiki dumps or text files."""
 
     input: list[Path]
@@ -83,8 +91,6 @@ class WikiCorpus:
     """MLPerf's form with rows of their own length, or DeepLearningExamples' with padding."""
     seed: int = 0
     """Seed of all random numbers."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0."""
@@ -126,7 +132,7 @@ class WikiCorpus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet:
+class ImageNet(_Workers):
     """Unpack ILSVRC 2012's tars into train/<class>/ and val/<class>/."""
 
     train: Path
@@ -139,8 +145,6 @@ class ImageNet:
     """Directory of the data set."""
     partial: bool = False
     """Accept other numbers of classes and pictures than ImageNet's."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0."""
@@ -151,7 +155,7 @@ class ImageNet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kinetics:
+class Kinetics(_Workers):
     """Unpack Kinetics-400's tars of videos, as CVDF publishes them, and list their classes."""
 
     train: Path
@@ -166,8 +170,6 @@ class Kinetics:
     """replacement_for_corrupted_k400.tgz, whose videos replace those of the same names."""
     partial: bool = False
     """Accept other numbers of classes and videos than Kinetics-400's."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0."""
@@ -182,7 +184,7 @@ class Kinetics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cityscapes:
+class Cityscapes(_Workers):
     """Unpack Cityscapes' fine annotations into leftImg8bit/ and gtFine/, for DeepLabv3+ and HRNet."""
 
     pictures: Path
@@ -193,8 +195,6 @@ class Cityscapes:
     """Directory of the data set."""
     partial: bool = False
     """Accept other numbers of pictures than Cityscapes'."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0."""
@@ -204,7 +204,7 @@ class Cityscapes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word2Vec:
+class Word2Vec(_Workers):
     """Encode text for Word2Vec: a directory of files such as the One Billion Word corpus, a sentence a line."""
 
     input: Path
@@ -219,8 +219,6 @@ class Word2Vec:
     """Words in lower case; --no-lowercase: as the text has them."""
     skip_corrupt: bool = False
     """Leave out lines that are not UTF-8, and count them."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0."""
@@ -265,7 +263,7 @@ class Criteo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ocr:
+class Ocr(_Workers):
     """Make LMDBs of pictures of text lines from a published list, for the recognition of text."""
 
     train: Path
@@ -285,8 +283,6 @@ class Ocr:
     """Leave out lines without a text or without a picture that can be decoded, and list them."""
     part_lines: int = line_lists.PART_LINES
     """Lines of an LMDB."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0."""
@@ -307,7 +303,7 @@ class Ocr:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Icdar2015:
+class Icdar2015(_Workers):
     """Unpack ICDAR 2015's incidental scene text (challenge 4), for text detection."""
 
     training_images: Path
@@ -322,8 +318,6 @@ class Icdar2015:
     """Directory of the data set."""
     partial: bool = False
     """Accept other numbers of pictures than ICDAR's 1,000 and 500."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0, or 1 for a data set that is not sound."""
@@ -334,7 +328,7 @@ class Icdar2015:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coco:
+class Coco(_Workers):
     """Unpack COCO 2017 into train2017/, val2017/ and annotations/, for YOLOv3 and Mask R-CNN."""
 
     train: Path
@@ -349,8 +343,6 @@ class Coco:
     """Accept other numbers of pictures than COCO's 118,287 and 5,000."""
     skip_corrupt: bool = False
     """Leave out bad annotations, and list them; without it the first one ends the command."""
-    workers: int | None = None
-    """Processes. Default: the cores."""
 
     def run(self) -> int:
         """Prepare; exit status 0, or 1 for a data set that is not sound."""
@@ -362,6 +354,16 @@ class Coco:
             skip_corrupt=self.skip_corrupt,
             num_workers=_workers(self.workers),
         )
+        return _verified(Verify(self.output, workers=self.workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wmt(_Workers, wmt.Plan):
+    """Make shards of subwords from WMT's parallel text, or any two text files, for the Transformer."""
+
+    def run(self) -> int:
+        """Prepare; exit status 0, or 1 for a data set that is not sound."""
+        wmt.prepare(self, _workers(self.workers))
         return _verified(Verify(self.output, workers=self.workers))
 
 
@@ -393,6 +395,7 @@ COMMANDS = {
     "ocr": Ocr,
     "icdar2015": Icdar2015,
     "coco": Coco,
+    "wmt": Wmt,
     "verify": Verify,
 }
 
@@ -406,10 +409,8 @@ def main() -> int:
         raise UserError(f"files: must be readable and writable, with space on the disk, got {error}") from None
 
 
-def parse(
-    arguments: list[str],
-) -> WikiCorpus | ImageNet | Kinetics | Cityscapes | Word2Vec | Criteo | Ocr | Icdar2015 | Coco | Verify:
-    """The command and its options. `--verify DIR` is `verify DIR`."""
+def parse(arguments: list[str]) -> Any:
+    """The command with its options, of COMMANDS. `--verify DIR` is `verify DIR`."""
     if arguments[:1] == ["--verify"]:
         arguments = ["verify", *arguments[1:]]
     return tyro.extras.subcommand_cli_from_dict(

@@ -3,7 +3,7 @@
     python bench/baselines.py [--save]
 
 AUC of logistic regression and of boosted trees (scikit-learn) on the tables, with the split of the recipes; of tf-idf
-over letter trigrams the share of pairs in order, on docstrings and functions.
+over letter trigrams the share of pairs in order, on docstrings and functions; BLEU of translations without training.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import harness
 import numpy as np
+import sacrebleu
 import sklearn
 from scipy import sparse
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -20,11 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder
 
 from airank_fast.data.tables import Rows, Table, adult, flights
-from airank_fast.data.text import code_search
+from airank_fast.data.text import code_search, home_assistant
 from airank_fast.data.text.query_pairs import Line, Pairs
+from airank_fast.data.text.trigrams import Bags, rarity
 from airank_fast.quality.auc import area
 from airank_fast.quality.order_rate import of_scores
-from airank_fast.recipes import deepfm, dssm
+from airank_fast.recipes import deepfm, dssm, transformer
 
 TEXTS = [place for place, name in enumerate(adult.SLOTS) if name not in adult.NUMBERS]
 
@@ -72,6 +74,20 @@ def lexical() -> float:
     return of_scores(dense[0][weighted.query] @ dense[1][weighted.document].T)["order_rate"]
 
 
+def translations(split: home_assistant.Split) -> Iterator[tuple[str, float]]:
+    """BLEU of the source itself, and of the translation of the nearest training text by tf-idf over letter trigrams."""
+    buckets = dssm.RECIPES["code_search"].buckets
+    sides = home_assistant.load(split)
+    bags = [Bags.of([pair.source for pair in side], buckets) for side in sides]
+    weighted = [each.weighted(rarity(bags[:1], buckets)) for each in bags]
+    memory, queries = (sparse.csr_matrix((w.weights, w.ids, w.offsets), (w.num_texts, buckets)) for w in weighted)
+    nearest = (queries @ memory.T).toarray().argmax(1)
+    train, held_out = sides
+    references = [[pair.target for pair in held_out]]
+    yield "copying the source", sacrebleu.corpus_bleu([pair.source for pair in held_out], references).score
+    yield "translation memory", sacrebleu.corpus_bleu([train[n].target for n in nearest], references).score
+
+
 def cases() -> Iterator[tuple[str, str, float, object]]:
     """Data set, method, value, the recipe's target."""
     people, late = adult.load(), flights.load()
@@ -82,6 +98,10 @@ def cases() -> Iterator[tuple[str, str, float, object]]:
     yield adult.NAME, "boosted trees on numbers and text columns", trees(people, TEXTS), targets["adult"]
     yield flights.NAME, "logistic regression on numbers and categories", logistic(late, every), targets["flights"]
     yield flights.NAME, "boosted trees on numbers and categories", trees(late, every), targets["flights"]
+    for split in ("text", "component"):
+        for method, bleu in translations(split):
+            target = transformer.RECIPES["interface"].target if split == "text" else None
+            yield f"{home_assistant.NAME}, split by {split}", method, bleu, target
     yield "docstrings and functions", "tf-idf over letter trigrams", lexical(), dssm.RECIPES["code_search"].target
 
 

@@ -23,9 +23,7 @@ VERSION = 1
 class Manifest:
     """The content of manifest.json."""
 
-    kind: (
-        str  # "wikicorpus", "imagenet", "cityscapes", "icdar2015", "coco", "kinetics", "criteo", "text lines", "words"
-    )
+    kind: str  # wikicorpus, imagenet, cityscapes, icdar2015, coco, kinetics, criteo, text lines, words, translation
     options: dict = field(default_factory=dict)  # all that the data depends on
     stages: dict = field(default_factory=dict)  # stage -> its counts; "done" in those that are finished
     files: dict[str, dict] = field(default_factory=dict)  # name, relative to the manifest -> counts, bytes, sha256

@@ -70,3 +70,16 @@ def step_decay(
     if step < warmup_steps:
         return base * (step + 1) ** warmup_power / warmup_steps**warmup_power
     return base * factor ** sum(step >= each for each in decay_steps)
+
+
+def inverse_square_root(step: int, *, base: float, warmup_steps: int) -> float:
+    """Learning rate of 0-based ``step``: linear warm-up to ``base``, then falling with the root of the step.
+
+    lr = base * (step + 1) / warmup_steps        while step < warmup_steps
+    lr = base * (warmup_steps / (step + 1))^0.5  after them
+
+    As fairseq's inverse_sqrt. The Transformer paper's (noam) with factor f has base = f * (width * warmup_steps)^-0.5.
+    """
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    return base * (max(1, warmup_steps) / (step + 1)) ** 0.5

@@ -13,7 +13,7 @@ from airank_fast.data.manifest import Manifest
 from airank_fast.data.text.shards import read_shard
 from airank_fast.data.text.wikicorpus import WikiCorpus
 from airank_fast.errors import UserError
-from airank_fast.sources import cityscapes, coco, criteo, icdar2015, imagenet, kinetics, line_lists, word_text
+from airank_fast.sources import cityscapes, coco, criteo, icdar2015, imagenet, kinetics, line_lists, wmt, word_text
 from airank_fast.sources.wikicorpus import shard_counts
 from airank_fast.sources.workers import ordered_map
 
@@ -49,6 +49,8 @@ def verify(root: Path, *, vocab_size: int | None, max_seq_length: int, num_worke
         return Report(*word_text.verify(manifest, root, num_workers))
     if manifest.kind == line_lists.KIND:
         return Report(*line_lists.verify(manifest, root, num_workers))
+    if manifest.kind == wmt.KIND:
+        return Report(*wmt.verify(manifest, root, num_workers))
     if manifest.kind == "criteo":
         return Report(*criteo.verify(manifest, root))
     problems = manifest.unfinished("documents", "vocabulary", "samples")

@@ -167,7 +167,7 @@ def test_every_purpose_of_philox_has_numbers_of_its_own():
     """The numbers must not change, as old seeds would give other runs. Only sampling.py has a key as a number."""
     purposes = {purpose.name: purpose.value for purpose in sampling.Purpose}
     of_images = {"ORDER": 0, "DRAWS": 1, "PICTURES": 2, "SCENES": 7, "COLOURS": 8, "MIXUP": 9, "SIZES": 10}
-    assert purposes == of_images | {"SHARDS": 3, "MASKS": 4, "SHUFFLE": 5, "WORDS": 6}
+    assert purposes == of_images | {"SHARDS": 3, "MASKS": 4, "SHUFFLE": 5, "WORDS": 6, "STRATA": 12}
     words = {purpose: tuple(sampling.philox(7, purpose, (0, 0)).random_raw(4)) for purpose in sampling.Purpose}
     assert len(set(words.values())) == len(purposes)
     used = {}

@@ -63,7 +63,6 @@ PACKAGE = Path(tasks.__file__).parents[1]
 NOT_TRAINED_YET = {
     "cyclegan",
     "pix2pix",
-    "transformer",
 }
 
 

@@ -21,7 +21,7 @@ NAME = "Home Assistant's interface text, English to Spanish (Apache-2.0)"
 FILE = Path(__file__).with_name("home_assistant.tsv.xz")
 Split = Literal["text", "component"]
 _HELD_OUT = 5  # of 100
-_VARIABLE = re.compile(r"\{[^}]*\}|[\W\d_]+")
+_VARIABLE = re.compile(r"(?:\{[^}]*\}|[\W\d_])+")
 
 
 def load(split: Split = "text") -> tuple[list[Pair], list[Pair]]:

@@ -11,6 +11,7 @@ sentences of a step, of their lengths alone, which every rank has.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import StratifiedStream
 from airank_fast.data.text.tokens import deal
 from airank_fast.data.text.translation_pairs import Pair
-from airank_fast.data.text.translation_subwords import EOS, Subwords
+from airank_fast.data.text.translation_subwords import EOS, UNK, Subwords
 from airank_fast.errors import require
 
 
@@ -39,9 +40,12 @@ class Side:
     @staticmethod
     def of(sentences: Iterable[list[int]]) -> Side:
         """From the subwords of each sentence, without EOS."""
-        closed = [[*sentence, EOS] for sentence in sentences]
-        offsets = np.concatenate([[0], np.cumsum([len(each) for each in closed], dtype=np.int64)])
-        return Side(np.array([token for each in closed for token in each], np.int32), offsets)
+        tokens, offsets = array("i"), array("q", [0])
+        for sentence in sentences:
+            tokens.extend(sentence)
+            tokens.append(EOS)
+            offsets.append(len(tokens))
+        return Side(np.frombuffer(tokens, np.int32), np.frombuffer(offsets, np.int64))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -86,13 +90,30 @@ class Sentences:
         """The pairs with these numbers, in this order."""
         return Sentences(self.source.take(numbers), self.target.take(numbers))
 
+    def without(self, longest: int) -> tuple[Sentences, int, int]:
+        """(the pairs to train on, too long ones, ones with a sentence of only unknown words).
+
+        longest: tokens of a sentence at most, EOS included.
+        """
+        too_long = self.longest > longest
+        unknown = ~too_long & (_only_unknown(self.source) | _only_unknown(self.target))
+        kept = np.flatnonzero(~(too_long | unknown))
+        sentences = self if len(kept) == len(self) else self.take(kept)
+        return sentences, int(too_long.sum()), int(unknown.sum())
+
     def checksum(self) -> str:
         """SHA-256 of all tokens in their order."""
         digest = hashlib.sha256()
         for side in (self.source, self.target):
-            for array in (side.tokens, side.offsets):
-                digest.update(np.ascontiguousarray(array).data)
+            for part in (side.tokens, side.offsets):
+                digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
+
+
+def _only_unknown(side: Side) -> np.ndarray:
+    """Whether each sentence has no subword but UNK: bool [n]."""
+    known = np.concatenate([[0], np.cumsum((side.tokens != UNK) & (side.tokens != EOS))])
+    return known[side.offsets[1:]] == known[side.offsets[:-1]]
 
 
 class Share(NamedTuple):
@@ -109,8 +130,8 @@ class TranslationBatch(Batch):
     source: int64 [S]; previous: int64 [T], what the decoder reads, each sentence begins with EOS; target: int64 [T],
     what it must predict, each ends with EOS. *_lengths: b numbers on the host, as nn.PackedSequences takes them;
     *_offsets: int64 [b + 1]. ids: the numbers of the pairs, on the host. Pairs of equal lengths lie side by side.
-    weight: T divided by the target tokens of an average micro-batch of the step, so that the mean over all micro-batches
-    and ranks is the mean over all target tokens.
+    weight: T divided by the target tokens of an average micro-batch of the step; with it the mean over all
+    micro-batches and ranks is the mean over all target tokens.
     """
 
     source: Tensor
@@ -157,14 +178,19 @@ def lay_out(share: Share, sentences: Sentences) -> LaidOut:
     previous[taken.target.offsets[:-1]] = EOS
     arrays = source, taken.source.offsets, previous, target, taken.target.offsets
     weight = len(target) / share.mean_tokens if share.mean_tokens else 1.0
-    on_host = (tuple(each.tolist()) for each in (taken.source.lengths, taken.target.lengths, numbers))
-    return LaidOut(arrays, *on_host, weight=weight)
+    source_lengths, target_lengths, ids = (
+        tuple(each.tolist()) for each in (taken.source.lengths, taken.target.lengths, numbers)
+    )
+    return LaidOut(arrays, source_lengths, target_lengths, ids, weight)
 
 
 def collate(laid_out: LaidOut, device: torch.device | str) -> TranslationBatch:
     """The batch on the device; on CUDA by asynchronous copies from pinned memory."""
-    arrays, *on_host, weight = laid_out
-    return TranslationBatch(*moved(arrays, device), *on_host, weight=weight)
+    arrays, source_lengths, target_lengths, ids, weight = laid_out
+    source, source_offsets, previous, target, target_offsets = moved(arrays, device)
+    return TranslationBatch(
+        source, source_offsets, previous, target, target_offsets, source_lengths, target_lengths, ids, weight=weight
+    )
 
 
 class TranslationReader:

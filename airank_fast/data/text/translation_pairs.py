@@ -61,11 +61,14 @@ def aligned_lines(source: IO[bytes], target: IO[bytes], names: Names) -> Iterato
     require(rest == [0, 0], names.target, what, f"{number + rest[1]:,}")
 
 
-def parse(lines: tuple[bytes, bytes], number: int, names: Names) -> Pair:
-    """The pair of two lines; UserError, with the file and the number, for other bytes than UTF-8 and an empty line."""
+def parse(lines: tuple[bytes, bytes], number: int, names: Names, *, may_be_empty: bool = False) -> Pair:
+    """The pair of two lines, without white space around; UserError, with the file and the number of the line.
+
+    That is for other bytes than UTF-8, a line of more than 64 KiB and, unless it may be, an empty one.
+    """
     texts = []
     for line, name in zip(lines, names, strict=True):
         where = f"{name}, line {number}"
         texts.append(decoded(line, where).strip())
-        require(texts[-1], where, "a sentence", "an empty line")
+        require(may_be_empty or texts[-1], where, "a sentence", "an empty line")
     return Pair(*texts)

@@ -86,5 +86,5 @@ class Subwords:
         return self._processor.encode(list(texts), num_threads=1)
 
     def decode(self, numbers: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each list of subwords; special tokens other than UNK, and numbers beyond the last one, have none."""
+        """The text of each list of subwords; special tokens but UNK, and numbers beyond the last one, have none."""
         return self._processor.decode([[n for n in each if n < len(self)] for each in numbers])
