@@ -1,6 +1,6 @@
 """Sentences/s of beam search against Hugging Face's generate and CTranslate2, with the same weights and rules.
 
-    python bench/beam_search.py [--size embedded|base] [--rounds N] [--device cuda] [--save]
+    python bench/beam_search.py [--size embedded|base] [--rounds N] [--device cpu|cuda] [--save]
 
 Marian's network; beam 4, and a length penalty of 0.6 as Hugging Face divides. A sentence is finished when 4 of its
 histories have ended, as in fairseq and CTranslate2 (Hugging Face's early_stopping=True). The translations must be
@@ -133,7 +133,7 @@ def _centre(weight: Tensor, axis: int, dimension: int) -> None:
     weight.select(axis, dimension).zero_()
 
 
-def hugging_face(theirs: Any, sentences: Sentences, device: str, early_stopping: Any = True) -> Callable[[], Sentences]:
+def hugging_face(theirs: Any, sentences: Sentences, device: str) -> Callable[[], Sentences]:
     """Its generate, on padded sentences."""
     padded = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(each) for each in sentences], batch_first=True, padding_value=PAD
@@ -147,7 +147,7 @@ def hugging_face(theirs: Any, sentences: Sentences, device: str, early_stopping:
             attention_mask=(padded != PAD).long(),
             num_beams=BEAM,
             length_penalty=POWER,
-            early_stopping=early_stopping,
+            early_stopping=True,
             max_length=MAX_TOKENS,
             suppress_tokens=[BOS, PAD],
         )
@@ -156,11 +156,15 @@ def hugging_face(theirs: Any, sentences: Sentences, device: str, early_stopping:
     return generate
 
 
-def ctranslate2(theirs: Any, sentences: Sentences, device: str) -> Callable[[], Sentences] | None:
-    """Its translator, or None where the package is missing."""
+def translator_of(theirs: Any, sentences: Sentences, device: str) -> Callable[[], Sentences] | None:
+    """CTranslate2's, or None where it is missing."""
     if not harness.is_there("ctranslate2"):
         return None
     import ctranslate2
+
+    if device == "cuda" and not ctranslate2.get_cuda_device_count():
+        print("not a peer here: ctranslate2 (it finds no CUDA device)")
+        return None
     from ctranslate2.converters.transformers import BartLoader
 
     theirs.config.normalize_before = theirs.config.normalize_embedding = False
@@ -222,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, help="default: both")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--save", action="store_true", help="append to bench/results/beam_search.jsonl")
     arguments = parser.parse_args()
     device = arguments.device
@@ -240,7 +244,7 @@ def main() -> None:
                 m, s, q, BEAM, POWER, MAX_EXTRA, penalty="fairseq"
             ),
         }
-        if (peer := ctranslate2(theirs, sentences, device)) is not None:
+        if (peer := translator_of(theirs, sentences, device)) is not None:
             contestants["ctranslate2"] = peer
         contestants["Hugging Face"] = hugging_face(theirs, sentences, device)
         found = {name: translate() for name, translate in contestants.items()}
