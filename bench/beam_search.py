@@ -27,20 +27,20 @@ from airank_fast.models.beam_search import EOS, PENALTIES, beam_search
 from airank_fast.models.transformer import Transformer, from_public
 from airank_fast.nn import PackedSequences
 
-BEAM, POWER, MAX_EXTRA, MAX_TOKENS = 4, 0.6, 50, 200
+BEAM, POWER, MAX_TOKENS = 4, 0.6, 200  # no translation is so long
 BOS, PAD, UNK = 0, 1, 3
 SIZES = {  # layers on each side, width, heads, vocabulary, standard deviation of the logits; sentences
     "embedded": (2, 128, 4, 2_000, 4.0, 64),
     "base": (6, 512, 8, 33_708, 5.5, 32),
 }
-ENDING, SPREAD, SLOPE = 22, 7, 1.0  # tokens; logits a token by which the end mark becomes more likely
+ENDING, SPREAD, SLOPE = 22, 5, 1.0  # tokens; logits a token by which the end mark becomes more likely
 Sentences = list[list[int]]
 
 
 def sources(num: int, vocab: int) -> Sentences:
     """Random tokens, of lengths as sentences have; the longest first."""
     generator = torch.Generator().manual_seed(0)
-    lengths = (torch.randn(num, generator=generator) * 0.5 + 3.1).exp().clamp(3, 70).long().tolist()
+    lengths = (torch.randn(num, generator=generator) * 0.5 + 3.1).exp().clamp(8, 70).long().tolist()
     made = [torch.randint(UNK + 1, vocab, (length,), generator=generator).tolist() for length in lengths]
     return sorted(([*each, EOS] for each in made), key=len, reverse=True)
 
@@ -241,7 +241,7 @@ def main() -> None:
         source, sequences = packed(sentences, device)
         contestants: dict[str, Callable[[], Sentences]] = {
             "airank_fast": lambda m=model, s=source, q=sequences: beam_search(
-                m, s, q, BEAM, POWER, MAX_EXTRA, penalty="fairseq"
+                m, s, q, BEAM, POWER, MAX_TOKENS, penalty="fairseq"
             ),
         }
         if (peer := translator_of(theirs, sentences, device)) is not None:
