@@ -34,7 +34,7 @@ from airank_fast.data.text.shards import whole_file
 from airank_fast.data.text.translation_batch import Sentences
 from airank_fast.data.text.translation_pairs import Names, Pair, aligned_lines, parse
 from airank_fast.data.text.translation_sets import KIND, LANGUAGES, SUBWORDS
-from airank_fast.data.text.translation_subwords import UNK, Subwords
+from airank_fast.data.text.translation_subwords import UNK, Subwords, import_sentencepiece
 from airank_fast.errors import UserError, require
 from airank_fast.sources.tars import BROKEN, members, open_tar, reason
 from airank_fast.sources.workers import ordered_map
@@ -91,6 +91,7 @@ def prepare(plan: Plan, num_workers: int) -> Manifest:
     """
     for name, least in (("vocab_size", 8), ("subword_pairs", 1), ("max_length", 1), ("shard_pairs", 1)):
         require(getattr(plan, name) >= least, f"--{name.replace('_', '-')}", f"at least {least}", getattr(plan, name))
+    import_sentencepiece()
     require(plan.max_ratio >= 1, "--max-ratio", "at least 1", plan.max_ratio)
     root = plan.output
     root.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,9 @@ def test_two_ranks_learn_what_one_does(text, tmp_path):
 
 
 def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, tmp_path):
-    assert_handed_in(uninterrupted, "Transformer", tmp_path)
+    assert_handed_in(
+        uninterrupted, "\u673a\u5668\u7ffb\u8bd1", tmp_path, errors=["mlperf.cache_clear", "mlperf.status"]
+    )
 
 
 def test_bad_text_is_named_and_the_log_closed(text, tmp_path, capsys):
