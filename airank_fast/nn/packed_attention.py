@@ -54,8 +54,9 @@ class PackedSequences:
         return sum(length * count for length, count in self.runs)
 
 
-# What one more call on a CPU costs, forward and backward, in attention scores of a head: see bench/transformer_step.py.
-_SCORES_OF_A_CALL = 16_000
+# On a CPU, forward and backward, one more call of SDPA costs as much as so many attention scores of one head, and the
+# copies of a token's query, key and value of that head as so many: see bench/transformer_step.py --attention.
+_CALL, _COPIES = 8_000, 16
 
 
 def packed_attention(
@@ -98,7 +99,7 @@ def packed_attention(
         return _jagged(q, k, v, sequences, keys, dropout_p, causal)
     write_out = q.device.type == "cpu" and (dropout_p > 0 or q.dtype in (torch.bfloat16, torch.float16))
     attend = _written_out if write_out else F.scaled_dot_product_attention
-    layout = _layout(tuple(sequences.lengths), tuple(keys.lengths), causal, _SCORES_OF_A_CALL // q.shape[1], q.device)
+    layout = _layout(tuple(sequences.lengths), tuple(keys.lengths), causal, _CALL // q.shape[1], q.device)
     # split and cat, not slices: their backward passes are one copy, a slice's is a sum over all tokens for each group
     parts = zip(layout.queries.split(q), layout.keys.split(k), layout.keys.split(v), layout.groups, strict=True)
     outputs = []
@@ -118,18 +119,23 @@ class _Group(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Packed tokens as those of the groups; padded where `places`, of each token in its group's rows, are there."""
+    """Packed tokens as rows of the groups, so many each. places: of each token; None where no row is padding.
+
+    tokens: that of each row, any for padding; padding: those rows.
+    """
 
     sizes: list[int]
-    places: Tensor | None
+    places: Tensor | None = None
+    tokens: Tensor | None = None
+    padding: Tensor | None = None
 
     def split(self, packed: Tensor) -> tuple[Tensor, ...]:
-        rows = packed if self.places is None else _Padded.apply(packed, self.places, sum(self.sizes))
+        rows = packed if self.places is None else _Padded.apply(packed, *self[1:])
         return rows.split(self.sizes)
 
     def join(self, parts: list[Tensor]) -> Tensor:
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return rows if self.places is None else _Unpadded.apply(rows, self.places)
+        return rows if self.places is None else _Unpadded.apply(rows, *self[1:])
 
 
 class _Layout(NamedTuple):
@@ -139,70 +145,81 @@ class _Layout(NamedTuple):
 
 
 class _Padded(torch.autograd.Function):
-    """Rows at their places among zeros."""
+    """Tokens to rows, zeros for padding. Backward passes by index_select: torch's own add up row by row."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(places)
-        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x)
+    def forward(ctx, x: Tensor, places: Tensor, tokens: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(places, tokens, padding)
+        return x.index_select(0, tokens).index_fill_(0, padding, 0)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Unpadded.apply(grad, *ctx.saved_tensors), None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Unpadded.apply(grad, *ctx.saved_tensors), None, None, None
 
 
 class _Unpadded(torch.autograd.Function):
-    """The rows at these places; each stands at most once among them."""
+    """Rows to tokens."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.size = len(x)
+    def forward(ctx, x: Tensor, places: Tensor, tokens: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(places, tokens, padding)
         return x.index_select(0, places)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return _Padded.apply(grad, *ctx.saved_tensors, ctx.size), None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Padded.apply(grad, *ctx.saved_tensors), None, None, None
 
 
 @lru_cache(maxsize=64)  # the same for all layers of a step
-def _layout(
-    queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, scores_of_a_call: int, device: torch.device
-) -> _Layout:
-    """Neighbours are in one group where its additional scores cost no more than a call."""
-    merged: list[tuple[int, int, int]] = []  # how many, longest of the queries, and of the keys
-    for (q, k), run in groupby(zip(queries, keys, strict=True)):
-        count = len(list(run))
-        if merged:
-            before, longest_q, longest_k = merged[-1]
-            together = (before + count, max(longest_q, q), max(longest_k, k))
-            apart = before * longest_q * longest_k + count * q * k
-            if math.prod(together) - apart <= scores_of_a_call:
-                merged[-1] = together
-                continue
-        merged.append((count, q, k))
-    groups, key_lengths = [], torch.tensor(keys)
-    first = 0
-    for count, _, longest in merged:
-        its, first = key_lengths[first : first + count], first + count
-        mask = None
-        if not causal and int(its.min()) < longest:  # a causal query is before the padding
-            padding = torch.arange(longest) >= its[:, None]
-            mask = torch.zeros(padding.shape).masked_fill_(padding, -math.inf)[:, None, None].to(device)
-        groups.append(_Group(count, mask))
-    counts = [count for count, *_ in merged]
-    rows = (_rows(lengths, counts, [group[i] for group in merged], device) for i, lengths in ((1, queries), (2, keys)))
-    return _Layout(groups, *rows)
+def _layout(queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, call: int, device: torch.device) -> _Layout:
+    """Of groups that are (how many sequences, longest of their queries, longest of their keys)."""
+    runs = [(len(list(run)), *pair) for pair, run in groupby(zip(queries, keys, strict=True))]
+    groups = _merged(runs, call)
+
+    def cost(of: list[tuple[int, int, int]]) -> int:
+        return call * len(of) + sum(map(math.prod, of))
+
+    if cost(groups) + _COPIES * (sum(queries) + sum(keys)) >= cost(runs):
+        groups = runs
+    counts = torch.tensor([count for count, *_ in groups])
+    masks = []
+    for its, (*_, longest) in zip(torch.tensor(keys).split(counts.tolist()), groups, strict=True):
+        padding = torch.arange(longest) >= its[:, None]
+        mask = torch.zeros(padding.shape).masked_fill_(padding, -math.inf)[:, None, None].to(device)
+        masks.append(mask if padding.any() and not causal else None)  # a causal query is before the padding
+    sides = [
+        _rows(torch.tensor(lengths), torch.tensor([group[i] for group in groups]), counts, device)
+        for i, lengths in ((1, queries), (2, keys))
+    ]
+    return _Layout([_Group(*group) for group in zip(counts.tolist(), masks, strict=True)], *sides)
 
 
-def _rows(lengths: tuple[int, ...], counts: list[int], longest: list[int], device: torch.device) -> _Rows:
-    """For groups of so many sequences, padded to these lengths."""
-    sizes = [count * length for count, length in zip(counts, longest, strict=True)]
-    if sum(sizes) == sum(lengths):
-        return _Rows(sizes, None)
-    padding = torch.tensor(longest).repeat_interleave(torch.tensor(counts)) - torch.tensor(lengths)
-    before = (padding.cumsum(0) - padding).repeat_interleave(torch.tensor(lengths))  # in the sequences before a token's
-    return _Rows(sizes, (torch.arange(sum(lengths)) + before).to(device))
+def _merged(runs: list[tuple[int, int, int]], call: int) -> list[tuple[int, int, int]]:
+    """Neighbours as one group where its additional scores cost no more than a call."""
+    merged = runs[:1]
+    for run in runs[1:]:
+        last = merged[-1]
+        both = (last[0] + run[0], max(last[1], run[1]), max(last[2], run[2]))
+        if math.prod(both) - math.prod(last) - math.prod(run) <= call:
+            merged[-1] = both
+        else:
+            merged.append(run)
+    return merged
+
+
+def _rows(lengths: Tensor, longest: Tensor, counts: Tensor, device: torch.device) -> _Rows:
+    """For groups of `counts` sequences, padded to `longest`."""
+    sizes = (counts * longest).tolist()
+    num_tokens, num_rows = int(lengths.sum()), sum(sizes)
+    if num_rows == num_tokens:
+        return _Rows(sizes)
+    padding = longest.repeat_interleave(counts) - lengths
+    places = torch.arange(num_tokens) + (padding.cumsum(0) - padding).repeat_interleave(lengths)
+    tokens = torch.full((num_rows,), -1)
+    tokens[places] = torch.arange(num_tokens)
+    is_padding = tokens < 0
+    tokens = tokens.clamp(min=0)
+    return _Rows(sizes, *(index.to(device) for index in (places, tokens, is_padding.nonzero()[:, 0])))
 
 
 def _written_out(

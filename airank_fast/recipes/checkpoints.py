@@ -33,6 +33,20 @@ _NUMBERS: list[Any] = [  # of NumPy, as a best mIoU beside weights, which torch.
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # before and since NumPy 2
 ]
+
+
+class _Ignored:
+    """Stands in for the objects of other programs that lie beside weights, so that none of their code is needed."""
+
+
+_OBJECTS: list[Any] = [  # fairseq's options and meters
+    (_Ignored, "argparse.Namespace"),
+    *(
+        (_Ignored, f"fairseq.{module}.{kind}Meter")
+        for module in ("meters", "logging.meters")
+        for kind in ("Average", "Time", "Stopwatch")
+    ),
+]
 _OF_SUMMARY = ("benchmark", "best_accuracy", "epochs")
 _OF_OTHERS = re.compile(r"\.(h5|msgpack|pb|tflite|ckpt[^.]*\.(index|meta|data-\d+-of-\d+))$")
 
@@ -125,7 +139,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return _read_shards(path)
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_NUMBERS):
+        with torch.serialization.safe_globals([*_NUMBERS, *_OBJECTS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         why = f"{type(error).__name__}: {error}".split("\n")[0]

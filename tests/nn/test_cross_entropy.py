@@ -80,3 +80,24 @@ def test_what_it_cannot_do_is_an_error():
         CrossEntropyLoss(reduce=True)
     with pytest.raises(RuntimeError, match=r"^cross_entropy: target must be int64, got float32$"):
         cross_entropy(logits, logits.detach().softmax(1))
+
+
+def test_label_smoothing_of_a_vocabulary_is_fairseqs_by_a_factor():
+    """fairseq's definition gives a wrong token eps / (V - 1), torch's eps / V and the rest to the right one.
+
+    So fairseq's eps is torch's eps V / (V - 1). At WMT's 33,708 tokens; the sum over micro-batches is that over all.
+    """
+    size, eps = 33_708, 0.1
+    torch.manual_seed(0)
+    logits, target = torch.randn(12, size, requires_grad=True), torch.randint(size, (12,))
+    log_p = logits.double().log_softmax(1)
+    right = log_p.gather(1, target[:, None]).sum()
+    expected = -(1 - eps - eps / (size - 1)) * right - eps / (size - 1) * log_p.sum()
+    parts = [
+        cross_entropy(*part, reduction="sum", label_smoothing=eps * size / (size - 1)) / len(target)
+        for part in zip(logits.split([5, 7]), target.split([5, 7]), strict=True)
+    ]
+    torch.testing.assert_close(sum(parts).double(), expected / len(target), rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(expected / len(target), logits)
+    (got,) = torch.autograd.grad(sum(parts), logits)
+    torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-9)
