@@ -43,6 +43,10 @@ class Recipe(CommonRecipe):
     """Share of attention probabilities that is dropped."""
     activation_dropout: float
     """Share of the values inside the feed-forward networks that is dropped."""
+    activation: Literal["relu", "swish", "gelu"] = "relu"
+    """Of the feed-forward networks."""
+    marian: bool = False
+    """Positions, and a bias of the logits, as Hugging Face's Marian has them, for its weights."""
     label_smoothing: float = 0.1
     """Share of the probability that the loss spreads evenly over the vocabulary."""
     max_tokens: int
