@@ -102,9 +102,12 @@ def prepare(plan: Plan, num_workers: int) -> Manifest:
     options |= {"max_ratio": plan.max_ratio, "skip_corrupt": plan.skip_corrupt, "shard_pairs": plan.shard_pairs}
     for path in (*plan.train, *plan.test):
         require(path.is_file(), str(path), "a tar, or a text file", "no file")
-    options["input"] = {path.name: path.stat().st_size for path in (*plan.train, *plan.test)}
-    manifest = Manifest.begin(root, KIND, options)
+    files = [*plan.test, *(file for path in plan.train for file in _of_both_languages(path, plan) or (path,))]
+    sizes = {path.name: path.stat().st_size for path in files}
+    manifest = Manifest.begin(root, KIND, {**options, "input": sizes})
     manifest.require_options(root, options)
+    same = manifest.options["input"] == sizes
+    require(same, "--output", f"a new directory, or with the text with which {root} was begun", "another text")
     for folder in ("text", "train"):
         (root / folder).mkdir(exist_ok=True)
     _test(manifest, plan)
@@ -173,21 +176,34 @@ def _text(manifest: Manifest, plan: Plan, num_workers: int) -> None:
 def _corpora(plan: Plan) -> list[Corpus]:
     """The corpora of all inputs; those of tars are unpacked below DIR/raw, where they are not yet."""
     found: dict[str, tuple[Path, Path]] = {}
-    endings = f".{plan.source_language}", f".{plan.target_language}"
     for path in plan.train:
-        plain = path.with_suffix("") if path.suffix in _OPENERS else path
-        if plain.suffix in endings:
-            name = plain.stem
-            packed = path.name.removeprefix(plain.name)
-            files = tuple(plain.with_suffix(f"{ending}{packed}") for ending in endings)
-            for file in files:
-                require(file.is_file(), str(path), f"beside {file.name}, the other language", "no such file")
-            require(found.get(name, files) == files, str(path), "a corpus of another name than the others", name)
-            found[name] = files
+        files = _of_both_languages(path, plan)
+        if files is None:
+            of_path = _unpacked(path, plan.output / "raw", _endings(plan))
         else:
-            found |= _unpacked(path, plan.output / "raw", endings)
+            packed = files[0].suffix if files[0].suffix in _OPENERS else ""
+            of_path = {files[0].name.removesuffix(packed).removesuffix(_endings(plan)[0]): files}
+        for name, files in of_path.items():
+            require(found.get(name, files) == files, str(path), "of corpora with other names than the others", name)
+        found |= of_path
     numbered = enumerate(sorted(found.items()), 1)
     return [Corpus(f"{number:03}", name, files) for number, (name, files) in numbered]
+
+
+def _endings(plan: Plan) -> tuple[str, str]:
+    return f".{plan.source_language}", f".{plan.target_language}"
+
+
+def _of_both_languages(path: Path, plan: Plan) -> tuple[Path, Path] | None:
+    """The files of source and target, one of which is at the path; None for a tar."""
+    plain = path.with_suffix("") if path.suffix in _OPENERS else path
+    packed = path.name.removeprefix(plain.name)
+    if plain.suffix not in _endings(plan):
+        return None
+    source, target = (plain.with_suffix(f"{ending}{packed}") for ending in _endings(plan))
+    for file in (source, target):
+        require(file.is_file(), str(path), f"beside {file.name}, the other language", "no such file")
+    return source, target
 
 
 def _unpacked(path: Path, raw: Path, endings: tuple[str, str]) -> dict[str, tuple[Path, Path]]:
