@@ -15,6 +15,7 @@ from commands.outcomes import events_of, losses, refused
 from commands.runs import here
 from commands.same_run import assert_same_run
 
+from airank_fast import prepare
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
 
@@ -112,6 +113,16 @@ def test_a_finished_run_is_verified_scored_reported_and_packaged(uninterrupted, 
     )
 
 
+def test_a_prepared_directory_trains_as_its_text_does(text, uninterrupted, tmp_path):
+    prepared, output = tmp_path / "prepared", tmp_path / "out"
+    test = [str(text / f"test.{language}") for language in ("en", "de")]
+    options = ["--vocab-size", "80", "--max-ratio", "9", "--shard-pairs", "100", "--workers", "1"]
+    command = ["wmt", "--train", str(text / "train.en"), "--test", *test, "--output", str(prepared), *options]
+    assert prepare.parse(command).run() == 0
+    assert here(arguments(prepared, output, "--epochs", "1", "--beam", "1"), 1) in (0, 1)
+    assert losses(output) == losses(uninterrupted)[:8]
+
+
 def test_bad_text_is_named_and_the_log_closed(text, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -134,7 +145,9 @@ def test_bad_text_is_named_and_the_log_closed(text, tmp_path, capsys):
 
 def test_runs_that_cannot_be(text, tmp_path, capsys):
     refused(arguments(text / "none", tmp_path / "a"), capsys, "none: must be a directory, got none")
-    refused(arguments(text, tmp_path / "b", "--max-tokens", "90"), capsys, "--batch-size: must be for --max-tokens 90")
+    refused(
+        arguments(text, tmp_path / "b", "--max-tokens", "90"), capsys, "--batch-size: must be ", "by --max-tokens 90"
+    )
     nan = ("--learning-rate", "1e30", "--epochs", "1")
     refused(arguments(text, tmp_path / "c", *nan), capsys, "loss")
     assert summarize(read_events(tmp_path / "c" / "events.jsonl"))["reason"] == "nan_loss"
