@@ -19,12 +19,12 @@ import html
 import lzma
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -68,7 +68,7 @@ class Plan:
     max_length: int = 250
     """Pairs with a longer sentence, in subwords, are left out of training."""
     max_ratio: float = 1.5
-    """Pairs of which one sentence has this times more subwords than the other are left out of training."""
+    """Pairs are left out of training if one sentence has more than this times the subwords of the other."""
     skip_corrupt: bool = False
     """Leave out lines that are not UTF-8 or have more than 64 KiB, and list them."""
     shard_pairs: int = SHARD_PAIRS
@@ -138,7 +138,7 @@ def _test(manifest: Manifest, plan: Plan) -> None:
 
 def _sentences(path: Path) -> list[str]:
     """The sentences of a text file, or of SGML as WMT publishes its test sets."""
-    with _opened(path) as file:
+    with contextlib.closing(_Opened(path)) as file:
         content = file.read()
     try:
         text = content.decode("utf-8-sig")
@@ -245,7 +245,7 @@ def _shards(corpus: Corpus, root: Path, plan: Plan) -> tuple[str, dict[str, Any]
 
 def _kept(corpus: Corpus, counts: dict[str, Any], *, skip_corrupt: bool) -> Iterator[Pair]:
     names = Names(*map(str, corpus.files))
-    with _opened(corpus.files[0]) as source, _opened(corpus.files[1]) as target:
+    with contextlib.closing(_Opened(corpus.files[0])) as source, contextlib.closing(_Opened(corpus.files[1])) as target:
         for number, lines in aligned_lines(source, target, names):
             counts["read"] += 1
             try:
@@ -261,14 +261,27 @@ def _kept(corpus: Corpus, counts: dict[str, Any], *, skip_corrupt: bool) -> Iter
                 counts["empty"] += 1
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file, unpacked; UserError where it is broken."""
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            yield file
-    except _BROKEN as error:
-        raise UserError(f"{path}: must be a whole, readable file, got: {reason(error)}") from None
+class _Opened:
+    """A file, unpacked; UserError with its name where it is broken."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._named(_OPENERS.get(path.suffix, open), path, "rb")
+
+    def readline(self, size: int) -> bytes:
+        return self._named(self._file.readline, size)
+
+    def read(self) -> bytes:
+        return self._named(self._file.read)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _named(self, function: Callable, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except _BROKEN as error:
+            raise UserError(f"{self._path}: must be a whole, readable file, got: {reason(error)}") from None
 
 
 def _write(manifest: Manifest, root: Path, name: str, lines: Any) -> None:

@@ -203,8 +203,11 @@ def test_files_that_cannot_be_prepared(inputs, tmp_path, capsys):
     good = own.read_bytes()
     own.write_bytes(gzip.compress(gzip.decompress(good) + b"one more\n"))
     assert refusal() == f"{own}: must be as many lines as {inputs / 'own.en.gz'}, 50, got 51"
-    own.write_bytes(good[:-30])
-    assert refusal().startswith(f"{own}: must be a whole, readable file, got: ")
+    for broken in (own, inputs / "own.en.gz"):
+        whole = gzip.compress(gzip.decompress(broken.read_bytes()))
+        broken.write_bytes(whole[:-30])
+        assert refusal().startswith(f"{broken}: must be a whole, readable file, got: ")
+        broken.write_bytes(whole)
     own.write_bytes(gzip.compress(gzip.decompress(good).replace("\u00fc".encode(), b"\xfc")))
     message = refusal()
     assert message.startswith(f"{own}, line ")
