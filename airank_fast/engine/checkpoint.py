@@ -8,10 +8,12 @@ temporary name, synced and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,8 +31,8 @@ KEEP = 2
 _NAME = re.compile(r"step-(\d+)$")
 
 
-def save(directory: Path, step: int, networks: Weights, state: dict) -> Path:
-    """Write the checkpoint of ``step`` and delete all but the newest KEEP.
+def save(directory: Path, step: int, networks: Weights, state: dict, keep: int = KEEP) -> Path:
+    """Write the checkpoint of ``step`` and delete all but the newest ``keep``.
 
     ``networks`` has the weights of each by its name; they and the tensors in ``state`` may live on any device. OSError
     (a full disk) leaves no trace.
@@ -57,7 +59,7 @@ def save(directory: Path, step: int, networks: Weights, state: dict) -> Path:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in find(directory)[:-KEEP]:
+    for old in find(directory)[:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -93,17 +95,20 @@ def step_of(path: Path) -> int:
 
 
 def load(path: Path, expected: Weights) -> tuple[Weights, dict]:
-    """(weights of each network, state) of a checkpoint, on the CPU.
+    """(weights of each network, state) of a checkpoint, on the CPU; UserError as `load_weights`."""
+    with _readable(path):
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+    return load_weights(path, expected), state
+
+
+def load_weights(path: Path, expected: Weights) -> Weights:
+    """The weights of each network of a checkpoint, on the CPU.
 
     ``expected`` has the state dict that each network's weights must fit; UserError names the first name or shape that
     does not, and a file that cannot be read.
     """
-    try:
+    with _readable(path):
         networks = {name: load_file(path / f"{name}.safetensors") for name in expected}
-        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        why = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise UserError(f"{path}: must be a readable checkpoint, got {why}") from None
     for network, weights in networks.items():
         for name in sorted(weights.keys() | expected[network].keys()):
             got, required = (_shape_in(tensors, name) for tensors in (weights, expected[network]))
@@ -111,7 +116,16 @@ def load(path: Path, expected: Weights) -> tuple[Weights, dict]:
                 raise UserError(
                     f"{path}: must be a checkpoint of this {network}: {name} must have shape {required}, got {got}"
                 )
-    return networks, state
+    return networks
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise UserError(f"{path}: must be a readable checkpoint, got {why}") from None
 
 
 def _shape_in(tensors: dict[str, Tensor], name: str) -> list[int] | str:

@@ -40,7 +40,7 @@ class State:
     Warm-up steps on noise select kernels and create optimizer state; weights and random state are as before them.
     ``networks`` and ``updates`` are the job's; ``step`` trains on micro-batches; ``dtype`` is that of a batch;
     ``autocast`` goes around a prediction; ``first_evaluated`` has the outputs for the first batch of the last
-    evaluation, and this batch.
+    evaluation, and this batch; ``averaged`` the step and the weights of `engine.averaging`.
     """
 
     def __init__(self, job: Job, world: World, *, cuda_graphs: bool = False, found: Path | None = None) -> None:
@@ -65,6 +65,7 @@ class State:
             for network in self.networks.values():
                 weights.narrow(network, precision)
         self.first_evaluated: tuple[Any, Any] | None = None
+        self.averaged: tuple[int, checkpoint.Weights] | None = None
         self.dtype = DTYPES[precision] if masters else torch.float32
         self.autocast = weights.autocast(precision, self.device, masters)
         self.scaler = self.fresh_scaler()
@@ -152,4 +153,7 @@ class State:
             "ranks": ranks,
         }
         of_networks = {name: weights.full_state(network, self.optimizers) for name, network in self.networks.items()}
-        return checkpoint.save(directory, self.progress["step"], of_networks, saved)
+        if self.averaged is not None and self.averaged[0] == self.progress["step"]:
+            of_networks |= self.averaged[1]
+        keep = max(checkpoint.KEEP, getattr(self.job.recipe, "average_checkpoints", 1))  # see engine.averaging
+        return checkpoint.save(directory, self.progress["step"], of_networks, saved, keep)

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import torch
 
+from airank_fast.engine import averaging
 from airank_fast.engine.clock import Clock
 from airank_fast.engine.journal import Journal
 from airank_fast.engine.plan import Plan
 from airank_fast.engine.state import State
 from airank_fast.errors import UserError
-from airank_fast.job import Batch
+from airank_fast.job import Batch, Networks
 
 
 class Cadence(Protocol):
@@ -127,7 +128,8 @@ class Trainer:
         progress, task = self.state.progress, self.job.task
         where = {"epoch": epoch, "step": progress["step"], "samples": self.state.samples}
         self.journal.emit("eval_start", **where)
-        quality, counts = evaluate(self.state, self.between)
+        networks = averaging.averaged(self.state, self.directory) if averaging.number_of(self.job.recipe) > 1 else None
+        quality, counts = evaluate(self.state, self.between, networks)
         progress["evaluated_step"] = progress["step"]
         if task.reached(quality, self.job.target):
             progress["reached"] = True
@@ -144,10 +146,12 @@ def save(state: State, journal: Journal, directory: Path, *, together: bool = Tr
         journal.emit("checkpoint", step=step, path=f"checkpoints/{path.name}", duration_s=duration_s)
 
 
-def evaluate(state: State, between: Callable[[], None] = lambda: None) -> tuple[dict[str, float], Mapping[str, int]]:
+def evaluate(
+    state: State, between: Callable[[], None] = lambda: None, networks: Networks | None = None
+) -> tuple[dict[str, float], Mapping[str, int]]:
     """({metric: value}, correct and counted where the meter has them) of the evaluation set, over all ranks.
 
-    ``between`` is called after each batch.
+    ``between`` is called after each batch. ``networks``: those to evaluate in place of the run's own.
     """
     state.average_buffers()
     for network in state.networks.values():
@@ -156,7 +160,7 @@ def evaluate(state: State, between: Callable[[], None] = lambda: None) -> tuple[
     with torch.inference_mode():
         for batch in state.job.eval_batches():
             with state.autocast():
-                outputs = state.job.predict(state.networks, batch)
+                outputs = state.job.predict(networks or state.networks, batch)
             state.first_evaluated = state.first_evaluated or (outputs, batch)
             meter.update(outputs, batch)
             between()
