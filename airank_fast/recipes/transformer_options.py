@@ -43,6 +43,10 @@ class Recipe(CommonRecipe):
     """Share of attention probabilities that is dropped."""
     activation_dropout: float
     """Share of the values inside the feed-forward networks that is dropped."""
+    activation: Literal["relu", "swish", "gelu"] = "relu"
+    """Of the feed-forward networks."""
+    marian: bool = False
+    """Positions, and a bias of the logits, as Hugging Face's Marian has them, for its weights."""
     label_smoothing: float = 0.1
     """Share of the probability that the loss spreads evenly over the vocabulary."""
     max_tokens: int
@@ -84,13 +88,13 @@ INTERFACE = Recipe(
     max_tokens=4096,
     max_length=100,
     beta2=0.98,
-    epochs=16,
+    epochs=12,
     warmup_steps=200,
     batch_size=128,
     learning_rate=4e-3,
-    eval_every=2,
+    eval_every=1,
     eval_batch_size=128,
-    target=25.0,
+    target=36.0,
 )
 BASE = replace(
     INTERFACE,
@@ -107,7 +111,7 @@ BASE = replace(
     warmup_steps=4000,
     batch_size=160,
     learning_rate=7e-4,
-    eval_every=1,
+    target=25.0,
 )
 BIG = replace(
     BASE,
