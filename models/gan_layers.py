@@ -1,0 +1,109 @@
+"""What the networks of pix2pix and CycleGAN share: normalisation with its activation, first weights, and the PatchGAN.
+
+Parameter names are those of junyanz/pytorch-CycleGAN-and-pix2pix: an `nn.Sequential` has an `nn.Identity` where an
+activation is part of the normalisation before it, so that the numbers of its layers are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airank_fast.nn import BatchNormAct2d
+
+Norm = Literal["batch", "instance"]
+SLOPE = 0.2  # of leaky ReLUs
+
+
+class PlainBatchNormAct(nn.BatchNorm2d):
+    """`BatchNormAct2d` in torch's own operators. activation: "relu" or "leaky_relu"."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__(channels)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _activated(super().forward(x), self.activation)
+
+
+class PlainInstanceNormAct(nn.InstanceNorm2d):
+    """Instance norm without parameters, the addition of a residual, and "relu", "leaky_relu" or no activation."""
+
+    def __init__(self, channels: int, activation: str | None) -> None:
+        super().__init__(channels)
+        self.activation = activation
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        x = super().forward(x)
+        return _activated(x if residual is None else x + residual, self.activation)
+
+
+def _activated(x: Tensor, activation: str | None) -> Tensor:
+    if activation is None:
+        return x
+    return F.relu(x) if activation == "relu" else F.leaky_relu(x, SLOPE)
+
+
+def normalisation(norm: Norm, channels: int, activation: str | None, *, fused: bool) -> nn.Module:
+    """Batch norm, or instance norm without parameters, and the activation behind it: relu, leaky_relu (0.2) or none.
+
+    fused: airank_fast.nn's module, where there is one.
+    """
+    if norm == "instance":
+        return PlainInstanceNormAct(channels, activation)
+    assert activation is not None, "batch norms have an activation here"
+    if fused:
+        return BatchNormAct2d(channels, activation=activation, negative_slope=SLOPE)
+    return PlainBatchNormAct(channels, activation)
+
+
+def initialise(network: nn.Module) -> None:
+    """The first weights of both papers: of convolutions from N(0, 0.02), of batch norms from N(1, 0.02), biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class PatchGAN(nn.Module):
+    """The discriminator: whether overlapping patches are of a real picture (70 x 70 pixels with 3 layers).
+
+    Args:
+        in_channels: of the picture; in pix2pix of both pictures.
+        width: channels of the first convolution; later ones have 2, 4 and at most 8 times as many.
+        layers: convolutions of stride 2.
+        norm: behind all convolutions but the first and the last.
+        fused: use airank_fast.nn's operators; without, the same network in torch's own.
+
+    2,764,737 parameters with 3 channels and instance norm, 2,768,705 with 6 and batch norm.
+
+    Input: float [N, in_channels, H, W]. Output: logits [N, 1, h, w], h = H / 2**layers - 2.
+    """
+
+    def __init__(self, in_channels: int, width: int = 64, layers: int = 3, *, norm: Norm, fused: bool = True) -> None:
+        super().__init__()
+        bias = norm == "instance"  # batch norm has its own
+        modules: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, 2, 1), nn.LeakyReLU(SLOPE, inplace=True)]
+        before = width
+        for number in range(1, layers + 1):
+            channels = width * min(2**number, 8)
+            stride = 2 if number < layers else 1
+            modules += [
+                nn.Conv2d(before, channels, 4, stride, 1, bias=bias),
+                normalisation(norm, channels, "leaky_relu", fused=fused),
+                nn.Identity(),
+            ]
+            before = channels
+        modules.append(nn.Conv2d(before, 1, 4, 1, 1))
+        self.model = nn.Sequential(*modules)
+        initialise(self)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.model(pictures)
