@@ -11,16 +11,17 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn import BatchNormAct2d
+from airank_fast.nn import BatchNormAct2d, InstanceNormAct2d
 
 Norm = Literal["batch", "instance"]
+AdversarialLoss = Literal["bce", "least_squares"]
 SLOPE = 0.2  # of leaky ReLUs
 
 
 class PlainBatchNormAct(nn.BatchNorm2d):
-    """`BatchNormAct2d` in torch's own operators. activation: "relu" or "leaky_relu"."""
+    """`BatchNormAct2d` in torch's own operators. activation: "relu", "leaky_relu" or None."""
 
-    def __init__(self, channels: int, activation: str) -> None:
+    def __init__(self, channels: int, activation: str | None) -> None:
         super().__init__(channels)
         self.activation = activation
 
@@ -29,7 +30,7 @@ class PlainBatchNormAct(nn.BatchNorm2d):
 
 
 class PlainInstanceNormAct(nn.InstanceNorm2d):
-    """Instance norm without parameters, the addition of a residual, and "relu", "leaky_relu" or no activation."""
+    """`InstanceNormAct2d` in torch's own operators. activation: "relu", "leaky_relu" or None."""
 
     def __init__(self, channels: int, activation: str | None) -> None:
         super().__init__(channels)
@@ -49,11 +50,12 @@ def _activated(x: Tensor, activation: str | None) -> Tensor:
 def normalisation(norm: Norm, channels: int, activation: str | None, *, fused: bool) -> nn.Module:
     """Batch norm, or instance norm without parameters, and the activation behind it: relu, leaky_relu (0.2) or none.
 
-    fused: airank_fast.nn's module, where there is one.
+    fused: airank_fast.nn's modules; else torch's own.
     """
     if norm == "instance":
+        if fused:
+            return InstanceNormAct2d(channels, activation=activation, negative_slope=SLOPE)
         return PlainInstanceNormAct(channels, activation)
-    assert activation is not None, "batch norms have an activation here"
     if fused:
         return BatchNormAct2d(channels, activation=activation, negative_slope=SLOPE)
     return PlainBatchNormAct(channels, activation)
@@ -70,6 +72,18 @@ def initialise(network: nn.Module) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def adversarial_loss(logits: Tensor, is_real: bool, kind: AdversarialLoss) -> Tensor:
+    """The mean over patches of a discriminator's loss where it must say `is_real`, float32 scalar.
+
+    logits: [N, 1, h, w]. kind: "bce", the cross entropy of the patch's probability (Goodfellow et al., 2014), or
+    "least_squares", its square distance from 1 or 0 (Mao et al., 2017).
+    """
+    logits = logits.float()
+    if kind == "least_squares":
+        return ((logits - 1) if is_real else logits).square().mean()
+    return F.softplus(-logits if is_real else logits).mean()
 
 
 class PatchGAN(nn.Module):

@@ -1,4 +1,4 @@
-"""pix2pix's generator (Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", 2017): a U-Net.
+"""pix2pix's generator, a U-Net: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", 2017.
 
 Parameter names are those of junyanz/pytorch-CycleGAN-and-pix2pix, so that its checkpoints load with `load_state_dict`:
 model.model.0.weight, model.model.1.model.1.weight. The discriminator is `gan_layers.PatchGAN` over both pictures.
