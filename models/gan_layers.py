@@ -6,6 +6,8 @@ activation is part of the normalisation before it, so that the numbers of its la
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 from torch import Tensor, nn
@@ -72,6 +74,20 @@ def initialise(network: nn.Module) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@contextlib.contextmanager
+def own_statistics(network: nn.Module) -> Iterator[None]:
+    """Have batch norms in evaluation take the statistics of their batch, on this rank alone, and keep none of them."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [(norm.running_mean, norm.running_var, getattr(norm, "group", None)) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = norm.group = None
+    try:
+        yield
+    finally:
+        for norm, statistics in zip(norms, kept, strict=True):
+            norm.running_mean, norm.running_var, norm.group = statistics
 
 
 def adversarial_loss(logits: Tensor, is_real: bool, kind: AdversarialLoss) -> Tensor:

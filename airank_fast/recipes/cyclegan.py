@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast import job
-from airank_fast.job import Networks, Update
+from airank_fast.data.images import fashion
+from airank_fast.data.images.domain_reader import PictureBatch, thumbnails
+from airank_fast.data.images.domains import Domains, Found, read_pairs, read_unpaired
+from airank_fast.job import Example, Networks, Ranks, Update
 from airank_fast.models.cyclegan import ResNetGenerator
+from airank_fast.quality.domain_classifier import MOST, SIDE, train_classifier
+from airank_fast.quality.several import Several
+from airank_fast.quality.translated import Translated, Translations
+from airank_fast.recipes.base_job import DataSets
 from airank_fast.recipes.cyclegan_options import RECIPES, Options, Recipe
 from airank_fast.recipes.gan_job import GanBatch, GanJob
+from airank_fast.recipes.picture_examples import side_by_side
 from airank_fast.tasks.cyclegan import TASK
 
 __all__ = ["RECIPES", "Job", "Options", "Recipe"]
@@ -29,6 +38,16 @@ class Job(GanJob):
     norm = "instance"
     recipe: Recipe
     options: Options
+
+    @property
+    def has_partners(self) -> bool:
+        """Whether the pictures to evaluate on are pairs."""
+        return self.options.partners or (self.options.data is None and self.recipe.name == "edges")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """See GanJob."""
+        return ("translated", "to_a", "to_b", "cycle_l1", *(("l1",) if self.has_partners else ()))
 
     @property
     def pool_channels(self) -> dict[str, int]:
@@ -51,6 +70,51 @@ class Job(GanJob):
             "D_A": self.discriminator(channels),
             "D_B": self.discriminator(channels),
         }
+
+    def found(self, num_threads: int) -> tuple[Found, Found, str]:
+        """Both domains; partners to evaluate on where the run measures the error."""
+        options = self.options
+        root, source = options.data, str(options.data)
+        if root is None:
+            is_shoes = self.recipe.name != "edges"
+            root = fashion.materialise_shoes() if is_shoes else fashion.materialise_unpaired_edges()
+            what = "sneakers and ankle boots" if is_shoes else "edges and photographs, unpaired,"
+            source = f"the embedded data set, {what} of {fashion.NAME}"
+        read = partial(
+            read_unpaired,
+            root,
+            channels=(self.recipe.channels,) * 2,
+            skip_corrupt=options.skip_corrupt,
+            num_threads=num_threads,
+        )
+        read_val = partial(read_pairs, root, **read.keywords) if self.has_partners else read
+        return read("train"), read_val("val"), source
+
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """See SamplesJob; the classifier that judges translations is trained on the pictures."""
+        self._ranks = ranks
+        data = super().open_data(ranks, device, dtype)
+        self._classifier = self._classifier.to(device)
+        return data
+
+    def data_sets(self, num_threads: int) -> DataSets:
+        """See SamplesJob."""
+        sets = super().data_sets(num_threads)
+        to_train, held_out = (
+            [thumbnails(domain, SIDE, MOST) for domain in (side.a, side.b)]
+            for side in (cast(Domains, sets.train), cast(Domains, sets.val))
+        )
+        self._classifier = train_classifier(*to_train)
+        self._classifier.load_state_dict(self._ranks.gather_objects(self._classifier.state_dict())[0])
+        self._rates = self._classifier.rates(*held_out)
+        line = (
+            "data: the classifier that judges translations is right for {:.1%} of held-out pictures of A, {:.1%} of B"
+        )
+        return sets._replace(notes=[*sets.notes, line.format(*self._rates)])
+
+    def facts(self) -> dict[str, Any]:
+        """How often the classifier is right for real pictures that were held out."""
+        return {"classifier": self._rates._asdict()}
 
     def updates(self, networks: Networks, device: torch.device) -> list[Update]:
         """Both generators, then each discriminator."""
@@ -94,6 +158,23 @@ class Job(GanJob):
             return generator(source), None
         made, same = generator(torch.cat([source, own])).chunk(2)
         return made, same
+
+    def predict(self, networks: Networks, batch: PictureBatch) -> Translations:
+        """The translations of both domains, and the way back."""
+        to_b, to_a = networks["G_A"], networks["G_B"]
+        made_b, made_a = to_b(batch.a), to_a(batch.b)
+        return Translations(made_b, made_a, to_a(made_b), to_b(made_a))
+
+    def meter(self) -> Several:
+        """What a classifier takes the translations for, the error of the way back, and FID with --inception."""
+        return Several(
+            [*self.fid(lambda outputs: outputs.made_b), Translated(self._classifier, partners=self.has_partners)]
+        )
+
+    def examples(self, outputs: Translations, batch: PictureBatch) -> list[Example]:
+        """Pictures of A, the translations to B, and the way back, or true partners; then from B, with the way back."""
+        from_a = [batch.a, outputs.made_b, *([batch.b] if self.has_partners else [outputs.cycled_a])]
+        return [*side_by_side(from_a), *side_by_side([batch.b, outputs.made_a, outputs.cycled_b])]
 
 
 def _distance(made: Tensor, picture: Tensor) -> Tensor:

@@ -58,6 +58,9 @@ class Options(GanOptions):
 
     recipe: Literal["auto", "shoes", "edges", "cityscapes"] = "auto"
     """The schedule; auto takes shoes without --data and cityscapes with it. Without --data it is the data set too."""
+    partners: bool = False
+    """Pictures of one name in valA/ and valB/ (or testA/ and testB/) are partners: evaluate l1, the error against
+    them. Training does not know them."""
 
 
 def defaults(request: Request, world_size: int) -> Recipe:

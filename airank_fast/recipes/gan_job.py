@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +17,12 @@ from airank_fast.data.images.image_pool import ImagePool, exchanges
 from airank_fast.data.images.place import Place
 from airank_fast.data.prefetch import Batch, moved
 from airank_fast.data.sampling import TrainStream
-from airank_fast.job import Plan, Ranks, Update
+from airank_fast.errors import require
+from airank_fast.job import Plan, Ranks
 from airank_fast.models.gan_layers import Norm, PatchGAN, adversarial_loss
 from airank_fast.nn.batch_norm_act import join_ranks
 from airank_fast.optim import FusedAdam
+from airank_fast.quality.fid import Fid, Inception, few_pictures
 from airank_fast.recipes.base_job import DataSets, SamplesJob
 from airank_fast.recipes.checkpoints import origin
 from airank_fast.recipes.gan_recipe import GanOptions, GanRecipe
@@ -52,18 +54,33 @@ class GanBatch(Batch):
 class GanJob(SamplesJob):
     """Networks that train against each other, as the engine runs them: see airank_fast.job.Job.
 
-    A subclass has the task, and implements `networks`, `updates`, `pool_channels` and `predict`. Batch-norm statistics
-    are those of the batches of all ranks, with --no-fused of each rank's own; each rank has pools of its own.
+    A subclass has the task, whose metrics are narrowed to those that the run measures, and implements `networks`,
+    `updates`, `found` and `predict`. Batch-norm statistics are those of the batches of all ranks, with --no-fused of
+    each rank's own; each rank has pools of its own.
     """
 
     recipe: GanRecipe
     options: GanOptions
     norm: Norm
-    pool_channels: Mapping[str, int]
-    """Of the pictures in each pool, by its name."""
+    """Of the discriminators."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metrics of an evaluation without --inception."""
+        raise NotImplementedError
+
+    @property
+    def pool_channels(self) -> Mapping[str, int]:
+        """Channels of the pictures in each pool, by its name."""
+        raise NotImplementedError
 
     def __init__(self, recipe: Any, options: Any) -> None:
         super().__init__(recipe, options)
+        names = {*self.measured, *(("fid",) if options.inception else ())}
+        self.task = replace(self.task, metrics=tuple(m for m in self.task.metrics if m.name in names))
+        unknown = sorted(self.target.keys() - names)
+        require(not unknown, "--target", f"of metrics of this run, {', '.join(sorted(names))}", ", ".join(unknown))
+        self._inception: Inception | None = None
         self.pools: dict[str, ImagePool] = {}
         self._pooled = 0  # pictures that this rank's pools have been given
         self._notes: Sequence[str] = ()
@@ -77,6 +94,7 @@ class GanJob(SamplesJob):
     def build(self) -> dict[str, nn.Module]:
         """The networks on the CPU, with random initial weights or those of --init-checkpoint."""
         networks = self.networks()
+        self._names = tuple(networks)
         if self.recipe.init_checkpoint is not None:
             self._notes = load_all(networks, Path(self.recipe.init_checkpoint))
         for network in networks.values():
@@ -124,6 +142,17 @@ class GanJob(SamplesJob):
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
+    def open_data(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """See SamplesJob."""
+        data = super().open_data(ranks, device, dtype)
+        if self.options.inception is not None:
+            self._inception = Inception(self.options.inception, device)
+        return data
+
+    def fid(self, made: Callable[[Any], Tensor]) -> list[Fid]:
+        """The meter of FID where there is an Inception file. made: of the outputs, the pictures of B."""
+        return [] if self._inception is None else [Fid(self._inception, made)]
+
     def found(self, num_threads: int) -> tuple[Found, Found, str]:
         """The pictures to train on and to evaluate on, and where they are from."""
         raise NotImplementedError
@@ -131,7 +160,8 @@ class GanJob(SamplesJob):
     def data_sets(self, num_threads: int) -> DataSets:
         """See SamplesJob."""
         train, val, source = self.found(num_threads)
-        notes = [*self._notes, *train.notes, *val.notes]
+        few = few_pictures(len(val.domains)) if self.options.inception else None
+        notes = [*self._notes, *train.notes, *val.notes, *([few] if few else [])]
         return DataSets(train.domains, val.domains, source, train.corrupt + val.corrupt, notes)
 
     def open_reader(self, train: Domains, val: Domains, stream: TrainStream, place: Place) -> DomainReader:
@@ -173,7 +203,7 @@ class GanJob(SamplesJob):
         path = self.recipe.init_checkpoint
         if path is None:
             return {}
-        return {"init_checkpoint": {name: origin(file) for name, file in files_of(Path(path), self.names).items()}}
+        return {"init_checkpoint": {name: origin(file) for name, file in files_of(Path(path), self._names).items()}}
 
     # -- schedule and state -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def files_of(path: Path, names: Iterable[str]) -> dict[str, Path]:
 
     Networks without a file are left out. UserError for no directory, several files of a network, and no generator's.
     """
-    require(path.is_dir(), f"--init-checkpoint {path}", "a directory with latest_net_G.pth and so on", "none")
+    require(path.is_dir(), f"--init-checkpoint {path}", "a directory with latest_net_G.pth and so on", "no directory")
     found = {}
     for name in names:
         others = sorted(path.glob(f"*_net_{name}.pth"))
@@ -35,7 +36,9 @@ def files_of(path: Path, names: Iterable[str]) -> dict[str, Path]:
         if others:
             found[name] = others[0]
         elif name.startswith("G"):
-            raise UserError(f"--init-checkpoint {path}: must have latest_net_{name}.pth or {name}.safetensors, got none")
+            raise UserError(
+                f"--init-checkpoint {path}: must have latest_net_{name}.pth or {name}.safetensors, got none"
+            )
     return found
 
 
@@ -50,7 +53,7 @@ def load_all(networks: Mapping[str, nn.Module], path: Path) -> list[str]:
             notes.append(f"--init-checkpoint {path}: has no weights of {name}, which begins with random ones")
             continue
         dropped: list[str] = []
-        load_into(network, files[name], renamed=lambda weights, net=network, out=dropped: fitted(net, weights, out))
+        load_into(network, files[name], renamed=partial(fitted, network, dropped=dropped))
         if dropped:
             number = sum(each.endswith("running_mean") for each in dropped)
             what = f"running statistics of {number} instance norms, which have none here"

@@ -11,10 +11,15 @@ from torch.nn import functional as F
 
 from airank_fast import job
 from airank_fast.data.images import fashion
+from airank_fast.data.images.domain_reader import PictureBatch
 from airank_fast.data.images.domains import Found, read_pairs
-from airank_fast.job import Networks, Update
+from airank_fast.job import Example, Networks, Update
+from airank_fast.models.gan_layers import own_statistics
 from airank_fast.models.pix2pix import UNet
+from airank_fast.quality.picture_error import PictureError
+from airank_fast.quality.several import Several
 from airank_fast.recipes.gan_job import GanBatch, GanJob
+from airank_fast.recipes.picture_examples import side_by_side
 from airank_fast.recipes.pix2pix_options import RECIPES, Options, Recipe
 from airank_fast.tasks.pix2pix import TASK
 
@@ -30,6 +35,7 @@ class Job(GanJob):
 
     task = TASK
     norm = "batch"
+    measured = ("l1",)
     recipe: Recipe
     options: Options
 
@@ -42,9 +48,7 @@ class Job(GanJob):
         """The U-Net G and the PatchGAN D over both pictures."""
         recipe = self.recipe
         channels = recipe.channels
-        generator = UNet(
-            channels, channels, recipe.width, recipe.levels, dropout=recipe.dropout, fused=recipe.fused
-        )
+        generator = UNet(channels, channels, recipe.width, recipe.levels, dropout=recipe.dropout, fused=recipe.fused)
         return {"G": generator, "D": self.discriminator(2 * channels)}
 
     def found(self, num_threads: int) -> tuple[Found, Found, str]:
@@ -84,6 +88,22 @@ class Job(GanJob):
             Update(generator, self.build_optimizer(generator, device), generator_loss, "G"),
             Update(discriminator, self.build_optimizer(discriminator, device), discriminator_loss, "D"),
         ]
+
+    def predict(self, networks: Networks, batch: PictureBatch) -> Tensor:
+        """The pictures made of `a`, [b, C, S, S] from -1 to 1, without dropout."""
+        generator = networks["G"]
+        if self.recipe.eval_statistics == "running":
+            return generator(batch.a)
+        with own_statistics(generator):
+            return torch.cat([generator(picture) for picture in batch.a.split(1)])
+
+    def meter(self) -> Several:
+        """The error against true partners, and FID with --inception."""
+        return Several([*self.fid(lambda made: made), PictureError()])
+
+    def examples(self, outputs: Tensor, batch: PictureBatch) -> list[Example]:
+        """Pictures, what is made of them, and their true partners."""
+        return side_by_side([batch.a, outputs, batch.b])
 
 
 if TYPE_CHECKING:
