@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from airank_fast.data.images.batches import Normalise
 from airank_fast.data.images.domains import Domain, Domains
 from airank_fast.data.images.geometry import ScaledCrop
+from airank_fast.data.images.image_folder import corrupt_error
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.workers import Broken, WorkerReader
 from airank_fast.data.prefetch import Batch, moved
@@ -135,6 +136,18 @@ def noise(number: int, channels: tuple[int, int], size: int, device: torch.devic
     )
     ids = torch.arange(number, device=device)
     return PictureBatch(a, b, ids, torch.ones(number, 2, dtype=torch.bool, device=device))
+
+
+def thumbnails(domain: Domain, side: int, most: int) -> Tensor:
+    """At most `most` pictures from all parts of a domain, stretched to squares: float32 [n, C, side, side], -1 ... 1.
+
+    UserError names a file that cannot be read.
+    """
+    numbers = np.linspace(0, len(domain) - 1, min(most, len(domain))).round().astype(np.int64)
+    pictures = _drawn(domain, View(side, side, False), numbers, [None] * len(numbers), np.zeros(len(numbers), bool))
+    if isinstance(pictures, Broken):
+        raise corrupt_error(*pictures)
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def levels(pictures: Tensor) -> Tensor:

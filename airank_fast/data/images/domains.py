@@ -132,7 +132,12 @@ def read_pairs(
         a, b = (Domain(sides[place], number) for place, number in zip((first, second), channels, strict=True))
         for domain, place in ((a, first), (b, second)):
             reading.note(domain.paths, domain.channels, f"pictures in {folders[place].name}/")
-    require(len(a) >= _LEAST[side], str(root / names[0]), f"with {_LEAST[side]} pairs or more", reading.left(len(a)))
+    require(
+        len(a) >= _LEAST[side],
+        str(root / names[0]),
+        f"a folder with {_LEAST[side]} pairs or more",
+        reading.left(len(a)),
+    )
     return Found(Domains(root, a, b, paired=True), reading.corrupt, reading.notes())
 
 
@@ -157,7 +162,7 @@ def read_unpaired(
     for letter, number in zip("AB" if direction == "AtoB" else "BA", channels, strict=True):
         folder = root / f"{names[0]}{letter}"
         domain = Domain(reading.sound(reading.listed(folder)), number)
-        what = f"with {_LEAST[side]} pictures or more"
+        what = f"a folder with {_LEAST[side]} pictures or more"
         require(len(domain) >= _LEAST[side], str(folder), what, reading.left(len(domain)))
         reading.note(domain.paths, number, f"pictures in {folder.name}/")
         domains.append(domain)
@@ -188,7 +193,7 @@ class _Reading:
         require(folder.is_dir(), str(folder), "a folder of pictures", "no such folder")
         found = pictures_in(str(folder), self._other_kinds)
         others = f", but {', '.join(sorted(self._other_kinds))}" if self._other_kinds else ""
-        require(found, str(folder), f"with pictures ({', '.join(SUFFIXES)})", f"none{others}")
+        require(found, str(folder), f"a folder with pictures ({', '.join(SUFFIXES)})", f"none{others}")
         return found
 
     def sound(self, paths: Iterable[str]) -> list[str]:
