@@ -29,6 +29,8 @@ from airank_fast.recipes.gan_recipe import GanOptions, GanRecipe
 from airank_fast.recipes.gan_weights import files_of, load_all
 from airank_fast.recipes.schedule import polynomial_decay
 
+_SIZES = ("width", "levels", "blocks", "discriminator_width", "discriminator_layers")
+
 
 @dataclass
 class GanBatch(Batch):
@@ -63,6 +65,15 @@ class GanJob(SamplesJob):
     options: GanOptions
     norm: Norm
     """Of the discriminators."""
+    published: GanRecipe
+    """The recipe with the networks of the paper."""
+
+    @property
+    def benchmark(self) -> str:
+        """The task's name, or NAME_mini where the networks are smaller."""
+        sizes = [name for name in _SIZES if hasattr(self.recipe, name)]
+        is_whole = all(getattr(self.recipe, name) == getattr(self.published, name) for name in sizes)
+        return self.task.name if is_whole else f"{self.task.name}_mini"
 
     @property
     def measured(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The job of CycleGAN: recipes, the three updates of a step, the pools, what an evaluation has, options out of range."""
+"""The job of CycleGAN: recipes, the three updates of a step, pools, metrics, options out of range."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def job(*options: str) -> Job:
 def test_the_recipe_by_data_and_name():
     given = [((), "shoes"), (("--data", "x"), "cityscapes"), (("--recipe", "edges"), "edges")]
     for options, name in given:
-        assert resolve(parse(["cyclegan", *options]), "fp32", 1).name == name
+        request = parse(["cyclegan", *options])
+        recipe = resolve(request, "fp32", 1)
+        assert recipe.name == name
+        assert Job(recipe, request.options).benchmark == ("cyclegan" if name == "cityscapes" else "cyclegan_mini")
 
 
 def test_the_published_schedule():

@@ -28,8 +28,12 @@ def job(*options: str) -> Job:
 
 
 def test_the_recipe_by_data_and_name():
-    for options, name in (((), "edges"), (("--data", "x"), "cityscapes"), (("--recipe", "cityscapes"), "cityscapes")):
-        assert resolve(parse(["pix2pix", *options]), "fp32", 1).name == name
+    given = [((), "edges"), (("--data", "x"), "cityscapes"), (("--recipe", "cityscapes"), "cityscapes")]
+    for options, name in given:
+        request = parse(["pix2pix", *options])
+        recipe = resolve(request, "fp32", 1)
+        assert recipe.name == name
+        assert Job(recipe, request.options).benchmark == ("pix2pix_mini" if name == "edges" else "pix2pix")
 
 
 def test_the_published_schedule():
