@@ -131,7 +131,7 @@ def test_the_meter_is_the_distance_of_all_features_in_any_batches(inception):
         meter = Fid(inception)
         for part in parts_of(made, batch, size):
             meter.update(*part)
-        assert meter.values(ALONE)["fid"] == pytest.approx(expected, rel=1e-9)
+        assert meter.values(ALONE)["fid"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_pictures_that_do_not_count_are_left_out(inception):
@@ -143,7 +143,7 @@ def test_pictures_that_do_not_count_are_left_out(inception):
     fewer = Fid(inception)
     fewer.update(made[:8], SimpleNamespace(b=batch.b[:8], counts=batch.counts[:8]))
     fewer.update(made[8:], SimpleNamespace(b=batch.b[:4], counts=torch.tensor([[True, False]] * 4)))
-    assert meter.values(ALONE)["fid"] == pytest.approx(fewer.values(ALONE)["fid"], rel=1e-9)
+    assert meter.values(ALONE)["fid"] == pytest.approx(fewer.values(ALONE)["fid"], rel=1e-6)
 
 
 def test_the_sums_of_two_ranks_are_those_of_one(inception):
@@ -153,7 +153,7 @@ def test_the_sums_of_two_ranks_are_those_of_one(inception):
     mine, others = parts_of(made, batch, 5)
     half.update(*mine)
     together = half.values(OneOfTwo(half.amounts(*others)))
-    assert together["fid"] == pytest.approx(whole.values(ALONE)["fid"], rel=1e-9)
+    assert together["fid"] == pytest.approx(whole.values(ALONE)["fid"], rel=1e-6)
 
 
 def test_a_single_picture_has_no_distance(inception):

@@ -166,7 +166,8 @@ def read_unpaired(
         require(len(domain) >= _LEAST[side], str(folder), what, reading.left(len(domain)))
         reading.note(domain.paths, number, f"pictures in {folder.name}/")
         domains.append(domain)
-    return Found(Domains(root, *domains, paired=False), reading.corrupt, reading.notes())
+    a, b = domains
+    return Found(Domains(root, a, b, paired=False), reading.corrupt, reading.notes())
 
 
 def _require_folder(names: Sequence[str], root: Path, what: str) -> None:
