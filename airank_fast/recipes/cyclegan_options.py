@@ -48,8 +48,9 @@ SHOES = replace(
     learning_rate=5e-4,
     eval_every=1,
     eval_batch_size=50,
+    target={"to_a": 0.85, "to_b": 0.85, "cycle_l1": 0.07},
 )
-EDGES = replace(SHOES, name="edges")
+EDGES = replace(SHOES, name="edges", target=None)
 RECIPES = {recipe.name: recipe for recipe in (SHOES, EDGES, CITYSCAPES)}
 
 
