@@ -48,7 +48,7 @@ class DomainClassifier(nn.Module):
     def rates(self, a: Tensor, b: Tensor) -> Rates:
         """See Rates."""
         with torch.inference_mode():
-            return Rates(1 - self.is_b(a).float().mean().item(), self.is_b(b).float().mean().item())
+            return Rates((~self.is_b(a)).double().mean().item(), self.is_b(b).double().mean().item())
 
 
 def train_classifier(a: Tensor, b: Tensor, seed: int = 0) -> DomainClassifier:

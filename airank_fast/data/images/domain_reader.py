@@ -79,26 +79,31 @@ class _Batches(Dataset):
             if not domains.paired:
                 chosen[1] = (spare_draws(u) * sizes[1]).astype(np.int64)
                 offsets[1], flips[1] = u[:, :2], (u[:, 2] < 0.5) & self.view.flip
-        sides = []
-        for domain, *drawn in zip((domains.a, domains.b), chosen, offsets, flips, strict=True):
-            pictures = _drawn(domain, self.view, *drawn)
-            if isinstance(pictures, Broken):
-                return pictures
-            sides.append(pictures)
+        sides = [_empty(domain, len(numbers), self.view) for domain in (domains.a, domains.b)]
+        for row in range(len(numbers)):  # first both pictures of a pair: they may be halves of one file
+            for place, domain in enumerate((domains.a, domains.b)):
+                drawn = offsets[place][row], bool(flips[place][row])
+                broken = _draw(domain, chosen[place][row], self.view, sides[place][row], *drawn)
+                if broken is not None:
+                    return broken
         return tuple(map(torch.from_numpy, (*sides, numbers, counts)))
 
 
-def _drawn(
-    domain: Domain, view: View, numbers: np.ndarray, offsets: Iterable, flips: np.ndarray
-) -> np.ndarray | Broken:
-    """The windows of these pictures: uint8 [b, S, S, C]."""
-    out = np.empty((len(numbers), view.crop_size, view.crop_size, domain.channels), np.uint8)
-    for row, number, offset, mirrored in zip(out, numbers, offsets, flips, strict=True):
-        picture = domain.picture(number)
-        if isinstance(picture, Broken):
-            return picture
-        view.window(picture.shape[:2], offset, bool(mirrored)).draw(picture, row)
-    return out
+def _empty(domain: Domain, number: int, view: View) -> np.ndarray:
+    """For so many windows: uint8 [b, S, S, C]."""
+    return np.empty((number, view.crop_size, view.crop_size, domain.channels), np.uint8)
+
+
+def _draw(
+    domain: Domain, number: int, view: View, out: np.ndarray, offset: np.ndarray | None = None, mirrored: bool = False
+) -> Broken | None:
+    """Draw the window of a picture into `out`, uint8 [S, S, C]; returns what is wrong with its file."""
+    picture = domain.picture(number)
+    if isinstance(picture, Broken):
+        return picture
+    height, width = picture.shape[:2]
+    view.window((height, width), offset, mirrored).draw(picture, out)
+    return None
 
 
 class DomainReader(WorkerReader):
@@ -144,9 +149,11 @@ def thumbnails(domain: Domain, side: int, most: int) -> Tensor:
     UserError names a file that cannot be read.
     """
     numbers = np.linspace(0, len(domain) - 1, min(most, len(domain))).round().astype(np.int64)
-    pictures = _drawn(domain, View(side, side, False), numbers, [None] * len(numbers), np.zeros(len(numbers), bool))
-    if isinstance(pictures, Broken):
-        raise corrupt_error(*pictures)
+    view = View(side, side, flip=False)
+    pictures = _empty(domain, len(numbers), view)
+    for row, number in zip(pictures, numbers, strict=True):
+        if (broken := _draw(domain, number, view, row)) is not None:
+            raise corrupt_error(*broken)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -55,7 +56,7 @@ class Domain:
         """A picture, uint8 [H, W, channels]; or what is wrong with its file."""
         path = self.paths[number]
         try:
-            pixels = np.array(decode(path, _MODES[self.channels]))
+            pixels = _decoded(path, _MODES[self.channels])
         except Exception as error:  # Pillow: many kinds
             return Broken(path, why_corrupt(path) or f"{type(error).__name__}: {error}")
         if self.half is not None:
@@ -66,6 +67,12 @@ class Domain:
     def take(self, numbers: Sequence[int]) -> Domain:
         """These pictures alone."""
         return replace(self, paths=[self.paths[number] for number in numbers])
+
+
+@lru_cache(maxsize=1)
+def _decoded(path: str, mode: str) -> np.ndarray:
+    """The pixels of a file; both halves of one are asked for one after the other."""
+    return np.asarray(decode(path, mode))
 
 
 @dataclass(frozen=True, eq=False)
