@@ -35,6 +35,7 @@ class Job(GanJob):
     """
 
     task = TASK
+    published = RECIPES["cityscapes"]
     norm = "instance"
     recipe: Recipe
     options: Options

@@ -38,17 +38,19 @@ SHOES = replace(
     load_size=32,
     channels=1,
     blocks=3,
-    width=16,
-    discriminator_width=32,
+    width=8,
+    discriminator_width=16,
     discriminator_layers=2,
-    epochs=12,
-    constant_epochs=6.0,
-    batch_size=16,
+    identity_weight=0.0,
+    epochs=8,
+    constant_epochs=4.0,
+    batch_size=8,
     learning_rate=5e-4,
     eval_every=1,
     eval_batch_size=50,
+    target={"to_a": 0.85, "to_b": 0.85, "cycle_l1": 0.07},
 )
-EDGES = replace(SHOES, name="edges")
+EDGES = replace(SHOES, name="edges", target=None)
 RECIPES = {recipe.name: recipe for recipe in (SHOES, EDGES, CITYSCAPES)}
 
 

@@ -29,6 +29,8 @@ from airank_fast.recipes.gan_recipe import GanOptions, GanRecipe
 from airank_fast.recipes.gan_weights import files_of, load_all
 from airank_fast.recipes.schedule import polynomial_decay
 
+_SIZES = ("width", "levels", "blocks", "discriminator_width", "discriminator_layers")
+
 
 @dataclass
 class GanBatch(Batch):
@@ -63,6 +65,15 @@ class GanJob(SamplesJob):
     options: GanOptions
     norm: Norm
     """Of the discriminators."""
+    published: GanRecipe
+    """The recipe with the networks of the paper."""
+
+    @property
+    def benchmark(self) -> str:
+        """The task's name, or NAME_mini where the networks are smaller."""
+        sizes = [name for name in _SIZES if hasattr(self.recipe, name)]
+        is_whole = all(getattr(self.recipe, name) == getattr(self.published, name) for name in sizes)
+        return self.task.name if is_whole else f"{self.task.name}_mini"
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -131,10 +142,16 @@ class GanJob(SamplesJob):
         return adversarial_loss(discriminator(made), True, self.recipe.adversarial_loss)
 
     def telling_loss(self, discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-        """A discriminator's: half the sum of that on real pictures and that on made ones."""
+        """A discriminator's: half the sum of that on real pictures and that on made ones.
+
+        With batch norm both have statistics of their own; without, one pass does.
+        """
+        if self.norm == "batch":
+            of_real, of_made = discriminator(real), discriminator(made)
+        else:
+            of_real, of_made = discriminator(torch.cat([real, made])).chunk(2)
         kind = self.recipe.adversarial_loss
-        of_real = adversarial_loss(discriminator(real), True, kind)
-        return (of_real + adversarial_loss(discriminator(made), False, kind)) / 2
+        return (adversarial_loss(of_real, True, kind) + adversarial_loss(of_made, False, kind)) / 2
 
     def shown(self, name: str, made: Tensor, batch: GanBatch) -> Tensor:
         """What a discriminator sees for these pictures: they, or earlier ones of the pool of that name."""

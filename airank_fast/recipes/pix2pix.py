@@ -34,6 +34,7 @@ class Job(GanJob):
     """
 
     task = TASK
+    published = RECIPES["cityscapes"]
     norm = "batch"
     measured = ("l1",)
     recipe: Recipe

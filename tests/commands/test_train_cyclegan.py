@@ -105,7 +105,7 @@ def test_bad_input(domains, tmp_path, capsys):
     refused(arguments(broken, tmp_path / "a"), capsys, "trainB/2.png", "--skip-corrupt")
     for number in range(1, 6):
         (broken / "trainB" / f"{number}.png").unlink()
-    refused(arguments(broken, tmp_path / "b"), capsys, "trainB: must be with 2 pictures or more, got 1")
+    refused(arguments(broken, tmp_path / "b"), capsys, "trainB: must be a folder with 2 pictures or more, got 1")
     shutil.rmtree(broken / "trainB")
     refused(arguments(broken, tmp_path / "c"), capsys, "trainB: must be a folder of pictures, got no such folder")
     weights = arguments(domains, tmp_path / "d", "--init-checkpoint", str(tmp_path / "gone"))

@@ -69,9 +69,7 @@ def test_which_file_is_taken(tmp_path):
         files_of(tmp_path, ["G"])
     (tmp_path / "latest_net_G.pth").touch()
     assert files_of(tmp_path, ["G"]) == {"G": tmp_path / "latest_net_G.pth"}
-    with pytest.raises(
-        UserError, match=r"nowhere: must be a directory with latest_net_G.pth and so on, got no directory"
-    ):
+    with pytest.raises(UserError, match=r"nowhere: must be a directory with latest_net_G.pth .*, got no directory"):
         files_of(tmp_path / "nowhere", ["G"])
 
 
