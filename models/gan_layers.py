@@ -40,6 +40,8 @@ class PlainInstanceNormAct(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         x = super().forward(x)
+        if x.requires_grad:  # of one picture torch 2.13's gradient is wrong on a CPU where that of x is channels_last
+            x.register_hook(lambda gradient: gradient.contiguous())
         return _activated(x if residual is None else x + residual, self.activation)
 
 

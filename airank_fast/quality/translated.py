@@ -52,7 +52,6 @@ class Translated(Sums):
         """UserError where there is no picture."""
         (to_b, from_a), (to_a, from_b) = total[:2].tolist()
         require(from_a and from_b, "evaluation set", "one with a picture of each domain", f"{from_a} and {from_b}")
-        self.counts = {"correct": to_a + to_b, "counted": from_a + from_b}
         values = {
             "translated": (to_a + to_b) / (from_a + from_b),
             "to_a": to_a / from_b,

@@ -94,7 +94,7 @@ def test_a_checkpoint_begins_another_run(uninterrupted, pairs, tmp_path):
 def test_bad_input(pairs, tmp_path, capsys):
     odd = shutil.copytree(pairs, tmp_path / "odd")
     Image.new("RGB", (81, 36)).save(odd / "train" / "5.png")
-    refused(arguments(odd, tmp_path / "a"), capsys, "5.png: must be A and B side by side, of an even width, got 81 x")
+    refused(arguments(odd, tmp_path / "a"), capsys, "A and B side by side, of an even width", "5.png (81 x 36)")
     assert summarize(read_events(tmp_path / "a" / "events.jsonl"))["reason"] == "bad_data"
     assert here(arguments(odd, tmp_path / "b", "--skip-corrupt", "--epochs", "1", "--constant-epochs", "1")) in (0, 1)
     (data,) = events_of(tmp_path / "b", "data")
@@ -105,9 +105,9 @@ def test_bad_input(pairs, tmp_path, capsys):
 
 
 def test_the_main_job_reaches_a_lower_target(tmp_path, capsys):
-    """Half as many epochs as the recipe has, to a target that the mean picture and the nearest neighbour miss."""
+    """One epoch instead of four, to a target that the mean picture (0.22) and an untrained generator miss."""
     output = tmp_path / "out"
-    shorter = ("--epochs", "2", "--constant-epochs", "1", "--target", "l1=0.085")
+    shorter = ("--epochs", "1", "--constant-epochs", "0.5", "--target", "l1=0.13")
     assert here(["pix2pix", *shorter, "--output", str(output)], num_threads=1) == 0
     assert capsys.readouterr().err.count(fashion.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
