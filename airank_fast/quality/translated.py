@@ -36,17 +36,14 @@ class Translated(Sums):
 
     def amounts(self, outputs: Translations, batch: Any) -> Tensor:
         """(correct or differences, counted) of: to B, to A, the cycles, the partners."""
-        a_counts, b_counts = batch.counts.long().unbind(1)
+        of_a, of_b = batch.counts.unbind(1)
         to_b, to_a = self._classifier.is_b(outputs.made_b), ~self._classifier.is_b(outputs.made_a)
-        cycles = a_counts @ error_sums(outputs.cycled_a, batch.a) + b_counts @ error_sums(outputs.cycled_b, batch.b)
-        if self._partners:
-            errors = error_sums(outputs.made_b, batch.b).sum(0)
-        else:
-            errors = torch.zeros_like(cycles)
-        rates = [
-            torch.stack([counts @ right.long(), counts.sum()]) for counts, right in ((a_counts, to_b), (b_counts, to_a))
-        ]
-        return torch.stack([*rates, cycles, errors])
+        rates = [torch.stack([(right & its).sum(), its.sum()]) for right, its in ((to_b, of_a), (to_a, of_b))]
+        # Integers are multiplied and summed: on CUDA there is no matrix product of them.
+        cycles = (error_sums(outputs.cycled_a, batch.a) * of_a[:, None]).sum(0)
+        cycles += (error_sums(outputs.cycled_b, batch.b) * of_b[:, None]).sum(0)
+        partners = error_sums(outputs.made_b, batch.b).sum(0) if self._partners else torch.zeros_like(cycles)
+        return torch.stack([*rates, cycles, partners])
 
     def compute(self, total: Tensor) -> dict[str, float]:
         """UserError where there is no picture."""

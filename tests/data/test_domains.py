@@ -18,7 +18,7 @@ def folders(root):
 @pytest.mark.parametrize(("side", "number"), [("train", 4), ("val", 2)])
 def test_pairs_side_by_side_and_in_two_folders(make, side, number, tmp_path):
     pairs, corrupt, notes = read_pairs(make(tmp_path), side)
-    assert (len(pairs), pairs.paired, corrupt, notes) == (number, True, [], [])
+    assert (len(pairs), pairs.paired, corrupt, len(notes)) == (number, True, [], make is write_joined)
     for index in range(number):
         assert np.array_equal(pairs.a.picture(index), picture(index))
         assert np.array_equal(pairs.b.picture(index), 255 - picture(index))
@@ -54,6 +54,14 @@ def test_two_domains(tmp_path):
     other = read_unpaired(tmp_path, "train", direction="BtoA").domains
     assert (len(other.a), len(other.b)) == (5, 3)
     assert found.domains.checksum() != other.checksum()
+
+
+def test_files_of_pairs_that_may_be_single_pictures_are_counted(tmp_path):
+    """Halves of most data sets are square; a folder of photographs would be cut through the middle."""
+    write_joined(tmp_path)
+    write(tmp_path / "train" / "2.png", picture(2, height=24, width=48))
+    (line,) = read_pairs(tmp_path, "train").notes
+    assert line.startswith("data: 3 of 4 files in train/ are not twice as wide as high; their left half is read as A")
 
 
 def test_val_is_taken_before_test(tmp_path):

@@ -8,10 +8,13 @@ import pytest
 import torch
 from ranks import OneOfTwo
 
+from airank_fast.data.images import fashion
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
 from airank_fast.quality.picture_error import PictureError
 from airank_fast.quality.several import Several
+from airank_fast.recipes.pix2pix_options import RECIPES
+from airank_fast.tasks.pix2pix import TASK
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -62,6 +65,23 @@ def test_two_ranks_have_the_error_of_one():
     made, true = pictures(0), pictures(1)
     others = PictureError().amounts(scaled(made[4:]), SimpleNamespace(b=scaled(true[4:])))
     assert error_of(made, true, [slice(0, 4)], OneOfTwo(others)) == error_of(made, true, [slice(0, 6)])
+
+
+def test_pictures_without_the_input_and_the_nearest_one_miss_the_target():
+    """Of the embedded pairs: black, the edges themselves, the mean, and the photograph of the nearest edges."""
+    (known_a, known_b), (a, b) = (
+        tuple(torch.from_numpy(each)[:, None] for each in parts) for parts in fashion.pairs().values()
+    )
+    rows, known = (each.flatten(1).float() for each in (a, known_a))
+    made = [
+        torch.zeros_like(b),
+        a,
+        known_b.float().mean(0).expand(b.shape),
+        known_b[torch.cdist(rows, known).argmin(1)],
+    ]
+    least = min(error_of(each, b, [slice(0, 600)]) for each in made)
+    assert least > 0.09
+    assert not TASK.reached({"l1": least}, RECIPES["edges"].target)
 
 
 def test_no_picture():

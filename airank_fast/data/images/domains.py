@@ -133,18 +133,15 @@ def read_pairs(
         halves = [Domain(paths, number, half) for number, half in zip(channels, (first, second), strict=True)]
         a, b = (half.take(kept) for half in halves)
         reading.note(a.paths, max(channels), f"files in {names[0]}/")
+        reading.note_shapes(a.paths, names[0])
     else:
         folders = root / f"{names[0]}A", root / f"{names[0]}B"
         sides = reading.partners(*folders)
         a, b = (Domain(sides[place], number) for place, number in zip((first, second), channels, strict=True))
         for domain, place in ((a, first), (b, second)):
             reading.note(domain.paths, domain.channels, f"pictures in {folders[place].name}/")
-    require(
-        len(a) >= _LEAST[side],
-        str(root / names[0]),
-        f"a folder with {_LEAST[side]} pairs or more",
-        reading.left(len(a)),
-    )
+    what = f"a folder with {_LEAST[side]} pairs or more"
+    require(len(a) >= _LEAST[side], str(root / names[0]), what, reading.left(len(a)))
     return Found(Domains(root, a, b, paired=True), reading.corrupt, reading.notes())
 
 
@@ -193,7 +190,7 @@ class _Reading:
         self._skip_corrupt, self._num_threads = skip_corrupt, num_threads
         self._headers: dict[str, _Header] = {}
         self._other_kinds: Counter[str] = Counter()
-        self._conversions: list[str] = []
+        self._notes: list[str] = []
         self.corrupt: list[tuple[str, str]] = []
 
     def listed(self, folder: Path) -> list[str]:
@@ -290,12 +287,19 @@ class _Reading:
         number = sum(self._headers[path].is_grey != (channels == 1) for path in paths)
         if number:
             conversion = "colour and are read as grey" if channels == 1 else "grey and are read as RGB"
-            self._conversions.append(f"data: {number} of {len(paths)} {what} are {conversion}")
+            self._notes.append(f"data: {number} of {len(paths)} {what} are {conversion}")
+
+    def note_shapes(self, paths: Sequence[str], name: str) -> None:
+        """Note how many files of A | B have halves that are not square, as single pictures would have."""
+        number = sum(width != 2 * height for width, height in (self._headers[path].size for path in paths))
+        if number:
+            what = f"{number} of {len(paths)} files in {name}/ are not twice as wide as high"
+            self._notes.append(f"data: {what}; their left half is read as A, their right half as B")
 
     def notes(self) -> list[str]:
-        """Lines for the user: what is converted and passed over."""
+        """Lines for the user: what is converted, looks odd, or is passed over."""
         line = passed_over(self._other_kinds)
-        return [*self._conversions, line] if line else self._conversions
+        return [*self._notes, line] if line else self._notes
 
 
 def _name(path: str, folder: Path) -> str:
