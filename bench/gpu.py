@@ -87,7 +87,14 @@ def parts() -> list[Part]:
     for op in sorted(compare.OPS, key=lambda op: limits_s.get(op, 0)):
         command = (f"bench/{op}.py", "--device", "cuda", "--save")
         found.append(Part(f"bench-{op}", command, ("benches",), limits_s.get(op, 100)))
-    for name, limit_s in {"step": 200, "bert": 120, "measuring": 60, "data": 60, "word2vec": 100}.items():
+    for name, limit_s in {
+        "step": 200,
+        "gan_step": 200,
+        "bert": 120,
+        "measuring": 60,
+        "data": 60,
+        "word2vec": 100,
+    }.items():
         found.append(Part(f"bench-{name}", (f"bench/{name}.py", "--save"), ("steps",), limit_s))
     return [*found, Part("sanitizers", ("tests/cuda_on_cpu/on_device.py",), ("sanitizers",), 450)]
 

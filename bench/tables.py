@@ -30,6 +30,7 @@ OPS = (
     "layer_norm",
     "dropout_add_layer_norm",
     "batch_norm_act",
+    "instance_norm_act",
     "bias_gelu",
     "fm",
 )

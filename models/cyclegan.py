@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from airank_fast.models.gan_layers import initialise, normalisation
+from airank_fast.models.gan_layers import convolutions, initialise, normalisation
 
 _HALVINGS = 2
 
@@ -42,20 +42,21 @@ class ResNetGenerator(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
+        conv, transposed = convolutions(fused)
 
         def norm(channels: int) -> list[nn.Module]:
             return [normalisation("instance", channels, "relu", fused=fused), nn.Identity()]
 
-        modules: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(in_channels, width, 7), *norm(width)]
+        modules: list[nn.Module] = [nn.ReflectionPad2d(3), conv(in_channels, width, 7), *norm(width)]
         for _ in range(_HALVINGS):
-            modules += [nn.Conv2d(width, 2 * width, 3, 2, 1), *norm(2 * width)]
+            modules += [conv(width, 2 * width, 3, 2, 1), *norm(2 * width)]
             width *= 2
         modules += [ResNetBlock(width, dropout, fused=fused) for _ in range(blocks)]
         for _ in range(_HALVINGS):
-            up = nn.ConvTranspose2d(width, width // 2, 3, 2, 1, output_padding=1)
+            up = transposed(width, width // 2, 3, 2, 1, output_padding=1)
             width //= 2
             modules += [up, *norm(width)]
-        modules += [nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh()]
+        modules += [nn.ReflectionPad2d(3), conv(width, out_channels, 7), nn.Tanh()]
         self.model = nn.Sequential(*modules)
         initialise(self)
 
@@ -68,10 +69,11 @@ class ResNetBlock(nn.Module):
 
     def __init__(self, width: int, dropout: float, *, fused: bool) -> None:
         super().__init__()
-        modules: list[nn.Module] = [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3)]
+        conv, _ = convolutions(fused)
+        modules: list[nn.Module] = [nn.ReflectionPad2d(1), conv(width, width, 3)]
         modules += [normalisation("instance", width, "relu", fused=fused), nn.Identity()]
         modules += [nn.Dropout(dropout)] if dropout else []
-        modules += [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3)]
+        modules += [nn.ReflectionPad2d(1), conv(width, width, 3)]
         modules += [normalisation("instance", width, None, fused=fused)]
         self.conv_block = nn.Sequential(*modules)
 

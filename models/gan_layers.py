@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn import BatchNormAct2d, InstanceNormAct2d
+from airank_fast.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, InstanceNormAct2d
 
 Norm = Literal["batch", "instance"]
 AdversarialLoss = Literal["bce", "least_squares"]
@@ -63,6 +63,11 @@ def normalisation(norm: Norm, channels: int, activation: str | None, *, fused: b
     if fused:
         return BatchNormAct2d(channels, activation=activation, negative_slope=SLOPE)
     return PlainBatchNormAct(channels, activation)
+
+
+def convolutions(fused: bool) -> tuple[type[nn.Conv2d], type[nn.ConvTranspose2d]]:
+    """The classes of convolutions: airank_fast.nn's, or torch's own."""
+    return (Conv2d, ConvTranspose2d) if fused else (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def initialise(network: nn.Module) -> None:
@@ -121,19 +126,19 @@ class PatchGAN(nn.Module):
 
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, *, norm: Norm, fused: bool = True) -> None:
         super().__init__()
-        bias = norm == "instance"  # batch norm has its own
-        modules: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, 2, 1), nn.LeakyReLU(SLOPE, inplace=True)]
+        bias, (conv, _) = norm == "instance", convolutions(fused)  # batch norm has a bias of its own
+        modules: list[nn.Module] = [conv(in_channels, width, 4, 2, 1), nn.LeakyReLU(SLOPE, inplace=True)]
         before = width
         for number in range(1, layers + 1):
             channels = width * min(2**number, 8)
             stride = 2 if number < layers else 1
             modules += [
-                nn.Conv2d(before, channels, 4, stride, 1, bias=bias),
+                conv(before, channels, 4, stride, 1, bias=bias),
                 normalisation(norm, channels, "leaky_relu", fused=fused),
                 nn.Identity(),
             ]
             before = channels
-        modules.append(nn.Conv2d(before, 1, 4, 1, 1))
+        modules.append(conv(before, 1, 4, 1, 1))
         self.model = nn.Sequential(*modules)
         initialise(self)
 

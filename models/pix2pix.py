@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.models.gan_layers import SLOPE, initialise, normalisation
+from airank_fast.models.gan_layers import SLOPE, convolutions, initialise, normalisation
 from airank_fast.nn import PatchConv2d
 
 _FIRST_DROPOUT = 4  # the level, from 0: those that keep 8 times the width on both sides
@@ -61,8 +61,9 @@ class _FirstLevel(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, width: int, inner: nn.Module, *, fused: bool) -> None:
         super().__init__()
-        down = nn.Conv2d(in_channels, width, 4, 2, 1, bias=False)
-        up = nn.ConvTranspose2d(2 * width, out_channels, 4, 2, 1)
+        conv, transposed = convolutions(fused)
+        down = conv(in_channels, width, 4, 2, 1, bias=False)
+        up = transposed(2 * width, out_channels, 4, 2, 1)
         self.model = nn.Sequential(down, inner, nn.Identity(), up)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class _Level(nn.Module):
     def __init__(self, outer: int, width: int, inner: nn.Module | None, dropout: float, *, fused: bool) -> None:
         super().__init__()
         down = (PatchConv2d if fused else nn.Conv2d)(outer, width, 4, 2, 1, bias=False)
-        up = nn.ConvTranspose2d(width if inner is None else 2 * width, outer, 4, 2, 1, bias=False)
+        up = convolutions(fused)[1](width if inner is None else 2 * width, outer, 4, 2, 1, bias=False)
         last = normalisation("batch", outer, "relu", fused=fused)
         self.is_last = inner is None
         if inner is None:

@@ -2,6 +2,7 @@
 
 from airank_fast.nn.batch_norm_act import BatchNormAct2d, FrozenBatchNormAct2d, freeze_batch_norm
 from airank_fast.nn.bias_gelu import LinearGELU
+from airank_fast.nn.conv import Conv2d, ConvTranspose2d
 from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.dropout_add_layer_norm import DropoutAddLayerNorm
 from airank_fast.nn.fm import FactorizationMachine
@@ -30,6 +31,8 @@ from airank_fast.ops import (
 
 __all__ = [
     "BatchNormAct2d",
+    "Conv2d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "DropoutAddLayerNorm",
     "FactorizationMachine",

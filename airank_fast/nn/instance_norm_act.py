@@ -17,8 +17,8 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
     ``activation="relu"`` or ``"leaky_relu"`` ends with that.
 
     Args:
-        num_features, eps, momentum, affine, device, dtype: as in ``nn.InstanceNorm2d``; so are parameters and
-            state-dict keys: weight and bias with ``affine``, else none.
+        num_features, eps, momentum, affine, device, dtype, bias: as in ``nn.InstanceNorm2d``; so are parameters and
+            state-dict keys, weight and bias with ``affine``, else none.
         track_running_stats: must be False: running statistics are not kept, and evaluation is as training.
         activation: None, "relu" or "leaky_relu".
         negative_slope: of "leaky_relu", as in ``nn.LeakyReLU``; above 0.
@@ -43,12 +43,15 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        bias: bool = True,
         activation: str | None = None,
         negative_slope: float = 0.01,
     ) -> None:
         if track_running_stats:
             raise ValueError("instance_norm_act: track_running_stats must be False, got True")
         super().__init__(num_features, eps, momentum, affine, False, device, dtype)
+        if not bias:  # an argument of nn.InstanceNorm2d from torch 2.13 on
+            self.register_parameter("bias", None)
         slope_of(activation, negative_slope, "instance_norm_act")
         self.activation = activation
         self.negative_slope = negative_slope

@@ -1,7 +1,7 @@
 """airank_fast::instance_norm_act: instance norm + residual + activation, each way in one op.
 
 Formulas in csrc/batch_norm_act_math.h, with statistics of each channel of each picture. To the op the activation is its
-slope below zero: 1 for none, 0 for a ReLU. The forward pass keeps the statistics, [2, N, C]: means and
+slope below zero: 1 for none, 0 for a ReLU. The forward pass keeps the statistics, [N, 2, C]: means and
 1 / sqrt(var + eps), float32 (float64 for float64 inputs). Backward reads x and the gradient, and computes again which
 elements passed the activation; where a residual was added before it, they are read from the result.
 """
@@ -83,7 +83,7 @@ def instance_norm_act_reference(
     """The result and the statistics in plain torch."""
     _check(x, weight, bias, residual, negative_slope, eps, channels_last)
     variance, mean = torch.var_mean(x.to(math_dtype(x)), (2, 3), correction=0)
-    statistics = torch.stack([mean, (variance + eps).rsqrt()])
+    statistics = torch.stack([mean, (variance + eps).rsqrt()], 1)
     y = _result(x, weight, bias, residual, statistics, negative_slope)
     return in_format(y, channels_last), statistics
 
@@ -99,7 +99,7 @@ def instance_norm_act_backward_reference(
     negative_slope: float,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x and of a residual before an activation, and of each picture's weight and bias, [2, N, C].
+    """The gradients of x and of a residual before an activation, and of each picture's bias and weight, [N, 2, C].
 
     The last are the sums of dz and of dz * xhat. The gradient of the residual is empty where y is None.
     """
@@ -121,7 +121,7 @@ def _result(x, weight, bias, residual, statistics, negative_slope) -> Tensor:
 
 
 def _normalised(x, weight, bias, statistics) -> Tensor:
-    mean, rstd = statistics
+    mean, rstd = statistics.unbind(1)
     z = (x - _of_pixels(mean)) * _of_pixels(rstd if weight is None else rstd * weight)
     return z if bias is None else z + _of_pixels(bias)
 
@@ -136,21 +136,21 @@ def _gradients(grad, x, y, weight, bias, statistics, tied, negative_slope) -> tu
     dbias, dweight = dz.sum((2, 3)), (dz * xhat).sum((2, 3))
     pixels = x.shape[2] * x.shape[3]
     dx = dz - (_of_pixels(dbias) + xhat * _of_pixels(dweight)) / pixels
-    rstd = tied[1]
-    return dx * _of_pixels(rstd if weight is None else rstd * weight), dz, torch.stack([dbias, dweight])
+    rstd = tied[:, 1]
+    return dx * _of_pixels(rstd if weight is None else rstd * weight), dz, torch.stack([dbias, dweight], 1)
 
 
 def _statistics_of(x: Tensor, statistics: Tensor) -> Tensor:
     """The same statistics as functions of x."""
     variance, mean = torch.var_mean(x.to(statistics.dtype), (2, 3), correction=0)
-    saved_mean, rstd = statistics
+    saved_mean, rstd = statistics.unbind(1)
     return torch.stack([autograd.tied(saved_mean, mean), autograd.tied(rstd.pow(-2), variance).rsqrt()])
 
 
 @torch.library.register_fake("airank_fast::instance_norm_act", lib=_library)
 def _fake(x, weight, bias, residual, negative_slope, eps, channels_last):
     _check(x, weight, bias, residual, negative_slope, eps, channels_last)
-    return in_format(torch.empty_like(x), channels_last), x.new_empty((2, *x.shape[:2]), dtype=math_dtype(x))
+    return in_format(torch.empty_like(x), channels_last), x.new_empty((x.shape[0], 2, x.shape[1]), dtype=math_dtype(x))
 
 
 @torch.library.register_fake("airank_fast::instance_norm_act_backward", lib=_library)
@@ -174,30 +174,28 @@ def _backward(ctx, grad, _dstatistics):
         return (None,) * 7
     grad = in_format(grad, ctx.channels_last)
     gradients = autograd.backward_of(_kernel, _formula, grad, *ctx.saved_tensors, ctx.negative_slope, ctx.channels_last)
-    return (
-        *(part if need else None for part, need in zip(gradients, ctx.needs_input_grad, strict=False)),
-        None,
-        None,
-        None,
-    )
+    needed = zip(gradients, ctx.needs_input_grad, strict=False)
+    return *(part if need else None for part, need in needed), None, None, None
 
 
 def _kernel(grad, x, y, *others) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, weight, bias and residual."""
-    dx, dz, (dbias, dweight) = _ops.instance_norm_act_backward.default(grad, x, y, *others)
-    return dx, dweight.sum(0), dbias.sum(0), grad if y is None else dz
+    dx, dz, sums = _ops.instance_norm_act_backward.default(grad, x, y, *others)
+    dbias, dweight = sums.sum(0)
+    return dx, dweight, dbias, grad if y is None else dz
 
 
 def _formula(grad, x, y, weight, bias, statistics, negative_slope, _channels_last):
     """The same for a second derivative, which includes the part through the statistics."""
     tied = _statistics_of(x, statistics)
-    dx, dz, (dbias, dweight) = _gradients(grad, x, y, weight, bias, statistics, tied, negative_slope)
-    return dx.to(grad.dtype), dweight.sum(0), dbias.sum(0), grad if negative_slope == 1 else dz.to(grad.dtype)
+    dx, dz, sums = _gradients(grad, x, y, weight, bias, statistics, tied, negative_slope)
+    dbias, dweight = sums.sum(0)
+    return dx.to(grad.dtype), dweight, dbias, grad if negative_slope == 1 else dz.to(grad.dtype)
 
 
 def _torchs_own(x, weight, bias, residual, negative_slope, eps, _channels_last) -> Tensor:
     variance, mean = torch.var_mean(x.to(math_dtype(x)), (2, 3), correction=0)
-    return _result(x, weight, bias, residual, torch.stack([mean, (variance + eps).rsqrt()]), negative_slope)
+    return _result(x, weight, bias, residual, torch.stack([mean, (variance + eps).rsqrt()], 1), negative_slope)
 
 
 _instance_norm_act = autograd.differentiable(
@@ -223,7 +221,7 @@ def _check_backward(grad, x, y, weight, bias, statistics, negative_slope, channe
     _check_like(op, "y", y, x, channels_last)
     for name, vector in (("weight", weight), ("bias", bias)):
         check_vector(op, name, vector, math_dtype(x), [x.shape[1]], x)
-    check_vector(op, "statistics", statistics, math_dtype(x), [2, *x.shape[:2]], x)
+    check_vector(op, "statistics", statistics, math_dtype(x), [x.shape[0], 2, x.shape[1]], x)
     check_slope(op, negative_slope)
     require(op, y is None or negative_slope != 1, "y must be given with an activation only", "negative_slope 1")
 

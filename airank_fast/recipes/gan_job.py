@@ -177,7 +177,7 @@ class GanJob(SamplesJob):
     def data_sets(self, num_threads: int) -> DataSets:
         """See SamplesJob."""
         train, val, source = self.found(num_threads)
-        few = few_pictures(len(val.domains)) if self.options.inception else None
+        few = few_pictures(min(len(val.domains.a), len(val.domains.b))) if self.options.inception else None
         notes = [*self._notes, *train.notes, *val.notes, *([few] if few else [])]
         return DataSets(train.domains, val.domains, source, train.corrupt + val.corrupt, notes)
 

@@ -15,7 +15,7 @@ from airank_fast.engine.distributed import World
 from airank_fast.engine.state import State
 from airank_fast.errors import UserError
 from airank_fast.recipes.command_line import parse, resolve
-from airank_fast.recipes.pix2pix import RECIPES, Job
+from airank_fast.recipes.pix2pix import Job
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, 1, CPU)
@@ -110,18 +110,6 @@ def test_statistics_of_an_evaluation():
         alone = networks["G"].train()(pictures[1:2])
         assert torch.allclose(outputs[kind][1:2], alone, atol=1e-5) == (kind == "picture")
     assert [example.picture.shape for example in made.examples(outputs["running"], batch)] == [(128, 384, 3)] * 3
-
-
-def test_a_generator_that_has_learned_nothing_misses_the_target():
-    made = job()
-    data = made.open_data(ALONE, CPU, torch.float32)
-    assert (data["train_samples"], data["eval_samples"]) == (2400, 600)
-    batch, networks = next(iter(made.eval_batches())), made.build()
-    made.close()
-    for outputs in (networks["G"](batch.a), batch.a, batch.b.mean(0).expand_as(batch.b)):
-        meter = made.meter()
-        meter.update(outputs.detach(), batch)
-        assert not made.task.reached(meter.values(ALONE), RECIPES["edges"].target)
 
 
 @pytest.mark.parametrize(
