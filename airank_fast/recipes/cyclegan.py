@@ -15,7 +15,7 @@ from airank_fast.data.images.domain_reader import PictureBatch, thumbnails
 from airank_fast.data.images.domains import Domains, Found, read_pairs, read_unpaired
 from airank_fast.job import Example, Networks, Ranks, Update
 from airank_fast.models.cyclegan import ResNetGenerator
-from airank_fast.quality.domain_classifier import MOST, SIDE, train_classifier
+from airank_fast.quality.domain_classifier import MOST, SIDE, DomainClassifier, train_classifier
 from airank_fast.quality.several import Several
 from airank_fast.quality.translated import Translated, Translations
 from airank_fast.recipes.base_job import DataSets
@@ -39,6 +39,7 @@ class Job(GanJob):
     norm = "instance"
     recipe: Recipe
     options: Options
+    _classifier: DomainClassifier
 
     @property
     def has_partners(self) -> bool:
@@ -95,19 +96,17 @@ class Job(GanJob):
         """See SamplesJob; the classifier that judges translations is trained on the pictures."""
         self._ranks = ranks
         data = super().open_data(ranks, device, dtype)
-        self._classifier = self._classifier.to(device)
+        self._classifier.to(device)
         return data
 
     def data_sets(self, num_threads: int) -> DataSets:
         """See SamplesJob."""
         sets = super().data_sets(num_threads)
-        to_train, held_out = (
-            [thumbnails(domain, SIDE, MOST) for domain in (side.a, side.b)]
-            for side in (cast(Domains, sets.train), cast(Domains, sets.val))
-        )
-        self._classifier = train_classifier(*to_train)
+        train, val = cast(Domains, sets.train), cast(Domains, sets.val)
+        a, b, held_out_a, held_out_b = (thumbnails(each, SIDE, MOST) for each in (train.a, train.b, val.a, val.b))
+        self._classifier = train_classifier(a, b)
         self._classifier.load_state_dict(self._ranks.gather_objects(self._classifier.state_dict())[0])
-        self._rates = self._classifier.rates(*held_out)
+        self._rates = self._classifier.rates(held_out_a, held_out_b)
         line = (
             "data: the classifier that judges translations is right for {:.1%} of held-out pictures of A, {:.1%} of B"
         )
