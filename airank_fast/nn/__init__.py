@@ -2,9 +2,11 @@
 
 from airank_fast.nn.batch_norm_act import BatchNormAct2d, FrozenBatchNormAct2d, freeze_batch_norm
 from airank_fast.nn.bias_gelu import LinearGELU
+from airank_fast.nn.conv import Conv2d, ConvTranspose2d
 from airank_fast.nn.cross_entropy import CrossEntropyLoss, cross_entropy
 from airank_fast.nn.dropout_add_layer_norm import DropoutAddLayerNorm
 from airank_fast.nn.fm import FactorizationMachine
+from airank_fast.nn.instance_norm_act import InstanceNormAct2d
 from airank_fast.nn.layer_norm import FusedLayerNorm, LayerNorm
 from airank_fast.nn.packed_attention import PackedSequences, packed_attention
 from airank_fast.nn.patch_conv import PatchConv2d
@@ -29,11 +31,14 @@ from airank_fast.ops import (
 
 __all__ = [
     "BatchNormAct2d",
+    "Conv2d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "DropoutAddLayerNorm",
     "FactorizationMachine",
     "FrozenBatchNormAct2d",
     "FusedLayerNorm",
+    "InstanceNormAct2d",
     "LayerNorm",
     "LinearGELU",
     "PackedSequences",

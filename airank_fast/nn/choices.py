@@ -18,10 +18,16 @@ from torch.fx import Proxy
 
 from airank_fast import processor
 from airank_fast.ops.autograd import needs_torchs_own
+from airank_fast.ops.pictures import is_channels_last
 
 FILE = Path(__file__).with_name("choices.json")
 LIKE = {"AVX512": "AVX512_BF16", "AMX": "AVX512_BF16"}
 """Sets of instructions that were not measured, and the sets whose choices they use."""
+
+CONTIGUOUS_CHANNELS = 64
+"""From which on, on the narrower side, contiguous copies are worth their time; by bench/conv.py on AVX2."""
+WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 128, 512
+"""The same of Winograd's minimal filtering, and the output pixels of a batch."""
 
 
 @functools.cache
@@ -34,6 +40,38 @@ def limits() -> dict[tuple[str, int], float]:
         for dtype, by_kernel in by_dtype.items()
         for kernel, limit in by_kernel.items()
     }
+
+
+def contiguous_is_faster(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
+    """Whether the gradient of the weight is faster to compute from contiguous copies: on AVX2, of many channels."""
+    if torch.compiler.is_compiling() or isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
+        return False
+    if x.device.type != "cpu" or x.dtype != torch.float32 or conv.weight.dtype != x.dtype or x.dim() != 4:
+        return False
+    if torch.is_autocast_enabled("cpu") or processor.instruction_set() != "AVX2":
+        return False
+    channels = conv.weight.shape[:2]
+    if min(channels) < CONTIGUOUS_CHANNELS or math.prod(channels) < 2 * CONTIGUOUS_CHANNELS**2:
+        return False
+    return is_channels_last(x) or is_channels_last(conv.weight)
+
+
+def winograd_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether ``conv`` of ``x`` is faster by Winograd's minimal filtering, and can be computed by it."""
+    if conv.kernel_size != (3, 3) or conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
+        return False
+    if conv.padding not in ((0, 0), (1, 1)) or conv.padding_mode != "zeros":
+        return False
+    if min(conv.weight.shape[:2]) < WINOGRAD_CHANNELS or not contiguous_is_faster(conv, x) or not _has_winograd():
+        return False
+    outputs = [size + 2 * conv.padding[0] - 2 for size in x.shape[2:]]
+    return all(size > 0 and size % 2 == 0 for size in outputs) and len(x) * math.prod(outputs) >= WINOGRAD_PIXELS
+
+
+@functools.cache
+def _has_winograd() -> bool:
+    """Whether the transforms' kernels are built."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("airank_fast::winograd_windows", "CPU")
 
 
 def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:

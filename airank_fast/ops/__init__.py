@@ -22,6 +22,7 @@ from airank_fast.ops.dropout_add_layer_norm import dropout_add_layer_norm
 from airank_fast.ops.fm import fm
 from airank_fast.ops.ftrl import ftrl_
 from airank_fast.ops.global_norm import global_norm
+from airank_fast.ops.instance_norm_act import instance_norm_act
 from airank_fast.ops.lamb import lamb_
 from airank_fast.ops.lars import lars_
 from airank_fast.ops.layer_norm import layer_norm
@@ -52,6 +53,7 @@ __all__ = [
     "fm",
     "ftrl_",
     "global_norm",
+    "instance_norm_act",
     "lamb_",
     "lars_",
     "layer_norm",

@@ -144,15 +144,15 @@ def batch_norm_act(
     return _batch_norm_act(*inputs, statistics, slope, with_mask, group_name)
 
 
-def slope_of(activation: str | None, negative_slope: float) -> float:
+def slope_of(activation: str | None, negative_slope: float, op: str = "batch_norm_act") -> float:
     """The slope of an activation below zero; ValueError where there is no such activation."""
     if activation not in (None, "relu", "leaky_relu"):
-        raise ValueError(f"batch_norm_act: activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
+        raise ValueError(f"{op}: activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
     if activation != "leaky_relu":
         return 1.0 if activation is None else 0.0
     if not 0 < negative_slope < math.inf:
         required = "negative_slope must be above 0 and finite (0 is activation 'relu')"
-        raise ValueError(f"batch_norm_act: {required}, got {negative_slope}")
+        raise ValueError(f"{op}: {required}, got {negative_slope}")
     return float(negative_slope)
 
 

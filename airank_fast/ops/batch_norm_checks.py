@@ -53,7 +53,8 @@ def _check_like(op: str, name: str, tensor: Tensor | None, first: str, like: Ten
     require(op, is_nhwc(tensor), required, f"strides {list(tensor.stride())}")
 
 
-def _check_vector(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype, shape: list, like: Tensor) -> None:
+def check_vector(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype, shape: list, like: Tensor) -> None:
+    """RuntimeError unless the tensor is None or contiguous, of the dtype and shape, on the device of ``like``."""
     if tensor is None:
         return
     good = tensor.dtype == dtype and list(tensor.shape) == shape and tensor.device == like.device
@@ -64,9 +65,9 @@ def _check_vector(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype,
 def check_running(op, like, dtype, running_mean, running_var, num_batches_tracked, momentum, channels=None) -> None:
     """RuntimeError unless the running statistics fit."""
     channels = like.shape[1] if channels is None else channels
-    _check_vector(op, "running_mean", running_mean, dtype, [channels], like)
-    _check_vector(op, "running_var", running_var, dtype, [channels], like)
-    _check_vector(op, "num_batches_tracked", num_batches_tracked, torch.int64, [], like)
+    check_vector(op, "running_mean", running_mean, dtype, [channels], like)
+    check_vector(op, "running_var", running_var, dtype, [channels], like)
+    check_vector(op, "num_batches_tracked", num_batches_tracked, torch.int64, [], like)
     both = (running_mean is None) == (running_var is None)
     require(op, both, "running_mean and running_var must be given together", "one of them")
     counted = running_mean is None or momentum is not None or num_batches_tracked is not None
@@ -85,10 +86,11 @@ def check_finish(moments, running_mean, running_var, num_batches_tracked, moment
 
 def _check_statistics(op: str, statistics: Tensor, like: Tensor) -> None:
     size = 2 * like.shape[1]
-    _check_vector(op, "statistics", statistics, math_dtype(like), [size + (statistics.numel() != size)], like)
+    check_vector(op, "statistics", statistics, math_dtype(like), [size + (statistics.numel() != size)], like)
 
 
-def _check_slope(op: str, negative_slope: float) -> None:
+def check_slope(op: str, negative_slope: float) -> None:
+    """RuntimeError unless an activation can have the slope."""
     good = 0 <= negative_slope < math.inf
     require(op, good, "negative_slope must be at least 0 and finite", f"{negative_slope:g}")
 
@@ -98,10 +100,10 @@ def check_act(x, residual, weight, bias, statistics, negative_slope, with_mask) 
     op = "batch_norm_act"
     check_nhwc(op, "x", x)
     _check_like(op, "residual", residual, "x", x)
-    _check_vector(op, "weight", weight, math_dtype(x), [x.shape[1]], x)
-    _check_vector(op, "bias", bias, math_dtype(x), [x.shape[1]], x)
+    check_vector(op, "weight", weight, math_dtype(x), [x.shape[1]], x)
+    check_vector(op, "bias", bias, math_dtype(x), [x.shape[1]], x)
     _check_statistics(op, statistics, x)
-    _check_slope(op, negative_slope)
+    check_slope(op, negative_slope)
     require(op, negative_slope != 1 or not with_mask, "with_mask must be false without an activation", "true")
 
 
@@ -110,9 +112,9 @@ def check_sums(dy, x, mask, statistics, negative_slope) -> None:
     op = "batch_norm_act_sums"
     check_nhwc(op, "x", x)
     _check_like(op, "dy", dy, "x", x)
-    _check_vector(op, "mask", mask, torch.uint8, mask_shape(x), x)
+    check_vector(op, "mask", mask, torch.uint8, mask_shape(x), x)
     _check_statistics(op, statistics, x)
-    _check_slope(op, negative_slope)
+    check_slope(op, negative_slope)
 
 
 def check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_residual) -> None:
@@ -120,12 +122,12 @@ def check_backward(dy, x, mask, weight, statistics, sums, negative_slope, with_r
     op = "batch_norm_act_backward"
     check_nhwc(op, "dy", dy)
     _check_like(op, "x", x, "dy", dy)
-    _check_vector(op, "mask", mask, torch.uint8, mask_shape(dy), dy)
-    _check_vector(op, "weight", weight, math_dtype(dy), [dy.shape[1]], dy)
+    check_vector(op, "mask", mask, torch.uint8, mask_shape(dy), dy)
+    check_vector(op, "weight", weight, math_dtype(dy), [dy.shape[1]], dy)
     _check_statistics(op, statistics, dy)
-    _check_vector(op, "sums", sums, math_dtype(dy), [2, dy.shape[1]], dy)
+    check_vector(op, "sums", sums, math_dtype(dy), [2, dy.shape[1]], dy)
     given = (x is not None) + (sums is not None)
     required = "x and sums must be given where the statistics have a count, and only there"
     require(op, given == (0 if is_fixed(statistics) else 2), required, ("neither", "one of them", "both")[given])
-    _check_slope(op, negative_slope)
+    check_slope(op, negative_slope)
     require(op, mask is not None or not with_residual, "with_residual must be false without a mask", "true")

@@ -8,43 +8,18 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
-#include <memory>
 #include <tuple>
 
 #include "../batch_norm_act_args.h"
-#include "batch_norm_act_loops.h"
+#include "batch_norm_act_rows.h"
 
 namespace airank_fast {
 namespace {
-
-// Fewer elements are not worth a thread.
-constexpr int64_t kGrain = 1 << 14;
-// Elements of a range that is read forward.
-constexpr int64_t kRange = 1 << 17;
-
-template <typename F>
-auto with_type(ScalarType dtype, F f) {
-  switch (dtype) {
-    case ScalarType::Double: return f(double());
-    case ScalarType::BFloat16: return f(bfloat16());
-    case ScalarType::Half: return f(float16());
-    default: return f(float());
-  }
-}
 
 template <typename F>
 void with_bools(bool a, bool b, F f) {
   if (a) return b ? f(std::true_type(), std::true_type()) : f(std::true_type(), std::false_type());
   return b ? f(std::false_type(), std::true_type()) : f(std::false_type(), std::false_type());
-}
-
-// f(Activation as a constant); `any` is whether there is an activation.
-template <bool kHasRelu, typename F>
-void with_activation(bool any, double negative_slope, F f) {
-  if (!any) return f(std::integral_constant<Activation, Activation::kNone>());
-  if constexpr (kHasRelu)
-    if (negative_slope == 0) return f(std::integral_constant<Activation, Activation::kRelu>());
-  f(std::integral_constant<Activation, Activation::kAny>());
 }
 
 template <typename E>
@@ -58,68 +33,10 @@ T* numbers(const OptionalTensor& tensor) {
 }
 
 template <typename T>
-std::unique_ptr<T[]> buffer(int64_t size) {
-  return std::unique_ptr<T[]>(new T[size]);  // not zeroed
-}
-
-// Calls f(piece, first row, rows, first channel, channels) for every piece.
-template <typename F>
-void for_pieces(int64_t num_rows, int64_t num_channels, F f) {
-  const int64_t num_pieces = (num_rows + kPieceRows - 1) / kPieceRows, num_tiles = (num_channels + kTile - 1) / kTile;
-  const int64_t elements = std::min(kPieceRows, num_rows) * std::min(kTile, num_channels);
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements));
-  torch::stable::parallel_for(0, num_pieces * num_tiles, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t piece = task / num_tiles, row = piece * kPieceRows, channel = task % num_tiles * kTile;
-      f(piece, row, std::min(kPieceRows, num_rows - row), channel, std::min(kTile, num_channels - channel));
-    }
-  });
-}
-
-// f(begin, end) for ranges of groups of rows. A thread takes its ranges from the last to the first, because the last
-// ones are still in a cache from the pass before; within a range f goes forward, for the prefetcher.
-template <typename F>
-void for_groups(int64_t num_rows, int64_t num_channels, F f) {
-  const int64_t elements = std::max<int64_t>(1, kGroup * num_channels);
-  const int64_t grain = std::max<int64_t>(1, kGrain / elements), range = std::max<int64_t>(1, kRange / elements);
-  torch::stable::parallel_for(0, (num_rows + kGroup - 1) / kGroup, grain, [&](int64_t begin, int64_t end) {
-    for (; end > begin; end -= range) f(std::max(begin, end - range), end);
-  });
-}
-
-// Moments of all pieces, a row of (mean[C], deviations[C], count) for each.
-template <typename E, typename T = math_t<E>>
-std::unique_ptr<T[]> moments_of_pieces(const Tensor& x, int64_t* num_pieces) {
-  const int64_t rows = num_rows(x), channels = x.size(1), stride = 2 * channels + 1;
-  *num_pieces = (rows + kPieceRows - 1) / kPieceRows;
-  auto parts = buffer<T>(*num_pieces * stride);
-  const E* data = static_cast<const E*>(x.data_ptr());
-  const auto loop = choose<MomentsLoop<E>>();
-  for_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
-    T* part = parts.get() + piece * stride;
-    loop(data + row * channels + channel, channels, height, width, part + channel, part + channels + channel);
-    if (channel == 0) part[2 * channels] = T(height);
-  });
-  return parts;
-}
-
-template <typename T>
 double count_of(const T* parts, int64_t num_parts, int64_t num_channels) {
   double count = 0;
   for (int64_t p = 0; p < num_parts; ++p) count += parts[p * (2 * num_channels + 1) + 2 * num_channels];
   return count;
-}
-
-// f(channel, mean, sum of squared deviations) for every channel, from rows of moments.
-template <typename T, typename F>
-void combine(const T* parts, int64_t num_parts, int64_t num_channels, F f) {
-  const auto loop = choose<CombineMomentsLoop<T>>();
-  double mean[kTile], deviations[kTile];
-  for (int64_t first = 0; first < num_channels; first += kTile) {
-    const int64_t width = std::min(kTile, num_channels - first);
-    loop(parts, num_parts, num_channels, first, width, mean, deviations);
-    for (int64_t c = 0; c < width; ++c) f(first + c, mean[c], deviations[c]);
-  }
 }
 
 template <typename T>
@@ -131,7 +48,7 @@ void finish(const T* parts, int64_t num_parts, int64_t num_channels, const Batch
   T* running_mean = count > 0 ? numbers<T>(running.mean) : nullptr;
   T* running_var = numbers<T>(running.var);
   const double inverse = 1 / std::max(count, 1.0);
-  combine(parts, num_parts, num_channels, [&](int64_t c, double mean, double deviations) {
+  combine_moments(parts, num_parts, num_channels, [&](int64_t c, double mean, double deviations) {
     statistics[c] = T(mean);
     statistics[num_channels + c] = T(1 / std::sqrt(deviations * inverse + running.eps));
     if (running_mean == nullptr) return;
@@ -145,12 +62,12 @@ Tensor moments_cpu(Tensor x) {
   check_nhwc("batch_norm_moments", "x", x);
   const int64_t channels = x.size(1);
   Tensor moments = empty_beside(x, {2 * channels + 1}, math_dtype(x));
-  with_type(x.scalar_type(), [&](auto element) {
+  with_norm_type(x.scalar_type(), [&](auto element) {
     using T = math_t<decltype(element)>;
     int64_t num_pieces;
-    const auto parts = moments_of_pieces<decltype(element)>(x, &num_pieces);
+    const auto parts = moments_of_pieces<decltype(element)>(x.data_ptr(), num_rows(x), x.size(1), &num_pieces);
     T* out = numbers<T>(moments);
-    combine(parts.get(), num_pieces, channels, [&](int64_t c, double mean, double deviations) {
+    combine_moments(parts.get(), num_pieces, channels, [&](int64_t c, double mean, double deviations) {
       out[c] = T(mean);
       out[channels + c] = T(deviations);
     });
@@ -164,7 +81,7 @@ Tensor finish_cpu(Tensor moments, OptionalTensor running_mean, OptionalTensor ru
   const BatchNormRunning running{running_mean, running_var, num_batches_tracked, momentum, eps};
   check_finish(moments, running);
   Tensor statistics = empty_beside(moments, {moments.size(1)});
-  with_type(moments.scalar_type(), [&](auto element) {
+  with_norm_type(moments.scalar_type(), [&](auto element) {
     using T = math_t<decltype(element)>;
     finish<T>(numbers<T>(moments), moments.size(0), moments.size(1) / 2, running, numbers<T>(statistics));
   });
@@ -177,10 +94,10 @@ Tensor statistics_cpu(Tensor x, OptionalTensor running_mean, OptionalTensor runn
   check_nhwc("batch_norm_statistics_", "x", x);
   check_running("batch_norm_statistics_", x, math_dtype(x), x.size(1), running);
   Tensor statistics = empty_beside(x, {2 * x.size(1) + 1}, math_dtype(x));
-  with_type(x.scalar_type(), [&](auto element) {
+  with_norm_type(x.scalar_type(), [&](auto element) {
     using T = math_t<decltype(element)>;
     int64_t num_pieces;
-    const auto parts = moments_of_pieces<decltype(element)>(x, &num_pieces);
+    const auto parts = moments_of_pieces<decltype(element)>(x.data_ptr(), num_rows(x), x.size(1), &num_pieces);
     finish<T>(parts.get(), num_pieces, x.size(1), running, numbers<T>(statistics));
   });
   return statistics;
@@ -201,12 +118,12 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
   Tensor mask = with_mask ? empty_beside(x, mask_shape(x), ScalarType::Byte)
                           : empty_beside(x, {0}, ScalarType::Byte);
   uint8_t* bits = with_mask ? numbers<uint8_t>(mask) : nullptr;
-  with_type(x.scalar_type(), [&](auto element) {
+  with_norm_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
     const bool past_cache = streams_rows<E>(y.data_ptr(), rows, channels);
     const T* mean = numbers<T>(statistics);
-    const auto constants = buffer<T>(2 * channels);
+    const auto constants = norm_buffer<T>(2 * channels);
     T *scale = constants.get(), *shift = scale + channels;
     fill_scale(weight, mean + channels, channels, scale);
     for (int64_t c = 0; c < channels; ++c) shift[c] = bias ? numbers<T>(bias)[c] : T(0);
@@ -215,7 +132,7 @@ std::tuple<Tensor, Tensor> act_cpu(Tensor x, OptionalTensor residual, OptionalTe
         constexpr Activation kActivation = activation.value;
         constexpr bool kMask = has_mask.value && kActivation != Activation::kNone;
         const auto loop = choose<ActLoop<E, has_residual.value, kActivation, kMask>>();
-        for_groups(rows, channels, [&](int64_t begin, int64_t end) {
+        for_norm_groups(rows, channels, [&](int64_t begin, int64_t end) {
           loop(x.data_ptr(), address(residual), y.data_ptr(), bits, rows, channels, begin, end, mean, scale, shift,
                T(negative_slope), past_cache);
         });
@@ -230,15 +147,15 @@ Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics, dou
   const int64_t rows = num_rows(x), channels = x.size(1);
   const int64_t num_pieces = (rows + kPieceRows - 1) / kPieceRows;
   Tensor sums = empty_beside(x, {2, channels}, math_dtype(x));
-  with_type(x.scalar_type(), [&](auto element) {
+  with_norm_type(x.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
     const T* mean = numbers<T>(statistics);
     const uint8_t* bits = numbers<uint8_t>(mask);
-    const auto parts = buffer<T>(num_pieces * 2 * channels);
+    const auto parts = norm_buffer<T>(num_pieces * 2 * channels);
     with_activation<kHasRelu<E>>(bits != nullptr, negative_slope, [&](auto activation) {
       const auto loop = choose<SumsLoop<E, activation.value>>();
-      for_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
+      for_norm_pieces(rows, channels, [&](int64_t piece, int64_t row, int64_t height, int64_t channel, int64_t width) {
         T* part = parts.get() + piece * 2 * channels + channel;
         const int64_t at = row * channels + channel;
         loop(static_cast<const E*>(dy.data_ptr()) + at, static_cast<const E*>(x.data_ptr()) + at,
@@ -246,7 +163,7 @@ Tensor sums_cpu(Tensor dy, Tensor x, OptionalTensor mask, Tensor statistics, dou
              T(negative_slope), part, part + channels);
       });
     });
-    const auto totals = buffer<double>(2 * channels);
+    const auto totals = norm_buffer<double>(2 * channels);
     std::fill_n(totals.get(), 2 * channels, 0.0);
     for (int64_t p = 0; p < num_pieces; ++p)
       for (int64_t c = 0; c < 2 * channels; ++c) totals[c] += parts[p * 2 * channels + c];
@@ -266,12 +183,12 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, OptionalTensor x, OptionalTen
   const int64_t rows = num_rows(dy), channels = dy.size(1);
   Tensor dx = empty_as(dy);
   Tensor dresidual = with_residual ? empty_as(dy) : empty_beside(dy, {0});
-  with_type(dy.scalar_type(), [&](auto element) {
+  with_norm_type(dy.scalar_type(), [&](auto element) {
     using E = decltype(element);
     using T = math_t<E>;
     const T *mean = numbers<T>(statistics), *rstd = mean + channels, *sum = numbers<T>(sums);
     const bool past_cache = streams_rows<E>(dx.data_ptr(), rows, channels);
-    const auto constants = buffer<T>(3 * channels);
+    const auto constants = norm_buffer<T>(3 * channels);
     T *scale = constants.get(), *mean_dz = scale + channels, *slope = mean_dz + channels;
     fill_scale(weight, rstd, channels, scale);
     const T inverse = sum ? T(1) / mean[2 * channels] : T(0);
@@ -285,7 +202,7 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor dy, OptionalTensor x, OptionalTen
         constexpr Activation kActivation = activation.value;
         constexpr bool kResidual = has_residual.value && kActivation != Activation::kNone;
         const auto loop = choose<BackwardLoop<E, kResidual, kActivation, kFixed>>();
-        for_groups(rows, channels, [&](int64_t begin, int64_t end) {
+        for_norm_groups(rows, channels, [&](int64_t begin, int64_t end) {
           loop(dy.data_ptr(), address(x), numbers<uint8_t>(mask), dx.data_ptr(), dresidual.data_ptr(), rows, channels,
                begin, end, mean, scale, mean_dz, slope, T(negative_slope), past_cache);
         });

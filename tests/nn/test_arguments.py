@@ -13,6 +13,7 @@ from airank_fast.nn import (
     BatchNormAct2d,
     CrossEntropyLoss,
     FusedLayerNorm,
+    InstanceNormAct2d,
     LayerNorm,
     LinearGELU,
     PatchConv2d,
@@ -24,6 +25,7 @@ from airank_fast.nn import (
 PAIRS = {
     LayerNorm: nn.LayerNorm,
     BatchNormAct2d: nn.BatchNorm2d,
+    InstanceNormAct2d: nn.InstanceNorm2d,
     LinearGELU: nn.Linear,
     PointwiseConv2d: nn.Conv2d,
     PatchConv2d: nn.Conv2d,

@@ -68,6 +68,15 @@ def plain_fixed_batch_norm(x, residual=0.0, weight=1.0):
     return F.leaky_relu(z, 0.1)
 
 
+def instance_norm_act(x, residual, weight, bias):
+    return ops.instance_norm_act(x, weight, bias, residual, activation="leaky_relu", negative_slope=0.2, eps=1e-2)
+
+
+def plain_instance_norm_act(x, residual, weight, bias):
+    z = F.instance_norm(x, weight=weight, bias=bias, eps=1e-2) + residual
+    return F.leaky_relu(z, 0.2)
+
+
 def region(x):
     return ops.roi_align(x, torch.tensor([[0, 0, 0, 4, 4]], device=x.device), 2, sampling_ratio=2)
 
@@ -125,6 +134,7 @@ CASES = {
     "upsample_add_act": Case(
         lambda x, a, b: ops.upsample_add_act([x, a, b]), upsampled_sum, (PICTURE, (2, 3, 1, 2), PICTURE)
     ),
+    "instance_norm_act": Case(instance_norm_act, plain_instance_norm_act, ((2, 3, 2, 3), (2, 3, 2, 3), (3,), (3,))),
     "roi_align": Case(region, plain_region, ((1, 1, 3, 3),)),
     "batch_norm_act": Case(
         batch_norm_act,
@@ -232,6 +242,7 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
     _, mean, rstd = torch.ops.airank_fast.layer_norm(x.detach(), None, None, 1, 1e-5)
     picture = torch.randn(2, 3, 4, 4, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
     statistics = ops.batch_norm_statistics_(picture.detach(), None, None, None, 0.1, 1e-5)
+    norms = torch.ones(2, 2, 3, device=device)
     sums = torch.ops.airank_fast.batch_norm_act_sums(picture.detach(), picture.detach(), None, statistics, 0.0)
     _, rows, scale = torch.ops.airank_fast.cross_entropy(x.detach(), target_on(device), 0.0, -100, 1, False)
     results = {
@@ -240,6 +251,7 @@ def test_backward_ops_are_not_differentiated_by_themselves(device):
         "bias_gelu_backward": (x, x, x[0].detach(), "none"),
         "cross_entropy_backward": (torch.ones((), device=device), x, target_on(device), rows, scale, 0.0, -100),
         "fm_backward": (torch.ones((), device=device), x),
+        "instance_norm_act_backward": (picture, picture, None, None, None, norms, 0.0, True),
         "upsample_add_act_backward": (picture, 1, 2, False, False, True),
         "roi_align_backward": (
             picture.detach()[:1].requires_grad_(),

@@ -1,0 +1,125 @@
+"""Conv2d and ConvTranspose2d: torch's, but faster on CPUs where oneDNN's way is slow.
+
+On AVX2 oneDNN computes the gradient of a weight in channels_last two to five times as slowly as in contiguous memory,
+while the other two products are as fast or faster there. The gradient is therefore computed from contiguous copies. 3x3
+convolutions of many channels are computed by Winograd's minimal filtering (ops/winograd.py). `choices.py` decides.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airank_fast.nn.choices import contiguous_is_faster, winograd_is_faster
+from airank_fast.nn.tracing import one_call
+from airank_fast.ops import winograd
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` with its arguments, parameters, state-dict keys and values, but faster on AVX2 processors.
+
+    There float32 pictures in channels_last get their weights' gradients from contiguous copies, and 3x3 convolutions of
+    stride 1 with at least 128 channels on both sides run by Winograd's minimal filtering, whose rounding errors are as
+    small. Everywhere else, and under autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself.
+
+    Shapes: those of ``nn.Conv2d``.
+    """
+
+    @one_call
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution."""
+        if winograd_is_faster(self, input):
+            return _Winograd.apply(input, self.weight, self.bias, self.padding[0])
+        if contiguous_is_faster(self, input) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            return _Convolution.apply(input, self.weight, self.bias, _geometry(self, (0, 0), False))
+        return super().forward(input)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with its arguments, parameters, state-dict keys and values, but faster on AVX2 processors.
+
+    See ``Conv2d``. Without an output size this is faster; with one it is ``nn.ConvTranspose2d`` itself.
+    """
+
+    @one_call
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """The transposed convolution."""
+        if output_size is None and contiguous_is_faster(self, input):
+            return _Convolution.apply(input, self.weight, self.bias, _geometry(self, self.output_padding, True))
+        return super().forward(input, output_size)
+
+
+def _geometry(conv: nn.Conv2d | nn.ConvTranspose2d, output_padding: tuple[int, ...], transposed: bool) -> tuple:
+    """The arguments of aten::convolution behind the tensors."""
+    return conv.stride, conv.padding, conv.dilation, transposed, output_padding, conv.groups
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution whose weight's gradient is computed from contiguous copies."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry, ctx.bias_sizes = geometry, None if bias is None else list(bias.shape)
+        return torch.convolution(x, weight, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # for a second derivative
+            return *_gradients(grad, x, weight, ctx.bias_sizes, *ctx.geometry, needed), None
+        grad_x = grad_weight = grad_bias = None
+        if needed[0]:
+            grad_x = _gradients(grad, x, weight, None, *ctx.geometry, (True, False, False))[0]
+        if any(needed[1:]):
+            contiguous = grad.contiguous(), x.contiguous(), weight.new_empty(weight.shape)  # whose values are not read
+            parts = (False, *needed[1:])
+            _, grad_weight, grad_bias = _gradients(*contiguous, ctx.bias_sizes, *ctx.geometry, parts)
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, *rest) -> tuple[Tensor, ...]:
+    """Of x, weight and bias; None where they are not needed."""
+    return torch.ops.aten.convolution_backward.default(grad, x, weight, bias_sizes, *rest)
+
+
+class _Winograd(torch.autograd.Function):
+    """A 3x3 convolution of stride 1 with a padding of zeros; keeps x and the weight, no transforms."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.bias_sizes = padding, None if bias is None else list(bias.shape)
+        windows = _windows(x, padding)
+        products = torch.bmm(windows.flatten(1, 3), winograd.filters(weight).transpose(1, 2))
+        y = winograd.outputs(products.view(*windows.shape[:-1], len(weight)))
+        if bias is not None:
+            y += bias
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # for a second derivative
+            geometry = (1, 1), (ctx.padding,) * 2, (1, 1), False, (0, 0), 1
+            return *_gradients(grad, x, weight, ctx.bias_sizes, *geometry, needed), None
+        of_products = winograd.outputs_backward(grad.permute(0, 2, 3, 1).contiguous())
+        flat = of_products.flatten(1, 3)
+        grad_x = grad_weight = grad_bias = None
+        if needed[0]:
+            of_windows = torch.bmm(flat, winograd.filters(weight)).view(*of_products.shape[:-1], x.shape[1])
+            pixels = winograd.windows_backward(of_windows)
+            inside = slice(ctx.padding, -ctx.padding if ctx.padding else None)
+            grad_x = pixels[:, inside, inside].contiguous().permute(0, 3, 1, 2)
+        if needed[1]:
+            windows = _windows(x, ctx.padding)
+            grad_weight = winograd.filters_backward(torch.bmm(flat.transpose(1, 2), windows.flatten(1, 3)))
+        if needed[2]:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _windows(x: Tensor, padding: int) -> Tensor:
+    pixels = x.permute(0, 2, 3, 1)
+    return winograd.windows(F.pad(pixels, (0, 0, *(padding,) * 4)) if padding else pixels.contiguous())
