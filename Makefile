@@ -38,7 +38,9 @@ rehearse: $(REHEARSE_INSTALLED) ## a whole submission on embedded data, from tra
 # One more than processors, as some tests wait.
 WORKERS := $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))'
 
-test: lint ## the same environment, lint, and the whole test suite
+# Collecting compiles the tests' assertions, once and beside mypy; else each worker does so.
+test: $(TEST_INSTALLED) ## the same environment, lint, and the whole test suite
+	$(PY) -m pytest --collect-only -q $(ARGS) >/dev/null 2>&1 & $(MAKE) lint; status=$$?; wait; exit $$status
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -n $$($(WORKERS)) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 kernels: $(TEST_INSTALLED) ## the CUDA kernels on a CPU, under sanitizers and NVRTC; make test then skips what passed, until they change

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from airank_fast.models.resnet import PlainBatchNormAct2d
-from airank_fast.nn import BatchNormAct2d
+from airank_fast.nn import BatchNormAct2d, PatchConv2d
 
 HEIGHT = 32  # of a line, in pixels
 CHANNELS = (1, 2, 4, 4, 8, 8, 8)  # of the convolutions, as multiples of the first one's
@@ -62,7 +62,8 @@ class CRNN(nn.Module):
         num_classes: with the blank; 37 in crnn.pytorch.
         width: channels of the first convolution; the widest have eight times as many.
         hidden: width of the LSTMs, in each direction.
-        fused: use airank_fast.nn's batch norm, and pool before the ReLU, which is the same; without, torch's own.
+        fused: use airank_fast.nn's convolutions and batch norm, and pool before the ReLU, which is the same; without,
+            torch's own.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class CRNN(nn.Module):
         for index, factor in enumerate(CHANNELS):
             out_channels = factor * width
             kernel, padding = (2, 0) if index == len(CHANNELS) - 1 else (3, 1)
-            convolution = nn.Conv2d(in_channels, out_channels, kernel, 1, padding)
+            convolution = (PatchConv2d if fused else nn.Conv2d)(in_channels, out_channels, kernel, 1, padding)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
             self.cnn.add_module(f"conv{index}", convolution)

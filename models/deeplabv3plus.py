@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.models.resnet import EXPANSION, PlainBatchNormAct2d, ResNet, plain_pointwise_conv
-from airank_fast.nn import BatchNormAct2d, PointwiseConv2d
+from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d
 
 
 class PyramidPooling(nn.Module):
@@ -115,4 +115,4 @@ def _conv_norm(in_channels: int, channels: int, rate: int | None = None, *, fuse
     norm = (BatchNormAct2d if fused else PlainBatchNormAct2d)(channels, relu=True)
     if rate is None:
         return (PointwiseConv2d if fused else plain_pointwise_conv)(in_channels, channels), norm
-    return nn.Conv2d(in_channels, channels, 3, 1, rate, rate, bias=False), norm
+    return (PatchConv2d if fused else nn.Conv2d)(in_channels, channels, 3, 1, rate, rate, bias=False), norm

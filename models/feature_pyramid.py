@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.models.resnet import ResNet
-from airank_fast.nn import UpsampleAddAct
+from airank_fast.nn import PatchConv2d, UpsampleAddAct
 
 
 class PlainUpsampleAdd(nn.Module):
@@ -34,8 +34,9 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, widths: list[int], channels: int, *, fused: bool = True) -> None:
         super().__init__()
+        convolution = PatchConv2d if fused else nn.Conv2d
         self.inner_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(width, channels, 1)) for width in widths)
-        self.layer_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1)) for _ in widths)
+        self.layer_blocks = nn.ModuleList(nn.Sequential(convolution(channels, channels, 3, 1, 1)) for _ in widths)
         self.sum = upsample_add(fused=fused)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

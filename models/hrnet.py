@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.models.resnet import EXPANSION, BasicBlock, Bottleneck, PlainBatchNormAct2d, plain_pointwise_conv
-from airank_fast.nn import BatchNormAct2d, PointwiseConv2d, UpsampleAddAct
-
-Norm = type[BatchNormAct2d] | type[PlainBatchNormAct2d]
+from airank_fast.nn import BatchNormAct2d, PatchConv2d, PointwiseConv2d, UpsampleAddAct
 
 
 class HighResolutionModule(nn.Module):
@@ -85,21 +83,24 @@ class HRNet(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        norm = BatchNormAct2d if fused else PlainBatchNormAct2d
+        convolution, norm = (PatchConv2d, BatchNormAct2d) if fused else (nn.Conv2d, PlainBatchNormAct2d)
         self.conv1 = nn.Conv2d(3, stem, 3, 2, 1, bias=False)
         self.bn1 = norm(stem, relu=True)
-        self.conv2 = nn.Conv2d(stem, stem, 3, 2, 1, bias=False)
+        self.conv2 = convolution(stem, stem, 3, 2, 1, bias=False)
         self.bn2 = norm(stem, relu=True)
         first = stem * EXPANSION
         blocks = [Bottleneck(stem if index == 0 else first, stem, fused=fused) for index in range(num_blocks)]
         self.layer1 = nn.Sequential(*blocks)
         channels = [width * 2**index for index in range(4)]
         self.transition1 = nn.ModuleDict(
-            {"0": _conv_norm(first, channels[0], 1, norm), "1": nn.Sequential(_conv_norm(first, channels[1], 2, norm))}
+            {
+                "0": _conv_norm(first, channels[0], 1, fused=fused),
+                "1": nn.Sequential(_conv_norm(first, channels[1], 2, fused=fused)),
+            }
         )
         for stage, number in enumerate(modules, 2):
             if stage > 2:
-                added = nn.Sequential(_conv_norm(channels[stage - 2], channels[stage - 1], 2, norm))
+                added = nn.Sequential(_conv_norm(channels[stage - 2], channels[stage - 1], 2, fused=fused))
                 setattr(self, f"transition{stage - 1}", nn.ModuleDict({str(stage - 1): added}))
             made = [HighResolutionModule(channels[:stage], num_blocks, fused=fused) for _ in range(number)]
             setattr(self, f"stage{stage}", nn.Sequential(*made))
@@ -144,9 +145,10 @@ class HRNet(nn.Module):
         return y
 
 
-def _conv_norm(in_channels: int, channels: int, stride: int, norm: Norm, *, relu: bool = True) -> nn.Sequential:
+def _conv_norm(in_channels: int, channels: int, stride: int, *, fused: bool, relu: bool = True) -> nn.Sequential:
     """A 3x3 convolution and a batch norm."""
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False), norm(channels, relu=relu))
+    convolution, norm = (PatchConv2d, BatchNormAct2d) if fused else (nn.Conv2d, PlainBatchNormAct2d)
+    return nn.Sequential(convolution(in_channels, channels, 3, stride, 1, bias=False), norm(channels, relu=relu))
 
 
 def _exchange(channels: Sequence[int], source: int, target: int, *, fused: bool) -> nn.Sequential:
@@ -158,5 +160,5 @@ def _exchange(channels: Sequence[int], source: int, target: int, *, fused: bool)
     if source > target:
         pointwise_conv = PointwiseConv2d if fused else plain_pointwise_conv
         return nn.Sequential(pointwise_conv(channels[source], channels[target]), norm(channels[target]))
-    halvings = [_conv_norm(channels[source], channels[source], 2, norm) for _ in range(target - source - 1)]
-    return nn.Sequential(*halvings, _conv_norm(channels[source], channels[target], 2, norm, relu=False))
+    halvings = [_conv_norm(channels[source], channels[source], 2, fused=fused) for _ in range(target - source - 1)]
+    return nn.Sequential(*halvings, _conv_norm(channels[source], channels[target], 2, fused=fused, relu=False))

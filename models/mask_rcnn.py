@@ -72,8 +72,8 @@ class MaskRCNN(nn.Module):
         for name in _FROZEN_FIRST[: frozen_stages + 1] if frozen_stages else ():
             body.get_submodule(name).requires_grad_(False)
         self.backbone = PyramidBackbone(body, channels, fused=fused)
-        self.rpn = RPN(channels, rpn)
-        self.roi_heads = RoIHeads(channels, num_classes, box_width, mask_widths, roi)
+        self.rpn = RPN(channels, rpn, fused=fused)
+        self.roi_heads = RoIHeads(channels, num_classes, box_width, mask_widths, roi, fused=fused)
         self.register_load_state_dict_pre_hook(_nest)
 
     def forward(self, images: Tensor, sizes: Tensor, truths: Truths | None = None) -> dict[str, Tensor] | Detections:

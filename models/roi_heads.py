@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from airank_fast.models.balanced_samples import Samples, balanced_samples
 from airank_fast.models.rpn import Proposals, Truths, at, box_loss, matched, packed
-from airank_fast.nn import batched_nms, decode_boxes, encode_boxes, match_boxes, multiscale_roi_align
+from airank_fast.nn import PatchConv2d, batched_nms, decode_boxes, encode_boxes, match_boxes, multiscale_roi_align
 
 _IGNORED = -100  # cross_entropy's own
 _KEY = 0x1E3779B97F4A7C15  # makes a picture's key for regions of the one for anchors
@@ -88,9 +88,10 @@ class BoxPredictor(nn.Module):
 class MaskHead(nn.Sequential):
     """3x3 convolutions, each with a ReLU: [k, channels, s, s] -> [k, widths[-1], s, s]."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, widths: tuple[int, ...], *, fused: bool) -> None:
+        convolution = PatchConv2d if fused else nn.Conv2d
         inputs = (channels, *widths[:-1])
-        layers = [nn.Conv2d(*sides, 3, 1, 1) for sides in zip(inputs, widths, strict=True)]
+        layers = [convolution(*sides, 3, 1, 1) for sides in zip(inputs, widths, strict=True)]
         super().__init__(*(nn.Sequential(layer, nn.ReLU(inplace=True)) for layer in layers))
         for layer in layers:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -118,13 +119,20 @@ class RoIHeads(nn.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, box_width: int, mask_widths: tuple[int, ...], options: RoIOptions
+        self,
+        channels: int,
+        num_classes: int,
+        box_width: int,
+        mask_widths: tuple[int, ...],
+        options: RoIOptions,
+        *,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.options = options
         self.box_head = BoxHead(channels * options.box_size**2, box_width)
         self.box_predictor = BoxPredictor(box_width, num_classes)
-        self.mask_head = MaskHead(channels, mask_widths)
+        self.mask_head = MaskHead(channels, mask_widths, fused=fused)
         self.mask_predictor = MaskPredictor(mask_widths[-1], mask_widths[-1], num_classes)
 
     def losses(self, levels: list[Tensor], proposals: Proposals, truths: Truths) -> dict[str, Tensor]:

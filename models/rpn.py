@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.models.balanced_samples import balanced_samples
-from airank_fast.nn import decode_boxes, encode_boxes, match_boxes, nms_padded
+from airank_fast.nn import PatchConv2d, decode_boxes, encode_boxes, match_boxes, nms_padded
 
 SMOOTH_L1_BETA = 1 / 9  # of the losses of boxes, here and in the heads
 _SMALLEST = 1e-3  # pixels, of a proposal's sides
@@ -73,9 +73,10 @@ class RPNHead(nn.Module):
     Levels [N, channels, H_i, W_i] -> logits [N, A] and codes [N, A, 4] of all A anchors, in the order of `anchors`.
     """
 
-    def __init__(self, channels: int, num_anchors: int) -> None:
+    def __init__(self, channels: int, num_anchors: int, *, fused: bool) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1), nn.ReLU(inplace=True)))
+        convolution = (PatchConv2d if fused else nn.Conv2d)(channels, channels, 3, 1, 1)
+        self.conv = nn.Sequential(nn.Sequential(convolution, nn.ReLU(inplace=True)))
         self.cls_logits = nn.Conv2d(channels, num_anchors, 1)
         self.bbox_pred = nn.Conv2d(channels, 4 * num_anchors, 1)
         for module in self.modules():
@@ -95,10 +96,10 @@ class RPNHead(nn.Module):
 class RPN(nn.Module):
     """The head, its anchors, its proposals and its losses; see `RPNOptions`."""
 
-    def __init__(self, channels: int, options: RPNOptions) -> None:
+    def __init__(self, channels: int, options: RPNOptions, *, fused: bool = True) -> None:
         super().__init__()
         self.options = options
-        self.head = RPNHead(channels, len(options.aspect_ratios))
+        self.head = RPNHead(channels, len(options.aspect_ratios), fused=fused)
         self._anchors: dict[object, list[Tensor]] = {}
 
     def forward(

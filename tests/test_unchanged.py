@@ -22,7 +22,9 @@ def save(**facts) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-@pytest.mark.parametrize("name", ["csrc/cuda/sgd.cu", "csrc/sgd_math.h", "tests/ops/test_sgd.py", "csrc/cuda/new.cuh"])
+@pytest.mark.parametrize(
+    "name", ["csrc/cuda/sgd.cu", "csrc/sgd_math.h", "tests/ops/test_sgd.py", "csrc/cpu/sgd.cpp", "csrc/cuda/new.cuh"]
+)
 def test_a_change_of_a_source_is_another_checksum(root, name):
     save()
     assert unchanged.result()["passed"] == 9
@@ -30,9 +32,10 @@ def test_a_change_of_a_source_is_another_checksum(root, name):
     assert unchanged.result() is None
 
 
-def test_a_source_of_another_device_is_none_of_them(root):
+def test_what_is_no_source_is_none_of_them(root):
     save()
-    (root / "csrc/cpu/sgd.cpp").write_text("changed")
+    (root / "tests/nn").mkdir()
+    (root / "tests/nn/test_sgd.py").write_text("changed")
     assert unchanged.result()
 
 

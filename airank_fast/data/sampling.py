@@ -47,6 +47,7 @@ class Purpose(enum.IntEnum):
     SIZES = 10  # of the images of some steps
     POOL = 11  # which pictures are exchanged with those of an image pool
     STRATA = 12  # the global batch of a sample, among those of its length
+    GROUPS = 13  # the order of batches that are of one group of samples each
 
 
 class Crop(NamedTuple):
@@ -154,6 +155,37 @@ class TrainStream:
         for position in self.positions(first_step):
             number, step = self.batch_size_local, position // self.global_batch_size
             yield Request(self.indices(position, number), draws(self.seed, position, number), position, step)
+
+
+class GroupedStream(TrainStream):
+    """A TrainStream whose global batches are of one group of samples each, but for few.
+
+    groups: int [num_samples]; pictures of one orientation, for example, need less padding. Of every WINDOW global
+    batches of an epoch's order the samples are dealt anew, sorted by group, and the batches shuffled. Batches that
+    straddle epochs are as they were, and so is the order where there is one group.
+    """
+
+    WINDOW = 16
+
+    def __init__(self, groups: np.ndarray, seed: int, **batches: int) -> None:
+        super().__init__(len(groups), seed, **batches)
+        self._groups = groups if len(np.unique(groups)) > 1 else None
+
+    def _new_order(self, epoch: int) -> np.ndarray:
+        order = super()._new_order(epoch)
+        if self._groups is not None:
+            self._deal(order, self._groups, epoch)
+        return order
+
+    def _deal(self, order: np.ndarray, groups: np.ndarray, epoch: int) -> None:
+        size = self.global_batch_size
+        begin = -epoch * self.num_samples % size
+        end = begin + (len(order) - begin) // size * size
+        for first in range(begin, end, self.WINDOW * size):
+            window = order[first : min(first + self.WINDOW * size, end)]
+            batches = window[np.argsort(groups[window], kind="stable")].reshape(-1, size)
+            keys = philox(self.seed, Purpose.GROUPS, (first, epoch)).random_raw(len(batches))
+            window[:] = batches[np.argsort(keys, kind="stable")].ravel()
 
 
 class ShardStream(TrainStream):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from airank_fast.data.images.object_layouts import Scaled
 from airank_fast.data.images.place import Place
 from airank_fast.data.images.run_lengths import paste_masks
 from airank_fast.data.prefetch import moved
-from airank_fast.data.sampling import TrainStream
+from airank_fast.data.sampling import GroupedStream, TrainStream
 from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span
 from airank_fast.models.mask_rcnn import MaskRCNN
 from airank_fast.models.roi_heads import RoIOptions
@@ -157,7 +157,20 @@ class Job(SamplesJob):
     def data_sets(self, num_threads: int) -> DataSets:
         """See SamplesJob."""
         sets, self._truth = coco_sets(self.options, self.recipe.num_classes, num_threads, masks=True)
+        height, width = cast(Coco, sets.train).sizes.T
+        self._wide = width >= height
         return sets
+
+    def train_stream(self, num_samples: int, ranks: Ranks) -> TrainStream:
+        """Pictures to train on; a global batch is of one orientation, as the images of a batch have one size."""
+        return GroupedStream(
+            self._wide,
+            self.recipe.seed,
+            batch_size_local=self.recipe.micro_batch_size(ranks.size),
+            global_batch_size=self.recipe.batch_size,
+            rank=ranks.rank,
+            world_size=ranks.size,
+        )
 
     def open_reader(self, train: Coco, val: Coco, stream: TrainStream, place: Place) -> DetectionReader:
         """Pictures scaled to --min-size and --max-size."""

@@ -2,7 +2,7 @@
 
 What is compiled is what the launchers launch: the instantiations are read from the symbols of csrc/cuda/<op>.cu
 compiled for the CPU, so none can be forgotten. Needs PyPI's nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12, but
-no driver and no GPU. That nvcc compiles them, for sm_90, is tested of some, with CMake's build, in tests/test_build.py.
+no driver and no GPU. That nvcc compiles them, for sm_90, is tested of some, with CMake's build, in test_cmake.py.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench/results/suite.jsonl"
 SOURCES = (
-    "csrc/*.h",
-    "csrc/cuda/*",
+    "CMakeLists.txt",
+    "csrc/**/*",
+    "tests/cpp/*",
     "tests/cuda_on_cpu/*",
     "tests/ops/*.py",
     "tests/conftest.py",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from airank_fast.data import sampling
-from airank_fast.data.sampling import TrainStream
+from airank_fast.data.sampling import GroupedStream, TrainStream
 from airank_fast.errors import UserError
 
 
@@ -33,6 +33,35 @@ def test_an_epoch_is_a_permutation_and_batches_straddle_epochs():
     for epoch in range(8):
         assert sorted(indices[epoch * 97 : (epoch + 1) * 97]) == list(range(97))
     assert not np.array_equal(indices[:97], indices[97:194])
+
+
+def grouped(groups, batch=8, rank=0, world_size=1, parts=1):
+    local = batch // world_size // parts
+    return GroupedStream(groups, 3, batch_size_local=local, global_batch_size=batch, rank=rank, world_size=world_size)
+
+
+def test_global_batches_are_of_one_group_but_for_few():
+    groups = np.arange(997) % 3 == 0
+    indices, positions = take(grouped(groups), 0, 500)[0], np.arange(500 * 8)
+    for epoch in range(4):
+        assert sorted(indices[positions // 997 == epoch]) == list(range(997))
+    mixed = sum(len(set(batch)) > 1 for batch in groups[indices].reshape(-1, 8))
+    assert mixed <= 500 / GroupedStream.WINDOW + 4 * 2  # one a window, and about where an epoch ends
+    wide = groups[indices].reshape(-1, 8).mean(1)
+    assert len(set(np.diff(np.flatnonzero(wide > 0.5)))) > 2  # the groups do not take turns
+    assert not np.array_equal(indices[:997], indices[997:1994])
+
+
+def test_grouped_batches_are_the_same_for_any_number_of_ranks_and_from_any_step():
+    groups = np.arange(97) % 4 > 1
+    whole, draws = take(grouped(groups), 0, 40)
+    shares = [take(grouped(groups, rank=rank, world_size=2), 20, 20)[0].reshape(20, 4) for rank in range(2)]
+    assert np.array_equal(np.concatenate(shares, 1), whole.reshape(40, 8)[20:])
+    assert np.array_equal(draws, take(stream(), 0, 40)[1])
+
+
+def test_of_one_group_the_order_is_the_usual_one():
+    assert np.array_equal(take(grouped(np.ones(97)), 0, 40)[0], take(stream(), 0, 40)[0])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63, -5])
@@ -167,6 +196,7 @@ def test_every_purpose_of_philox_has_numbers_of_its_own():
     """The numbers must not change, as old seeds would give other runs. Only sampling.py has a key as a number."""
     purposes = {purpose.name: purpose.value for purpose in sampling.Purpose}
     of_images = {"ORDER": 0, "DRAWS": 1, "PICTURES": 2, "SCENES": 7, "COLOURS": 8, "MIXUP": 9, "SIZES": 10}
+    of_images |= {"POOL": 11, "GROUPS": 13}
     assert purposes == of_images | {"SHARDS": 3, "MASKS": 4, "SHUFFLE": 5, "WORDS": 6, "STRATA": 12}
     words = {purpose: tuple(sampling.philox(7, purpose, (0, 0)).random_raw(4)) for purpose in sampling.Purpose}
     assert len(set(words.values())) == len(purposes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from data.coco_files import annotation, write_coco
 from safetensors.torch import save_file
 
 from airank_fast.data.images import digit_coco
@@ -97,6 +99,20 @@ def test_a_warm_up_batch_has_the_form_of_a_real_one(scenes):
     meter.update(outputs, evaluated)
     with pytest.raises(UserError, match="of all 3 pictures, got 2"):
         meter.values(ALONE)
+
+
+def test_batches_are_of_wide_or_of_upright_pictures(tmp_path):
+    for side in ("train", "val"):
+        sizes = [(40, 64) if number % 3 else (64, 40) for number in range(48)]
+        pictures = [(number, f"{number}.png", *size) for number, size in enumerate(sizes)]
+        write_coco(tmp_path, side, pictures, [annotation(n + 1, n, (4, 4, 20, 20)) for n in range(48)])
+    made = job("--data", str(tmp_path), "--workers", "1", "--min-size", "32", "--max-size", "64")
+    made.open_data(ALONE, CPU, torch.float32)
+    shapes = [tuple(batch.images.shape[2:]) for batch in islice(made.train_batches(0), 24)]
+    made.close()
+    assert set(shapes) <= {(32, 64), (64, 32), (64, 64)}
+    assert shapes.count((64, 64)) <= 2
+    assert shapes.count((64, 32)) >= 7
 
 
 def test_predictions_are_in_the_pixels_of_each_picture(scenes):
