@@ -84,6 +84,7 @@ def table(name: str, results: list[dict]) -> str:
         "convergence": convergence_rows,
         "convolution": convolution_rows,
         "measuring": measuring_rows,
+        "picture_baselines": picture_baselines_rows,
     }
     rows = makers.get(name, speed_rows)(results)
     last = max(results, key=lambda result: result["time"])
@@ -132,6 +133,18 @@ def baselines_rows(results: list[dict]) -> list[list[str]]:
     """A row a method: what it reaches where the tasks have their target."""
     rows = [["data set", "method", "reached", "target"], ["---"] * 4]
     return rows + [[r["data_set"], r["method"], f"{r['value']:.4f}", f"{r['target']:.3f}"] for r in results]
+
+
+def picture_baselines_rows(results: list[dict]) -> list[list[str]]:
+    """A row a method: its values of the metrics, and those that the recipe requires in one evaluation."""
+    rows = [["data set", "method", "reached", "target"], ["---"] * 4]
+    for result in results:
+        texts = [
+            ", ".join(f"{name} {value:.4f}" for name, value in result[key].items()) or "none"
+            for key in ("values", "target")
+        ]
+        rows.append([result["data_set"], result["method"], *texts])
+    return rows
 
 
 def convolution_rows(results: list[dict]) -> list[list[str]]:

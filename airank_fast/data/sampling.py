@@ -45,6 +45,7 @@ class Purpose(enum.IntEnum):
     COLOURS = 8  # a picture's window and colours, where its draws are too few
     MIXUP = 9  # the shares of two pictures that are mixed
     SIZES = 10  # of the images of some steps
+    POOL = 11  # which pictures are exchanged with those of an image pool
 
 
 class Crop(NamedTuple):

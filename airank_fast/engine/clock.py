@@ -22,10 +22,11 @@ REPORT_EVERY_S = 2.0
 
 
 class NanLoss(Exception):
-    """The loss of ``step`` (1-based) is not a number."""
+    """The loss of ``step`` (1-based) is not a number. name: of the loss, where a step has several."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"loss: must be a finite number, got nan at step {step}")
+    def __init__(self, step: int, name: str = "") -> None:
+        what = f"loss of {name}" if name else "loss"
+        super().__init__(f"{what}: must be a finite number, got nan at step {step}")
         self.step = step
 
 
@@ -157,9 +158,10 @@ class Clock:
             self.units += units
             self.losses.append(losses)
             self._unreported.append((step, losses, learning_rate, core_s, waited, h2d_s, samples, units))
-            if any(map(math.isnan, losses)):
+            nans = [name for name, loss in zip(self._names, losses, strict=True) if math.isnan(loss)]
+            if nans:  # of several the first, from which the others follow
                 self._report()
-                raise NanLoss(step)
+                raise NanLoss(step, nans[0] if len(self._names) > 1 else "")
 
     def _report(self) -> None:
         if self._unreported:

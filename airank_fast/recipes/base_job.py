@@ -171,6 +171,10 @@ class SamplesJob(BaseJob):
         """Further fields of the run's `data` event."""
         return {}
 
+    def first_weights(self) -> dict[str, Any]:
+        """The field of the `data` event on the origin of the first weights."""
+        return first_weights(self.recipe.init_checkpoint)
+
     def moved(self, items: Iterable[tuple[Tensor, ...]]) -> Iterator[Batch]:
         """The reader's items as batches on `self.device`, pictures in `self.dtype`."""
         raise NotImplementedError
@@ -201,7 +205,7 @@ class SamplesJob(BaseJob):
             "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
             "reader": self.reader.name,
             "corrupt_files": corrupt,
-            **first_weights(recipe.init_checkpoint),
+            **self.first_weights(),
         }
 
     def train_batches(self, first_step: int) -> Iterator[Batch]:

@@ -65,7 +65,7 @@ def test_several_losses_are_reported_by_name_and_as_their_sum():
     assert event["loss"] == [1.5, 2.25]
     assert (clock.samples, clock.units) == (4, 4)
     clock.start()
-    with pytest.raises(NanLoss):
+    with pytest.raises(NanLoss, match=r"^loss of discriminator: must be a finite number, got nan at step 3$"):
         clock.stop(3, torch.tensor([0.0, math.nan]), 0.1, taken)
 
 

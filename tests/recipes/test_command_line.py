@@ -105,7 +105,8 @@ def test_what_follows_from_a_given_value():
 
 def test_commands_are_found_by_their_files_and_sizes_are_the_networks():
     pictures = {"deeplabv3plus", "hrnet", "mask_rcnn", "ocr", "ocr_detection", "resnet50", "tsm", "yolov3"}
-    tasks = pictures | {"dssm", "word2vec", "deepfm", "wide_deep"}
+    made = {"cyclegan", "pix2pix"}
+    tasks = pictures | made | {"dssm", "word2vec", "deepfm", "wide_deep"}
     assert set(commands()) == tasks | {*bert_options.COMMANDS}
     assert bert_options.SIZES == bert_network.SIZES
     assert resnet50_options.RECIPES["digits"].target == 0.97

@@ -61,8 +61,6 @@ def test_names(name, task):
 
 PACKAGE = Path(tasks.__file__).parents[1]
 NOT_TRAINED_YET = {
-    "cyclegan",
-    "pix2pix",
     "transformer",
 }
 

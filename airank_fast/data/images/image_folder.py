@@ -80,8 +80,7 @@ class ImageFolder:
 
     def passed_over(self) -> str | None:
         """The line with the number of pictures that no reader takes, by suffix; None if there are none."""
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self._other_kinds.items()))
-        return f"data: pictures that are neither JPEG nor PNG are passed over: {kinds}" if kinds else None
+        return passed_over(self._other_kinds)
 
     def checksum(self) -> str:
         """sha256 of the paths of all pictures in use, relative to the root, in hex."""
@@ -108,7 +107,7 @@ class ImageFolder:
         files, counts = [], []
         for name in self.classes:
             path = os.path.join(self.root, side, name)
-            pictures = _pictures(path, self._other_kinds)
+            pictures = pictures_in(path, self._other_kinds)
             if not pictures:
                 raise UserError(f"data: must have pictures ({', '.join(SUFFIXES)}) in every class, {path} has none")
             files += pictures
@@ -116,8 +115,14 @@ class ImageFolder:
         return Split(files, np.repeat(np.arange(len(counts), dtype=np.int64), counts), self.classes)
 
 
-def _pictures(folder: str, other_kinds: Counter[str]) -> list[str]:
-    """The paths of a class's pictures at any depth, in torchvision's order: by folder, then by name.
+def passed_over(other_kinds: Counter[str]) -> str | None:
+    """The line with the number of pictures that no reader takes, by suffix; None if there are none."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other_kinds.items()))
+    return f"data: pictures that are neither JPEG nor PNG are passed over: {kinds}" if kinds else None
+
+
+def pictures_in(folder: str, other_kinds: Counter[str]) -> list[str]:
+    """The paths of a folder's pictures at any depth, in torchvision's order: by folder, then by name.
 
     Hidden files and folders are left out, pictures of other kinds counted. Links are followed, except to a folder
     above."""
