@@ -7,6 +7,7 @@ runs the reference.
 import importlib.util
 import warnings
 
+from airank_fast.ops import winograd
 from airank_fast.ops.adagrad import adagrad_
 from airank_fast.ops.adam import adam_
 from airank_fast.ops.batch_norm_act import (
@@ -72,6 +73,7 @@ __all__ = [
     "upsample_argmax",
     "upsample_confusion",
     "upsample_cross_entropy",
+    "winograd",
 ]
 
 if importlib.util.find_spec("airank_fast._C") is not None:

@@ -144,7 +144,7 @@ def _statistics_of(x: Tensor, statistics: Tensor) -> Tensor:
     """The same statistics as functions of x."""
     variance, mean = torch.var_mean(x.to(statistics.dtype), (2, 3), correction=0)
     saved_mean, rstd = statistics.unbind(1)
-    return torch.stack([autograd.tied(saved_mean, mean), autograd.tied(rstd.pow(-2), variance).rsqrt()])
+    return torch.stack([autograd.tied(saved_mean, mean), autograd.tied(rstd.pow(-2), variance).rsqrt()], 1)
 
 
 @torch.library.register_fake("airank_fast::instance_norm_act", lib=_library)

@@ -11,6 +11,7 @@ struct BatchNormInput {
   int64_t rows = 0;
   int64_t channels = 0;
   Dtype dtype = Dtype::kFloat32;  // of x; numbers per channel are float32, or float64 beside float64
+  int64_t pictures = 1;           // of so many rows each, with statistics of their own: instance norm's
 };
 
 struct BatchNormRunningAddresses {

@@ -14,6 +14,7 @@
 // the same bits in every run on the same device.
 #pragma once
 
+#include "row_sums.cuh"
 #include "vec.cuh"
 
 #include "../layer_norm_math.h"
@@ -26,7 +27,6 @@ constexpr int kRowThreads = 256;
 // not for speed.
 template <typename In> constexpr int kForwardBlocks = sizeof(typename In::T) == 8 ? 1 : In::kBlocks;
 template <typename T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
-constexpr unsigned kFullWarp = 0xffffffffu;
 
 // Packs per thread that stay in registers.
 template <int kVec> constexpr int kForwardPacks = kVec == 8 ? 4 : 8;
@@ -48,31 +48,6 @@ HOST_DEVICE void add_in_runs(T (&sums)[N], int begin, int step, int end, F add) 
     for (int i = 0; i < kRunPacks && j < end; ++i, j += step) add(j);
 #pragma unroll
     for (int n = 0; n < N; ++n) sums[n] += before[n];
-  }
-}
-
-// Sums over the threads of a row, for all of them; N at a time wait for each other only once. `slots` has one element
-// per warp of the block; all threads of the block must come here, and `slots` must not be used again before another
-// barrier.
-template <int N, typename T>
-__device__ __forceinline__ void row_sums(T (&values)[N], T (&slots)[N][kRowThreads / 32]) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2)
-#pragma unroll
-    for (int n = 0; n < N; ++n) values[n] += __shfl_xor_sync(kFullWarp, values[n], offset);
-  if (blockDim.x == 32) return;
-  const int warps_per_row = int(blockDim.x) / 32, first = int(threadIdx.y) * warps_per_row;
-  if (threadIdx.x % 32 == 0) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) slots[n][first + threadIdx.x / 32] = values[n];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int n = 0; n < N; ++n) values[n] = slots[n][first];
-#pragma unroll 1
-  for (int w = 1; w < warps_per_row; ++w) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) values[n] += slots[n][first + w];
   }
 }
 

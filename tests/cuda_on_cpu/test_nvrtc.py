@@ -38,9 +38,14 @@ CEILINGS = {
     "sgd_kernel": 128,  # 16 elements in flight of up to three arrays and their copies; with 96 as many blocks fit
     # Of 8 channels: three to four numbers each, and 8 packs in flight, from one array or two.
     "batch_norm_moments_kernel": 80,
+    "batch_norm_combine_kernel": 80,  # 8 parts in flight of three arrays, in double, at an offset by picture
     "batch_norm_sums_kernel": 80,
     "batch_norm_act_kernel": 96,
     "batch_norm_backward_kernel": 128,
+    "instance_norm_sums_kernel": 128,
+    "instance_norm_backward_kernel": 128,
+    "instance_norm_plane_kernel": 72,  # 8 packs that stay, of one array or of two
+    "instance_norm_plane_backward_kernel": 72,
 }
 
 OPS = [path.stem for path in build.launchers()]
