@@ -96,17 +96,17 @@ class Job(GanJob):
         """See SamplesJob; the classifier that judges translations is trained on the pictures."""
         self._ranks = ranks
         data = super().open_data(ranks, device, dtype)
-        self._classifier.to(device)
+        self._classifier = self._classifier.to(device)
         return data
 
     def data_sets(self, num_threads: int) -> DataSets:
         """See SamplesJob."""
         sets = super().data_sets(num_threads)
         train, val = cast(Domains, sets.train), cast(Domains, sets.val)
-        a, b, held_out_a, held_out_b = (thumbnails(each, SIDE, MOST) for each in (train.a, train.b, val.a, val.b))
-        self._classifier = train_classifier(a, b)
+        known_a, known_b, a, b = (thumbnails(each, SIDE, MOST) for each in (train.a, train.b, val.a, val.b))
+        self._classifier = train_classifier(known_a, known_b)
         self._classifier.load_state_dict(self._ranks.gather_objects(self._classifier.state_dict())[0])
-        self._rates = self._classifier.rates(held_out_a, held_out_b)
+        self._rates = self._classifier.rates(a, b)
         line = (
             "data: the classifier that judges translations is right for {:.1%} of held-out pictures of A, {:.1%} of B"
         )

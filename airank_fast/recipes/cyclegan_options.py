@@ -50,7 +50,7 @@ SHOES = replace(
     eval_batch_size=50,
     target={"to_a": 0.85, "to_b": 0.85, "cycle_l1": 0.07},
 )
-EDGES = replace(SHOES, name="edges", target=None)
+EDGES = replace(SHOES, name="edges", target={"l1": 0.19})
 RECIPES = {recipe.name: recipe for recipe in (SHOES, EDGES, CITYSCAPES)}
 
 
