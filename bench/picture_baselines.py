@@ -3,7 +3,8 @@
     python bench/picture_baselines.py [--save]
 
 Each makes pictures of the evaluation set with what the training set has: a copy of the input, one picture for all, the
-mean picture, the training picture whose partner, or which itself, is nearest to the input.
+mean and the median picture, the training picture whose partner, or which itself, is nearest to the input. Without pairs
+the partners of training photographs are made here, as the data set's were, which CycleGAN cannot do.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def of_pairs(sides: Sides) -> Iterator[tuple[str, dict[str, float]]]:
         "a black picture": torch.full_like(b, -1),
         "the input itself": a,
         "the mean picture of the training set": known_b.mean(0).expand_as(b),
+        "the median picture of the training set": known_b.median(0).values.expand_as(b),
         "the training picture whose input is nearest": known_b[nearest(a, known_a)],
     }
     for method, pictures in made.items():
@@ -85,6 +87,10 @@ def cases() -> Iterator[tuple[str, str, dict[str, float], dict[str, float]]]:
     edges = pix2pix_options.RECIPES["edges"].target or {}
     for method, values in of_pairs(pairs):
         yield "edges to photographs, in pairs", method, values, edges
+    unpaired, target = fashion.unpaired_edges(), cyclegan_options.RECIPES["edges"].target or {}
+    _, photographs = unpaired["train"]
+    for method, values in of_pairs(scaled({**unpaired, "train": (fashion.edges(photographs), photographs)})):
+        yield "edges to photographs, unpaired", method, values, target
     shoe_target = cyclegan_options.RECIPES["shoes"].target or {}
     for method, values in of_domains(shoes):
         yield "sneakers and ankle boots, unpaired", method, values, shoe_target

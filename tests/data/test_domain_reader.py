@@ -47,7 +47,6 @@ def unpaired(tmp_path_factory):
 @pytest.mark.parametrize("sets", ["pairs", "unpaired"])
 def test_batches_are_functions_of_seed_and_step_on_any_number_of_ranks(sets, request):
     domains = request.getfixturevalue(sets)
-    # fewer samples than 5 make a global batch of 4 possible
     alone = batches(reader(*domains), 3)
     (later,) = batches(reader(*domains), 1, first=2)
     ranks = [batches(reader(*domains, rank=rank, world_size=2), 3) for rank in range(2)]
