@@ -51,6 +51,8 @@ def contiguous_is_faster(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> boo
     if torch.is_autocast_enabled("cpu") or processor.instruction_set() != "AVX2":
         return False
     channels = conv.weight.shape[:2]
+    if conv.kernel_size == (1, 1):  # a matrix product, which copies would take longer than
+        return False
     if min(channels) < CONTIGUOUS_CHANNELS or math.prod(channels) < 2 * CONTIGUOUS_CHANNELS**2:
         return False
     return is_channels_last(x) or is_channels_last(conv.weight)

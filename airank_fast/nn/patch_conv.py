@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,26 +10,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.nn.choices import product_is_faster
+from airank_fast.nn.conv import Conv2d
 from airank_fast.nn.tracing import one_call
 
+LARGE = 1024
+"""Pixels of a picture from which on it is large."""
 
-class PatchConv2d(nn.Conv2d):
+
+class PatchConv2d(Conv2d):
     """``nn.Conv2d`` with its arguments, parameters, state-dict keys and values, but faster.
 
     On a CPU, for few pixels and many channels, oneDNN's convolution spends most of its time on converting weights and
     their gradients to its own layout and back. There the patches of the filters are written side by side and
-    multiplied, without the weights that meet padding alone; `choices.py` decides from measurements. Everywhere else,
-    and under autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself; so it is with a bias,
-    groups, dilation, or a padding other than zeros.
+    multiplied, without the weights that meet padding alone; `choices.py` decides from measurements. That needs a
+    convolution without bias, groups and dilation, padded by zeros. Of large pictures this is airank_fast's ``Conv2d``.
+    Everywhere else, and under autocast, torch.compile, torch.func and exports, it is ``nn.Conv2d`` itself.
 
     Shapes: those of ``nn.Conv2d``; the output is channels_last where it is a product.
     """
 
     @one_call
     def forward(self, input: Tensor) -> Tensor:
-        if not product_is_faster(self, input):
+        if product_is_faster(self, input):
+            return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
+        if math.prod(input.shape[-2:]) >= LARGE:
             return super().forward(input)
-        return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
+        return nn.Conv2d.forward(self, input)
 
 
 class _Taps(NamedTuple):

@@ -8,7 +8,7 @@ from torch import nn
 
 from airank_fast import processor
 from airank_fast.engine import weights
-from airank_fast.nn import Conv2d, ConvTranspose2d, InstanceNormAct2d, choices, conv
+from airank_fast.nn import Conv2d, ConvTranspose2d, InstanceNormAct2d, PatchConv2d, choices, conv
 from airank_fast.ops import winograd
 from airank_fast.optim import FusedAdam
 
@@ -57,6 +57,14 @@ def test_values_and_gradients_are_torchs(small_is_enough, made, arguments, optio
         assert ours[0].is_contiguous(memory_format=torch.channels_last)
     for got, want in zip(ours, torchs, strict=True):
         assert ((got - want).norm() / want.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize(("side", "way"), [(30, "ConvolutionBackward0"), (32, "_WinogradBackward")])
+def test_a_patch_convolution_of_large_pictures_is_one(small_is_enough, monkeypatch, side, way):
+    monkeypatch.setattr("airank_fast.nn.patch_conv.product_is_faster", lambda conv, x: False)
+    module = PatchConv2d(4, 6, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 4, side, side).contiguous(memory_format=torch.channels_last)
+    assert type(module(x).grad_fn).__name__ == way
 
 
 def test_winograds_error_is_at_most_twice_a_direct_convolutions(small_is_enough):
