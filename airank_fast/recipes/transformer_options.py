@@ -66,6 +66,8 @@ class Recipe(CommonRecipe):
     """Steps of linear warm-up; then the learning rate falls with the root of the step."""
     eval_every: int
     """Evaluate every N epochs."""
+    average_checkpoints: int = 1
+    """Evaluate with the mean weights of the last N checkpoints, the present ones among them."""
     beam: int = 4
     """Hypotheses of a sentence that beam search keeps."""
     length_penalty: float = 0.6
@@ -163,7 +165,7 @@ def defaults(request: Request, world_size: int) -> Recipe:
 def finish(recipe: Recipe, options: Options) -> Recipe:
     """The recipe, checked."""
     counts = ("layers", "width", "inner_width", "heads", "max_tokens", "epochs", "warmup_steps", "eval_every", "beam")
-    check_counts(recipe, counts)
+    check_counts(recipe, (*counts, "average_checkpoints"))
     require(recipe.vocab_size >= 8 and recipe.vocab_size % 8 == 0, "--vocab-size", "a multiple of 8", recipe.vocab_size)
     require(recipe.max_length >= 2, "--max-length", "at least 2", recipe.max_length)
     for name in ("dropout", "attention_dropout", "activation_dropout", "label_smoothing", "beta1", "beta2"):
