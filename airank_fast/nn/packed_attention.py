@@ -218,7 +218,12 @@ def _rows(lengths: np.ndarray, longest: list[int], counts: list[int]) -> _Rows:
 
 
 def _written_out(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
 ) -> Tensor:
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-1, -2))
     if is_causal:
