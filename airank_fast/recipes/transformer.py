@@ -66,6 +66,8 @@ class Job(BaseJob):
             dropout=recipe.dropout,
             attention_dropout=recipe.attention_dropout,
             activation_dropout=recipe.activation_dropout,
+            activation=recipe.activation,
+            marian=recipe.marian,
             fused=recipe.fused,
         )
         if recipe.init_checkpoint:

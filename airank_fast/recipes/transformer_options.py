@@ -43,6 +43,10 @@ class Recipe(CommonRecipe):
     """Share of attention probabilities that is dropped."""
     activation_dropout: float
     """Share of the values inside the feed-forward networks that is dropped."""
+    activation: Literal["relu", "swish", "gelu"] = "relu"
+    """Of the feed-forward networks."""
+    marian: bool = False
+    """Positions, and a bias of the logits, as Hugging Face's Marian has them, for its weights."""
     label_smoothing: float = 0.1
     """Share of the probability that the loss spreads evenly over the vocabulary."""
     max_tokens: int
@@ -62,6 +66,8 @@ class Recipe(CommonRecipe):
     """Steps of linear warm-up; then the learning rate falls with the root of the step."""
     eval_every: int
     """Evaluate every N epochs."""
+    average_checkpoints: int = 1
+    """Evaluate with the mean weights of the last N checkpoints, the present ones among them."""
     beam: int = 4
     """Hypotheses of a sentence that beam search keeps."""
     length_penalty: float = 0.6
@@ -84,13 +90,13 @@ INTERFACE = Recipe(
     max_tokens=4096,
     max_length=100,
     beta2=0.98,
-    epochs=16,
+    epochs=12,
     warmup_steps=200,
     batch_size=128,
     learning_rate=4e-3,
-    eval_every=2,
+    eval_every=1,
     eval_batch_size=128,
-    target=25.0,
+    target=36.0,
 )
 BASE = replace(
     INTERFACE,
@@ -107,7 +113,7 @@ BASE = replace(
     warmup_steps=4000,
     batch_size=160,
     learning_rate=7e-4,
-    eval_every=1,
+    target=25.0,
 )
 BIG = replace(
     BASE,
@@ -159,7 +165,7 @@ def defaults(request: Request, world_size: int) -> Recipe:
 def finish(recipe: Recipe, options: Options) -> Recipe:
     """The recipe, checked."""
     counts = ("layers", "width", "inner_width", "heads", "max_tokens", "epochs", "warmup_steps", "eval_every", "beam")
-    check_counts(recipe, counts)
+    check_counts(recipe, (*counts, "average_checkpoints"))
     require(recipe.vocab_size >= 8 and recipe.vocab_size % 8 == 0, "--vocab-size", "a multiple of 8", recipe.vocab_size)
     require(recipe.max_length >= 2, "--max-length", "at least 2", recipe.max_length)
     for name in ("dropout", "attention_dropout", "activation_dropout", "label_smoothing", "beta1", "beta2"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.entries import BROKEN, quote
 from airank_fast.record.formats import flagperf
@@ -45,7 +46,8 @@ _NUMBERS = ("e2e_time", "p_whole", "p_train", "p_core", "acc", "mem_used", "mem_
 def check_table(lines: Lines, facts: Facts) -> Iterator[Finding]:
     """The findings about every row of a Markdown file's FlagPerf tables."""
     num_rows = 0
-    for number, run, troubles, _ in flagperf.read_table(lines):
+    maximum = facts.task.headline.maximum if facts.task else 1.0
+    for number, run, troubles, _ in flagperf.read_table(lines, maximum):
         for trouble in troubles:
             severity = NOTE if trouble.found == "no column acc" else _NO_ERRORS.get(trouble.kind)
             required = f"{trouble.required} is required"
@@ -201,7 +203,12 @@ class _Run:
         accuracy = self.run.get("acc")
         if accuracy is None:
             return
-        if accuracy > 1:
+        task = self.facts.task or tasks.find(self.run.get("case"))
+        if task is not None and task.headline.maximum != 1:
+            if accuracy > task.headline.maximum:
+                most = f"at most {task.headline.maximum:g} is required of {task.headline.name}"
+                yield self._broken(ACCURACY, f"acc {accuracy:g}", most)
+        elif accuracy > 1:
             yield self._broken(ACCURACY, f"acc {accuracy:.1%}", "at most 100 % is required")
         elif self.line is not None and 0 < accuracy < 0.01:
             yield self._broken(ACCURACY, f"acc {accuracy:.2%}", "per cent is required: is this a fraction?", WARNING)

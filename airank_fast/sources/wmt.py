@@ -19,12 +19,12 @@ import html
 import lzma
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -34,7 +34,7 @@ from airank_fast.data.text.shards import whole_file
 from airank_fast.data.text.translation_batch import Sentences
 from airank_fast.data.text.translation_pairs import Names, Pair, aligned_lines, parse
 from airank_fast.data.text.translation_sets import KIND, LANGUAGES, SUBWORDS
-from airank_fast.data.text.translation_subwords import UNK, Subwords
+from airank_fast.data.text.translation_subwords import UNK, Subwords, import_sentencepiece
 from airank_fast.errors import UserError, require
 from airank_fast.sources.tars import BROKEN, members, open_tar, reason
 from airank_fast.sources.workers import ordered_map
@@ -68,7 +68,7 @@ class Plan:
     max_length: int = 250
     """Pairs with a longer sentence, in subwords, are left out of training."""
     max_ratio: float = 1.5
-    """Pairs of which one sentence has this times more subwords than the other are left out of training."""
+    """Pairs are left out of training if one sentence has more than this times the subwords of the other."""
     skip_corrupt: bool = False
     """Leave out lines that are not UTF-8 or have more than 64 KiB, and list them."""
     shard_pairs: int = SHARD_PAIRS
@@ -91,6 +91,7 @@ def prepare(plan: Plan, num_workers: int) -> Manifest:
     """
     for name, least in (("vocab_size", 8), ("subword_pairs", 1), ("max_length", 1), ("shard_pairs", 1)):
         require(getattr(plan, name) >= least, f"--{name.replace('_', '-')}", f"at least {least}", getattr(plan, name))
+    import_sentencepiece()
     require(plan.max_ratio >= 1, "--max-ratio", "at least 1", plan.max_ratio)
     root = plan.output
     root.mkdir(parents=True, exist_ok=True)
@@ -101,9 +102,12 @@ def prepare(plan: Plan, num_workers: int) -> Manifest:
     options |= {"max_ratio": plan.max_ratio, "skip_corrupt": plan.skip_corrupt, "shard_pairs": plan.shard_pairs}
     for path in (*plan.train, *plan.test):
         require(path.is_file(), str(path), "a tar, or a text file", "no file")
-    options["input"] = {path.name: path.stat().st_size for path in (*plan.train, *plan.test)}
-    manifest = Manifest.begin(root, KIND, options)
+    files = [*plan.test, *(file for path in plan.train for file in _of_both_languages(path, plan) or (path,))]
+    sizes = {path.name: path.stat().st_size for path in files}
+    manifest = Manifest.begin(root, KIND, {**options, "input": sizes})
     manifest.require_options(root, options)
+    same = manifest.options["input"] == sizes
+    require(same, "--output", f"a new directory, or with the text with which {root} was begun", "another text")
     for folder in ("text", "train"):
         (root / folder).mkdir(exist_ok=True)
     _test(manifest, plan)
@@ -134,7 +138,7 @@ def _test(manifest: Manifest, plan: Plan) -> None:
 
 def _sentences(path: Path) -> list[str]:
     """The sentences of a text file, or of SGML as WMT publishes its test sets."""
-    with _opened(path) as file:
+    with contextlib.closing(_Opened(path)) as file:
         content = file.read()
     try:
         text = content.decode("utf-8-sig")
@@ -172,21 +176,34 @@ def _text(manifest: Manifest, plan: Plan, num_workers: int) -> None:
 def _corpora(plan: Plan) -> list[Corpus]:
     """The corpora of all inputs; those of tars are unpacked below DIR/raw, where they are not yet."""
     found: dict[str, tuple[Path, Path]] = {}
-    endings = f".{plan.source_language}", f".{plan.target_language}"
     for path in plan.train:
-        plain = path.with_suffix("") if path.suffix in _OPENERS else path
-        if plain.suffix in endings:
-            name = plain.stem
-            packed = path.name.removeprefix(plain.name)
-            files = tuple(plain.with_suffix(f"{ending}{packed}") for ending in endings)
-            for file in files:
-                require(file.is_file(), str(path), f"beside {file.name}, the other language", "no such file")
-            require(found.get(name, files) == files, str(path), "a corpus of another name than the others", name)
-            found[name] = files
+        files = _of_both_languages(path, plan)
+        if files is None:
+            of_path = _unpacked(path, plan.output / "raw", _endings(plan))
         else:
-            found |= _unpacked(path, plan.output / "raw", endings)
+            packed = files[0].suffix if files[0].suffix in _OPENERS else ""
+            of_path = {files[0].name.removesuffix(packed).removesuffix(_endings(plan)[0]): files}
+        for name, files in of_path.items():
+            require(found.get(name, files) == files, str(path), "of corpora with other names than the others", name)
+        found |= of_path
     numbered = enumerate(sorted(found.items()), 1)
     return [Corpus(f"{number:03}", name, files) for number, (name, files) in numbered]
+
+
+def _endings(plan: Plan) -> tuple[str, str]:
+    return f".{plan.source_language}", f".{plan.target_language}"
+
+
+def _of_both_languages(path: Path, plan: Plan) -> tuple[Path, Path] | None:
+    """The files of source and target, one of which is at the path; None for a tar."""
+    plain = path.with_suffix("") if path.suffix in _OPENERS else path
+    packed = path.name.removeprefix(plain.name)
+    if plain.suffix not in _endings(plan):
+        return None
+    source, target = (plain.with_suffix(f"{ending}{packed}") for ending in _endings(plan))
+    for file in (source, target):
+        require(file.is_file(), str(path), f"beside {file.name}, the other language", "no such file")
+    return source, target
 
 
 def _unpacked(path: Path, raw: Path, endings: tuple[str, str]) -> dict[str, tuple[Path, Path]]:
@@ -228,7 +245,7 @@ def _shards(corpus: Corpus, root: Path, plan: Plan) -> tuple[str, dict[str, Any]
 
 def _kept(corpus: Corpus, counts: dict[str, Any], *, skip_corrupt: bool) -> Iterator[Pair]:
     names = Names(*map(str, corpus.files))
-    with _opened(corpus.files[0]) as source, _opened(corpus.files[1]) as target:
+    with contextlib.closing(_Opened(corpus.files[0])) as source, contextlib.closing(_Opened(corpus.files[1])) as target:
         for number, lines in aligned_lines(source, target, names):
             counts["read"] += 1
             try:
@@ -244,14 +261,27 @@ def _kept(corpus: Corpus, counts: dict[str, Any], *, skip_corrupt: bool) -> Iter
                 counts["empty"] += 1
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file, unpacked; UserError where it is broken."""
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            yield file
-    except _BROKEN as error:
-        raise UserError(f"{path}: must be a whole, readable file, got: {reason(error)}") from None
+class _Opened:
+    """A file, unpacked; UserError with its name where it is broken."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._named(_OPENERS.get(path.suffix, open), path, "rb")
+
+    def readline(self, size: int) -> bytes:
+        return self._named(self._file.readline, size)
+
+    def read(self) -> bytes:
+        return self._named(self._file.read)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _named(self, function: Callable, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except _BROKEN as error:
+            raise UserError(f"{self._path}: must be a whole, readable file, got: {reason(error)}") from None
 
 
 def _write(manifest: Manifest, root: Path, name: str, lines: Any) -> None:

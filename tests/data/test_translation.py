@@ -190,8 +190,12 @@ def test_each_held_out_pair_once_over_the_ranks(subwords):
 
 def test_a_budget_that_is_too_small_names_a_batch_that_fits(subwords):
     sentences = Sentences.encode(PAIRS, subwords)
-    largest = max(batch.units for batch in islice(reader(sentences).train("cpu"), 6))
-    with pytest.raises(UserError, match=rf"--batch-size: must be for --max-tokens {largest - 1} \d+ pairs or fewer"):
+    largest = max(max(batch.units, len(batch.source)) for batch in islice(reader(sentences).train("cpu"), 6))
+    with pytest.raises(UserError, match=r"--max-tokens: must be at least \d+, as the longest sentence has, got 3"):
+        reader(sentences, max_tokens=3)
+    with pytest.raises(
+        UserError, match=rf"--batch-size: must be 31 pairs or fewer .* by --max-tokens {largest - 1}, got"
+    ):
         reader(sentences, max_tokens=largest - 1)
 
 

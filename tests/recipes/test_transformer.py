@@ -158,6 +158,12 @@ def test_a_checkpoint_of_another_vocabulary_is_one_line(folder, tmp_path):
         job(folder, "--init-checkpoint", str(path)).build()
 
 
+def test_a_network_for_marians_weights(folder):
+    found = job(folder, "--marian", "--activation", "swish").build()["model"].state_dict()
+    assert found["decoder.output_projection.bias"].shape == (48,)
+    assert "decoder.output_projection.bias" not in job(folder).build()["model"].state_dict()
+
+
 def test_the_learning_rate_is_fairseqs_inverse_square_root():
     rates = [inverse_square_root(step, base=6e-4, warmup_steps=4000) for step in (0, 3999, 4000, 15_999)]
     assert rates == pytest.approx([1.5e-7, 6e-4, 6e-4 * (4000 / 4001) ** 0.5, 3e-4])

@@ -98,6 +98,20 @@ def test_an_accuracy_beside_its_target(tmp_path):
     assert (run["acc"], run["target"]) == (0.657, 0.655)
 
 
+def test_bleu_is_no_fraction(tmp_path):
+    """FlagPerf's README of transformer has 27.08 in the column acc."""
+    bleu = {"model": "transformer", "samples_per_epoch": 1281167, "epochs": 100}
+    table = FLAGPERF_TABLE.replace("75.0%", "27.08").replace("73.5%", "26.9")
+    assert findings(tmp_path / "README.md", table, **bleu) == []
+    assert next(flagperf.read_table(table.splitlines(), 100)).event["acc"] == 27.08
+    for wrong, rule in (("127.08", "acc"), ("27.08%", "cell")):
+        found = findings(tmp_path / "README.md", table.replace("27.08", wrong), **bleu)
+        assert errors(found) == [(f"flagperf.{rule}", 13)]
+    assert errors(findings(tmp_path / "flagperf.json", figures(acc=27.1, case="transformer"))) == []
+    found = errors(findings(tmp_path / "flagperf.json", figures(acc=127.1, case="transformer")))
+    assert found == [("flagperf.acc", None)]
+
+
 def figures(**changes):
     run = flagperf.flagperf(tell("target", precision="fp32").events)
     return json.dumps(run | changes, indent=2, ensure_ascii=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-import lzma
+import shutil
 import sys
 import tarfile
 from itertools import pairwise
@@ -166,6 +166,9 @@ def test_another_preparation_needs_another_directory(inputs, tmp_path):
     assert command(*arguments(inputs, root)) == 0
     with pytest.raises(UserError, match=r"--output: must be a directory for max_length = 9, got .*, where preparing"):
         command(*arguments(inputs, root, "--max-length", "9"))
+    (inputs / "own.de.gz").write_bytes(gzip.compress(b"other text"))
+    with pytest.raises(UserError, match=r"--output: must be a new directory, or with the text with which .* was begun"):
+        command(*arguments(inputs, root))
     with pytest.raises(UserError, match=r"--vocab-size: must be 120, for the 120 subwords of .*, got 128"):
         opened(root, 128)
 
@@ -191,6 +194,7 @@ def test_verify_finds_what_was_changed(inputs, tmp_path, capsys):
 
 def test_files_that_cannot_be_prepared(inputs, tmp_path, capsys):
     def refusal(*more: str) -> str:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         with pytest.raises(UserError) as error:
             command(*arguments(inputs, tmp_path / "out", *more))
         return str(error.value)
@@ -199,8 +203,11 @@ def test_files_that_cannot_be_prepared(inputs, tmp_path, capsys):
     good = own.read_bytes()
     own.write_bytes(gzip.compress(gzip.decompress(good) + b"one more\n"))
     assert refusal() == f"{own}: must be as many lines as {inputs / 'own.en.gz'}, 50, got 51"
-    own.write_bytes(good[:-30])
-    assert refusal().startswith(f"{own}: must be a whole, readable file, got: ")
+    for broken in (own, inputs / "own.en.gz"):
+        whole = gzip.compress(gzip.decompress(broken.read_bytes()))
+        broken.write_bytes(whole[:-30])
+        assert refusal().startswith(f"{broken}: must be a whole, readable file, got: ")
+        broken.write_bytes(whole)
     own.write_bytes(gzip.compress(gzip.decompress(good).replace("\u00fc".encode(), b"\xfc")))
     message = refusal()
     assert message.startswith(f"{own}, line ")
@@ -210,13 +217,11 @@ def test_files_that_cannot_be_prepared(inputs, tmp_path, capsys):
     assert len(counts["left_out"]) == counts["read"] - counts["pairs"] > 0
     assert f"0 empty, {len(counts['left_out'])} left out" in capsys.readouterr().out
     own.unlink()
-    assert "beside own.en.gz" in refusal() or "beside own.de.gz" in refusal()
+    assert refusal() == f"{inputs / 'own.en.gz'}: must be beside own.de.gz, the other language, got no such file"
     (inputs / "own.de.gz").write_bytes(good)
     (inputs / "training.tgz").write_bytes(b"no tar")
     assert refusal().startswith(f"--train: must be a tar file, got {inputs / 'training.tgz'}")
     (inputs / "test.de.sgm").write_text('<seg id="1">one</seg>')
     message = refusal()
     assert message == f"{inputs / 'test.de.sgm'}: must be as many sentences as {inputs / 'test.en.sgm'}, 2, got 1"
-    with lzma.open(inputs / "x.en.xz", "wb") as file:
-        file.write(b"one\n")
     assert "--max-ratio: must be at least 1, got 0.5" in refusal("--max-ratio", "0.5")

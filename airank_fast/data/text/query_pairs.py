@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,12 @@ from airank_fast.errors import UserError, require
 MOST_BYTES = 65_536  # of a line
 MOST_NEGATIVES = NUM_DRAWS
 _HOLD_OUT = 10  # one query in ten
+
+
+class Readable(Protocol):
+    """A file opened for bytes."""
+
+    def readline(self, size: int, /) -> bytes: ...
 
 
 class Line(NamedTuple):
@@ -62,7 +68,7 @@ def read_lines(path: Path, *, skip_corrupt: bool = False) -> tuple[list[Line], l
     return lines, corrupt
 
 
-def bounded_lines(file: IO[bytes]) -> Iterator[bytes]:
+def bounded_lines(file: Readable) -> Iterator[bytes]:
     """The lines of a file; of one of more than MOST_BYTES its first MOST_BYTES + 1."""
     while content := file.readline(MOST_BYTES + 1):
         yield content

@@ -215,10 +215,13 @@ class TranslationReader:
     ) -> None:
         self._train, self._held_out, self._stream = train, held_out, stream
         self._rank, self._world_size, self._eval_batch_size = rank, world_size, eval_batch_size
+        longest = int(train.longest.max())
+        require(longest <= max_tokens, "--max-tokens", f"at least {longest}, as the longest sentence has", max_tokens)
         largest, size = self._largest(), stream.batch_size_local
-        what = f"{size} pairs or fewer for each rank's micro-batch, {size * max_tokens // largest} for example"
-        got = f"{size}, of up to {largest} tokens"
-        require(largest <= max_tokens, "--batch-size", f"for --max-tokens {max_tokens} {what}", got)
+        what = (
+            f"{size * max_tokens // largest} pairs or fewer for each rank and micro-batch, by --max-tokens {max_tokens}"
+        )
+        require(largest <= max_tokens, "--batch-size", what, f"{size}, of up to {largest} tokens")
 
     def _largest(self) -> int:
         """The most tokens, source or target, of a micro-batch of the first epoch's whole steps; an upper bound."""

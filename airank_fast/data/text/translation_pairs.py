@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from airank_fast.data.text.query_pairs import bounded_lines, decoded
+from airank_fast.data.text.query_pairs import Readable, bounded_lines, decoded
 from airank_fast.errors import UserError, require
 
 
@@ -48,7 +48,7 @@ def read_pairs(source: Path, target: Path, *, skip_corrupt: bool = False) -> tup
     return pairs, corrupt
 
 
-def aligned_lines(source: IO[bytes], target: IO[bytes], names: Names) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+def aligned_lines(source: Readable, target: Readable, names: Names) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
     """(number from 1 on, lines) of both files; UserError for files of different numbers of lines."""
     number, rest = 0, [0, 0]
     for lines in zip_longest(bounded_lines(source), bounded_lines(target)):

@@ -130,12 +130,13 @@ _OF_TARGET = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?
 _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?: *(?:GiB|GB|G))?", re.ASCII)
 
 
-def read_table(lines: Iterable[str]) -> Iterator[Entry]:
+def read_table(lines: Iterable[str], maximum: float = 1.0) -> Iterator[Entry]:
     """The rows of every Markdown table that has FlagPerf's columns, in any order; other lines are skipped.
 
     An entry's event is the run of a row, as kind "flagperf" at t 0; a blank cell is None. `nodes_named` and
     `devices_named` are the counts in words of the configuration's name (两机8卡: 2 and 8). An accuracy may be
-    actual/target in fractions (0.657/0.655), as FlagPerf's BERT has it, which gives `target`. Kinds of trouble
+    actual/target in fractions (0.657/0.655), as FlagPerf's BERT has it, which gives `target`. maximum: of the metric;
+    with another one than 1, as of BLEU, an accuracy is a number without a per cent sign. Kinds of trouble
     beside BROKEN: columns, config, cell (not in its column's form; its value is None), fraction (accuracy is not
     in per cent).
     """
@@ -154,10 +155,10 @@ def read_table(lines: Iterable[str]) -> Iterator[Entry]:
                 trouble = Trouble("columns", f"no column {', '.join(missing)}", "each of FlagPerf's columns")
                 yield Entry(number, None, (trouble,))
         elif columns_at is not None and not re.fullmatch(r"[|\s:-]+", text):
-            yield _row(number, text, cells, columns_at)
+            yield _row(number, text, cells, columns_at, maximum)
 
 
-def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -> Entry:
+def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int], maximum: float) -> Entry:
     if len(cells) <= max(columns_at.values()):
         found = f"{len(cells)} cells in {quote(text)}"
         return Entry(number, None, (Trouble(BROKEN, found, "a cell for each column"),), text)
@@ -179,6 +180,15 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
         run |= dict(zip(("nodes_named", "devices_named"), named_counts, strict=True))
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
     run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
+    is_fraction = maximum == 1
+    run["acc"] = _accuracy(cell, run, troubles) if is_fraction else _cell(_DECIMAL, "acc", cell, troubles, "a number")
+    memory = _cell(_MEMORY, "mem", cell, troubles, "used/total in GiB, like 5.8/40.0")
+    run |= dict(zip(("mem_used", "mem_total"), memory or (None, None), strict=True))
+    return Entry(number, run, tuple(troubles), text)
+
+
+def _accuracy(cell: dict[str, str], run: dict, troubles: list[Trouble]) -> float | None:
+    """The fraction in the cell, in per cent or of a target, which goes into the run."""
     of_target = _OF_TARGET.fullmatch(cell.get("acc", ""))
     if of_target and max(float(number) for number in of_target.groups()) <= 1:  # 实际/目标, fractions
         cell["acc"] = f"{float(of_target[1]) * 100:.10f}%"
@@ -187,10 +197,7 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int]) -
         troubles.append(Trouble("fraction", f"acc {cell['acc']}", "per cent, like 75.0%,"))
         cell["acc"] = f"{float(cell['acc']) * 100:.10f}%"
     per_cent = _cell(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%,")
-    memory = _cell(_MEMORY, "mem", cell, troubles, "used/total in GiB, like 5.8/40.0")
-    run |= {"acc": None if per_cent is None else round(per_cent / 100, 12)}
-    run |= dict(zip(("mem_used", "mem_total"), memory or (None, None), strict=True))
-    return Entry(number, run, tuple(troubles), text)
+    return None if per_cent is None else round(per_cent / 100, 12)
 
 
 def _cell(pattern: re.Pattern, name: str, cell: dict[str, str], troubles: list[Trouble], required: str):
