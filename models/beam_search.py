@@ -157,7 +157,7 @@ class _Search:
             layer: _Layer(layer, cache, _ROOM * beam) for layer, cache in zip(model.decoder.layers, caches, strict=True)
         }
         dtype = caches[0].keys.dtype  # 16 bits also under autocast
-        self.embeddings = model.encoder.embed_tokens.weight.to(dtype)
+        self.logits = _logits(model, dtype, num * beam)
         self.source_mask = _padding_mask(sequences, dtype, device)
         self.mask = torch.full((num, 1, beam, _ROOM * beam), -torch.inf, dtype=dtype, device=device)
         self.num_cached = 0  # tokens of a sentence
@@ -182,8 +182,7 @@ class _Search:
         positions = torch.full_like(self.tokens, self.length).flatten()
         x = self.model.embed(self.tokens.flatten(), positions, self.length + 1)
         decoded = self.model.decoder(x, self._attend_to_target, self._attend_to_source)
-        decoded = decoded.to(self.embeddings.dtype)  # under autocast norms are in float32
-        scores, tokens, parents = self._candidates(self.model.decoder.output_projection(decoded, self.embeddings))
+        scores, tokens, parents = self._candidates(self.logits(decoded))
         self._end(scores, tokens, parents)
         self._go_on(scores, tokens, parents)
         self.length += 1
@@ -345,6 +344,19 @@ def _first_largest(x: Tensor, k: int) -> Tensor:
 
 def _joined(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
     return torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+
+
+def _logits(model: Transformer, dtype: torch.dtype, num_rows: int) -> Callable[[Tensor], Tensor]:
+    """The network's output, [rows, width] to [rows, vocabulary] of `dtype`; the matrix is converted once.
+
+    In float32 on a CPU it is packed for oneDNN: the product with a matrix that long, which is a third of the work, is
+    twice as fast as MKL's there (AVX2).
+    """
+    output, weight = model.decoder.output_projection, model.encoder.embed_tokens.weight.detach().to(dtype)
+    if weight.device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, output.bias, "none", [], "")
+    return lambda x: output(x.to(dtype), weight)  # under autocast norms are in float32
 
 
 def _source_caches(model: Transformer, encoded: Tensor, sequences: PackedSequences) -> list[_Cache]:

@@ -126,6 +126,8 @@ def test_padding_and_other_sentences_change_no_score(precision):
         together = beam_search(model, *packed([*SOURCES, [4] * 40]), max_extra=8)[: len(SOURCES)]
     assert sum(a == b for a, b in zip(alone, together, strict=True)) >= len(SOURCES) - (precision != "fp32")
     assert all(token in WORDS for each in together for token in each)
+    if precision == "fp32":
+        assert together == beam_search(network(seed=2), *packed(SOURCES), max_extra=8)
 
 
 def test_equal_scores_are_in_the_order_of_tokens():

@@ -132,6 +132,18 @@ def test_what_the_rules_find_is_counted_and_listed(refused_run, language):
     assert str(refused_run) not in section
 
 
+def test_how_a_metric_is_computed_is_said_and_verified(tmp_path):
+    signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+    run = MadeUpRun().begin()
+    run.events[-1]["signatures"] = {"bleu": signature}
+    path = run.train(epochs=5).stop().write(tmp_path / "run")
+    page, markdown, _ = made([path], "en")
+    shown = f"bleu: {signature}"
+    assert shown in "".join(Page(page).text)
+    assert shown in markdown.replace("\\", "")
+    assert not [each for each in verifying.verify(path) if "signatures" in each.found]
+
+
 def test_a_format_without_rules_says_so(tmp_path):
     line = '{"timestamp": "1570716921.84", "elapsedtime": "1", "datetime": "x", "type": "LOG", "step": [0, 5]'
     (tmp_path / "log.json").write_text("DLLL " + line + ', "data": {"train.loss": 8.5}}\n')
