@@ -135,7 +135,13 @@ def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_pat
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    files = ("py.typed", "data/images/digits.npz", "data/text/wordnet.txt.xz", "nn/choices.json")
+    files = (
+        "py.typed",
+        "data/images/digits.npz",
+        "data/text/wordnet.txt.xz",
+        "data/text/home_assistant.tsv.xz",
+        "nn/choices.json",
+    )
     for path in [*(ROOT / "airank_fast").rglob("*.py"), *(ROOT / "airank_fast" / name for name in files)]:
         assert str(path.relative_to(ROOT)) in names
     for path in (ROOT / "models").glob("*.py"):
