@@ -1,6 +1,6 @@
 """Sentences/s of beam search against Hugging Face's generate and CTranslate2, with the same weights and rules.
 
-    python bench/beam_search.py [--size embedded|base] [--rounds N] [--device cuda] [--save]
+    python bench/beam_search.py [--size embedded|base] [--rounds N] [--device cpu|cuda] [--save]
 
 Marian's network; beam 4, and a length penalty of 0.6 as Hugging Face divides. A sentence is finished when 4 of its
 histories have ended, as in fairseq and CTranslate2 (Hugging Face's early_stopping=True). The translations must be
@@ -27,20 +27,20 @@ from airank_fast.models.beam_search import EOS, PENALTIES, beam_search
 from airank_fast.models.transformer import Transformer, from_public
 from airank_fast.nn import PackedSequences
 
-BEAM, POWER, MAX_EXTRA, MAX_TOKENS = 4, 0.6, 50, 200
+BEAM, POWER, MAX_TOKENS = 4, 0.6, 200  # no translation is so long
 BOS, PAD, UNK = 0, 1, 3
 SIZES = {  # layers on each side, width, heads, vocabulary, standard deviation of the logits; sentences
     "embedded": (2, 128, 4, 2_000, 4.0, 64),
     "base": (6, 512, 8, 33_708, 5.5, 32),
 }
-ENDING, SPREAD, SLOPE = 22, 7, 1.0  # tokens; logits a token by which the end mark becomes more likely
+ENDING, SPREAD, SLOPE = 22, 5, 1.0  # tokens; logits a token by which the end mark becomes more likely
 Sentences = list[list[int]]
 
 
 def sources(num: int, vocab: int) -> Sentences:
     """Random tokens, of lengths as sentences have; the longest first."""
     generator = torch.Generator().manual_seed(0)
-    lengths = (torch.randn(num, generator=generator) * 0.5 + 3.1).exp().clamp(3, 70).long().tolist()
+    lengths = (torch.randn(num, generator=generator) * 0.5 + 3.1).exp().clamp(8, 70).long().tolist()
     made = [torch.randint(UNK + 1, vocab, (length,), generator=generator).tolist() for length in lengths]
     return sorted(([*each, EOS] for each in made), key=len, reverse=True)
 
@@ -133,7 +133,7 @@ def _centre(weight: Tensor, axis: int, dimension: int) -> None:
     weight.select(axis, dimension).zero_()
 
 
-def hugging_face(theirs: Any, sentences: Sentences, device: str, early_stopping: Any = True) -> Callable[[], Sentences]:
+def hugging_face(theirs: Any, sentences: Sentences, device: str) -> Callable[[], Sentences]:
     """Its generate, on padded sentences."""
     padded = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(each) for each in sentences], batch_first=True, padding_value=PAD
@@ -147,7 +147,7 @@ def hugging_face(theirs: Any, sentences: Sentences, device: str, early_stopping:
             attention_mask=(padded != PAD).long(),
             num_beams=BEAM,
             length_penalty=POWER,
-            early_stopping=early_stopping,
+            early_stopping=True,
             max_length=MAX_TOKENS,
             suppress_tokens=[BOS, PAD],
         )
@@ -156,11 +156,15 @@ def hugging_face(theirs: Any, sentences: Sentences, device: str, early_stopping:
     return generate
 
 
-def ctranslate2(theirs: Any, sentences: Sentences, device: str) -> Callable[[], Sentences] | None:
-    """Its translator, or None where the package is missing."""
+def translator_of(theirs: Any, sentences: Sentences, device: str) -> Callable[[], Sentences] | None:
+    """CTranslate2's, or None where it is missing."""
     if not harness.is_there("ctranslate2"):
         return None
     import ctranslate2
+
+    if device == "cuda" and not ctranslate2.get_cuda_device_count():
+        print("not a peer here: ctranslate2 (it finds no CUDA device)")
+        return None
     from ctranslate2.converters.transformers import BartLoader
 
     theirs.config.normalize_before = theirs.config.normalize_embedding = False
@@ -222,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, help="default: both")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--save", action="store_true", help="append to bench/results/beam_search.jsonl")
     arguments = parser.parse_args()
     device = arguments.device
@@ -237,10 +241,10 @@ def main() -> None:
         source, sequences = packed(sentences, device)
         contestants: dict[str, Callable[[], Sentences]] = {
             "airank_fast": lambda m=model, s=source, q=sequences: beam_search(
-                m, s, q, BEAM, POWER, MAX_EXTRA, penalty="fairseq"
+                m, s, q, BEAM, POWER, MAX_TOKENS, penalty="fairseq"
             ),
         }
-        if (peer := ctranslate2(theirs, sentences, device)) is not None:
+        if (peer := translator_of(theirs, sentences, device)) is not None:
             contestants["ctranslate2"] = peer
         contestants["Hugging Face"] = hugging_face(theirs, sentences, device)
         found = {name: translate() for name, translate in contestants.items()}

@@ -1,10 +1,10 @@
-"""ops.cross_entropy, forward and backward, against torch's: vocabulary-sized rows (BERT) and ImageNet's 1000 classes.
+"""ops.cross_entropy, forward and backward, against torch's: rows of the size of vocabularies and of ImageNet's classes.
 
     python bench/cross_entropy.py [--save] [--compile] [--rounds N] [--device cpu|cuda]
 
-Peers: torch eager, the same after a conversion to float32 (as under autocast), torch.compile, and on a GPU
-Liger-Kernel's and apex's where they are importable. On a GPU the memory peak of a step, beyond its logits, is reported
-too.
+The vocabularies are BERT's and, with label smoothing, translation's. Peers: torch eager, the same after a conversion to
+float32 (as under autocast), torch.compile, and on a GPU Liger-Kernel's and apex's where they are importable. There the
+memory peak of a step, beyond its logits, is reported too.
 """
 
 from __future__ import annotations
@@ -20,38 +20,46 @@ from torch.nn import functional as F
 from airank_fast.ops import cross_entropy
 
 OURS = "cross_entropy"
-SHAPES = {"cpu": [(512, 30_528), (256, 1000)], "cuda": [(4096, 30_528), (16_384, 30_528), (256, 1000), (65_536, 1000)]}
+SHAPES = {  # rows, classes, label smoothing
+    "cpu": [(512, 30_528, 0.0), (256, 1000, 0.0), (512, 33_708, 0.1)],
+    "cuda": [(4096, 30_528, 0.0), (16_384, 30_528, 0.0), (256, 1000, 0.0), (65_536, 1000, 0.0), (10_240, 33_708, 0.1)],
+}
 WRITES_OVER = (OURS + ", in place", "Liger-Kernel")  # the logits, with their gradient
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def losses(device: str, dtype: torch.dtype, compiled: bool) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+def losses(
+    device: str, dtype: torch.dtype, smoothing: float, compiled: bool
+) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Name -> loss of logits and target."""
+    torchs = partial(F.cross_entropy, label_smoothing=smoothing)
     found = {
-        OURS: cross_entropy,
-        OURS + ", in place": partial(cross_entropy, inplace_backward=True),
-        "torch": F.cross_entropy,
+        OURS: partial(cross_entropy, label_smoothing=smoothing),
+        OURS + ", in place": partial(cross_entropy, label_smoothing=smoothing, inplace_backward=True),
+        "torch": torchs,
     }
     if dtype != torch.float32:
-        found["torch, float32"] = lambda logits, target: F.cross_entropy(logits.float(), target)
+        found["torch, float32"] = lambda logits, target: torchs(logits.float(), target)
     if compiled:
-        found["torch.compile"] = harness.compiled(F.cross_entropy)
+        found["torch.compile"] = harness.compiled(torchs)
     if device == "cuda":
-        found |= peers()
+        found |= peers(smoothing)
     return found
 
 
-def peers() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+def peers(smoothing: float) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Other fused kernels, where they are importable."""
     found = {}
     if harness.is_there("liger_kernel.transformers.functional"):
         from liger_kernel.transformers.functional import liger_cross_entropy
 
-        found["Liger-Kernel"] = liger_cross_entropy
+        found["Liger-Kernel"] = partial(liger_cross_entropy, label_smoothing=smoothing)
     if harness.is_there("apex.contrib.xentropy"):
         from apex.contrib.xentropy import SoftmaxCrossEntropyLoss
 
-        found["apex"] = lambda logits, target: SoftmaxCrossEntropyLoss.apply(logits, target, 0.0, -100, True).mean()
+        found["apex"] = lambda logits, target: SoftmaxCrossEntropyLoss.apply(
+            logits, target, smoothing, -100, True
+        ).mean()
     return found
 
 
@@ -71,10 +79,10 @@ def step(loss: Callable, leaf: Tensor, target: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-def check(steps: dict[str, Callable], leaves: dict[str, Tensor], target: Tensor) -> None:
+def check(steps: dict[str, Callable], leaves: dict[str, Tensor], target: Tensor, smoothing: float) -> None:
     """Losses and gradients must agree before anything is timed."""
     wide = leaves[OURS].detach().float().requires_grad_()
-    want = F.cross_entropy(wide, target)
+    want = F.cross_entropy(wide, target, label_smoothing=smoothing)
     want.backward()
     # torch rounds the loss and every log-probability to bfloat16.
     wide_dtype = leaves[OURS].dtype == torch.float32
@@ -103,22 +111,23 @@ def main() -> None:
     """Check, time, print; save on request."""
     options = harness.op_options("cross_entropy", __doc__, rounds=31)
     bandwidth = harness.bandwidth(options.device)
-    for rows, classes in SHAPES[options.device]:
+    for rows, classes, smoothing in SHAPES[options.device]:
         for dtype in DTYPES:
             torch.manual_seed(0)
             logits = torch.randn(rows, classes, device=options.device).to(dtype)
             target = torch.randint(classes, (rows,), device=options.device)
-            functions = losses(options.device, dtype, options.compile)
+            functions = losses(options.device, dtype, smoothing, options.compile)
             leaves = {name: logits.clone().requires_grad_() for name in functions}
             steps = {name: step(loss, leaves[name], target) for name, loss in functions.items()}
-            check(steps, leaves, target)
+            check(steps, leaves, target, smoothing)
             facts = {"memory_peak_bytes": memory_peaks(steps, leaves)} if options.device == "cuda" else {}
             num_bytes = 3 * logits.numel() * logits.element_size()  # read, read again, gradient written
             refill = {name: partial(leaves[name].data.copy_, logits) for name in WRITES_OVER if name in leaves}
             times = harness.time_rounds(
                 steps, num_rounds=options.rounds, device=options.device, num_bytes=num_bytes, refill=refill
             )
-            case = f"{rows} x {classes} {str(dtype).removeprefix('torch.')}, forward + backward, {options.device}"
+            case = f"{rows} x {classes} {str(dtype).removeprefix('torch.')}, forward + backward"
+            case += f", label smoothing {smoothing}" * (smoothing > 0) + f", {options.device}"
             print(harness.as_text(case, times, OURS))
             floor_s = num_bytes / bandwidth
             share = floor_s / harness.timing(times[OURS]).median_s

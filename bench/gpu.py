@@ -87,7 +87,9 @@ def parts() -> list[Part]:
     for op in sorted(compare.OPS, key=lambda op: limits_s.get(op, 0)):
         command = (f"bench/{op}.py", "--device", "cuda", "--save")
         found.append(Part(f"bench-{op}", command, ("benches",), limits_s.get(op, 100)))
-    for name, limit_s in {"step": 200, "bert": 120, "measuring": 60, "data": 60, "word2vec": 100}.items():
+    of_steps = {"step": 200, "bert": 120, "transformer_step": 200, "beam_search": 200}
+    of_steps |= {"measuring": 60, "data": 60, "word2vec": 100}
+    for name, limit_s in of_steps.items():
         found.append(Part(f"bench-{name}", (f"bench/{name}.py", "--save"), ("steps",), limit_s))
     return [*found, Part("sanitizers", ("tests/cuda_on_cpu/on_device.py",), ("sanitizers",), 450)]
 

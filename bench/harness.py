@@ -51,6 +51,7 @@ _PEERS = (
     "av",
     "pycocotools",
     "faster-coco-eval",
+    "ctranslate2",
 )  # besides those of system.versions()
 
 

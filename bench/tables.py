@@ -221,10 +221,12 @@ def memory(result: dict) -> str:
 
 def amount(result: dict, seconds: float) -> str:
     """airank_fast's time, and its rate where the benchmark has one."""
-    unit = next((unit for unit in ("samples", "words") if f"{unit}_per_s" in result), "images")
+    unit = next(
+        (unit for unit in ("samples", "words", "target_tokens", "sentences") if f"{unit}_per_s" in result), "images"
+    )
     rate = result.get(f"{unit}_per_s", {}).get(result["ours"])
-    limit = result.get("images_per_s_by_arithmetic")
-    return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f}{f' of {limit:.0f}' if limit else ''} {unit}/s" if rate else "")
+    limit = f" of {of:.0f}" if (of := result.get("images_per_s_by_arithmetic")) else ""
+    return f"{1e3 * seconds:.1f} ms" + (f", {rate:.0f}{limit} {unit.replace('_', ' ')}/s" if rate else "")
 
 
 def main() -> int:

@@ -182,6 +182,7 @@ class _Search:
         positions = torch.full_like(self.tokens, self.length).flatten()
         x = self.model.embed(self.tokens.flatten(), positions, self.length + 1)
         decoded = self.model.decoder(x, self._attend_to_target, self._attend_to_source)
+        decoded = decoded.to(self.embeddings.dtype)  # under autocast norms are in float32
         scores, tokens, parents = self._candidates(self.model.decoder.output_projection(decoded, self.embeddings))
         self._end(scores, tokens, parents)
         self._go_on(scores, tokens, parents)

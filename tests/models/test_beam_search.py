@@ -10,6 +10,8 @@ import itertools
 import pytest
 import torch
 
+from airank_fast.engine.precision import DTYPES
+from airank_fast.engine.weights import narrow
 from airank_fast.errors import UserError
 from airank_fast.models.beam_search import EOS, PENALTIES, beam_search, largest
 from airank_fast.models.transformer import Transformer
@@ -84,6 +86,14 @@ def test_a_batch_gives_what_each_sentence_gives_without_cache(options, beam, pen
     assert len(set(map(len, found))) > 2
 
 
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same():
+    model, (source, sequences) = network(seed=2), packed(SOURCES)
+    expected = beam_search(model, source, sequences, max_extra=20)
+    on_gpu = PackedSequences(sequences.lengths, "cuda")
+    assert beam_search(model.cuda(), source.cuda(), on_gpu, max_extra=20) == expected
+
+
 def test_one_beam_is_greedy():
     model = network(seed=1)
     for source, found in zip(SOURCES, beam_search(model, *packed(SOURCES), beam=1, max_extra=20), strict=True):
@@ -105,14 +115,16 @@ def test_a_translation_has_max_extra_tokens_more_at_most():
     assert beam_search(model, *packed([[EOS]]), max_extra=0) == [[]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_padding_and_other_sentences_change_no_score(dtype):
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "bf16 weights"])
+def test_padding_and_other_sentences_change_no_score(precision):
     """What is masked is never NaN, and has no weight: long neighbours leave a short sentence's translation alone."""
-    model = network(seed=2, fused=True).float()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    model, dtype = network(seed=2, fused=True).float(), DTYPES[precision[:4]]
+    if precision.endswith("weights"):
+        narrow(model, precision[:4])
+    with torch.autocast("cpu", dtype, enabled=precision in ("bf16", "fp16")):
         alone = [beam_search(model, *packed([source]), max_extra=8)[0] for source in SOURCES]
         together = beam_search(model, *packed([*SOURCES, [4] * 40]), max_extra=8)[: len(SOURCES)]
-    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= len(SOURCES) - (dtype != torch.float32)
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= len(SOURCES) - (precision != "fp32")
     assert all(token in WORDS for each in together for token in each)
 
 
