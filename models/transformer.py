@@ -7,6 +7,7 @@ The tokens of a batch lie one sentence behind the other: encoder, decoder and lo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -69,7 +70,9 @@ class Attention(nn.Module):
         p = self.p if self.training else 0.0
         return self.out_proj(packed_attention(q, k, v, sequences, p, causal=causal).flatten(1))
 
-    def attend_to(self, encoded: Tensor, encoded_sequences: PackedSequences, x: Tensor, sequences: PackedSequences):
+    def attend_to(
+        self, encoded: Tensor, encoded_sequences: PackedSequences, x: Tensor, sequences: PackedSequences
+    ) -> Tensor:
         """Tokens x [T, width] attend to the encoder's output [S, width] for their sentence."""
         q = self.q_proj(x).unflatten(1, (self.num_heads, -1))
         k, v = self.by_head(encoded, self.k_proj, self.v_proj)
@@ -310,12 +313,15 @@ _EMBEDDINGS = (  # the names of the one matrix, fairseq's and Hugging Face's
     "lm_head.weight",
 )
 _DERIVED = (".embed_positions._float_tensor", ".embed_positions.weights", ".version")
+_NUMBERED_NORM = re.compile(r"^(encoder|decoder)(\.layers\.\d+)\.layer_norms\.(\d)\.")
+_NORMS = {"encoder": ("self_attn", "final"), "decoder": ("self_attn", "encoder_attn", "final")}
 
 
 def from_public(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights under this network's names, of a state dict of fairseq or of Hugging Face's Marian, or of this network.
 
-    Old state dicts of fairseq too, which have query, key and value as one `in_proj`. What is derived is dropped.
+    Old state dicts of fairseq too, which have query, key and value as one `in_proj`, and the norms of a layer numbered.
+    What is derived is dropped.
 
     Raises:
         UserError: embeddings of source, target and output that are not the same, or positions that were learned.
@@ -335,7 +341,7 @@ def from_public(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name == "final_logits_bias":
             found["decoder.output_projection.bias"] = tensor.flatten()
         elif not name.endswith(_DERIVED):
-            found[name] = tensor
+            found[_NUMBERED_NORM.sub(_norm_of, name)] = tensor
     if embeddings:
         first, *others = embeddings
         for other in others:
@@ -343,6 +349,11 @@ def from_public(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             require(same, other, f"the same as {first}, as source and target have one vocabulary", "other values")
         found[_EMBEDDINGS[0]] = embeddings[first]
     return found
+
+
+def _norm_of(numbered: re.Match) -> str:
+    side, layer, number = numbered.groups()
+    return f"{side}{layer}.{_NORMS[side][int(number)]}_layer_norm."
 
 
 def _check_sinusoids(name: str, tensor: Tensor) -> None:

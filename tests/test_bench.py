@@ -241,9 +241,11 @@ def test_results_of_one_case_on_two_kinds_of_processors_stand_side_by_side(bench
     assert "a, cpu, AVX2" in bench.compare.table(bench.tables.latest("op"), "cpu")
 
 
-def test_arithmetic_s_share_stands_beside_the_rate(bench):
+def test_a_rate_stands_beside_the_time_with_arithmetic_s_share(bench):
     line = {"ours": "us", "images_per_s": {"us": 58.4}, "images_per_s_by_arithmetic": 70.2}
     assert bench.tables.amount(line, 0.5) == "500.0 ms, 58 of 70 images/s"
+    line = {"ours": "us", "target_tokens_per_s": {"us": 1065.2}}
+    assert bench.tables.amount(line, 0.5) == "500.0 ms, 1065 target tokens/s"
 
 
 def test_no_op_is_behind_torch_where_it_is_chosen(bench):

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -99,47 +100,46 @@ def packed_attention(
         return _jagged(q, k, v, sequences, keys, dropout_p, causal)
     write_out = q.device.type == "cpu" and (dropout_p > 0 or q.dtype in (torch.bfloat16, torch.float16))
     attend = _written_out if write_out else F.scaled_dot_product_attention
-    layout = _layout(tuple(sequences.lengths), tuple(keys.lengths), causal, _CALL // q.shape[1], q.device)
+    layout = _layout(tuple(sequences.lengths), tuple(keys.lengths), causal, _CALL // q.shape[1])
     # split and cat, not slices: their backward passes are one copy, a slice's is a sum over all tokens for each group
     parts = zip(layout.queries.split(q), layout.keys.split(k), layout.keys.split(v), layout.groups, strict=True)
     outputs = []
-    for *qkv, group in parts:
-        by_head = (tensor.unflatten(0, (group.count, -1)).transpose(1, 2) for tensor in qkv)
-        mask = None if group.mask is None else group.mask.to(q.dtype)
+    for *qkv, (count, padding) in parts:
+        by_head = (tensor.unflatten(0, (count, -1)).transpose(1, 2) for tensor in qkv)
+        mask = None if padding is None else torch.from_numpy(padding).to(q)
         output = attend(*by_head, attn_mask=mask, dropout_p=dropout_p, is_causal=causal)
         outputs.append(output.transpose(1, 2).reshape(-1, *q.shape[1:]))
     return layout.queries.join(outputs)
 
 
-class _Group(NamedTuple):
-    """Neighbours that are one call. mask: what is added to their scores, -inf at padded keys; None where none count."""
-
-    count: int
-    mask: Tensor | None
-
-
 class _Rows(NamedTuple):
     """Packed tokens as rows of the groups, so many each. places: of each token; None where no row is padding.
 
-    tokens: that of each row, any for padding; padding: those rows.
+    tokens: that of each row, any for padding; padding: those rows. On the host, as all of a layout, since tensors would
+    be of the mode in which it is made first, such as torch.export's.
     """
 
     sizes: list[int]
-    places: Tensor | None = None
-    tokens: Tensor | None = None
-    padding: Tensor | None = None
+    places: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    padding: np.ndarray | None = None
 
     def split(self, packed: Tensor) -> tuple[Tensor, ...]:
-        rows = packed if self.places is None else _Padded.apply(packed, *self[1:])
+        rows = packed if self.places is None else _Padded.apply(packed, *self._indices(packed.device))
         return rows.split(self.sizes)
 
     def join(self, parts: list[Tensor]) -> Tensor:
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return rows if self.places is None else _Unpadded.apply(rows, *self[1:])
+        return rows if self.places is None else _Unpadded.apply(rows, *self._indices(rows.device))
+
+    def _indices(self, device: torch.device) -> list[Tensor]:
+        return [torch.from_numpy(index).to(device) for index in (self.places, self.tokens, self.padding)]
 
 
 class _Layout(NamedTuple):
-    groups: list[_Group]
+    """groups: how many sequences are one call, and what is added to their scores, -inf at keys that are padding."""
+
+    groups: list[tuple[int, np.ndarray | None]]
     queries: _Rows
     keys: _Rows
 
@@ -171,7 +171,7 @@ class _Unpadded(torch.autograd.Function):
 
 
 @lru_cache(maxsize=64)  # the same for all layers of a step
-def _layout(queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, call: int, device: torch.device) -> _Layout:
+def _layout(queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, call: int) -> _Layout:
     """Of groups that are (how many sequences, longest of their queries, longest of their keys)."""
     runs = [(len(list(run)), *pair) for pair, run in groupby(zip(queries, keys, strict=True))]
     groups = _merged(runs, call)
@@ -181,17 +181,15 @@ def _layout(queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, call:
 
     if cost(groups) + _COPIES * (sum(queries) + sum(keys)) >= cost(runs):
         groups = runs
-    counts = torch.tensor([count for count, *_ in groups])
-    masks = []
-    for its, (*_, longest) in zip(torch.tensor(keys).split(counts.tolist()), groups, strict=True):
-        padding = torch.arange(longest) >= its[:, None]
-        mask = torch.zeros(padding.shape).masked_fill_(padding, -math.inf)[:, None, None].to(device)
-        masks.append(mask if padding.any() and not causal else None)  # a causal query is before the padding
-    sides = [
-        _rows(torch.tensor(lengths), torch.tensor([group[i] for group in groups]), counts, device)
-        for i, lengths in ((1, queries), (2, keys))
-    ]
-    return _Layout([_Group(*group) for group in zip(counts.tolist(), masks, strict=True)], *sides)
+    counts = [count for count, *_ in groups]
+    masks: list[np.ndarray | None] = []
+    for its, (*_, longest) in zip(np.split(np.array(keys), np.cumsum(counts)[:-1]), groups, strict=True):
+        mask = np.where(np.arange(longest) < its[:, None], 0.0, -np.inf).astype(np.float32)[:, None, None]
+        masks.append(mask if mask.any() and not causal else None)  # a causal query is before the padding
+    of_queries, of_keys = (
+        _rows(np.array(lengths), [group[i] for group in groups], counts) for i, lengths in ((1, queries), (2, keys))
+    )
+    return _Layout(list(zip(counts, masks, strict=True)), of_queries, of_keys)
 
 
 def _merged(runs: list[tuple[int, int, int]], call: int) -> list[tuple[int, int, int]]:
@@ -207,23 +205,25 @@ def _merged(runs: list[tuple[int, int, int]], call: int) -> list[tuple[int, int,
     return merged
 
 
-def _rows(lengths: Tensor, longest: Tensor, counts: Tensor, device: torch.device) -> _Rows:
+def _rows(lengths: np.ndarray, longest: list[int], counts: list[int]) -> _Rows:
     """For groups of `counts` sequences, padded to `longest`."""
-    sizes = (counts * longest).tolist()
-    num_tokens, num_rows = int(lengths.sum()), sum(sizes)
-    if num_rows == num_tokens:
+    sizes = [count * length for count, length in zip(counts, longest, strict=True)]
+    if sum(sizes) == lengths.sum():
         return _Rows(sizes)
-    padding = longest.repeat_interleave(counts) - lengths
-    places = torch.arange(num_tokens) + (padding.cumsum(0) - padding).repeat_interleave(lengths)
-    tokens = torch.full((num_rows,), -1)
-    tokens[places] = torch.arange(num_tokens)
-    is_padding = tokens < 0
-    tokens = tokens.clamp(min=0)
-    return _Rows(sizes, *(index.to(device) for index in (places, tokens, is_padding.nonzero()[:, 0])))
+    padding = np.repeat(longest, counts) - lengths
+    places = np.arange(lengths.sum()) + np.repeat(np.cumsum(padding) - padding, lengths)
+    tokens = np.full(sum(sizes), -1)
+    tokens[places] = np.arange(len(places))
+    return _Rows(sizes, places, np.maximum(tokens, 0), np.flatnonzero(tokens < 0))
 
 
 def _written_out(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
 ) -> Tensor:
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-1, -2))
     if is_causal:

@@ -154,8 +154,13 @@ def test_logits_are_those_of_marian_with_its_weights(tmp_path):
 
 def of_fairseq(model: Transformer) -> dict[str, torch.Tensor]:
     """The weights as an old file of fairseq has them."""
+    numbered = {"encoder": ["self_attn", "final"], "decoder": ["self_attn", "encoder_attn", "final"]}
     found = {}
     for name, tensor in model.state_dict().items():
+        norm = name.split(".")[-2]
+        if norm.endswith("_layer_norm"):
+            number = numbered[name.partition(".")[0]].index(norm.removesuffix("_layer_norm"))
+            name = name.replace(norm, f"layer_norms.{number}")
         attention, _, kind = name.rpartition(".q_proj.")
         if attention:
             parts = [model.state_dict()[f"{attention}.{projection}_proj.{kind}"] for projection in "qkv"]

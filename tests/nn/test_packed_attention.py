@@ -109,8 +109,8 @@ def test_causal_and_cross_attention_by_their_definition(form, layout, device, mo
 def test_groups_are_padded_where_a_call_costs_more():
     def groups(lengths, call):
         module._layout.cache_clear()
-        its = module._layout(tuple(lengths), tuple(lengths), False, call, torch.device("cpu"))
-        return [group.count for group in its.groups], its.queries.sizes
+        its = module._layout(tuple(lengths), tuple(lengths), False, call)
+        return [count for count, _ in its.groups], its.queries.sizes
 
     assert groups([4, 4, 5, 5, 6], 0) == ([2, 2, 1], [8, 10, 6])
     assert groups([4, 4, 5, 5, 6], 1000) == ([5], [30])
@@ -144,15 +144,19 @@ def test_cross_attention_on_cuda_takes_the_lengths_of_queries_and_keys():
 
 @pytest.mark.parametrize("form", ["causal", "cross"])
 def test_dropout_of_causal_and_cross_attention_keeps_the_mean(form, monkeypatch):
+    """Over 2,000 copies of the sequences in one padded call."""
     monkeypatch.setattr(module, "_CALL", 10**9)
     queries, keys = ([3, 5, 5], None) if form == "causal" else ([3, 5, 5], [6, 2, 4])
     q, k, v = made(13)[0], *made(sum(keys or queries))[1:]
-    others = {"causal": form == "causal", "key_sequences": None if keys is None else PackedSequences(keys)}
+    copies = [tensor.detach().repeat(2000, 1, 1) for tensor in (q, k, v)]
+    key_sequences = None if keys is None else PackedSequences(keys * 2000)
     torch.manual_seed(3)
-    draws = [packed_attention(q, k, v, PackedSequences(queries), 0.5, **others).detach() for _ in range(150)]
-    assert not torch.equal(draws[0], draws[1])
+    got = packed_attention(
+        *copies, PackedSequences(queries * 2000), 0.5, causal=form == "causal", key_sequences=key_sequences
+    ).unflatten(0, (2000, 13))
+    assert not torch.equal(got[0], got[1])
     expected = by_definition(q, k, v, queries, keys or queries, form == "causal")
-    torch.testing.assert_close(sum(draws) / len(draws), expected, rtol=0, atol=0.25)
+    torch.testing.assert_close(got.mean(0), expected, rtol=0, atol=0.25)
 
 
 def test_keys_that_do_not_fit():
