@@ -100,8 +100,9 @@ def test_without_a_compiler_a_wheel_has_everything_but_kernels(checkout, tmp_pat
     files = (
         "py.typed",
         "data/images/digits.npz",
-        "data/images/fashion.npy.xz",
         "data/text/wordnet.txt.xz",
+        "data/images/fashion.npy.xz",
+        "data/text/home_assistant.tsv.xz",
         "nn/choices.json",
     )
     for path in [*(ROOT / "airank_fast").rglob("*.py"), *(ROOT / "airank_fast" / name for name in files)]:
