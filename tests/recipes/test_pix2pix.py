@@ -83,8 +83,15 @@ def test_a_step_is_that_of_the_generator_and_then_of_the_discriminator(kind):
         torch.testing.assert_close(state.networks[name].state_dict(), network.state_dict(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [("--fused",), ("--no-fused",), ("--pool-size", "3"), ("--batch-size", "1")])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        (("--fused",), "bf16"),
+        (("--no-fused",), "bf16"),
+        (("--pool-size", "3"), "fp32"),
+        (("--batch-size", "1"), "fp32"),
+    ],
+)
 def test_steps_learn(options, precision):
     made = job(*options)
     made.recipe = replace(made.recipe, precision=precision)
