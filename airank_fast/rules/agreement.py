@@ -66,6 +66,7 @@ class RunEvents:
             target=tally.target if given.target is None else given.target,
             target_source="events.jsonl" if given.target is None else given.target_source,
             samples_per_epoch=given.samples_per_epoch or size or None,
+            units_per_sample=tally.units_per_sample or 1.0,
             epochs=tally.samples / size if size and tally.samples else given.epochs,
             avg_ips=tally.avg_ips()[0] or 0.0,
         )

@@ -24,6 +24,7 @@ class Facts:
     target: float | None = None
     target_source: str = "--target"
     samples_per_epoch: int | None = None
+    units_per_sample: float = 1.0  # of what throughput counts, tokens of a sentence for example
     warmup_epochs: int | None = None  # left out of avg_ips
     epochs: float | None = None  # trained
     avg_ips: float | None = None  # from the run's own events

@@ -173,15 +173,17 @@ class _Run:
                 NOTE,
             )
             return
+        size *= facts.units_per_sample
+        unit = facts.task.unit if facts.task is not None and facts.units_per_sample != 1 else "samples"
         exactly = facts.epochs is not None
         epochs = facts.epochs if exactly else int(room / size)
         init_s = e2e_s - epochs * size / p_whole
-        shown = f"{epochs:g} epochs of {size} samples at {p_whole:g}/s"
+        shown = f"{epochs:g} epochs of {size:.0f} {unit} at {p_whole:g}/s"
         rounding = epochs * size * 0.5 / p_whole**2 + 0.5 if self.line is not None else 1e-3
         if epochs < 1 and not exactly:
             yield self._broken(
                 E2E_TIME,
-                f"e2e_time {e2e_s:g} s, less than an epoch of {size} samples at {p_whole:g}/s",
+                f"e2e_time {e2e_s:g} s, less than an epoch of {size:.0f} {unit} at {p_whole:g}/s",
                 "whole epochs are the usual run",
                 WARNING,
             )

@@ -6,7 +6,11 @@ import pytest
 from record.conftest import tell
 from rules.samples import FLAGPERF_TABLE, errors, findings, short
 
+from airank_fast import tasks
 from airank_fast.record.formats import flagperf
+from airank_fast.record.lines import Lines
+from airank_fast.rules import flagperf as book
+from airank_fast.rules.facts import Facts
 
 FACTS = {"model": "resnet50", "epochs": 100}
 
@@ -140,6 +144,16 @@ def test_our_own_figures_pass(tmp_path):
 def test_our_own_figures_changed(tmp_path, changes, rule):
     found = findings(tmp_path / "flagperf.json", figures(**changes), samples_per_epoch=1000, epochs=79 * 64 / 1000)
     assert (f"flagperf.{rule}", None) in errors(found)
+
+
+@pytest.mark.parametrize(("units", "severities"), [(13.0, []), (1.0, ["warning"])])
+def test_a_rate_in_tokens_fits_the_tokens_of_an_epoch(tmp_path, units, severities):
+    """10 epochs of 1,000 sentences of 13 tokens at 100 tokens/s are 1,300 s."""
+    path = tmp_path / "flagperf.json"
+    path.write_text(figures(p_whole=100, p_train=100, p_core=100, e2e_time=1310), encoding="utf-8")
+    facts = Facts(task=tasks.find("transformer"), samples_per_epoch=1000, units_per_sample=units, epochs=10)
+    found = [each for each in book.check(Lines(path), facts) if each.rule == "flagperf.e2e_time"]
+    assert [each.severity for each in found] == severities
 
 
 @pytest.mark.parametrize("content", ['{"p_whole": 3', '{\n"p_whole": [}', '{"p_whole": ' + "[" * 100_000])
