@@ -36,7 +36,7 @@ def test_kernels_do_as_their_references(name, dtype, channels):
     got = getattr(OPS, name)(x)
     torch.testing.assert_close(got, PAIRS[name](x))
     assert got.is_contiguous()
-    if channels == 1:
+    if channels == 1 and dtype == torch.float32:
         torch.library.opcheck(getattr(OPS, name).default, (x,))
     with one_thread():
         assert torch.equal(getattr(OPS, name)(x), got)
