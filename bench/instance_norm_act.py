@@ -38,6 +38,9 @@ def ours(x: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
 def eager(x: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
     """As the networks' own code has it."""
     y = F.instance_norm(x)
+    if y.requires_grad and not torch.compiler.is_compiling():
+        # Of one picture torch 2.13's gradient is wrong on a CPU where that of y is channels_last.
+        y.register_hook(lambda gradient: gradient.contiguous())
     y = y if residual is None else y + residual
     return {None: lambda z: z, "relu": F.relu, "leaky_relu": lambda z: F.leaky_relu(z, SLOPE)}[activation](y)
 
