@@ -35,8 +35,8 @@ train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on t
 rehearse: $(REHEARSE_INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less
 	$(PY) -m airank_fast.rehearse $(ARGS)
 
-# One more than processors, as some tests wait.
-WORKERS := $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))'
+# Two more than processors, as many tests wait.
+WORKERS := $(PYTHON) -c 'import os; print(min(8, 2 + (os.cpu_count() or 1)))'
 
 # Collecting compiles the tests' assertions, once and beside mypy; else each worker does so.
 test: $(TEST_INSTALLED) ## the same environment, lint, and the whole test suite

@@ -29,6 +29,9 @@ CONTIGUOUS_CHANNELS = 64
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 128, 512
 """The same of Winograd's minimal filtering, and the output pixels of a batch."""
 
+LARGE = 1024
+"""Pixels from which on a picture is large."""
+
 
 @functools.cache
 def limits() -> dict[tuple[str, int], float]:
@@ -40,6 +43,13 @@ def limits() -> dict[tuple[str, int], float]:
         for dtype, by_kernel in by_dtype.items()
         for kernel, limit in by_kernel.items()
     }
+
+
+def is_large(x: Tensor) -> bool:
+    """Whether the pictures of x have at least LARGE pixels; of what is traced or compiled, never."""
+    if torch.compiler.is_compiling() or isinstance(x, Proxy):
+        return False
+    return math.prod(x.shape[-2:]) >= LARGE
 
 
 def contiguous_is_faster(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:

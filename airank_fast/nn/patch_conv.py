@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn.choices import product_is_faster
+from airank_fast.nn.choices import is_large, product_is_faster
 from airank_fast.nn.conv import Conv2d
 from airank_fast.nn.tracing import one_call
-
-LARGE = 1024
-"""Pixels of a picture from which on it is large."""
 
 
 class PatchConv2d(Conv2d):
@@ -33,7 +29,7 @@ class PatchConv2d(Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if product_is_faster(self, input):
             return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
-        if math.prod(input.shape[-2:]) >= LARGE:
+        if is_large(input):
             return super().forward(input)
         return nn.Conv2d.forward(self, input)
 

@@ -1,4 +1,4 @@
-"""ResNet-50 to its target on the pictures that come with the package, and the official checker on its log."""
+"""ResNet-50 on the pictures that come with the package, and the official checker on its log."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ def checker_passes(log, cwd) -> bool:
     return "SUCCESS" in output and done.returncode == 0
 
 
-def test_the_main_job_reaches_its_target_and_its_log_passes_the_checker(tmp_path, capsys):
-    """A real run, of a seed that ends early, with the sizes and rates of ImageNet in the log instead of its own, as
-    in a rehearsal."""
-    output = tmp_path / "out"
+def test_the_main_job_reaches_a_lower_target_and_its_log_passes_the_checker(tmp_path, capsys):
+    """A real run, with the sizes and rates of ImageNet in the log instead of its own, as in a rehearsal.
+
+    bench/convergence.py, and `make train`, train to the recipe's target, 0.97.
+    """
+    output, options = tmp_path / "out", ("resnet50", "--amp", "--seed", "5", "--target", "0.8")
     own = resnet50.Job.reported
     with (
         threads(1),  # others use the processors meanwhile
         mock.patch.object(resnet50.Job, "reported", lambda self, plan: own(self, plan) | IMAGENET),
-        mock.patch.object(sys, "argv", ["train", "resnet50", "--amp", "--seed", "5", "--output", str(output)]),
+        mock.patch.object(sys, "argv", ["train", *options, "--output", str(output)]),
     ):
         status = command.main()
     printed = capsys.readouterr()
@@ -55,7 +57,7 @@ def test_the_main_job_reaches_its_target_and_its_log_passes_the_checker(tmp_path
     events = read_events(output / "events.jsonl")
     summary = summarize(events)
     assert (summary["status"], summary["reason"]) == ("success", "target")
-    assert summary["best_accuracy"] >= summary["target"] == 0.97
+    assert summary["best_accuracy"] >= summary["target"] == 0.8
     assert printed.err.count("UCI optical digits") == 1
     data = next(e for e in events if e["kind"] == "data")
     assert (data["train_samples"], data["eval_samples"]) == (1442, 355)
