@@ -96,7 +96,7 @@ class _Winograd(torch.autograd.Function):
         y = winograd.outputs(products.view(*windows.shape[:-1], len(weight)))
         if bias is not None:
             y += bias
-        return y.permute(0, 3, 1, 2)
+        return as_channels_last(y)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -118,6 +118,12 @@ class _Winograd(torch.autograd.Function):
         if needed[2]:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias, None
+
+
+def as_channels_last(pixels: Tensor) -> Tensor:
+    """[N, H, W, C] as [N, C, H, W] in the same memory: no view to autograd, which a ReLU could not overwrite."""
+    view = pixels.permute(0, 3, 1, 2)
+    return pixels.new_empty(0).set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
 
 
 def _windows(x: Tensor, padding: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airank_fast.nn.choices import is_large, product_is_faster
-from airank_fast.nn.conv import Conv2d
+from airank_fast.nn.conv import Conv2d, as_channels_last
 from airank_fast.nn.tracing import one_call
 
 
@@ -59,7 +59,7 @@ class _Product(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         rows, columns = _sides(x, weight, stride, padding)
         y = _patches(x, rows, columns, stride) @ _matrix(weight, rows, columns).t()
-        return y.view(len(x), rows.num_outputs, columns.num_outputs, len(weight)).permute(0, 3, 1, 2)
+        return as_channels_last(y.view(len(x), rows.num_outputs, columns.num_outputs, len(weight)))
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

@@ -67,6 +67,20 @@ def test_a_patch_convolution_of_large_pictures_is_one(small_is_enough, monkeypat
     assert type(module(x).grad_fn).__name__ == way
 
 
+@pytest.mark.parametrize("side", [6, 32], ids=["product", "winograd"])
+def test_a_relu_behind_it_may_work_in_place(small_is_enough, monkeypatch, side):
+    monkeypatch.setattr("airank_fast.nn.patch_conv.product_is_faster", lambda conv, x: side == 6)
+    torch.manual_seed(0)
+    module = PatchConv2d(4, 6, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, side, side).contiguous(memory_format=torch.channels_last)
+    found = []
+    for relu in (torch.relu_, torch.relu):
+        module.weight.grad = None
+        relu(module(x)).square().sum().backward()
+        found.append(module.weight.grad)
+    assert torch.equal(*found)
+
+
 def test_winograds_error_is_at_most_twice_a_direct_convolutions(small_is_enough):
     torch.manual_seed(0)
     module = Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
