@@ -25,7 +25,7 @@ LIKE = {"AVX512": "AVX512_BF16", "AMX": "AVX512_BF16"}
 """Sets of instructions that were not measured, and the sets whose choices they use."""
 
 CONTIGUOUS_CHANNELS = 64
-"""From which on, on the narrower side, contiguous copies are worth their time; by bench/conv.py on AVX2."""
+"""From which on, on the narrower side, contiguous copies are worth their time; by trials on AVX2 (bench/conv.py)."""
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 128, 512
 """The same of Winograd's minimal filtering, and the output pixels of a batch."""
 
@@ -45,6 +45,15 @@ def limits() -> dict[tuple[str, int], float]:
     }
 
 
+def _is_ordinary(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
+    """Whether this is a convolution of a batch on a CPU in one dtype, and neither traced, compiled nor transformed."""
+    if torch.compiler.is_compiling() or isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
+        return False
+    if x.device.type != "cpu" or x.dtype != conv.weight.dtype or x.dim() != 4:
+        return False
+    return not torch.is_autocast_enabled("cpu")
+
+
 def is_large(x: Tensor) -> bool:
     """Whether the pictures of x have at least LARGE pixels; of what is traced or compiled, never."""
     if torch.compiler.is_compiling() or isinstance(x, Proxy):
@@ -54,11 +63,7 @@ def is_large(x: Tensor) -> bool:
 
 def contiguous_is_faster(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
     """Whether the gradient of the weight is faster to compute from contiguous copies: on AVX2, of many channels."""
-    if torch.compiler.is_compiling() or isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
-        return False
-    if x.device.type != "cpu" or x.dtype != torch.float32 or conv.weight.dtype != x.dtype or x.dim() != 4:
-        return False
-    if torch.is_autocast_enabled("cpu") or processor.instruction_set() != "AVX2":
+    if not _is_ordinary(conv, x) or x.dtype != torch.float32 or processor.instruction_set() != "AVX2":
         return False
     channels = conv.weight.shape[:2]
     if conv.kernel_size == (1, 1):  # a matrix product, which copies would take longer than
@@ -91,12 +96,10 @@ def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
 
     It must have a square kernel, equal strides, no bias, groups or dilation, and a padding of zeros, given in numbers.
     """
-    if torch.compiler.is_compiling() or isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
-        return False
-    if x.device.type != "cpu" or x.dtype != conv.weight.dtype or x.dim() != 4:
+    if not _is_ordinary(conv, x):
         return False
     limit = limits().get((str(x.dtype).removeprefix("torch."), conv.kernel_size[0]))
-    if limit is None or torch.is_autocast_enabled("cpu"):
+    if limit is None:
         return False
     if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
         return False
