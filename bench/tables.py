@@ -132,7 +132,10 @@ def span(values: list, show: Callable[[Any], str]) -> str:
 def baselines_rows(results: list[dict]) -> list[list[str]]:
     """A row a method: what it reaches where the tasks have their target."""
     rows = [["data set", "method", "reached", "target"], ["---"] * 4]
-    return rows + [[r["data_set"], r["method"], f"{r['value']:.4f}", f"{r['target']:.3f}"] for r in results]
+    for r in results:
+        target = "" if r["target"] is None else f"{r['target']:.3f}"
+        rows.append([r["data_set"], r["method"], f"{r['value']:.4f}", target])
+    return rows
 
 
 def picture_baselines_rows(results: list[dict]) -> list[list[str]]:
