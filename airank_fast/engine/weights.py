@@ -22,12 +22,16 @@ Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
 def place(network: nn.Module, precision: str, device: torch.device) -> nn.Module:
-    """Move ``network`` to ``device`` in channels_last, in the dtypes it has, and set the TF32 switches."""
+    """Move ``network`` to ``device`` in the dtypes it has, and set the TF32 switches.
+
+    Its layout is channels_last, unless it has a method ``layout``, which returns the one that it prefers on a device.
+    """
     float32_products = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32_products
     # Not cudnn.conv.fp32_precision: after it torch.export refuses every network of the process.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = network.layout(device) if hasattr(network, "layout") else torch.channels_last
+    return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def narrow(network: nn.Module, precision: str) -> nn.Module:
