@@ -12,7 +12,7 @@ import numpy as np
 class Waiting(NamedTuple):
     """A sample that was issued and is not served yet.
 
-    sample_id: LoadGen's. sample_index: in the data set. issued: when, in seconds of the clock that `next_batch` is given.
+    sample_id: LoadGen's. sample_index: in the data set. issued: when, in seconds of `next_batch`'s clock.
     """
 
     sample_id: int

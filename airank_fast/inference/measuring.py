@@ -211,7 +211,9 @@ def save_predictions(path: Path, samples: Any, outputs: Mapping[int, Any]) -> No
         "offset": offset,
     }
     stacked = _stacked([outputs[index] for index in indices])
-    np.savez(path, **arrays, **({} if stacked is None else {"output": stacked}))
+    if stacked is not None:
+        arrays["output"] = stacked
+    np.savez(path, **arrays)
 
 
 def _stacked(outputs: Sequence[Any]) -> np.ndarray | None:
