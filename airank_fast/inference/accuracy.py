@@ -72,7 +72,7 @@ class Predictions:
         """From the file of an accuracy run: index, offset (n + 1 places in `response`), response, output [n, ...]."""
         with np.load(path, allow_pickle=False) as file:
             indices, ends, values = file["index"].tolist(), file["offset"].tolist(), file["response"]
-            stacked = file["output"] if "output" in file else None
+            stacked = file.get("output")
         spans = zip(indices, ends[:-1], ends[1:], strict=True)
         responses = {index: np.ascontiguousarray(values[first:end], "<f4").tobytes() for index, first, end in spans}
         outputs = None if stacked is None else dict(zip(indices, map(torch.from_numpy, stacked), strict=True))
@@ -188,9 +188,7 @@ def _required(value: float, factor: float, direction: str) -> float:
     return value * factor if direction == "up" else value * (2 - factor)
 
 
-def compare(
-    predictions: Predictions, reference: Reference, samples: Samples
-) -> tuple[float | None, float | None]:
+def compare(predictions: Predictions, reference: Reference, samples: Samples) -> tuple[float | None, float | None]:
     """(share of the samples with the reference's prediction, largest difference of an output; None without outputs)."""
     if predictions.outputs is not None:
         return samples.agreement(predictions.outputs, reference.outputs)

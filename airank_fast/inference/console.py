@@ -91,8 +91,10 @@ class Console:
         return f"{event['scenario']}: {event['mode']} {result(event['scenario'], event['metric'])}, {verdict}"
 
     def _on_search(self, event: Event) -> str:
-        valid, refused = event["valid_qps"], event["refused_qps"]
-        shown = " and ".join(f"{value:.4g} {word}" for value, word in ((valid, "valid"), (refused, "not valid")) if value)
+        rates = ((event["valid_qps"], "valid"), (event["refused_qps"], "not valid"))
+        shown = " and ".join(f"{qps:.4g} {word}" for qps, word in rates if qps)
+            f"{value:.4g} {word}" for value, word in ((valid, "valid"), (refused, "not valid")) if value
+        )
         return f"{event['scenario']}: of {event['probes']} rates {shown}"
 
     def _on_warning(self, event: Event) -> str:
@@ -103,7 +105,9 @@ class Console:
 
     def _quality(self, event: Event) -> str:
         if event.get("counted"):
-            return f"{event['correct']} of {event['counted']} ({self._metric.text(event['correct'] / event['counted'])})"
+            return (
+                f"{event['correct']} of {event['counted']} ({self._metric.text(event['correct'] / event['counted'])})"
+            )
         return self._metric.text(event["quality"][self._metric.name])
 
 

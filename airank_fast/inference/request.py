@@ -1,8 +1,8 @@
 """What an inference command asks for: its options, their checks, and the tests that follow from them. No torch here.
 
-    request = parse(["resnet50", "--checkpoint", "runs/resnet50-1", "--scenario", "server"])
-    request.scenarios                                         # ("server",)
-    request.settings("server", "performance", bound_s=0.015)  # the fields of a test's settings
+request = parse(["resnet50", "--checkpoint", "runs/resnet50-1", "--scenario", "server"])
+request.scenarios                                         # ("server",)
+request.settings("server", "performance", bound_s=0.015)  # the fields of a test's settings
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Request:
         return None if stated_ms is None else stated_ms / 1000
 
     def bound_for(self, scenario: str, single_s: float | None) -> float | None:
-        """The latency bound of a scenario in seconds. `single_s`: the time of a single inference, None if not known yet.
+        """The latency bound of a scenario in seconds. `single_s`: the time of one inference, None if not known yet.
 
         AI-Rank's terminals have bounds of their own. That of a rehearsal is at least ten single inferences.
         """

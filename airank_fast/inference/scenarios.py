@@ -112,7 +112,9 @@ class Scenarios:
         self.log.emit("accuracy", **event, predictions={"files": files})
         if not event["passed"]:
             metric = self.samples.job.task.headline
-            got = f"{counts['correct']} of {counts['counted']}" if counts else metric.text(event["quality"][metric.name])
+            got = (
+                f"{counts['correct']} of {counts['counted']}" if counts else metric.text(event["quality"][metric.name])
+            )
             required = f"{metric.name} of at least {event['required']:.5f} ({event['factor']:g} x the reference)"
             raise NotAccurate(f"{scenario}: must have {required}, got {got}", shown(predictions, self.samples))
         self._is_accurate = True
@@ -281,7 +283,7 @@ class Scenarios:
             self._has_model = True
             self._emit_model(fields)
         elif kind == "warm_up":
-            self._times = {size: took for size, took in fields["times"]}
+            self._times = dict(fields["times"])
             if 1 in self._times:
                 self._single_s.setdefault(self.request.threads_of(scenario), self._times[1])
             if not is_probe:
@@ -301,9 +303,7 @@ class Scenarios:
             self.log.emit("quantize", **quantize)
         self.log.emit("reference", **self.reference.event())
 
-    def _stop(
-        self, scenario: str, mode: str, result: WorkerResult, more_reasons: Iterable[str] = ()
-    ) -> dict[str, Any]:
+    def _stop(self, scenario: str, mode: str, result: WorkerResult, more_reasons: Iterable[str] = ()) -> dict[str, Any]:
         """Emit the queries of a test that has ended and its test_stop, whose fields are returned."""
         if result.queries is not None and mode != "accuracy":
             queries = result.queries

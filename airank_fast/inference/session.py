@@ -23,7 +23,7 @@ from airank_fast.engine.distributed import World
 from airank_fast.engine.shutdown import Shutdown, Terminated
 from airank_fast.errors import UserError, require
 from airank_fast.inference import weights
-from airank_fast.inference.accuracy import Reference, torch_reference
+from airank_fast.inference.accuracy import torch_reference
 from airank_fast.inference.console import Console, final_table
 from airank_fast.inference.engine_torch import check_precision
 from airank_fast.inference.request import BOUND_FACTOR, Request, check_bound, check_output, default_output
@@ -68,11 +68,10 @@ def run(request: Request) -> int:
             print(f"{final_table(logs.summary())}\nlogs and figures: {directory}", flush=True)
 
 
-
 def open_log(
     request: Request, directory: Path, found: Weights, samples: Samples, world: World
 ) -> tuple[EventLog, InferenceLogs]:
-    """The event log with everything that subscribes to it, and its first events. UserError where it cannot be written."""
+    """The event log with all that subscribes to it, and its first events. UserError where it cannot be written."""
     path = directory / "events.jsonl"
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Finds the weights of an inference run: those that are given, or the newest finished run on embedded data.
 
-    weights = find(request)          # trains first where nothing is given and no run lies there
-    weights.facts()                  # of the `infer_config` event
+weights = find(request)          # trains first where nothing is given and no run lies there
+weights.facts()                  # of the `infer_config` event
 """
 
 from __future__ import annotations

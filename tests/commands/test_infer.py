@@ -147,7 +147,10 @@ def test_the_options_of_the_task_follow():
 def test_all_scenarios_are_those_of_the_profile(profile, expected):
     request = parsed("--profile", profile)
     assert request.scenarios == expected
-    assert [request.is_by_loadgen(name) for name in expected] == [name in PROFILES[profile].scenarios for name in expected]
+    by_loadgen = [name for name in expected if request.is_by_loadgen(name)]
+    assert set(by_loadgen) == set(PROFILES[profile].scenarios)
+        name in PROFILES[profile].scenarios for name in expected
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,10 @@ CONTRADICTIONS = [
     (["--scenario", "offline", "--qps", "5"], "--qps: must be with --scenario server, got offline"),
     (["--find-qps", "--qps", "5"], "--qps: must be left out with --find-qps, got 5.0"),
     (["--precision", "int8"], "--backend: must be onnxruntime with --precision int8, got torch"),
-    (["--backend", "onnxruntime", "--precision", "bf16"], "--precision: must be fp32 or int8 with --backend onnxruntime"),
+    (
+        ["--backend", "onnxruntime", "--precision", "bf16"],
+        "--precision: must be fp32 or int8 with --backend onnxruntime",
+    ),
     (["--compliance", "--profile", "airank-2021-05"], "--compliance: must be left out"),
     (["--threads", "0"], "--threads: must be at least 1, got 0"),
     (["--max-batch", "0"], "--max-batch: must be at least 1, got 0"),
@@ -222,7 +228,9 @@ def test_help_needs_no_torch():
 
 
 def test_another_version_of_loadgen_is_refused():
-    with pytest.raises(UserError, match=r"mlcommons-loadgen: must be version 4\.0 for --profile v4\.0 .*, got 6\.0\.17"):
+    with pytest.raises(
+        UserError, match=r"mlcommons-loadgen: must be version 4\.0 for --profile v4\.0 .*, got 6"
+    ):
         requests.check_loadgen(PROFILES["v4.0"], "6.0.17")
     requests.check_loadgen(PROFILES["v6.1"], "6.0.17")
     requests.check_loadgen(PROFILES["paper"], "5.1")
@@ -262,7 +270,7 @@ def test_a_runs_weights_are_found_by_its_directory_a_checkpoint_or_a_file(traine
 def test_the_checkpoint_of_another_task_is_refused(trained):
     with mock.patch.object(requests, "check_installed"):
         request = requests.parse(["tsm", "--checkpoint", str(trained)])
-    with pytest.raises(UserError, match="--checkpoint: must be a run of tsm, got .*, a run of resnet50"):
+    with pytest.raises(UserError, match=r"--checkpoint: must be a run of tsm, got .*, a run of resnet50"):
         weights.find(request)
 
 

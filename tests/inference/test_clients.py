@@ -129,7 +129,7 @@ def test_a_stall_in_the_last_measurement_lowers_the_number_and_is_never_hidden()
 
 def test_every_request_must_be_in_time_and_not_only_most_of_them():
     """One request in a thousand late at every number of clients: none is valid."""
-    stalls = {number: 1.0 for number in range(0, 100_000, 40)}
+    stalls = dict.fromkeys(range(0, 100_000, 40), 1.0)
     number, found, _ = judged(0.0121, num_samples=400, stalls=stalls)
     assert number == 1
     assert found.longest_s > 1

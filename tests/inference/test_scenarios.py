@@ -96,7 +96,9 @@ def made(tmp_path, monkeypatch, workers, *arguments):
     reference = Reference({0: torch.zeros(1, 2)}, {"top1": NUM_RIGHT / NUM_SAMPLES}, counts)
     log = EventLog(tmp_path / "events.jsonl")
     device = torch.device("cpu")
-    return Scenarios(request, weights, PlayedSamples(), reference, log, tmp_path, device, lambda: False, {"parameters": 7})
+    return Scenarios(
+        request, weights, PlayedSamples(), reference, log, tmp_path, device, lambda: False, {"parameters": 7}
+    )
 
 
 def modes(workers):
