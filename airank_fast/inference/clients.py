@@ -159,7 +159,7 @@ def online_at(concurrency: int, system: System, clock: Clock, num_requests: int)
 
 
 def in_batches(size: int, system: System, clock: Clock, num_samples: int) -> Queries:
-    """`num_samples` samples in batches of `size`, one after the other; a request is a batch. The last may be smaller."""
+    """`num_samples` samples in batches of `size`, one after the other. A request is a batch; the last may be small."""
     turns, queries = Turns(system, clock), Queries()
     start_s = clock.now()
     for first in range(0, num_samples, size):

@@ -93,8 +93,6 @@ class Console:
     def _on_search(self, event: Event) -> str:
         rates = ((event["valid_qps"], "valid"), (event["refused_qps"], "not valid"))
         shown = " and ".join(f"{qps:.4g} {word}" for qps, word in rates if qps)
-            f"{value:.4g} {word}" for value, word in ((valid, "valid"), (refused, "not valid")) if value
-        )
         return f"{event['scenario']}: of {event['probes']} rates {shown}"
 
     def _on_warning(self, event: Event) -> str:

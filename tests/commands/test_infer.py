@@ -121,7 +121,7 @@ def test_the_rule_book_has_no_error(measured):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# -- what is requested ----------------------------------------------------------------------------------------------------
+# -- what is requested -----------------------------------------------------------------------------------------------
 
 
 def parsed(*args):
@@ -149,8 +149,6 @@ def test_all_scenarios_are_those_of_the_profile(profile, expected):
     assert request.scenarios == expected
     by_loadgen = [name for name in expected if request.is_by_loadgen(name)]
     assert set(by_loadgen) == set(PROFILES[profile].scenarios)
-        name in PROFILES[profile].scenarios for name in expected
-    ]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +226,7 @@ def test_help_needs_no_torch():
 
 
 def test_another_version_of_loadgen_is_refused():
-    with pytest.raises(
-        UserError, match=r"mlcommons-loadgen: must be version 4\.0 for --profile v4\.0 .*, got 6"
-    ):
+    with pytest.raises(UserError, match=r"mlcommons-loadgen: must be version 4\.0 for --profile v4\.0 .*, got 6"):
         requests.check_loadgen(PROFILES["v4.0"], "6.0.17")
     requests.check_loadgen(PROFILES["v6.1"], "6.0.17")
     requests.check_loadgen(PROFILES["paper"], "5.1")
@@ -254,7 +250,7 @@ def test_an_occupied_output_is_refused_before_anything_is_read(tmp_path):
     assert done.stderr == f"error: --output: must be a directory that is absent or empty, got {tmp_path}\n"
 
 
-# -- weights --------------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_runs_weights_are_found_by_its_directory_a_checkpoint_or_a_file(trained):
@@ -315,7 +311,7 @@ def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
     assert "training it first" in capsys.readouterr().out
 
 
-# -- how a run ends -------------------------------------------------------------------------------------------------------
+# -- how a run ends --------------------------------------------------------------------------------------------------
 
 
 class PlayedSamples:
