@@ -24,6 +24,8 @@ _RESULTS: Mapping[str, tuple[str, str]] = {  # scenario -> its figure and how it
     "flagperf": ("p_infer_core", "samples/s (core)"),
 }
 
+_TRIED = {"target_qps": "queries/s", "concurrency": "clients", "batch": "samples"}  # by the fields of a probe
+
 
 class Console:
     """A subscriber of the event log that writes to `stream`. A stream that has gone away silences it."""
@@ -73,10 +75,8 @@ class Console:
 
     def _on_probe(self, event: Event) -> str:
         verdict = "valid" if event["valid"] else "not valid"
-        if event.get("target_qps") is not None:
-            tried = f"{event['target_qps']:.4g} queries/s"
-        else:
-            tried = f"{event.get('number')}"
+        named = ((event.get(name), word) for name, word in _TRIED.items())
+        tried = ", ".join(f"{value:.4g} {word}" for value, word in named if value is not None)
         return f"{event['scenario']}: {event['purpose']}, {tried}: {verdict}"
 
     def _on_test_start(self, event: Event) -> str:

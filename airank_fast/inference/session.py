@@ -27,7 +27,7 @@ from airank_fast.inference.accuracy import torch_reference
 from airank_fast.inference.console import Console, final_table
 from airank_fast.inference.engine_torch import check_precision
 from airank_fast.inference.request import BOUND_FACTOR, Request, check_bound, check_output, default_output
-from airank_fast.inference.samples import Samples, load_job, parameters_of
+from airank_fast.inference.samples import Samples, load_job
 from airank_fast.inference.scenarios import NotAccurate, Scenarios, WorkerFailed
 from airank_fast.inference.weights import Weights
 from airank_fast.job import Job, Networks
@@ -232,7 +232,8 @@ class Session:
     def _model_facts(self) -> dict[str, Any]:
         """The fields of the `model` event that follow from the networks."""
         flops = count_flops(self.job, self.networks, self.samples) if self.job.task.name in COUNTED else None
-        return {"parameters": parameters_of(self.networks), "flops_per_sample": flops}
+        parameters = sum(each.numel() for network in self.networks.values() for each in network.parameters())
+        return {"parameters": parameters, "flops_per_sample": flops}
 
     def _leave_if_requested(self) -> None:
         if self.shutdown.requested:
