@@ -138,6 +138,11 @@ def name_floats(value):
     return value
 
 
+def to_json(values: dict) -> str:
+    """A file of JSON for people: indented, with nan and inf as strings."""
+    return json.dumps(name_floats(values), indent=2, ensure_ascii=False) + "\n"
+
+
 def _float_names(value):
     if isinstance(value, dict):
         return {key: _float_names(item) for key, item in value.items()}
