@@ -35,6 +35,8 @@ ARROWS = {
     "sources": {"data"},
     "engine": {"record", "tasks", "job"},
     "recipes": {"models", "data", "optim", "nn", "record", "tasks", "job", "quality"},
+    "inference": {"job", "tasks", "record", "rules", "engine", "recipes", "models", "data", "nn", "quality"},
+    "infer": {"inference", "recipes", "engine", "job", "record", "rules", "cli", "tasks"},
     "commands": {"recipes", "engine", "job", "record", "rules", "cli", "tasks"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
     "prepare": {"sources", "data", "cli"},  # a command that makes data sets
