@@ -276,7 +276,9 @@ def figures(scenario: str, number: int, measured: Queries) -> dict[str, float]:
     """The `metric` of a test_stop. `number`: clients, or samples of a batch."""
     per_s = measured.num_samples / measured.duration_s
     if scenario == "latency":
-        return {"latency_p90_s": percentile(sorted(measured.latency_s), 90)}
+        p90_s = percentile(sorted(measured.latency_s), 90)
+        assert p90_s is not None
+        return {"latency_p90_s": p90_s}
     if scenario == "online":
         return {"concurrency": number, "samples_per_s": per_s, "max_latency_s": measured.longest_s}
     if scenario == "max-batch":

@@ -127,7 +127,8 @@ def final_table(summary: Mapping[str, Any]) -> str:
 
 
 def _row(scenario: str, figures: Mapping[str, Any], summary: Mapping[str, Any]) -> Sequence[str]:
-    accuracy = summary["accuracy"].get(scenario) or next(iter(summary["accuracy"].values()), {})
+    accuracies: Mapping[str, Any] = summary["accuracy"]
+    accuracy: Mapping[str, Any] = accuracies.get(scenario) or next(iter(accuracies.values()), {})
     metric, value = tasks.headline(summary), accuracy.get("value")
     memory = figures.get("memory") or {}
     return (

@@ -155,7 +155,7 @@ class Request:
     def bound_s(self) -> float | None:
         """The latency bound in seconds: --target-latency, else the profile's; None where neither states one."""
         given_ms = self.options.target_latency
-        stated_ms = given_ms if given_ms is not None else self.bound and self.bound.latency_ms
+        stated_ms = self.bound.latency_ms if given_ms is None and self.bound else given_ms
         return None if stated_ms is None else stated_ms / 1000
 
     def bound_for(self, scenario: str, single_s: float | None) -> float | None:
