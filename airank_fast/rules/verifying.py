@@ -16,7 +16,17 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.detect import COMPRESSIONS, PROGRAMS, detect
 from airank_fast.record.lines import Lines
-from airank_fast.rules import agreement, airank, events, flagperf, trees
+from airank_fast.rules import (
+    agreement,
+    airank,
+    airank_inference,
+    events,
+    flagperf,
+    flagperf_inference,
+    inference_agreement,
+    inference_events,
+    trees,
+)
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.mlperf import order, result
@@ -29,6 +39,10 @@ BOOKS: dict[str, Callable[[Lines, Facts], Iterator[Finding]]] = {
     "mlperf": order.check,
     "flagperf": flagperf.check,
     "flagperf_table": flagperf.check_table,
+    "inference_events": inference_events.check,
+    "airank_inference": airank_inference.check,
+    "flagperf_inference": flagperf_inference.check,
+    "flagperf_inference_table": flagperf_inference.check_table,
 }
 _NO_FACTS = Facts()
 MAX_OF_A_RULE = 20  # findings of one rule and severity that are listed for one file
@@ -222,25 +236,30 @@ def _no_book(path: Path, _: Facts) -> Iterator[Finding]:
 def _run_directory(path: Path, facts: Facts) -> Iterator[Finding]:
     """The events by their book, and each log beside them by its own book and against the events."""
     source = path / "events.jsonl"
-    found = list(in_order(check_file(source, ["events"], facts)))
+    is_inference = "inference_events" in _formats(source)
+    name, room = ("inference_events", inference_agreement) if is_inference else ("events", agreement)
+    found = list(in_order(check_file(source, [name], facts)))
     yield from found
-    if any(finding.severity == ERROR and finding.rule in events.FORM_RULES for finding in found):
+    form_rules = events.FORM_RULES | inference_events.FORM_RULES
+    if any(finding.severity == ERROR and finding.rule in form_rules for finding in found):
         yield agreement.NOT_COMPARED.broken(str(source), None, "events that are broken", "sound events are required")
         run = None
     else:
-        run = agreement.RunEvents(source)
+        run = room.RunEvents(source)
         facts = run.facts(facts)
-    for log in (path / name for name in agreement.FILES):
-        if log.is_file():
-            yield from in_order(_beside_events(log, run, facts))
+    differences = partial(room.differences, run) if run is not None else None
+    for log in room.files_in(path):
+        yield from in_order(_beside_events(log, differences, facts))
 
 
-def _beside_events(path: Path, run: agreement.RunEvents | None, facts: Facts) -> Iterator[Finding]:
+def _beside_events(
+    path: Path, differences: Callable[[Path], Iterator[Finding]] | None, facts: Facts
+) -> Iterator[Finding]:
     try:
         formats = [name for name in detect(path) if name in BOOKS]
         if formats:
             yield from check_file(path, formats, facts)
-        if run is not None:
-            yield from agreement.differences(run, path)
+        if differences is not None:
+            yield from differences(path)
     except UserError as error:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")

@@ -3,7 +3,17 @@
 import re
 from pathlib import Path
 
-from airank_fast.rules import agreement, airank, airank_figures, events, flagperf, verifying
+from airank_fast.rules import (
+    agreement,
+    airank,
+    airank_figures,
+    airank_inference,
+    events,
+    flagperf,
+    flagperf_inference,
+    inference_events,
+    verifying,
+)
 from airank_fast.rules.findings import Rule
 
 TEXT = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
@@ -15,7 +25,8 @@ def rules_of(module) -> set[str]:
 
 
 def test_every_rule_is_documented():
-    modules = (agreement, airank, airank_figures, events, flagperf, verifying)
+    modules = (agreement, airank, airank_figures, airank_inference, events, flagperf, flagperf_inference)
+    modules += (inference_events, verifying)
     names = {name for module in modules for name in rules_of(module)} | {f"file.{name}" for name in verifying._ODDITIES}
     assert len(names) > 50
     words = set(re.findall(r"[a-z0-9_]+", TEXT))
