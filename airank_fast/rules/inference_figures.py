@@ -150,7 +150,7 @@ def _over_latency(test: LoadTest) -> Iterator[Disagreement]:
 
 def _early_stopping(test: LoadTest) -> Iterator[Disagreement]:
     stated = test.stop.get("early_stopping")
-    if stated is None or stated["met"] is None:
+    if stated is None or stated.get("met") is None:
         return
     share, usual = stated["percentile"], PERCENTILES.get(test.scenario)
     if share != usual:
@@ -167,7 +167,7 @@ def _early_stopping(test: LoadTest) -> Iterator[Disagreement]:
     else:
         own = early_stopping.estimate(sorted(test.latency_s), share)
         met, why = own is not None, f"of {len(test.latency_s)} queries"
-        estimate = stated["estimate_s"]
+        estimate = stated.get("estimate_s")
         if own is not None and (estimate is None or not _agrees(test, estimate, own, is_time=True)):
             shown = "none" if estimate is None else f"{estimate:.6g} s"
             required = f"{own:.6g} s is required by its queries"
