@@ -73,7 +73,7 @@ def _counts(test: LoadTest) -> Iterator[Disagreement]:
 
 def _duration(test: LoadTest) -> Iterator[Disagreement]:
     stated, last = test.stop["duration_s"], max(test.done_s())
-    slack = max(1.0, 0.05 * last) if _has_loadgen(test) else 0.001 + 1e-3 * last
+    slack = max(1.0, 0.05 * last) if _has_loadgen(test) else 0.001 + 1e-6 * last
     if not last - 0.001 - 1e-6 * last <= stated <= last + slack:
         required = f"{last:.6f} s, the time of the last answer, is required"
         yield Disagreement("duration_s", f"duration_s {stated:.6f}", required)
@@ -125,7 +125,7 @@ def _agrees(test: LoadTest, stated: float, own: float, is_time: bool) -> bool:
     if not math.isfinite(stated):
         return False
     if not _has_loadgen(test):
-        return math.isclose(stated, own, rel_tol=1e-3, abs_tol=1e-6)
+        return math.isclose(stated, own, rel_tol=1e-6, abs_tol=1e-9)
     if is_time:
         return own * (1 - _EARLY) - _EARLY_S <= stated <= own * (1 + _LATE) + _LATE_S
     return own * (1 - _LATE) <= stated <= own * (1 + _EARLY)

@@ -107,11 +107,12 @@ class Coverage:
 
 @dataclass(frozen=True)
 class InferenceScore:
-    """MLPerf's results, AI-Rank's rows and their coverage."""
+    """MLPerf's results, AI-Rank's rows and their coverage; notes on scenarios that are neither."""
 
     results: list[Result] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def valid(self) -> bool:
@@ -122,22 +123,34 @@ class InferenceScore:
 
 def score(runs: Sequence[InferenceRun], is_rehearsal: bool = False) -> InferenceScore:
     """The results of inference runs; with `is_rehearsal` those of short runs and embedded data are judged as well."""
-    results, rows = [], []
+    results, rows, notes = [], [], []
     for run in runs:
+        notes += _left_out(run)
         try:
             results += mlperf_results(run, is_rehearsal)
             rows += airank_rows(run, is_rehearsal)
         except _MALFORMED as error:
             required = "must have events with the fields of their kinds"
             raise UserError(f"{run.path}: {required}, got {type(error).__name__}: {error}") from None
-    return InferenceScore(results, rows, coverage(rows))
+    return InferenceScore(results, rows, coverage(rows), notes)
 
 
 def to_json(found: InferenceScore) -> dict:
     """The score as JSON values."""
     results = [asdict(result) | {"valid": result.valid} for result in found.results]
     airank = {"rows": [asdict(row) for row in found.rows], "coverage": [asdict(each) for each in found.coverage]}
-    return {"mlperf": results, "airank": airank, "valid": found.valid, "gp2bm": None}
+    return {"mlperf": results, "airank": airank, "valid": found.valid, "gp2bm": None, "notes": found.notes}
+
+
+def _left_out(run: InferenceRun) -> list[str]:
+    """Scenarios that were measured under a profile of other rules: figures, but no result and no row."""
+    profile, measured = str(run.summary["profile"]), run.summary["scenarios"]
+    own = measured if profile.startswith("airank") else [name for name in measured if name in _SCENARIOS]
+    left = [name for name in measured if profile == "flagperf" or name not in own]
+    rules = (
+        "FlagPerf has no score" if profile == "flagperf" else f"measured under {profile}, which AI-Rank's rows are not"
+    )
+    return [f"{run.path}: no result of {', '.join(left)}: {rules}"] if left else []
 
 
 # MLPerf
@@ -352,7 +365,7 @@ def hardware_of(run: InferenceRun) -> str:
 
 def text(found: InferenceScore) -> list[str]:
     """The score as lines for a terminal."""
-    lines = []
+    lines = [f"note: {note}" for note in found.notes]
     if found.results:
         lines += ["MLPerf inference", *_results_table(found.results)]
         lines += _problem_lines((f"{r.run} {r.scenario}", r.problems) for r in found.results)
