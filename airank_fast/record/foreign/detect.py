@@ -13,7 +13,7 @@ from airank_fast.errors import UserError
 from airank_fast.record.events import dictionary
 from airank_fast.record.lines import BLOCK_BYTES, Lines, opened
 
-FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
+FORMATS = ("events", "airank", "mlperf", "loadgen", "flagperf", "flagperf_table", "perflog", "dllogger")
 
 COMPRESSIONS = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".zst"}  # in a folder these are reported, not read
 # In a folder these are skipped: programs quote lines of logs.
@@ -23,6 +23,7 @@ PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".
 _MARKS = {
     "airank": ("AI-Rank-log ",),
     "mlperf": (":::MLLOG",),
+    "loadgen": ('"loadgen_version"', '"effective_scenario"'),  # in lines of :::MLLOG
     "perflog": ("[PerfLog]",),
     "flagperf_table": ("p_whole",),  # if it is a cell
     "dllogger": ("DLL 20", "DLLL {"),
@@ -37,7 +38,8 @@ def detect(path: str | os.PathLike) -> list[str]:
 
     events          our events.jsonl
     airank          AI-Rank training log, either profile
-    mlperf          :::MLLOG lines
+    mlperf          :::MLLOG lines of a training log
+    loadgen         :::MLLOG lines of LoadGen, the load generator of MLPerf inference (mlperf_log_detail.txt)
     flagperf        a JSON object with FlagPerf's figures (flagperf.json)
     flagperf_table  a Markdown table with FlagPerf's columns
     perflog         FlagPerf's [PerfLog] lines
@@ -75,7 +77,10 @@ def _marks_in(file: BinaryIO) -> list[str]:
                 del sought[name]
         new = file.read(BLOCK_BYTES)
         block = new and block[-_EDGE_BYTES:] + new
-    return [name for name in _MARKS if name not in sought]
+    marked = [name for name in _MARKS if name not in sought]
+    # Both logs have lines of :::MLLOG; that of a training has no version of LoadGen.
+    without = "mlperf" if {"mlperf", "loadgen"} <= set(marked) else "loadgen"
+    return [name for name in marked if name != without]
 
 
 def _of_head(head: list[str]) -> str | None:
