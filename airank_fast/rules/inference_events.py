@@ -272,7 +272,7 @@ class _Book:
         if not event["valid"] or test.mode != PERFORMANCE:
             return
         early, required, over = event.get("early_stopping"), self._scenario(name), event.get("over_latency")
-        is_met = None if early is None else early["met"]
+        is_met = None if early is None else early.get("met")
         if is_met is False:
             yield self._broken(VERDICT, f"{name} is valid, early stopping not met", "early stopping is required")
         if is_met is None and required is not None and required.early_stopping:

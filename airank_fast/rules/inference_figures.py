@@ -73,7 +73,7 @@ def _counts(test: LoadTest) -> Iterator[Disagreement]:
 
 def _duration(test: LoadTest) -> Iterator[Disagreement]:
     stated, last = test.stop["duration_s"], max(test.done_s())
-    slack = max(1.0, 0.05 * last) if _has_loadgen(test) else 0.001 + 1e-3 * last
+    slack = max(1.0, 0.05 * last) if _has_loadgen(test) else 0.001 + 1e-6 * last
     if not last - 0.001 - 1e-6 * last <= stated <= last + slack:
         required = f"{last:.6f} s, the time of the last answer, is required"
         yield Disagreement("duration_s", f"duration_s {stated:.6f}", required)
@@ -125,7 +125,7 @@ def _agrees(test: LoadTest, stated: float, own: float, is_time: bool) -> bool:
     if not math.isfinite(stated):
         return False
     if not _has_loadgen(test):
-        return math.isclose(stated, own, rel_tol=1e-3, abs_tol=1e-6)
+        return math.isclose(stated, own, rel_tol=1e-6, abs_tol=1e-9)
     if is_time:
         return own * (1 - _EARLY) - _EARLY_S <= stated <= own * (1 + _LATE) + _LATE_S
     return own * (1 - _LATE) <= stated <= own * (1 + _EARLY)
@@ -150,7 +150,7 @@ def _over_latency(test: LoadTest) -> Iterator[Disagreement]:
 
 def _early_stopping(test: LoadTest) -> Iterator[Disagreement]:
     stated = test.stop.get("early_stopping")
-    if stated is None or stated["met"] is None:
+    if stated is None or stated.get("met") is None:
         return
     share, usual = stated["percentile"], PERCENTILES.get(test.scenario)
     if share != usual:
@@ -167,7 +167,7 @@ def _early_stopping(test: LoadTest) -> Iterator[Disagreement]:
     else:
         own = early_stopping.estimate(sorted(test.latency_s), share)
         met, why = own is not None, f"of {len(test.latency_s)} queries"
-        estimate = stated["estimate_s"]
+        estimate = stated.get("estimate_s")
         if own is not None and (estimate is None or not _agrees(test, estimate, own, is_time=True)):
             shown = "none" if estimate is None else f"{estimate:.6g} s"
             required = f"{own:.6g} s is required by its queries"

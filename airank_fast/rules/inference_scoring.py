@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from airank_fast import tasks
+from airank_fast.errors import UserError
+from airank_fast.numeric import is_float
 from airank_fast.record.events import dictionary
 from airank_fast.record.formats.airank_inference import MIB
 from airank_fast.record.inference_metrics import LoadTest
@@ -18,6 +20,7 @@ from airank_fast.record.inference_reading import InferenceRun
 from airank_fast.record.tables import table
 from airank_fast.rules import early_stopping, inference_profiles
 
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _MS, _QPS, _SAMPLES = "ms", "queries/s", "samples/s"
 _SCENARIOS = ("singlestream", "multistream", "server", "offline")
 _PER_QUERY = 8  # samples of a MultiStream query
@@ -104,11 +107,12 @@ class Coverage:
 
 @dataclass(frozen=True)
 class InferenceScore:
-    """MLPerf's results, AI-Rank's rows and their coverage."""
+    """MLPerf's results, AI-Rank's rows and their coverage; notes on scenarios that are neither."""
 
     results: list[Result] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def valid(self) -> bool:
@@ -119,16 +123,34 @@ class InferenceScore:
 
 def score(runs: Sequence[InferenceRun], is_rehearsal: bool = False) -> InferenceScore:
     """The results of inference runs; with `is_rehearsal` those of short runs and embedded data are judged as well."""
-    results = [result for run in runs for result in mlperf_results(run, is_rehearsal)]
-    rows = [row for run in runs for row in airank_rows(run, is_rehearsal)]
-    return InferenceScore(results, rows, coverage(rows))
+    results, rows, notes = [], [], []
+    for run in runs:
+        notes += _left_out(run)
+        try:
+            results += mlperf_results(run, is_rehearsal)
+            rows += airank_rows(run, is_rehearsal)
+        except _MALFORMED as error:
+            required = "must have events with the fields of their kinds"
+            raise UserError(f"{run.path}: {required}, got {type(error).__name__}: {error}") from None
+    return InferenceScore(results, rows, coverage(rows), notes)
 
 
 def to_json(found: InferenceScore) -> dict:
     """The score as JSON values."""
     results = [asdict(result) | {"valid": result.valid} for result in found.results]
     airank = {"rows": [asdict(row) for row in found.rows], "coverage": [asdict(each) for each in found.coverage]}
-    return {"mlperf": results, "airank": airank, "valid": found.valid, "gp2bm": None}
+    return {"mlperf": results, "airank": airank, "valid": found.valid, "gp2bm": None, "notes": found.notes}
+
+
+def _left_out(run: InferenceRun) -> list[str]:
+    """Scenarios that were measured under a profile of other rules: figures, but no result and no row."""
+    profile, measured = str(run.summary["profile"]), run.summary["scenarios"]
+    own = measured if profile.startswith("airank") else [name for name in measured if name in _SCENARIOS]
+    left = [name for name in measured if profile == "flagperf" or name not in own]
+    rules = (
+        "FlagPerf has no score" if profile == "flagperf" else f"measured under {profile}, which AI-Rank's rows are not"
+    )
+    return [f"{run.path}: no result of {', '.join(left)}: {rules}"] if left else []
 
 
 # MLPerf
@@ -199,12 +221,12 @@ def _result(
         run=str(run.path),
         model=str(summary["benchmark"]),
         profile=str(summary["profile"]),
-        division=summary["division"],
+        division=_text(summary["division"]),
         system=hardware_of(run),
-        precision=summary["precision"],
+        precision=_text(summary["precision"]),
         scenario=scenario,
         metric=metric,
-        value=value,
+        value=_number(value),
         unit=unit,
         accuracy=_accuracy(run, scenario),
         inferred=inferred,
@@ -233,11 +255,22 @@ def _problems(run: InferenceRun, scenario: str, is_rehearsal: bool) -> tuple[str
 def _accuracy(run: InferenceRun, scenario: str) -> float | None:
     accuracies = run.summary["accuracy"]
     found = accuracies.get(scenario) or (next(iter(accuracies.values())) if len(accuracies) == 1 else {})
-    return found.get("value")
+    return _number(found.get("value"))
 
 
 def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
+    return None if seconds is None else _number(seconds) * 1e3
+
+
+def _number(value: object) -> float | None:
+    """A figure of an event, which anybody may have written; TypeError if it is no number."""
+    if value is not None and not is_float(value):
+        raise TypeError(f"a number is required, got {type(value).__name__}")
+    return value
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 # AI-Rank
@@ -266,7 +299,7 @@ def _row(run: InferenceRun, device: str, names: list[str], is_rehearsal: bool) -
     used = dictionary(batch.get("memory")).get("total_bytes") if profile == "airank-2020-12" else None
 
     def figure(scenario: str, name: str) -> float | None:
-        return dictionary(figures.get(scenario)).get(name) if scenario in names else None
+        return _number(dictionary(figures.get(scenario)).get(name)) if scenario in names else None
 
     return Row(
         run=str(run.path),
@@ -277,8 +310,8 @@ def _row(run: InferenceRun, device: str, names: list[str], is_rehearsal: bool) -
         offline=figure("offline", "samples_per_s"),
         online=figure("online", "samples_per_s"),
         latency_ms=_ms(figure("latency", "latency_p90_linear_s")),
-        max_batch=dictionary(batch.get("metric")).get("batch") if "max-batch" in names else None,
-        memory_mib=None if used is None or device != "mobile" else used / MIB,
+        max_batch=_number(dictionary(batch.get("metric")).get("batch")) if "max-batch" in names else None,
+        memory_mib=None if used is None or device != "mobile" else _number(used) / MIB,
         accuracy=_accuracy(run, names[0]),
         problems=tuple(problems),
     )
@@ -332,7 +365,7 @@ def hardware_of(run: InferenceRun) -> str:
 
 def text(found: InferenceScore) -> list[str]:
     """The score as lines for a terminal."""
-    lines = []
+    lines = [f"note: {note}" for note in found.notes]
     if found.results:
         lines += ["MLPerf inference", *_results_table(found.results)]
         lines += _problem_lines((f"{r.run} {r.scenario}", r.problems) for r in found.results)

@@ -21,6 +21,8 @@ DLL = b"DLL 2021-03-23 09:24:42.127408 - Epoch: 0  train.loss : 6.5\n"
         (OUTPUT + b'[PerfLog] {"event": "TRAIN_START"}\n', ["perflog"]),
         (OUTPUT + b":::MLLOG {}\n" + DLL, ["mlperf", "dllogger"]),
         (b'{"t": 1.5, "kind": "process_start"}\n', ["events"]),
+        (OUTPUT + b':::MLLOG {"key": "loadgen_version", "value": "6.0"}\n', ["loadgen"]),
+        (b'{"loadgen_version": "6.0"}\n', []),
         ("\ufeffDLL 2021-03-23 09:24:42 - Epoch: 0  a : 1\n".encode("utf-16-le"), ["dllogger"]),
         (b'{\n  "p_whole": 1\n}\n', ["flagperf"]),
         (b"a DLL 32 bits wide\n", []),

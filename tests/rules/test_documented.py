@@ -15,6 +15,7 @@ from airank_fast.rules import (
     verifying,
 )
 from airank_fast.rules.findings import Rule
+from airank_fast.rules.mlperf_inference import rules as inference_rules
 
 TEXT = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
 
@@ -31,3 +32,10 @@ def test_every_rule_is_documented():
     assert len(names) > 50
     words = set(re.findall(r"[a-z0-9_]+", TEXT))
     assert [name for name in sorted(names) if name.partition(".")[2] not in words] == []
+
+
+def test_every_rule_of_inference_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "verify-inference.md").read_text(encoding="utf-8")
+    names = {name.partition(".")[2] for name in rules_of(inference_rules)}
+    assert len(names) > 40
+    assert names - set(re.findall(r"[a-z0-9_]+", text)) == set()

@@ -148,3 +148,12 @@ def test_a_rehearsal_counts_with_own_targets_alone(tmp_path):
     assert done.returncode == 0
     assert done.stdout.startswith("REHEARSAL: ")
     assert "model coverage of airank-2021-05: 1/6 (resnet50)" in done.stdout
+
+
+def test_a_scenario_of_other_rules_has_a_note(tmp_path):
+    events = inference_run("v6.1", ("offline", "online"), eval_samples=1000, is_rehearsal=True)
+    made = read_inference(write(tmp_path / "run", events))
+    found = inference_scoring.score([made], is_rehearsal=True)
+    assert [result.scenario for result in found.results] == ["offline"]
+    assert found.rows == []
+    assert found.notes == [f"{made.path}: no result of online: measured under v6.1, which AI-Rank's rows are not"]

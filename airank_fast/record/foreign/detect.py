@@ -14,7 +14,13 @@ from airank_fast.record.events import dictionary
 from airank_fast.record.lines import BLOCK_BYTES, Lines, opened
 
 FORMATS = ("events", "airank", "mlperf", "flagperf", "flagperf_table", "perflog", "dllogger")
-INFERENCE_FORMATS = ("inference_events", "airank_inference", "flagperf_inference", "flagperf_inference_table")
+INFERENCE_FORMATS = (
+    "inference_events",
+    "airank_inference",
+    "loadgen",
+    "flagperf_inference",
+    "flagperf_inference_table",
+)
 
 COMPRESSIONS = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".zst"}  # in a folder these are reported, not read
 # In a folder these are skipped: programs quote lines of logs.
@@ -24,6 +30,7 @@ PROGRAMS = {".c", ".cc", ".cpp", ".cu", ".cuh", ".go", ".h", ".hpp", ".html", ".
 _MARKS = {
     "airank": ("AI-Rank-log ", "AI-Rank-Log "),
     "mlperf": (":::MLLOG",),
+    "loadgen": ('"loadgen_version"', '"effective_scenario"'),  # in lines of :::MLLOG
     "perflog": ("[PerfLog]",),
     "flagperf_table": ("p_whole",),  # if it is a cell
     "flagperf_inference": ("p_inference_whole(qps)",),
@@ -51,7 +58,8 @@ def detect(path: str | os.PathLike) -> list[str]:
     inference_events  events.jsonl of an inference run
     airank          AI-Rank training log, either profile
     airank_inference  AI-Rank inference log
-    mlperf          :::MLLOG lines
+    mlperf          :::MLLOG lines of a training log
+    loadgen         :::MLLOG lines of LoadGen, the load generator of MLPerf inference (mlperf_log_detail.txt)
     flagperf        a JSON object with FlagPerf's figures (flagperf.json)
     flagperf_table  a Markdown table with FlagPerf's columns
     flagperf_inference, flagperf_inference_table  the same of FlagPerf's inference benchmarks
@@ -95,7 +103,10 @@ def _marks_in(file: BinaryIO) -> list[str]:
                 del sought[name]
         new = file.read(BLOCK_BYTES)
         block = new and block[-_EDGE_BYTES:] + new
-    return [name for name in _MARKS if name not in sought]
+    marked = [name for name in _MARKS if name not in sought]
+    # Both logs have lines of :::MLLOG; that of a training has no version of LoadGen.
+    without = "mlperf" if {"mlperf", "loadgen"} <= set(marked) else "loadgen"
+    return [name for name in marked if name != without]
 
 
 def _airank_formats(path: str) -> list[str]:
