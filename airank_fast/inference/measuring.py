@@ -18,9 +18,10 @@ from airank_fast.errors import require
 from airank_fast.inference import batcher
 from airank_fast.inference.context import Context, batch_sizes
 from airank_fast.inference.loadgen import run_test
+from airank_fast.inference.schedule import server_schedule, since_due
 from airank_fast.inference.settings import TestSettings
 from airank_fast.inference.supervise import QUERIES
-from airank_fast.inference.sut import OfflineSut, Records, ServerSut, StreamSut, Sut, infer
+from airank_fast.inference.sut import OfflineSut, ServerSut, StreamSut, Sut, infer
 from airank_fast.inference.verdict import Outcome
 
 FAILED_TEST_S = 2.0  # for LoadGen to end a test that has failed; Server's would go on until its last query is due
@@ -57,12 +58,13 @@ def loadgen_test(context: Context) -> dict[str, Any]:
     outcome = _run(context, settings, sut)
     if outcome.failure is not None:
         raise TestFailed(outcome)
-    stop = stop_fields(settings, sut.records, outcome, sut.ledger.answered)
+    rows = _rows(settings, sut, outcome)
+    stop = stop_fields(settings, rows, outcome, sut)
     stop["memory"] = context.memory_facts("run")
     context.report("test_stop", **stop)
     context.report("phase", name="score")
     if not settings.is_accuracy:
-        np.savez(context.directory / QUERIES, rows=sut.records.rows())
+        np.savez(context.directory / QUERIES, rows=rows)
     return {
         "warm_up": sorted(context.times.items()),
         "settings": settings.as_json(),
@@ -166,9 +168,21 @@ def _run(context: Context, settings: TestSettings, sut: Sut) -> Outcome:
             is_over.set()
 
 
-def stop_fields(settings: TestSettings, records: Records, outcome: Outcome, num_samples: int) -> dict[str, Any]:
-    """The fields of a LoadGen test's `test_stop` event, without its memory."""
-    rows = records.rows()
+def _rows(settings: TestSettings, sut: Sut, outcome: Outcome) -> np.ndarray:
+    """The test's queries; Server's latencies count from when a query was due, as LoadGen's do.
+
+    They count from its callback where LoadGen's schedule is not the one that is known here.
+    """
+    rows, (count, duration_ns) = sut.records.rows(), outcome.generated
+    if settings.scenario != "server" or settings.is_accuracy or not 0 < len(rows) <= count:
+        return rows
+    assert settings.target_qps is not None
+    due_s, due_ns = server_schedule(settings.target_qps, settings.seeds[2], count)
+    return since_due(rows, due_s[: len(rows)]) if abs(due_ns - duration_ns) <= count else rows
+
+
+def stop_fields(settings: TestSettings, rows: np.ndarray, outcome: Outcome, sut: Sut) -> dict[str, Any]:
+    """The fields of a LoadGen test's `test_stop` event, without its memory; `rows` as of sut.Records."""
     result, percentile = outcome.result, settings.percentile
     key = {"singlestream": "early_stopping_latency_ss", "multistream": "early_stopping_latency_ms"}
     estimate_ns = result.get(key.get(settings.scenario, ""), 0)
@@ -180,8 +194,8 @@ def stop_fields(settings: TestSettings, records: Records, outcome: Outcome, num_
         "valid": outcome.is_valid,
         "reasons": list(outcome.reasons),
         "metric": {} if settings.is_accuracy else outcome.metric(settings.scenario),
-        "num_queries": result.get("result_query_count", len(rows)),
-        "num_samples": num_samples,
+        "num_queries": sut.num_queries,
+        "num_samples": sut.ledger.answered,
         "duration_s": float((rows[:, 0] + rows[:, 1]).max()) if len(rows) else 0.0,
         "over_latency": result.get("result_overlatency_query_count", 0),
         "early_stopping": early if has_early else None,

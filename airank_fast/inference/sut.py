@@ -118,8 +118,8 @@ class Records:
 class Sut:
     """A system under test; a subclass serves the queries of a scenario in `_serve_query`.
 
-    failure: the first failure as one line, else None; has_failed is set with it. outputs: {index: output} of every
-    sample that was served, where keeps_outputs.
+    num_queries: issued. failure: the first failure as one line, else None; has_failed is set with it. outputs: {index:
+    output} of every sample that was served, where keeps_outputs.
     """
 
     serves_in_callback = True
@@ -137,6 +137,7 @@ class Sut:
         self.engine, self.samples, self.max_batch = engine, samples, max_batch
         self.ledger, self.records = Ledger(), Records()
         self.outputs: dict[int, Any] | None = {} if keeps_outputs else None
+        self.num_queries = 0
         self.failure: str | None = None
         self.has_failed = threading.Event()
         self._clock = clock
@@ -153,6 +154,7 @@ class Sut:
         if self._start is None:
             self._start = now
         self.ledger.issue(ids, indices)
+        self.num_queries += 1
         with self.guarded():
             if self.failure is None:
                 self._serve_query(ids, indices, now)

@@ -25,7 +25,8 @@ class Outcome:
 
     reasons: why it does not count, one line each; none of a valid test. failure: the failure that ended it, which is
     then the one reason. effective, result: the values of LoadGen's detail log, by their keys without the prefix
-    `effective_`; errors: the texts of its error lines. is_disk_full: whether the failure is that of a full disk.
+    `effective_`; errors: the texts of its error lines. generated: how many
+    queries LoadGen made, and for how many ns. is_disk_full: whether the failure is that of a full disk.
     """
 
     reasons: tuple[str, ...]
@@ -34,6 +35,7 @@ class Outcome:
     result: dict[str, Any] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     version: str | None = None
+    generated: tuple[int, int] = (0, 0)
     is_disk_full: bool = False
 
     @property
@@ -84,7 +86,10 @@ def judge(settings: TestSettings, sut: Sut, num_samples: int, output: Path) -> O
         reasons += [f"{missing} of {num_samples} samples are missing in LoadGen's accuracy log"] if missing else []
     else:
         reasons += _shortfalls(settings, sut, result)
-    return Outcome(tuple(reasons), None, effective, result, errors, str(detail.value("loadgen_version")))
+    version, made = str(detail.value("loadgen_version")), detail.part("generated_query_")
+    count, duration_ns = made.get("count"), made.get("duration")
+    generated = (count, duration_ns) if isinstance(count, int) and isinstance(duration_ns, int) else (0, 0)
+    return Outcome(tuple(reasons), None, effective, result, errors, version, generated)
 
 
 def _whole_detail(settings: TestSettings, path: Path) -> log.Detail:

@@ -117,13 +117,13 @@ def real_system(request: WorkerRequest) -> tuple[Any, ...]:
     """The engine of a request, with the task's network and its weights, its evaluation set, and the memory's stages."""
     import torch
 
-    from airank_fast.inference import memory
     from airank_fast.inference.calibrate import Choice
     from airank_fast.inference.engine import open_engine
+    from airank_fast.inference.memory import Stages
     from airank_fast.inference.samples import Samples, load_job
 
     device = torch.device(request.device)
-    stages = memory.Stages(device)
+    stages = Stages(device)
     checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
     job, networks = load_job(request.arguments, checkpoint, device)
     samples = Samples(job)

@@ -14,9 +14,12 @@ from inference.loadgen_fakes import SYSTEM, settings
 
 from airank_fast.errors import UserError
 from airank_fast.inference import loadgen, verdict
+from airank_fast.inference.schedule import server_schedule, since_due
 from airank_fast.inference.settings import TestSettings as Settings
 from airank_fast.inference.settings import required_values
 from airank_fast.inference.supervise import WorkerRequest, run_worker
+from airank_fast.record.formats.loadgen import read_detail
+from airank_fast.record.lines import Lines
 from airank_fast.rules.inference_profiles import PROFILES, TEST01_LOG_SEED
 
 pytestmark = [
@@ -91,7 +94,21 @@ def test_server_with_an_audit_file_in_the_working_directory(tmp_path, monkeypatc
     assert len(queries.latency_s) == stop["num_queries"] >= 459
     assert all(latency >= queue >= 0 for latency, queue in zip(queries.latency_s, queries.queue_s, strict=True))
     assert max(queries.batch) <= 8
+    detail = read_detail(Lines(tmp_path / "run" / "mlperf_log_detail.txt"))
+    due_s, due_ns = server_schedule(2500.0, PROFILES["v6.1"].seeds[2], detail.value("generated_query_count"))
+    assert abs(due_ns - detail.value("generated_query_duration")) <= len(due_s)
+    assert queries.issued_s == due_s.tolist()
     assert [size for size, _ in result.facts["warm_up"]] == [1, 2, 4, 8]
+
+
+def test_a_callback_that_comes_late_counts_as_latency():
+    due_s = np.array([0.0, 0.1, 0.2])
+    rows = np.array([[0.0, 0.01, 0.0, 1], [0.1005, 0.01, 0.002, 1], [0.0005 + 0.35, 0.01, 0.0, 1]])
+    rows[:, 0] -= 0.0005  # the first callback, from which records count, was the latest of the usual ones
+    counted = since_due(rows, due_s)
+    assert counted[:, 0].tolist() == due_s.tolist()
+    assert counted[:, 1].tolist() == pytest.approx([0.01, 0.0105, 0.1605])
+    assert counted[:, 2].tolist() == pytest.approx([0.0, 0.0025, 0.1505])
 
 
 def test_a_bound_that_is_missed_makes_server_invalid(tmp_path):
