@@ -331,6 +331,6 @@ def test_training_readers_refuse_an_inference_run(tmp_path, runs):
     from airank_fast.record.foreign.read import read_run
 
     directory = write(tmp_path / "run", runs("own"))
-    with pytest.raises(UserError, match="must be a log of a known format, got inference_events"):
+    with pytest.raises(UserError, match=r"must be a log of a training run, got one of inference \(inference_events\)"):
         read_run(directory)
     assert tasks.find("resnet50").eval_samples == 50_000
