@@ -160,7 +160,7 @@ def from_line(line: bytes) -> Event:
     t, kind = (event.get("t"), event.get("kind")) if isinstance(event, dict) else (None, None)
     if type(t) not in (int, float) or not abs(t) < 1e12 or type(kind) is not str:
         raise ValueError("an object with a number 't' and a string 'kind' is required")
-    return {**_float_names(event), "kind": kind} if b'nan"' in line or b'inf"' in line else event
+    return _float_names(event) if b'nan"' in line or b'inf"' in line else event
 
 
 def iter_events(path: str | os.PathLike) -> Iterator[Event]:

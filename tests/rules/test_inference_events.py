@@ -6,6 +6,7 @@ import pickle
 import pytest
 from record.inference_run import SCENARIOS, inference_run, write
 from rules.loadgen_logs import LoadGenTest
+from rules.samples import write_run
 
 from airank_fast import tasks
 from airank_fast.record.events import to_line
@@ -316,6 +317,15 @@ def test_loadgens_own_log_has_the_figures_of_the_events(tmp_path, runs, what, ch
     found = [each for each in verifying.verify(directory) if each.rule == "run.agreement"]
     assert [each.path for each in found] == ([str(log)] if what else [])
     assert not what or found[0].found.startswith(what)
+
+
+def test_a_kind_that_is_the_name_of_a_number_is_named(tmp_path, runs):
+    for directory in (write(tmp_path / "inference", runs("airank")), write_run(tmp_path / "training")):
+        with (directory / "events.jsonl").open("a") as file:
+            file.write('{"t": 2e9, "kind": "nan"}\n')
+        found = [str(finding) for finding in verifying.verify(directory) if finding.rule.endswith(".line")]
+        assert len(found) == 1
+        assert "a kind that is a word is required, got nan" in found[0]
 
 
 def test_events_that_are_broken_are_not_compared(tmp_path, runs):
