@@ -196,8 +196,8 @@ _V6, _V4 = f"{_CHECKER}/submission_checker/constants.py, v6.1", f"{_CHECKER}/sub
 _CLOUD_2020, _CLOUD_2021 = _CLOUD.format(_FIRST), _CLOUD.format(_SECOND)
 _MOBILE_2020, _MOBILE_2021 = _MOBILE.format(_FIRST), _MOBILE.format(_SECOND)
 # (profile, device) -> task -> bounds, the headline metric first. MLPerf's v6.1 has Server for neither of the two
-# networks; its latencies are those that LoadGen's mlperf.conf still has. BERT's f1 is of SQuAD 1.1. AI-Rank's tables are
-# those of the software texts; the hardware text of 2021-05 has SSD-MobileNetV1 (VOC, 73.1) for SSD-MobileNetV3.
+# networks; its latencies are those that LoadGen's mlperf.conf still has. BERT's f1 is of SQuAD 1.1. AI-Rank's are
+# of the software texts; the hardware text of 2021-05 has SSD-MobileNetV1 (VOC, 73.1) for SSD-MobileNetV3.
 _BOUNDS: dict[tuple[str, str], dict[str, tuple[Bound, ...]]] = {
     ("v6.1", "cloud"): {
         "resnet50": _mlperf("top1", 0.7646, 15.0, f"{_V6}; {_CONF}"),
