@@ -57,7 +57,8 @@ bad_data. Its other events (infer_config comes once):
     queries        scenario, mode, first (index from 0), and one value a query: issued_s (since test_start), latency_s,
                    batch (samples of the engine's batch that it was in), queue_s (server), correct (right answers in
                    it: AI-Rank's clients); of offline, max-batch and flagperf a query is a batch of the engine. Of
-                   LoadGen these are the times at this program's side of it. Before the test_stop they lead to
+                   LoadGen these are the times at this program's side of it, of server from when a query was due.
+                   Before the test_stop they lead to
     test_stop      scenario, mode, valid, reasons, metric {name: value}, num_queries, num_samples, duration_s (from
                    test_start to the last answer), over_latency, early_stopping {percentile, met, estimate_s}, effective
                    (settings in LoadGen's log), loadgen {version, directory}, memory {total_bytes, model_bytes,
