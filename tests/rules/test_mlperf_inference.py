@@ -125,6 +125,20 @@ def test_a_rehearsal_says_so_and_may_be_short(tmp_path):
     assert warned == {"inference.rehearsal", "inference.duration", "inference.performance_samples"}
 
 
+def test_a_system_of_both_types(tmp_path):
+    place = write_tree(tmp_path, "v4.0", scenarios=("SingleStream", "MultiStream", "Offline", "Server"))
+    path = place / "systems/machine.json"
+    fields = json.loads(path.read_text())
+    assert errors(tmp_path) == {"inference.scenarios"}  # Server on the edge
+    path.write_text(json.dumps(fields | {"system_type": "datacenter,edge"}))
+    assert errors(tmp_path) == set()
+    shutil.rmtree(place / "results/machine/resnet/Server")
+    assert errors(tmp_path) == {"inference.scenarios"}
+    place = write_tree(tmp_path / "other", "v6.1", scenarios=("SingleStream", "MultiStream", "Offline"))
+    (place / "systems/machine.json").write_text(json.dumps(fields | {"system_type": "edge,datacenter"}))
+    assert errors(tmp_path / "other") == {"inference.scenarios"}  # 6.1 requires Server there
+
+
 def test_our_own_package_around_a_tree(tmp_path):
     write_tree(tmp_path)
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  closed/Example/systems/machine.json\n")
