@@ -85,13 +85,10 @@ class Request:
 
 
 def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request: Request) -> None:
-    """Add README, commands, recipes and, under source/, the code that ran.
-
-    The code is `request.code`, else the commit that the runs recorded, else this checkout or package.
-    """
+    """Add README, commands, recipes and, under source/, the code that ran."""
     if request.code is None and any(one.run.format != "events" for one in runs):
         raise UserError("--code: must have the source that made the runs for runs without events.jsonl, got none")
-    identity, is_at_commit = request.source()
+    identity, _ = request.source()
     readme = texts.code_readme(title, runs, identity, request.allowed, request.is_rehearsal)
     tree.add(f"{folder}/README.md", readme)
     if script := texts.script(runs, request.is_rehearsal):
@@ -99,15 +96,21 @@ def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request
     for number, one in enumerate(runs):
         recipe = {"rehearsal": texts.BANNER} if request.is_rehearsal else {}
         tree.add_json(f"{folder}/recipes/run_{number}.json", recipe | texts.recipe_of(one))
+    add_source(tree, f"{folder}/source", request)
+
+
+def add_source(tree: Tree, folder: str, request: Request) -> None:
+    """Add the code that ran: `request.code`, else the commit that the runs recorded, else this checkout or package."""
+    identity, is_at_commit = request.source()
     if request.code is not None:
         for name, path in _files(request.code):
-            tree.copy(f"{folder}/source/{name}", path)
+            tree.copy(f"{folder}/{name}", path)
     elif is_at_commit:
         for name, content in source.files_of(identity["commit"]):
-            tree.add(f"{folder}/source/{name}", content)
+            tree.add(f"{folder}/{name}", content)
     else:
         for name, path in source.files():
-            tree.copy(f"{folder}/source/{name}", path)
+            tree.copy(f"{folder}/{name}", path)
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
@@ -143,6 +146,11 @@ def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request)
                 "total_time_s": summary["total_time"],
             }
         )
+    return manifest_of(form, entries, request)
+
+
+def manifest_of(form: str, entries: list[dict], request: Request) -> dict:
+    """manifest.json with these entries of logs."""
     return {
         "format": form,
         **({"rehearsal": texts.BANNER} if request.is_rehearsal else {}),
