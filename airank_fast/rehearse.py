@@ -58,7 +58,7 @@ class Options:
     full: bool = False
     """The embedded recipes to their own targets (a quarter of an hour on two cores)."""
     inference_checker: Path | None = None
-    """A checkout of mlcommons/inference of the round of the installed LoadGen; its submission checker judges the tree."""
+    """A checkout of mlcommons/inference of the installed LoadGen's round: its submission checker judges the tree."""
 
 
 @dataclass

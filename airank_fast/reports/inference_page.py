@@ -8,10 +8,11 @@ from functools import cached_property
 
 from airank_fast import tasks
 from airank_fast.record.events import dictionary
+from airank_fast.record.inference_metrics import ACCURACY, PERFORMANCE
 from airank_fast.reports import inference_plots, pictures
 from airank_fast.reports.cleaning import number
 from airank_fast.reports.columns import Cell, Columns, Table
-from airank_fast.reports.inference_reading import ACCURACY, PERFORMANCE, InferenceRun, Test
+from airank_fast.reports.inference_reading import InferenceRun, Test
 from airank_fast.reports.inference_texts import INFERENCE_TEXTS
 from airank_fast.reports.texts import Texts
 

@@ -99,18 +99,24 @@ def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request
     add_source(tree, f"{folder}/source", request)
 
 
-def add_source(tree: Tree, folder: str, request: Request) -> None:
-    """Add the code that ran: `request.code`, else the commit that the runs recorded, else this checkout or package."""
+def add_source(tree: Tree, folder: str, request: Request, with_hidden: bool = True) -> None:
+    """Add the code that ran: `request.code`, else the commit that the runs recorded, else this checkout or package.
+
+    Without `with_hidden` files and folders whose names begin with a dot are left out.
+    """
     identity, is_at_commit = request.source()
+    found: Iterable[tuple[str, bytes | Path]]
     if request.code is not None:
-        for name, path in _files(request.code):
-            tree.copy(f"{folder}/{name}", path)
-    elif is_at_commit:
-        for name, content in source.files_of(identity["commit"]):
-            tree.add(f"{folder}/{name}", content)
+        found = _files(request.code)
     else:
-        for name, path in source.files():
-            tree.copy(f"{folder}/{name}", path)
+        found = source.files_of(identity["commit"]) if is_at_commit else source.files()
+    for name, content in found:
+        if not with_hidden and any(part.startswith(".") for part in name.split("/")):
+            continue
+        if isinstance(content, bytes):
+            tree.add(f"{folder}/{name}", content)
+        else:
+            tree.copy(f"{folder}/{name}", content)
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:

