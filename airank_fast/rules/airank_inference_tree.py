@@ -14,7 +14,7 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.record.formats.airank_inference import FILES
 from airank_fast.rules.findings import ERROR, Finding, Rule
-from airank_fast.rules.tree_files import check_files, folders, is_blank, json_object
+from airank_fast.rules.tree_files import SUMS, check_files, folders, is_blank, json_object
 from airank_fast.rules.trees import AIRANK_FIELDS
 
 # The tests of which each kind of system has a log.
@@ -34,7 +34,11 @@ _INFORMATION = re.compile(r"system[ _]information\.(json|md)", re.IGNORECASE)
 def is_tree(path: Path) -> bool:
     """Whether a directory is an inference submission tree of AI-Rank, or the folder of a submitter or system in it."""
     try:
-        return path.is_dir() and bool(_systems(path))
+        if not path.is_dir():
+            return False
+        if (path / SUMS).is_file():
+            return bool(_systems(path))
+        return any(map(_is_system, [path, *folders(path)]))
     except OSError:  # a folder that cannot be read is reported where it is searched
         return False
 
@@ -64,7 +68,11 @@ def _systems(root: Path) -> list[Path]:
     """The folders with system information and models with logs of inference."""
     places = [root, *folders(root)]
     places += [below for place in places[1:] for below in folders(place)]
-    return [place for place in places if _information(place) and any(_has_logs(model) for model in folders(place))]
+    return [place for place in places if _is_system(place)]
+
+
+def _is_system(place: Path) -> bool:
+    return bool(_information(place)) and any(_has_logs(model) for model in folders(place))
 
 
 def _information(place: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from airank_fast.rules import (
     agreement,
     airank,
     airank_inference,
+    airank_inference_tree,
     events,
     flagperf,
     flagperf_inference,
@@ -184,9 +185,15 @@ def _checks_of_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
     yield _inference_tree, path
 
 
+def _checks_of_airank_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
+    yield _airank_inference_layout, path
+    yield from ((_file_in_folder, log) for log in airank_inference_tree.logs_of(path))
+
+
 # How a submission tree is recognised, and its checks: the first that fits.
 _TREES: tuple[tuple[Callable[[Path], bool], Callable[[Path], Iterator[tuple[_Check, Path]]]], ...] = (
     (inference_tree.is_tree, _checks_of_inference_tree),
+    (airank_inference_tree.is_tree, _checks_of_airank_inference_tree),
     (trees.is_tree, _checks_of_tree),
 )
 
@@ -219,6 +226,10 @@ def _layout(path: Path, _: Facts) -> Iterator[Finding]:
 
 def _inference_tree(path: Path, _: Facts) -> Iterator[Finding]:
     yield from inference_tree.check_tree(path)
+
+
+def _airank_inference_layout(path: Path, _: Facts) -> Iterator[Finding]:
+    yield from airank_inference_tree.check_tree(path)
 
 
 def _result(path: Path, _: Facts) -> Iterator[Finding]:
@@ -285,4 +296,4 @@ def _beside_events(
 
 
 # Checks of paths that hold logs; without any of them a directory is none of logs.
-_OF_LOGS = (_layout, _inference_tree, _result, _run_directory, _file_in_folder)
+_OF_LOGS = (_layout, _inference_tree, _airank_inference_layout, _result, _run_directory, _file_in_folder)

@@ -11,7 +11,7 @@ from rules.loadgen_logs import LoadGenTest, whole_log, write_test
 from airank_fast import package
 from airank_fast.errors import UserError
 from airank_fast.record.events import to_line
-from airank_fast.rules import airank_inference_tree
+from airank_fast.rules import airank_inference_tree, verifying
 from airank_fast.rules.mlperf_inference import tree as inference_tree
 from airank_fast.rules.mlperf_inference.rules import MEASUREMENT_FIELDS, SCENARIOS, SYSTEM_FIELDS
 from airank_fast.submission.mlperf_inference import truncated
@@ -269,6 +269,7 @@ def test_the_trees_of_airank_pass_their_book(build, tmp_path, text, mobile, plac
     for log in (model / "log").rglob("*.log"):
         assert log.read_bytes() == (run / log.name).read_bytes()
     assert package.check(tmp_path / "out") == 0, capsys.readouterr().err
+    assert list(verifying.verify(tmp_path)) == list(verifying.verify(run))  # a folder with the run and its package
 
 
 def test_airank_takes_the_reference_weights_alone(build, tmp_path):
