@@ -279,7 +279,8 @@ def _run_directory(path: Path, facts: Facts) -> Iterator[Finding]:
         facts = run.facts(facts)
     differences = partial(room.differences, run) if run is not None else None
     for log in room.files_in(path):
-        yield from in_order(_beside_events(log, differences, facts))
+        own = run.facts_of(log, facts) if run is not None else facts
+        yield from in_order(_beside_events(log, differences, own))
 
 
 def _beside_events(

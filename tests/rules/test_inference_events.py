@@ -5,9 +5,11 @@ import pickle
 
 import pytest
 from record.inference_run import SCENARIOS, inference_run, write
+from rules.loadgen_logs import LoadGenTest
 
 from airank_fast import tasks
 from airank_fast.record.events import to_line
+from airank_fast.record.formats.loadgen import read_detail
 from airank_fast.record.lines import Lines
 from airank_fast.rules import inference_events, verifying
 from airank_fast.rules.facts import Facts
@@ -287,6 +289,33 @@ def test_a_log_that_no_event_stands_behind_is_named(tmp_path, runs):
     (directory / "flagperf_inference.json").write_text("{}")
     found = {(finding.rule, finding.path.rpartition("/")[2]) for finding in verifying.verify(directory)}
     assert {("run.agreement", name) for name in ("offline_ips.log", "summary.json", "flagperf_inference.json")} <= found
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        (None, {}),
+        ("samples_per_s", {"metric": {"samples_per_s": 441.0}}),
+        ("version", {"loadgen": {"version": "6.0.1"}}),
+        ("effective_min_duration_ms", {"effective": {"min_duration_ms": 6000}}),
+        ("result_validity INVALID", {}),
+    ],
+)
+def test_loadgens_own_log_has_the_figures_of_the_events(tmp_path, runs, what, change):
+    loadgen = LoadGenTest("Offline", changes={"result_validity": "INVALID"} if what and "INVALID" in what else {})
+    detail = read_detail(loadgen.lines())
+    events = pickle.loads(pickle.dumps(runs("own")))
+    stop = events[places(events, "test_stop", **PERFORMANCE)[0]]
+    stop |= {"num_queries": detail.value("result_query_count") or stop["num_queries"]}
+    stop |= {"metric": {"samples_per_s": detail.value("result_samples_per_second")}, "over_latency": None}
+    stop |= {"effective": detail.part("effective_"), "loadgen": {"version": detail.value("loadgen_version")}} | change
+    directory = write(tmp_path / "run", events)
+    log = directory / "loadgen" / "offline" / "performance" / "mlperf_log_detail.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"{line}\n" for line in loadgen.lines()))
+    found = [each for each in verifying.verify(directory) if each.rule == "run.agreement"]
+    assert [each.path for each in found] == ([str(log)] if what else [])
+    assert not what or found[0].found.startswith(what)
 
 
 def test_events_that_are_broken_are_not_compared(tmp_path, runs):
