@@ -176,12 +176,12 @@ def check(directory: Path, logs: bool = True) -> int:
     """Print the findings about a tree, and with `logs` about its logs; 1 if one of them is an error."""
     if inference_tree.is_tree(directory):  # its book judges the logs with the layout
         findings = list(inference_tree.check_tree(directory))
-        logs_of: list[Path] = []
+    elif airank_inference_tree.is_tree(directory):
+        findings = list(verifying.verify(directory) if logs else airank_inference_tree.check_tree(directory))
     else:
-        book = airank_inference_tree if airank_inference_tree.is_tree(directory) else trees
-        findings, logs_of = list(book.check_tree(directory)), book.logs_of(directory)
-    if logs:
-        findings += [finding for log in logs_of for finding in verifying.verify(log)]
+        findings = list(trees.check_tree(directory))
+        if logs:
+            findings += [finding for log in trees.logs_of(directory) for finding in verifying.verify(log)]
     print_findings(findings)
     if logs:
         print(f"{directory}: {sum(one.severity == ERROR for one in findings)} errors, {len(findings)} findings")

@@ -54,6 +54,12 @@ def logs_of(path: str | os.PathLike) -> list[Path]:
     )
 
 
+def model_of(log: Path) -> str:
+    """The name of the model whose folder holds a log: resnet50 of resnet50-TeslaT4/log/offline_ips.log."""
+    places = log.parts[: log.parts.index("log")] if "log" in log.parts else log.parts[:-1]
+    return places[-1].partition("-")[0]
+
+
 def check_tree(path: str | os.PathLike) -> Iterator[Finding]:
     """The findings about the layout of a tree; UserError if the directory is none."""
     root = Path(path)

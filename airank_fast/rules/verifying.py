@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.detect import COMPRESSIONS, PROGRAMS, detect
 from airank_fast.record.lines import Lines
@@ -33,6 +35,7 @@ from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.mlperf import order, result
 from airank_fast.rules.mlperf_inference import log as inference_log
 from airank_fast.rules.mlperf_inference import tree as inference_tree
+from airank_fast.tasks import Task
 from airank_fast.walk import entries
 
 # Format of a file (record/foreign/detect.py) -> its book: check(lines, facts) yields findings.
@@ -187,7 +190,9 @@ def _checks_of_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
 
 def _checks_of_airank_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
     yield _airank_inference_layout, path
-    yield from ((_file_in_folder, log) for log in airank_inference_tree.logs_of(path))
+    for log in airank_inference_tree.logs_of(path):
+        task = tasks.find(airank_inference_tree.model_of(log))
+        yield partial(_file_of_task, task), log
 
 
 # How a submission tree is recognised, and its checks: the first that fits.
@@ -226,6 +231,10 @@ def _layout(path: Path, _: Facts) -> Iterator[Finding]:
 
 def _inference_tree(path: Path, _: Facts) -> Iterator[Finding]:
     yield from inference_tree.check_tree(path)
+
+
+def _file_of_task(task: Task | None, path: Path, facts: Facts) -> Iterator[Finding]:
+    yield from _file_in_folder(path, replace(facts, task=facts.task or task))
 
 
 def _airank_inference_layout(path: Path, _: Facts) -> Iterator[Finding]:
