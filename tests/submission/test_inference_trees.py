@@ -107,6 +107,7 @@ def test_the_closed_tree_of_both_rounds_passes_its_book(run, profile, build, tmp
     description = json.loads((root / "systems" / "example_1.json").read_text())
     assert sorted(description) == sorted(SYSTEM_FIELDS)
     assert (description["division"], description["framework"]) == ("closed", "ONNX Runtime 1.32.0")
+    assert (description["number_of_nodes"], description["accelerators_per_node"]) == (1, 1)
     for scenario in EDGE:
         tail = f"example_1/resnet50/{SCENARIOS[scenario]}"
         results = root / "results" / tail
