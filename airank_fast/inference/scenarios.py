@@ -102,7 +102,7 @@ class Scenarios:
         else:
             result = self._own(scenario, "accuracy", max_batch=self._max_batch(scenario))
         self._stop(scenario, "accuracy", result)
-        counts = {name: result.facts[name] for name in ("correct", "counted") if name in result.facts}
+        counts: dict[str, int] = {name: result.facts[name] for name in ("correct", "counted") if name in result.facts}
         if result.predictions is None:
             raise WorkerFailed("exception", f"{scenario}: the accuracy run left no predictions")
         kept = self._keep_predictions(scenario, result.predictions)
@@ -316,7 +316,7 @@ class Scenarios:
             }
             given = {name: values for name, values in columns.items() if values}
             for first in range(0, len(queries.issued_s), CHUNK):
-                part = {name: values[first : first + CHUNK] for name, values in given.items()}
+                part: dict[str, Any] = {name: values[first : first + CHUNK] for name, values in given.items()}
                 self.log.emit("queries", scenario=scenario, mode=mode, first=first, **part)
         stop = {**result.facts["test_stop"], "scenario": scenario, "mode": mode}
         stop["memory"] = result.facts.get("memory")
