@@ -1,11 +1,11 @@
-"""Score runs by the rules: MLPerf results, the GP2BM score, and AI-Rank's figures with 加速比.
+"""Score runs by the rules: MLPerf results, the GP2BM score, and AI-Rank's figures with 加速比; also of inference.
 
 python -m airank_fast.score runs/*/
 python -m airank_fast.score --r-minutes 28.685 --b-minutes 16.882 --want 1.0
 python -m airank_fast.score --rules airank GPUx1.log GPUx8.log --set benchmark=resnet50 --set samples_per_epoch=1281167
 
-Exit status: 0 if every set is complete and valid; 1 if not (with --rules airank: if no run reached its target), or if a
-log or folder inside a directory cannot be read.
+Exit status: 0 if every set and every inference result is complete and valid; 1 if not (with --rules airank: if no run
+reached its target), or if a log or folder inside a directory cannot be read.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
 from airank_fast.record.foreign.read import Run, cards_in_name, read_run
+from airank_fast.record.inference_reading import InferenceRun, is_inference, read_inference
 from airank_fast.record.settings import parse_settings
 from airank_fast.record.tables import table
-from airank_fast.rules import airank_score, scoring
+from airank_fast.rules import airank_score, inference_scoring, scoring
 from airank_fast.rules.gathering import gather
 from airank_fast.rules.mlperf.result import is_log
 from airank_fast.rules.scoring import BENCHMARKS, ReferencePoint, SetResult
@@ -74,17 +75,23 @@ def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     check(options)
     runs, settings, left_out, is_whole = read_runs(options)
+    inference = read_inference_runs(options)
     result, text, status = {"rehearsal": options.own_targets, "notes": [*left_out, *notes_of(runs)]}, [], 0
     text += [f"note: {note}" for note in result["notes"]] + [""] * bool(result["notes"])
     if options.own_targets:
         text += ["REHEARSAL: runs are judged by their own targets, with any data and network; this is no result", ""]
-    if options.rules != "airank":
+    if inference:
+        found = inference_scoring.score(inference, options.own_targets)
+        result["inference"] = inference_scoring.to_json(found)
+        text += inference_scoring.text(found)
+        status = int(not found.valid)
+    if options.rules != "airank" and (runs or not inference):
         sets, score = mlperf(options, runs)
         result |= {"mlperf": [set_json(each) for each in sets], "gp2bm": score}
         counts = Counter(each.benchmark.name for each in sets)
         text += [part for each in sets for part in set_text(each, counts[each.benchmark.name] == 1)]
         text += gp2bm_text(score)
-        status = int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
+        status |= int(any(not each.valid for each in sets) or (not sets and score["score"] is None))
     if options.rules != "mlperf" and runs:
         judged, targets = (runs, []) if options.own_targets else with_targets(runs, settings, options.profile)
         airank = airank_score.airank_result(
@@ -98,7 +105,7 @@ def main() -> int:
         result["airank"] = asdict(airank) | {"targets": targets}
         text += airank_text(airank, targets)
         if options.rules == "airank":
-            status = int(all(row.time2train is None for row in airank.rows))
+            status |= int(all(row.time2train is None for row in airank.rows))
     print(json.dumps(name_floats(result), ensure_ascii=False, indent=2) if options.json else "\n".join(text))
     return status if is_whole else 1
 
@@ -130,7 +137,7 @@ def read_runs(options: Options) -> tuple[list[Run], list[dict], list[str], bool]
         gathered = gather(place)
         notes += gathered.notes
         errors += map(UserError, gathered.errors)
-        for path in gathered.runs:
+        for path in (each for each in gathered.runs if not is_inference(each)):
             settings = settings_of(path, options.set)
             try:
                 read[path] = read_run(path, settings), settings
@@ -142,6 +149,12 @@ def read_runs(options: Options) -> tuple[list[Run], list[dict], list[str], bool]
         raise errors[0]
     runs, settings = zip(*read.values(), strict=True) if read else ((), ())
     return list(runs), list(settings), [*notes, *(f"left out: {error}" for error in errors)], not errors
+
+
+def read_inference_runs(options: Options) -> list[InferenceRun]:
+    """The inference runs at the paths. UserError for one that cannot be read."""
+    paths = dict.fromkeys(path for place in options.paths for path in gather(place).runs if is_inference(path))
+    return [read_inference(path) for path in paths]
 
 
 def notes_of(runs: list[Run]) -> list[str]:

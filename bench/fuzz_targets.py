@@ -16,11 +16,11 @@ from pathlib import Path
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
-from airank_fast.record import formats
+from airank_fast.record import formats, inference_logs
 from airank_fast.record.foreign.detect import detect
 from airank_fast.record.foreign.read import read_run
 from airank_fast.record.lines import Lines
-from airank_fast.rules import verifying
+from airank_fast.rules import agreement, verifying
 from airank_fast.rules.facts import Facts
 
 _READERS = ("read", "parse")  # prefixes of the functions of a format's module that take the lines of a log
@@ -81,7 +81,7 @@ def _run_directory(content: bytes) -> None:
     events, _, log = content.partition(_SPLIT)
     (_DIRECTORY / "run").mkdir(exist_ok=True)
     _file(events, "run/events.jsonl")
-    for name in ("airank.log", "mlperf.log", "flagperf.json", "flagperf.md", "summary.json"):
+    for name in {*agreement.FILES, *inference_logs.FILES}:
         _file(log, f"run/{name}")
     _use_up(verifying.verify(_DIRECTORY / "run"))
 
@@ -159,7 +159,47 @@ SEEDS = [
     b'{"t":11,"kind":"run_stop","status":"success","reason":"target","detail":""}\n{"t":12,"kind":"process_stop"}\n',
 ]
 _EVENTS = SEEDS[-1]
+_AIRANK_INFERENCE = (
+    b"AI-Rank-log 1700000000.000 load_data, checksum:c0ffee\n"
+    b"AI-Rank-log 1700000000.000 test_begin\n"
+    b"- AI-Rank-log 1700000000.000 warmup_begin, warmup_samples:9\n"
+    b"AI-Rank-log 1700000001.000 warmup_finish\n"
+    b"AI-Rank-log 1700000001.000 sampleid:7, result=true\n"
+    b"AI-Rank-log 1700000001.000 target_qps:120.5\n"
+    b"AI-Rank-log 1700000001.000 samples_cnt_each_case:2\n"
+    b"AI-Rank-log 1700000001.000 latency_case1_begin\n"
+    b"AI-Rank-log 1700000001.010 latency_case1_finish\n"
+    b"AI-Rank-log 1700000001.020 latency_case2_latency:10.5ms\n"
+    b"AI-Rank-log 1700000002.000 total_accuracy:0.76, max_latency:9.5ms, total_samples_cnt:100, max_memory_use:42M\n"
+    b"AI-Rank-log 1700000002.000 90th_percentile_latency:10.5ms, min_latency:10ms, max_latency:11ms\n"
+    b"AI-Rank-log 1700000002.000 avg_ips:100.0images/sec\n"
+    b"AI-Rank-log 1700000002.000 test_end\n"
+)
+_INFERENCE = (
+    b'{"t":1.5,"kind":"process_start","pid":7}\n'
+    b'{"t":2,"kind":"infer_config","benchmark":"resnet50","profile":"airank-2021-05","scenarios":["online"],'
+    b'"precision":"fp32","data":{"eval_samples":2,"checksum":"c0ffee"},"unit":"images","peak_flops":1e12}\n'
+    b'{"t":3,"kind":"model","engine":{"name":"torch","precision":"fp32"},"flops_per_sample":8e9,"file_bytes":9}\n'
+    b'{"t":3,"kind":"reference","quality":{"top1":0.5},"correct":1,"counted":2,"source":"torch"}\n'
+    b'{"t":3,"kind":"warm_up","times":[[1,0.1]]}\n'
+    b'{"t":3,"kind":"accuracy","scenario":"online","quality":{"top1":0.5},"correct":1,"counted":2,"required":0.495,'
+    b'"factor":0.99,"reference":0.5,"passed":true,"agreement":1.0,"sample_results":[1,0]}\n'
+    b'{"t":4,"kind":"test_start","scenario":"online","mode":"performance","settings":{"target_latency_s":0.1}}\n'
+    b'{"t":5,"kind":"queries","scenario":"online","mode":"performance","first":0,"issued_s":[0,0.01],'
+    b'"latency_s":[0.01,0.02],"queue_s":[0,0.001],"batch":[1,1],"correct":[1,0]}\n'
+    b'{"t":5,"kind":"test_stop","scenario":"online","mode":"performance","valid":true,"reasons":[],'
+    b'"metric":{"samples_per_s":66.7,"concurrency":1,"max_latency_s":0.02},"num_queries":2,"num_samples":2,'
+    b'"duration_s":0.03,"over_latency":0,"memory":{"total_bytes":9,"run_bytes":3}}\n'
+    b'{"t":6,"kind":"run_stop","status":"success","reason":"valid"}\n{"t":7,"kind":"process_stop"}\n'
+)
 SEEDS += [
+    _AIRANK_INFERENCE,
+    _INFERENCE,
+    _INFERENCE + _SPLIT + _AIRANK_INFERENCE,
+    b"[ AI-Rank-Log  4/ 7 20:44: 7.973 ]latency_case1_latency: 47.94 ms\n[ AI-Rank-Log  4/ 7 20:45: 7.476 ]Test end\n",
+    "| 推理工具 | precision | bs | e2e_time | p_infer_whole | *p_infer_core | *MFU | acc | mem |\n"
+    "| tensorrt | fp16 | 256 | 613.4 | 1391.4 | 12698.7 | 16.8% | 76.2/76.2 | 19.7/40.0 |\n".encode(),
+    b"Finish Info {'compiler': 'tensorrt', 'precision': 'fp16', 'batchsize': 256, 'p_inference_whole(qps)': 1391.4}\n",
     _EVENTS + _SPLIT + SEEDS[0],
     _EVENTS + _SPLIT + SEEDS[3],
     SEEDS[0].decode().encode("utf-16"),

@@ -17,7 +17,7 @@ from PIL import Image
 from airank_fast.data.images import ImageFolder
 from airank_fast.errors import UserError
 from airank_fast.reports.files import checksums
-from airank_fast.rules import trees, verifying
+from airank_fast.rules import tree_files, verifying
 from airank_fast.sources.documents import find_inputs
 from airank_fast.submission.request import _files
 from airank_fast.submission.tree import Tree
@@ -47,7 +47,7 @@ except UserError:
 print(len(list(verifying.verify(top))) > 0, len(checksums(top)), len(find_inputs([top])), len(_files(top)))
 remove(Path(sys.argv[2]) / "whole")
 (top / "SHA256SUMS").write_text("")
-print([rule.rule for rule in (*trees._links(top), *trees._sums(top))])
+print([rule.rule for rule in (*tree_files.links(top), *tree_files.sums(top))])
 """
 
 

@@ -39,6 +39,41 @@ start of the run, over all ranks; steps are numbered from 1):
                    rank_lost | nan_loss | bad_data | disk_full), detail
     process_stop
 
+An inference run (airank_fast.infer) has process_start, system, cache_clear, warning, run_stop and process_stop as well,
+with reasons of its own: valid | not_valid | accuracy | exception | sigterm | sigint | worker_lost | disk_full |
+bad_data. Its other events (infer_config comes once):
+
+    infer_config   benchmark, task, unit, profile, scenarios, backend, precision (requested), device, devices, threads,
+                   max_batch, duration_s (of a scenario), target_latency_s, is_quick, is_rehearsal (embedded data or a
+                   short duration), data {source, checksum, eval_samples}, checkpoint {file, sha256, trained_here, run
+                   {benchmark, best_accuracy}}, division (closed | open), submission, seed, command; peak_flops, the
+                   device's rate of this precision in FLOP/s, where it is known
+    model          parameters, flops_per_sample (2 a multiply-add), file_bytes, engine {name, version, precision (that
+                   ran), device, threads, ...}, load_s, export_s, first_inference_s
+    reference      quality {metric: value}, correct, counted, source
+    quantize       method, per_channel, num_samples, seed, samples (of the training set), checksum
+    warm_up        times [[batch size, seconds], ...]
+    test_start     scenario, mode (accuracy | performance | TEST01 | TEST04 | TEST05), settings
+    queries        scenario, mode, first (index from 0), and one value a query: issued_s (since test_start), latency_s,
+                   batch (samples of the engine's batch that it was in), queue_s (server), correct (right answers in
+                   it: AI-Rank's clients); of offline, max-batch and flagperf a query is a batch of the engine. Of
+                   LoadGen these are the times at this program's side of it, of server from when a query was due.
+                   Before the test_stop they lead to
+    test_stop      scenario, mode, valid, reasons, metric {name: value}, num_queries, num_samples, duration_s (from
+                   test_start to the last answer), over_latency, early_stopping {percentile, met, estimate_s}, effective
+                   (settings in LoadGen's log), loadgen {version, directory}, memory {total_bytes, model_bytes,
+                   run_bytes}
+    accuracy       scenario, quality, correct, counted, required (of the headline metric), factor, reference, passed,
+                   agreement (share of predictions equal to the reference's), largest_error, predictions {files};
+                   sample_results [0 | 1, ...] in the order of the samples, where correct / counted is a share of them
+    probe          scenario, purpose (search | hint), target_qps, queries, over_latency, p99_s, valid, duration_s
+    search         scenario, valid_qps, refused_qps, probes
+
+Scenarios are LoadGen's (singlestream, multistream, server, offline), AI-Rank's (offline, online, latency, max-batch)
+and flagperf. Names in metric: samples_per_s, latency_p90_s, latency_p99_s, scheduled_qps, completed_qps; of online
+concurrency, max_latency_s; of max-batch batch, latency_s; of flagperf p_infer_whole, p_infer_core, p_val_whole,
+p_val_core.
+
 `t` is wall time carried forward by the monotonic clock: it never runs backwards, not even over a resume. A
 value that JSON lacks is written as the string "nan", "inf" or "-inf", and read back as a float.
 """
@@ -102,6 +137,11 @@ def name_floats(value):
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value
+
+
+def to_json(values: dict) -> str:
+    """A file of JSON for people: indented, with nan and inf as strings."""
+    return json.dumps(name_floats(values), indent=2, ensure_ascii=False) + "\n"
 
 
 def _float_names(value):

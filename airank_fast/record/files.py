@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 
 RESERVE_BYTES = 256 * 1024
 
@@ -75,3 +76,15 @@ class Reserve:
         except OSError:
             return False
         return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; OSError if it cannot be written."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

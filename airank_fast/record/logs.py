@@ -4,14 +4,13 @@ Logs grow while the run does; the reports (summary.json, flagperf.json, flagperf
 All of them can be made again from the events alone. A task that MLPerf does not have gets no mlperf.log.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from airank_fast.record.events import Event, EventLog, effective, iter_events, name_floats
-from airank_fast.record.files import LineFile
+from airank_fast.record.events import Event, EventLog, effective, iter_events, to_json
+from airank_fast.record.files import LineFile, write_whole
 from airank_fast.record.formats import flagperf, mlperf
 from airank_fast.record.formats.airank import AIRankLog
 from airank_fast.record.metrics import Tally
@@ -116,26 +115,10 @@ class Logs:
     def _report(self) -> None:
         run = flagperf.columns(self._tally)
         texts = {
-            "summary.json": _to_json(self.summary()),
-            "flagperf.json": _to_json(run),
+            "summary.json": to_json(self.summary()),
+            "flagperf.json": to_json(run),
             "flagperf.md": f"{flagperf.HEADER}\n{flagperf.row(run)}\n",
         }
         for name, text in texts.items():
-            _replace(self._directory / name, text)
+            write_whole(self._directory / name, text)
         self._reported = True
-
-
-def _to_json(values: dict) -> str:
-    return json.dumps(name_floats(values), indent=2, ensure_ascii=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

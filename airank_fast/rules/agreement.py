@@ -71,21 +71,30 @@ class RunEvents:
             avg_ips=tally.avg_ips()[0] or 0.0,
         )
 
+    def facts_of(self, path: Path, facts: Facts) -> Facts:
+        """The facts for one log: the same for each."""
+        return facts
+
+
+def files_in(directory: Path) -> list[Path]:
+    """The logs of a training run that are there."""
+    return [path for path in (directory / name for name in FILES) if path.is_file()]
+
 
 def differences(run: RunEvents, path: Path) -> Iterator[Finding]:
     """The findings about lines and fields of one of FILES that differ from the events."""
     if path.name == AIRANK_FILE:
         load_data = any("load_data" in line for line in islice(Lines(path), 2) if PREFIX in line)
-        yield from _lines(path, _written(AIRankLog("2021-05" if load_data else "2020-12"), run), str.strip)
+        yield from of_lines(path, _written(AIRankLog("2021-05" if load_data else "2020-12"), run), str.strip)
     elif path.name == MLPERF_FILE:
-        yield from _lines(path, _written(MLPerfLog(), run), _without_place)
+        yield from of_lines(path, _written(MLPerfLog(), run), _without_place)
     elif path.name == "flagperf.md":
         row = flagperf.row(flagperf.columns(run.tally))
-        yield from _lines(path, [*flagperf.HEADER.split("\n"), row], str.strip)
+        yield from of_lines(path, [*flagperf.HEADER.split("\n"), row], str.strip)
     elif path.name == "flagperf.json":
-        yield from _fields(path, flagperf.columns(run.tally))
+        yield from of_fields(path, flagperf.columns(run.tally))
     else:
-        yield from _fields(path, run.tally.summary())
+        yield from of_fields(path, run.tally.summary())
 
 
 def _written(log, run: RunEvents) -> Iterator[str]:
@@ -107,8 +116,8 @@ def _without_place(line: str) -> str:
     return json.dumps(fields)
 
 
-def _lines(path: Path, expected: Iterable[str], meaning: Callable[[str], str]) -> Iterator[Finding]:
-    """The lines whose meaning differs. After a missing line all later lines differ."""
+def of_lines(path: Path, expected: Iterable[str], meaning: Callable[[str], str]) -> Iterator[Finding]:
+    """The findings about lines that differ in meaning. After a missing line all later lines differ."""
     for number, (expected_line, line) in enumerate(zip_longest(expected, Lines(path)), 1):
         if expected_line == line or (expected_line is None and not line.strip()):
             continue
@@ -119,8 +128,8 @@ def _lines(path: Path, expected: Iterable[str], meaning: Callable[[str], str]) -
             yield DISAGREES.broken(str(path), place, found, f"{required} is required by the events")
 
 
-def _fields(path: Path, expected: dict) -> Iterator[Finding]:
-    """The fields of a JSON object that differ; fields that only one version of this program writes are ignored."""
+def of_fields(path: Path, expected: dict) -> Iterator[Finding]:
+    """The findings about fields of a JSON object that differ; those that only one version writes are ignored."""
     try:
         found = flagperf.parse_json(Lines(path))
     except UserError as error:
@@ -130,14 +139,15 @@ def _fields(path: Path, expected: dict) -> Iterator[Finding]:
     for number, line in enumerate(Lines(path), 1):
         lines.setdefault(line.strip().partition(":")[0].strip('" '), number)
     for name, value in name_floats(expected).items():
-        if name in found and not _same(found[name], value):
+        if name in found and not same(found[name], value):
             shown, required = (quote(json.dumps(each, ensure_ascii=False), 80) for each in (found[name], value))
             yield DISAGREES.broken(
                 str(path), lines.get(name), f"{name} {shown}", f"{required} is required by the events"
             )
 
 
-def _same(a, b) -> bool:
+def same(a, b) -> bool:
+    """Whether two values of JSON are the same; numbers up to a rounding error."""
     if type(a) in (int, float) and type(b) in (int, float):
         return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
     return a == b

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from airank_fast.numeric import is_float, is_number
 from airank_fast.record.entries import quote
@@ -28,6 +28,10 @@ def _is_seconds(value) -> bool:
     return _is_number(value) and value >= 0
 
 
+def _is_pair(value) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_count(value[0]) and _is_seconds(value[1])
+
+
 def _list_of(is_item: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and all(map(is_item, value))
 
@@ -39,6 +43,7 @@ def _object_of(is_item: Callable[[object], bool]) -> Callable[[object], bool]:
 # name -> (what is required, test). A name with ? may be missing or null.
 _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "any": ("any value", lambda value: True),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
     "count": ("a whole number from 0 on", _is_count),
     "counts": ("a list of whole numbers", _list_of(_is_count)),
     "float": ("a number, or 'nan', 'inf'", _is_float),
@@ -48,6 +53,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "list": ("a list", lambda value: isinstance(value, list)),
     "number": ("a number", _is_number),
     "object": ("an object", lambda value: isinstance(value, dict)),
+    "pairs": ("a list of [count, seconds]", _list_of(_is_pair)),
     "positive": ("a whole number from 1 on", lambda value: _is_count(value) and value > 0),
     "seconds": ("a number of seconds", _is_seconds),
     "seconds_list": ("a list of seconds", _list_of(_is_seconds)),
@@ -92,13 +98,20 @@ _KINDS = {
     "run_stop": "status:text reason:text? detail:text?",
     "process_stop": "",
 }
-FIELDS = {kind: dict(field.split(":") for field in fields.split()) for kind, fields in _KINDS.items()}
 
 
-def troubles(event: Event) -> list[tuple[str, str]]:
+def table(kinds: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The fields of each kind of event, {kind: {field: type}}, of their texts."""
+    return {kind: dict(field.split(":") for field in fields.split()) for kind, fields in kinds.items()}
+
+
+FIELDS = table(_KINDS)
+
+
+def troubles(event: Event, known: Mapping[str, Mapping[str, str]] = FIELDS) -> list[tuple[str, str]]:
     """(found, required) of each field that is missing or has the wrong type; [] for an undocumented kind of event."""
     kind, found = event["kind"], []
-    for name, type_name in FIELDS.get(kind, {}).items():
+    for name, type_name in known.get(kind, {}).items():
         required, test = _TYPES[type_name.removesuffix("?")]
         if event.get(name) is None:
             if not type_name.endswith("?"):

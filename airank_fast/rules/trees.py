@@ -7,20 +7,17 @@ submissions (pull requests 7, 8, 21, 25); GP2BM's MLPerf benchmark document.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from airank_fast.errors import UserError
-from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
+from airank_fast.rules.findings import ERROR, WARNING, Finding, Rule
 from airank_fast.rules.mlperf.rules import NUM_LOGS
 from airank_fast.rules.scoring import BENCHMARKS
-from airank_fast.walk import files, walk
+from airank_fast.rules.tree_files import SUMS, check_files, folders, is_blank, json_object
 
-MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 SCORE_SHEET = "MLPerf.csv"
 
 MLPERF_FIELDS = (
@@ -84,17 +81,12 @@ AIRANK_FIELDS = (
     "software_stack",
 )
 
-_OURS = "airank_fast package"
 _CHECKER = "mlperf-logging 4.1.68, package_checker"
 _DESCRIPTION = "mlperf-logging 4.1.68, system_desc_checker"
 _SUMMARIZER = "mlperf-logging 4.1.68, result_summarizer"
 _AIRANK = "AI-Rank train.md, 目录结构"
 _GP2BM = "GP2BM, MLPerf benchmark"
 
-READABLE = Rule(name="tree.readable", severity=ERROR, source=_OURS)
-LINK = Rule(name="tree.link", severity=ERROR, source=_OURS)
-SUM = Rule(name="tree.sum", severity=ERROR, source=_OURS)
-LISTED = Rule(name="tree.listed", severity=ERROR, source=_OURS)
 DESCRIBED = Rule(name="tree.mlperf.description", severity=ERROR, source=_DESCRIPTION)
 FIELDS = Rule(name="tree.mlperf.fields", severity=ERROR, source=_DESCRIPTION)
 NUMBERS = Rule(name="tree.mlperf.numbers", severity=ERROR, source=_SUMMARIZER)
@@ -111,7 +103,6 @@ LOGS = Rule(name="tree.airank.logs", severity=ERROR, source=_AIRANK)
 LOG_NAME = Rule(name="tree.airank.log_name", severity=WARNING, source=_AIRANK)
 PARTS = Rule(name="tree.airank.parts", severity=ERROR, source=_AIRANK)
 
-_READ = "a folder or file that can be read is required"
 _LOG_NAME = re.compile(r"GPUx([1-9]\d*)(_\w+)?\.log")
 
 
@@ -127,19 +118,9 @@ def check_tree(path: str | os.PathLike) -> Iterator[Finding]:
     """
     root = Path(path)
     kind, places = kind_of(root)
-    unreadable = _unreadable(root)
-    for folder, reason in unreadable.items():
-        yield READABLE.broken(str(folder), None, f"it cannot be read: {reason}", _READ)
-    parts = [_links(root), _sums(root, unreadable)]
-    parts += [_airank_system(place) if kind == "airank" else _mlperf_organization(place) for place in places]
+    parts = [_airank_system(place) if kind == "airank" else _mlperf_organization(place) for place in places]
     parts += [_gp2bm(root, places)] if kind == "gp2bm" else []
-    for part in parts:
-        try:
-            yield from part
-        except OSError as error:
-            place = Path(error.filename or root)
-            if not any(place.is_relative_to(folder) for folder in unreadable):
-                yield READABLE.broken(str(place), None, f"it cannot be read: {error.strerror}", _READ)
+    yield from check_files(root, parts)
 
 
 def logs_of(path: str | os.PathLike) -> list[Path]:
@@ -153,11 +134,11 @@ def kind_of(root: Path) -> tuple[str, list[Path]]:
     """("mlperf" | "gp2bm", organizations) or ("airank", systems); UserError for any other directory."""
     if not root.is_dir():
         raise UserError(f"{root}: must be a directory, got none")
-    folders = [root, *_folders(root)]
-    organizations = [place for place in folders if _is_organization(place)]
+    places = [root, *folders(root)]
+    organizations = [place for place in places if _is_organization(place)]
     if organizations:
         return ("gp2bm" if (root / SCORE_SHEET).exists() else "mlperf"), organizations
-    systems = [place for top in folders for place in (top, *_folders(top)) if _is_system(place)]
+    systems = [place for top in places for place in (top, *folders(top)) if _is_system(place)]
     if systems:
         return "airank", sorted(set(systems))
     raise UserError(
@@ -172,23 +153,7 @@ def _is_organization(place: Path) -> bool:
 
 def _is_system(place: Path) -> bool:
     """A system has system information and model folders; a run directory has system_information and events."""
-    return bool(_information(place)) and bool(_folders(place)) and not (place / "events.jsonl").exists()
-
-
-def _folders(place: Path) -> list[Path]:
-    """The folders in a place, without hidden and unreadable ones."""
-    found = sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [folder for folder in found if not _reason(folder)]
-
-
-def _reason(folder: str | os.PathLike) -> str | None:
-    """Why a folder cannot be read, such as "Permission denied"; None if it can."""
-    try:
-        os.scandir(folder).close()
-        os.stat(os.path.join(folder, os.curdir))  # needs the permission to search it
-    except OSError as error:
-        return error.strerror
-    return None
+    return bool(_information(place)) and bool(folders(place)) and not (place / "events.jsonl").exists()
 
 
 def _named(place: Path, *words: str) -> list[Path]:
@@ -201,80 +166,15 @@ def _information(place: Path) -> list[Path]:
     return _named(place, "system", "information")
 
 
-def _enter(entry: os.DirEntry) -> bool:
-    return _reason(entry) is None
-
-
-def _unreadable(root: Path) -> dict[Path, str]:
-    """The folders below the root that cannot be read, with the reasons."""
-    folders = (entry for entry in walk(root, _enter) if entry.is_dir(follow_symlinks=False))
-    return {Path(entry.path): reason for entry in folders if (reason := _reason(entry))}
-
-
-def _links(root: Path) -> Iterator[Finding]:
-    for entry in walk(root, _enter):
-        if entry.is_symlink():
-            yield LINK.broken(entry.path, None, f"a symbolic link to {os.readlink(entry)}", "a file is required")
-
-
-def _sums(root: Path, unreadable: Iterable[Path] = ()) -> Iterator[Finding]:
-    """The checksums of all files outside unreadable folders. Trees of other programs may have none."""
-    sums = root / SUMS
-    if not sums.is_file():
-        return
-    listed = set()
-    for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
-            yield SUM.broken(str(sums), number, f"{line[:80]!r}", "sha256, two blanks and a path inside are required")
-            continue
-        listed.add(match[2])
-        file = root / match[2]
-        if any(file.is_relative_to(folder) for folder in unreadable):
-            continue
-        if file.is_symlink() or not file.is_file():
-            yield SUM.broken(str(sums), number, f"no file {match[2]}", "every listed file is required")
-        elif _sha256(file) != match[1]:
-            yield SUM.broken(str(file), None, "another content", f"the one with sha256 {match[1]} is required")
-    for file in (path for path in files(root, _enter) if not path.is_symlink()):
-        name = file.relative_to(root).as_posix()
-        if name not in listed and name != SUMS:
-            by_checker = file.name == "scaling.json" and "results" in file.parts
-            found = "written by the official package checker" if by_checker else f"a file that {SUMS} does not list"
-            yield LISTED.broken(
-                str(file), None, found, "only packaged files are required", NOTE if by_checker else None
-            )
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _json(file: Path) -> dict | None:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _blank(value) -> bool:
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "unknown", "tbd", "-"))
-
-
 def _mlperf_organization(place: Path) -> Iterator[Finding]:
-    systems = _folders(place / "results")
+    systems = folders(place / "results")
     if not systems:
         yield COUNT.broken(str(place / "results"), None, "no system", "results/<system>/<benchmark>/ is required")
     for system in systems:
         description = place / "systems" / f"{system.name}.json"
         if not description.is_file():
             yield DESCRIBED.broken(str(description), None, "no file", f"the description of {system.name} is required")
-        for benchmark in _folders(system):
+        for benchmark in folders(system):
             yield from _results(benchmark)
             yield from _code(place / "benchmarks" / benchmark.name)
     for description in sorted((place / "systems").glob("*.json")):
@@ -296,7 +196,7 @@ def _results(benchmark: Path) -> Iterator[Finding]:
 
 
 def _code(benchmark: Path) -> Iterator[Finding]:
-    implementations = _folders(benchmark / "implementations") if (benchmark / "implementations").is_dir() else []
+    implementations = folders(benchmark / "implementations") if (benchmark / "implementations").is_dir() else []
     if not implementations:
         yield CODE.broken(str(benchmark), None, "no implementations/<name>/", "the code that ran is required")
     for implementation in implementations:
@@ -305,13 +205,13 @@ def _code(benchmark: Path) -> Iterator[Finding]:
 
 
 def _description(file: Path) -> Iterator[Finding]:
-    fields = _json(file)
+    fields = json_object(file)
     if fields is None:
         yield DESCRIBED.broken(str(file), None, "no JSON object", "the 33 fields are required")
         return
     for name in MLPERF_FIELDS:
         value = fields.get(name)
-        if name not in fields or _blank(value):
+        if name not in fields or is_blank(value):
             found = f"{name}: {'blank' if name in fields else 'missing'}"
             yield FIELDS.broken(str(file), None, found, "it is required")
         elif name in MLPERF_NUMBERS and not re.fullmatch(r"\d+", str(value).strip()):
@@ -320,18 +220,18 @@ def _description(file: Path) -> Iterator[Finding]:
             # The checker joins these two as strings and ends with a TypeError on a number.
             yield TEXT.broken(str(file), None, f"{name}: {value!r}", f'text, "{value}", is required')
     status = fields.get("status")
-    if not _blank(status) and status not in STATUS_WORDS.values():
+    if not is_blank(status) and status not in STATUS_WORDS.values():
         yield STATUS.broken(str(file), None, f"status: {status!r}", f"one of {', '.join(STATUS_WORDS.values())}")
 
 
 def _gp2bm(root: Path, organizations: list[Path]) -> Iterator[Finding]:
     for place in organizations:
-        for system in _folders(place / "results"):
+        for system in folders(place / "results"):
             for name in NUM_RESULTS:
                 if not (system / name).is_dir():
                     yield BOTH.broken(str(system), None, f"no results of {name}", "both benchmarks are required")
         for description in sorted((place / "systems").glob("*.json")):
-            nodes = (_json(description) or {}).get("number_of_nodes")
+            nodes = (json_object(description) or {}).get("number_of_nodes")
             if str(nodes) != "1":
                 yield ONE_NODE.broken(str(description), None, f"number_of_nodes: {nodes!r}", "one node is required")
 
@@ -339,9 +239,9 @@ def _gp2bm(root: Path, organizations: list[Path]) -> Iterator[Finding]:
 def _airank_system(place: Path) -> Iterator[Finding]:
     for file in _information(place):
         if file.suffix == ".json":
-            fields = _json(file) or {}
+            fields = json_object(file) or {}
             for name in AIRANK_FIELDS:
-                if _blank(fields.get(name)):
+                if is_blank(fields.get(name)):
                     yield SYSTEM.broken(str(file), None, f"{name}: missing or blank", "all 15 fields are required")
         elif file.is_file() and not file.read_text(encoding="utf-8", errors="replace").strip():
             yield SYSTEM.broken(str(file), None, "an empty file", "the information is required")
@@ -350,7 +250,7 @@ def _airank_system(place: Path) -> Iterator[Finding]:
         for words in (("summary", "metrics"), ("submitter", "information")):
             if not _named(place, *words):
                 yield PARTS.broken(str(place), None, f"no {' '.join(words)}", "it is required by the text of 2020-12")
-    models = [folder for folder in _folders(place) if any((folder / part).is_dir() for part in ("log", "code"))]
+    models = [folder for folder in folders(place) if any((folder / part).is_dir() for part in ("log", "code"))]
     if not models:
         yield MODEL.broken(str(place), None, "no model", "a folder with code, data and log for a model is required")
     for model in models:

@@ -1,7 +1,7 @@
 """Checks a path against every rule book that applies to it; `verify` yields the findings.
 
 The content of a file decides its format; a file with several formats is checked by the book of each. A directory is
-a submission tree (rules/trees.py), an MLPerf result, a run directory (events.jsonl and the logs made from it), or a
+a submission tree (_TREES), an MLPerf result, a run directory (events.jsonl and the logs made from it), or a
 folder of these.
 """
 
@@ -10,16 +10,32 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.detect import COMPRESSIONS, PROGRAMS, detect
 from airank_fast.record.lines import Lines
-from airank_fast.rules import agreement, airank, events, flagperf, trees
+from airank_fast.rules import (
+    agreement,
+    airank,
+    airank_inference,
+    airank_inference_tree,
+    events,
+    flagperf,
+    flagperf_inference,
+    inference_agreement,
+    inference_events,
+    trees,
+)
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.mlperf import order, result
+from airank_fast.rules.mlperf_inference import log as inference_log
+from airank_fast.rules.mlperf_inference import tree as inference_tree
+from airank_fast.tasks import Task
 from airank_fast.walk import entries
 
 # Format of a file (record/foreign/detect.py) -> its book: check(lines, facts) yields findings.
@@ -27,8 +43,13 @@ BOOKS: dict[str, Callable[[Lines, Facts], Iterator[Finding]]] = {
     "events": events.check,
     "airank": airank.check,
     "mlperf": order.check,
+    "loadgen": inference_log.check,
     "flagperf": flagperf.check,
     "flagperf_table": flagperf.check_table,
+    "inference_events": inference_events.check,
+    "airank_inference": airank_inference.check,
+    "flagperf_inference": flagperf_inference.check,
+    "flagperf_inference_table": flagperf_inference.check_table,
 }
 _NO_FACTS = Facts()
 MAX_OF_A_RULE = 20  # findings of one rule and severity that are listed for one file
@@ -61,7 +82,7 @@ def verify(path: str | os.PathLike, facts: Facts = _NO_FACTS) -> Iterator[Findin
     found_any = False
     try:
         for check, item in _below(path):
-            found_any = found_any or check in (_layout, _result, _run_directory, _file_in_folder)
+            found_any = found_any or check in _OF_LOGS
             yield from check(item, facts)
     except OSError as error:  # the path itself, or permissions that changed during the check
         raise UserError(f"{path}: must be a directory that can be read, got {error.strerror} in it") from None
@@ -142,8 +163,9 @@ def _checks_of(path: Path) -> tuple[list[tuple[_Check, Path]], list[Path]]:
     """
     if not path.is_dir():
         return [(_file_in_folder if _has_book(path) else _no_book, path)], []
-    if trees.is_tree(path):
-        return list(_checks_of_tree(path)), []
+    for is_tree, checks in _TREES:
+        if is_tree(path):
+            return list(checks(path)), []
     if (path / "events.jsonl").is_file():
         return [(_run_directory, path)], []
     results = set(result.logs_in(path))
@@ -160,6 +182,25 @@ def _checks_of_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
             yield _result, folder
         else:
             yield from ((_file_in_folder, log) for log in logs if log.parent == folder)
+
+
+def _checks_of_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
+    yield _inference_tree, path
+
+
+def _checks_of_airank_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
+    yield _airank_inference_layout, path
+    for log in airank_inference_tree.logs_of(path):
+        task = tasks.find(airank_inference_tree.model_of(log))
+        yield partial(_file_of_task, task), log
+
+
+# How a submission tree is recognised, and its checks: the first that fits.
+_TREES: tuple[tuple[Callable[[Path], bool], Callable[[Path], Iterator[tuple[_Check, Path]]]], ...] = (
+    (inference_tree.is_tree, _checks_of_inference_tree),
+    (airank_inference_tree.is_tree, _checks_of_airank_inference_tree),
+    (trees.is_tree, _checks_of_tree),
+)
 
 
 def _may_hold_logs(path: Path) -> bool:
@@ -186,6 +227,18 @@ def _has_book(path: Path) -> bool:
 
 def _layout(path: Path, _: Facts) -> Iterator[Finding]:
     yield from trees.check_tree(path)
+
+
+def _inference_tree(path: Path, _: Facts) -> Iterator[Finding]:
+    yield from inference_tree.check_tree(path)
+
+
+def _file_of_task(task: Task | None, path: Path, facts: Facts) -> Iterator[Finding]:
+    yield from _file_in_folder(path, replace(facts, task=facts.task or task))
+
+
+def _airank_inference_layout(path: Path, _: Facts) -> Iterator[Finding]:
+    yield from airank_inference_tree.check_tree(path)
 
 
 def _result(path: Path, _: Facts) -> Iterator[Finding]:
@@ -222,25 +275,35 @@ def _no_book(path: Path, _: Facts) -> Iterator[Finding]:
 def _run_directory(path: Path, facts: Facts) -> Iterator[Finding]:
     """The events by their book, and each log beside them by its own book and against the events."""
     source = path / "events.jsonl"
-    found = list(in_order(check_file(source, ["events"], facts)))
+    is_inference = "inference_events" in _formats(source)
+    name, room = ("inference_events", inference_agreement) if is_inference else ("events", agreement)
+    found = list(in_order(check_file(source, [name], facts)))
     yield from found
-    if any(finding.severity == ERROR and finding.rule in events.FORM_RULES for finding in found):
+    form_rules = events.FORM_RULES | inference_events.FORM_RULES
+    if any(finding.severity == ERROR and finding.rule in form_rules for finding in found):
         yield agreement.NOT_COMPARED.broken(str(source), None, "events that are broken", "sound events are required")
         run = None
     else:
-        run = agreement.RunEvents(source)
+        run = room.RunEvents(source)
         facts = run.facts(facts)
-    for log in (path / name for name in agreement.FILES):
-        if log.is_file():
-            yield from in_order(_beside_events(log, run, facts))
+    differences = partial(room.differences, run) if run is not None else None
+    for log in room.files_in(path):
+        own = run.facts_of(log, facts) if run is not None else facts
+        yield from in_order(_beside_events(log, differences, own))
 
 
-def _beside_events(path: Path, run: agreement.RunEvents | None, facts: Facts) -> Iterator[Finding]:
+def _beside_events(
+    path: Path, differences: Callable[[Path], Iterator[Finding]] | None, facts: Facts
+) -> Iterator[Finding]:
     try:
         formats = [name for name in detect(path) if name in BOOKS]
         if formats:
             yield from check_file(path, formats, facts)
-        if run is not None:
-            yield from agreement.differences(run, path)
+        if differences is not None:
+            yield from differences(path)
     except UserError as error:
         yield _READABLE.broken(str(path), None, str(error), "a file that can be read is required")
+
+
+# Checks of paths that hold logs; without any of them a directory is none of logs.
+_OF_LOGS = (_layout, _inference_tree, _airank_inference_layout, _result, _run_directory, _file_in_folder)

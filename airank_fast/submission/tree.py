@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import name_floats
-from airank_fast.rules.trees import MANIFEST, SUMS
+from airank_fast.rules.tree_files import MANIFEST, SUMS
 from airank_fast.walk import make_folders, remove
 
 _UNSAFE = re.compile(r"[^\w.+()\[\]-]+")

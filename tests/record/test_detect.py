@@ -21,9 +21,20 @@ DLL = b"DLL 2021-03-23 09:24:42.127408 - Epoch: 0  train.loss : 6.5\n"
         (OUTPUT + b'[PerfLog] {"event": "TRAIN_START"}\n', ["perflog"]),
         (OUTPUT + b":::MLLOG {}\n" + DLL, ["mlperf", "dllogger"]),
         (b'{"t": 1.5, "kind": "process_start"}\n', ["events"]),
+        (OUTPUT + b':::MLLOG {"key": "loadgen_version", "value": "6.0"}\n', ["loadgen"]),
+        (b'{"loadgen_version": "6.0"}\n', []),
         ("\ufeffDLL 2021-03-23 09:24:42 - Epoch: 0  a : 1\n".encode("utf-16-le"), ["dllogger"]),
         (b'{\n  "p_whole": 1\n}\n', ["flagperf"]),
         (b"a DLL 32 bits wide\n", []),
+        (
+            OUTPUT + b"AI-Rank-log 1558631910.4 test_begin\nAI-Rank-log 1558631910.4 warmup_finish\n",
+            ["airank_inference"],
+        ),
+        (b"[ AI-Rank-Log  4/ 7 20:44: 7.914 ]Test begin\n", ["airank_inference"]),
+        (b"AI-Rank-log 1.0 eval_accuracy:0.5, total_epoch_cnt:1\nAI-Rank-log 1.0 total_accuracy:0.5\n", ["airank"]),
+        (b'{"t": 1, "kind": "process_start"}\n{"t": 2, "kind": "infer_config"}\n', ["inference_events"]),
+        (b"| tool | p_infer_whole | *p_infer_core |\n", ["flagperf_inference_table"]),
+        (b"Finish Info {'p_inference_whole(qps)': 1391.4}\n", ["flagperf_inference"]),
     ],
 )
 def test_formats(tmp_path, content, formats):
