@@ -248,7 +248,7 @@ def test_a_mutation_is_refused_by_its_rule(tmp_path, runs, what, run, rule, muta
 
 
 def test_a_rehearsal_may_be_short_and_says_so(tmp_path):
-    quick = inference_run("v6.1", ("offline",), is_rehearsal=True, eval_samples=355, duration_s=6.0)
+    quick = inference_run("v6.1", ("offline", "multistream"), is_rehearsal=True, eval_samples=355, duration_s=530.0)
     found = findings(tmp_path / "events.jsonl", quick)
     assert [(finding.severity, finding.rule) for finding in found] == [("note", "infer.rehearsal")]
 
