@@ -72,7 +72,7 @@ def probe_seconds(qps: float, percentile: float = 0.99) -> float:
 def find_qps(probe: Callable[[float], Verdict], start: float, percentile: float = 0.99) -> Found:
     """The greatest valid rate from a first guess: doubled or halved until it is bracketed, then bisected to 2 %.
 
-    Once a rate has passed, one failure refuses no other: the rate is probed up to three times, and passes when one probe
+    Once a rate has passed, one failure refuses no other: a rate is probed up to three times, and passes when one probe
     does, so that a disturbance on a shared machine does not lower the result for good. `valid` and `refused` were both
     probed; a rate between them was not.
     """
