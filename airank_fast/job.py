@@ -215,7 +215,7 @@ class Sampled(Protocol):
     """A job whose prediction is one pass, and whose evaluation samples can be read by number: for inference."""
 
     def eval_samples(self, indices: Sequence[int]) -> Iterator[Batch]:
-        """The evaluation samples with these numbers, 0 to eval_samples - 1 of `open_data`, in this order, one a batch."""
+        """Those with these numbers, from 0 to `eval_samples` - 1 of the `data` event, in this order, one a batch."""
 
 
 @runtime_checkable

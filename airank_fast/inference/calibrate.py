@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Inputs of a graph, for its ranges. indices: of the samples in the training set; [] where the reader names none."""
+    """Inputs of a graph, for its ranges. indices: of the samples in the training set; [] where its reader has none."""
 
     inputs: list[dict[str, np.ndarray]]
     num_samples: int

@@ -33,7 +33,7 @@ from airank_fast.errors import UserError, require
 from airank_fast.inference import calibrate
 from airank_fast.inference.calibrate import Choice
 from airank_fast.inference.folding import call_for
-from airank_fast.inference.graphs import adapters_of, graph_of, inputs_of
+from airank_fast.inference.graphs import adapters_of, graph_of, inputs_of, require_graph
 from airank_fast.inference.samples import open_data, read
 from airank_fast.inference.sessions import arrays, node_types_as_run, open_session
 from airank_fast.job import Job, Networks
@@ -63,27 +63,27 @@ def require_packages() -> None:
 
 
 def export(job: Job, networks: Networks, path: Path) -> dict[str, Any]:
-    """Write the network as ONNX in float32, with batches of any size; returns the facts of `Prepared`, without nodes.
+    """Write the network as ONNX in float32, with batches of any size; returns the facts of `Prepared`.
 
     Raises:
         UserError: a network that is no graph of tensors; a directory that cannot be written; outputs that are not
             torch's within TOLERANCE. The path is then as it was before.
     """
-    require_packages()
     require(path.suffix == ".onnx", "--export", "a file whose name ends with .onnx", path)
     require(path.parent.is_dir(), "--export", "a file in a directory that exists", path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".onnx", dir=_writable(path.parent))
-    os.close(descriptor)
-    temporary = Path(name)
+    made = prepared(job, networks, "fp32")
+    temporary = None
     try:
-        facts = _write(job, networks, temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.rename(path)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(descriptor)
+        shutil.copyfile(made.path, temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
     except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         raise UserError(f"--export {path}: must be writable, got: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return facts
+    return made.facts
 
 
 def prepared(job: Job, networks: Networks, precision: str, choice: Choice | None = None) -> Prepared:
@@ -97,6 +97,7 @@ def prepared(job: Job, networks: Networks, precision: str, choice: Choice | None
         UserError: as `export`; a precision other than these; int8 of which no node would run.
     """
     require_packages()
+    require_graph(job, networks)
     require(precision in ("fp32", "int8"), "--precision", "fp32 or int8 with --backend onnxruntime", precision)
     choice = choice or Choice()
     settings = calibrate.settings(choice) if precision == "int8" else None
@@ -113,13 +114,13 @@ def prepared(job: Job, networks: Networks, precision: str, choice: Choice | None
 
 def _make(job: Job, networks: Networks, folder: Path, precision: str, choice: Choice) -> None:
     path = folder / MODEL
-    facts = _write(job, networks, path)
-    if precision == "int8":
-        begin = time.perf_counter()
+    if precision == "fp32":
+        facts = _write(job, networks, path)
+    else:
+        exact = prepared(job, networks, "fp32")
+        facts, begin = dict(exact.facts), time.perf_counter()
         calibration = calibrate.choose(job, networks, choice)
-        exact = path.rename(folder / "fp32.onnx")
-        _quantise(exact, path, calibration)
-        exact.unlink()
+        _quantise(exact.path, path, calibration)
         facts |= {"export_s": facts["export_s"] + time.perf_counter() - begin, "quantize": calibration.facts()}
         facts["largest_error"] = _largest_error(job, networks, path)[0]
     facts["nodes"] = node_types_as_run(path)
@@ -254,11 +255,6 @@ def _forget_old(newest: Path) -> None:
         folders = sorted(newest.parent.glob("onnx-*"), key=lambda folder: folder.stat().st_mtime)
         for folder in folders[:-KEPT]:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _writable(folder: Path) -> Path:
-    require(os.access(folder, os.W_OK | os.X_OK), "--export", "a file in a directory that can be written", folder)
-    return folder
 
 
 def _umask() -> int:

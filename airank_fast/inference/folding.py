@@ -5,6 +5,7 @@ In evaluation a batch norm is a factor and an addend of each channel, which the 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
@@ -52,10 +53,8 @@ class _Recorder(nn.Module):
 def call_for(job: Job, batch: Batch) -> Call:
     """How `Job.predict` calls its network for a batch."""
     recorder = _Recorder()
-    try:
+    with contextlib.suppress(_Recorded):
         job.predict({"model": recorder}, batch)
-    except _Recorded:
-        pass
     assert recorder.call is not None, f"{job.benchmark} predicts without its network"
     return recorder.call
 
@@ -97,7 +96,7 @@ def folded(network: nn.Module, call: Call) -> tuple[nn.Module, int]:
     TOLERANCE, is thrown away: then nothing is folded.
     """
     copied = copy.deepcopy(network).eval()
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         pairs, expected = _pairs(copied, call)
         for conv, norm in pairs:
             _replace(copied, norm, Activated(*_activation(copied.get_submodule(norm))), conv)
@@ -195,7 +194,8 @@ def _with_norm(conv: Any, norm: Any) -> nn.Module:
     options = {"dilation": conv.dilation, "groups": conv.groups, "padding_mode": conv.padding_mode, "bias": True}
     if transposed:
         options["output_padding"] = conv.output_padding
-    made: Any = nn.utils.skip_init(nn.ConvTranspose2d if transposed else nn.Conv2d, *geometry, **options)
+    kind: Any = nn.ConvTranspose2d if transposed else nn.Conv2d
+    made: Any = kind(*geometry, **options, device="meta")  # without random weights; both are replaced below
     by_channel = scale.view(1, -1, 1, 1) if transposed else scale.view(-1, 1, 1, 1)
     made.weight = nn.Parameter((conv.weight.double() * by_channel).to(conv.weight), requires_grad=False)
     made.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)

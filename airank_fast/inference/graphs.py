@@ -19,6 +19,8 @@ from airank_fast.inference.folding import Call, folded
 from airank_fast.job import Job, Networks
 from airank_fast.models.bert import BertForPreTraining
 from airank_fast.models.bert_output import BertForPreTrainingOutput
+from airank_fast.models.dssm import DSSM
+from airank_fast.models.mask_rcnn import MaskRCNN
 
 
 class Graph(NamedTuple):
@@ -33,14 +35,24 @@ class Graph(NamedTuple):
     dynamic: tuple[dict[int, str], ...]
 
 
+def require_graph(job: Job, networks: Networks) -> None:
+    """UserError for a network whose shapes depend on values, or whose inputs are ragged."""
+    if any(isinstance(network, MaskRCNN | DSSM) for network in networks.values()):
+        raise _no_graph(job)
+
+
+def _no_graph(job: Job) -> UserError:
+    return UserError(
+        f"--backend: must be torch for {job.benchmark}, whose network is no graph of tensors, got onnxruntime"
+    )
+
+
 def inputs_of(job: Job, network: nn.Module, call: Call) -> tuple[str, ...]:
     """The names of a graph's inputs; UserError for a network that takes other things than tensors."""
     if isinstance(network, BertForPreTraining):
         return PaddedBert.INPUTS
-    if call.kwargs or not all(isinstance(each, Tensor) for each in call.args) or hasattr(network, "rpn"):
-        raise UserError(
-            f"--backend: must be torch for {job.benchmark}, whose network is no graph of tensors, got onnxruntime"
-        )
+    if call.kwargs or not all(isinstance(each, Tensor) for each in call.args):
+        raise _no_graph(job)
     return ("input",) if len(call.args) == 1 else tuple(f"input{number}" for number in range(len(call.args)))
 
 

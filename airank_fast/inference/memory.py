@@ -109,7 +109,7 @@ def _field(name: str) -> int | None:
 
 
 def _nvml_bytes() -> int | None:
-    """The memory of this process on all GPUs, by nvidia-smi; None without it, and where a container hides its number."""
+    """Memory of this process on all GPUs, by nvidia-smi; None without it, and where a container hides its number."""
     command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_NVML_S, check=True)

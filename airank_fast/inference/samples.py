@@ -100,7 +100,7 @@ class Samples:
             raise UserError(f"--max-batch: must be 1 for {self.job.benchmark} on this data set ({error})") from None
 
     def lengths(self) -> Sequence[int] | None:
-        """The tokens of every sample, for sorting; 0 of one that was never loaded. None where samples have no length."""
+        """Tokens of every sample, for sorting; 0 of one that was never loaded. None where samples have no length."""
         known = self._loaded or self._truths
         if not known:
             self.load([0])

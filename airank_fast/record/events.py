@@ -57,7 +57,8 @@ bad_data. Its other events (infer_config comes once):
     queries        scenario, mode, first (index from 0), and one value a query: issued_s (since test_start), latency_s,
                    batch (samples of the engine's batch that it was in), queue_s (server), correct (right answers in
                    it: AI-Rank's clients); of offline, max-batch and flagperf a query is a batch of the engine. Of
-                   LoadGen these are the times at this program's side of it. Before the test_stop they lead to
+                   LoadGen these are the times at this program's side of it, of server from when a query was due.
+                   Before the test_stop they lead to
     test_stop      scenario, mode, valid, reasons, metric {name: value}, num_queries, num_samples, duration_s (from
                    test_start to the last answer), over_latency, early_stopping {percentile, met, estimate_s}, effective
                    (settings in LoadGen's log), loadgen {version, directory}, memory {total_bytes, model_bytes,
@@ -160,7 +161,7 @@ def from_line(line: bytes) -> Event:
     t, kind = (event.get("t"), event.get("kind")) if isinstance(event, dict) else (None, None)
     if type(t) not in (int, float) or not abs(t) < 1e12 or type(kind) is not str:
         raise ValueError("an object with a number 't' and a string 'kind' is required")
-    return {**_float_names(event), "kind": kind} if b'nan"' in line or b'inf"' in line else event
+    return _float_names(event) if b'nan"' in line or b'inf"' in line else event
 
 
 def iter_events(path: str | os.PathLike) -> Iterator[Event]:

@@ -3,6 +3,8 @@
 import sys
 
 import pytest
+from record.inference_run import inference_run, write
+from rules.loadgen_logs import LoadGenTest, whole_log, write_test
 from submission import synthetic
 
 from airank_fast import rehearse
@@ -78,3 +80,36 @@ def test_without_the_official_checkers_it_does_not_begin(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"mlperf-logging: must be installed \(pip install .*\[rehearse\]'\), got none"):
         rehearse.main()
     assert not list(tmp_path.iterdir())
+
+
+def test_inference_goes_through_every_command(tmp_path, monkeypatch):
+    """With made-up runs in place of measured ones; the official checker is a program that prints its verdict."""
+    made = {
+        "v6.1": inference_run("v6.1", ("offline",), is_rehearsal=True, division="open", eval_samples=2000),
+        "airank-2021-05": inference_run("airank-2021-05", is_rehearsal=True, eval_samples=500),
+    }
+    runs = {profile: write(tmp_path / "runs" / profile, events) for profile, events in made.items()}
+    for mode in ("performance", "accuracy"):
+        folder = runs["v6.1"] / "loadgen" / "offline" / mode
+        write_test(folder, LoadGenTest("Offline", mode))
+        (folder / "mlperf_log_accuracy.json").write_text(whole_log(400))
+    monkeypatch.setattr(rehearse, "infer", lambda rehearsal, size, trained, profile: runs[profile])
+    monkeypatch.setattr(rehearse, "loadgen_version", lambda: "6.0.17")
+    checker = tmp_path / "inference" / "tools" / "submission" / "submission_checker" / "main.py"
+    checker.parent.mkdir(parents=True)
+    checker.write_text("import sys\nprint(sys.argv[1:])\nprint('SUMMARY: submission has errors')\nsys.exit(1)\n")
+    (tmp_path / "out").mkdir()
+    rehearsal = rehearse.Rehearsal(tmp_path / "out")
+    trained = synthetic.resnet(tmp_path / "r0", 0)
+    rehearse.rehearse_inference(rehearsal, "quick", trained, rehearse.inference_checker(tmp_path / "inference"))
+    steps = {step.name: step for step in rehearsal.steps}
+    assert [name for name, step in steps.items() if not step.as_expected] == []
+    assert steps["official submission_checker v6.1"].status == 1
+    assert (tmp_path / "out" / "packages" / "mlperf-inference" / "open").is_dir()
+    assert (tmp_path / "out" / "packages" / "airank-inference" / "manifest.json").is_file()
+    assert (tmp_path / "out" / "report-inference" / "report.zh.html").is_file()
+
+
+def test_a_folder_without_the_inference_checker_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--inference-checker: must be a checkout of mlcommons/inference"):
+        rehearse.inference_checker(tmp_path)

@@ -33,11 +33,18 @@ TASKS = {
 
 
 @cache
+def untrained(task: str) -> tuple[Job, dict[str, nn.Module]]:
+    """(job, networks) of a task; norms have other statistics than new ones. No data set is read."""
+    job, networks = load_job([task, *TASKS[task]], None, CPU)
+    randomise(networks["model"])
+    return job, networks
+
+
+@cache
 def made(task: str) -> tuple[Job, dict[str, nn.Module], Samples]:
-    """(job, networks, samples) of a task on its embedded data; norms have statistics that are not those of a new one."""
+    """(job, networks, samples) of a task on its embedded data, the first two as `untrained`."""
+    job, networks = untrained(task)
     with contextlib.redirect_stderr(io.StringIO()):
-        job, networks = load_job([task, *TASKS[task]], None, CPU)
-        randomise(networks["model"])
         return job, networks, Samples(job)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from inference.jobs import fresh, made, shorten
+from inference.jobs import fresh, made, shorten, untrained
 
 from airank_fast.errors import UserError
 from airank_fast.inference import calibrate, export
@@ -54,6 +55,7 @@ def test_an_exported_file_is_complete_and_checked(exported):
 
 def test_a_file_whose_outputs_differ_is_not_kept(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(export, "FORMAT", -1)  # not from the cache
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **_: args[2].write_bytes(exported[0].read_bytes()))
     job, networks, _ = made(SMALL)
     with pytest.raises(UserError, match=r"^--export: must be torch's outputs within .*, got a difference of "):
@@ -61,16 +63,17 @@ def test_a_file_whose_outputs_differ_is_not_kept(exported, tmp_path, monkeypatch
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
-    def full(*args, **_):
-        args[2].write_bytes(b"half")
+def test_a_full_disk_leaves_the_file_that_was_there(exported, tmp_path, monkeypatch):
+    def full(_source, target):
+        Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch.onnx, "export", full)
+    monkeypatch.setattr(export.shutil, "copyfile", full)
+    (tmp_path / "model.onnx").write_text("older")
     job, networks, _ = made(SMALL)
     with pytest.raises(UserError, match="must be writable, got: No space left on device"):
         export.export(job, networks, tmp_path / "model.onnx")
-    assert not [*tmp_path.iterdir()]
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["older"]
 
 
 def test_where_a_file_cannot_go(tmp_path):
@@ -134,8 +137,9 @@ def test_padded_bert_has_the_logits_of_packed_sequences():
 
 @pytest.mark.parametrize("task", ["dssm", "mask_rcnn"])
 def test_networks_that_are_no_graph_of_tensors_are_refused(task):
+    job, networks = untrained(task)
     with pytest.raises(UserError, match=rf"^--backend: must be torch for {task}\S*, whose network is no graph"):
-        engine_of(task, "onnxruntime")
+        open_engine("onnxruntime", job, networks, device=CPU)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):

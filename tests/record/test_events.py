@@ -87,11 +87,6 @@ def test_a_line_that_is_no_event_is_named(tmp_path, line):
         read_events(path)
 
 
-def test_a_kind_is_text_also_if_it_is_the_name_of_a_number(tmp_path):
-    (tmp_path / "events.jsonl").write_text('{"t": 1.0, "kind": "nan", "loss": ["inf"]}\n')
-    assert read_events(tmp_path / "events.jsonl") == [{"t": 1.0, "kind": "nan", "loss": [math.inf]}]
-
-
 def test_a_log_is_not_overwritten(tmp_path):
     EventLog(tmp_path / "events.jsonl").close()
     with EventLog(tmp_path / "events.jsonl") as log:  # an empty one is no run

@@ -70,7 +70,13 @@ forbid(
     True,
 )
 forbid("an error line in the accuracy log", "errors", append(ACCURACY, ERROR_LINE), BOTH, True)
-forbid("500 samples evaluated", "dataset", change(ACCURACY, qsl_reported_total_count=500), BOTH, True)
+forbid(
+    "500 samples evaluated",
+    "dataset",
+    change(ACCURACY, qsl_reported_total_count=500, effective_accuracy_sample_count=500),
+    BOTH,
+    True,
+)
 forbid("INVALID, single stream", "valid", change(SS, result_validity="INVALID"), BOTH, True)
 forbid("INVALID, offline", "valid", change(OFFLINE, result_validity="INVALID"), BOTH, True)
 forbid("an error line, single stream", "errors", append(SS, ERROR_LINE), BOTH, True)
@@ -239,7 +245,7 @@ forbid(
 )
 forbid("no weights named", "measurements", of_measurements(starting_weights_filename=None), BOTH)
 forbid("data types left blank", "measurements", of_measurements(weight_data_types=""), BOTH)
-forbid("no code", "code", remove_folder(lambda place, round: place / "code"), BOTH)
+forbid("no code", "code", remove_folder(lambda place, round: place / ("src" if round == "v6.1" else "code")), BOTH)
 forbid(
     "no calibration.md",
     "files",
@@ -253,6 +259,7 @@ for _name in ("system_type_detail", "host_network_card_count", "cooling", "sw_no
 forbid("a blank framework", "system", system(framework=""), BOTH)
 forbid("system type 'laptop'", "system", system(system_type="laptop"), BOTH)
 forbid("status 'onprem'", "system", system(status="onprem"), BOTH)
+forbid("nodes in words", "system", system(number_of_nodes="one"), BOTH)
 forbid("another submitter", "system", system(submitter="Other"), BOTH)
 forbid("another division", "system", system(division="open"), BOTH)
 forbid("a network system in closed", "system", system(is_network="true"))
@@ -358,4 +365,4 @@ forbid(
 forbid("a hidden file", "names", write("code/.gitignore", "x\n"), BOTH)
 forbid("a blank in a name", "names", write("code/how to run.md", "x\n"))
 forbid("compiled Python", "names", write("code/__pycache__/x.pyc", "x\n"))
-forbid("an empty folder", "names", lambda place, round: (place / "code/empty").mkdir())
+forbid("an empty folder", "names", lambda place, round: (place / "empty").mkdir())

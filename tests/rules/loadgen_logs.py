@@ -12,7 +12,7 @@ from pathlib import Path
 
 from airank_fast.rules import early_stopping
 from airank_fast.rules.inference_profiles import PROFILES, TEST01_LOG_SAMPLES, TEST01_LOG_SEED, TEST04_INDEX
-from airank_fast.rules.mlperf_inference.rules import BENCHMARKS, MEASUREMENT_FIELDS, OURS, SYSTEM_FIELDS
+from airank_fast.rules.mlperf_inference.rules import BENCHMARKS, MEASUREMENT_FIELDS, OURS, SYSTEM_FIELDS, SYSTEM_NUMBERS
 
 PERCENTILES = ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")
 VERSIONS = {"v6.1": "6.0.17 @ d6147c7eb7", "v4.0": "4.0 @ 8e36925bd3"}
@@ -310,8 +310,9 @@ def write_tree(root, round="v6.1", benchmark="resnet", system_type="edge", divis
         _write_scenario(place, LoadGenTest(scenario, "performance", round, benchmark))
     fields = dict.fromkeys(SYSTEM_FIELDS, "text")
     fields |= {"submitter": ORGANIZATION, "division": division, "status": "available", "system_type": system_type}
+    fields |= dict.fromkeys(SYSTEM_NUMBERS, "1") | {"accelerators_per_node": "0"}
     _write(place / "systems" / f"{SYSTEM}.json", [json.dumps(fields, indent=1)])
-    _write(place / "code" / benchmark / "README.md", ["how to run"])
+    _write(place / ("src" if round == "v6.1" else "code") / benchmark / "README.md", ["how to run"])
     calibration = place / ("documentation/calibration.md" if round == "v6.1" else "calibration.md")
     _write(calibration, ["no calibration"])
     return place

@@ -6,6 +6,7 @@ import pickle
 import pytest
 from record.inference_run import SCENARIOS, inference_run, write
 from rules.loadgen_logs import LoadGenTest
+from rules.samples import write_run
 
 from airank_fast import tasks
 from airank_fast.record.events import to_line
@@ -318,6 +319,15 @@ def test_loadgens_own_log_has_the_figures_of_the_events(tmp_path, runs, what, ch
     assert not what or found[0].found.startswith(what)
 
 
+def test_a_kind_that_is_the_name_of_a_number_is_named(tmp_path, runs):
+    for directory in (write(tmp_path / "inference", runs("airank")), write_run(tmp_path / "training")):
+        with (directory / "events.jsonl").open("a") as file:
+            file.write('{"t": 2e9, "kind": "nan"}\n')
+        found = [str(finding) for finding in verifying.verify(directory) if finding.rule.endswith(".line")]
+        assert len(found) == 1
+        assert "a kind that is a word is required, got nan" in found[0]
+
+
 def test_events_that_are_broken_are_not_compared(tmp_path, runs):
     directory = write(tmp_path / "run", runs("airank"))
     with (directory / "events.jsonl").open("a") as file:
@@ -331,6 +341,6 @@ def test_training_readers_refuse_an_inference_run(tmp_path, runs):
     from airank_fast.record.foreign.read import read_run
 
     directory = write(tmp_path / "run", runs("own"))
-    with pytest.raises(UserError, match="must be a log of a known format, got inference_events"):
+    with pytest.raises(UserError, match=r"must be a log of a training run, got one of inference \(inference_events\)"):
         read_run(directory)
     assert tasks.find("resnet50").eval_samples == 50_000

@@ -56,6 +56,7 @@ def test_offline_samples_of_a_task():
         ("transformer", "airank-2021-05", "cloud", 24.75, 130.0),
         ("resnet50", "airank-2021-05", "mobile", 0.7534, 1100.0),
         ("hrnet", "airank-2021-05", "mobile", 0.7722, None),
+        ("deeplabv3plus", "airank-2020-12", "mobile", 0.7255, 1000.0),  # 0.725472
     ],
 )
 def test_bounds(task, profile, device, required, latency_ms):
@@ -95,6 +96,12 @@ def test_metrics_are_those_of_the_tasks():
             assert task.name == name
             for bound in every_bound(name, profile):
                 assert task.metric(bound.metric) or name == "bert"  # f1 of SQuAD
+
+
+def test_the_texts_list_eight_mobile_models():
+    assert len(models_of("airank-2021-05", "mobile")) == len(models_of("airank-2020-12", "mobile")) == 8
+    assert len(models_of("airank-2021-05")) == len(models_of("airank-2020-12")) == 6
+    assert models_of("flagperf") == ()
 
 
 def test_compliance():

@@ -125,6 +125,20 @@ def test_a_rehearsal_says_so_and_may_be_short(tmp_path):
     assert warned == {"inference.rehearsal", "inference.duration", "inference.performance_samples"}
 
 
+def test_a_system_of_both_types(tmp_path):
+    place = write_tree(tmp_path, "v4.0", scenarios=("SingleStream", "MultiStream", "Offline", "Server"))
+    path = place / "systems/machine.json"
+    fields = json.loads(path.read_text())
+    assert errors(tmp_path) == {"inference.scenarios"}  # Server on the edge
+    path.write_text(json.dumps(fields | {"system_type": "datacenter,edge"}))
+    assert errors(tmp_path) == set()
+    shutil.rmtree(place / "results/machine/resnet/Server")
+    assert errors(tmp_path) == {"inference.scenarios"}
+    place = write_tree(tmp_path / "other", "v6.1", scenarios=("SingleStream", "MultiStream", "Offline"))
+    (place / "systems/machine.json").write_text(json.dumps(fields | {"system_type": "edge,datacenter"}))
+    assert errors(tmp_path / "other") == {"inference.scenarios"}  # 6.1 requires Server there
+
+
 def test_our_own_package_around_a_tree(tmp_path):
     write_tree(tmp_path)
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  closed/Example/systems/machine.json\n")
@@ -367,3 +381,14 @@ def test_an_accuracy_log():
     )
     assert (again.num_entries, again.again, again.changed) == (3, [1, 1], [1])
     assert read_accuracy(["[", "oops", "]"]).troubles[0][0] == 2
+
+
+def test_the_published_table_is_of_these_mutations():
+    lines = (Path(__file__).parents[2] / "bench/results/verify_inference.jsonl").read_text().splitlines()
+    judged = [each for line in lines for each in json.loads(line)["judged"]]
+    found = {
+        (each["round"], each["mutation"]): bool(each["rules"]) for each in judged if each["mutation"] != "untouched"
+    }
+    assert found == {(name, mutation.name): True for mutation in MUTATIONS for name in mutation.rounds}
+    untouched = [each for each in judged if each["mutation"] == "untouched"]
+    assert [(each["rules"], each["official"]) for each in untouched] == [([], "passes")] * 2

@@ -12,7 +12,7 @@ from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, iter_events
 from airank_fast.record.foreign.complete import REQUIRED, REQUIRED_OF_OURS, Outline, checked, complete
-from airank_fast.record.foreign.detect import detect
+from airank_fast.record.foreign.detect import INFERENCE_FORMATS, detect
 from airank_fast.record.formats import airank, dllogger, mlperf, perflog
 from airank_fast.record.lines import PACKED, Lines
 from airank_fast.record.metrics import Tally
@@ -79,6 +79,8 @@ def find_log(path: str | os.PathLike, prefer: str | None = None) -> tuple[Path, 
     if prefer is not None and prefer not in formats:
         raise UserError(f"{path}: must be a log of format {prefer}, got {', '.join(formats) or 'none'}")
     name = prefer or next((name for name in ("events", *PARSERS) if name in formats), None)
+    if name is None and formats and set(formats) <= set(INFERENCE_FORMATS):
+        raise UserError(f"{path}: must be a log of a training run, got one of inference ({', '.join(formats)})")
     if name != "events" and name not in PARSERS:
         raise UserError(f"{path}: must be a log of a known format, got {', '.join(formats) or 'none'}")
     return source, name

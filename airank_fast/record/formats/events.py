@@ -18,7 +18,10 @@ def read(lines: Iterable[str]) -> Iterator[Entry]:
         if not line.strip():
             continue
         try:
-            yield Entry(number, events.from_line(line.encode()))
+            event = events.from_line(line.encode())
+            if type(event["kind"]) is not str:  # "nan" is read as a number
+                raise ValueError(f"a kind that is a word is required, got {event['kind']}")
+            yield Entry(number, event)
         except ValueError as error:
             if getattr(lines, "oddities", {}).get("cut_off") == number:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def judge_system(path: Path, organization: str, division: str | None) -> Iterato
     for name in blank:
         if name not in rules.MAY_BE_BLANK:
             yield rules.SYSTEM.broken(str(path), None, f"{name}: blank", "a meaningful value is required")
+    for name in rules.SYSTEM_NUMBERS:
+        value = fields.get(name)
+        if name in fields and not is_blank(value) and not re.fullmatch(r"\d+", str(value).strip()):
+            yield rules.SYSTEM.broken(str(path), None, f"{name}: {value!r}", "a whole number is required")
     for name, words in (("system_type", rules.SYSTEM_TYPES), ("status", rules.AVAILABILITIES)):
         value = fields.get(name)
         text = value.lower() if isinstance(value, str) and name == "status" else value

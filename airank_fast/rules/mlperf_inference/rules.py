@@ -184,12 +184,16 @@ class Benchmark:
 
 
 _EDGE = ("SingleStream", "MultiStream", "Offline")
+# By round: "both" is of a system of both types, where that is not the union.
 BENCHMARKS = {
     "resnet": Benchmark(
         "resnet",
         "resnet50",
         0.99,
-        {"v6.1": {"edge": _EDGE}, "v4.0": {"datacenter": ("Server", "Offline"), "edge": _EDGE}},
+        {
+            "v6.1": {"edge": _EDGE, "both": (*_EDGE, "Server")},
+            "v4.0": {"datacenter": ("Server", "Offline"), "edge": _EDGE},
+        },
     ),
     "bert-99": Benchmark(
         "bert-99",
@@ -271,6 +275,7 @@ SYSTEM_FIELDS = (
     "hw_notes",
     "sw_notes",
 )
+SYSTEM_NUMBERS = ("number_of_nodes", "accelerators_per_node")  # the checker of 6.1 crashes on text
 # Fields of these that may be empty, of a machine without an accelerator or with nothing to note.
 MAY_BE_BLANK = {
     "system_type_detail",

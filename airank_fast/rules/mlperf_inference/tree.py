@@ -119,10 +119,10 @@ def _organization(one: Organization) -> Iterator[Finding]:
 
 
 def _documents(one: Organization) -> Iterator[Finding]:
-    names = ("src", "code") if one.round == "v6.1" else ("code",)
-    if not any((one.place / name).is_dir() and any((one.place / name).iterdir()) for name in names):
-        required = f"the code that ran, in {' or '.join(names)}/, is required"
-        yield rules.CODE.broken(str(one.place), None, "no code", required)
+    # The text of 6.1 has code/, its checker requires src/.
+    code = one.place / ("src" if one.round == "v6.1" else "code")
+    if not code.is_dir() or not any(code.iterdir()):
+        yield rules.CODE.broken(str(code), None, "no code", "the code that ran is required")
     calibration = ("calibration.md", "documentation/calibration.md")
     if one.division != "open" and not any((one.place / name).is_file() for name in calibration):
         required = f"{calibration[one.round == 'v6.1']} is required"
@@ -179,13 +179,16 @@ def _required_scenarios(
             required = f"round {one.round} has it for {' and '.join(by_type)}"
             yield rules.BENCHMARK.broken(str(folder), None, found, required)
         return
+    of_types = [by_type[each] for each in known]
+    wanted = by_type.get("both", ()) if len(types) == 2 else ()
+    wanted = wanted or tuple(dict.fromkeys(name for each in of_types for name in each))
     has = {entry.scenario for entry in entries}
-    for scenario in dict.fromkeys(name for each in known for name in by_type[each]):
+    for scenario in wanted:
         if scenario not in has:
             found, required = f"no {scenario}", f"it is required of {benchmark.name}, {' and '.join(known)}"
             yield rules.SCENARIOS_RULE.broken(str(folder), None, found, required)
     for entry in entries:
-        if not any(entry.scenario in by_type[each] for each in known):
+        if entry.scenario not in wanted:
             found = f"{entry.scenario} of {benchmark.name}, {' and '.join(known)}"
             yield rules.SCENARIOS_RULE.broken(str(entry.results), None, found, f"round {one.round} has no such result")
 
