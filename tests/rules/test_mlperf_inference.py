@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rules.inference_changes import edit_log
 from rules.inference_mutations import MUTATIONS
-from rules.loadgen_logs import ORGANIZATION, LoadGenTest, record, whole_log, write_test, write_tree
+from rules.loadgen_logs import ORGANIZATION, PERCENTILES, LoadGenTest, digits, record, whole_log, write_test, write_tree
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
@@ -224,6 +224,27 @@ def test_a_log_alone(tmp_path):
     }
     edit_log(folder / "mlperf_log_detail.txt", {"result_validity": "INVALID"})
     assert "inference.valid" in errors(folder)
+
+
+def test_a_stall_in_the_last_query_is_no_contradiction(tmp_path):
+    """500 queries of 1 ms and one of 2 s, which has been issued, not answered, when the rate is taken."""
+    num, mean_ns = 501, (500 * 1_000_000 + 2_000_000_000) // 501
+    changes = {
+        "result_query_count": num,
+        "result_mean_latency_ns": mean_ns,
+        "result_qps_without_loadgen_overhead": digits(1e9 / mean_ns),
+        "result_qps_with_loadgen_overhead": digits(500 / 0.5005),
+        "effective_min_duration_ms": 500,
+        "requested_min_duration_ms": 500,
+        "result_max_latency_ns": 2_000_000_000,
+        "early_stopping_result": None,
+    }
+    names = ("result_min_latency_ns", *(f"result_{each}_percentile_latency_ns" for each in PERCENTILES))
+    changes |= dict.fromkeys((*names, "early_stopping_latency_ss"), 1_000_000)
+    write_test(tmp_path, LoadGenTest(changes=changes))
+    assert errors(tmp_path) == set()
+    edit_log(tmp_path / "mlperf_log_detail.txt", {"result_qps_with_loadgen_overhead": 1100.0})
+    assert "inference.result" in errors(tmp_path)
 
 
 def test_a_log_of_other_seeds_and_of_a_compliance_test(tmp_path):
