@@ -20,8 +20,9 @@ TORCH_STAMP := $(VENV)/.torch-$(shell echo '$(TORCH)' | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 REHEARSE_INSTALLED := $(VENV)/.rehearse-installed
+INFER_INSTALLED := $(VENV)/.infer-installed
 
-.PHONY: help train train-bert rehearse test kernels bench lint gpu clean
+.PHONY: help train train-bert infer rehearse test kernels bench lint gpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -31,6 +32,9 @@ train: $(INSTALLED) ## make the environment and train ResNet-50 on the images th
 
 train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on the text that comes with Python
 	$(PY) -m airank_fast.train bert-mini --amp $(ARGS)
+
+infer: $(INFER_INSTALLED) ## the same environment, and every scenario of inference with ResNet-50 on those images: six minutes
+	$(PY) -m airank_fast.infer resnet50 $(ARGS)
 
 rehearse: $(REHEARSE_INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less
 	$(PY) -m airank_fast.rehearse $(ARGS)
@@ -90,6 +94,6 @@ $(INSTALLED): $(TORCH_STAMP) pyproject.toml setup.py $(shell find csrc -type f)
 	touch $@
 
 # The package is there, so that pip adds what the extra names and builds nothing again.
-$(TEST_INSTALLED) $(REHEARSE_INSTALLED): $(VENV)/.%-installed: $(INSTALLED)
+$(TEST_INSTALLED) $(REHEARSE_INSTALLED) $(INFER_INSTALLED): $(VENV)/.%-installed: $(INSTALLED)
 	$(PIP) "airank-fast[$*]"
 	touch $@

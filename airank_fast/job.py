@@ -5,7 +5,7 @@ A recipe file has a class that fits `Job`; nothing inherits from these protocols
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -208,6 +208,14 @@ class Example(NamedTuple):
     picture: np.ndarray
     predicted: str = ""
     truth: str = ""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A job whose prediction is one pass, and whose evaluation samples can be read by number: for inference."""
+
+    def eval_samples(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """Those with these numbers, from 0 to `eval_samples` - 1 of the `data` event, in this order, one a batch."""
 
 
 @runtime_checkable

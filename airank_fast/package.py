@@ -1,7 +1,8 @@
-"""Build a submission tree of AI-Rank, MLPerf or GP2BM from runs; the output directory is whole or absent.
+"""Build a submission tree of AI-Rank, MLPerf or GP2BM from runs, or of inference; its directory is whole or absent.
 
 python -m airank_fast.package --format mlperf runs/resnet50-* runs/bert-* --output submission
 python -m airank_fast.package --format airank runs/resnet50-1gpu runs/resnet50-8gpu --output submission
+python -m airank_fast.package --format mlperf-inference runs/infer-resnet50 --set division=open --output submission
 python -m airank_fast.package --check submission
 python -m airank_fast.package --optimizer-report --output optimizers.md
 """
@@ -20,11 +21,23 @@ from airank_fast import tasks
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record import machine
-from airank_fast.rules import trees, verifying
+from airank_fast.rules import airank_inference_tree, tree_files, trees, verifying
 from airank_fast.rules.findings import ERROR, Finding, worst
-from airank_fast.submission import airank, candidates, mlperf, privacy, results, texts
+from airank_fast.rules.mlperf_inference import tree as inference_tree
+from airank_fast.submission import (
+    airank,
+    airank_inference,
+    candidates,
+    inference,
+    mlperf,
+    mlperf_inference,
+    privacy,
+    results,
+    texts,
+)
 from airank_fast.submission.request import Request, markdown_report
 from airank_fast.submission.system import given_fields
+from airank_fast.submission.tree import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +46,12 @@ class Options:
 
     runs: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=list)
     """Run directories, or logs of the format."""
-    format: Literal["airank", "mlperf", "gp2bm"] | None = None
-    """Whose tree to build."""
+    format: Literal["airank", "mlperf", "gp2bm", "mlperf-inference", "airank-inference"] | None = None
+    """Whose tree to build; the last two are of runs of airank_fast.infer."""
     output: Path | None = None
     """Directory to make; absent or empty. With --optimizer-report the file (default: standard output)."""
-    profile: Literal["2020-12", "2021-05"] = "2020-12"
-    """AI-Rank's text to follow."""
+    profile: Literal["2020-12", "2021-05"] | None = None
+    """AI-Rank's text to follow. Default: 2020-12; of inference that of the runs."""
     settings: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = field(default_factory=list)
     """NAME=VALUE of the system description, e.g. host_storage_type=NVMe; as often as needed."""
     system: Path | None = None
@@ -81,16 +94,15 @@ def build(options: Options) -> int:
     if options.output is None or not options.runs:
         raise UserError("--format: must have runs and --output with it, got " + ("runs" if options.runs else "none"))
     given = given_fields(options.settings, options.system)
-    log_format = "airank" if options.format == "airank" else "mlperf"
-    benchmark = benchmark_named(options.benchmark)
-    chosen = [candidates.read_candidate(path, log_format, benchmark, options.cards) for path in options.runs]
+    is_inference = options.format in (mlperf_inference.FORM, airank_inference.FORM)
+    chosen = read_runs(options)
     candidates.check_distinct(chosen)
     if not options.rehearsal and any(one.is_rehearsal for one in chosen):
         raise UserError(f"runs: must be of no rehearsal without --rehearsal, got {candidates.REHEARSAL} runs")
     if not options.allow_names:
-        privacy.refuse_names(one.log for one in chosen)
-    found = results.choose(chosen, options.rehearsal) if log_format == "mlperf" else {}
-    refused = candidates.refusals(chosen) + results.refusals(found)
+        privacy.refuse_names(one.log for one in chosen if not is_inference)  # of inference no event log is handed in
+    found = results.choose(chosen, options.rehearsal) if options.format in ("mlperf", "gp2bm") else {}
+    refused = inference.refusals(chosen) if is_inference else candidates.refusals(chosen) + results.refusals(found)
     print_findings(refused)
     if refused and not options.allow_errors:
         print(
@@ -109,13 +121,30 @@ def build(options: Options) -> int:
         code=options.code,
         write_report=write_report,
     )
-    if options.format == "airank":
-        tree, manifest = airank.build(request, options.profile)
-    else:
-        tree, manifest = (mlperf.build if options.format == "mlperf" else mlperf.build_gp2bm)(request)
+    tree, manifest = build_tree(options, request)
     tree.write(options.output, manifest)
-    print(f"{options.output}: {len(list(tree))} files, {len(manifest['runs'])} logs; checksums in {trees.SUMS}")
-    return check(options.output, logs=False)
+    print(f"{options.output}: {len(list(tree))} files, {len(manifest['runs'])} logs; checksums in {tree_files.SUMS}")
+    status = check(options.output, logs=False)
+    return 0 if is_inference and options.allow_errors else status  # its book judges the logs again
+
+
+def read_runs(options: Options) -> list[candidates.Candidate]:
+    """The runs of the format; UserError for one that is none."""
+    if options.format in (mlperf_inference.FORM, airank_inference.FORM):
+        return [inference.read_candidate(path) for path in options.runs]
+    log_format = "airank" if options.format == "airank" else "mlperf"
+    benchmark = benchmark_named(options.benchmark)
+    return [candidates.read_candidate(path, log_format, benchmark, options.cards) for path in options.runs]
+
+
+def build_tree(options: Options, request: Request) -> tuple[Tree, dict]:
+    """The tree of the format with its manifest; UserError for runs that have no place in it."""
+    if options.format == "airank":
+        return airank.build(request, options.profile or "2020-12")
+    if options.format == airank_inference.FORM:
+        return airank_inference.build(request, options.profile)
+    builders = {"mlperf": mlperf.build, "gp2bm": mlperf.build_gp2bm, mlperf_inference.FORM: mlperf_inference.build}
+    return builders[options.format or ""](request)
 
 
 def benchmark_named(name: str | None) -> str | None:
@@ -130,7 +159,8 @@ def benchmark_named(name: str | None) -> str | None:
 def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: bool) -> dict[str, str | bytes]:
     """The test and reproduction report in both languages; one plain Markdown file where jinja2 is not installed."""
     if importlib.util.find_spec("jinja2") is None:
-        return markdown_report(title, runs, is_rehearsal)
+        are_inference = all(isinstance(one, inference.InferenceCandidate) for one in runs)
+        return (inference.markdown_report if are_inference else markdown_report)(title, runs, is_rehearsal)
     from airank_fast.reports import page, reading, rendering
 
     read = [reading.read(one.run.path, {"benchmark": runs[0].benchmark}) for one in runs]
@@ -144,9 +174,14 @@ def write_report(title: str, runs: list[candidates.Candidate], is_rehearsal: boo
 
 def check(directory: Path, logs: bool = True) -> int:
     """Print the findings about a tree, and with `logs` about its logs; 1 if one of them is an error."""
-    findings = list(trees.check_tree(directory))
-    if logs:
-        findings += [finding for log in trees.logs_of(directory) for finding in verifying.verify(log)]
+    if inference_tree.is_tree(directory):  # its book judges the logs with the layout
+        findings = list(inference_tree.check_tree(directory))
+    elif airank_inference_tree.is_tree(directory):
+        findings = list(verifying.verify(directory) if logs else airank_inference_tree.check_tree(directory))
+    else:
+        findings = list(trees.check_tree(directory))
+        if logs:
+            findings += [finding for log in trees.logs_of(directory) for finding in verifying.verify(log)]
     print_findings(findings)
     if logs:
         print(f"{directory}: {sum(one.severity == ERROR for one in findings)} errors, {len(findings)} findings")

@@ -35,10 +35,12 @@ ARROWS = {
     "sources": {"data"},
     "engine": {"record", "tasks", "job"},
     "recipes": {"models", "data", "optim", "nn", "record", "tasks", "job", "quality"},
+    "inference": {"job", "tasks", "record", "rules", "engine", "recipes", "models", "data", "nn", "quality"},
     "commands": {"recipes", "engine", "job", "record", "rules", "cli", "tasks"},
     "info": {"ops", "engine", "cli"},  # a command that reports on the ops
     "prepare": {"sources", "data", "cli"},  # a command that makes data sets
     "report": {"reports", "record", "rules", "cli", "tasks"},
+    "infer": {"inference", "recipes", "engine", "job", "record", "rules", "cli", "tasks"},
     "package": {"submission", "reports", "record", "rules", "optim", "cli", "tasks"},
 }
 STANDARD_LIBRARY_ONLY = {"record", "rules", "submission", "tasks"}

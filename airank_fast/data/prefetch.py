@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from itertools import chain
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ class Batch:
     before and behind its transfer, where one did.
     """
 
+    INPUTS: ClassVar[tuple[str, ...]] = ("images",)
+    """Tensors that a prediction reads and no meter does."""
+
     weight: Tensor | float = 1.0
     seconds: float = field(default=0.0, repr=False)
     span: tuple[torch.cuda.Event, torch.cuda.Event] | None = field(default=None, repr=False)
@@ -44,6 +48,21 @@ class Batch:
     def units(self) -> int:
         """What throughput counts in this batch: its samples, unless a subclass counts another thing."""
         return self.num_samples
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of a prediction for this batch: one a sample, unless a subclass predicts several."""
+        return self.num_samples
+
+    @classmethod
+    def merged(cls: type[B], batches: Sequence[B]) -> B:
+        """The samples of several batches as one batch, in their order.
+
+        Tensors are joined along their first dimension, tuples and lists too; a subclass with offsets overrides this.
+        ValueError: tensors that differ in another dimension.
+        """
+        own = {f.name for f in fields(cls)} - {f.name for f in fields(Batch)}
+        return cls(**{name: joined([getattr(batch, name) for batch in batches]) for name in sorted(own)})
 
     def tensors(self) -> dict[str, Tensor]:
         """The batch's tensors by the names of their fields."""
@@ -63,6 +82,24 @@ class Batch:
 
 B = TypeVar("B", bound=Batch)
 T = TypeVar("T")
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Tensors, sequences or NamedTuples of them, one behind the other; of anything else the first, as all are alike.
+
+    ValueError: tensors that differ in another dimension than the first.
+    """
+    first = parts[0]
+    if isinstance(first, Tensor):
+        shapes = {tuple(part.shape[1:]) for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(f"samples of a batch: must be of one size, got {sorted(shapes)}")
+        return torch.cat(list(parts))
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*map(joined, zip(*parts, strict=True)))
+    if isinstance(first, tuple | list):
+        return type(first)(chain.from_iterable(parts))
+    return first
 
 
 class Reader(Protocol):

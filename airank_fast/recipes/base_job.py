@@ -217,3 +217,8 @@ class SamplesJob(BaseJob):
         """This rank's part of the evaluation set, each sample once."""
         assert self.reader is not None, "open_data comes first"
         return self.moved_eval(self.reader.evaluate())
+
+    def eval_samples(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """See airank_fast.job.Sampled."""
+        assert self.reader is not None, "open_data comes first"
+        return self.moved_eval(self.reader.samples(indices))

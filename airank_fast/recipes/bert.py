@@ -6,7 +6,7 @@ The pydoc recipe reaches its target on two CPU cores. Settings and options stand
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +178,11 @@ class Job(BaseJob):
         """This rank's part of the held-out samples, each once."""
         assert self.reader is not None, "open_data comes first"
         return prefetch(self.reader.evaluate(), self._device)
+
+    def eval_samples(self, indices: Sequence[int]) -> Iterator[TokenBatch]:
+        """See airank_fast.job.Sampled."""
+        assert self.reader is not None, "open_data comes first"
+        return prefetch(self.reader.samples(indices), self._device)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> TokenBatch:
         """A batch of noise in the shape of the largest real ones, for warm-up before the clock starts."""

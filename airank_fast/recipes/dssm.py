@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,6 +146,11 @@ class Job(BaseJob):
         """This rank's part of the held-out pairs, each once."""
         assert self.reader is not None, "open_data comes first"
         return self.reader.evaluate(self._device)
+
+    def eval_samples(self, indices: Sequence[int]) -> Iterator[PairBatch]:
+        """See airank_fast.job.Sampled."""
+        assert self.reader is not None, "open_data comes first"
+        return self.reader.samples(indices, self._device)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> PairBatch:
         """A batch of random trigrams, for warm-up before the clock starts; UserError where groups do not fill it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from airank_fast import job
 from airank_fast.data import images as datasets
+from airank_fast.errors import require
 from airank_fast.job import Example, Networks, Plan, Ranks, Schedule, Span
 from airank_fast.models.resnet import resnet50
 from airank_fast.nn import cross_entropy
@@ -135,6 +136,12 @@ class Job(BaseJob):
         """This rank's part of the evaluation set, each picture once."""
         assert self.reader is not None, "open_data comes first"
         return self._batches(self.reader.evaluate())
+
+    def eval_samples(self, indices: Sequence[int]) -> Iterator[datasets.ImageBatch]:
+        """See airank_fast.job.Sampled; of Pillow's reader alone."""
+        assert self.reader is not None, "open_data comes first"
+        require(self.reader.name == "torch", "--reader", "torch, to read pictures by number", self.reader.name)
+        return self._batches(self.reader.samples(indices))
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> datasets.ImageBatch:
         """A batch of noise in the shape of a training batch, for warm-up before the clock starts."""

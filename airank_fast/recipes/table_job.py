@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -142,6 +142,11 @@ class TableJob(BaseJob):
         """This rank's part of the held-out rows, each once."""
         assert self.reader is not None, "open_data comes first"
         return prefetch(self.reader.evaluate(), self._device)
+
+    def eval_samples(self, indices: Sequence[int]) -> Iterator[RowBatch]:
+        """See airank_fast.job.Sampled."""
+        assert self.reader is not None, "open_data comes first"
+        return prefetch(self.reader.samples(indices), self._device)
 
     def warm_up_batch(self, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> RowBatch:
         """Random rows in the shape of a training batch, for warm-up before the clock starts."""

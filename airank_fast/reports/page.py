@@ -7,24 +7,25 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 from airank_fast import __version__, tasks
 from airank_fast.record.events import Event, dictionary
 from airank_fast.record.formats import flagperf
-from airank_fast.reports import judging, pictures, plots
+from airank_fast.reports import inference_page, judging, pictures, plots
 from airank_fast.reports.cleaning import clean, number
+from airank_fast.reports.columns import Columns
 from airank_fast.reports.examples import Example
 from airank_fast.reports.files import checksums
-from airank_fast.reports.groups import Group, amp_ratios, flat, grouped, recipe_of, split, summary_rows
+from airank_fast.reports.groups import Group, amp_ratios, grouped, recipe_of, summary_rows
+from airank_fast.reports.inference_page import InferenceModel
+from airank_fast.reports.inference_reading import InferenceRun
 from airank_fast.reports.reading import ReportedRun
 from airank_fast.reports.reproduce import check_commands, requirements, training_command
 from airank_fast.reports.texts import Texts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING
 
 MAX_FILES = 500  # listed of a run
-MAX_ROWS = 500  # of a recipe or a system
 
 
 class Report:
@@ -32,7 +33,7 @@ class Report:
 
     def __init__(
         self,
-        runs: list[ReportedRun],
+        runs: list[ReportedRun | InferenceRun],
         language: str,
         mark: str = "",
         settings: Sequence[str] = (),
@@ -44,7 +45,9 @@ class Report:
         self.options += [word for setting in settings for word in ("--set", setting)]
         self.t = Texts(language)
         self.version = __version__
-        self.models = [Model(groups, number, self.t) for number, groups in enumerate(grouped(runs))]
+        trained = [run for run in runs if isinstance(run, ReportedRun)]
+        self.models = [Model(groups, number, self.t) for number, groups in enumerate(grouped(trained))]
+        self.inference = _inference_models([run for run in runs if isinstance(run, InferenceRun)], self.t)
         self.files = {run.name: checksums(run.path, leave_out) for run in runs}
         self.max_files, self.max_findings = MAX_FILES, judging.MAX_ROWS
 
@@ -54,16 +57,12 @@ class Report:
 
     @property
     def subtitle(self) -> str:
-        names = " · ".join(model.title for model in self.models)
+        names = " · ".join(dict.fromkeys(model.title for model in (*self.models, *self.inference)))
         return f"{names} · {self.t('runs_count', count=len(self.runs))}"
 
     @property
     def period(self) -> str:
-        spans = [
-            (run.start_t, run.start_t + (run.summary["total_time"] or 0.0))
-            for run in self.runs
-            if run.start_t is not None
-        ]
+        spans = [(run.start_t, run.start_t + (run.total_s or 0.0)) for run in self.runs if run.start_t is not None]
         if not spans:
             return ""
         starts, stops = zip(*spans, strict=True)
@@ -74,12 +73,14 @@ class Report:
         """(run, the states that a reader must be warned of)."""
         found = []
         for run in self.runs:
-            grave = [state for state, is_grave in states(run, self.t) if is_grave]
-            grave += [self.t("not_counted")] if grave and not run.counts else []
+            of_kind = inference_page.states if isinstance(run, InferenceRun) else states
+            grave = [state for state, is_grave in of_kind(run, self.t) if is_grave]
+            if grave and isinstance(run, ReportedRun) and not run.counts:
+                grave.append(self.t("not_counted"))
             found += [(run.name, self.t("semicolon").join(grave))] if grave else []
         return found
 
-    def verdict(self, run: ReportedRun) -> str:
+    def verdict(self, run: ReportedRun | InferenceRun) -> str:
         """How many findings of each severity there are about a run."""
         if not run.verdict.has_rules:
             return self.t("no_rules")
@@ -113,11 +114,15 @@ class Report:
         rows = [row for model in self.models for row in model.rows]
         return any(figure.stated for row in rows for figure in (row.time2train, row.throughput, row.accuracy))
 
+    @property
+    def _names(self) -> list[str]:
+        return [run.name for run in self.runs]
+
     @cached_property
     def system(self) -> Columns:
         hidden = {"t", "kind", "versions", "kernels"}
         return Columns(
-            self.runs,
+            self._names,
             [
                 {
                     self.t.field(key): value
@@ -131,12 +136,12 @@ class Report:
 
     @cached_property
     def versions(self) -> Columns:
-        return Columns(self.runs, [dictionary(run.system.get("versions")) for run in self.runs], self.t)
+        return Columns(self._names, [dictionary(run.system.get("versions")) for run in self.runs], self.t)
 
     @cached_property
     def kernels(self) -> Columns:
         return Columns(
-            self.runs,
+            self._names,
             [
                 {
                     op: " · ".join(f"{device}: {what}" for device, what in found.items())
@@ -180,7 +185,23 @@ class Report:
 
     @property
     def commands(self) -> list[tuple[str, str | None]]:
-        return [(run.name, training_command(run)) for run in self.runs]
+        return [
+            (run.name, inference_page.command(run) if isinstance(run, InferenceRun) else training_command(run))
+            for run in self.runs
+        ]
+
+    @property
+    def kind(self) -> str:
+        """What the commands do, as texts.py names the step and the note about it."""
+        if self.models and self.inference:
+            return "train_and_infer"
+        return "train" if self.models else "infer"
+
+    @property
+    def definitions(self) -> list[str]:
+        """The definitions of the figures that the report has."""
+        found = ["def_time2train", "def_throughput", "def_accuracy", "def_p"] if self.models else []
+        return found + (["def_metric", "def_early_stopping", "def_gate"] if self.inference else [])
 
     @property
     def has_commands(self) -> bool:
@@ -196,9 +217,10 @@ class Report:
         found = []
         for run in self.runs:
             missing = self.t("and").join(self.t(f"missing_{name}") for name in run.missing)
-            remarks = [*run.summary["notes"], *(f"{self.t('warning')}: {text}" for text in run.warnings[:50])]
-            remarks += [f"{self.t('detail')}: {run.summary['detail']}"] if run.summary["detail"] else []
-            remarks += [f"{self.t('quality')}: {found_in}"] if (found_in := _qualities(run)) else []
+            remarks = [*run.notes, *(f"{self.t('warning')}: {text}" for text in run.warnings[:50])]
+            remarks += [f"{self.t('detail')}: {run.detail}"] if run.detail else []
+            if isinstance(run, ReportedRun) and (found_in := _qualities(run)):
+                remarks.append(f"{self.t('quality')}: {found_in}")
             remarks += [f"{metric}: {text}" for metric, text in dictionary(run.data.get("signatures")).items()]
             found.append((run.name, remarks + ([f"{self.t('missing')}: {missing}"] if missing else [])))
         return [(name, remarks) for name, remarks in found if remarks]
@@ -286,22 +308,6 @@ class Model:
         return [*head, *seen[:2], (t("fp_device"), device, ""), *seen[2:], (t("fp_extra"), t("unknown"), "")]
 
 
-class Columns:
-    """Tables of several runs or settings: the items that all share, and the others with a column for each."""
-
-    def __init__(self, names: list, columns: list[dict], t: Texts):
-        distinct: dict[str, tuple[list[str], dict]] = {}
-        for name, column in zip(names, columns, strict=True):
-            flattened = dict(islice(flat(column).items(), MAX_ROWS))
-            label = name.name if isinstance(name, ReportedRun) else name
-            distinct.setdefault(repr(flattened), ([], flattened))[0].append(label)
-        self.names = [", ".join(labels) for labels, _ in distinct.values()]
-        self.common, self.different = split([column for _, column in distinct.values()])
-        self.is_empty = not self.common and not self.different
-        self.has_one = len(distinct) == 1
-        self.unknown = t("unknown")
-
-
 def states(run: ReportedRun, t: Texts) -> list[tuple[str, bool]]:
     """(how the run ended, whether a reader must be warned of it)."""
     summary, reason = run.summary, run.summary["reason"]
@@ -338,6 +344,17 @@ def slug(text: object) -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(text or "unknown").lower()).strip("-")[:40] or "unknown"
 
 
+def _inference_models(runs: list[InferenceRun], t: Texts) -> list[InferenceModel]:
+    """The inference runs of each benchmark, in the order of the runs."""
+    by_benchmark: dict[str | None, list[InferenceRun]] = {}
+    for run in runs:
+        by_benchmark.setdefault(run.config["benchmark"], []).append(run)
+    return [
+        InferenceModel(found, f"i{place}-{slug(name)}", _title(found[0].config) or t("unknown_benchmark"), t)
+        for place, (name, found) in enumerate(by_benchmark.items(), 1)
+    ]
+
+
 def _title(config: Event) -> str:
     """The model as its authors write it, with the words that distinguish its networks: BERT-large of bert_large."""
     benchmark, task = str(config.get("benchmark") or ""), tasks.of(config)
@@ -367,7 +384,7 @@ def _printable(run: ReportedRun) -> dict:
     return {**found, "precision": str(found["precision"] or "")}
 
 
-def _name_apart(runs: list[ReportedRun]) -> None:
+def _name_apart(runs: list[ReportedRun | InferenceRun]) -> None:
     """Give runs of one name as much of their paths as distinguishes them, or a number where nothing does."""
     for depth in range(2, 6):
         names = Counter(run.name for run in runs)

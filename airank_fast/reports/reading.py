@@ -1,4 +1,5 @@
-"""Reads a run for a report: vetted figures and thinned curves, whichever program wrote its log.
+"""Reads a run for a report: vetted figures and thinned curves, whichever program wrote its log. `read` decides whether
+it is one of training or of inference (inference_reading.py).
 
 Text of a log is cleaned here (no control characters, bounded length). A figure that is no number becomes None, and
 `missing` lists what the log lacks.
@@ -14,9 +15,12 @@ from airank_fast.errors import UserError
 from airank_fast.record.events import Event, effective
 from airank_fast.record.foreign.read import Run, cards_in_name, read_run
 from airank_fast.record.formats.flagperf import flagperf
+from airank_fast.record.inference_reading import is_inference
+from airank_fast.reports import inference_reading
 from airank_fast.reports.cleaning import MAX_ITEMS, clean, number
 from airank_fast.reports.curves import Curve, RateOverTime, thin
 from airank_fast.reports.examples import Example, read_examples
+from airank_fast.reports.inference_reading import InferenceRun
 from airank_fast.reports.judging import Verdict, judge
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -58,6 +62,21 @@ class ReportedRun:
     missing: list[str] = field(default_factory=list)  # what the log lacks, as keys of texts.py without missing_
 
     @property
+    def total_s(self) -> float | None:
+        """Seconds from run_start to run_stop."""
+        return self.summary["total_time"]
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks about the figures."""
+        return self.summary["notes"]
+
+    @property
+    def detail(self) -> str | None:
+        """How the run ended, in its own words."""
+        return self.summary["detail"]
+
+    @property
     def counts(self) -> bool:
         """Whether the run was not resumed, aborted or cut off, so that its figures may be in a summary."""
         status, reason = self.summary["status"], self.summary["reason"]
@@ -71,12 +90,17 @@ class ReportedRun:
         return value, False
 
 
-def read(path: Path, given: dict | None = None) -> ReportedRun:
-    """The run at `path`; `given` has facts that its log may lack (see settings.py). UserError if none can be read."""
+def read(path: Path, given: dict | None = None) -> ReportedRun | InferenceRun:
+    """The run at `path`, one of training or of inference; `given` has facts that its log may lack (see settings.py).
+
+    UserError if none can be read.
+    """
     given = dict(given or {})
     if cards := cards_in_name(path):
         given.setdefault("world_size", cards)
     try:
+        if is_inference(path):
+            return inference_reading.read(path, given)
         return _reported(read_run(path, given or None), given)
     except UserError:
         raise

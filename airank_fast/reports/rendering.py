@@ -34,6 +34,8 @@ _SECTIONS = (
     "checksums",
     "notes",
 )
+_OF_TRAINING = {"summary", "pictures", "examples", "runs", "flagperf", "recipe"}
+_OF_INFERENCE = ("inference", "inference_pictures", "inference_details")  # before the findings
 # Columns of the tables of runs: key in the summary, text, decimals, factor.
 _RESULTS = (
     ("time2train", "time2train", 2, 1),
@@ -72,7 +74,7 @@ def picture_files(report: Report) -> dict[str, str | bytes]:
     style = _read("picture.css")
     drawn = {
         f"{picture.name}.svg": standalone(picture, style, report.mark)
-        for model in report.models
+        for model in (*report.models, *report.inference)
         for picture in model.pictures
         if picture.height
     }
@@ -142,15 +144,29 @@ def _environment() -> Environment:
 
 
 def _render(name: str, report: Report, **more) -> str:
-    sections = [section for section in _SECTIONS if section != "examples" or report.examples]
     columns = [column.strip() for column in flagperf.HEADER.splitlines()[0].strip("| ").split("|")]
     return (
         _environment()
         .get_template(name)
         .render(
-            r=report, sections=sections, results=_RESULTS, performance=_PERFORMANCE, flagperf_columns=columns, **more
+            r=report,
+            sections=_sections(report),
+            results=_RESULTS,
+            performance=_PERFORMANCE,
+            flagperf_columns=columns,
+            **more,
         )
     )
+
+
+def _sections(report: Report) -> list[str]:
+    """The sections that a report has, in their order."""
+    left_out = set() if report.models else _OF_TRAINING
+    found = [name for name in _SECTIONS if name not in left_out and (name != "examples" or report.examples)]
+    if report.inference:
+        at = found.index("findings")
+        found[at:at] = _OF_INFERENCE
+    return found
 
 
 def _read(name: str) -> str:

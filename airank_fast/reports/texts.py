@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from airank_fast.reports.inference_texts import INFERENCE_TEXTS
+
 LANGUAGES = ("zh", "en")
 
 # key: (Chinese, English)
@@ -299,6 +301,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 }
 
 SYSTEM_FIELDS = [*TEXTS][[*TEXTS].index("submitter") : [*TEXTS].index("software_stack") + 1]
+TEXTS |= INFERENCE_TEXTS
 _UNITS = {"images": ("图片", "images"), "samples": ("样本", "samples"), "sequences": ("序列", "sequences")}
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.foreign.detect import COMPRESSIONS, PROGRAMS, detect
 from airank_fast.record.lines import Lines
@@ -20,6 +22,7 @@ from airank_fast.rules import (
     agreement,
     airank,
     airank_inference,
+    airank_inference_tree,
     events,
     flagperf,
     flagperf_inference,
@@ -32,6 +35,7 @@ from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 from airank_fast.rules.mlperf import order, result
 from airank_fast.rules.mlperf_inference import log as inference_log
 from airank_fast.rules.mlperf_inference import tree as inference_tree
+from airank_fast.tasks import Task
 from airank_fast.walk import entries
 
 # Format of a file (record/foreign/detect.py) -> its book: check(lines, facts) yields findings.
@@ -184,9 +188,17 @@ def _checks_of_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
     yield _inference_tree, path
 
 
+def _checks_of_airank_inference_tree(path: Path) -> Iterator[tuple[_Check, Path]]:
+    yield _airank_inference_layout, path
+    for log in airank_inference_tree.logs_of(path):
+        task = tasks.find(airank_inference_tree.model_of(log))
+        yield partial(_file_of_task, task), log
+
+
 # How a submission tree is recognised, and its checks: the first that fits.
 _TREES: tuple[tuple[Callable[[Path], bool], Callable[[Path], Iterator[tuple[_Check, Path]]]], ...] = (
     (inference_tree.is_tree, _checks_of_inference_tree),
+    (airank_inference_tree.is_tree, _checks_of_airank_inference_tree),
     (trees.is_tree, _checks_of_tree),
 )
 
@@ -219,6 +231,14 @@ def _layout(path: Path, _: Facts) -> Iterator[Finding]:
 
 def _inference_tree(path: Path, _: Facts) -> Iterator[Finding]:
     yield from inference_tree.check_tree(path)
+
+
+def _file_of_task(task: Task | None, path: Path, facts: Facts) -> Iterator[Finding]:
+    yield from _file_in_folder(path, replace(facts, task=facts.task or task))
+
+
+def _airank_inference_layout(path: Path, _: Facts) -> Iterator[Finding]:
+    yield from airank_inference_tree.check_tree(path)
 
 
 def _result(path: Path, _: Facts) -> Iterator[Finding]:
@@ -286,4 +306,4 @@ def _beside_events(
 
 
 # Checks of paths that hold logs; without any of them a directory is none of logs.
-_OF_LOGS = (_layout, _inference_tree, _result, _run_directory, _file_in_folder)
+_OF_LOGS = (_layout, _inference_tree, _airank_inference_layout, _result, _run_directory, _file_in_folder)

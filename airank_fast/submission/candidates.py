@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def refusals(candidates: list[Candidate]) -> list[Finding]:
             for finding in verifying.verify(one.run.path)
             if finding.severity == ERROR and _concerns(finding, one)
         ]
-    return errors + _source_errors(candidates)
+    return errors + source_errors(candidates)
 
 
 def _concerns(finding: Finding, one: Candidate) -> bool:
@@ -108,7 +108,7 @@ def _concerns(finding: Finding, one: Candidate) -> bool:
     return finding.path in (str(one.log), str(one.run.source)) and not is_judged_with_others
 
 
-def _source_errors(candidates: list[Candidate]) -> list[Finding]:
+def source_errors(candidates: Sequence[Candidate]) -> list[Finding]:
     """Unless the source code that made the runs is one commit, without changes, in this checkout: the errors."""
     errors = []
     first = next((one.source["commit"] for one in candidates if "commit" in one.source), None)
@@ -127,7 +127,7 @@ def _source_errors(candidates: list[Candidate]) -> list[Finding]:
     return errors
 
 
-def check_distinct(candidates: list[Candidate]) -> None:
+def check_distinct(candidates: Iterable[Candidate]) -> None:
     """UserError for a log that is given twice."""
     seen = set()
     for one in candidates:

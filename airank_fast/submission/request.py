@@ -85,13 +85,10 @@ class Request:
 
 
 def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request: Request) -> None:
-    """Add README, commands, recipes and, under source/, the code that ran.
-
-    The code is `request.code`, else the commit that the runs recorded, else this checkout or package.
-    """
+    """Add README, commands, recipes and, under source/, the code that ran."""
     if request.code is None and any(one.run.format != "events" for one in runs):
         raise UserError("--code: must have the source that made the runs for runs without events.jsonl, got none")
-    identity, is_at_commit = request.source()
+    identity, _ = request.source()
     readme = texts.code_readme(title, runs, identity, request.allowed, request.is_rehearsal)
     tree.add(f"{folder}/README.md", readme)
     if script := texts.script(runs, request.is_rehearsal):
@@ -99,15 +96,27 @@ def add_code(tree: Tree, folder: str, title: str, runs: list[Candidate], request
     for number, one in enumerate(runs):
         recipe = {"rehearsal": texts.BANNER} if request.is_rehearsal else {}
         tree.add_json(f"{folder}/recipes/run_{number}.json", recipe | texts.recipe_of(one))
+    add_source(tree, f"{folder}/source", request)
+
+
+def add_source(tree: Tree, folder: str, request: Request, with_hidden: bool = True) -> None:
+    """Add the code that ran: `request.code`, else the commit that the runs recorded, else this checkout or package.
+
+    Without `with_hidden` files and folders whose names begin with a dot are left out.
+    """
+    identity, is_at_commit = request.source()
+    found: Iterable[tuple[str, bytes | Path]]
     if request.code is not None:
-        for name, path in _files(request.code):
-            tree.copy(f"{folder}/source/{name}", path)
-    elif is_at_commit:
-        for name, content in source.files_of(identity["commit"]):
-            tree.add(f"{folder}/source/{name}", content)
+        found = _files(request.code)
     else:
-        for name, path in source.files():
-            tree.copy(f"{folder}/source/{name}", path)
+        found = source.files_of(identity["commit"]) if is_at_commit else source.files()
+    for name, content in found:
+        if not with_hidden and any(part.startswith(".") for part in name.split("/")):
+            continue
+        if isinstance(content, bytes):
+            tree.add(f"{folder}/{name}", content)
+        else:
+            tree.copy(f"{folder}/{name}", content)
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
@@ -143,6 +152,11 @@ def manifest(form: str, logs: Iterable[tuple[str, Candidate]], request: Request)
                 "total_time_s": summary["total_time"],
             }
         )
+    return manifest_of(form, entries, request)
+
+
+def manifest_of(form: str, entries: list[dict], request: Request) -> dict:
+    """manifest.json with these entries of logs."""
     return {
         "format": form,
         **({"rehearsal": texts.BANNER} if request.is_rehearsal else {}),

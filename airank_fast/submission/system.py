@@ -1,4 +1,4 @@
-"""The description of the system that ran: MLPerf's 33 fields and AI-Rank's 15, none of them blank.
+"""The description of the system that ran: MLPerf's fields, 33 of training and 35 of inference, and AI-Rank's 15.
 
 A field comes from the first of these that has it: the packager (--set, --system), the run's record of its machine,
 and this machine where it is the one that ran. An error names the fields that none of them has.
@@ -9,15 +9,25 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from airank_fast.errors import UserError
 from airank_fast.record.events import Event, dictionary
+from airank_fast.rules.mlperf_inference.rules import SYSTEM_FIELDS
 from airank_fast.rules.trees import AIRANK_FIELDS, MLPERF_FIELDS, MLPERF_NUMBERS, STATUS_WORDS
 
 UNKNOWN = {"", "unknown"}
 _RUN_NAMES = {"host_processor_name": "host_processor_model_name", "accelerator_name": "accelerator_model_name"}
+# Words for a system's availability in a description of inference, by those that runs have.
+AVAILABILITIES = {
+    "onprem": "available",
+    "cloud": "available",
+    "available": "available",
+    "research": "rdi",
+    "rdi": "rdi",
+    "preview": "preview",
+}
 _SAME_MACHINE = (
     "host_processor_model_name",
     "host_processor_vcpu_count",
@@ -37,7 +47,7 @@ def given_fields(settings: Iterable[str], file: Path | None) -> dict[str, str]:
         if not equals:
             raise UserError(f"--set: must be NAME=VALUE, got {setting!r}")
         given[name.strip()] = value
-    fields = {*MLPERF_FIELDS, *AIRANK_FIELDS}
+    fields = {*MLPERF_FIELDS, *SYSTEM_FIELDS, *AIRANK_FIELDS}
     for name, value in given.items():
         if name not in fields:
             raise UserError(f"--set: must be one of the fields {', '.join(sorted(fields))}, got {name!r}")
@@ -80,6 +90,7 @@ def facts_of_run(system: Event, config: Event) -> dict:
         "system_name": submission.get("platform") or system.get("hardware_name"),
         "division": submission.get("division"),
         "status": submission.get("status"),
+        "system_type": submission.get("systems_kind"),
         "framework": f"PyTorch {versions['torch']}" if "torch" in versions else None,
         "other_software_stack": {k: v for k, v in versions.items() if k not in ("torch", "airank-fast")} or None,
     }
@@ -111,26 +122,36 @@ def is_same_machine(run: dict, here: dict) -> bool:
     return len(shared) >= 3 and all(str(run[name]) == str(here[name]) for name in shared)
 
 
-def mlperf_description(given: dict, run: dict, here: dict, source: dict | None) -> dict:
-    """The 33 fields, every value text but other_software_stack. UserError that names all that are missing.
+def mlperf_description(
+    given: dict,
+    run: dict,
+    here: dict,
+    source: dict | None,
+    fields: Sequence[str] = MLPERF_FIELDS,
+    statuses: Mapping[str, str] = STATUS_WORDS,
+) -> dict:
+    """The 33 fields of training, every value text but other_software_stack. UserError that names all that are missing.
 
     `given` as from `given_fields`, `run` as from `facts_of_run`; `here`, the facts of this machine, {} if it is not
-    the one that ran; `source`, the identity of our source code, None if another program ran.
+    the one that ran; `source`, the identity of our source code, None if another program ran. `fields` are those of
+    another description, `statuses` its words for the runs'.
     """
     facts = {**here, **run, **given}
     if facts.get("division") not in (None, "closed", "open"):
         raise UserError(f"--set division: must be closed or open, got {facts['division']!r}")
-    facts["status"] = STATUS_WORDS.get(facts.get("status"), facts.get("status"))
-    if facts["status"] not in (None, *STATUS_WORDS.values()):
-        raise UserError(f"--set status: must be one of {', '.join(STATUS_WORDS.values())}, got {facts['status']!r}")
+    facts["status"] = statuses.get(facts.get("status"), facts.get("status"))
+    if facts["status"] not in (None, *statuses.values()):
+        raise UserError(
+            f"--set status: must be one of {', '.join(dict.fromkeys(statuses.values()))}, got {facts['status']!r}"
+        )
     facts = {**_not_applicable(facts), **{name: value for name, value in facts.items() if value is not None}}
     if facts.get("accelerators_per_node") in (0, "0"):
         facts |= {name: value for name, value in _not_applicable(facts).items() if name not in given}
     facts.setdefault("hw_notes", facts.get("virtualization") or "no further notes")
     facts.setdefault("sw_notes", _software_notes(facts, source))
-    _refuse_missing(name for name in MLPERF_FIELDS if not _is_stated(facts.get(name)))
+    _refuse_missing(name for name in fields if not _is_stated(facts.get(name)))
     description = {}
-    for name in MLPERF_FIELDS:
+    for name in fields:
         value = facts[name]
         if name in MLPERF_NUMBERS and not re.fullmatch(r"\d+", str(value)):
             raise UserError(f"--set {name}: must be a whole number, got {value!r}")
@@ -139,13 +160,25 @@ def mlperf_description(given: dict, run: dict, here: dict, source: dict | None) 
     return description
 
 
+def inference_description(given: dict, run: dict, here: dict, source: dict | None) -> dict:
+    """The 35 fields of an MLPerf inference system, as `mlperf_description`."""
+    types = ("datacenter", "edge", "datacenter,edge", "edge,datacenter")
+    stated = given.get("system_type", run.get("system_type"))
+    if stated is not None and stated not in types:
+        raise UserError(f"--set system_type: must be one of {'; '.join(types)}, got {stated!r}")
+    run = {"system_type_detail": "N/A", **run}
+    # Numbers are text, as there: the official checker of round 6.1 takes the number 0 for an empty field.
+    return mlperf_description(given, run, here, source, SYSTEM_FIELDS, AVAILABILITIES)
+
+
 def airank_description(given: dict, run: dict, here: dict) -> dict:
     """The 15 fields of system_information.json. UserError that names all that are missing."""
     facts = {**here, **run, **given}
     if run.get("accelerators_per_node") == 0:
         facts = {"accelerator_model_name": "none", "accelerator_memory_capacity": "0 GiB", **facts}
     stack = facts.get("other_software_stack") or {}
-    versions = ", ".join([str(facts.get("framework", "")), *(f"{name} {v}" for name, v in stack.items())])
+    names = [f"{name} {v}" for name, v in stack.items()] if isinstance(stack, dict) else [str(stack)]
+    versions = ", ".join([str(facts.get("framework", "")), *names])
     own = {
         **{name: facts.get(_RUN_NAMES.get(name, name)) for name in AIRANK_FIELDS},
         "submitter": facts.get("submitter"),
@@ -172,7 +205,8 @@ def _not_applicable(facts: dict) -> dict:
     found = {}
     counts = {name: _count(facts.get(name)) for name in MLPERF_NUMBERS}
     if counts["number_of_nodes"] == 1:
-        found |= dict.fromkeys(("host_networking", "host_networking_topology"), "N/A (one node)")
+        names = ("host_networking", "host_networking_topology", "host_network_card_count")
+        found |= dict.fromkeys(names, "N/A (one node)")
     if counts["host_processors_per_node"] == 1:
         found["host_processor_interconnect"] = "N/A (one processor)"
     links = ("accelerator_interconnect", "accelerator_interconnect_topology")

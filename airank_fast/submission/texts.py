@@ -32,7 +32,7 @@ scripts of NVIDIA and MLPerf write are read as they are; made anew from a dump a
 
 """,
 }
-_INSTALL = """## Install
+INSTALL = """## Install
 
 With PyTorch in the environment, in the folder of the source:
 
@@ -87,13 +87,13 @@ def code_readme(
     `source` is the identity of our source code; None if another program made the runs.
     """
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(map(command_of, runs)) if command)
-    recorded = sorted({_version(one.source) for one in runs if one.source})
+    recorded = sorted({version_of(one.source) for one in runs if one.source})
     parts = [
         banner(is_rehearsal) + f"# {title}\n",
-        f"{_version(source) if source else 'The program that made the runs'}: its source is in `source/`, the settings "
-        "of each run in `recipes/`.",
+        f"{version_of(source) if source else 'The program that made the runs'}: its source is in `source/`, the "
+        "settings of each run in `recipes/`.",
         *([f"The runs recorded of their own source: {'; '.join(recorded)}."] if recorded else []),
-        *([_INSTALL] if source else []),
+        *([INSTALL] if source else []),
         "## Data\n\n" + data_text(runs),
         "## Run\n\n"
         + (commands or "The logs do not have the commands that made them; see `source/`.")
@@ -104,7 +104,8 @@ def code_readme(
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def _version(source: dict) -> str:
+def version_of(source: dict) -> str:
+    """The name, version and commit of source code, and how many files differ from the commit."""
     changed = f" with {source['modified']} files changed" if source.get("modified") not in (None, "0") else ""
     commit = f", commit {source['commit']}" if "commit" in source else ""
     return f"{source.get('name', '')} {source.get('version', '')}{commit}{changed}"

@@ -3,11 +3,15 @@
 import sys
 
 import pytest
+from record.inference_run import inference_run, write
+from rules.loadgen_logs import LoadGenTest, whole_log, write_test
 from submission import synthetic
 
 from airank_fast import rehearse
 from airank_fast.errors import UserError
+from airank_fast.rules.airank_score import MODELS
 from airank_fast.rules.trees import MLPERF_FIELDS
+from airank_fast.tasks import all_tasks
 
 
 def python(code):
@@ -38,7 +42,7 @@ def test_what_the_package_command_asks_for_is_answered(tmp_path):
     bert = [synthetic.bert(tmp_path / f"b{n}", n, submission=org) for n in range(10)]
     (tmp_path / "out").mkdir()
     rehearsal = rehearse.Rehearsal(tmp_path / "out")
-    rehearse.package(rehearsal, resnet, bert)
+    rehearse.package(rehearsal, resnet, bert, [])
     steps = {step.name: step for step in rehearsal.steps}
     assert steps["package gp2bm, without answers"].status == 2
     assert steps["package gp2bm"].status == 0
@@ -59,7 +63,7 @@ def test_every_field_that_may_be_required_has_an_answer():
     assert rehearse._answers("error: something else") == []
 
 
-@pytest.mark.parametrize("arguments", [["--quick", "--full"], ["--output", "{occupied}"]])
+@pytest.mark.parametrize("arguments", [["--quick", "--full"], ["--quick", "--all"], ["--output", "{occupied}"]])
 def test_bad_input_is_one_line(tmp_path, arguments):
     (tmp_path / "file").write_text("x")
     done = rehearse.Rehearsal(tmp_path).airank_fast(
@@ -78,3 +82,57 @@ def test_without_the_official_checkers_it_does_not_begin(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"mlperf-logging: must be installed \(pip install .*\[rehearse\]'\), got none"):
         rehearse.main()
     assert not list(tmp_path.iterdir())
+
+
+def test_all_trains_every_task_once_beside_the_two_sets(tmp_path, monkeypatch):
+    rehearsal = rehearse.Rehearsal(tmp_path)
+    calls = []
+    monkeypatch.setattr(rehearsal, "airank_fast", lambda name, *call, **_: calls.append((name, *call)))
+    made = rehearse.train_others(rehearsal)
+    trained = {call[2] for call in calls}
+    assert trained == {task.name for task in all_tasks()} - {"resnet50", "bert"}
+    assert [run.name for run in made] == [call[2] for call in calls]
+    handed_in = [task for task in all_tasks() if task.name in trained | {"resnet50", "bert"}]
+    assert {task.names.get("airank") for task in handed_in} >= {*MODELS["2020-12"]}
+
+
+def test_coverage_below_all_tasks_is_not_as_expected(tmp_path):
+    bert = [synthetic.bert(tmp_path / "b1", 1)]
+    (tmp_path / "out").mkdir()
+    rehearsal = rehearse.Rehearsal(tmp_path / "out")
+    rehearse.judge(rehearsal, bert, is_all=True)
+    rehearse.judge(rehearsal, bert, is_all=False)
+    assert [step.as_expected for step in rehearsal.steps if step.name == "score"] == [False, True]
+
+
+def test_inference_goes_through_every_command(tmp_path, monkeypatch):
+    """With made-up runs in place of measured ones; the official checker is a program that prints its verdict."""
+    made = {
+        "v6.1": inference_run("v6.1", ("offline",), is_rehearsal=True, division="open", eval_samples=2000),
+        "airank-2021-05": inference_run("airank-2021-05", is_rehearsal=True, eval_samples=500),
+    }
+    runs = {profile: write(tmp_path / "runs" / profile, events) for profile, events in made.items()}
+    for mode in ("performance", "accuracy"):
+        folder = runs["v6.1"] / "loadgen" / "offline" / mode
+        write_test(folder, LoadGenTest("Offline", mode))
+        (folder / "mlperf_log_accuracy.json").write_text(whole_log(400))
+    monkeypatch.setattr(rehearse, "infer", lambda rehearsal, size, trained, profile: runs[profile])
+    monkeypatch.setattr(rehearse, "loadgen_version", lambda: "6.0.17")
+    checker = tmp_path / "inference" / "tools" / "submission" / "submission_checker" / "main.py"
+    checker.parent.mkdir(parents=True)
+    checker.write_text("import sys\nprint(sys.argv[1:])\nprint('SUMMARY: submission has errors')\nsys.exit(1)\n")
+    (tmp_path / "out").mkdir()
+    rehearsal = rehearse.Rehearsal(tmp_path / "out")
+    trained = synthetic.resnet(tmp_path / "r0", 0)
+    rehearse.rehearse_inference(rehearsal, "quick", trained, rehearse.inference_checker(tmp_path / "inference"))
+    steps = {step.name: step for step in rehearsal.steps}
+    assert [name for name, step in steps.items() if not step.as_expected] == []
+    assert steps["official submission_checker v6.1"].status == 1
+    assert (tmp_path / "out" / "packages" / "mlperf-inference" / "open").is_dir()
+    assert (tmp_path / "out" / "packages" / "airank-inference" / "manifest.json").is_file()
+    assert (tmp_path / "out" / "report-inference" / "report.zh.html").is_file()
+
+
+def test_a_folder_without_the_inference_checker_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--inference-checker: must be a checkout of mlcommons/inference"):
+        rehearse.inference_checker(tmp_path)

@@ -381,3 +381,14 @@ def test_an_accuracy_log():
     )
     assert (again.num_entries, again.again, again.changed) == (3, [1, 1], [1])
     assert read_accuracy(["[", "oops", "]"]).troubles[0][0] == 2
+
+
+def test_the_published_table_is_of_these_mutations():
+    lines = (Path(__file__).parents[2] / "bench/results/verify_inference.jsonl").read_text().splitlines()
+    judged = [each for line in lines for each in json.loads(line)["judged"]]
+    found = {
+        (each["round"], each["mutation"]): bool(each["rules"]) for each in judged if each["mutation"] != "untouched"
+    }
+    assert found == {(name, mutation.name): True for mutation in MUTATIONS for name in mutation.rounds}
+    untouched = [each for each in judged if each["mutation"] == "untouched"]
+    assert [(each["rules"], each["official"]) for each in untouched] == [([], "passes")] * 2

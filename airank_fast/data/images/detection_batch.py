@@ -6,10 +6,13 @@ polygons' corners. A mask of pixels (an RLE, an embedded scene) comes as polygon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from airank_fast.data.prefetch import Batch
 
@@ -56,6 +59,14 @@ class DetectionBatch(Batch):
         """Pictures in this batch."""
         return len(self.splits)
 
+    @classmethod
+    def merged(cls, batches: Sequence[DetectionBatch]) -> DetectionBatch:
+        """See Batch.merged; smaller images are padded at the right and at the bottom, as the reader pads them."""
+        parts = [replace(batch, images=images) for batch, images in zip(batches, _of_one_size(batches), strict=True)]
+        of_polygons = _shifted([batch.polygon_offsets for batch in batches])
+        of_objects = _shifted([batch.object_offsets for batch in batches])
+        return replace(super().merged(parts), polygon_offsets=of_polygons, object_offsets=of_objects)
+
     def in_picture(self, boxes: Tensor, number: int) -> Tensor:
         """Boxes [k, 4] in pixels of the image `number`, in pixels of its picture's file, cut to the picture."""
         window, (height, width) = self.windows[number], self.sizes[number]
@@ -63,3 +74,19 @@ class DetectionBatch(Batch):
         shift = boxes.new_tensor([window.left, window.top, window.left, window.top])
         scaled = (boxes - shift) * boxes.new_tensor([across, down, across, down])
         return scaled.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+
+def _of_one_size(batches: Sequence[DetectionBatch]) -> list[Tensor]:
+    """The images of each batch, zeros, which are about the mean colour, beside the smaller ones."""
+    sides = [tuple(batch.images.shape[2:]) for batch in batches]
+    if len(set(sides)) == 1:
+        return [batch.images for batch in batches]
+    height, width = (max(side) for side in zip(*sides, strict=True))
+    padding = [(0, width - its_width, 0, height - its_height) for its_height, its_width in sides]
+    return [F.pad(batch.images, its) for batch, its in zip(batches, padding, strict=True)]
+
+
+def _shifted(offsets: Sequence[Tensor]) -> Tensor:
+    """Offsets of parts as those of the parts one behind the other."""
+    lengths = torch.cat([each.diff() for each in offsets])
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

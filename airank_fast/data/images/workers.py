@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import io
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -73,6 +73,15 @@ class WorkerReader:
     def evaluate(self) -> Iterator[tuple[Tensor, ...]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
         return self._run(self._val, lambda: self._place.eval_requests(self._num_val))
+
+    @property
+    def stream(self) -> TrainStream:
+        """The order of the training samples."""
+        return self._stream
+
+    def samples(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+        """The validation samples with these numbers, one at a time."""
+        return self._run(self._val, lambda: (Request(np.array([index]), None) for index in indices))
 
     def close(self) -> None:
         """Stops the workers."""

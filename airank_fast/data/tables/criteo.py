@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,12 @@ class ShardReader:
         """This rank's part of the held-out rows, each once."""
         for indices in eval_batches(*self._eval):
             yield self._read(indices + self._data.num_train), indices
+
+    def samples(self, indices: Sequence[int]) -> Iterator[tuple[Rows, np.ndarray]]:
+        """The held-out rows with these numbers, one at a time."""
+        for index in indices:
+            number = np.array([index])
+            yield self._read(number + self._data.num_train), number
 
     def close(self) -> None:
         """Nothing runs in the background."""

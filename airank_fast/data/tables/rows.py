@@ -152,6 +152,16 @@ class RowReader:
         for indices in eval_batches(len(self._held_out.labels), self._eval_batch_size, self._rank, self._world_size):
             yield _take(self._held_out, indices)
 
+    @property
+    def stream(self) -> TrainStream:
+        """The order of the training samples."""
+        return self._stream
+
+    def samples(self, indices: Sequence[int]) -> Iterator[tuple[Rows, np.ndarray]]:
+        """The held-out rows with these numbers, one at a time."""
+        for index in indices:
+            yield _take(self._held_out, np.array([index]))
+
     def close(self) -> None:
         """Nothing runs in the background."""
 

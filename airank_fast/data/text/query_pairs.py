@@ -11,11 +11,11 @@ stream), see `airank_fast.data.sampling`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -189,6 +189,17 @@ class PairBatch(Batch):
         """Pairs of the data set in this batch."""
         return len(self.query)
 
+    @classmethod
+    def merged(cls, batches: Sequence[PairBatch]) -> PairBatch:
+        """See Batch.merged."""
+        parts = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
+        offsets: dict[str, Any] = {}
+        for side in ("query", "document"):
+            name = f"{side}_offsets"
+            lengths = torch.cat([each.diff() for each in parts[name]])
+            offsets[name] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return replace(super().merged(batches), **offsets)
+
 
 def collate(samples: Samples, device: torch.device | str) -> PairBatch:
     """The batch on the device; on CUDA by asynchronous copies from pinned memory."""
@@ -244,6 +255,11 @@ class PairReader:
     def evaluate(self, device: torch.device | str) -> Generator[PairBatch, None, None]:
         """This rank's part of the held-out pairs, each once."""
         return any_prefetch(eval_batches(*self._eval), device, partial(collate, device=device), self.held_out)
+
+    def samples(self, indices: Sequence[int], device: torch.device | str) -> Iterator[PairBatch]:
+        """The held-out pairs with these numbers, one at a time."""
+        for index in indices:
+            yield collate(self.held_out(np.array([index])), device)
 
     def training(self, pairs: np.ndarray, draws: np.ndarray) -> Samples:
         """The pairs with these numbers, int64 [b], with negatives by these draws, float64 [b, k] in [0, 1)."""

@@ -9,16 +9,16 @@ chosen here, by the lengths, which every rank has.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from airank_fast.data.prefetch import Batch
+from airank_fast.data.prefetch import Batch, joined
 from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import TrainStream, eval_batches
 
@@ -46,6 +46,8 @@ class TokenBatch(Batch):
     sequence may have, in a batch that was filled up (see `Fill`).
     """
 
+    INPUTS: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "position_ids")
+
     input_ids: Tensor
     token_type_ids: Tensor
     position_ids: Tensor
@@ -60,6 +62,28 @@ class TokenBatch(Batch):
     def num_samples(self) -> int:
         """Sequences of the data set in this batch."""
         return len(self.lengths) - (self.longest is not None)  # the last one fills up
+
+    @property
+    def num_outputs(self) -> int:
+        """Tokens that are predicted."""
+        return len(self.labels)
+
+    @classmethod
+    def merged(cls, batches: Sequence[TokenBatch]) -> TokenBatch:
+        """See Batch.merged; of batches that were not filled up."""
+        lengths = [length for batch in batches for length in batch.lengths]
+        starts = np.cumsum([0, *(sum(batch.lengths) for batch in batches)]).tolist()
+        first, is_next = batches[0], [batch.next_sentence_label for batch in batches]
+        offsets = torch.from_numpy(np.cumsum([0, *lengths])).to(first.labels.device)
+        masked = [batch.masked_positions + start for batch, start in zip(batches, starts, strict=False)]
+        return cls(
+            **{name: joined([getattr(batch, name) for batch in batches]) for name in cls.INPUTS},
+            masked_positions=torch.cat(masked),
+            labels=torch.cat([batch.labels for batch in batches]),
+            next_sentence_label=None if is_next[0] is None else joined(is_next),
+            lengths=lengths,
+            offsets=offsets,
+        )
 
     def shape_key(self) -> object:
         """What selects the kernels of a step over this batch, besides the tensors' shapes."""
@@ -205,6 +229,16 @@ class BlockReader:
         """This rank's part of the held-out samples, each once."""
         for indices in eval_batches(len(self._held_out.lengths), self._eval_batch_size, self._rank, self._world_size):
             yield self._held_out.take(indices, indices)
+
+    @property
+    def stream(self) -> TrainStream:
+        """The order of the training samples."""
+        return self._stream
+
+    def samples(self, indices: Sequence[int]) -> Iterator:
+        """The held-out samples with these numbers, one at a time."""
+        for index in indices:
+            yield self._held_out.take(np.array([index]), np.array([index]))
 
     def close(self) -> None:
         """Nothing runs in the background."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -182,6 +182,16 @@ class WikiCorpusReader:
                 here = indices[(indices >= starts[number]) & (indices < starts[number + 1])]
                 parts.append(held.take(here - starts[number]))
             yield Samples.concatenate(parts)
+
+    def samples(self, indices: Sequence[int]) -> Iterator[Samples]:
+        """The evaluation samples with these numbers, one at a time; ascending numbers read each shard once."""
+        starts = np.cumsum([0, *(shard.num_samples for shard in self._corpus.eval)])
+        held, last = Samples.concatenate([]), -1
+        for index in indices:
+            number = int(np.searchsorted(starts, index, side="right")) - 1
+            if number != last:
+                held, last = self._corpus.read(self._corpus.eval[number]), number
+            yield held.take([index - starts[number]])
 
     def close(self) -> None:
         """Stops reading ahead."""

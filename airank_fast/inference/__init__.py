@@ -1,0 +1,1 @@
+"""Inference under measurement: engines, the system under test, the tests of each scenario, and their session."""

@@ -1,0 +1,163 @@
+"""The job and the trained networks of an inference: from a run, a checkpoint, or a file of published weights."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from airank_fast.engine import checkpoint, weights
+from airank_fast.engine.averaging import PREFIX
+from airank_fast.errors import UserError, require
+from airank_fast.job import Job, Networks
+from airank_fast.recipes import command_line
+from airank_fast.recipes.checkpoints import load_into
+from airank_fast.recipes.options import Request
+from airank_fast.record.events import effective, read_events
+
+PROGRAM = "python -m airank_fast.infer"
+_FROM_RUN = "checkpoints"  # of a run's directory
+_BUILDS = (0, 1)  # seeds; what differs between two networks is not in the file that both were filled from
+
+
+def load_job(arguments: Sequence[str], checkpoint_path: Path | None, device: torch.device) -> tuple[Job, Networks]:
+    """The job of a training command, and its float32 networks in evaluation on the device.
+
+    arguments: those of the training command, `["resnet50", "--data", "DIR"]`. checkpoint_path: a directory of a run,
+    whose newest checkpoint is taken, with its recipe and its data; a checkpoint of a run, step-00000128, likewise; or a
+    file of weights, or a directory of Hugging Face's. None: initial weights.
+
+    The job reads its evaluation set with batches of one sample, by Pillow where pictures are files.
+
+    Raises:
+        UserError: a path that is not there or holds none of these; weights of another network, or only a part of it; a
+            run of another command; and those of the training command.
+    """
+    request = command_line.parse(list(arguments), program=PROGRAM, text=__doc__)
+    step = None if checkpoint_path is None else _step_of(checkpoint_path)
+    run = None if step is None else step.parent.parent
+    if run is not None and (run / "recipe.json").is_file():
+        request = _as_run(request, run)
+    recipe = _for_samples(command_line.resolve(request, "fp32", 1))
+    file = checkpoint_path if step is None else None
+    if step is not None:
+        recipe = _without_first_weights(recipe)
+    job: Job = _made(request, recipe)
+    torch.manual_seed(job.recipe.seed)
+    networks = job.build() if file is None else _from_file(request, job, file)
+    if step is not None:
+        _fill(networks, step)
+    return job, {name: weights.place(network.eval(), "fp32", device) for name, network in networks.items()}
+
+
+def weights_file(checkpoint_path: Path) -> Path:
+    """The file or directory that `load_job` reads weights from: of a run its newest checkpoint."""
+    return _step_of(checkpoint_path) or checkpoint_path
+
+
+def _step_of(path: Path) -> Path | None:
+    """The checkpoint of a run at a path; None where it is a file, or a directory of Hugging Face's."""
+    require(path.exists(), "--checkpoint", "a run, a checkpoint of one, or a file of weights", f"{path}, no such file")
+    if path.is_file():
+        return None
+    if (path / _FROM_RUN).is_dir() or (path / "recipe.json").is_file():
+        newest = checkpoint.newest(path / _FROM_RUN)
+        if newest is None:
+            raise UserError(f"--checkpoint {path}: must be a run with a checkpoint, got one without")
+        return newest
+    return path if (path / "state.pt").is_file() else None
+
+
+def _as_run(request: Request, run: Path) -> Request:
+    """The request with the recipe of a run, and with its options where they are not given."""
+    try:
+        saved = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--checkpoint {run}: must have a recipe.json that can be read, got {error}") from None
+    require(isinstance(saved, dict), f"--checkpoint {run}", "a run with a recipe", type(saved).__name__)
+    try:
+        return command_line.resumed(request, saved, _options_of(run))
+    except UserError as error:
+        raise _about(error, run) from None
+
+
+def _options_of(run: Path) -> Mapping[str, Any]:
+    """The options that a run's log has; {} without a log. Those of how it ran are left out."""
+    log = run / "events.jsonl"
+    if not log.is_file():
+        return {}
+    config = next((event for event in effective(read_events(log)) if event["kind"] == "run_config"), {})
+    left_out = ("workers", "checkpoint_every", "checkpoint_steps", "cuda_graphs", "skip_corrupt", "tensorboard")
+    return {name: value for name, value in (config.get("options") or {}).items() if name not in left_out}
+
+
+def _for_samples(recipe: Any) -> Any:
+    """The recipe with batches of one sample in an evaluation, which are read by number."""
+    changes: dict[str, Any] = {"eval_batch_size": 1}
+    if getattr(recipe, "reader", None) in ("auto", "dali"):
+        changes["reader"] = "torch"
+    return replace(recipe, **changes)
+
+
+def _without_first_weights(recipe: Any) -> Any:
+    has_field = any(f.name == "init_checkpoint" for f in fields(recipe))
+    return replace(recipe, init_checkpoint=None) if has_field else recipe
+
+
+def _made(request: Request, recipe: Any) -> Any:
+    return importlib.import_module(request.command.job).Job(recipe, request.options)
+
+
+def _fill(networks: Mapping[str, nn.Module], step: Path) -> None:
+    """Load a checkpoint of a run; the mean weights where the run was evaluated with those."""
+    expected = {name: network.state_dict() for name, network in networks.items()}
+    averaged = {name for name in networks if (step / f"{PREFIX}{name}.safetensors").is_file()}
+    files = {(PREFIX if name in averaged else "") + name: state for name, state in expected.items()}
+    try:
+        found = checkpoint.load_weights(step, files)
+    except UserError as error:
+        raise _about(error, step) from None
+    for name, network in networks.items():
+        network.load_state_dict(found[(PREFIX if name in averaged else "") + name])
+
+
+def _from_file(request: Request, job: Any, path: Path) -> dict[str, nn.Module]:
+    """Networks filled from a file of weights, all of them: a backbone is none.
+
+    Where the job knows the names of public checkpoints, it reads the file as its --init-checkpoint.
+    """
+    if not any(f.name == "init_checkpoint" for f in fields(job.recipe)):
+        networks = job.build()
+        require(len(networks) == 1, "--checkpoint", f"a run of {job.benchmark}, which has several networks", path)
+        try:
+            load_into(next(iter(networks.values())), path)
+        except UserError as error:
+            raise _about(error, path) from None
+        return networks
+    reader = _made(request, replace(job.recipe, init_checkpoint=str(path)))
+    built = []
+    for seed in _BUILDS:
+        torch.manual_seed(seed)
+        try:
+            built.append(reader.build())
+        except UserError as error:
+            raise _about(error, path) from None
+    for name, network in built[0].items():
+        others = dict(built[1][name].named_parameters())
+        for of_network, parameter in network.named_parameters():
+            same = torch.equal(parameter, others[of_network])
+            require(same, f"--checkpoint {path}", "weights of the whole network", f"none of {of_network}")
+    return built[0]
+
+
+def _about(error: UserError, path: Path) -> UserError:
+    """An error of a checkpoint's reader, or of a run that is resumed, as one of --checkpoint."""
+    names = rf"(--init-checkpoint [^\n]*?|--resume|{re.escape(str(path))}): (?=must)"
+    return UserError(f"--checkpoint {path}: {re.sub(f'^{names}', '', str(error))}")

@@ -1,0 +1,338 @@
+"""Runs the tests of an inference run, each in a process of its own, and writes their events.
+
+Of a scenario first the accuracy run, by the same system as the rest: where it fails, nothing is timed. Then the
+performance run, the compliance tests, and for Server the search for the greatest rate of queries.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from airank_fast.engine.shutdown import Terminated
+from airank_fast.errors import UserError
+from airank_fast.inference import clients, compliance
+from airank_fast.inference.accuracy import Predictions, Reference, judge, shown
+from airank_fast.inference.request import Request
+from airank_fast.inference.samples import Samples
+from airank_fast.inference.search import Found, Verdict, find_qps, judge_probe, probe_seconds
+from airank_fast.inference.settings import TestSettings
+from airank_fast.inference.supervise import QUERIES, REQUEST, WORKER, WorkerRequest, WorkerResult, run_worker
+from airank_fast.inference.weights import Weights
+from airank_fast.record.events import EventLog
+from airank_fast.rules.inference_profiles import compliance_of
+
+OWN_WORKER = "airank_fast.inference.clients_worker"
+CHUNK = 5000  # queries of an event
+BOUNDED = ("server", "online", "max-batch")
+HINT_S = 2.0  # of the probe that finds what LoadGen has to be told; a quarter of a shorter test
+LEAST_DEADLINE_S = 30.0  # without an answer
+SLOWEST_BATCHES = 20  # the deadline in inferences of the slowest batch
+PROBE_FIELDS = ("queries", "over_latency", "p99_s", "valid", "duration_s")
+RATE_STEP, RATE_TRIES = 0.98, 3  # the whole run at the rate that was found, and below it where that is not valid
+
+
+class NotAccurate(Exception):
+    """An engine whose predictions are worth less than the profile requires. `lines` show the first ones."""
+
+    def __init__(self, message: str, lines: list[str]) -> None:
+        super().__init__(message)
+        self.lines = lines
+
+
+class WorkerFailed(Exception):
+    """A test that did not end as it should; reason as in run_stop, the message is one line."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass
+class Scenarios:
+    """The tests of a run. model_facts: parameters and operations of the network, for the `model` event."""
+
+    request: Request
+    weights: Weights
+    samples: Samples
+    reference: Reference
+    log: EventLog
+    directory: Path
+    device: torch.device
+    should_stop: Callable[[], bool]
+    model_facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._times: dict[int, float] = {}  # of batches, by their sizes: the last warm-up
+        self._single_s: dict[int, float] = {}  # of one sample, by the number of threads: the first warm-up
+        self._has_model = False
+        self._is_accurate = False
+        self.not_valid: list[str] = []
+
+    def run(self) -> None:
+        """All scenarios. `not_valid` then has a line for each test that does not count.
+
+        Raises:
+            NotAccurate, WorkerFailed: see there; nothing is timed, or timed on, after either.
+            Terminated: `should_stop` says so.
+            UserError: bad input that only a worker could find.
+        """
+        for scenario in self.request.scenarios:
+            if self.request.is_by_loadgen(scenario) or not self._is_accurate:
+                self.check_accuracy(scenario)
+            if self.request.is_by_loadgen(scenario):
+                stop = self.measure(scenario)
+                self.comply(scenario, stop["metric"])
+            else:
+                stop = self.measure_own(scenario)
+            if not stop["valid"]:
+                self.not_valid.append(f"{scenario}: {'; '.join(stop['reasons'])}")
+
+    # -- accuracy -----------------------------------------------------------------------------------------------------
+
+    def check_accuracy(self, scenario: str) -> None:
+        """The accuracy run of a scenario, its `accuracy` event, and the gate."""
+        if self.request.is_by_loadgen(scenario):
+            result = self._loadgen(scenario, "accuracy", self._bound_s(scenario))
+        else:
+            result = self._own(scenario, "accuracy", max_batch=self._max_batch(scenario))
+        self._stop(scenario, "accuracy", result)
+        counts: dict[str, int] = {name: result.facts[name] for name in ("correct", "counted") if name in result.facts}
+        if result.predictions is None:
+            raise WorkerFailed("exception", f"{scenario}: the accuracy run left no predictions")
+        kept = self._keep_predictions(scenario, result.predictions)
+        predictions = Predictions.read(kept, result.facts["quality"], counts)
+        event = judge(scenario, predictions, self.reference, self.request.bound, self.samples)
+        files = [str(kept.relative_to(self.directory))]
+        self.log.emit("accuracy", **event, predictions={"files": files})
+        if not event["passed"]:
+            metric = self.samples.job.task.headline
+            got = (
+                f"{counts['correct']} of {counts['counted']}" if counts else metric.text(event["quality"][metric.name])
+            )
+            required = f"{metric.name} of at least {event['required']:.5f} ({event['factor']:g} x the reference)"
+            raise NotAccurate(f"{scenario}: must have {required}, got {got}", shown(predictions, self.samples))
+        self._is_accurate = True
+
+    def _keep_predictions(self, scenario: str, file: Path) -> Path:
+        folder = self.directory / "predictions"
+        folder.mkdir(exist_ok=True)
+        return Path(shutil.move(file, folder / f"{scenario}.npz"))
+
+    # -- LoadGen's scenarios ------------------------------------------------------------------------------------------
+
+    def measure(self, scenario: str) -> dict[str, Any]:
+        """The performance run of a LoadGen scenario; the fields of its test_stop."""
+        rates: Iterable[float | None] = [self.request.options.qps if scenario == "server" else None]
+        if scenario == "server" and self.request.options.find_qps:
+            valid_qps = self.search(scenario).valid
+            if valid_qps is None:
+                reason = "no rate of queries was valid"
+                return {"valid": False, "reasons": [reason], "metric": {}}
+            rates = [valid_qps * RATE_STEP**step for step in range(RATE_TRIES)]
+        for qps in rates:
+            result = self._loadgen(scenario, "performance", self._bound_s(scenario), qps=qps)
+            stop = self._stop(scenario, "performance", result)
+            if stop["valid"]:
+                break
+        return stop
+
+    def comply(self, scenario: str, performance: Mapping[str, float]) -> None:
+        """The compliance tests of a scenario, if they are requested."""
+        if not self.request.options.compliance:
+            return
+        for mode in compliance_of(self.request.profile, self.request.task):
+            qps = performance.get("scheduled_qps") if scenario == "server" else None
+            result = self._loadgen(scenario, mode, self._bound_s(scenario), qps=qps)
+            folder = self.directory / "loadgen" / scenario
+            metric = result.facts["test_stop"]["metric"]
+            found = compliance.reasons(scenario, mode, performance, metric, folder)
+            stop = self._stop(scenario, mode, result, found)
+            if not stop["valid"]:
+                self.not_valid.append(f"{scenario}, {mode}: {'; '.join(stop['reasons'])}")
+
+    def search(self, scenario: str) -> Found:
+        """The greatest rate of queries at which a probe is valid, between one that is and one that is not."""
+        bound_s = self._bound_s(scenario)
+
+        def probe(qps: float) -> Verdict:
+            duration_s = probe_seconds(qps)
+            result = self._loadgen(scenario, "performance", bound_s, qps=qps, duration_s=duration_s, is_probe=True)
+            stop = result.facts["test_stop"]
+            verdict = judge_probe(
+                qps,
+                stop["num_queries"],
+                stop["over_latency"],
+                p99_s=stop["metric"].get("latency_p99_s"),
+                duration_s=stop["duration_s"],
+            )
+            figures = {name: getattr(verdict, name) for name in PROBE_FIELDS}
+            self.log.emit("probe", scenario=scenario, purpose="search", target_qps=qps, **figures)
+            return verdict
+
+        start = 0.5 * max(size / took for size, took in self._times.items())
+        found = find_qps(probe, start)
+        self.log.emit(
+            "search", scenario=scenario, valid_qps=found.valid, refused_qps=found.refused, probes=len(found.probes)
+        )
+        return found
+
+    def _loadgen(
+        self,
+        scenario: str,
+        mode: str,
+        bound_s: float | None,
+        *,
+        qps: float | None = None,
+        duration_s: float | None = None,
+        is_probe: bool = False,
+    ) -> WorkerResult:
+        values = self.request.settings(
+            scenario, mode, num_samples=len(self.samples), bound_s=bound_s, qps=qps, duration_s=duration_s
+        )
+        folder = self.directory / "loadgen" / scenario / ("search" if is_probe else mode)
+        request = self._worker_request(scenario, self._max_batch(scenario), TestSettings(**values))
+        return self._run(scenario, mode, request, folder, WORKER, is_probe=is_probe)
+
+    # -- our own clients ----------------------------------------------------------------------------------------------
+
+    def measure_own(self, scenario: str) -> dict[str, Any]:
+        """The measurement of a scenario by our own clients; the fields of its test_stop."""
+        if scenario != "max-batch":
+            result = self._own(scenario, "performance", max_batch=self._max_batch(scenario))
+            return self._stop(scenario, "performance", result)
+        found = self._own(scenario, "search", max_batch=1).facts["batch"]
+        for size in clients.final_numbers(found):
+            stop = self._stop(scenario, "performance", self._own(scenario, "performance", max_batch=size))
+            if stop["valid"]:
+                break
+        return stop
+
+    def _own(self, scenario: str, mode: str, *, max_batch: int) -> WorkerResult:
+        request = self._worker_request(scenario, max_batch, None)
+        request.extra.update(
+            scenario=scenario,
+            mode=mode,
+            profile=self.request.options.profile,
+            bound_s=request.bound_s,
+            is_quick=self.request.options.quick,
+            most_batch=self.request.options.max_batch if self.request.options.quick else clients.MOST_BATCH,
+        )
+        return self._run(scenario, mode, request, self.directory / "clients" / scenario / mode, OWN_WORKER)
+
+    # -- a worker -----------------------------------------------------------------------------------------------------
+
+    def _worker_request(self, scenario: str, max_batch: int, settings: TestSettings | None) -> WorkerRequest:
+        options = self.request.options
+        calibration = {"num_samples": options.calibration_samples, "seed": options.seed}
+        return WorkerRequest(
+            arguments=self.request.arguments,
+            checkpoint=str(self.weights.path),
+            device=str(self.device),
+            backend=options.backend,
+            precision=options.precision,
+            threads=self.request.threads_of(scenario),
+            max_batch=max_batch,
+            calibration=calibration if options.precision == "int8" else None,
+            settings=settings,
+            bound_s=self._bound_s(scenario) if scenario in BOUNDED else None,
+            hint_s=min(HINT_S, (self.request.duration_s(scenario) or HINT_S) / 4),
+        )
+
+    def _max_batch(self, scenario: str) -> int:
+        single = {"singlestream": 1, "latency": 1}
+        stated = self.request.profile.scenarios.get(scenario)
+        if scenario == "multistream" and stated:
+            return min(self.request.options.max_batch, stated.samples_per_query)
+        return single.get(scenario, self.request.options.max_batch)
+
+    def _bound_s(self, scenario: str) -> float | None:
+        """The same in all tests: by the first time of a single inference, with as many threads where there is one."""
+        any_s = next(iter(self._single_s.values()), None)
+        return self.request.bound_for(scenario, self._single_s.get(self.request.threads_of(scenario), any_s))
+
+    def _run(
+        self, scenario: str, mode: str, request: WorkerRequest, folder: Path, module: str, is_probe: bool = False
+    ) -> WorkerResult:
+        slowest_s = max(self._times.values(), default=0.0)
+        deadline_s = max(LEAST_DEADLINE_S, 10 * (request.bound_s or 0.0), SLOWEST_BATCHES * slowest_s)
+        result = run_worker(
+            request,
+            folder,
+            deadline_s=deadline_s,
+            on_line=lambda line: self._take(scenario, mode, line, is_probe),
+            should_stop=self.should_stop,
+            module=module,
+        )
+        for name in (REQUEST, QUERIES):
+            (folder / name).unlink(missing_ok=True)
+        if result.status != "done":
+            raise _failure(scenario, mode, result)
+        return result
+
+    def _take(self, scenario: str, mode: str, line: Mapping[str, Any], is_probe: bool) -> None:
+        """The events that follow from a line of a worker."""
+        fields = {name: value for name, value in line.items() if name not in ("kind", "t")}
+        kind = line["kind"]
+        if kind == "model" and not self._has_model:
+            self._has_model = True
+            self._emit_model(fields)
+        elif kind == "warm_up":
+            self._times = dict(fields["times"])
+            if 1 in self._times:
+                self._single_s.setdefault(self.request.threads_of(scenario), self._times[1])
+            if not is_probe:
+                self.log.emit("warm_up", times=fields["times"])
+        elif kind == "probe" and not is_probe:
+            self.log.emit("probe", **{"scenario": scenario, **fields})
+        elif kind == "test_start" and not is_probe:
+            self.log.emit("test_start", scenario=scenario, mode=mode, settings=fields["settings"])
+
+    def _emit_model(self, fields: Mapping[str, Any]) -> None:
+        engine = dict(fields["engine"])
+        quantize = engine.pop("quantize", None)
+        measured = {name: engine.get(name) for name in ("file_bytes", "load_s", "export_s")}
+        measured |= {name: fields[name] for name in ("load_s", "first_inference_s") if name in fields}
+        self.log.emit("model", **self.model_facts, **measured, engine=engine)
+        if quantize:
+            self.log.emit("quantize", **quantize)
+        self.log.emit("reference", **self.reference.event())
+
+    def _stop(self, scenario: str, mode: str, result: WorkerResult, more_reasons: Iterable[str] = ()) -> dict[str, Any]:
+        """Emit the queries of a test that has ended and its test_stop, whose fields are returned."""
+        if result.queries is not None and mode != "accuracy":
+            queries = result.queries
+            columns = {
+                "issued_s": queries.issued_s,
+                "latency_s": queries.latency_s,
+                "queue_s": queries.queue_s,
+                "batch": queries.batch,
+                "correct": result.facts.get("results"),
+            }
+            given = {name: values for name, values in columns.items() if values}
+            for first in range(0, len(queries.issued_s), CHUNK):
+                part: dict[str, Any] = {name: values[first : first + CHUNK] for name, values in given.items()}
+                self.log.emit("queries", scenario=scenario, mode=mode, first=first, **part)
+        stop = {**result.facts["test_stop"], "scenario": scenario, "mode": mode}
+        stop["memory"] = result.facts.get("memory")
+        stop["reasons"] = [*stop["reasons"], *more_reasons]
+        stop["valid"] = bool(stop["valid"]) and not stop["reasons"]
+        if stop.get("loadgen"):
+            stop["loadgen"] = {**stop["loadgen"], "directory": f"loadgen/{scenario}/{mode}"}
+        self.log.emit("test_stop", **stop)
+        return stop
+
+
+def _failure(scenario: str, mode: str, result: WorkerResult) -> Exception:
+    """The exception for a worker that has not ended as it should."""
+    if result.reason == "stopped":
+        return Terminated()
+    if result.reason == "bad_data":
+        return UserError(result.message)
+    reason = {"deadline": "worker_lost"}.get(result.reason or "", result.reason or "exception")
+    return WorkerFailed(reason, f"{scenario}, {mode}: {result.message}")

@@ -1,0 +1,81 @@
+"""MLPerf's compliance tests: what passes, and what each of them is there to find."""
+
+import json
+
+import pytest
+
+from airank_fast.inference import compliance
+
+
+def write_log(folder, answers):
+    folder.mkdir(parents=True)
+    entries = [json.dumps({"seq_id": at, "qsl_idx": i, "data": data}) for at, (i, data) in enumerate(answers.items())]
+    (folder / "mlperf_log_accuracy.json").write_text("[\n" + ",\n".join(entries) + "\n]\n")
+
+
+ANSWERS = {0: "00000000", 1: "0000803F", 7: "0000E040"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "rate", "refused"),
+    [
+        ("TEST04", 109.0, False),
+        ("TEST04", 112.0, True),
+        ("TEST04", 20.0, False),  # one sample may be the slowest of all
+        ("TEST05", 89.0, True),
+        ("TEST05", 96.0, False),
+        ("TEST05", 112.0, True),
+    ],
+)
+def test_the_speed_of_a_test_is_within_its_tolerance(mode, rate, refused, tmp_path):
+    found = compliance.reasons("offline", mode, {"samples_per_s": 100.0}, {"samples_per_s": rate}, tmp_path)
+    assert bool(found) is refused
+    assert all(line.startswith(mode) for line in found)
+
+
+@pytest.mark.parametrize(("rate", "refused"), [(91.0, False), (89.0, True), (150.0, True)])
+def test_the_speed_of_test01_is_within_its_tolerance(rate, refused, tmp_path):
+    for mode in ("accuracy", "TEST01"):
+        write_log(tmp_path / mode, ANSWERS)
+    found = compliance.reasons("offline", "TEST01", {"samples_per_s": 100.0}, {"samples_per_s": rate}, tmp_path)
+    assert bool(found) is refused
+
+
+@pytest.mark.parametrize(("name", "scenario"), [("latency_p90_s", "singlestream"), ("latency_p99_s", "multistream")])
+def test_a_latency_that_is_shorter_is_faster(name, scenario, tmp_path):
+    found = [compliance.reasons(scenario, "TEST04", {name: 0.1}, {name: took}, tmp_path) for took in (0.08, 0.12)]
+    assert [bool(lines) for lines in found] == [True, False]
+
+
+def test_very_short_latencies_may_differ_by_a_fifth(tmp_path):
+    for mode in ("accuracy", "TEST01"):
+        write_log(tmp_path / mode, ANSWERS)
+    short, long = {"latency_p90_s": 0.0001}, {"latency_p90_s": 0.000118}
+    assert compliance.reasons("singlestream", "TEST01", short, long, tmp_path) == []
+    assert compliance.reasons("singlestream", "TEST01", {"latency_p90_s": 0.1}, {"latency_p90_s": 0.118}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("logged", "expected"),
+    [
+        ({7: "0000E040", 1: "0000803F"}, None),
+        ({7: "0000E041", 1: "0000803F"}, "others for 1 of 2 samples, the first of them sample 7"),
+        ({8: "0000E040"}, "others for 1 of 1 samples, the first of them sample 8"),
+        ({}, "must have logged answers, got none"),
+    ],
+)
+def test_test01_logs_the_answers_of_the_accuracy_run(logged, expected, tmp_path):
+    write_log(tmp_path / "accuracy", ANSWERS)
+    write_log(tmp_path / "TEST01", logged)
+    found = compliance.answers_differ(tmp_path / "accuracy", tmp_path / "TEST01")
+    assert (found == []) if expected is None else (expected in found[0])
+
+
+def test_a_missing_log_is_said(tmp_path):
+    write_log(tmp_path / "accuracy", ANSWERS)
+    (line,) = compliance.answers_differ(tmp_path / "accuracy", tmp_path / "TEST01")
+    assert "got none in" in line
+
+
+def test_without_a_figure_a_test_does_not_pass(tmp_path):
+    assert compliance.reasons("offline", "TEST04", {}, {"samples_per_s": 1.0}, tmp_path)
