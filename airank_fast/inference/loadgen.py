@@ -1,7 +1,7 @@
 """Runs one test with MLCommons LoadGen: settings from the profile, built in code, and read back from LoadGen's log.
 
-LoadGen runs once a process: a second test in it is refused. No configuration file is read, so that one that lies in the
-working directory changes nothing. A setting that LoadGen did not use as requested makes the test void.
+LoadGen runs once a process: a second test in it is refused. Configuration files are not read, so that one that lies in
+the working directory changes nothing. A setting that LoadGen did not use as requested makes the test void.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from airank_fast.inference.verdict import Outcome, judge, write_something
 from airank_fast.rules.inference_profiles import PROFILES, TEST01_LOG_SAMPLES, TEST01_LOG_SEED, TEST04_INDEX, Profile
 
 NO_AUDIT_FILE = ""  # by default LoadGen takes settings from an audit.config in the working directory
+SAMPLING_TARGET = "accuracy_log_sampling_target"
 
 
 class Data(Protocol):
@@ -66,10 +67,9 @@ def run_test(settings: TestSettings, sut: Sut, samples: Data, output: Path) -> O
     count = min(settings.performance_count, len(samples))
     library = loadgen.ConstructQSL(len(samples), count, _guarded(sut, samples.load), _guarded(sut, samples.unload))
     system = loadgen.ConstructFastSUT(sut.issue, sut.flush)
+    made, logs = _loadgen_settings(loadgen, settings, count), _log_settings(loadgen, output)
     try:
-        loadgen.StartTestWithLogSettings(
-            system, library, _loadgen_settings(loadgen, settings, count), _log_settings(loadgen, output), NO_AUDIT_FILE
-        )
+        loadgen.StartTestWithLogSettings(system, library, made, logs, _audit_file(made, settings, output))
     finally:
         loadgen.DestroyQSL(library)
         loadgen.DestroyFastSUT(system)
@@ -119,7 +119,8 @@ def _loadgen_settings(loadgen: Any, settings: TestSettings, num_samples: int) ->
     _set_scenario(made, settings)
     if settings.mode == "TEST01":
         made.accuracy_log_rng_seed = TEST01_LOG_SEED
-        made.accuracy_log_sampling_target = TEST01_LOG_SAMPLES
+        if hasattr(made, SAMPLING_TARGET):
+            made.accuracy_log_sampling_target = TEST01_LOG_SAMPLES
     if settings.mode == "TEST04":
         made.performance_issue_same = True
         made.performance_issue_same_index = TEST04_INDEX
@@ -141,6 +142,15 @@ def _set_scenario(made: Any, settings: TestSettings) -> None:
             setattr(made, f"{name}_expected_latency_ns", nanoseconds(settings.expected_latency_s))
         if settings.scenario == "multistream":
             made.multi_stream_samples_per_query = settings.samples_per_query
+
+
+def _audit_file(made: Any, settings: TestSettings, output: Path) -> str:
+    """The file of what cannot be set in code: in LoadGen 4.0, how many responses TEST01 logs."""
+    if settings.mode != "TEST01" or hasattr(made, SAMPLING_TARGET):
+        return NO_AUDIT_FILE
+    path = output / "audit.config"
+    path.write_text(f"*.*.{SAMPLING_TARGET} = {TEST01_LOG_SAMPLES}\n", encoding="utf-8")
+    return os.fspath(path)
 
 
 def _log_settings(loadgen: Any, output: Path) -> Any:

@@ -72,9 +72,9 @@ def probe_seconds(qps: float, percentile: float = 0.99) -> float:
 def find_qps(probe: Callable[[float], Verdict], start: float, percentile: float = 0.99) -> Found:
     """The greatest valid rate from a first guess: doubled or halved until it is bracketed, then bisected to 2 %.
 
-    Once a rate has passed, one failure refuses no other: the rate is probed up to three times, and passes when one of
-    them does or all of them together, so that a disturbance on a shared machine does not lower the result for good.
-    `valid` and `refused` were both probed; a rate between them was not.
+    Once a rate has passed, one failure refuses no other: a rate is probed up to three times, and passes when one probe
+    does, so that a disturbance on a shared machine does not lower the result for good. `valid` and `refused` were both
+    probed; a rate between them was not.
     """
     search = _Search(probe, percentile)
     qps = start
@@ -101,21 +101,17 @@ class _Search:
         while not tries or not self._is_decided(tries):
             tries.append(self._probe(qps))
         self.probes += tries
-        has_passed = self._has_passed(tries)
+        has_passed = tries[-1].valid
         if has_passed:
             self.valid = qps if self.valid is None else max(self.valid, qps)
         else:
             self.refused = qps if self.refused is None else min(self.refused, qps)
         return has_passed
 
-    def _has_passed(self, tries: Sequence[Verdict]) -> bool:
-        queries, late = sum(one.queries for one in tries), sum(one.over_latency for one in tries)
-        return any(one.valid for one in tries) or early_stopping.is_met(queries, late, self._percentile)
-
     def _is_decided(self, tries: Sequence[Verdict]) -> bool:
         refuted = sum(one.is_refuted(self._percentile) for one in tries)
         is_last = len(tries) == (1 if self.valid is None else TRIES)
-        return self._has_passed(tries) or tries[-1].is_clear or refuted == 2 or is_last
+        return tries[-1].valid or tries[-1].is_clear or refuted == 2 or is_last
 
 
 def stall_share(latencies_s: Sequence[float], duration_s: float) -> float:

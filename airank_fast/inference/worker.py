@@ -25,6 +25,7 @@ import importlib
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -81,7 +82,7 @@ def _end_with_parent() -> None:
                 pass
         os._exit(1)
 
-    if not sys.stdin.isatty():
+    if stat.S_ISFIFO(os.fstat(0).st_mode):  # else no run_worker holds it
         threading.Thread(target=wait, name="parent", daemon=True).start()
 
 

@@ -105,7 +105,7 @@ def test_a_rate_is_refused_after_two_clear_failures_or_three():
     assert len(tries_at_200([50, 50])) == 2
     assert len(tries_at_200([12, 12, 12])) == 3  # 1.2 %: chance, or too fast?
     assert len(tries_at_200([50, 0])) == 2  # passes
-    assert len(tries_at_200([4, 4])) == 2  # passes with 8 late of 2,000, as neither alone does
+    assert len(tries_at_200([12, 12, 0])) == 3  # passes
 
 
 def test_a_system_that_never_passes():
