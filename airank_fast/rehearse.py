@@ -46,6 +46,8 @@ _BERT = {
 CHECKERS = ("package_checker", "system_desc_checker", "result_summarizer")
 # Options of the inference runs. Server and Offline find their own rates.
 _INFER = {"quick": ["--quick"], "short": ["--duration", "10"], "full": []}
+# What a hand-in of an edge system, or of AI-Rank's cloud, has.
+_SCENARIOS = {"mlperf": ("singlestream", "multistream", "offline"), "airank": ("offline", "online")}
 _CHECKER_FILES = ("submission_checker/main.py", "submission_checker.py", "submission-checker.py")
 _INFERENCE_LAYOUT = ("tree.", *(f"[inference.{rule}:" for rule in ("files", "stray", "system", "measurements", "code")))
 
@@ -302,11 +304,13 @@ def infer(rehearsal: Rehearsal, size: str, trained: Path, profile: str) -> Path:
         trained,
         "--profile",
         profile,
+        "--scenario",
+        *_SCENARIOS["airank" if profile.startswith("airank") else "mlperf"],
         *duration,
         "--output",
         output,
         *submission,
-        expected="every scenario, valid or with the reason why not",
+        expected="each scenario, valid or with the reason why not",
         fits=lambda status, output: status in (0, 1),
     )
     return output
