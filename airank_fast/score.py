@@ -81,7 +81,7 @@ def main() -> int:
     if options.own_targets:
         text += ["REHEARSAL: runs are judged by their own targets, with any data and network; this is no result", ""]
     if inference:
-        found = inference_scoring.score(inference, options.own_targets)
+        found = inference_scoring.score(inference, options.own_targets, options.rules)
         result["inference"] = inference_scoring.to_json(found)
         text += inference_scoring.text(found)
         status = int(not found.valid)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.models.gan_layers import SLOPE, convolutions, initialise, normalisation
+from airank_fast.models.gan_layers import SLOPE, PreferredLayout, convolutions, initialise, normalisation
 from airank_fast.nn import PatchConv2d
 
 _FIRST_DROPOUT = 4  # the level, from 0: those that keep 8 times the width on both sides
@@ -50,10 +50,15 @@ class UNet(nn.Module):
             inner = _Level(widths[level - 1], widths[level], inner, dropped, fused=fused)
         assert inner is not None, "a U-Net has at least 2 levels"
         self.model = _FirstLevel(in_channels, out_channels, width, inner, fused=fused)
+        self._layout = PreferredLayout(width if fused else 0)
         initialise(self)
 
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """See `PreferredLayout`."""
+        return self._layout.choose(device)
+
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.model(pictures)
+        return self.model(self._layout.of(pictures))
 
 
 class _FirstLevel(nn.Module):

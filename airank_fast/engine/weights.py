@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,27 @@ from airank_fast.engine.precision import DTYPES
 Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
+@runtime_checkable
+class Particular(Protocol):
+    """A network that has a layout of its own for its weights."""
+
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """The layout on that device; called before the network is placed there."""
+
+
 def place(network: nn.Module, precision: str, device: torch.device) -> nn.Module:
-    """Move ``network`` to ``device`` in channels_last, in the dtypes it has, and set the TF32 switches."""
+    """Move ``network`` to ``device`` in the dtypes it has, and set the TF32 switches.
+
+    Its layout is channels_last, or the one that it prefers: see ``Particular``.
+    """
     float32_products = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32_products
     # Not cudnn.conv.fp32_precision: after it torch.export refuses every network of the process.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last
+    if isinstance(network, Particular):
+        layout = network.layout(device)
+    return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def narrow(network: nn.Module, precision: str) -> nn.Module:

@@ -20,9 +20,9 @@ class Engine(Protocol):
     """Computes the outputs of `Job.predict` for batches of `Samples`.
 
     facts: what was prepared, read back from the engine: name, version, precision (the one that runs), device, threads,
-    file_bytes (of the weights as they are shipped), load_s, export_s (0 where nothing is exported); of torch `folded`,
-    the batch norms that are inside convolutions; of onnxruntime `providers`, `nodes` (how many of each type), and with
-    int8 `quantize`, the fields of a `quantize` event.
+    file_bytes (of the weights as they are shipped), load_s, export_s (what the file took when it was made; 0 without
+    one); of torch `folded`, the batch norms that are inside convolutions; of onnxruntime `providers`, `nodes` (how many
+    of each type), and with int8 `quantize`, the fields of a `quantize` event.
     batch_sizes: those that it was prepared for; () where any is as good.
     """
 

@@ -61,7 +61,7 @@ def call_for(job: Job, batch: Batch) -> Call:
 
 def noise_call(job: Job) -> Call:
     """The call for one sample of noise, in the shape of one to train on; no data set is read."""
-    recipe: Any = replace(job.recipe, batch_size=1, gradient_accumulation_steps=1)  # type: ignore[type-var]
+    recipe: Any = replace(job.recipe, batch_size=1, gradient_accumulation_steps=1)
     single: Job = type(job)(recipe, job.options)  # type: ignore[call-arg, attr-defined]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -74,10 +74,9 @@ def graph_of(job: Job, networks: Networks, call: Call) -> tuple[Graph, int]:
 
 def _twin(job: Job, name: str, network: nn.Module) -> nn.Module:
     """The same network in torch's own operators, on the CPU."""
-    recipe: Any = job.recipe
-    changes = {"fused": False} | ({"init_checkpoint": None} if hasattr(recipe, "init_checkpoint") else {})
-    made: Any = type(job)
-    twin: nn.Module = _built(made(replace(recipe, **changes), job.options), name)
+    own: Any = job
+    changes = {"fused": False} | ({"init_checkpoint": None} if hasattr(own.recipe, "init_checkpoint") else {})
+    twin = _built(type(own)(replace(own.recipe, **changes), own.options), name)
     twin.load_state_dict({key: tensor.detach().cpu() for key, tensor in network.state_dict().items()})
     return twin.eval().requires_grad_(False)
 
@@ -119,11 +118,11 @@ class PaddedBert(nn.Module):
         mask = (1 - attention_mask[:, None, None].to(x.dtype)) * torch.finfo(x.dtype).min
         for layer in self.bert.encoder["layer"]:
             attention = layer.attention["self"]
-            heads = (
+            q, k, v = (
                 linear(x).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
                 for linear in (attention.query, attention.key, attention.value)
             )
-            attended = F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
             x = layer.attention["output"](attended, x)
             x = layer.output(layer.intermediate["dense"](x), x)
         at_masked = x.flatten(0, 1).index_select(0, masked_rows)

@@ -43,7 +43,7 @@ def open_data(job: Job) -> dict[str, Any]:
 def read(job: Job, indices: Sequence[int]) -> list[Batch]:
     """The evaluation samples with these numbers, one a batch, in this order. The job's data must be open."""
     assert isinstance(job, Sampled)
-    batches = list(job.eval_samples(list(indices)))
+    batches: list[Any] = list(job.eval_samples(list(indices)))
     assert len(batches) == len(indices), f"{len(indices)} samples requested, {len(batches)} read"
     return batches
 
@@ -146,7 +146,7 @@ class Samples:
         None where the metric is not a share of samples: of masked tokens, an area under a curve.
         """
         self._require_all(outputs)
-        found = []
+        found: list[int] = []
         for index in range(len(self)):
             meter = self.job.meter()
             meter.update(outputs[index], self._truths.get(index) or self._loaded[index])

@@ -34,7 +34,8 @@ HINT_S = 2.0  # of the probe that finds what LoadGen has to be told; a quarter o
 LEAST_DEADLINE_S = 30.0  # without an answer
 SLOWEST_BATCHES = 20  # the deadline in inferences of the slowest batch
 PROBE_FIELDS = ("queries", "over_latency", "p99_s", "valid", "duration_s")
-RATE_STEP, RATE_TRIES = 0.98, 3  # the whole run at the rate that was found, and below it where that is not valid
+RATE_STEP = 0.98  # from the rate that was found to the next one, where its whole run is not valid
+TRIES = 3  # of a performance run
 
 
 class NotAccurate(Exception):
@@ -102,7 +103,7 @@ class Scenarios:
         else:
             result = self._own(scenario, "accuracy", max_batch=self._max_batch(scenario))
         self._stop(scenario, "accuracy", result)
-        counts = {name: result.facts[name] for name in ("correct", "counted") if name in result.facts}
+        counts: dict[str, int] = {name: result.facts[name] for name in ("correct", "counted") if name in result.facts}
         if result.predictions is None:
             raise WorkerFailed("exception", f"{scenario}: the accuracy run left no predictions")
         kept = self._keep_predictions(scenario, result.predictions)
@@ -127,20 +128,34 @@ class Scenarios:
     # -- LoadGen's scenarios ------------------------------------------------------------------------------------------
 
     def measure(self, scenario: str) -> dict[str, Any]:
-        """The performance run of a LoadGen scenario; the fields of its test_stop."""
-        rates: Iterable[float | None] = [self.request.options.qps if scenario == "server" else None]
-        if scenario == "server" and self.request.options.find_qps:
+        """The performance run of a LoadGen scenario; the fields of its test_stop.
+
+        LoadGen is told the speed of the system before it runs. Where a short measurement of it misled, as on a machine
+        that others use too, it is corrected, and the run begins again.
+        """
+        is_server, options = scenario == "server", self.request.options
+        if is_server and options.find_qps:
             valid_qps = self.search(scenario).valid
             if valid_qps is None:
-                reason = "no rate of queries was valid"
-                return {"valid": False, "reasons": [reason], "metric": {}}
-            rates = [valid_qps * RATE_STEP**step for step in range(RATE_TRIES)]
-        for qps in rates:
-            result = self._loadgen(scenario, "performance", self._bound_s(scenario), qps=qps)
-            stop = self._stop(scenario, "performance", result)
-            if stop["valid"]:
+                return {"valid": False, "reasons": ["no rate of queries was valid"], "metric": {}}
+            for step in range(TRIES):
+                stop, _ = self._performance(scenario, {"qps": valid_qps * RATE_STEP**step})
+                if stop["valid"]:
+                    break
+            return stop
+        known = {"qps": options.qps} if is_server and options.qps else {}
+        is_given = bool(known)
+        for _ in range(TRIES):
+            stop, settings = self._performance(scenario, known)
+            known = {} if stop["valid"] or is_given else corrected(scenario, settings, stop)
+            if not known:
                 break
         return stop
+
+    def _performance(self, scenario: str, known: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(fields of the test_stop, the settings that were used) of a performance run."""
+        result = self._loadgen(scenario, "performance", self._bound_s(scenario), **known)
+        return self._stop(scenario, "performance", result), result.facts.get("settings") or {}
 
     def comply(self, scenario: str, performance: Mapping[str, float]) -> None:
         """The compliance tests of a scenario, if they are requested."""
@@ -183,18 +198,10 @@ class Scenarios:
         return found
 
     def _loadgen(
-        self,
-        scenario: str,
-        mode: str,
-        bound_s: float | None,
-        *,
-        qps: float | None = None,
-        duration_s: float | None = None,
-        is_probe: bool = False,
+        self, scenario: str, mode: str, bound_s: float | None, *, is_probe: bool = False, **known: float | None
     ) -> WorkerResult:
-        values = self.request.settings(
-            scenario, mode, num_samples=len(self.samples), bound_s=bound_s, qps=qps, duration_s=duration_s
-        )
+        """A LoadGen test; `known` are further values of `Request.settings`."""
+        values = self.request.settings(scenario, mode, num_samples=len(self.samples), bound_s=bound_s, **known)
         folder = self.directory / "loadgen" / scenario / ("search" if is_probe else mode)
         request = self._worker_request(scenario, self._max_batch(scenario), TestSettings(**values))
         return self._run(scenario, mode, request, folder, WORKER, is_probe=is_probe)
@@ -316,7 +323,7 @@ class Scenarios:
             }
             given = {name: values for name, values in columns.items() if values}
             for first in range(0, len(queries.issued_s), CHUNK):
-                part = {name: values[first : first + CHUNK] for name, values in given.items()}
+                part: dict[str, Any] = {name: values[first : first + CHUNK] for name, values in given.items()}
                 self.log.emit("queries", scenario=scenario, mode=mode, first=first, **part)
         stop = {**result.facts["test_stop"], "scenario": scenario, "mode": mode}
         stop["memory"] = result.facts.get("memory")
@@ -326,6 +333,23 @@ class Scenarios:
             stop["loadgen"] = {**stop["loadgen"], "directory": f"loadgen/{scenario}/{mode}"}
         self.log.emit("test_stop", **stop)
         return stop
+
+
+def corrected(scenario: str, settings: Mapping[str, Any], stop: Mapping[str, Any]) -> dict[str, float]:
+    """What LoadGen must be told instead, where a test failed because it was told a wrong speed; {} otherwise.
+
+    A run ends early where the system is faster than LoadGen was told. Half the rate is offered where queries were late.
+    """
+    if scenario == "server":
+        qps = settings.get("target_qps")
+        return {"qps": 0.5 * qps} if qps and stop["over_latency"] else {}
+    if stop["duration_s"] >= settings.get("min_duration_s", 0.0):
+        return {}
+    if scenario == "offline":
+        qps = settings.get("target_qps")
+        return {"qps": 2 * qps} if qps else {}
+    expected_s = settings.get("expected_latency_s")
+    return {"expected_latency_s": 0.5 * expected_s} if expected_s else {}
 
 
 def _failure(scenario: str, mode: str, result: WorkerResult) -> Exception:

@@ -42,7 +42,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     Shapes: input and residual ``[N, C, H, W]``; float32, float64, bfloat16 or float16, of one dtype. Parameters and
     buffers may be float32 beside a 16-bit input (best), or of its dtype. Statistics and sums are float32 (float64 for
-    float64). Channels_last is fast; other layouts are converted, and results and gradients converted back.
+    float64). Channels_last is fast; other layouts are converted, and results and gradients converted back, but for
+    contiguous float32 on a CPU without a group, which torch's own operators compute.
     Exports, torch.func's transforms and DTensors get torch's own operators, without a group.
 
     Raises:
@@ -88,6 +89,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         if self.eps < 0 or (of_batch and self.eps == 0):
             required = "positive in training" if of_batch else "at least 0"
             raise ValueError(f"batch_norm_act: eps must be {required}, got {self.eps}")
+        if self.group is None and _is_torchs_layout(input) and input.shape[1] == self.num_features:
+            return _followed(self, super().forward(input), residual)
         return _fused(self, input, residual, self._of_batch if of_batch else self._of_running)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -274,6 +277,13 @@ def _fused(
 def _followed(norm: BatchNormAct2d | FrozenBatchNormAct2d, y: Tensor, residual: Tensor | None) -> Tensor:
     """The addition and the activation in torch's operators."""
     return activated(y if residual is None else y + residual, slope_of(norm.activation, norm.negative_slope))
+
+
+def _is_torchs_layout(x: Tensor) -> bool:
+    """Whether torch is faster than the op between two conversions: on a CPU, of contiguous float32."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not x.is_contiguous():
+        return False
+    return not x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _nhwc(x: Tensor) -> Tensor:

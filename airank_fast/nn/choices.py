@@ -73,6 +73,14 @@ def contiguous_is_faster(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> boo
     return is_channels_last(x) or is_channels_last(conv.weight)
 
 
+def contiguous_network_is_faster(device: torch.device, channels: int) -> bool:
+    """Whether a float32 network of 4x4 convolutions of at least so many channels is faster in contiguous memory.
+
+    On AVX2 it is (bench/gan_step.py): there the weights' gradients take most of a step of one picture.
+    """
+    return device.type == "cpu" and channels >= CONTIGUOUS_CHANNELS and processor.instruction_set() == "AVX2"
+
+
 def winograd_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether ``conv`` of ``x`` is faster by Winograd's minimal filtering, and can be computed by it."""
     if conv.kernel_size != (3, 3) or conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:

@@ -314,10 +314,10 @@ def _latencies(ascending: list[float]) -> dict:
 
 
 def _parts(test: LoadTest) -> dict:
-    """Time in the queue and in the engine, of tests that state the former."""
+    """Time in the queue and in the engine, of tests that state the former; of a whole set the time of a batch alone."""
     queue_s, service_s = [], []
     if len(test.queue_s) == len(test.latency_s):
-        queue_s = sorted(test.queue_s)
+        queue_s = [] if test.scenario in WHOLE_SET else sorted(test.queue_s)
         service_s = sorted(took - waited for took, waited in zip(test.latency_s, test.queue_s, strict=True))
     found = {}
     for name, values in (("queue", queue_s), ("service", service_s)):

@@ -155,16 +155,17 @@ class _Plots:
         ]
         if not found:
             return Picture(f"{self.name}-memory", title)
-        most, rows = max(total for _, _, total in found), []
+        most, rows, texts = max(total for _, _, total in found), [], []
         for number, test, total in found:
             model = test.memory.get("model_bytes")
             pieces, text = self._parts(number, total, model, most)
             scenario = self._word(test.scenario)
             name = scenario if len(self.runs) == 1 else f"{self.labels[number]} · {scenario}"
-            rows.append((name, text, pieces))
+            rows.append((name, f"{total / MIB:.0f} MiB", pieces))  # room for the name on a telephone
+            texts.append(f"{name}: {text}")
         body, height = bar_plot(rows)
         legend = (("part-other", self.texts("memory_runtime")), (f"fill {colour(0)}", self.texts("memory_model")))
-        description = self.texts("semicolon").join(f"{name}: {text}" for name, text, _ in rows[:20])
+        description = self.texts("semicolon").join(texts[:20])
         note = self.texts("memory_parts_note")
         return Picture(f"{self.name}-memory", title, note, body, height, legend, description)
 

@@ -86,7 +86,7 @@ class InferenceRun:
     tests: list[Test]
     probes: list[dict]
     searches: list[dict]
-    warm_up: list[tuple[float, float]]  # batch size, seconds
+    warm_up: list[tuple[float, float]]  # batch size, seconds; of several warm-ups that of most sizes
     verdict: Verdict
     format: str = "events"
     warnings: list[str] = field(default_factory=list)
@@ -150,7 +150,7 @@ def read(path: Path, given: dict) -> InferenceRun:
         tests=[_test(test) for test in tally.tests[:_MAX_TESTS]],
         probes=[_probe(event) for event in tally.probes[:MAX_ITEMS]],
         searches=[clean(event) for event in tally.searches.values()][:_MAX_TESTS],
-        warm_up=_warm_up(warm_ups[-1] if warm_ups else {}),
+        warm_up=max(map(_warm_up, warm_ups), key=len, default=[]),
         verdict=judge(path, config, given),
         warnings=warnings,
         notes=[clean(str(note)) for note in tally.summary()["notes"]],

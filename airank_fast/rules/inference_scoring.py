@@ -121,14 +121,17 @@ class InferenceScore:
         return bool(sound) and all(sound)
 
 
-def score(runs: Sequence[InferenceRun], is_rehearsal: bool = False) -> InferenceScore:
-    """The results of inference runs; with `is_rehearsal` those of short runs and embedded data are judged as well."""
+def score(runs: Sequence[InferenceRun], is_rehearsal: bool = False, rules: str = "all") -> InferenceScore:
+    """The results of inference runs by the rules of mlperf, airank or all.
+
+    With `is_rehearsal` short runs and embedded data are judged as well. UserError for a run with malformed events.
+    """
     results, rows, notes = [], [], []
     for run in runs:
         notes += _left_out(run)
         try:
-            results += mlperf_results(run, is_rehearsal)
-            rows += airank_rows(run, is_rehearsal)
+            results += mlperf_results(run, is_rehearsal) if rules != "airank" else []
+            rows += airank_rows(run, is_rehearsal) if rules != "mlperf" else []
         except _MALFORMED as error:
             required = "must have events with the fields of their kinds"
             raise UserError(f"{run.path}: {required}, got {type(error).__name__}: {error}") from None

@@ -176,10 +176,9 @@ def _tests(entry: Entry, profile: str) -> list[str]:
 
 def _add(tree: Tree, entry: Entry, profile: str, request: Request) -> None:
     """Add everything of a scenario."""
-    first = request.first_line()
     for name in (SUMMARY, DETAIL):
-        tree.copy(f"{entry.results}/performance/run_1/{name}", entry.log("performance", name), first)
-        tree.copy(f"{entry.results}/accuracy/{name}", entry.log("accuracy", name), first)
+        _add_log(tree, f"{entry.results}/performance/run_1/{name}", entry.log("performance", name), request)
+        _add_log(tree, f"{entry.results}/accuracy/{name}", entry.log("accuracy", name), request)
     cut, checksum = truncated(entry.log("accuracy", ACCURACY))
     tree.add(f"{entry.results}/accuracy/{ACCURACY}", cut)
     tree.add(f"{entry.results}/accuracy/accuracy.txt", _marked(_accuracy_text(entry), request) + f"hash={checksum}\n")
@@ -193,11 +192,21 @@ def _add(tree: Tree, entry: Entry, profile: str, request: Request) -> None:
         tree.add(f"{entry.measurements}/mlperf.conf", _marked(_mlperf_conf(profile, entry), request))
 
 
+def _add_log(tree: Tree, name: str, log: Path, request: Request) -> None:
+    """Add a log of LoadGen; that of a rehearsal has its mark as the last line, since a checker reads the first one."""
+    if request.first_line() is None:
+        tree.copy(name, log)
+    elif log.is_symlink():
+        raise UserError(f"{log}: must be a regular file, got a symbolic link")
+    else:
+        tree.add(name, log.read_bytes() + f"{request.first_line()}\n".encode())
+
+
 def _add_test(tree: Tree, entry: Entry, test: str, request: Request) -> None:
     """Add a compliance test with the verdicts that its logs give."""
-    folder, first = f"{entry.compliance}/{test}", request.first_line()
+    folder = f"{entry.compliance}/{test}"
     for name in (SUMMARY, DETAIL):
-        tree.copy(f"{folder}/performance/run_1/{name}", entry.log(test, name), first)
+        _add_log(tree, f"{folder}/performance/run_1/{name}", entry.log(test, name), request)
     tree.add(f"{folder}/{compliance.PERFORMANCE_VERDICT}", _marked(_speed_verdict(entry, test), request))
     if test == "TEST01":
         verdict, correct, total = _answers_verdict(entry)

@@ -9,7 +9,9 @@ from submission import synthetic
 
 from airank_fast import rehearse
 from airank_fast.errors import UserError
+from airank_fast.rules.airank_score import MODELS
 from airank_fast.rules.trees import MLPERF_FIELDS
+from airank_fast.tasks import all_tasks
 
 
 def python(code):
@@ -40,7 +42,7 @@ def test_what_the_package_command_asks_for_is_answered(tmp_path):
     bert = [synthetic.bert(tmp_path / f"b{n}", n, submission=org) for n in range(10)]
     (tmp_path / "out").mkdir()
     rehearsal = rehearse.Rehearsal(tmp_path / "out")
-    rehearse.package(rehearsal, resnet, bert)
+    rehearse.package(rehearsal, resnet, bert, [])
     steps = {step.name: step for step in rehearsal.steps}
     assert steps["package gp2bm, without answers"].status == 2
     assert steps["package gp2bm"].status == 0
@@ -61,7 +63,7 @@ def test_every_field_that_may_be_required_has_an_answer():
     assert rehearse._answers("error: something else") == []
 
 
-@pytest.mark.parametrize("arguments", [["--quick", "--full"], ["--output", "{occupied}"]])
+@pytest.mark.parametrize("arguments", [["--quick", "--full"], ["--quick", "--all"], ["--output", "{occupied}"]])
 def test_bad_input_is_one_line(tmp_path, arguments):
     (tmp_path / "file").write_text("x")
     done = rehearse.Rehearsal(tmp_path).airank_fast(
@@ -80,6 +82,27 @@ def test_without_the_official_checkers_it_does_not_begin(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"mlperf-logging: must be installed \(pip install .*\[rehearse\]'\), got none"):
         rehearse.main()
     assert not list(tmp_path.iterdir())
+
+
+def test_all_trains_every_task_once_beside_the_two_sets(tmp_path, monkeypatch):
+    rehearsal = rehearse.Rehearsal(tmp_path)
+    calls = []
+    monkeypatch.setattr(rehearsal, "airank_fast", lambda name, *call, **_: calls.append((name, *call)))
+    made = rehearse.train_others(rehearsal)
+    trained = {call[2] for call in calls}
+    assert trained == {task.name for task in all_tasks()} - {"resnet50", "bert"}
+    assert [run.name for run in made] == [call[2] for call in calls]
+    handed_in = [task for task in all_tasks() if task.name in trained | {"resnet50", "bert"}]
+    assert {task.names.get("airank") for task in handed_in} >= {*MODELS["2020-12"]}
+
+
+def test_coverage_below_all_tasks_is_not_as_expected(tmp_path):
+    bert = [synthetic.bert(tmp_path / "b1", 1)]
+    (tmp_path / "out").mkdir()
+    rehearsal = rehearse.Rehearsal(tmp_path / "out")
+    rehearse.judge(rehearsal, bert, is_all=True)
+    rehearse.judge(rehearsal, bert, is_all=False)
+    assert [step.as_expected for step in rehearsal.steps if step.name == "score"] == [False, True]
 
 
 def test_inference_goes_through_every_command(tmp_path, monkeypatch):

@@ -113,9 +113,10 @@ def test_other_bad_input(scenes, tmp_path, capsys):
     refused(weights, capsys, "gone: must be a readable file of weights")
 
 
-def test_the_main_job_reaches_its_target(tmp_path, capsys):
-    output = tmp_path / "out"
-    assert here(["mask_rcnn", "--output", str(output)], num_threads=1) == 0
+def test_the_main_job_reaches_a_lower_target(tmp_path, capsys):
+    """In 200 steps, where an untrained network has 0; bench/convergence.py trains to the recipe's, 0.4 of each."""
+    output, lower = tmp_path / "out", ["--eval-every", "100", "--target", "box_ap=0.1,mask_ap=0.1"]
+    assert here(["mask_rcnn", *lower, "--output", str(output)], num_threads=1) == 0
     assert capsys.readouterr().err.count(digit_coco.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("success", "target")

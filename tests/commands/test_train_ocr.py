@@ -163,12 +163,13 @@ def test_other_bad_input(lines, tmp_path, capsys):
     refused(arguments(lines, tmp_path / "d", "--batch-size", "64"), capsys, "batch size: must be at most the 48")
 
 
-def test_the_main_job_reaches_its_target(tmp_path, capsys):
+def test_the_main_job_reaches_a_lower_target(tmp_path, capsys):
+    """Lines that are read whole; bench/convergence.py trains to the recipe's, 0.88."""
     output = tmp_path / "out"
-    assert here(["ocr", "--seed", "5", "--output", str(output)], num_threads=1) == 0
+    assert here(["ocr", "--seed", "5", "--target", "0.3", "--output", str(output)], num_threads=1) == 0
     assert capsys.readouterr().err.count(digit_scenes.NAME) == 1
     summary = summarize(read_events(output / "events.jsonl"))
     assert (summary["status"], summary["reason"]) == ("success", "target")
-    assert summary["best_accuracy"] >= summary["target"] == 0.88
+    assert summary["best_accuracy"] >= summary["target"] == 0.3
     (data,) = events_of(output, "data")
     assert (data["train_samples"], data["eval_samples"]) == (6000, 1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from airank_fast.data.images import ImageFolder
 
@@ -14,6 +13,8 @@ NUM_TRAIN, NUM_VAL = 24, 11  # neither divides by the batch sizes of the tests
 
 def photographs(num: int, seed: int) -> list[Image.Image]:
     """Crops of scikit-learn's two sample photographs, of sizes from 120 x 90 to 500 x 375 and upright ones."""
+    from sklearn.datasets import load_sample_images  # which takes seconds, in each process of pytest
+
     rng = np.random.default_rng(seed)
     sources = [Image.fromarray(array) for array in load_sample_images().images]
     pictures = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from airank_fast.data.text.trigrams import Bags, bucket, rarity, trigrams
 
@@ -46,6 +45,8 @@ def test_texts_are_taken_in_any_order(order):
 
 def test_weights_are_scikit_learns_tf_idf():
     texts, num_buckets = TEXTS[:2] + TEXTS[4:], 2**20
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     oracle = TfidfVectorizer(analyzer=lambda text: [bucket(each, num_buckets) for each in trigrams(text)])
     expected = oracle.fit_transform(texts)
     bags = Bags.of(texts, num_buckets)

@@ -22,7 +22,7 @@ pytest.importorskip("onnxscript")
 
 from airank_fast.inference.samples import CPU  # noqa: E402
 
-SMALL = "tsm"
+SMALL = "deeplabv3plus"
 
 
 def engine_of(task: str, backend: str, **options):
@@ -90,7 +90,8 @@ def test_onnxruntime_has_torchs_outputs_and_says_what_ran():
     for part in ([0], [1, 2, 3, 4]):
         got = engine.run(samples.batch(part))
         expected = engine_of(SMALL, "torch").run(samples.batch(part))
-        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert got.shape == expected.shape
+        assert (got == expected).float().mean() > 0.9995  # classes of pixels
     assert engine.facts["providers"] == ["CPUExecutionProvider"]
     assert engine.facts["precision"] == "fp32"
     assert sum(number for name, number in engine.facts["nodes"].items() if "Conv" in name) > 0
@@ -118,7 +119,8 @@ def test_int8_is_calibrated_on_training_samples_and_runs_in_int8(monkeypatch):
     samples.load(range(8))
     got = engine.run(samples.batch(range(8)))
     expected = engine_of(SMALL, "torch").run(samples.batch(range(8)))
-    assert 0 < (got - expected).abs().max() < 0.3 * expected.abs().max()
+    assert 0.9 < (got == expected).float().mean() < 1
+    assert 1e-3 < facts["largest_error"] < 1  # of logits
     assert facts["file_bytes"] < 0.5 * engine_of(SMALL, "onnxruntime").facts["file_bytes"]
 
 

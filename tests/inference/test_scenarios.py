@@ -43,9 +43,10 @@ class PlayedSamples:
 class Workers:
     """Plays `run_worker`: what was requested, and what each test is said to have shown."""
 
-    def __init__(self, correct=NUM_RIGHT, capacity_qps=100.0, outcomes=None, batch=5):
+    def __init__(self, correct=NUM_RIGHT, capacity_qps=100.0, outcomes=None, batch=5, stops=None):
         self.correct, self.capacity_qps, self.batch = correct, capacity_qps, batch
         self.outcomes = outcomes or {}
+        self.stops = stops or {}  # of the first test of each kind
         self.calls = []
 
     def __call__(self, request, directory, *, deadline_s, on_line, should_stop, module):
@@ -83,7 +84,10 @@ class Workers:
             is_late = qps > self.capacity_qps
             stop |= {"metric": {"scheduled_qps": qps}, "over_latency": 500 if is_late else 0, "num_queries": 1000}
             stop |= {"valid": False, "reasons": ["late"]} if is_late else {}
-        facts["test_stop"] = stop
+        facts["test_stop"] = stop | self.stops.pop((scenario, mode), {})
+        if request.settings:
+            facts["settings"] = request.settings.as_json() | {"target_qps": qps or 40.0}
+            facts["settings"]["expected_latency_s"] = request.settings.expected_latency_s or 0.02
         return WorkerResult("done", facts=facts, queries=Queries([0.0], [0.5], [0.0], [1]), predictions=predictions)
 
 
@@ -224,3 +228,34 @@ def test_a_bound_that_is_given_stays_as_it_is(tmp_path, monkeypatch):
     made(tmp_path, monkeypatch, workers, "--scenario", "server", "--target-latency", "7").run()
     assert {request.bound_s for _, _, request in workers.calls} == {0.007}
     assert {request.settings.target_latency_s for _, _, request in workers.calls} == {0.007}
+
+
+SHORT = {"valid": False, "reasons": ["the test must last 60 s, lasted 1 s"], "duration_s": 1.0}
+LATE = {"valid": False, "reasons": ["late"], "over_latency": 9}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "first", "told"),
+    [
+        ("offline", SHORT, [("target_qps", None), ("target_qps", 80.0)]),
+        ("singlestream", SHORT, [("expected_latency_s", None), ("expected_latency_s", 0.01)]),
+        ("server", LATE, [("target_qps", None), ("target_qps", 5.0)]),
+        ("server", SHORT, [("target_qps", None)]),
+        ("offline", {"valid": False, "reasons": ["void"], "duration_s": 61.0}, [("target_qps", None)]),
+    ],
+)
+def test_a_wrong_measurement_of_the_speed_is_corrected(scenario, first, told, tmp_path, monkeypatch):
+    workers = Workers(stops={(scenario, "performance"): first})
+    run = made(tmp_path, monkeypatch, workers, "--scenario", scenario)
+    run.run()
+    tests = [request.settings for _, mode, request in workers.calls if mode == "performance"]
+    assert [(name, getattr(test, name)) for (name, _), test in zip(told, tests, strict=True)] == told
+    assert bool(run.not_valid) is (len(told) == 1)
+
+
+def test_a_rate_that_is_given_is_not_corrected(tmp_path, monkeypatch):
+    workers = Workers(stops={("server", "performance"): LATE})
+    run = made(tmp_path, monkeypatch, workers, "--scenario", "server", "--qps", "33")
+    run.run()
+    assert run.not_valid == ["server: late"]
+    assert [request.settings.target_qps for _, mode, request in workers.calls if mode == "performance"] == [33.0]

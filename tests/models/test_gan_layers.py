@@ -11,6 +11,8 @@ from known_weights import fill, uniform
 from torch import nn
 from torch.nn import functional as F
 
+from airank_fast import processor
+from airank_fast.engine.weights import place
 from airank_fast.models.cyclegan import ResNetGenerator
 from airank_fast.models.gan_layers import PatchGAN, adversarial_loss
 from airank_fast.models.pix2pix import UNet
@@ -112,3 +114,37 @@ def test_adversarial_losses_by_their_definition():
         torch.testing.assert_close(squares, F.mse_loss(logits, target))
         entropy = adversarial_loss(logits, is_real, "bce")
         torch.testing.assert_close(entropy, F.binary_cross_entropy_with_logits(logits, target))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "device", "width", "expected"),
+    [
+        ("AVX2", "cpu", 64, torch.contiguous_format),
+        ("AVX2", "cpu", 8, torch.channels_last),
+        ("AVX512", "cpu", 64, torch.channels_last),
+        ("AVX2", "cuda", 64, torch.channels_last),
+    ],
+)
+def test_networks_with_batch_norm_are_contiguous_where_that_is_faster(
+    monkeypatch, instructions, device, width, expected
+):
+    monkeypatch.setattr(processor, "instruction_set", lambda: instructions)
+    for network in (UNet(3, 3, width, 2), PatchGAN(6, width, 1, norm="batch")):
+        assert network.layout(torch.device(device)) == expected
+    assert UNet(3, 3, width, 2, fused=False).layout(torch.device(device)) == torch.channels_last
+    assert PatchGAN(3, width, 1, norm="instance").layout(torch.device(device)) == torch.channels_last
+
+
+def test_both_layouts_have_the_same_values_and_gradients(monkeypatch):
+    pictures = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    found = []
+    for instructions in ("AVX2", "AVX512"):
+        monkeypatch.setattr(processor, "instruction_set", lambda name=instructions: name)
+        torch.manual_seed(0)
+        network = place(UNet(3, 3, 64, 3), "fp32", torch.device("cpu"))
+        made = network(pictures)
+        assert made.is_contiguous() == (instructions == "AVX2")
+        found.append([made, *torch.autograd.grad(made.square().sum(), [*network.parameters()])])
+        found[-1] += [norm.running_var for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)]
+    for got, want in zip(*found, strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from quality.scikit_learn import roc_auc_score
 
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError

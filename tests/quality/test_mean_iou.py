@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, jaccard_score
 
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError
@@ -35,6 +34,8 @@ def of_batches(parts) -> dict[str, float]:
 def expected() -> float:
     guesses, labels = pictures()
     counted = labels != 255
+    from sklearn.metrics import jaccard_score
+
     return jaccard_score(labels[counted], guesses[counted], average="macro", labels=[0, 1, 2, 3, 5])
 
 
@@ -49,6 +50,8 @@ def test_the_matrix_has_labels_in_rows():
     meter.update(guesses, SimpleNamespace(labels=labels))
     meter.values(ALONE)
     counted = labels != 255
+    from sklearn.metrics import confusion_matrix
+
     assert np.array_equal(meter.matrix, confusion_matrix(labels[counted], guesses[counted], labels=range(6)))
     assert meter.counts == {}
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from quality.scikit_learn import roc_auc_score
 from ranks import on_two_ranks
-from sklearn.metrics import roc_auc_score
 
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError

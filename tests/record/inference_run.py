@@ -174,8 +174,10 @@ class InferenceStory:
         self.emit("test_start", scenario=scenario, mode="accuracy", settings=settings)
         duration_s = self.eval_samples / 40
         self.t += duration_s
-        num_queries = 1 if scenario in ("offline", "flagperf") else self.eval_samples
-        self.emit("test_stop", **self.stop(scenario, "accuracy", {}, num_queries, self.eval_samples, duration_s))
+        per_query = 8 if scenario == "multistream" else 1  # LoadGen fills up the last query
+        num_samples = -(-self.eval_samples // per_query) * per_query
+        num_queries = 1 if scenario in ("offline", "flagperf") else num_samples // per_query
+        self.emit("test_stop", **self.stop(scenario, "accuracy", {}, num_queries, num_samples, duration_s))
         wrong = self.eval_samples - self.correct
         order = sorted(range(self.eval_samples), key=lambda index: index * 131 % self.eval_samples)
         results = [1] * self.eval_samples

@@ -69,6 +69,9 @@ def test_queue_and_service_add_up():
     assert found["queue_p50_s"] == 0.008
     assert found["service_p50_s"] == pytest.approx(0.010)
     assert found["service_p99_s"] == pytest.approx(0.012)
+    whole = closed_loop([0.1, 0.2], "offline")
+    whole.queue_s = [0.0, 0.1]
+    assert (figures(whole)["queue_p50_s"], figures(whole)["service_p50_s"]) == (None, 0.1)
 
 
 @pytest.mark.parametrize("profile", SCENARIOS)

@@ -316,3 +316,31 @@ def test_the_tail_of_a_distribution_ends_with_what_the_queries_resolve():
     at_90 = min(range(len(curve)), key=lambda index: abs(curve.x[index] - 1))
     assert curve.y[at_90] == 901  # LoadGen's: index 900 of 0 ... 999
     assert len(inference_reading._distribution([])) == 0
+
+
+def test_a_stall_is_seen(events, tmp_path):
+    def stall(event):
+        if (event["kind"], event.get("scenario"), event.get("mode")) == ("queries", "singlestream", "performance"):
+            event["latency_s"][10] = 30.0 if event["first"] == 0 else event["latency_s"][10]
+        return event
+
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in changed(events, stall)))
+    (test,) = (test for test in read(path).measured if test.scenario == "singlestream")
+    assert max(test.over_time.high) == 30_000
+    page, _, pictures = made([path])
+    (picture,) = (svg for name, svg in pictures.items() if name.endswith("time-singlestream.svg"))
+    assert "to 30k" in picture
+    _, _, stop = queries_of(events, "singlestream")
+    assert f"{100 * 30 / stop['duration_s']:.2f}" in page.text  # the share of stalls
+
+
+def test_of_several_warm_ups_that_of_most_sizes_is_drawn(events, tmp_path):
+    warm_ups = iter([[[1, 0.5]], [[1, 0.5], [2, 0.8], [4, 1.0]], [[1, 0.5]], [[1, 0.5]]])
+    some = changed(events, lambda event: event | ({"times": next(warm_ups)} if event["kind"] == "warm_up" else {}))
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in some))
+    assert read(path).warm_up == [(1, 0.5), (2, 0.8), (4, 1.0)]
+    assert "from 2 to 4" in made([path])[0].text  # 2.5 samples/s with two, 4 with four

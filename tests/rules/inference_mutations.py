@@ -106,6 +106,7 @@ forbid("result 1 % better, offline", "result", scaled(OFFLINE, "result_samples_p
 forbid("result 1 % better, single stream", "result", scaled(SS, "early_stopping_latency_ss", 0.99))
 forbid("p99 for inferred results edited", "result", scaled(SS, "early_stopping_latency_ms", 0.99))
 forbid("mean latency halved", "result", scaled(SS, "result_mean_latency_ns", 0.5))
+forbid("more queries a second than the latencies allow", "result", scaled(SS, "result_qps_with_loadgen_overhead", 1.01))
 forbid("p90 above the maximum", "contradiction", scaled(OFFLINE, "result_90.00_percentile_latency_ns", 3))
 forbid("p99 below p90", "contradiction", scaled(MS, "result_99.00_percentile_per_query_latency_ns", 0.1))
 forbid("longest latency shorter than the test", "duration", scaled(OFFLINE, "result_max_latency_ns", 0.5))

@@ -131,6 +131,8 @@ def test_the_command_tells_training_and_inference_apart(tmp_path):
     assert "MLPerf resnet" not in done.stdout
     (tmp_path / "training").mkdir()
     Runs(tmp_path / "training").write("resnet50", [28.0, 29.0, 28.5, 30.0, 31.0])
+    none = json.loads(run(command, tmp_path / "inference", "--rules", "airank", "--json").stdout)["inference"]
+    assert (none["mlperf"], none["airank"]["rows"]) == ([], [])
     both = run(command, tmp_path, "--json", "--b-minutes", "16.882")
     assert both.returncode == 0
     result = json.loads(both.stdout)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rules.inference_changes import edit_log
 from rules.inference_mutations import MUTATIONS
-from rules.loadgen_logs import ORGANIZATION, LoadGenTest, record, whole_log, write_test, write_tree
+from rules.loadgen_logs import ORGANIZATION, PERCENTILES, LoadGenTest, digits, record, whole_log, write_test, write_tree
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
@@ -21,7 +21,7 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules import verifying
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule, worst
-from airank_fast.rules.inference_profiles import PROFILES
+from airank_fast.rules.inference_profiles import PROFILES, TEST01_LOG_SAMPLES, TEST01_LOG_SEED, TEST04_INDEX
 from airank_fast.rules.mlperf_inference import rules, tree
 
 # Rules that no change of a tree of ResNet-50 breaks: of Server, of logs that stand alone, and warnings.
@@ -226,6 +226,27 @@ def test_a_log_alone(tmp_path):
     assert "inference.valid" in errors(folder)
 
 
+def test_a_stall_in_the_last_query_is_no_contradiction(tmp_path):
+    """500 queries of 1 ms and one of 2 s, which has been issued, not answered, when the rate is taken."""
+    num, mean_ns = 501, (500 * 1_000_000 + 2_000_000_000) // 501
+    changes = {
+        "result_query_count": num,
+        "result_mean_latency_ns": mean_ns,
+        "result_qps_without_loadgen_overhead": digits(1e9 / mean_ns),
+        "result_qps_with_loadgen_overhead": digits(500 / 0.5005),
+        "effective_min_duration_ms": 500,
+        "requested_min_duration_ms": 500,
+        "result_max_latency_ns": 2_000_000_000,
+        "early_stopping_result": None,
+    }
+    names = ("result_min_latency_ns", *(f"result_{each}_percentile_latency_ns" for each in PERCENTILES))
+    changes |= dict.fromkeys((*names, "early_stopping_latency_ss"), 1_000_000)
+    write_test(tmp_path, LoadGenTest(changes=changes))
+    assert errors(tmp_path) == set()
+    edit_log(tmp_path / "mlperf_log_detail.txt", {"result_qps_with_loadgen_overhead": 1100.0})
+    assert "inference.result" in errors(tmp_path)
+
+
 def test_a_log_of_other_seeds_and_of_a_compliance_test(tmp_path):
     other = LoadGenTest(changes={"effective_qsl_rng_seed": 1, "requested_qsl_rng_seed": 1})
     write_test(tmp_path / "a", other)
@@ -298,8 +319,12 @@ settings.server_target_qps, settings.server_target_latency_ns = 3000, 10_000_000
 settings.server_target_latency_percentile = settings.multi_stream_target_latency_percentile = 0.99
 settings.offline_expected_qps = 50_000
 settings.qsl_rng_seed, settings.sample_index_rng_seed, settings.schedule_rng_seed = map(int, sys.argv[4:7])
+if mode == "TEST01":
+    settings.accuracy_log_rng_seed, settings.accuracy_log_sampling_target = map(int, sys.argv[7:9])
+if mode == "TEST04":
+    settings.performance_issue_same, settings.performance_issue_same_index = True, int(sys.argv[9])
 answer = array.array("b", bytes(4))
-wait_s = {"Offline": 0.45, "Server": 0.0}.get(scenario, 0.0005) if mode == "performance" else 0.0
+wait_s = {"Offline": 0.45, "Server": 0.0}.get(scenario, 0.0005) if mode != "accuracy" else 0.0
 def issue(samples):
     time.sleep(wait_s)
     address, _ = answer.buffer_info()
@@ -319,27 +344,31 @@ lg.StartTestWithLogSettings(sut, qsl, settings, logs, "")
         ("Server", "performance"),
         ("Offline", "performance"),
         ("Offline", "accuracy"),
+        ("SingleStream", "TEST01"),
+        ("SingleStream", "TEST04"),
     ],
 )
 def test_real_logs(tmp_path, scenario, mode):
     """LoadGen's own logs of a system that answers at once: the book finds nothing to refuse."""
     pytest.importorskip("mlperf_loadgen")
-    seeds = map(str, PROFILES["v6.1"].seeds)
-    command = [sys.executable, "-c", _REAL, scenario, mode, str(tmp_path), *seeds]
+    folder = tmp_path / mode
+    folder.mkdir()
+    numbers = map(str, (*PROFILES["v6.1"].seeds, TEST01_LOG_SEED, TEST01_LOG_SAMPLES, TEST04_INDEX))
+    command = [sys.executable, "-c", _REAL, scenario, mode, str(folder), *numbers]
     subprocess.run(command, check=True, timeout=60, cwd=tmp_path)
     findings = list(verifying.verify(tmp_path))
     assert [str(each) for each in findings if each.severity == ERROR] == []
     assert {each.rule for each in findings} <= {"inference.duration", "inference.min_queries", "inference.warned"}
-    detail = read_detail(Lines(tmp_path / "mlperf_log_detail.txt"))
+    detail = read_detail(Lines(folder / "mlperf_log_detail.txt"))
     made_up = LoadGenTest(scenario, mode).values()
     missing = [key for key in made_up if key.startswith(("effective", "result", "early")) and key not in detail.values]
     assert missing == []
     if mode == "accuracy":
-        answers = read_accuracy(Lines(tmp_path / "mlperf_log_accuracy.json"))
+        answers = read_accuracy(Lines(folder / "mlperf_log_accuracy.json"))
         assert sorted(answers.data) == list(range(90))
         assert set(answers.data.values()) == {"00000000"}
     else:
-        assert read_summary(Lines(tmp_path / "mlperf_log_summary.txt")).value("Scenario") == scenario
+        assert read_summary(Lines(folder / "mlperf_log_summary.txt")).value("Scenario") == scenario
 
 
 # readers

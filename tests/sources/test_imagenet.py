@@ -13,7 +13,6 @@ from PIL import Image
 pytest.importorskip("scipy")
 
 import numpy as np
-import scipy.io
 
 from airank_fast import prepare
 from airank_fast.data.images import ImageFolder
@@ -47,6 +46,8 @@ def devkit(path: Path, truth=TRUTH, classes=CLASSES) -> None:
     record = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
     rows = [(number, wnid, "a thing", 0) for number, wnid in classes.items()] + [(4, "n00001740", "entity", 2)]
     meta = io.BytesIO()
+    import scipy.io
+
     scipy.io.savemat(meta, {"synsets": np.array(rows, dtype=record)})
     tar_of(
         path,

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ class PairBatch(Batch):
     def merged(cls, batches: Sequence[PairBatch]) -> PairBatch:
         """See Batch.merged."""
         parts = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
-        offsets = {}
+        offsets: dict[str, Any] = {}
         for side in ("query", "document"):
             name = f"{side}_offsets"
             lengths = torch.cat([each.diff() for each in parts[name]])

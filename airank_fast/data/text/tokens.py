@@ -77,12 +77,12 @@ class TokenBatch(Batch):
         offsets = torch.from_numpy(np.cumsum([0, *lengths])).to(first.labels.device)
         masked = [batch.masked_positions + start for batch, start in zip(batches, starts, strict=False)]
         return cls(
-            *(joined([getattr(batch, name) for batch in batches]) for name in cls.INPUTS),
-            torch.cat(masked),
-            torch.cat([batch.labels for batch in batches]),
-            None if is_next[0] is None else joined(is_next),
-            lengths,
-            offsets,
+            **{name: joined([getattr(batch, name) for batch in batches]) for name in cls.INPUTS},
+            masked_positions=torch.cat(masked),
+            labels=torch.cat([batch.labels for batch in batches]),
+            next_sentence_label=None if is_next[0] is None else joined(is_next),
+            lengths=lengths,
+            offsets=offsets,
         )
 
     def shape_key(self) -> object:
