@@ -119,6 +119,7 @@ def _differences(settings: TestSettings, num_samples: int, effective: Mapping[st
     for key, value in required_values(settings, num_samples).items():
         got = effective.get(key)
         both_numbers = isinstance(value, float) and isinstance(got, (int, float))
+        # LoadGen prints six digits of a rate.
         is_same = abs(got - value) <= 1e-5 * abs(value) if both_numbers else got == value
         if not is_same:
             found.append(f"effective_{key}: must be {value}, LoadGen's log has {got}")

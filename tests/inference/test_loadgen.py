@@ -288,3 +288,19 @@ def test_settings_travel():
     assert Settings.from_json(json.loads(json.dumps(test.as_json()))) == test
     request = WorkerRequest(settings=test, extra={"a": 1})
     assert WorkerRequest.from_json(json.loads(json.dumps(request.as_json()))) == request
+
+
+@pytest.mark.parametrize(("logged", "differs"), [(12.1107, False), (12.111, True)])
+def test_a_rate_is_compared_by_the_six_digits_that_loadgen_prints(logged, differs):
+    test = Settings(
+        scenario="server",
+        mode="performance",
+        profile="v6.1",
+        min_duration_s=1.0,
+        min_queries=1,
+        performance_count=4,
+        target_latency_s=0.1,
+        target_qps=12.110725114069606,
+    )
+    seen = {**required_values(test, 4), "target_qps": logged}
+    assert bool(verdict._differences(test, 4, seen)) is differs
