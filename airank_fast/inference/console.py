@@ -123,9 +123,16 @@ def result(scenario: str, metric: Mapping[str, Any]) -> str:
 
 
 def final_table(summary: Mapping[str, Any]) -> str:
-    """The figures of `inference_metrics.summarize`, a row for each scenario; latencies in ms, memory in MiB."""
-    rows = [_row(name, figures, summary) for name, figures in summary["scenarios"].items()]
-    return "\n".join(table(HEADER, rows)) if rows else "no scenario was measured"
+    """The figures of `inference_metrics.summarize`, a row for each scenario; latencies in ms, memory in MiB.
+
+    Below the rows is why a scenario is not valid.
+    """
+    scenarios: Mapping[str, Mapping[str, Any]] = summary["scenarios"]
+    if not scenarios:
+        return "no scenario was measured"
+    rows = [_row(name, figures, summary) for name, figures in scenarios.items()]
+    reasons = [f"{name}: {each}" for name, figures in scenarios.items() for each in figures.get("reasons") or ()]
+    return "\n".join([*table(HEADER, rows), *reasons])
 
 
 def _row(scenario: str, figures: Mapping[str, Any], summary: Mapping[str, Any]) -> Sequence[str]:
@@ -140,7 +147,7 @@ def _row(scenario: str, figures: Mapping[str, Any], summary: Mapping[str, Any]) 
         *(milliseconds(figures.get(f"latency_{name}_s")) for name in ("p50", "p90", "p99")),
         "-" if figures.get("samples_per_s") is None else f"{figures['samples_per_s']:.4g}",
         _mib(memory.get("total_bytes")),
-        "valid" if figures.get("valid") else "; ".join(figures.get("reasons") or ["not valid"]),
+        "valid" if figures.get("valid") else "NOT valid",
     )
 
 
