@@ -194,7 +194,8 @@ def _with_norm(conv: Any, norm: Any) -> nn.Module:
     options = {"dilation": conv.dilation, "groups": conv.groups, "padding_mode": conv.padding_mode, "bias": True}
     if transposed:
         options["output_padding"] = conv.output_padding
-    made: Any = nn.utils.skip_init(nn.ConvTranspose2d if transposed else nn.Conv2d, *geometry, **options)
+    kind: Any = nn.ConvTranspose2d if transposed else nn.Conv2d
+    made: Any = kind(*geometry, **options, device="meta")  # without random weights; both are replaced below
     by_channel = scale.view(1, -1, 1, 1) if transposed else scale.view(-1, 1, 1, 1)
     made.weight = nn.Parameter((conv.weight.double() * by_channel).to(conv.weight), requires_grad=False)
     made.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)
