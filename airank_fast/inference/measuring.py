@@ -26,6 +26,7 @@ from airank_fast.inference.verdict import Outcome
 
 FAILED_TEST_S = 2.0  # for LoadGen to end a test that has failed; Server's would go on until its last query is due
 SWITCH_S = 0.0005  # a callback waits so long for another thread of Python, 5 ms by default
+MOST_QUERIES = 1_000_000
 PREDICTIONS = "predictions.npz"
 
 
@@ -81,7 +82,7 @@ def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
 
     LoadGen makes its queries ahead: for twice the duration at the expected latency, for 1.1 times the duration at the
     expected rate of Offline. It must not run out of them where other programs disturbed the probe and not the test, so
-    that the hints are from the fastest of the probe's batches, and from the fastest quarter of them.
+    that the hints are from the fastest of the probe's batches, and of Offline from the fastest tenth of them.
     """
     scenario, bound_s = settings.scenario, settings.target_latency_s or context.request.bound_s
     if scenario in ("singlestream", "multistream"):
@@ -90,7 +91,7 @@ def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
         if settings.is_accuracy or settings.expected_latency_s is not None:
             return settings
         latency_s = _probed(context, scenario, size, 0.0) * -(-settings.samples_per_query // size)
-        return dataclasses.replace(settings, expected_latency_s=0.8 * latency_s)
+        return dataclasses.replace(settings, expected_latency_s=expected_latency(latency_s, settings.min_duration_s))
     prepared = getattr(context.engine, "batch_sizes", ())
     sizes = batch_sizes(prepared, context.request.max_batch)
     context.warm_up(sizes, bound_s if scenario == "server" else None)
@@ -98,8 +99,17 @@ def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
         return settings
     fitting = {size: s for size, s in context.times.items() if bound_s is None or s <= 0.5 * bound_s}
     size = batcher.best_batch(fitting) if fitting else min(context.times)
-    rate = size / _probed(context, scenario, size, 0.25)
+    rate = size / _probed(context, scenario, size, 0.1)
     return dataclasses.replace(settings, target_qps=1.1 * rate if scenario == "offline" else 0.5 * rate)
+
+
+def expected_latency(fastest_s: float, duration_s: float) -> float:
+    """The expected latency to tell LoadGen, which makes 2 x duration / expected latency queries ahead.
+
+    They suffice for a system that is five times as fast in the test as in the probe, as after heavy disturbance; where
+    that would be more than a million queries, 355 bytes each, for one that is 2.5 times as fast.
+    """
+    return max(0.4 * fastest_s, min(0.8 * fastest_s, 2 * duration_s / MOST_QUERIES))
 
 
 def _probed(context: Context, scenario: str, size: int, quantile: float) -> float:

@@ -48,7 +48,7 @@ class Outcome:
 
         An early-stopping latency of 0 is LoadGen's for too few queries, and left out.
         """
-        return {name: self.result[key] * scale for name, key, scale in _METRICS[scenario] if self.result.get(key)}
+        return {name: self.result[key] / divisor for name, key, divisor in _METRICS[scenario] if self.result.get(key)}
 
 
 _METRICS: dict[str, tuple[tuple[str, str, float], ...]] = {
@@ -56,13 +56,13 @@ _METRICS: dict[str, tuple[tuple[str, str, float], ...]] = {
     "server": (
         ("scheduled_qps", "result_scheduled_samples_per_sec", 1.0),
         ("completed_qps", "result_completed_samples_per_sec", 1.0),
-        ("latency_p99_s", "result_99.00_percentile_latency_ns", 1e-9),
+        ("latency_p99_s", "result_99.00_percentile_latency_ns", 1e9),
     ),
     "singlestream": (
-        ("latency_p90_s", "early_stopping_latency_ss", 1e-9),
-        ("latency_p99_s", "early_stopping_latency_ms", 1e-9),
+        ("latency_p90_s", "early_stopping_latency_ss", 1e9),
+        ("latency_p99_s", "early_stopping_latency_ms", 1e9),
     ),
-    "multistream": (("latency_p99_s", "early_stopping_latency_ms", 1e-9),),
+    "multistream": (("latency_p99_s", "early_stopping_latency_ms", 1e9),),
 }
 
 
