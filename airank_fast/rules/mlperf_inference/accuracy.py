@@ -15,7 +15,7 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.numeric import is_number
 from airank_fast.record.events import dictionary
-from airank_fast.record.formats.loadgen import ACCURACY, Answers, read_accuracy
+from airank_fast.record.formats.loadgen import ACCURACY, Answers, Detail, read_accuracy
 from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import Finding, Rule
 from airank_fast.rules.mlperf_inference import rules
@@ -29,18 +29,15 @@ _MAX_OF_A_RULE = 5
 _Find = Callable[[Rule, int | None, str, str], None]
 
 
-def judge_folder(folder: Path, context: Context, total: int | None = None) -> Iterator[Finding]:
-    """The findings about the answers in a folder of an accuracy run.
-
-    `total` is the number of samples that the detail log reports.
-    """
+def judge_folder(folder: Path, context: Context, detail: Detail) -> Iterator[Finding]:
+    """The findings about the answers in a folder of an accuracy run, whose detail log has the number of samples."""
     text, log = folder / TEXT, folder / ACCURACY
     stated = None
     if text.is_file():
         stated, findings = _read_text(text, context)
         yield from findings
     if log.is_file():
-        yield from _judge_log(log, context, total, stated)
+        yield from _judge_log(log, context, detail, stated)
 
 
 def _read_text(path: Path, context: Context) -> tuple[str | None, list[Finding]]:
@@ -108,13 +105,13 @@ def _judge_f1(find: _Find, context: Context, line: int, text: str) -> None:
         find(rules.BOUND, line, f"f1 {f1:.7g}", required)
 
 
-def _judge_log(path: Path, context: Context, total: int | None, stated: str | None) -> Iterator[Finding]:
+def _judge_log(path: Path, context: Context, detail: Detail, stated: str | None) -> Iterator[Finding]:
     try:
         answers = read_accuracy(Lines(path))
     except UserError as error:
         yield rules.ANSWERS.broken(str(path), None, str(error), "an accuracy log that can be read is required")
         return
-    yield from judge_answers(path, answers)
+    yield from judge_answers(path, answers, _fill(detail))
     size = path.stat().st_size
     if context.is_submission and size > rules.MAX_ACCURACY_LOG_BYTES:
         required = f"at most {rules.MAX_ACCURACY_LOG_BYTES}, its beginning and end, are required"
@@ -125,13 +122,21 @@ def _judge_log(path: Path, context: Context, total: int | None, stated: str | No
         return
     if stated is not None and re.fullmatch(r"[0-9a-f]{64}", stated) and (actual := sha256(path)) != stated:
         yield rules.HASH.broken(str(path), None, f"sha256 {actual}", f"{stated}, which {TEXT} states, is required")
-    if total is not None and len(answers.data) != total:
+    total = detail.value("qsl_reported_total_count")
+    if type(total) is int and len(answers.data) != total:
         found = f"answers of {len(answers.data)} samples"
         yield rules.LOST.broken(str(path), None, found, f"one of each of the {total} samples is required")
 
 
-def judge_answers(path: Path, answers: Answers) -> Iterator[Finding]:
-    """The findings about the entries of an accuracy log, whole or truncated, wherever it is from."""
+def _fill(detail: Detail) -> int:
+    """How many samples LoadGen issues again: it fills MultiStream's last query, of 8 samples, with others."""
+    per_query = detail.value("effective_samples_per_query")
+    is_of_several = detail.value("effective_scenario") == "MultiStream" and type(per_query) is int
+    return min(per_query, 8) - 1 if is_of_several else 0
+
+
+def judge_answers(path: Path, answers: Answers, most_again: int = 0) -> Iterator[Finding]:
+    """The findings about the entries of an accuracy log, whole or truncated; `most_again` may be answered again."""
     for number, trouble in answers.troubles[:_MAX_OF_A_RULE]:
         yield rules.ANSWERS.broken(str(path), number, trouble, "LoadGen's own entries are required")
     if not answers.is_closed:
@@ -141,7 +146,6 @@ def judge_answers(path: Path, answers: Answers) -> Iterator[Finding]:
     if bad:
         found = f"answer {short(answers.data[bad[0]])} of sample {bad[0]}"
         yield rules.ANSWERS.broken(str(path), None, found, "bytes as hexadecimal digits are required")
-    if answers.again:
-        first = answers.again[0]
-        found = f"{len(answers.again)} samples answered again, the first is {first}"
-        yield rules.LOST.broken(str(path), None, found, "one answer to each sample is required")
+    if len(answers.again) > most_again:
+        found = f"{len(answers.again)} samples answered again, the first is {answers.again[0]}"
+        yield rules.LOST.broken(str(path), None, found, f"at most {most_again} are LoadGen's own")

@@ -35,8 +35,7 @@ def check(lines: Lines, facts: Facts = _NO_FACTS) -> Iterator[Finding]:
     if path.name == DETAIL:
         yield from beside(path.parent, detail)
         if context.test == "accuracy":
-            total = detail.value("qsl_reported_total_count")
-            yield from accuracy.judge_folder(path.parent, context, total if type(total) is int else None)
+            yield from accuracy.judge_folder(path.parent, context, detail)
 
 
 def judge(path: Path, detail: Detail, context: Context) -> list[Finding]:

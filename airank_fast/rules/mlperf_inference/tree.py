@@ -262,8 +262,7 @@ def _accuracy(entry: Entry, context: Context) -> Iterator[Finding]:
         return
     of_accuracy = replace(context, test="accuracy")
     yield from log.judge(path, detail, of_accuracy)
-    total = detail.value("qsl_reported_total_count")
-    yield from accuracy.judge_folder(folder, of_accuracy, total if type(total) is int else None)
+    yield from accuracy.judge_folder(folder, of_accuracy, detail)
     ran = detail.value("effective_scenario")
     # An inferred result may take the accuracy run of the scenario that ran.
     if ran in tuple(rules.OURS) and ran != entry.scenario and (ran, entry.scenario) not in rules.INFERRED:
