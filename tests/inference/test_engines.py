@@ -165,3 +165,9 @@ def test_graphs_are_captured_by_shape_and_read_their_own_copy_of_the_input():
         graphs(torch.zeros(1, 3, 5, 5))
         torch.testing.assert_close(kept, network(torch.ones(1, 3, 5, 5)))
     assert len(captured) == 2
+
+
+def test_a_task_of_several_networks_is_refused():
+    job, networks = untrained("ocr")
+    with pytest.raises(UserError, match=r"^infer: must be a task of one network, got ocr, which has 2$"):
+        open_engine("torch", job, {**networks, "other": networks["model"]}, device=CPU)
