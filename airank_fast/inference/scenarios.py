@@ -279,7 +279,7 @@ class Scenarios:
         for name in (REQUEST, QUERIES):
             (folder / name).unlink(missing_ok=True)
         if result.status != "done":
-            raise _failure(scenario, mode, result)
+            raise Terminated if self.should_stop() else _failure(scenario, mode, result)
         return result
 
     def _take(self, scenario: str, mode: str, line: Mapping[str, Any], is_probe: bool) -> None:
