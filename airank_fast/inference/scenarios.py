@@ -99,7 +99,7 @@ class Scenarios:
     def check_accuracy(self, scenario: str) -> None:
         """The accuracy run of a scenario, its `accuracy` event, and the gate."""
         if self.request.is_by_loadgen(scenario):
-            result = self._loadgen(scenario, "accuracy", self._bound_s(scenario))
+            result = self._loadgen(scenario, "accuracy")
         else:
             result = self._own(scenario, "accuracy", max_batch=self._max_batch(scenario))
         self._stop(scenario, "accuracy", result)
@@ -154,7 +154,7 @@ class Scenarios:
 
     def _performance(self, scenario: str, known: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(fields of the test_stop, the settings that were used) of a performance run."""
-        result = self._loadgen(scenario, "performance", self._bound_s(scenario), **known)
+        result = self._loadgen(scenario, "performance", known)
         return self._stop(scenario, "performance", result), result.facts.get("settings") or {}
 
     def comply(self, scenario: str, performance: Mapping[str, float]) -> None:
@@ -163,7 +163,7 @@ class Scenarios:
             return
         for mode in compliance_of(self.request.profile, self.request.task):
             qps = performance.get("scheduled_qps") if scenario == "server" else None
-            result = self._loadgen(scenario, mode, self._bound_s(scenario), qps=qps)
+            result = self._loadgen(scenario, mode, {"qps": qps})
             folder = self.directory / "loadgen" / scenario
             metric = result.facts["test_stop"]["metric"]
             found = compliance.reasons(scenario, mode, performance, metric, folder)
@@ -173,11 +173,11 @@ class Scenarios:
 
     def search(self, scenario: str) -> Found:
         """The greatest rate of queries at which a probe is valid, between one that is and one that is not."""
-        bound_s = self._bound_s(scenario)
 
         def probe(qps: float) -> Verdict:
             duration_s = probe_seconds(qps)
-            result = self._loadgen(scenario, "performance", bound_s, qps=qps, duration_s=duration_s, is_probe=True)
+            known = {"qps": qps, "duration_s": duration_s}
+            result = self._loadgen(scenario, "performance", known, is_probe=True)
             stop = result.facts["test_stop"]
             verdict = judge_probe(
                 qps,
@@ -198,10 +198,11 @@ class Scenarios:
         return found
 
     def _loadgen(
-        self, scenario: str, mode: str, bound_s: float | None, *, is_probe: bool = False, **known: float | None
+        self, scenario: str, mode: str, known: Mapping[str, float | None] | None = None, *, is_probe: bool = False
     ) -> WorkerResult:
         """A LoadGen test; `known` are further values of `Request.settings`."""
-        values = self.request.settings(scenario, mode, num_samples=len(self.samples), bound_s=bound_s, **known)
+        told: dict[str, Any] = {"bound_s": self._bound_s(scenario), **(known or {})}
+        values = self.request.settings(scenario, mode, num_samples=len(self.samples), **told)
         folder = self.directory / "loadgen" / scenario / ("search" if is_probe else mode)
         request = self._worker_request(scenario, self._max_batch(scenario), TestSettings(**values))
         return self._run(scenario, mode, request, folder, WORKER, is_probe=is_probe)
