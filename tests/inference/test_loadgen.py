@@ -123,7 +123,7 @@ def test_a_bound_that_is_missed_makes_server_invalid(tmp_path):
 
 
 def test_offline(tmp_path):
-    test = settings("offline", min_queries=200)
+    test = settings("offline", min_queries=200, target_qps=4400.0)  # more than the engine can do
     result = run(tmp_path, test, lengths=[index % 7 for index in range(40)], latency_s=0.002)
     stop = result.facts["test_stop"]
     assert stop["reasons"] == []
@@ -131,7 +131,13 @@ def test_offline(tmp_path):
     assert stop["num_samples"] == sum(result.queries.batch) >= 200
     assert 0 < stop["metric"]["samples_per_s"] <= 8 / 0.002
     assert stop["early_stopping"] is None
-    assert result.facts["settings"]["target_qps"] > 0
+
+
+@pytest.mark.parametrize("scenario", ["offline", "server"])
+def test_a_rate_that_is_not_given_is_measured(scenario, tmp_path):
+    result = run(tmp_path, settings(scenario, target_qps=None, min_queries=1), latency_s=0.002)
+    most = {"offline": 1.1, "server": 0.5}[scenario] * 8 / 0.002
+    assert 0 < result.facts["settings"]["target_qps"] <= most
 
 
 def test_multi_stream(tmp_path):
