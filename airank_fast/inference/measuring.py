@@ -81,8 +81,9 @@ def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
     """Warm up, and fill in what LoadGen has to be told of the system's speed where the settings lack it.
 
     LoadGen makes its queries ahead: for twice the duration at the expected latency, for 1.1 times the duration at the
-    expected rate of Offline. It must not run out of them where other programs disturbed the probe and not the test, so
-    that the hints are from the fastest of the probe's batches, and of Offline from the fastest tenth of them.
+    expected rate of Offline. The expected latency is from the fastest of the probe's batches, so that it does not run
+    out of queries where other programs disturbed the probe and not the test. Of Offline, which lasts as long as its
+    queries, it is told the median rate; a run that ends too early begins again (`scenarios.corrected`).
     """
     scenario, bound_s = settings.scenario, settings.target_latency_s or context.request.bound_s
     if scenario in ("singlestream", "multistream"):
@@ -99,8 +100,9 @@ def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
         return settings
     fitting = {size: s for size, s in context.times.items() if bound_s is None or s <= 0.5 * bound_s}
     size = batcher.best_batch(fitting) if fitting else min(context.times)
-    rate = size / _probed(context, scenario, size, 0.1)
-    return dataclasses.replace(settings, target_qps=1.1 * rate if scenario == "offline" else 0.5 * rate)
+    if scenario == "offline":
+        return dataclasses.replace(settings, target_qps=size / _probed(context, scenario, size, 0.5))
+    return dataclasses.replace(settings, target_qps=0.5 * size / _probed(context, scenario, size, 0.1))
 
 
 def expected_latency(fastest_s: float, duration_s: float) -> float:

@@ -347,8 +347,7 @@ def corrected(scenario: str, settings: Mapping[str, Any], stop: Mapping[str, Any
     if stop["duration_s"] >= settings.get("min_duration_s", 0.0):
         return {}
     if scenario == "offline":
-        qps = settings.get("target_qps")
-        return {"qps": 2 * qps} if qps else {}
+        return {"qps": 1.1 * stop["num_samples"] / stop["duration_s"]} if stop["duration_s"] > 0 else {}
     expected_s = settings.get("expected_latency_s")
     return {"expected_latency_s": 0.5 * expected_s} if expected_s else {}
 

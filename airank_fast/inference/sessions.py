@@ -46,8 +46,11 @@ def open_session(path: Path, *, threads: int, providers: Iterable[str] = ("CPUEx
 
 
 def arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
-    """The tensors as a session takes them: on the host, contiguous."""
-    return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+    """The tensors as a session takes them: on the host, contiguous.
+
+    NumPy copies them, as the threads of torch's copy would spin on the cores that the session needs next.
+    """
+    return [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in tensors]
 
 
 def node_types_as_run(path: Path, provider: str = "CPUExecutionProvider") -> dict[str, int]:

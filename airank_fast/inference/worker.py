@@ -138,6 +138,8 @@ def real_system(request: WorkerRequest) -> tuple[Any, ...]:
         max_batch=request.max_batch,
         calibration=None if request.calibration is None else Choice(**request.calibration),
     )
+    if request.backend != "torch":
+        torch.set_num_threads(1)  # it only joins and splits; its threads would spin on the engine's cores
     stages.done("model")
     return engine, samples, stages
 

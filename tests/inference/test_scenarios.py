@@ -237,7 +237,7 @@ LATE = {"valid": False, "reasons": ["late"], "over_latency": 9}
 @pytest.mark.parametrize(
     ("scenario", "first", "told"),
     [
-        ("offline", SHORT, [("target_qps", None), ("target_qps", 80.0)]),
+        ("offline", SHORT, [("target_qps", None), ("target_qps", pytest.approx(70.4))]),
         ("singlestream", SHORT, [("expected_latency_s", None), ("expected_latency_s", 0.01)]),
         ("server", LATE, [("target_qps", None), ("target_qps", 5.0)]),
         ("server", SHORT, [("target_qps", None)]),
