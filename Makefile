@@ -58,7 +58,7 @@ lint: $(TEST_INSTALLED) ## ruff: rules and format; mypy: types of the seams
 bench: $(TEST_INSTALLED) ## every benchmark; results go to bench/results
 	$(PIP) "airank-fast[bench]"
 	$(PY) bench/compare.py
-	for bench in baselines picture_baselines word2vec click_step dssm_step convolution step memory data prepare criteo coco_ap bert transformer_step beam_search measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
+	for bench in baselines picture_baselines word2vec click_step dssm_step convolution step memory data prepare criteo coco_ap bert transformer_step beam_search infer load measuring convergence; do $(PY) bench/$$bench.py --save $(ARGS) || exit 1; done
 
 gpu: ## on a machine with a GPU, in the current Python and without network: RESULTS=DIR make gpu
 	$(PYTHON) bench/gpu.py "$(RESULTS)" $(ARGS)

@@ -45,7 +45,13 @@ from airank_fast.nn import PackedSequences
 from airank_fast.recipes import bert
 
 SIDE, INPUTS = 224, 3
-CASES = ("bs1", "bs32", "int8", "int8-bs32", "bert")
+CASES = {
+    "bs1": "ResNet-50, 224 px, fp32, batch 1",
+    "bs32": "ResNet-50, 224 px, fp32, batch 32",
+    "int8": "ResNet-50, 224 px, int8, batch 1",
+    "int8-bs32": "ResNet-50, 224 px, int8, batch 32",
+    "bert": "BERT-base, 2 layers, fp32, 8 sequences of natural lengths",
+}
 LONGEST, MEDIAN, SIGMA, SEQUENCES = 384, 160, 0.4, 8
 VOCAB_SIZE, PREDICTED = 30522, 7
 EXACT, QUANTISED = 1e-3, 0.3  # of the largest output
@@ -53,7 +59,7 @@ EXACT, QUANTISED = 1e-3, 0.3  # of the largest output
 
 def options_of_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=[*CASES], default=[*CASES])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="takes a minute")
@@ -250,9 +256,9 @@ def main() -> None:
                 ours, tolerance = "airank_fast onnxruntime", EXACT if precision == "fp32" else QUANTISED
             check(contestants, tolerance)
             times = harness.time_rounds(contestants, num_rounds=options.rounds, num_warm_up=INPUTS)
-            print(harness.as_text(case, times, ours))
+            print(harness.as_text(CASES[case], times, ours))
             if options.save:
-                harness.save("infer", case, times, ours, threads=options.threads)
+                harness.save("infer", CASES[case], times, ours, threads=options.threads)
 
 
 if __name__ == "__main__":

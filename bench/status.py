@@ -22,8 +22,8 @@ without a line under "Training to a target" has never been trained to its target
 
 """
 NO_GPU = """**No result comes from a GPU: no CUDA path of this project has run on one yet,** neither a kernel, nor
-`--cuda-graphs`, nor the training loop. The tests compile the kernels for sm_70 and sm_80, without a spilled register,
-and run it on the CPU by an emulator, plain and under sanitizers
+`--cuda-graphs`, nor the training loop, nor an engine of `airank_fast.infer`. The tests compile the kernels for sm_70
+and sm_80, without a spilled register, and run them on the CPU by an emulator, plain and under sanitizers
 ([tests/cuda_on_cpu](../tests/cuda_on_cpu/README.md)). `make gpu RESULTS=DIR` runs tests, benchmarks and sanitizers on a
 machine with a GPU, a CUDA build of torch and nvcc, without a network; `bench/gpu.py` describes its parts.
 """

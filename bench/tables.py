@@ -83,6 +83,7 @@ def table(name: str, results: list[dict]) -> str:
         "baselines": baselines_rows,
         "convergence": convergence_rows,
         "convolution": convolution_rows,
+        "load": load_rows,
         "measuring": measuring_rows,
         "picture_baselines": picture_baselines_rows,
     }
@@ -127,6 +128,15 @@ def seeds(results: list[dict]) -> str:
 def span(values: list, show: Callable[[Any], str]) -> str:
     """The least and the greatest value."""
     return " to ".join(dict.fromkeys(show(end(values)) for end in (min, max))) if values else "none"
+
+
+def load_rows(results: list[dict]) -> list[list[str]]:
+    """A row a scenario: LoadGen's median latency, the engine's part of it, and the rest."""
+    rows = [["case", "latency p50", "engine p50", "added", "share"], ["---"] * 5]
+    for r in results:
+        times = [f"{1e3 * r[name]:.2f} ms" for name in ("latency_s", "engine_s", "added_s")]
+        rows.append([r["case"], *times, f"{r['share']:.2%}"])
+    return rows
 
 
 def baselines_rows(results: list[dict]) -> list[list[str]]:
