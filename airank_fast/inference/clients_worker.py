@@ -15,7 +15,7 @@ import numpy as np
 
 from airank_fast.inference import clients
 from airank_fast.inference.clients import Clock, Probe, Queries
-from airank_fast.inference.context import Context, batch_sizes
+from airank_fast.inference.context import Context
 from airank_fast.inference.measuring import PREDICTIONS, save_predictions
 from airank_fast.inference.supervise import QUERIES
 from airank_fast.inference.sut import infer
@@ -57,11 +57,11 @@ def measurement(context: Context) -> dict[str, Any]:
     extra = context.request.extra
     scenario, mode, bound_s = extra["scenario"], extra["mode"], extra["bound_s"]
     system = EngineSystem(context.engine, context.samples, context.request.max_batch)
-    context.warm_up(batch_sizes(getattr(context.engine, "batch_sizes", ()), context.request.max_batch))
+    context.warm_up(context.sizes())
     context.report("phase", name="test")
     with context.watched(lambda: {"issued": system.num_done + 1, "answered": system.num_done}):
         if mode == "search":
-            most = _most_batch(context.engine, extra["most_batch"])
+            most = min(extra["most_batch"], max(context.prepared_sizes, default=extra["most_batch"]))
             return {"batch": clients.max_batch(system, Clock(), bound_s, _on_probe(context, scenario), most)}
         context.report("test_start", scenario=scenario, mode=mode, settings=settings(context, system.num_samples))
         number, measured = _measure(context, system, scenario, mode)
@@ -158,11 +158,6 @@ def test_stop(scenario: str, mode: str, number: int, measured: Queries, bound_s:
         "effective": {},
         "loadgen": None,
     }
-
-
-def _most_batch(engine: Any, most: int) -> int:
-    prepared = getattr(engine, "batch_sizes", ())
-    return min(most, max(prepared)) if prepared else most
 
 
 def _on_probe(context: Context, scenario: str) -> Callable[[Probe], None]:

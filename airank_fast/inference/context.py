@@ -75,6 +75,15 @@ class Context:
                 break
         self.report("warm_up", times=sorted(self.times.items()))
 
+    @property
+    def prepared_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that the engine was prepared for; () where any is as good."""
+        return getattr(self.engine, "batch_sizes", ())
+
+    def sizes(self) -> list[int]:
+        """The batch sizes to measure: those that the engine was prepared for, else 1, 2, 4, ... and `max_batch`."""
+        return batch_sizes(self.prepared_sizes, self.request.max_batch)
+
     def memory_facts(self, stage: str) -> dict[str, Any]:
         """End a stage (model or run) and return the memory of all so far; {} where it is not measured."""
         if self.memory is None:

@@ -57,11 +57,6 @@ def load_job(arguments: Sequence[str], checkpoint_path: Path | None, device: tor
     return job, {name: weights.place(network.eval(), "fp32", device) for name, network in networks.items()}
 
 
-def weights_file(checkpoint_path: Path) -> Path:
-    """The file or directory that `load_job` reads weights from: of a run its newest checkpoint."""
-    return _step_of(checkpoint_path) or checkpoint_path
-
-
 def _step_of(path: Path) -> Path | None:
     """The checkpoint of a run at a path; None where it is a file, or a directory of Hugging Face's."""
     require(path.exists(), "--checkpoint", "a run, a checkpoint of one, or a file of weights", f"{path}, no such file")

@@ -16,12 +16,12 @@ import numpy as np
 
 from airank_fast.errors import require
 from airank_fast.inference import batcher
-from airank_fast.inference.context import Context, batch_sizes
+from airank_fast.inference.context import Context
 from airank_fast.inference.loadgen import run_test
 from airank_fast.inference.schedule import server_schedule, since_due
 from airank_fast.inference.settings import TestSettings
 from airank_fast.inference.supervise import QUERIES
-from airank_fast.inference.sut import OfflineSut, ServerSut, StreamSut, Sut, infer
+from airank_fast.inference.sut import OfflineSut, ServerSut, StreamSut, Sut, infer, span_s
 from airank_fast.inference.verdict import Outcome
 
 FAILED_TEST_S = 2.0  # for LoadGen to end a test that has failed; Server's would go on until its last query is due
@@ -93,9 +93,7 @@ def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
             return settings
         latency_s = _probed(context, scenario, size, 0.0) * -(-settings.samples_per_query // size)
         return dataclasses.replace(settings, expected_latency_s=expected_latency(latency_s, settings.min_duration_s))
-    prepared = getattr(context.engine, "batch_sizes", ())
-    sizes = batch_sizes(prepared, context.request.max_batch)
-    context.warm_up(sizes, bound_s if scenario == "server" else None)
+    context.warm_up(context.sizes(), bound_s if scenario == "server" else None)
     if settings.target_qps is not None or (settings.is_accuracy and scenario == "offline"):
         return settings
     fitting = {size: s for size, s in context.times.items() if bound_s is None or s <= 0.5 * bound_s}
@@ -150,7 +148,7 @@ def _system(context: Context, settings: TestSettings) -> Sut:
         assert settings.target_latency_s is not None
         bound_s = settings.target_latency_s
         largest = min(max_batch, max(context.times))
-        times = batcher.every_size(context.times, largest, is_padded=bool(getattr(engine, "batch_sizes", ())))
+        times = batcher.every_size(context.times, largest, is_padded=bool(context.prepared_sizes))
         return ServerSut(engine, samples, max_batch=largest, times=times, bound_s=bound_s, keeps_outputs=keeps)
     if settings.scenario == "offline":
         return OfflineSut(engine, samples, max_batch=batcher.best_batch(context.times), keeps_outputs=keeps)
@@ -208,7 +206,7 @@ def stop_fields(settings: TestSettings, rows: np.ndarray, outcome: Outcome, sut:
         "metric": {} if settings.is_accuracy else outcome.metric(settings.scenario),
         "num_queries": sut.num_queries,
         "num_samples": sut.ledger.answered,
-        "duration_s": float((rows[:, 0] + rows[:, 1]).max()) if len(rows) else 0.0,
+        "duration_s": span_s(rows),
         "over_latency": result.get("result_overlatency_query_count", 0),
         "early_stopping": early if has_early else None,
         "effective": outcome.effective,

@@ -115,6 +115,11 @@ class Records:
         return self._rows[: self._count]
 
 
+def span_s(rows: np.ndarray) -> float:
+    """Seconds from the first query to the last answer; rows as of `Records`."""
+    return float((rows[:, 0] + rows[:, 1]).max()) if len(rows) else 0.0
+
+
 class Sut:
     """A system under test; a subclass serves the queries of a scenario in `_serve_query`.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from airank_fast.errors import UserError, require
 from airank_fast.inference.settings import TestSettings, required_values
-from airank_fast.inference.sut import Sut, one_line
+from airank_fast.inference.sut import Sut, one_line, span_s
 from airank_fast.record.formats import loadgen as log
 from airank_fast.record.lines import Lines
 
@@ -142,7 +142,7 @@ def _error_reasons(errors: Sequence[str]) -> list[str]:
 def _shortfalls(settings: TestSettings, sut: Sut, result: Mapping[str, Any]) -> list[str]:
     """What of the performance test LoadGen finds invalid, with the numbers."""
     rows = sut.records.rows()
-    seconds = float((rows[:, 0] + rows[:, 1]).max()) if len(rows) else 0.0
+    seconds = span_s(rows)
     queries = sut.ledger.issued if settings.scenario == "offline" else len(rows)
     unit = "samples" if settings.scenario == "offline" else "queries"
     found = []

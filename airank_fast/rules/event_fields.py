@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 from airank_fast.numeric import is_float, is_number
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event
+from airank_fast.record.formats import events
+from airank_fast.record.lines import Lines
+from airank_fast.rules.findings import Finding, Rule
 
 _LARGEST = 1e15  # larger counts and seconds are no measurement; float sums would lose whole units
+
+
+class Book(Protocol):
+    """Checks a run, one well-formed event after the other."""
+
+    def feed(self, number: int, event: Event) -> Iterator[Finding]:
+        """The findings about the event of a line."""
+
+    def finish(self) -> Iterator[Finding]:
+        """The findings about the whole run."""
+
+
+def check_lines(
+    lines: Lines, book: Book, malformed: Callable[[Event], list[tuple[str, str]]], line_rule: Rule, field_rule: Rule
+) -> Iterator[Finding]:
+    """The findings about one events.jsonl by a book, which is given the well-formed events.
+
+    malformed: (found, required) of each field of an event that breaks `field_rule`. A line that is no event breaks
+    `line_rule`.
+    """
+    for number, event, troubles, _ in events.read(lines):
+        for trouble in troubles:
+            yield line_rule.broken(lines.path, number, trouble.found, f"{trouble.required} is required")
+        if event is None:
+            continue
+        broken = malformed(event)
+        for found, required in broken:
+            yield field_rule.broken(lines.path, number, found, required)
+        if not broken:
+            yield from book.feed(number, event)
+    yield from book.finish()
 
 
 def _is_number(value) -> bool:

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event
-from airank_fast.record.formats import events
 from airank_fast.record.lines import Lines
 from airank_fast.record.metrics import Tally
 from airank_fast.rules import event_fields
@@ -51,18 +50,7 @@ _LISTS = ("loss", "lr", "core_s", "wait_s", "h2d_s")
 
 def check(lines: Lines, facts: Facts) -> Iterator[Finding]:
     """The findings about one events.jsonl."""
-    book = _Book(lines.path)
-    for number, event, troubles, _ in events.read(lines):
-        for trouble in troubles:
-            yield LINE.broken(lines.path, number, trouble.found, f"{trouble.required} is required")
-        if event is None:
-            continue
-        malformed = event_fields.troubles(event)
-        for found, required in malformed:
-            yield FIELD.broken(lines.path, number, found, required)
-        if not malformed:
-            yield from book.feed(number, event)
-    yield from book.finish()
+    return event_fields.check_lines(lines, _Book(lines.path), event_fields.troubles, LINE, FIELD)
 
 
 class _Book:

@@ -13,10 +13,9 @@ from decimal import Decimal
 from airank_fast import tasks
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event, dictionary
-from airank_fast.record.formats import events
 from airank_fast.record.inference_metrics import ACCURACY, PERFORMANCE, InferenceTally, LoadTest, headline_value
 from airank_fast.record.lines import Lines
-from airank_fast.rules import inference_accuracy, inference_fields, inference_figures, inference_profiles
+from airank_fast.rules import event_fields, inference_accuracy, inference_fields, inference_figures, inference_profiles
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 
@@ -68,18 +67,7 @@ _SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 
 def check(lines: Lines, facts: Facts) -> Iterator[Finding]:
     """The findings about one events.jsonl of an inference run."""
-    book = _Book(lines.path)
-    for number, event, troubles, _ in events.read(lines):
-        for trouble in troubles:
-            yield LINE.broken(lines.path, number, trouble.found, f"{trouble.required} is required")
-        if event is None:
-            continue
-        malformed = inference_fields.troubles(event)
-        for found, required in malformed:
-            yield FIELD.broken(lines.path, number, found, required)
-        if not malformed:
-            yield from book.feed(number, event)
-    yield from book.finish()
+    return event_fields.check_lines(lines, _Book(lines.path), inference_fields.troubles, LINE, FIELD)
 
 
 class _Book:

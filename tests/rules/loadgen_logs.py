@@ -11,7 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from airank_fast.rules import early_stopping
-from airank_fast.rules.inference_profiles import PROFILES, TEST01_LOG_SAMPLES, TEST01_LOG_SEED, TEST04_INDEX
+from airank_fast.rules.inference_profiles import (
+    OFFLINE_SAMPLES,
+    PROFILES,
+    TEST01_LOG_SAMPLES,
+    TEST01_LOG_SEED,
+    TEST04_INDEX,
+)
 from airank_fast.rules.mlperf_inference.rules import BENCHMARKS, MEASUREMENT_FIELDS, OURS, SYSTEM_FIELDS, SYSTEM_NUMBERS
 
 PERCENTILES = ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")
@@ -110,7 +116,7 @@ class LoadGenTest:
         settings = self.settings()
         known = BENCHMARKS[self.benchmark]
         requested = {key: value for key, value in settings.items() if key not in ("samples_per_query", "target_qps")}
-        requested["min_query_count"] = known.offline_samples if self.scenario == "Offline" else 100
+        requested["min_query_count"] = OFFLINE_SAMPLES[known.task] if self.scenario == "Offline" else 100
         values = {
             "loadgen_version": VERSIONS[self.round],
             "loadgen_build_date_local": "2026-08-20T10:20:50.889431",

@@ -117,14 +117,14 @@ def _fix_hp(config: Event, data: Event, world_size: int | None) -> str:
 # Reading. A run becomes the dictionary that `flagperf` gives, with the fields that the text has.
 
 MAX_JSON_LINES = 10_000
-_BLANK = ("", "/", "-", "\\", "N/A")
+BLANK = ("", "/", "-", "\\", "N/A")
 _DIGIT_OF = {"单": 1, "一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "八": 8}
 _CONFIG = re.compile(
     r"^(.*?)(?:([单一两二三四八]|\d{1,6})机)?(?:([单一两二三四八]|\d{1,6})卡)? *"
     r"[（(] *(\d{1,6}) *[xX×] *(\d{1,6}) *[）)]$",
     re.ASCII,
 )
-_DECIMAL = re.compile(r"\d{1,15}(?:\.\d{0,15})?", re.ASCII)
+DECIMAL = re.compile(r"\d{1,15}(?:\.\d{0,15})?", re.ASCII)
 _PER_CENT = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) *[%％]", re.ASCII)
 _OF_TARGET = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?: *(?:GiB|GB|G))?", re.ASCII)
@@ -179,10 +179,12 @@ def _row(number: int, text: str, cells: list[str], columns_at: dict[str, int], m
         run |= {"device": device, "nnodes": nodes, "nproc": devices, "config": f"{nodes}x{devices}"}
         run |= dict(zip(("nodes_named", "devices_named"), named_counts, strict=True))
     run |= {name: cell.get(name) or None for name in ("precision", "fix_hp")}
-    run |= {name: _cell(_DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
+    run |= {name: cell_number(DECIMAL, name, cell, troubles, "a number") for name in _FIGURES}
     is_fraction = maximum == 1
-    run["acc"] = _accuracy(cell, run, troubles) if is_fraction else _cell(_DECIMAL, "acc", cell, troubles, "a number")
-    memory = _cell(_MEMORY, "mem", cell, troubles, "used/total in GiB, like 5.8/40.0")
+    run["acc"] = (
+        _accuracy(cell, run, troubles) if is_fraction else cell_number(DECIMAL, "acc", cell, troubles, "a number")
+    )
+    memory = cell_number(_MEMORY, "mem", cell, troubles, "used/total in GiB, like 5.8/40.0")
     run |= dict(zip(("mem_used", "mem_total"), memory or (None, None), strict=True))
     return Entry(number, run, tuple(troubles), text)
 
@@ -193,17 +195,24 @@ def _accuracy(cell: dict[str, str], run: dict, troubles: list[Trouble]) -> float
     if of_target and max(float(number) for number in of_target.groups()) <= 1:  # 实际/目标, fractions
         cell["acc"] = f"{float(of_target[1]) * 100:.10f}%"
         run["target"] = float(of_target[2])
-    elif _DECIMAL.fullmatch(cell.get("acc", "")) and float(cell["acc"]) <= 1:
+    elif DECIMAL.fullmatch(cell.get("acc", "")) and float(cell["acc"]) <= 1:
         troubles.append(Trouble("fraction", f"acc {cell['acc']}", "per cent, like 75.0%,"))
         cell["acc"] = f"{float(cell['acc']) * 100:.10f}%"
-    per_cent = _cell(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%,")
+    per_cent = cell_number(_PER_CENT, "acc", cell, troubles, "per cent, like 75.0%,")
     return None if per_cent is None else round(per_cent / 100, 12)
 
 
-def _cell(pattern: re.Pattern, name: str, cell: dict[str, str], troubles: list[Trouble], required: str):
-    """The number in a cell, a pair if the pattern has two; None if it is blank or of another form."""
+def cell_number(
+    pattern: re.Pattern,
+    name: str,
+    cell: dict[str, str],
+    troubles: list[Trouble],
+    required: str,
+    blank: tuple[str, ...] = BLANK,
+):
+    """The number in a cell, a pair if the pattern has two; None if it is blank or, a trouble, of another form."""
     text = cell.get(name, "")
-    if text in _BLANK:
+    if text in blank:
         return None
     match = pattern.fullmatch(text)
     if match is None:

@@ -14,11 +14,13 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.entries import BROKEN, Entry, Trouble, quote, strict
 from airank_fast.record.events import Event, dictionary
+from airank_fast.record.formats import flagperf
 from airank_fast.record.inference_metrics import InferenceTally, headline_value
 from airank_fast.record.metrics import GIB
 
@@ -127,8 +129,7 @@ def _accuracy(value: float, metric: tasks.Metric) -> str:
 
 # Reading
 
-_BLANK = ("", "/", "-", "\\", "N/A", "None")
-_DECIMAL = re.compile(r"\d{1,15}(?:\.\d{0,15})?", re.ASCII)
+_cell = partial(flagperf.cell_number, blank=(*flagperf.BLANK, "None"))
 _SHARE = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) *[%％]", re.ASCII)
 _PAIR = re.compile(r"(\d{1,15}(?:\.\d{0,15})?) */ *(\d{1,15}(?:\.\d{0,15})?)(?: *Gi?B)?", re.ASCII)
 _OWN_NAMES = {"e2e_time": "e2e_time(second)", **{ours: name for name, ours in _RATES.items()}}
@@ -177,9 +178,9 @@ def _row(number: int, text: str, cells: list[str], at: dict[str, int]) -> Entry:
     troubles: list[Trouble] = []
     run: dict = {"t": 0.0, "kind": "flagperf_inference"}
     run |= {"compiler": cell.get("tool") or None, "precision": cell.get("precision") or None}
-    run["batchsize"] = _cell(_DECIMAL, "bs", cell, troubles, "a whole number")
+    run["batchsize"] = _cell(flagperf.DECIMAL, "bs", cell, troubles, "a whole number")
     for name, theirs in _OWN_NAMES.items():
-        run[theirs] = _cell(_DECIMAL, name, cell, troubles, "a number")
+        run[theirs] = _cell(flagperf.DECIMAL, name, cell, troubles, "a number")
     share = _cell(_SHARE, "mfu", cell, troubles, "per cent, like 16.8%")
     run["*MFU"] = None if share is None else round(share / 100, 12)
     accuracies = _cell(_PAIR, "acc", cell, troubles, "inference/validation, like 76.2/76.2")
@@ -187,19 +188,6 @@ def _row(number: int, text: str, cells: list[str], at: dict[str, int]) -> Entry:
     run |= dict(zip(("infer_average_acc", "val_average_acc"), accuracies or (None, None), strict=True))
     run |= dict(zip(("vendor_usage(GiB)", "vendor_max_mem(GiB)"), memory or (None, None), strict=True))
     return Entry(number, run, tuple(troubles), text)
-
-
-def _cell(pattern: re.Pattern, name: str, cell: dict[str, str], troubles: list[Trouble], required: str):
-    """The number in a cell, a pair if the pattern has two; None if it is blank or of another form."""
-    text = cell.get(name, "")
-    if text in _BLANK:
-        return None
-    match = pattern.fullmatch(text)
-    if match is None:
-        troubles.append(Trouble("cell", f"{name} {quote(text)}", required))
-        return None
-    numbers = [float(number) for number in match.groups() or (match[0],)]
-    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def parse_table(lines: Iterable[str]) -> Iterator[Event]:

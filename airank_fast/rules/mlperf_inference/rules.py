@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from airank_fast.record.formats.loadgen import ACCURACY, DETAIL, SUMMARY
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Rule
-from airank_fast.rules.inference_profiles import EVAL_SAMPLES, OFFLINE_SAMPLES, PERFORMANCE_SAMPLES, Bound, bounds
+from airank_fast.rules.inference_profiles import EVAL_SAMPLES, PERFORMANCE_SAMPLES, Bound, bounds
 
 ROUNDS = ("v6.1", "v4.0")
 # Our names of the scenarios with LoadGen's, which the folders of a tree have in any case.
@@ -176,11 +176,6 @@ class Benchmark:
     def performance_samples(self) -> int:
         """The least number of samples that a performance run loads."""
         return PERFORMANCE_SAMPLES[self.task]
-
-    @property
-    def offline_samples(self) -> int:
-        """The least number of samples of the Offline query."""
-        return OFFLINE_SAMPLES[self.task]
 
 
 _EDGE = ("SingleStream", "MultiStream", "Offline")
