@@ -188,9 +188,9 @@ def flagperf_pass(system: System, clock: Clock) -> Queries:
     return queries
 
 
-def greatest(holds: Callable[[int], bool], most: int) -> int:
-    """The greatest number up to `most` for which `holds` by doubling, then bisection; 0 where it fails for 1."""
-    low, high = 0, 1
+def greatest(holds: Callable[[int], bool], most: int, start: int = 1) -> int:
+    """The greatest number up to `most` for which `holds`, by doubling from `start`, then bisection; 0 where none."""
+    low, high = 0, min(start, most)
     while high <= most and holds(high):
         low, high = high, 2 * high
     high = min(high, most + 1)
@@ -223,9 +223,14 @@ def in_time(number: int, measured: Queries, bound_s: float, on_probe: Callable[[
 
 
 def online(
-    system: System, clock: Clock, bound_s: float, on_probe: Callable[[Probe], None], num_requests: int | None = None
+    system: System,
+    clock: Clock,
+    bound_s: float,
+    on_probe: Callable[[Probe], None],
+    num_requests: int | None = None,
+    start: int = 1,
 ) -> tuple[int, Queries]:
-    """The greatest number of clients whose every request is within the bound, and its measurement.
+    """The greatest number of clients whose every request is within the bound, and its measurement; tries `start` first.
 
     The measurement is over `num_requests` (default: the whole set). A number that fails is tried once more: one
     interruption by another program is no verdict. Where not even one client's requests are in time, the measurement is
@@ -238,7 +243,7 @@ def online(
         tried = (online_at(concurrency, system, clock, number) for _ in range(2))
         return any(in_time(concurrency, measured, bound_s, on_probe) for measured in tried)
 
-    found = greatest(holds, min(MOST_CLIENTS, whole))
+    found = greatest(holds, min(MOST_CLIENTS, whole), start)
     for concurrency in final_numbers(found):
         measured = online_at(concurrency, system, clock, whole)
         if in_time(concurrency, measured, bound_s, on_probe):

@@ -57,7 +57,7 @@ def measurement(context: Context) -> dict[str, Any]:
     extra = context.request.extra
     scenario, mode, bound_s = extra["scenario"], extra["mode"], extra["bound_s"]
     system = EngineSystem(context.engine, context.samples, context.request.max_batch)
-    context.warm_up(context.sizes())
+    context.warm_up(context.sizes() if mode == "accuracy" or scenario == "online" else [system.max_batch])
     context.report("phase", name="test")
     with context.watched(lambda: {"issued": system.num_done + 1, "answered": system.num_done}):
         if mode == "search":
@@ -96,7 +96,9 @@ def _measure(context: Context, system: EngineSystem, scenario: str, mode: str) -
         return size, clients.in_batches(size, system, clock, whole)
     if scenario == "online":
         number = min(whole, QUICK_REQUESTS) if is_quick else whole
-        return clients.online(system, clock, context.request.extra["bound_s"], _on_probe(context, scenario), number)
+        bound_s = context.request.extra["bound_s"]
+        start = max((size for size, took in context.times.items() if 2 * took <= bound_s), default=1)
+        return clients.online(system, clock, bound_s, _on_probe(context, scenario), number, start)
     if scenario == "latency":
         return 1, clients.in_batches(1, system, clock, QUICK_REQUESTS if is_quick else clients.NUM_SINGLE)
     if scenario == "max-batch":

@@ -75,8 +75,6 @@ class Console:
 
     def _on_probe(self, event: Event) -> str:
         verdict = "valid" if event["valid"] else "not valid"
-        if event["purpose"] == "hint":
-            return f"{event['scenario']}: about {event['target_qps']:.4g}/s by a short measurement"
         named = ((event.get(name), word) for name, word in _TRIED.items())
         tried = ", ".join(f"{value:.4g} {word}" for value, word in named if value is not None)
         return f"{event['scenario']}: {event['purpose']}, {tried}: {verdict}"

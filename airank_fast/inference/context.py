@@ -55,7 +55,8 @@ class Stages(Protocol):
 class Context:
     """What a worker runs with: the request, its directory, engine and samples, and where its lines go.
 
-    times: {batch size: seconds} of `infer`, by `warm_up`. memory: None where the system does not measure it.
+    times: {batch size: seconds} of `infer`, by `warm_up` or an earlier worker. memory: None where the system does not
+    measure it.
     """
 
     request: WorkerRequest
@@ -67,13 +68,24 @@ class Context:
     times: dict[int, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.times.update(self.request.times)
+
     def warm_up(self, sizes: Sequence[int], bound_s: float | None = None) -> None:
-        """Run batches of these sizes and keep their times; after the first that takes longer than `bound_s`, stop."""
+        """Run batches of these sizes; after the first that takes longer than `bound_s`, stop.
+
+        Those whose times are not known are timed, and reported.
+        """
+        timed = {}
         for size in sizes:
-            self.times[size] = self._time_of(size)
+            if size in self.times:
+                self._run_once(size)
+            else:
+                timed[size] = self.times[size] = self._time_of(size)
             if bound_s is not None and self.times[size] > bound_s:
                 break
-        self.report("warm_up", times=sorted(self.times.items()))
+        if timed:
+            self.report("warm_up", times=sorted(timed.items()))
 
     @property
     def prepared_sizes(self) -> tuple[int, ...]:
@@ -90,6 +102,10 @@ class Context:
             return {}
         self.memory.done(stage)
         return self.memory.facts()
+
+    def _run_once(self, size: int) -> None:
+        with self.loaded(size) as indices:
+            infer(self.engine, self.samples, indices)
 
     def _time_of(self, size: int) -> float:
         with self.loaded(size) as indices:

@@ -1,13 +1,11 @@
-"""A LoadGen test as a worker runs it: hints from a probe, the system under test, the test, figures and predictions."""
+"""A LoadGen test as a worker runs it: warm-up, the system under test, the test, its figures and predictions."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,17 @@ from typing import Any
 import numpy as np
 
 from airank_fast.errors import require
-from airank_fast.inference import batcher
+from airank_fast.inference import batcher, hints
 from airank_fast.inference.context import Context
 from airank_fast.inference.loadgen import run_test
 from airank_fast.inference.schedule import server_schedule, since_due
 from airank_fast.inference.settings import TestSettings
 from airank_fast.inference.supervise import QUERIES
-from airank_fast.inference.sut import OfflineSut, ServerSut, StreamSut, Sut, infer, span_s
+from airank_fast.inference.sut import OfflineSut, ServerSut, StreamSut, Sut, span_s
 from airank_fast.inference.verdict import Outcome
 
 FAILED_TEST_S = 2.0  # for LoadGen to end a test that has failed; Server's would go on until its last query is due
 SWITCH_S = 0.0005  # a callback waits so long for another thread of Python, 5 ms by default
-MOST_QUERIES = 1_000_000
 PREDICTIONS = "predictions.npz"
 
 
@@ -41,8 +38,9 @@ class TestFailed(Exception):
 def loadgen_test(context: Context) -> dict[str, Any]:
     """Run the LoadGen test of the request.
 
-    Returns engine, load_s, export_s, first_inference_s, warm_up, settings (with the hints), test_stop (the event's
-    fields), memory; of an accuracy run quality, correct, counted and predictions, the name of their file.
+    Returns engine, load_s, export_s, first_inference_s, warm_up, settings (completed), test_stop (the event's
+    fields), memory; of an accuracy run quality, correct, counted, hints (settings of a performance run) and
+    predictions, the name of their file.
 
     Raises:
         TestFailed: an exception in a callback, a sample that was lost or answered twice, a log that is not whole.
@@ -51,7 +49,7 @@ def loadgen_test(context: Context) -> dict[str, Any]:
     request = context.request
     require(request.settings is not None, "settings", "those of a LoadGen test", "none")
     assert request.settings is not None
-    settings = _with_hints(context, request.settings)
+    settings = _told(context, request.settings)
     settings.check()
     sut = _system(context, settings)
     context.report("phase", name="test")
@@ -74,70 +72,19 @@ def loadgen_test(context: Context) -> dict[str, Any]:
         "loadgen": stop["loadgen"],
         "effective": outcome.effective,
         **(_score(context, sut.outputs or {}) if settings.is_accuracy else {}),
+        "hints": hints.of_accuracy_run(settings, rows) if settings.is_accuracy else {},
     }
 
 
-def _with_hints(context: Context, settings: TestSettings) -> TestSettings:
-    """Warm up, and fill in what LoadGen has to be told of the system's speed where the settings lack it.
-
-    LoadGen makes its queries ahead: for twice the duration at the expected latency, for 1.1 times the duration at the
-    expected rate of Offline. The expected latency is from the fastest of the probe's batches, so that it does not run
-    out of queries where other programs disturbed the probe and not the test. Of Offline, which lasts as long as its
-    queries, it is told the median rate; a run that ends too early begins again (`scenarios.corrected`).
-    """
-    scenario, bound_s = settings.scenario, settings.target_latency_s or context.request.bound_s
-    if scenario in ("singlestream", "multistream"):
-        size = min(settings.samples_per_query, context.request.max_batch)
-        context.warm_up([size])
-        if settings.is_accuracy or settings.expected_latency_s is not None:
-            return settings
-        latency_s = _probed(context, scenario, size, 0.0) * -(-settings.samples_per_query // size)
-        return dataclasses.replace(settings, expected_latency_s=expected_latency(latency_s, settings.min_duration_s))
-    context.warm_up(context.sizes(), bound_s if scenario == "server" else None)
-    if settings.target_qps is not None or (settings.is_accuracy and scenario == "offline"):
-        return settings
-    fitting = {size: s for size, s in context.times.items() if bound_s is None or s <= 0.5 * bound_s}
-    size = batcher.best_batch(fitting) if fitting else min(context.times)
-    if scenario == "offline":
-        return dataclasses.replace(settings, target_qps=size / _probed(context, scenario, size, 0.5))
-    return dataclasses.replace(settings, target_qps=0.5 * size / _probed(context, scenario, size, 0.1))
-
-
-def expected_latency(fastest_s: float, duration_s: float) -> float:
-    """The expected latency to tell LoadGen, which makes 2 x duration / expected latency queries ahead.
-
-    They suffice for a system that is five times as fast in the test as in the probe, as after heavy disturbance; where
-    that would be more than a million queries, 355 bytes each, for one that is 2.5 times as fast.
-    """
-    return max(0.4 * fastest_s, min(0.8 * fastest_s, 2 * duration_s / MOST_QUERIES))
-
-
-def _probed(context: Context, scenario: str, size: int, quantile: float) -> float:
-    """Seconds of a batch, a quantile of those within `hint_s`; without a probe, as in the warm-up."""
-    duration_s = context.request.hint_s
-    if duration_s <= 0:
-        return context.times[size]
-    context.report("phase", name="hint")
-    seconds: list[float] = []
-    with context.loaded(size) as indices:
-        begin = time.perf_counter()
-        while not seconds or time.perf_counter() - begin < duration_s:
-            started = time.perf_counter()
-            infer(context.engine, context.samples, indices)
-            seconds.append(time.perf_counter() - started)
-    found_s = float(np.quantile(seconds, quantile))
-    context.report(
-        "probe",
-        scenario=scenario,
-        purpose="hint",
-        target_qps=size / found_s,
-        queries=len(seconds),
-        over_latency=0,
-        p99_s=sorted(seconds)[int(0.99 * len(seconds))],
-        valid=True,
-        duration_s=time.perf_counter() - begin,
-    )
-    return found_s
+def _told(context: Context, settings: TestSettings) -> TestSettings:
+    """Warm up what the test needs, and fill in what LoadGen has to be told of the system's speed."""
+    scenario, max_batch = settings.scenario, context.request.max_batch
+    if scenario in hints.STREAMS:
+        context.warm_up([min(settings.samples_per_query, max_batch)])
+    else:
+        bound_s = settings.target_latency_s or context.request.bound_s
+        context.warm_up(context.sizes(), bound_s if scenario == "server" else None)
+    return hints.completed(settings, context.times, max_batch)
 
 
 def _system(context: Context, settings: TestSettings) -> Sut:

@@ -227,11 +227,11 @@ class Request:
         *,
         num_samples: int,
         bound_s: float | None = None,
-        qps: float | None = None,
+        target_qps: float | None = None,
         expected_latency_s: float | None = None,
         duration_s: float | None = None,
     ) -> dict[str, Any]:
-        """The fields of a LoadGen test's settings over `num_samples` samples. Seconds; qps in queries a second.
+        """The fields of a LoadGen test's settings over `num_samples` samples. Seconds; target_qps in queries a second.
 
         A scenario that is too short for the profile has as many queries as early stopping needs at least, and Offline
         as many samples as its duration allows.
@@ -250,7 +250,7 @@ class Request:
             "min_queries": least,
             "samples_per_query": stated.samples_per_query,
             "target_latency_s": (bound_s or UNKNOWN_BOUND_S) if scenario == "server" else None,
-            "target_qps": qps if scenario in ("server", "offline") else None,
+            "target_qps": target_qps if scenario in ("server", "offline") else None,
             "expected_latency_s": expected_latency_s,
             "performance_count": min(num_samples, PERFORMANCE_SAMPLES.get(self.task, NUM_LOADED)),
         }

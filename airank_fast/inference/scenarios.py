@@ -16,7 +16,7 @@ import torch
 
 from airank_fast.engine.shutdown import Terminated
 from airank_fast.errors import UserError
-from airank_fast.inference import clients, compliance
+from airank_fast.inference import clients, compliance, hints
 from airank_fast.inference.accuracy import Predictions, Reference, judge, shown
 from airank_fast.inference.request import Request
 from airank_fast.inference.samples import Samples
@@ -30,7 +30,6 @@ from airank_fast.rules.inference_profiles import compliance_of
 OWN_WORKER = "airank_fast.inference.clients_worker"
 CHUNK = 5000  # queries of an event
 BOUNDED = ("server", "online", "max-batch")
-HINT_S = 2.0  # of the probe that finds what LoadGen has to be told; a quarter of a shorter test
 LEAST_DEADLINE_S = 30.0  # without an answer
 SLOWEST_BATCHES = 20  # the deadline in inferences of the slowest batch
 PROBE_FIELDS = ("queries", "over_latency", "p99_s", "valid", "duration_s")
@@ -69,8 +68,8 @@ class Scenarios:
     model_facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._times: dict[int, float] = {}  # of batches, by their sizes: the last warm-up
-        self._single_s: dict[int, float] = {}  # of one sample, by the number of threads: the first warm-up
+        self._times: dict[int, dict[int, float]] = {}  # seconds of a batch, by threads and size: its first warm-up
+        self._hints: dict[str, dict[str, float]] = {}  # of a scenario's speed, from its accuracy run
         self._has_model = False
         self._is_accurate = False
         self.not_valid: list[str] = []
@@ -119,6 +118,7 @@ class Scenarios:
             required = f"{metric.name} of at least {event['required']:.5f} ({event['factor']:g} x the reference)"
             raise NotAccurate(f"{scenario}: must have {required}, got {got}", shown(predictions, self.samples))
         self._is_accurate = True
+        self._hints[scenario] = dict(result.facts.get("hints") or {})
 
     def _keep_predictions(self, scenario: str, file: Path) -> Path:
         folder = self.directory / "predictions"
@@ -130,8 +130,8 @@ class Scenarios:
     def measure(self, scenario: str) -> dict[str, Any]:
         """The performance run of a LoadGen scenario; the fields of its test_stop.
 
-        LoadGen is told the speed of the system before it runs. Where a short measurement of it misled, as on a machine
-        that others use too, it is corrected, and the run begins again.
+        LoadGen is told the speed of the system before it runs. Where the accuracy run misled, as on a machine that
+        others use too, it is corrected, and the run begins again.
         """
         is_server, options = scenario == "server", self.request.options
         if is_server and options.find_qps:
@@ -139,15 +139,15 @@ class Scenarios:
             if valid_qps is None:
                 return {"valid": False, "reasons": ["no rate of queries was valid"], "metric": {}}
             for step in range(TRIES):
-                stop, _ = self._performance(scenario, {"qps": valid_qps * RATE_STEP**step})
+                stop, _ = self._performance(scenario, {"target_qps": valid_qps * RATE_STEP**step})
                 if stop["valid"]:
                     break
             return stop
-        known = {"qps": options.qps} if is_server and options.qps else {}
-        is_given = bool(known)
+        is_given = is_server and options.qps is not None
+        known = {"target_qps": options.qps} if is_server and options.qps else self._hints.get(scenario, {})
         for _ in range(TRIES):
             stop, settings = self._performance(scenario, known)
-            known = {} if stop["valid"] or is_given else corrected(scenario, settings, stop)
+            known = {} if stop["valid"] or is_given else hints.corrected(scenario, settings, stop)
             if not known:
                 break
         return stop
@@ -162,8 +162,8 @@ class Scenarios:
         if not self.request.options.compliance:
             return
         for mode in compliance_of(self.request.profile, self.request.task):
-            qps = performance.get("scheduled_qps") if scenario == "server" else None
-            result = self._loadgen(scenario, mode, {"qps": qps})
+            qps = {"target_qps": performance.get("scheduled_qps")} if scenario == "server" else None
+            result = self._loadgen(scenario, mode, qps or self._hints.get(scenario, {}))
             folder = self.directory / "loadgen" / scenario
             metric = result.facts["test_stop"]["metric"]
             found = compliance.reasons(scenario, mode, performance, metric, folder)
@@ -176,7 +176,7 @@ class Scenarios:
 
         def probe(qps: float) -> Verdict:
             duration_s = probe_seconds(qps)
-            known = {"qps": qps, "duration_s": duration_s}
+            known = {"target_qps": qps, "duration_s": duration_s}
             result = self._loadgen(scenario, "performance", known, is_probe=True)
             stop = result.facts["test_stop"]
             verdict = judge_probe(
@@ -190,7 +190,8 @@ class Scenarios:
             self.log.emit("probe", scenario=scenario, purpose="search", target_qps=qps, **figures)
             return verdict
 
-        start = 0.5 * max(size / took for size, took in self._times.items())
+        times = self._times[self.request.threads_of(scenario)]
+        start = 0.5 * max(size / took for size, took in times.items())
         found = find_qps(probe, start)
         self.log.emit(
             "search", scenario=scenario, valid_qps=found.valid, refused_qps=found.refused, probes=len(found.probes)
@@ -249,7 +250,7 @@ class Scenarios:
             calibration=calibration if options.precision == "int8" else None,
             settings=settings,
             bound_s=self._bound_s(scenario) if scenario in BOUNDED else None,
-            hint_s=min(HINT_S, (self.request.duration_s(scenario) or HINT_S) / 4),
+            times=self._times.get(self.request.threads_of(scenario), {}),
         )
 
     def _max_batch(self, scenario: str) -> int:
@@ -261,13 +262,14 @@ class Scenarios:
 
     def _bound_s(self, scenario: str) -> float | None:
         """The same in all tests: by the first time of a single inference, with as many threads where there is one."""
-        any_s = next(iter(self._single_s.values()), None)
-        return self.request.bound_for(scenario, self._single_s.get(self.request.threads_of(scenario), any_s))
+        single_s = {threads: times[1] for threads, times in self._times.items() if 1 in times}
+        any_s = next(iter(single_s.values()), None)
+        return self.request.bound_for(scenario, single_s.get(self.request.threads_of(scenario), any_s))
 
     def _run(
         self, scenario: str, mode: str, request: WorkerRequest, folder: Path, module: str, is_probe: bool = False
     ) -> WorkerResult:
-        slowest_s = max(self._times.values(), default=0.0)
+        slowest_s = max((took for times in self._times.values() for took in times.values()), default=0.0)
         deadline_s = max(LEAST_DEADLINE_S, 10 * (request.bound_s or 0.0), SLOWEST_BATCHES * slowest_s)
         result = run_worker(
             request,
@@ -291,9 +293,7 @@ class Scenarios:
             self._has_model = True
             self._emit_model(fields)
         elif kind == "warm_up":
-            self._times = dict(fields["times"])
-            if 1 in self._times:
-                self._single_s.setdefault(self.request.threads_of(scenario), self._times[1])
+            self._times.setdefault(self.request.threads_of(scenario), {}).update(fields["times"])
             if not is_probe:
                 self.log.emit("warm_up", times=fields["times"])
         elif kind == "probe" and not is_probe:
@@ -334,22 +334,6 @@ class Scenarios:
             stop["loadgen"] = {**stop["loadgen"], "directory": f"loadgen/{scenario}/{mode}"}
         self.log.emit("test_stop", **stop)
         return stop
-
-
-def corrected(scenario: str, settings: Mapping[str, Any], stop: Mapping[str, Any]) -> dict[str, float]:
-    """What LoadGen must be told instead, where a test failed because it was told a wrong speed; {} otherwise.
-
-    A run ends early where the system is faster than LoadGen was told. Half the rate is offered where queries were late.
-    """
-    if scenario == "server":
-        qps = settings.get("target_qps")
-        return {"qps": 0.5 * qps} if qps and stop["over_latency"] else {}
-    if stop["duration_s"] >= settings.get("min_duration_s", 0.0):
-        return {}
-    if scenario == "offline":
-        return {"qps": 1.1 * stop["num_samples"] / stop["duration_s"]} if stop["duration_s"] > 0 else {}
-    expected_s = settings.get("expected_latency_s")
-    return {"expected_latency_s": 0.5 * expected_s} if expected_s else {}
 
 
 def _failure(scenario: str, mode: str, result: WorkerResult) -> Exception:

@@ -38,7 +38,7 @@ class WorkerRequest:
     """What a worker runs. It travels as JSON.
 
     arguments: of the training command, the task's name first. settings: of the LoadGen test, None of another worker's.
-    bound_s: latency bound in seconds. hint_s: how long a probe measures the rates that LoadGen has to be told; 0: none.
+    bound_s: latency bound in seconds. times: {batch size: seconds} of the same engine, from an earlier worker.
     calibration: num_samples and seed, of int8. system: "module:function", which makes engine and samples from the
     request. extra: further values for `system` and for the worker.
     """
@@ -53,7 +53,7 @@ class WorkerRequest:
     calibration: dict[str, int] | None = None
     settings: TestSettings | None = None
     bound_s: float | None = None
-    hint_s: float = 2.0
+    times: dict[int, float] = field(default_factory=dict)
     system: str = f"{WORKER}:real_system"
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +65,9 @@ class WorkerRequest:
     def from_json(cls, value: Mapping[str, Any]) -> WorkerRequest:
         """The inverse of `as_json`."""
         settings = value.get("settings")
-        return cls(**{**value, "settings": None if settings is None else TestSettings.from_json(settings)})
+        made = None if settings is None else TestSettings.from_json(settings)
+        times = {int(size): seconds for size, seconds in value.get("times", {}).items()}  # JSON's keys are text
+        return cls(**{**value, "settings": made, "times": times})
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""The process of one test: makes engine and samples, warms up, probes the rates that LoadGen has to be told, runs it.
+"""The process of one test: makes engine and samples, warms up, and runs it.
 
     python -m airank_fast.inference.worker REQUEST.json
 
 The request is a supervise.WorkerRequest; files are left beside it. On standard output is one JSON object a line:
 
-    phase       name: load (with pid), warm_up, hint, test or score
+    phase       name: load (with pid), warm_up, test or score
     model       engine (its facts), load_s, export_s, first_inference_s
-    warm_up     times [[batch size, seconds], ...]
-    probe       the fields of the event, purpose hint
+    warm_up     times [[batch size, seconds], ...], of those that were timed
+    probe       the fields of the event
     test_start  scenario, mode, settings
     progress    issued, answered (samples), oldest (index of the sample that has been open for longest)
     test_stop   the fields of the event

@@ -113,7 +113,7 @@ def endless(scenario: str = "singlestream", **extra) -> WorkerRequest:
     """A test that goes on for twenty seconds if nothing ends it."""
     test = settings(scenario, min_duration_s=20.0)
     extra = {"latency_s": 0.002, **extra}
-    return WorkerRequest(max_batch=4, settings=test, hint_s=0.0, system=SYSTEM, extra=extra)
+    return WorkerRequest(max_batch=4, settings=test, system=SYSTEM, extra=extra)
 
 
 class Loses(StreamSut):

@@ -44,14 +44,12 @@ def test_stages_are_lines_and_a_stream_that_is_gone_silences_them():
     stream = io.StringIO()
     console = Console(stream)
     console({"kind": "probe", "scenario": "online", "purpose": "search", "concurrency": 8, "valid": False})
-    console({"kind": "probe", "scenario": "offline", "purpose": "hint", "target_qps": 102.46, "valid": True})
     console({"kind": "search", "scenario": "server", "valid_qps": 50.0, "refused_qps": None, "probes": 3})
     console({"kind": "queries", "scenario": "server"})
     stop = {"kind": "test_stop", "scenario": "server", "mode": "performance", "metric": {"scheduled_qps": 9.0}}
     console({**stop, "valid": False, "reasons": ["late", "short"]})
     assert stream.getvalue().splitlines() == [
         "online: search, 8 clients: not valid",
-        "offline: about 102.5/s by a short measurement",
         "server: of 3 rates 50 valid",
         "server: performance 9 queries/s, NOT valid: late; short",
     ]

@@ -14,7 +14,6 @@ from inference.loadgen_fakes import SYSTEM, settings
 
 from airank_fast.errors import UserError
 from airank_fast.inference import loadgen, verdict
-from airank_fast.inference.measuring import expected_latency
 from airank_fast.inference.schedule import server_schedule, since_due
 from airank_fast.inference.settings import TestSettings as Settings
 from airank_fast.inference.settings import required_values
@@ -32,7 +31,7 @@ SEEDS = dict(zip(("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed"),
 
 def run(directory, test: Settings, *, max_batch: int = 8, lines=None, **extra):
     """The result of a test with the fakes, which must be done."""
-    request = WorkerRequest(max_batch=max_batch, settings=test, hint_s=0.05, system=SYSTEM, extra=extra)
+    request = WorkerRequest(max_batch=max_batch, settings=test, system=SYSTEM, extra=extra)
     result = run_worker(request, directory, deadline_s=30.0, on_line=None if lines is None else lines.append)
     assert result.status == "done", (result.message, result.details)
     return result
@@ -56,7 +55,7 @@ def test_single_stream(tmp_path):
     assert result.facts["settings"]["expected_latency_s"] >= 0.0004
     kinds = [line["kind"] for line in lines if line["kind"] != "progress"]
     assert kinds == [
-        *("phase", "phase", "model", "warm_up", "phase", "probe", "phase", "test_start", "test_stop", "phase", "done"),
+        *("phase", "phase", "model", "warm_up", "phase", "test_start", "test_stop", "phase", "done"),
     ]
     assert (tmp_path / "run" / "mlperf_log_trace.json").stat().st_size < 1000
 
@@ -138,6 +137,23 @@ def test_a_rate_that_is_not_given_is_measured(scenario, tmp_path):
     result = run(tmp_path, settings(scenario, target_qps=None, min_queries=1), latency_s=0.002)
     most = {"offline": 1.0, "server": 0.5}[scenario] * 8 / 0.002
     assert 0 < result.facts["settings"]["target_qps"] <= most
+
+
+def test_times_that_are_known_are_not_measured_again(tmp_path):
+    lines = []
+    test = settings("offline", target_qps=None, min_queries=1, min_duration_s=0.02)
+    request = WorkerRequest(max_batch=4, settings=test, system=SYSTEM, times={1: 0.01, 4: 0.02})
+    result = run_worker(request, tmp_path, deadline_s=30.0, on_line=lines.append)
+    ((times,),) = ([line["times"]] for line in lines if line["kind"] == "warm_up")
+    assert [size for size, _ in times] == [2]
+    assert result.facts["warm_up"][::2] == [[1, 0.01], [4, 0.02]]
+
+
+def test_an_accuracy_run_tells_what_loadgen_must_know_of_the_speed(tmp_path):
+    offline = run(tmp_path / "offline", settings("offline", "accuracy"), latency_s=0.002, max_batch=8)
+    assert 0 < offline.facts["hints"]["target_qps"] <= 8 / 0.002
+    stream = run(tmp_path / "stream", settings("singlestream", "accuracy"), latency_s=0.002)
+    assert stream.facts["hints"]["expected_latency_s"] >= 0.4 * 0.002
 
 
 def test_multi_stream(tmp_path):
@@ -283,16 +299,10 @@ def test_loadgen_of_another_version_is_refused():
         loadgen.load_generator(PROFILES["v4.0"])
 
 
-def test_the_expected_latency_leaves_room_for_a_probe_that_was_disturbed():
-    assert expected_latency(0.010, 60.0) == pytest.approx(0.004)
-    assert expected_latency(0.001, 600.0) == pytest.approx(0.0008)  # 1.5 million queries
-    assert expected_latency(0.002, 600.0) == pytest.approx(0.0012)  # a million
-
-
 def test_settings_travel():
     test = settings("server")
     assert Settings.from_json(json.loads(json.dumps(test.as_json()))) == test
-    request = WorkerRequest(settings=test, extra={"a": 1})
+    request = WorkerRequest(settings=test, times={1: 0.004, 8: 0.03}, extra={"a": 1})
     assert WorkerRequest.from_json(json.loads(json.dumps(request.as_json()))) == request
 
 

@@ -16,6 +16,7 @@ from airank_fast.inference.weights import Weights
 from airank_fast.record.events import EventLog, read_events
 
 NUM_SAMPLES, NUM_RIGHT = 20, 18
+TIMES = {1: 0.004, 8: 0.016}
 
 
 class PlayedJob:
@@ -48,6 +49,7 @@ class Workers:
         self.outcomes = outcomes or {}
         self.stops = stops or {}  # of the first test of each kind
         self.calls = []
+        self.hints = {}  # of an accuracy run
 
     def __call__(self, request, directory, *, deadline_s, on_line, should_stop, module):
         own = request.extra
@@ -56,7 +58,7 @@ class Workers:
         self.calls.append((scenario, mode, request))
         assert deadline_s >= 30
         on_line({"kind": "model", "engine": {"precision": "fp32", "file_bytes": 5}, "first_inference_s": 0.1})
-        on_line({"kind": "warm_up", "times": [[1, 0.004], [8, 0.016]]})
+        on_line({"kind": "warm_up", "times": [list(pair) for pair in TIMES.items()]})
         result = self.outcomes.get((scenario, mode))
         if result is not None:
             return result
@@ -72,7 +74,7 @@ class Workers:
         predictions = None
         if mode == "accuracy":
             quality = {"top1": self.correct / NUM_SAMPLES}
-            facts |= {"quality": quality, "correct": self.correct, "counted": NUM_SAMPLES}
+            facts |= {"quality": quality, "correct": self.correct, "counted": NUM_SAMPLES, "hints": self.hints}
             directory.mkdir(parents=True)
             predictions = directory / "predictions.npz"
             output = np.zeros((NUM_SAMPLES, 1, 2), np.float32)
@@ -251,6 +253,15 @@ def test_a_wrong_measurement_of_the_speed_is_corrected(scenario, first, told, tm
     tests = [request.settings for _, mode, request in workers.calls if mode == "performance"]
     assert [(name, getattr(test, name)) for (name, _), test in zip(told, tests, strict=True)] == told
     assert bool(run.not_valid) is (len(told) == 1)
+
+
+def test_a_performance_run_is_told_the_speed_of_the_accuracy_run_and_the_times_of_the_first(tmp_path, monkeypatch):
+    workers = Workers()
+    workers.hints = {"target_qps": 123.0}
+    made(tmp_path, monkeypatch, workers, "--scenario", "offline").run()
+    (accuracy, performance) = (request for _, _, request in workers.calls)
+    assert (accuracy.times, accuracy.settings.target_qps) == ({}, None)
+    assert (performance.times, performance.settings.target_qps) == (TIMES, 123.0)
 
 
 def test_a_rate_that_is_given_is_not_corrected(tmp_path, monkeypatch):

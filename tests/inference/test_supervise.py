@@ -173,7 +173,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(supervise.subprocess, "Popen", little_room)
     test = settings("offline", "accuracy", performance_count=3000)
-    asked = WorkerRequest(max_batch=64, settings=test, hint_s=0.0, system=SYSTEM, extra={"count": 3000})
+    asked = WorkerRequest(max_batch=64, settings=test, system=SYSTEM, extra={"count": 3000})
     result = run(tmp_path, asked)
     assert result.status == "failed"
     assert "mlperf_log_accuracy.json: must be LoadGen's whole accuracy log, got a part" in result.message
