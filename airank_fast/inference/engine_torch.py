@@ -1,4 +1,6 @@
-"""The back end torch: the job's own network, with batch norms folded and, on CUDA, a graph for each size of batch.
+"""The back end torch: the job's own network, with batch norms folded.
+
+On CUDA it has a graph for each size of batch, on a CPU weights of convolutions in oneDNN's layout.
 
 It runs every task and device, and in float32 it is the reference of accuracy. Sequences stay packed, without padding.
 """
@@ -20,6 +22,7 @@ from airank_fast.engine.memory import keep_freed_memory
 from airank_fast.engine.precision import DTYPES
 from airank_fast.errors import UserError, require
 from airank_fast.inference.folding import folded, noise_call
+from airank_fast.inference.packing import PackedConv2d, packed
 from airank_fast.job import Batch, Job, Networks
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -43,6 +46,9 @@ class TorchEngine:
             keep_freed_memory()
         ((self._name, network),) = networks.items()
         made, num_folded = self._prepared(job, network, precision, device)
+        file_bytes = sum(tensor.nbytes for tensor in made.state_dict().values())
+        if device.type == "cpu":
+            packed(made)
         self._job, self._device, self._dtype = job, device, DTYPES[precision]
         self._runs: nn.Module = _Graphs(made) if device.type == "cuda" and _is_of_pictures(made) else made
         self.batch_sizes = powers_of_two(max_batch) if isinstance(self._runs, _Graphs) else ()
@@ -54,7 +60,7 @@ class TorchEngine:
             "precision": precision_of(made),
             "device": str(device),
             "threads": torch.get_num_threads(),
-            "file_bytes": sum(tensor.nbytes for tensor in made.state_dict().values()),
+            "file_bytes": file_bytes,
             "load_s": time.perf_counter() - begin,
             "export_s": 0.0,
             "folded": num_folded,
@@ -95,7 +101,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 def precision_of(network: nn.Module) -> str:
     """The precision in which convolutions and linear layers run: that of their weights."""
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    kinds = (nn.Conv2d, PackedConv2d, nn.ConvTranspose2d, nn.Linear)
     found = {module.weight.dtype for module in network.modules() if isinstance(module, kinds)}
     return "+".join(sorted(_NAMES[dtype] for dtype in found or {torch.float32}))
 

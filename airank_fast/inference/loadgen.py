@@ -68,8 +68,9 @@ def run_test(settings: TestSettings, sut: Sut, samples: Data, output: Path) -> O
     library = loadgen.ConstructQSL(len(samples), count, _guarded(sut, samples.load), _guarded(sut, samples.unload))
     system = loadgen.ConstructFastSUT(sut.issue, sut.flush)
     made, logs = _loadgen_settings(loadgen, settings, count), _log_settings(loadgen, output)
+    audit = _audit_file(made, settings, output)
     try:
-        loadgen.StartTestWithLogSettings(system, library, made, logs, _audit_file(made, settings, output))
+        sut.run(lambda: loadgen.StartTestWithLogSettings(system, library, made, logs, audit))
     finally:
         loadgen.DestroyQSL(library)
         loadgen.DestroyFastSUT(system)

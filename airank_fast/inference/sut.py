@@ -168,13 +168,17 @@ class Sut:
         if self.failure is not None:
             self._release()
 
+    def run(self, test: Callable[[], None]) -> None:
+        """Run a test, which issues queries to this system; raises what it raises."""
+        test()
+
     def flush(self) -> None:
         """LoadGen's callback after the last query. Never raises."""
         with self.guarded():
             self._check_lost()
 
     def close(self) -> None:
-        """After the test: end threads, and find samples that were never answered."""
+        """After the test: find samples that were never answered."""
         with self.guarded():
             self._check_lost()
 
@@ -260,6 +264,9 @@ class OfflineSut(Sut):
 class ServerSut(Sut):
     """Server: the callback queues the sample, and one thread serves batches of the size that `next_batch` gives.
 
+    It is the thread of `run`, and the test has another. An engine that was warmed up in one thread would begin with
+    further threads of OpenMP in another; then all of them sleep between two operators, as there are more than cores.
+
     times: {batch size: measured seconds}. bound_s: from issue to answer.
     """
 
@@ -278,18 +285,29 @@ class ServerSut(Sut):
         super().__init__(engine, samples, max_batch=max_batch, **options)
         self._times, self._bound_s = every_size(times, max_batch), bound_s
         self._queue: SimpleQueue[Waiting | str] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve_all, name="batcher", daemon=True)
-        self._thread.start()
+
+    def run(self, test: Callable[[], None]) -> None:
+        """See `Sut.run`."""
+        errors: list[BaseException] = []
+
+        def tested() -> None:
+            try:
+                test()
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                self._queue.put("close")
+
+        thread = threading.Thread(target=tested, name="LoadGen", daemon=True)
+        thread.start()
+        self._serve_all()
+        thread.join()
+        if errors:
+            raise errors[0]
 
     def flush(self) -> None:
         """LoadGen's callback after the last query: the thread checks, once it has served them all."""
         self._queue.put("flush")
-
-    def close(self) -> None:
-        """After the test: end the thread."""
-        self._queue.put("close")
-        self._thread.join()
-        super().close()
 
     def _serve_query(self, ids: Sequence[int], indices: Sequence[int], issued: float) -> None:
         for sample_id, index in zip(ids, indices, strict=True):

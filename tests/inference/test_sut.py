@@ -36,7 +36,19 @@ def connected(make, *, engine=None, samples=None, **options):
     sut = make(engine or Engine(), samples, **{"max_batch": 4, **options})
     answers = Answers()
     sut.connect(answers)
+    if isinstance(sut, ServerSut):  # whose thread goes on until its test ends
+        sut.is_over = threading.Event()
+        sut.thread = threading.Thread(target=sut.run, args=(sut.is_over.wait,))
+        sut.thread.start()
     return sut, answers
+
+
+def end(sut) -> None:
+    if isinstance(sut, ServerSut):
+        sut.is_over.set()
+        sut.thread.join(60)
+        assert not sut.thread.is_alive()
+    sut.close()
 
 
 def response(index: int) -> bytes:
@@ -48,7 +60,7 @@ def test_a_stream_answers_each_query_in_its_callback():
     sut.issue([100], [7])
     sut.issue([101, 102, 103, 104, 105, 106], [0, 1, 2, 3, 4, 7])
     sut.flush()
-    sut.close()
+    end(sut)
     assert answers.given == [(100, response(7)), *((101 + n, response(i)) for n, i in enumerate([0, 1, 2, 3, 4, 7]))]
     assert sut.failure is None
     assert sut.outputs == {index: 3 * index for index in (0, 1, 2, 3, 4, 7)}
@@ -61,7 +73,7 @@ def test_offline_has_the_longest_first_and_a_row_for_each_batch():
     samples = Samples(lengths=lengths)
     sut, answers = connected(OfflineSut, samples=samples, max_batch=16)
     sut.issue(list(range(500, 540)), list(range(40)))
-    sut.close()
+    end(sut)
     assert sorted(answers.given) == [(500 + index, response(index)) for index in range(40)]
     assert [lengths[sample_id - 500] for sample_id, _ in answers.given] == sorted(lengths, reverse=True)
     rows = sut.records.rows()
@@ -70,7 +82,17 @@ def test_offline_has_the_longest_first_and_a_row_for_each_batch():
     assert (rows[1:, 2] >= rows[:-1, 1]).all()  # a batch waits for those before it
 
 
-def test_server_answers_from_its_thread_and_ends_it():
+def test_an_error_of_the_test_is_the_systems():
+    def test():
+        raise UserError("--output: must be writable")
+
+    for make in (StreamSut, ServerSut):
+        options = {"times": {1: 1.0}, "bound_s": 1.0} if make is ServerSut else {}
+        with pytest.raises(UserError, match="--output: must be writable"):
+            make(Engine(), Samples(), max_batch=4, **options).run(test)
+
+
+def test_server_serves_in_the_thread_that_runs_it_and_ends():
     sut, answers = connected(ServerSut, times={1: 0.001, 4: 0.002}, bound_s=1.0)
     for number in range(40):
         sut.issue([number], [number])
@@ -79,7 +101,7 @@ def test_server_answers_from_its_thread_and_ends_it():
     for number in range(40, 50):  # LoadGen has several sets of samples in an accuracy run
         sut.issue([number], [number - 40])
     sut.flush()
-    sut.close()
+    end(sut)
     assert [sample_id for sample_id, _ in answers.given] == list(range(50))
     assert sut.failure is None
     rows = sut.records.rows()
@@ -105,7 +127,7 @@ def test_a_failure_is_kept_and_every_sample_is_answered(make, fault, failure):
     sut.issue([50], [5])
     answers.wait_for(21)
     sut.flush()
-    sut.close()
+    end(sut)
     given = dict(answers.given)
     assert len(answers.given) == len(given) == 21  # none twice
     assert given[50] == b""
@@ -141,7 +163,7 @@ def test_server_finds_lost_samples_after_the_last_query():
     sut.flush()
     answers.wait_for(10)
     assert sut.failure == "RuntimeError: samples 3, 7 were issued and never answered"
-    sut.close()
+    end(sut)
 
 
 def test_a_sample_that_is_answered_twice_is_named():
