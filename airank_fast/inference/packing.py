@@ -6,10 +6,12 @@ the products.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-_reorder = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+_reorder: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 
 
 def packed(network: nn.Module) -> int:
@@ -44,7 +46,7 @@ class PackedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self._geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self._geometry: Any = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self._bias = None if conv.bias is None else conv.bias.detach()
         self._plain: Tensor | None = conv.weight.detach()
         self._packed: Tensor | None = None
