@@ -8,12 +8,14 @@ Peers, in turns: the networks of torch's own modules (the task's --no-fused) in 
 channels_last, and contiguous under torch.compile, each network by itself; in bf16 under autocast. airank_fast is the
 engine's step of the task's job. Batches are noise, of one picture as in both papers; peers have no image pool.
 
-On a CPU the seconds of a step in convolutions are measured too (`products_s`): airank_fast has them from torch.
+On a CPU the seconds of a step in convolutions are measured too (`products_s`): airank_fast has them from torch. So are
+those in reflection padding (`paddings_s`), which a convolution that reads its padding itself would save at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -30,6 +32,7 @@ OURS = "airank_fast"
 TASKS = ("cyclegan", "pix2pix")
 RECIPE = "cityscapes"
 BETAS = (0.5, 0.999)
+PADDINGS = re.compile("reflection_pad")
 Networks = dict[str, nn.Module]
 
 
@@ -169,8 +172,11 @@ def time_steps(task: str, arguments: argparse.Namespace) -> None:
     products = {who: products_s(contestants[who]) for who in (OURS, *LAYOUTS)} if DEVICE.type == "cpu" else {}
     for who, seconds in products.items():
         print(f"  {who} is {1e3 * seconds:.1f} ms in convolutions")
+    paddings = {OURS: products_s(contestants[OURS], PADDINGS)} if DEVICE.type == "cpu" else {}
+    for who, seconds in paddings.items():
+        print(f"  {who} is {1e3 * seconds:.1f} ms in reflection padding")
     if arguments.save:
-        harness.save("gan_step", case, times, OURS, products_s=products)
+        harness.save("gan_step", case, times, OURS, products_s=products, paddings_s=paddings)
 
 
 def main() -> None:

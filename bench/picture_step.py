@@ -108,13 +108,16 @@ def check(job: Any, plain: Any, batch: Any) -> None:
     assert difference <= limit, f"{job.task.name}: losses and gradients differ by {difference} of their norm"
 
 
-def products_s(step: Callable[[], object]) -> float:
-    """Seconds of a step, on a CPU, in convolutions, products and LSTMs, forward and backward: the least of three."""
+def products_s(step: Callable[[], object], kinds: re.Pattern[str] = PRODUCTS) -> float:
+    """Seconds of a step, on a CPU, in operators of some kinds, forward and backward: the least of three.
+
+    By default in convolutions, products and LSTMs.
+    """
     found = []
     for _ in range(3):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             step()
-        ops = (op for op in profile.key_averages() if op.key.startswith("aten::") and PRODUCTS.search(op.key))
+        ops = (op for op in profile.key_averages() if op.key.startswith("aten::") and kinds.search(op.key))
         found.append(sum(op.self_cpu_time_total for op in ops) / 1e6)
     return min(found)
 
