@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from unittest import mock
 
 from commands.runs import arguments, here, threads, write_tree
+from inference.jobs import by_training
 
 from airank_fast import train as command
+from airank_fast.inference import export
+from airank_fast.inference.engine import open_engine
+from airank_fast.inference.samples import CPU, Samples, load_job
 from airank_fast.recipes import resnet50
 from airank_fast.record.events import read_events
 from airank_fast.record.metrics import summarize
@@ -63,6 +68,37 @@ def test_the_main_job_reaches_a_lower_target_and_its_log_passes_the_checker(tmp_
     assert (data["train_samples"], data["eval_samples"]) == (1442, 355)
     assert f'"value": {IMAGENET["train_samples"]}' in (output / "mlperf.log").read_text()
     assert checker_passes(output / "mlperf.log", tmp_path)
+    compare_engines(output)
+
+
+def compare_engines(run) -> None:
+    """Both engines of inference have training's evaluation to the picture, int8 within 1 % of it."""
+    job, networks = load_job(["resnet50"], run, CPU)
+    _, evaluation = by_training(job, networks, 64)
+    samples = Samples(job)
+    whole = range(len(samples))
+    samples.load(whole)
+    right = {}
+    for name, backend, precision in (
+        ("torch", "torch", "fp32"),
+        *((each, "onnxruntime", each) for each in ("fp32", "int8") if has_onnxruntime()),
+    ):
+        engine = open_engine(backend, job, networks, device=CPU, precision=precision, threads=1, max_batch=64)
+        assert engine.facts["precision"] == precision
+        outputs = {}
+        for first in whole[::64]:
+            indices = whole[first : first + 64]
+            outputs |= zip(indices, samples.split(engine.run(samples.batch(indices)), indices), strict=True)
+        _, counts = samples.score(outputs)
+        assert counts["counted"] == evaluation["counted"] == 355
+        right[name] = counts["correct"]
+    assert right["torch"] == evaluation["correct"]
+    assert right.get("fp32", right["torch"]) == evaluation["correct"]
+    assert right.get("int8", right["torch"]) >= 0.99 * evaluation["correct"]
+
+
+def has_onnxruntime() -> bool:
+    return all(importlib.util.find_spec(name) for name in export.PACKAGES)
 
 
 def test_a_run_that_misses_its_target_fails_the_checker(tmp_path):
