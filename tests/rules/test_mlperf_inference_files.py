@@ -32,3 +32,25 @@ def test_a_file_that_a_compliance_test_does_not_have(tmp_path, place):
     organization = write_tree(tmp_path, scenarios=("SingleStream", "MultiStream", "Offline"))
     (organization / "results/machine/resnet/Offline" / place).write_text("*.*.min_duration = 7\n")
     assert errors(tmp_path) == {"inference.stray"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "test", "rule"),
+    [("performance", "TEST04", "inference.issue"), ("performance", "accuracy", "inference.mode")],
+)
+def test_a_log_that_is_of_another_test_than_its_folder(tmp_path, folder, test, rule):
+    """A performance run that issues one sample again and again is none, though it is a sound TEST04."""
+    log = LoadGenTest("Offline", test)
+    write_test(tmp_path / "loadgen/offline" / folder, log)
+    write_test(tmp_path / "alone", log)
+    assert errors(tmp_path / "alone") == set()
+    assert rule in errors(tmp_path / "loadgen")
+
+
+def test_loadgens_advice_is_not_passed_on(tmp_path):
+    advice = "Increase expected QPS so the loadgen pre-generates a larger (coalesced) query."
+    changes = {"result_validity": "INVALID", "result_min_duration_met": False, "result_invalid_reason": advice}
+    write_test(tmp_path, LoadGenTest("Offline", changes=changes))
+    found = [str(finding) for finding in verifying.verify(tmp_path)]
+    assert any("result_min_duration_met False; true is required" in each for each in found)
+    assert not any("QPS" in each for each in found)
