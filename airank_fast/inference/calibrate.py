@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import io
 import platform
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,14 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which samples to take: the first `num_samples` of the training stream of a seed, or as many as there are."""
+    """Which samples to take: the first `num_samples` of the training stream of a seed, or as many as there are.
+
+    checksum: of the inputs that another process has read for them (`Calibration.checksum`); None: they are read here.
+    """
 
     num_samples: int = 128
     seed: int = 2026
+    checksum: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +56,7 @@ class Calibration:
 
     def checksum(self) -> str:
         """SHA-256 of the inputs."""
-        digest = hashlib.sha256()
-        for each in self.inputs:
-            for name in sorted(each):
-                digest.update(name.encode() + each[name].tobytes())
-        return digest.hexdigest()
+        return checksum(self.inputs)
 
     def facts(self) -> dict[str, Any]:
         """The fields of a `quantize` event."""
@@ -71,9 +71,19 @@ class Calibration:
         }
 
 
+def checksum(inputs: Iterable[Mapping[str, np.ndarray]]) -> str:
+    """SHA-256 of the inputs of several batches: names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for each in inputs:
+        for name, array in sorted(each.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
 def settings(choice: Choice) -> dict[str, Any]:
-    """What a quantised file depends on besides the network and the data."""
-    return {**asdict(choice), "batch_size": BATCH_SIZE, "reduce_range": not has_int8_products()}
+    """What a quantised file and its facts depend on besides the network and the inputs of its calibration."""
+    stated = {"num_samples": choice.num_samples, "seed": choice.seed, "batch_size": BATCH_SIZE}
+    return {**stated, "method": METHOD, "reduce_range": not has_int8_products()}
 
 
 def choose(job: Job, networks: Networks, choice: Choice) -> Calibration:

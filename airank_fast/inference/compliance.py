@@ -50,7 +50,8 @@ def answers_differ(accuracy: Path, test: Path) -> list[str]:
     whole, logged = (read_accuracy(Lines(folder / ACCURACY)) for folder in (accuracy, test))
     if not logged.data:
         return ["TEST01: must have logged answers, got none"]
-    others = [index for index, data in logged.data.items() if whole.data.get(index) != data]
+    once = {index for index, data in logged.data.items() if whole.data.get(index) != data}
+    others = sorted(once | set(logged.changed))
     if not others:
         return []
     got = f"others for {len(others)} of {len(logged.data)} samples, the first of them sample {others[0]}"

@@ -1,7 +1,9 @@
 """Exports a job's network to ONNX, and prepares the file that ONNX Runtime runs: fp32, or int8 with calibrated ranges.
 
 A file is checked against torch on samples of the evaluation set before it has its name. Prepared files are kept in the
-user's cache, by the weights, the recipe, the versions and the processor, so that the processes of a run share them.
+user's cache, so that the processes of a run share them, by all that they are made of: weights, recipe, the content of
+the samples that are traced and calibrated on, versions and processor. Checksums of data sets are of names, mostly, and
+would not do.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from airank_fast import processor
 from airank_fast.data.cache import made_once
 from airank_fast.errors import UserError, require
 from airank_fast.inference import calibrate
-from airank_fast.inference.calibrate import Choice
+from airank_fast.inference.calibrate import Calibration, Choice
 from airank_fast.inference.folding import call_for
 from airank_fast.inference.graphs import adapters_of, graph_of, inputs_of, require_graph
 from airank_fast.inference.samples import open_data, read
@@ -41,9 +43,10 @@ from airank_fast.job import Job, Networks
 TOLERANCE = 1e-3  # of the largest output of torch; agreement is about 1e-6 of it
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 CHECKED = ((0,), (1, 2, 0))  # samples of the batches on which a file is checked
-FORMAT = 1  # of the cache; another number where files are prepared otherwise
+FORMAT = 2  # of the cache; another number where files are prepared otherwise
 KEPT = 8  # prepared files of the cache
 MODEL, FACTS = "model.onnx", "facts.json"
+_KEY_DIGITS = 24
 
 
 @dataclass(frozen=True)
@@ -89,42 +92,61 @@ def export(job: Job, networks: Networks, path: Path) -> dict[str, Any]:
 def prepared(job: Job, networks: Networks, precision: str, choice: Choice | None = None) -> Prepared:
     """The file for ONNX Runtime in fp32 or int8, from the cache or made now.
 
-    Making it takes the memory of an export: a process whose memory is measured lets another one make it first.
+    Making it takes the memory of an export: a process whose memory is measured lets another one make it first. int8
+    reads the chosen samples, unless the choice has their checksum.
 
     choice: of the samples for int8.
 
     Raises:
-        UserError: as `export`; a precision other than these; int8 of which no node would run.
+        UserError: as `export`; a precision other than these; int8 of which no node would run; samples that do not have
+            the checksum any more.
     """
     require_packages()
     require_graph(job, networks)
     require(precision in ("fp32", "int8"), "--precision", "fp32 or int8 with --backend onnxruntime", precision)
+    exact = _key(job, networks)
+    if precision == "fp32":
+        return _from_cache(exact, lambda folder: _make_fp32(job, networks, folder))
     choice = choice or Choice()
-    settings = calibrate.settings(choice) if precision == "int8" else None
-    key = _key(job, networks, precision, settings)
+    read_here = None if choice.checksum else calibrate.choose(job, networks, choice)
+    inputs = choice.checksum if read_here is None else read_here.checksum()
+    stated = {"fp32": exact, "inputs": inputs, **calibrate.settings(choice)}
+    key = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
+    return _from_cache(
+        key, lambda folder: _make_int8(job, networks, folder, read_here or _chosen_again(job, networks, choice))
+    )
 
-    def make(folder: Path) -> None:
-        _make(job, networks, folder, precision, choice)
 
+def _from_cache(key: str, make: Callable[[Path], None]) -> Prepared:
     folder = made_once(f"onnx-{key}", make, "--backend onnxruntime", "--backend torch")
     _forget_old(folder)
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    return Prepared(folder / MODEL, facts)
+    return Prepared(folder / MODEL, json.loads((folder / FACTS).read_text(encoding="utf-8")))
 
 
-def _make(job: Job, networks: Networks, folder: Path, precision: str, choice: Choice) -> None:
-    path = folder / MODEL
-    if precision == "fp32":
-        facts = _write(job, networks, path)
-    else:
-        exact = prepared(job, networks, "fp32")
-        facts, begin = dict(exact.facts), time.perf_counter()
-        calibration = calibrate.choose(job, networks, choice)
-        _quantise(exact.path, path, calibration)
-        facts |= {"export_s": facts["export_s"] + time.perf_counter() - begin, "quantize": calibration.facts()}
-        facts["largest_error"] = _largest_error(job, networks, path)[0]
-    facts["nodes"] = node_types_as_run(path)
-    facts["file_bytes"] = path.stat().st_size
+def _chosen_again(job: Job, networks: Networks, choice: Choice) -> Calibration:
+    """The samples of a choice whose checksum is known, for a file that has left the cache."""
+    found = calibrate.choose(job, networks, choice)
+    what = f"the training samples that the run began with, of checksum {choice.checksum}"
+    require(found.checksum() == choice.checksum, "--data", what, found.checksum())
+    return found
+
+
+def _make_fp32(job: Job, networks: Networks, folder: Path) -> None:
+    _complete(folder, _write(job, networks, folder / MODEL))
+
+
+def _make_int8(job: Job, networks: Networks, folder: Path, calibration: Calibration) -> None:
+    exact = prepared(job, networks, "fp32")
+    facts, begin = dict(exact.facts), time.perf_counter()
+    _quantise(exact.path, folder / MODEL, calibration)
+    facts |= {"export_s": facts["export_s"] + time.perf_counter() - begin, "quantize": calibration.facts()}
+    facts["largest_error"] = _largest_error(job, networks, folder / MODEL)[0]
+    _complete(folder, facts)
+
+
+def _complete(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the facts of a file, with what ONNX Runtime runs of it and its size."""
+    facts = {**facts, "nodes": node_types_as_run(folder / MODEL), "file_bytes": (folder / MODEL).stat().st_size}
     (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -142,9 +164,7 @@ def _quantise(source: Path, target: Path, calibration: calibrate.Calibration) ->
 def _write(job: Job, networks: Networks, path: Path) -> dict[str, Any]:
     """Export to a path and check it; returns facts."""
     begin = time.perf_counter()
-    if getattr(job, "reader", None) is None:
-        open_data(job)
-    call = call_for(job, _merged(job, CHECKED[-1]))
+    call = call_for(job, _checked(job)[-1])
     graph, num_folded = graph_of(job, networks, call)
     arguments, _ = adapters_of(next(iter(networks.values())))
     examples = arguments(call)
@@ -177,10 +197,17 @@ def _write(job: Job, networks: Networks, path: Path) -> dict[str, Any]:
     }
 
 
-def _merged(job: Job, indices: Sequence[int]) -> Any:
-    """Samples with these numbers as one batch."""
-    batches = read(job, indices)
-    return type(batches[0]).merged(batches)
+def _checked(job: Job) -> list[Any]:
+    """The batches of CHECKED; each sample is read once."""
+    if getattr(job, "reader", None) is None:
+        open_data(job)
+    numbers = sorted({number for group in CHECKED for number in group})
+    try:
+        samples = dict(zip(numbers, read(job, numbers), strict=True))
+    except IndexError:
+        few = f"fewer than {len(numbers)} evaluation samples, with which a file is checked"
+        raise UserError(f"--backend: must be torch for a data set of {few}, got onnxruntime") from None
+    return [type(samples[group[0]]).merged([samples[number] for number in group]) for group in CHECKED]
 
 
 def _largest_error(job: Job, networks: Networks, path: Path) -> tuple[float, float]:
@@ -189,8 +216,8 @@ def _largest_error(job: Job, networks: Networks, path: Path) -> tuple[float, flo
     arguments, _ = adapters_of(network)
     session = open_session(path, threads=torch.get_num_threads())
     largest = scale = 0.0
-    for indices in CHECKED:
-        call = call_for(job, _merged(job, indices))
+    for batch in _checked(job):
+        call = call_for(job, batch)
         names = inputs_of(job, network, call)
         got = session.run(None, dict(zip(names, arrays(arguments(call)), strict=True)))
         device = next(network.parameters()).device
@@ -218,19 +245,15 @@ def _tensors(outputs: Any) -> list[Tensor]:
     return [outputs.prediction_logits] if hasattr(outputs, "prediction_logits") else list(outputs)
 
 
-def _key(job: Job, networks: Networks, precision: str, settings: Any) -> str:
-    """Of everything that a prepared file depends on."""
+def _key(job: Job, networks: Networks) -> str:
+    """Of everything that a float32 file depends on."""
     recipe: Any = job.recipe
-    names = ("torch", *PACKAGES)
-    versions = {name: _version(name) for name in names}
     stated = {
         "format": FORMAT,
         "benchmark": job.benchmark,
         "recipe": asdict(recipe),
-        "data": str(getattr(getattr(job, "options", None), "data", None)),
-        "precision": precision,
-        "calibration": settings,
-        "versions": versions,
+        "inputs": _checksum_of_checked(job, networks),
+        "versions": {name: _version(name) for name in ("torch", *PACKAGES)},
         "instructions": processor.instruction_set(),
     }
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode())
@@ -238,7 +261,16 @@ def _key(job: Job, networks: Networks, precision: str, settings: Any) -> str:
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:24]
+    return digest.hexdigest()[:_KEY_DIGITS]
+
+
+def _checksum_of_checked(job: Job, networks: Networks) -> str:
+    """Of the graph's inputs for the samples that a file is traced and checked with."""
+    ((_, network),) = networks.items()
+    arguments, _ = adapters_of(network)
+    calls = [call_for(job, batch) for batch in _checked(job)]
+    named = (dict(zip(inputs_of(job, network, call), arrays(arguments(call)), strict=True)) for call in calls)
+    return calibrate.checksum(named)
 
 
 def _version(name: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,17 +62,19 @@ def run_test(settings: TestSettings, sut: Sut, samples: Data, output: Path) -> O
     needs_qps = settings.scenario == "server"
     require(settings.target_qps is not None or not needs_qps, "--qps", "given for the Server scenario", "none")
     require(not _has_run, "LoadGen", "run once a process", "a second test")
+    count = min(settings.performance_count, len(samples))
+    is_there = settings.mode != "TEST04" or count > TEST04_INDEX  # LoadGen reads what lies behind the set
+    require(is_there, "TEST04", f"a test of at least {TEST04_INDEX + 1} samples, as it issues that one alone", count)
     loadgen = load_generator(PROFILES[settings.profile])
     make_directory(output)
     _has_run = True
     sut.connect(_completer(loadgen))
-    count = min(settings.performance_count, len(samples))
     library = loadgen.ConstructQSL(len(samples), count, _guarded(sut, samples.load), _guarded(sut, samples.unload))
     system = loadgen.ConstructFastSUT(sut.issue, sut.flush)
     made, logs = _loadgen_settings(loadgen, settings, count), _log_settings(loadgen, output)
-    audit = _audit_file(made, settings, output)
     try:
-        sut.run(lambda: loadgen.StartTestWithLogSettings(system, library, made, logs, audit))
+        with _audit_file(made, settings) as audit:
+            sut.run(lambda: loadgen.StartTestWithLogSettings(system, library, made, logs, audit))
     finally:
         loadgen.DestroyQSL(library)
         loadgen.DestroyFastSUT(system)
@@ -145,13 +149,19 @@ def _set_scenario(made: Any, settings: TestSettings) -> None:
             made.multi_stream_samples_per_query = settings.samples_per_query
 
 
-def _audit_file(made: Any, settings: TestSettings, output: Path) -> str:
-    """The file of what cannot be set in code: in LoadGen 4.0, how many responses TEST01 logs."""
+@contextmanager
+def _audit_file(made: Any, settings: TestSettings) -> Iterator[str]:
+    """The file of what cannot be set in code: in LoadGen 4.0, how many responses TEST01 logs.
+
+    It lies outside the test's directory, where a checker of submissions takes LoadGen's files alone.
+    """
     if settings.mode != "TEST01" or hasattr(made, SAMPLING_TARGET):
-        return NO_AUDIT_FILE
-    path = output / "audit.config"
-    path.write_text(f"*.*.{SAMPLING_TARGET} = {TEST01_LOG_SAMPLES}\n", encoding="utf-8")
-    return os.fspath(path)
+        yield NO_AUDIT_FILE
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "audit.config"
+        path.write_text(f"*.*.{SAMPLING_TARGET} = {TEST01_LOG_SAMPLES}\n", encoding="utf-8")
+        yield os.fspath(path)
 
 
 def _log_settings(loadgen: Any, output: Path) -> Any:

@@ -16,14 +16,16 @@ from torch import nn
 from airank_fast.engine import checkpoint, weights
 from airank_fast.engine.averaging import PREFIX
 from airank_fast.errors import UserError, require
+from airank_fast.inference.origin import RECIPE, locate, run_config
 from airank_fast.job import Job, Networks
 from airank_fast.recipes import command_line
 from airank_fast.recipes.checkpoints import load_into
 from airank_fast.recipes.options import Request
-from airank_fast.record.events import effective, read_events
+from airank_fast.record.events import dictionary
 
 PROGRAM = "python -m airank_fast.infer"
-_FROM_RUN = "checkpoints"  # of a run's directory
+_OF_ITS_TRAINING = ("workers", "checkpoint_every", "checkpoint_steps", "cuda_graphs", "skip_corrupt", "tensorboard")
+"""Options of a run that say how it ran, and nothing of its network and data."""
 _BUILDS = (0, 1)  # seeds; what differs between two networks is not in the file that both were filled from
 
 
@@ -31,8 +33,8 @@ def load_job(arguments: Sequence[str], checkpoint_path: Path | None, device: tor
     """The job of a training command, and its float32 networks in evaluation on the device.
 
     arguments: those of the training command, `["resnet50", "--data", "DIR"]`. checkpoint_path: a directory of a run,
-    whose newest checkpoint is taken, with its recipe and its data; a checkpoint of a run, step-00000128, likewise; or a
-    file of weights, or a directory of Hugging Face's. None: initial weights.
+    whose newest checkpoint is taken, with its recipe and its data; a checkpoint of a run, step-00000128, or a file in
+    one, likewise; or a file of weights from elsewhere, or a directory of Hugging Face's. None: initial weights.
 
     The job reads its evaluation set with batches of one sample, by Pillow where pictures are files.
 
@@ -41,41 +43,27 @@ def load_job(arguments: Sequence[str], checkpoint_path: Path | None, device: tor
             run of another command; and those of the training command.
     """
     request = command_line.parse(list(arguments), program=PROGRAM, text=__doc__)
-    step = None if checkpoint_path is None else _step_of(checkpoint_path)
-    run = None if step is None else step.parent.parent
-    if run is not None and (run / "recipe.json").is_file():
-        request = _as_run(request, run)
+    origin = None if checkpoint_path is None else locate(checkpoint_path)
+    step = None if origin is None else origin.step
+    if origin is not None and origin.run is not None:
+        request = _as_run(request, origin.run)
     recipe = _for_samples(command_line.resolve(request, "fp32", 1))
-    file = checkpoint_path if step is None else None
     if step is not None:
         recipe = _without_first_weights(recipe)
     job: Job = _made(request, recipe)
     torch.manual_seed(job.recipe.seed)
-    networks = job.build() if file is None else _from_file(request, job, file)
+    networks = job.build() if origin is None or step is not None else _from_file(request, job, origin.path)
     if step is not None:
         _fill(networks, step)
     return job, {name: weights.place(network.eval(), "fp32", device) for name, network in networks.items()}
 
 
-def _step_of(path: Path) -> Path | None:
-    """The checkpoint of a run at a path; None where it is a file, or a directory of Hugging Face's."""
-    require(path.exists(), "--checkpoint", "a run, a checkpoint of one, or a file of weights", f"{path}, no such file")
-    if path.is_file():
-        return None
-    if (path / _FROM_RUN).is_dir() or (path / "recipe.json").is_file():
-        newest = checkpoint.newest(path / _FROM_RUN)
-        if newest is None:
-            raise UserError(f"--checkpoint {path}: must be a run with a checkpoint, got one without")
-        return newest
-    return path if (path / "state.pt").is_file() else None
-
-
 def _as_run(request: Request, run: Path) -> Request:
     """The request with the recipe of a run, and with its options where they are not given."""
     try:
-        saved = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        saved = json.loads((run / RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--checkpoint {run}: must have a recipe.json that can be read, got {error}") from None
+        raise UserError(f"--checkpoint {run}: must have a {RECIPE} that can be read, got {error}") from None
     require(isinstance(saved, dict), f"--checkpoint {run}", "a run with a recipe", type(saved).__name__)
     try:
         return command_line.resumed(request, saved, _options_of(run))
@@ -84,13 +72,9 @@ def _as_run(request: Request, run: Path) -> Request:
 
 
 def _options_of(run: Path) -> Mapping[str, Any]:
-    """The options that a run's log has; {} without a log. Those of how it ran are left out."""
-    log = run / "events.jsonl"
-    if not log.is_file():
-        return {}
-    config = next((event for event in effective(read_events(log)) if event["kind"] == "run_config"), {})
-    left_out = ("workers", "checkpoint_every", "checkpoint_steps", "cuda_graphs", "skip_corrupt", "tensorboard")
-    return {name: value for name, value in (config.get("options") or {}).items() if name not in left_out}
+    """The options that a run's log has; {} without a log."""
+    options = dictionary(run_config(run).get("options"))
+    return {name: value for name, value in options.items() if name not in _OF_ITS_TRAINING}
 
 
 def _for_samples(recipe: Any) -> Any:

@@ -25,7 +25,9 @@ from airank_fast.inference.settings import TestSettings
 from airank_fast.inference.supervise import QUERIES, REQUEST, WORKER, WorkerRequest, WorkerResult, run_worker
 from airank_fast.inference.weights import Weights
 from airank_fast.record.events import EventLog
+from airank_fast.record.formats.loadgen import checksums
 from airank_fast.rules.inference_profiles import compliance_of
+from airank_fast.rules.tree_files import sha256
 
 OWN_WORKER = "airank_fast.inference.clients_worker"
 CHUNK = 5000  # queries of an event
@@ -55,7 +57,10 @@ class WorkerFailed(Exception):
 
 @dataclass
 class Scenarios:
-    """The tests of a run. model_facts: parameters and operations of the network, for the `model` event."""
+    """The tests of a run. model_facts: parameters and operations of the network, for the `model` event.
+
+    calibrated_on: the checksum of the inputs that int8 is calibrated on.
+    """
 
     request: Request
     weights: Weights
@@ -66,6 +71,7 @@ class Scenarios:
     device: torch.device
     should_stop: Callable[[], bool]
     model_facts: dict[str, Any] = field(default_factory=dict)
+    calibrated_on: str | None = None
 
     def __post_init__(self) -> None:
         self._times: dict[int, dict[int, float]] = {}  # seconds of a batch, by threads and size: its first warm-up
@@ -108,8 +114,8 @@ class Scenarios:
         kept = self._keep_predictions(scenario, result.predictions)
         predictions = Predictions.read(kept, result.facts["quality"], counts)
         event = judge(scenario, predictions, self.reference, self.request.bound, self.samples)
-        files = [str(kept.relative_to(self.directory))]
-        self.log.emit("accuracy", **event, predictions={"files": files})
+        files = {str(kept.relative_to(self.directory)): sha256(kept)}
+        self.log.emit("accuracy", **event, predictions={"files": list(files), "sha256": files})
         if not event["passed"]:
             metric = self.samples.job.task.headline
             got = (
@@ -238,7 +244,11 @@ class Scenarios:
 
     def _worker_request(self, scenario: str, max_batch: int, settings: TestSettings | None) -> WorkerRequest:
         options = self.request.options
-        calibration = {"num_samples": options.calibration_samples, "seed": options.seed}
+        calibration = {
+            "num_samples": options.calibration_samples,
+            "seed": options.seed,
+            "checksum": self.calibrated_on,
+        }
         return WorkerRequest(
             arguments=self.request.arguments,
             checkpoint=str(self.weights.path),
@@ -331,7 +341,9 @@ class Scenarios:
         stop["reasons"] = [*stop["reasons"], *more_reasons]
         stop["valid"] = bool(stop["valid"]) and not stop["reasons"]
         if stop.get("loadgen"):
-            stop["loadgen"] = {**stop["loadgen"], "directory": f"loadgen/{scenario}/{mode}"}
+            directory = f"loadgen/{scenario}/{mode}"
+            logs = {"directory": directory, "sha256": checksums(self.directory / directory)}
+            stop["loadgen"] = {**stop["loadgen"], **logs}
         self.log.emit("test_stop", **stop)
         return stop
 

@@ -182,7 +182,7 @@ class Session:
 
     def _go(self) -> int:
         self._export()
-        self._prepare()
+        calibrated_on = self._prepare()
         reference = torch_reference(self.job, self.networks, self.samples, self.world.device, self._leave_if_requested)
         if self._has_stated_reference():
             reference.stated = self.request.bound
@@ -196,6 +196,7 @@ class Session:
             self.world.device,
             lambda: self.shutdown.requested,
             self._model_facts(),
+            calibrated_on,
         )
         tests.run()
         if tests.not_valid:
@@ -218,16 +219,20 @@ class Session:
 
         export(self.job, self.networks, self.request.options.export)
 
-    def _prepare(self) -> None:
-        """Make ONNX Runtime's file now, in this process: a worker's memory is measured, and an export takes much."""
+    def _prepare(self) -> str | None:
+        """Make ONNX Runtime's file now, in this process: a worker's memory is measured, and an export takes much.
+
+        Returns the checksum of what int8 is calibrated on, by which workers find the file without reading it again.
+        """
         options = self.request.options
         if options.backend != "onnxruntime":
-            return
+            return None
         from airank_fast.inference.calibrate import Choice
         from airank_fast.inference.export import prepared
 
         choice = Choice(options.calibration_samples, options.seed) if options.precision == "int8" else None
-        prepared(self.job, self.networks, options.precision, choice)
+        made = prepared(self.job, self.networks, options.precision, choice)
+        return made.facts["quantize"]["checksum"] if choice else None
 
     def _model_facts(self) -> dict[str, Any]:
         """The fields of the `model` event that follow from the networks."""

@@ -39,8 +39,8 @@ class WorkerRequest:
 
     arguments: of the training command, the task's name first. settings: of the LoadGen test, None of another worker's.
     bound_s: latency bound in seconds. times: {batch size: seconds} of the same engine, from an earlier worker.
-    calibration: num_samples and seed, of int8. system: "module:function", which makes engine and samples from the
-    request. extra: further values for `system` and for the worker.
+    calibration: num_samples, seed and checksum, of int8. system: "module:function", which makes engine and samples from
+    the request. extra: further values for `system` and for the worker.
     """
 
     arguments: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class WorkerRequest:
     precision: str = "fp32"
     threads: int = 1
     max_batch: int = 1
-    calibration: dict[str, int] | None = None
+    calibration: dict[str, Any] | None = None
     settings: TestSettings | None = None
     bound_s: float | None = None
     times: dict[int, float] = field(default_factory=dict)

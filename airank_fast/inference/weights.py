@@ -19,8 +19,9 @@ from airank_fast import tasks
 from airank_fast.data.manifest import checksum
 from airank_fast.engine import checkpoint
 from airank_fast.errors import UserError, require
+from airank_fast.inference.origin import CHECKPOINTS, RECIPE, locate, run_config
 from airank_fast.inference.request import Request, train_command
-from airank_fast.record.events import dictionary, iter_events
+from airank_fast.record.events import dictionary
 
 RUNS = Path("runs")
 _KEPT = ("benchmark", "best_accuracy")  # of a training run's summary
@@ -51,50 +52,26 @@ class Weights:
 def find(request: Request) -> Weights:
     """The weights of the request; trains the network where none are given and no run lies below `RUNS`.
 
-    UserError: no such path, another task's run, a run without a checkpoint, a training that misses its target.
+    UserError: no such path, another task's run, one without a checkpoint or with a broken log, a training that misses
+    its target.
     """
     path = request.options.checkpoint
     if path is None:
         require(request.options.data is None, "--checkpoint", "given with --data", "none")
         path = newest_run(RUNS, request) or train(request)
-    what = "the directory of a training run, one of its checkpoints, or a file of weights"
-    require(path.exists(), "--checkpoint", what, f"{path}, which does not exist")
-    run = run_of(path)
-    config = run_config(run) if run else {}
-    if run:
-        require_same_task(request, run, config)
-    file = file_of(path, run)
+    origin = locate(path)
+    config = run_config(origin.run) if origin.run else {}
+    if origin.run:
+        require_same_task(request, origin.run, config)
     data = dictionary(config.get("options")).get("data")
-    return Weights(path, file, checksum(file), run, Path(data) if data else None)
-
-
-def run_of(path: Path) -> Path | None:
-    """The training run that a path lies in: itself, the owner of a checkpoint or of a file in one; else None."""
-    parents = (path, path.absolute().parent.parent, path.absolute().parent.parent.parent)
-    return next((place for place in parents if (place / "recipe.json").is_file()), None)
-
-
-def file_of(path: Path, run: Path | None) -> Path:
-    """The file of weights at a path; of several networks the first. UserError where there is none."""
-    if path.is_file():
-        return path
-    place = path
-    if run == path:
-        newest = checkpoint.newest(path / "checkpoints")
-        if newest is None:
-            raise UserError(f"--checkpoint: must be a run with a checkpoint, got {path}, which has none")
-        place = newest
-    found = sorted(file for suffix in ("safetensors", "bin", "pth", "pt") for file in place.glob(f"*.{suffix}"))
-    found = [file for file in found if file.name != "state.pt"]
-    if not found:
-        raise UserError(f"--checkpoint: must be a file of weights or have one, got {path}")
-    return found[0]
+    return Weights(path, origin.file, checksum(origin.file), origin.run, Path(data) if data else None)
 
 
 def require_same_task(request: Request, run: Path, config: Mapping[str, Any]) -> None:
     """UserError for a run of another task, or of another size of its network."""
+    require(config, f"--checkpoint {run}", "a run whose events.jsonl states what was trained", "no such event")
     name = config.get("benchmark")
-    is_same = tasks.find(name) is request.command.task and _is_of(request, _json(run / "recipe.json"))
+    is_same = tasks.find(name) is request.command.task and _is_of(request, _json(run / RECIPE))
     require(is_same, "--checkpoint", f"a run of {request.name}", f"{run}, a run of {name}")
 
 
@@ -104,15 +81,15 @@ def _is_of(request: Request, recipe: Mapping[str, Any]) -> bool:
 
 def newest_run(root: Path, request: Request) -> Path | None:
     """The last run below `root` that reached its target on embedded data, for the request's network; else None."""
-    summaries = [path for path in root.glob("*/summary.json") if (path.parent / "recipe.json").is_file()]
+    summaries = [path for path in root.glob("*/summary.json") if (path.parent / RECIPE).is_file()]
     for summary in sorted(summaries, key=lambda path: path.stat().st_mtime, reverse=True):
         run = summary.parent
-        if _json(summary).get("status") != "success" or checkpoint.newest(run / "checkpoints") is None:
+        if _json(summary).get("status") != "success" or checkpoint.newest(run / CHECKPOINTS) is None:
             continue
-        config = run_config(run)
+        config = _readable_config(run)
         is_embedded = "options" in config and dictionary(config["options"]).get("data") is None
         is_task = tasks.find(config.get("benchmark")) is request.command.task
-        if is_embedded and is_task and _is_of(request, _json(run / "recipe.json")):
+        if is_embedded and is_task and _is_of(request, _json(run / RECIPE)):
             return run
     return None
 
@@ -129,11 +106,12 @@ def train(request: Request) -> Path:
     return output
 
 
-def run_config(run: Path) -> dict[str, Any]:
-    """The run_config event of a training run; {} without one."""
+def _readable_config(run: Path) -> dict[str, Any]:
+    """`run_config` of a run that nobody named: one with a broken log is passed over, with a line."""
     try:
-        return next((event for event in iter_events(run / "events.jsonl") if event["kind"] == "run_config"), {})
-    except UserError:
+        return run_config(run)
+    except UserError as error:
+        print(f"{run}: left out ({error})", file=sys.stderr)
         return {}
 
 

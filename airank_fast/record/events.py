@@ -61,11 +61,12 @@ bad_data. Its other events (infer_config comes once):
                    Before the test_stop they lead to
     test_stop      scenario, mode, valid, reasons, metric {name: value}, num_queries, num_samples, duration_s (from
                    test_start to the last answer), over_latency, early_stopping {percentile, met, estimate_s}, effective
-                   (settings in LoadGen's log), loadgen {version, directory}, memory {total_bytes, model_bytes,
-                   run_bytes}
+                   (settings in LoadGen's log), loadgen {version, directory, sha256 {file: checksum}}, memory
+                   {total_bytes, model_bytes, run_bytes}
     accuracy       scenario, quality, correct, counted, required (of the headline metric), factor, reference, passed,
-                   agreement (share of predictions equal to the reference's), largest_error, predictions {files};
-                   sample_results [0 | 1, ...] in the order of the samples, where correct / counted is a share of them
+                   agreement (share of predictions equal to the reference's), largest_error, predictions {files,
+                   sha256 {file: checksum}}; sample_results [0 | 1, ...] in the order of the samples, where correct /
+                   counted is a share of them
     probe          scenario, purpose (search), target_qps, queries, over_latency, p99_s, valid, duration_s
     search         scenario, valid_qps, refused_qps, probes
 

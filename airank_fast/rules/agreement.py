@@ -13,19 +13,20 @@ from airank_fast import tasks
 from airank_fast.errors import UserError
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event, effective, name_floats
-from airank_fast.record.formats import events, flagperf
+from airank_fast.record.formats import events, flagperf, mlperf
 from airank_fast.record.formats.airank import PREFIX, AIRankLog
 from airank_fast.record.formats.mlperf import MLPerfLog
 from airank_fast.record.lines import Lines
 from airank_fast.record.logs import AIRANK_FILE, MLPERF_FILE
 from airank_fast.record.metrics import Tally
 from airank_fast.rules.facts import Facts
-from airank_fast.rules.findings import ERROR, NOTE, Finding, Rule
+from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 
 FILES = (AIRANK_FILE, MLPERF_FILE, "flagperf.json", "flagperf.md", "summary.json")
-_SOURCE = "events.jsonl beside it, from which every log is made"
-DISAGREES = Rule(name="run.agreement", severity=ERROR, source=_SOURCE)
-NOT_COMPARED = Rule(name="run.not_compared", severity=NOTE, source=_SOURCE)
+SOURCE = "events.jsonl beside it, from which every log is made"
+DISAGREES = Rule(name="run.agreement", severity=ERROR, source=SOURCE)
+NOT_COMPARED = Rule(name="run.not_compared", severity=NOTE, source=SOURCE)
+MISSING = Rule(name="run.missing", severity=ERROR, source=SOURCE)
 _NOTHING = "nothing"  # shown for a line that one side lacks
 
 
@@ -37,9 +38,12 @@ class RunEvents:
         self.tally = Tally()
         self.train_samples: int | None = None
         self.resumed = False
+        self.is_closed = False
+        """Whether the run has written all its files: a process that is killed has not."""
         for event in self.events():
             self.tally.feed(event)
             self.resumed = self.resumed or event["kind"] == "resume"
+            self.is_closed = event["kind"] == "process_stop" or (self.is_closed and event["kind"] != "resume")
             if event["kind"] == "data" and self.train_samples is None:
                 self.train_samples = event.get("train_samples")
 
@@ -79,6 +83,14 @@ class RunEvents:
 def files_in(directory: Path) -> list[Path]:
     """The logs of a training run that are there."""
     return [path for path in (directory / name for name in FILES) if path.is_file()]
+
+
+def named(run: RunEvents, directory: Path) -> Iterator[Finding]:
+    """The findings about files of FILES that the events give and that are missing; they can be made of them again."""
+    left_out = () if mlperf.has_benchmark(run.tally.config) else (MLPERF_FILE,)
+    for name in FILES if run.is_closed else ():
+        if name not in left_out and not (directory / name).is_file():
+            yield MISSING.broken(str(directory / name), None, "no such file", "the events give it", WARNING)
 
 
 def differences(run: RunEvents, path: Path) -> Iterator[Finding]:
@@ -138,6 +150,8 @@ def of_fields(path: Path, expected: dict) -> Iterator[Finding]:
     lines = {}
     for number, line in enumerate(Lines(path), 1):
         lines.setdefault(line.strip().partition(":")[0].strip('" '), number)
+    if not expected.keys() & found.keys():
+        yield DISAGREES.broken(str(path), None, "none of the figures", "those of the events are required")
     for name, value in name_floats(expected).items():
         if name in found and not same(found[name], value):
             shown, required = (quote(json.dumps(each, ensure_ascii=False), 80) for each in (found[name], value))

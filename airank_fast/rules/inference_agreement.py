@@ -1,6 +1,7 @@
 """Compares the files of an inference run's directory with its events: each is written again from events.jsonl.
 
-LoadGen's own logs are not made from the events: their figures must be those that the events state.
+LoadGen's own logs and the predictions are not made from the events: their figures must be those that the events state,
+and their content that of which the events have the checksum. A file that the events name must be there.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from airank_fast import tasks
 from airank_fast.numeric import is_number
+from airank_fast.record.entries import quote
 from airank_fast.record.events import Event, dictionary
 from airank_fast.record.formats import events
 from airank_fast.record.formats.loadgen import DETAIL, Detail, read_detail
+from airank_fast.record.formats.loadgen import FILES as LOADGEN_FILES
 from airank_fast.record.inference_logs import FILES, texts
 from airank_fast.record.inference_metrics import InferenceTally
 from airank_fast.record.lines import Lines
 from airank_fast.rules import agreement
 from airank_fast.rules.facts import Facts
-from airank_fast.rules.findings import Finding
+from airank_fast.rules.findings import ERROR, WARNING, Finding
+from airank_fast.rules.tree_files import sha256
 
 _MODES = ("accuracy", "performance", "TEST01", "TEST04", "TEST05")
 _KEYS = {  # of a test_stop's metric: the keys of LoadGen's log that may be its source, with the unit in seconds
@@ -37,8 +41,11 @@ class RunEvents:
 
     def __init__(self, source: Path):
         self.tally = InferenceTally()
+        self.is_closed = False
+        """Whether the run has written all its files: a process that is killed has not."""
         for event in events.parse(Lines(source)):
             self.tally.feed(event)
+            self.is_closed = self.is_closed or event["kind"] == "process_stop"
         self.texts = texts(self.tally)
 
     def facts(self, given: Facts) -> Facts:
@@ -78,6 +85,71 @@ def files_in(directory: Path) -> list[Path]:
     ]
 
 
+def named(run: RunEvents, directory: Path) -> Iterator[Finding]:
+    """The findings about files that the events name or give, and that are missing or of another content."""
+    for name in run.texts if run.is_closed else ():
+        if not (directory / name).is_file():
+            yield agreement.MISSING.broken(str(directory / name), None, "no such file", "the events give it")
+    for folder, stated in _loadgen_folders(run.tally).items():
+        yield from _of_test(directory, folder, stated)
+    for event in run.tally.accuracies.values():
+        predictions = dictionary(event.get("predictions"))
+        files = predictions.get("files")
+        for name in files if isinstance(files, list) else ():
+            checksum = dictionary(predictions.get("sha256")).get(str(name))
+            yield from _named_file(directory, str(name), checksum, WARNING)  # large, and no part of a hand-in
+
+
+def _loadgen_folders(tally: InferenceTally) -> dict[str, dict]:
+    """What the last test of each folder of LoadGen's logs states of them, by the folder's name.
+
+    Without the folders of a test that was begun again and did not end.
+    """
+    found: dict[str, dict] = {}
+    for test in tally.tests:
+        folder, stated = f"loadgen/{test.scenario}/{test.mode}", dictionary((test.stop or {}).get("loadgen"))
+        if test.stop is None:
+            found.pop(folder, None)
+        elif stated:
+            found[str(stated.get("directory") or folder)] = stated
+    return found
+
+
+def _of_test(directory: Path, folder: str, stated: dict) -> Iterator[Finding]:
+    if not _is_inside(folder):
+        yield _outside(directory, folder)
+    elif not (directory / folder).is_dir():
+        required = f"it is required, with {', '.join(LOADGEN_FILES)}: LoadGen ran the test"
+        yield agreement.MISSING.broken(str(directory / folder), None, "no such folder", required)
+    else:
+        for name in LOADGEN_FILES:
+            yield from _named_file(directory, f"{folder}/{name}", dictionary(stated.get("sha256")).get(name))
+
+
+def _named_file(directory: Path, name: str, checksum: object, severity: str = ERROR) -> Iterator[Finding]:
+    """The finding about a file below the run's directory; `checksum` None: the events have none."""
+    path = directory / name
+    if not _is_inside(name):
+        yield _outside(directory, name)
+    elif not path.is_file():
+        yield agreement.MISSING.broken(str(path), None, "no such file", "it is required: the events name it", severity)
+    elif checksum is not None and (actual := sha256(path)) != checksum:
+        required = f"{checksum}, which the events state, is required"
+        yield agreement.DISAGREES.broken(str(path), None, f"sha256 {actual}", required)
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _outside(directory: Path, name: str) -> Finding:
+    required = "a path below the run's directory is required"
+    return agreement.DISAGREES.broken(
+        str(directory / "events.jsonl"), None, f"a file named {quote(name, 80)}", required
+    )
+
+
 def differences(run: RunEvents, path: Path) -> Iterator[Finding]:
     """The findings about lines and fields of one of FILES that differ from the events."""
     text = run.texts.get(path.name)
@@ -98,6 +170,9 @@ def _of_loadgen(run: RunEvents, path: Path) -> Iterator[Finding]:
     if not stop:
         return
     detail = read_detail(Lines(path))
+    if detail.value("loadgen_version") is None:
+        found = "no line loadgen_version"
+        yield agreement.DISAGREES.broken(str(path), None, found, "LoadGen's log of the test is required")
     for name, stated, own, line in _pairs(stop, detail):
         if not any(agreement.same(stated, each) for each in own):
             found = f"{name} {' or '.join(map(str, own))}, {stated} in events.jsonl"

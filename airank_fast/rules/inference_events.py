@@ -62,6 +62,7 @@ _MODES = (ACCURACY, PERFORMANCE, "TEST01", "TEST04", "TEST05")
 _OWN_SCENARIOS = {"airank": ("offline", "online", "latency", "max-batch"), "flagperf": ("flagperf",)}
 _OWN_CLIENTS = ("online", "latency", "max-batch")  # of AI-Rank, which a run of LoadGen may have as well
 _CASES = 1000  # of AI-Rank's latency
+EMBEDDED = "the embedded "  # begins the name of every data set that comes with the package
 _SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 
 
@@ -154,7 +155,11 @@ class _Book:
             yield self._broken(WEIGHTS, found, "published weights, or the open division, are required")
 
     def _data(self, event: Event) -> Iterator[Finding]:
-        stated = dictionary(event.get("data")).get("eval_samples")
+        data = dictionary(event.get("data"))
+        stated = data.get("eval_samples")
+        if str(data.get("source")).startswith(EMBEDDED) and not event.get("is_rehearsal"):
+            found = f"{quote(data['source'], 60)}, not said to be a rehearsal"
+            yield self._broken(DATA, found, "embedded data give no result: is_rehearsal is required")
         whole = self.task.eval_samples if self.task else None
         whole = inference_profiles.EVAL_SAMPLES.get(self.task.name if self.task else "", whole)
         if stated is None:
@@ -299,6 +304,10 @@ class _Book:
         effective = {key.removeprefix("effective_"): value for key, value in (event.get("effective") or {}).items()}
         if self.profile is None or not self.profile.scenarios:
             return
+        missing = [name for name in _SEEDS if name not in effective]
+        if event["scenario"] in self.profile.scenarios and (missing or not event.get("loadgen")):
+            found = f"{event['mode']} of {event['scenario']} without {', '.join(missing) or 'a version of LoadGen'}"
+            yield self._broken(SETTINGS, found, f"{self.profile.name} requires a test by LoadGen, with its settings")
         seeds = self.profile.test05_seeds if event["mode"] == "TEST05" else self.profile.seeds
         for name, seed in zip(_SEEDS, seeds or (), strict=False):
             if name in effective and str(effective[name]) != str(seed):
@@ -318,12 +327,21 @@ class _Book:
                 yield self._broken(MEMORY, f"{name} {part} of {total} bytes in all", "a part of them is required")
 
     def _whole_set(self, event: Event, test: LoadTest) -> Iterator[Finding]:
-        """Every sample once; LoadGen fills up the last query of several samples."""
+        """Every sample once, and those with which LoadGen fills up queries of several samples."""
         samples = dictionary(self.tally.config.get("data")).get("eval_samples")
-        per_query = dictionary(test.start["settings"]).get("samples_per_query") if test.scenario == "multistream" else 1
-        if samples and not samples <= event["num_samples"] < samples + (per_query or 1):
+        if not samples:
+            return
+        settings, required = test.start["settings"], samples
+        if test.scenario == "multistream":
+            loaded = settings.get("performance_count")
+            loaded = min(loaded, samples) if type(loaded) is int and loaded > 0 else samples
+            required = inference_profiles.num_issued(samples, settings.get("samples_per_query") or 1, loaded)
+        if event["num_samples"] != required:
+            again = f", and {required - samples} again to fill up queries," if required > samples else ""
             found = f"an accuracy run of {event['num_samples']} samples"
-            yield self._broken(ACCURACIES, found, f"each of the {samples} evaluation samples once is required")
+            yield self._broken(
+                ACCURACIES, found, f"each of the {samples} evaluation samples once{again} is required: {required}"
+            )
 
     # accuracy
 

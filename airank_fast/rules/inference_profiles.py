@@ -179,6 +179,16 @@ def scenario_of(profile: Profile, name: str, task_name: str) -> Scenario | None:
     return replace(scenario, min_queries=OFFLINE_SAMPLES.get(task_name, scenario.min_queries))
 
 
+def num_issued(samples: int, per_query: int, loaded: int) -> int:
+    """How many samples LoadGen issues in an accuracy run over a set of `samples`, of which it loads `loaded` at a time.
+
+    Each once; and of each part that is loaded as many again as fill up its last query, MultiStream's of several samples
+    (loadgen/loadgen.cc, GenerateLoadableSets and GenerateQueries).
+    """
+    whole, rest = divmod(samples, loaded)
+    return per_query * (whole * -(-loaded // per_query) + -(-rest // per_query))
+
+
 def compliance_of(profile: Profile, task_name: str) -> tuple[str, ...]:
     """The compliance tests that the profile requires of a task."""
     return profile.compliance.get(task_name, ())

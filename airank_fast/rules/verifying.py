@@ -290,6 +290,19 @@ def _run_directory(path: Path, facts: Facts) -> Iterator[Finding]:
     for log in room.files_in(path):
         own = run.facts_of(log, facts) if run is not None else facts
         yield from in_order(_beside_events(log, differences, own))
+    if run is not None:
+        yield from _named(path, room.named(run, path))
+
+
+def _named(directory: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings about the files of a run that its events name, of which one may be unreadable."""
+    try:
+        yield from findings
+    except OSError as error:
+        place = str(error.filename or directory)
+        yield _READABLE.broken(
+            place, None, f"it cannot be read: {error.strerror}", "a file that can be read is required"
+        )
 
 
 def _beside_events(

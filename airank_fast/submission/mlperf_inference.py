@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from airank_fast.errors import UserError
+from airank_fast.errors import UserError, require
 from airank_fast.record.events import Event, dictionary
 from airank_fast.record.formats.loadgen import ACCURACY, CUT, DETAIL, SUMMARY, read_accuracy, read_detail
 from airank_fast.record.lines import Lines
@@ -196,10 +196,14 @@ def _add_log(tree: Tree, name: str, log: Path, request: Request) -> None:
     """Add a log of LoadGen; that of a rehearsal has its mark as the last line, since a checker reads the first one."""
     if request.first_line() is None:
         tree.copy(name, log)
-    elif log.is_symlink():
-        raise UserError(f"{log}: must be a regular file, got a symbolic link")
     else:
+        _require_regular(log)
         tree.add(name, log.read_bytes() + f"{request.first_line()}\n".encode())
+
+
+def _require_regular(log: Path) -> None:
+    """UserError for a symbolic link: what it points to is no part of the run."""
+    require(not log.is_symlink(), str(log), "a regular file", "a symbolic link")
 
 
 def _add_test(tree: Tree, entry: Entry, test: str, request: Request) -> None:
@@ -219,6 +223,7 @@ def _add_test(tree: Tree, entry: Entry, test: str, request: Request) -> None:
 
 def truncated(log: Path) -> tuple[bytes, str]:
     """(an accuracy log, cut to its ends where it has more than 10 kB; the sha256 of the whole)."""
+    _require_regular(log)
     digest, size = hashlib.sha256(), log.stat().st_size
     with open(log, "rb") as file:
         while block := file.read(1 << 20):
@@ -278,9 +283,11 @@ def _speed_verdict(entry: Entry, test: str) -> str:
 
 def _answers_verdict(entry: Entry) -> tuple[str, int | None, int]:
     """(verify_accuracy.txt of TEST01, how many of the logged answers are right if the run states it, their number)."""
-    known, logged = (read_accuracy(Lines(entry.log(mode, ACCURACY))).data for mode in ("accuracy", "TEST01"))
+    whole, tested = (read_accuracy(Lines(entry.log(mode, ACCURACY))) for mode in ("accuracy", "TEST01"))
+    known, logged = whole.data, tested.data
     common = [index for index in logged if index in known]
-    differing = sum(logged[index].lower() != known[index].lower() for index in common)
+    others = {index for index in common if logged[index].lower() != known[index].lower()}
+    differing = len(others | set(tested.changed))
     passes = bool(logged) and len(common) == len(logged) and not differing
     lines = [
         f"num_acc_log_entries = {len(known)}",

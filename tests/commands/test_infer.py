@@ -273,6 +273,22 @@ def test_the_checkpoint_of_another_task_is_refused(trained):
         weights.find(request)
 
 
+def test_a_run_with_a_broken_log_is_named_where_it_is_requested_and_passed_over_where_not(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "summary.json").write_text('{"status": "success"}')
+    (run / "events.jsonl").write_text("no event\n{}\n")
+    with pytest.raises(UserError, match=r"events\.jsonl: line 1 must be an event, got b'no event"):
+        weights.find(parsed("--checkpoint", run))
+    assert weights.newest_run(tmp_path, parsed()) is None
+    assert "left out (" in capsys.readouterr().err
+    (run / "events.jsonl").unlink()
+    with pytest.raises(
+        UserError, match=r"must be a run whose events\.jsonl states what was trained, got no such event"
+    ):
+        weights.find(parsed("--checkpoint", run))
+
+
 def test_the_closed_division_takes_published_weights_alone():
     closed = parsed("--submission.division", "closed")
     with pytest.raises(UserError, match=r"--submission\.division closed: must have the weights that MLPerf publishes"):

@@ -1,10 +1,15 @@
 """MLPerf's compliance tests: what passes, and what each of them is there to find."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from inference.loadgen_fakes import Engine, Samples, settings
 
-from airank_fast.inference import compliance
+from airank_fast.errors import UserError
+from airank_fast.inference import compliance, loadgen
+from airank_fast.inference.sut import StreamSut
 
 
 def write_log(folder, answers):
@@ -71,6 +76,17 @@ def test_test01_logs_the_answers_of_the_accuracy_run(logged, expected, tmp_path)
     assert (found == []) if expected is None else (expected in found[0])
 
 
+def test_test01_has_the_same_answer_each_time_that_it_asks(tmp_path):
+    write_log(tmp_path / "accuracy", ANSWERS)
+    (tmp_path / "TEST01").mkdir()
+    entries = [
+        json.dumps({"seq_id": at, "qsl_idx": 7, "data": data}) for at, data in enumerate(["0000E040", "00000041"])
+    ]
+    (tmp_path / "TEST01" / "mlperf_log_accuracy.json").write_text("[\n" + ",\n".join(entries) + "\n]\n")
+    (line,) = compliance.answers_differ(tmp_path / "accuracy", tmp_path / "TEST01")
+    assert line.endswith("got others for 1 of 1 samples, the first of them sample 7")
+
+
 def test_a_missing_log_is_said(tmp_path):
     write_log(tmp_path / "accuracy", ANSWERS)
     (line,) = compliance.answers_differ(tmp_path / "accuracy", tmp_path / "TEST01")
@@ -79,3 +95,46 @@ def test_a_missing_log_is_said(tmp_path):
 
 def test_without_a_figure_a_test_does_not_pass(tmp_path):
     assert compliance.reasons("offline", "TEST04", {}, {"samples_per_s": 1.0}, tmp_path)
+
+
+class OldLoadGen:
+    """LoadGen 4.0 as far as a test of it goes: without a field for the number of answers that TEST01 logs."""
+
+    TestScenario = SimpleNamespace(SingleStream="SingleStream")
+    TestMode = SimpleNamespace(PerformanceOnly="PerformanceOnly")
+    TestSettings = SimpleNamespace
+    audit = None
+
+    @staticmethod
+    def LogSettings():
+        return SimpleNamespace(log_output=SimpleNamespace())
+
+    def ConstructQSL(self, *_):
+        return None
+
+    ConstructFastSUT = DestroyQSL = DestroyFastSUT = ConstructQSL
+
+    def StartTestWithLogSettings(self, _sut, _qsl, _settings, logs, audit_file):
+        self.audit = Path(audit_file).read_text() if audit_file else None
+        Path(logs.log_output.outdir, "mlperf_log_detail.txt").touch()
+
+
+@pytest.mark.parametrize("mode", ["TEST01", "TEST04"])
+def test_the_logs_of_a_test_are_loadgens_alone(mode, tmp_path, monkeypatch):
+    """Of LoadGen 4.0 as well, which takes a setting of TEST01 from a file only: a checker refuses the file there."""
+    old = OldLoadGen()
+    monkeypatch.setattr(loadgen, "load_generator", lambda profile: old)
+    monkeypatch.setattr(loadgen, "_has_run", False)
+    monkeypatch.setattr(loadgen, "judge", lambda *_: None)
+    samples = Samples()
+    sut = StreamSut(Engine(), samples, max_batch=1)
+    loadgen.run_test(settings("singlestream", mode, profile="v4.0"), sut, samples, tmp_path)
+    assert old.audit == ("*.*.accuracy_log_sampling_target = 4096\n" if mode == "TEST01" else None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlperf_log_detail.txt"]
+
+
+def test_test04_needs_the_sample_that_it_issues(tmp_path):
+    samples = Samples(3)
+    sut = StreamSut(Engine(), samples, max_batch=1)
+    with pytest.raises(UserError, match=r"^TEST04: must be a test of at least 4 samples, .*, got 3$"):
+        loadgen.run_test(settings("singlestream", "TEST04"), sut, samples, tmp_path)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands.runs import narrow_resnet, write_tree
 from inference.jobs import fresh, made, shorten, untrained
+from PIL import Image
 
 from airank_fast.errors import UserError
 from airank_fast.inference import calibrate, export
 from airank_fast.inference.engine import open_engine
+from airank_fast.inference.loading import load_job
 from airank_fast.inference.sessions import node_types
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
-from airank_fast.inference.samples import CPU  # noqa: E402
+from airank_fast.inference.samples import CPU, open_data  # noqa: E402
 
 SMALL = "deeplabv3plus"
 
@@ -122,6 +126,56 @@ def test_int8_is_calibrated_on_training_samples_and_runs_in_int8(monkeypatch):
     assert 0.9 < (got == expected).float().mean() < 1
     assert 1e-3 < facts["largest_error"] < 1  # of logits
     assert facts["file_bytes"] < 0.5 * engine_of(SMALL, "onnxruntime").facts["file_bytes"]
+
+
+def replace_pictures(folder: Path, seed: int) -> None:
+    """Other pictures under the same names and of the same size."""
+    rng = np.random.default_rng(seed)
+    for path in sorted(folder.rglob("*.JPEG")):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+
+
+def test_a_prepared_file_is_of_the_data_that_lies_there_now(tmp_path, monkeypatch):
+    """The checksum of a folder of pictures is of their names; what is made of them depends on their content."""
+
+    def make(job, networks, folder, calibration=None):
+        facts = {} if calibration is None else {"quantize": calibration.facts()}
+        (folder / export.FACTS).write_text(json.dumps(facts))
+
+    monkeypatch.setattr(export, "_make_fp32", make)
+    monkeypatch.setattr(export, "_make_int8", make)
+    tree = write_tree(tmp_path / "data", num_train=4, num_val=1)
+    with narrow_resnet():
+        options = ["--recipe", "digits", "--num-classes", "4", "--batch-size", "8", "--workers", "1"]
+        job, networks = load_job(["resnet50", *options, "--data", str(tree)], None, CPU)
+    choice = calibrate.Choice(num_samples=8, seed=5)
+
+    def paths(choice=choice):
+        return [export.prepared(job, networks, precision, choice).path for precision in ("fp32", "int8")]
+
+    checksum = open_data(job)["checksum"]
+    before = paths()
+    assert paths() == before
+    replace_pictures(tree / "train", 1)
+    assert open_data(job)["checksum"] == checksum
+    other_train = paths()
+    assert [a == b for a, b in zip(before, other_train, strict=True)] == [True, False]
+    quantize = export.prepared(job, networks, "int8", choice).facts["quantize"]
+    assert quantize["checksum"] == calibrate.choose(job, networks, choice).checksum()
+    replace_pictures(tree / "val", 2)
+    other_val = paths()
+    assert not {*other_val} & {*before, *other_train}
+
+    # A worker is told the checksum, and does not read the training set.
+    told = replace(choice, checksum=quantize["checksum"])
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate, "choose", lambda *_: pytest.fail("the training set is read"))
+        assert paths(told) == other_val
+    shutil.rmtree(other_val[1].parent)
+    replace_pictures(tree / "train", 3)
+    with pytest.raises(UserError, match=r"^--data: must be the training samples that the run began with, of checksum"):
+        paths(told)
+    job.close()
 
 
 def test_padded_bert_has_the_logits_of_packed_sequences():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from inference.jobs import TASKS, as_state, by_training, fresh, made, shorten
 
 from airank_fast.engine import checkpoint
 from airank_fast.errors import UserError
+from airank_fast.inference import origin
 from airank_fast.inference.engine import open_engine
 from airank_fast.inference.loading import load_job
 from airank_fast.inference.samples import ALONE, CPU, Samples, _arrays
@@ -131,17 +135,35 @@ def test_a_run_a_step_and_a_file_load_the_same_weights(tmp_path):
     recipe = {f: getattr(job.recipe, f) for f in job.recipe.__dataclass_fields__} | {"batch_size": 16}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     for path in (tmp_path, step, step / "model.safetensors"):
-        _, found = load_job(["ocr"], path, CPU)
+        of_run, found = load_job(["ocr"], path, CPU)
+        assert of_run.recipe.batch_size == 16
         assert not found["model"].training
         for name, tensor in found["model"].state_dict().items():
             assert torch.equal(tensor, weights["model"][name]), name
-    assert load_job(["ocr"], tmp_path, CPU)[0].recipe.batch_size == 16
     with pytest.raises(UserError, match=r"^--checkpoint \S+: must be without options that differ.* 16"):
         load_job(["ocr", "--batch-size", "8"], tmp_path, CPU)
     with pytest.raises(UserError, match=r"^--checkpoint \S+: must be a run of this command"):
         load_job(["tsm"], tmp_path, CPU)
+    elsewhere = shutil.copy(step / "model.safetensors", tmp_path)
+    assert load_job(["ocr"], Path(elsewhere), CPU)[0].recipe.batch_size == job.recipe.batch_size
     with pytest.raises(UserError, match=r"^--checkpoint \S+: must have weights of this model"):
-        load_job(["tsm"], step / "model.safetensors", CPU)
+        load_job(["tsm"], Path(elsewhere), CPU)
+
+
+def test_a_runs_log_is_read_as_far_as_its_options(tmp_path):
+    """The options stand in one of the first events, and a training log may be long."""
+    weights = {"model": made("ocr")[1]["model"].state_dict()}
+    checkpoint.save(tmp_path / "checkpoints", 7, weights, {})
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(made("ocr")[0].recipe)))
+    config = {"t": 2.0, "kind": "run_config", "benchmark": "ocr", "options": {"data": None, "workers": 7}}
+    log = tmp_path / "events.jsonl"
+    first = '{"t": 1.0, "kind": "process_start"}\n'
+    log.write_text(first + json.dumps(config) + "\n" + '{"kind": "steps"}\n' * 3)
+    assert origin.run_config(tmp_path)["options"]["workers"] == 7
+    assert load_job(["ocr"], tmp_path, CPU)[0].options.workers is None  # how the run ran is left out
+    log.write_text(first + "no event\n" + json.dumps(config) + "\n")
+    with pytest.raises(UserError, match=r"^--checkpoint \S+: \S+events.jsonl: line 2 must be an event, got b'no event"):
+        load_job(["ocr"], tmp_path, CPU)
 
 
 def test_a_backbone_alone_is_not_enough(tmp_path):
@@ -153,7 +175,7 @@ def test_a_backbone_alone_is_not_enough(tmp_path):
 
 
 def test_a_missing_checkpoint_and_a_run_without_one(tmp_path):
-    with pytest.raises(UserError, match=r"^--checkpoint: must be a run, .* no such file$"):
+    with pytest.raises(UserError, match=r"^--checkpoint: must be the directory of a training run, .* no such file$"):
         load_job(["resnet50"], tmp_path / "none", CPU)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="must be a run with a checkpoint, got one without"):

@@ -1,5 +1,7 @@
 """The tests of a run with workers that are played: their order, their events, and what ends them early."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -130,8 +132,13 @@ def test_accuracy_comes_before_any_timing_and_once_for_our_own_clients(tmp_path,
     assert kinds.count("model") == kinds.count("reference") == 1
     assert events[0]["parameters"] == 7
     stops = [event for event in events if event["kind"] == "test_stop"]
-    assert stops[1]["loadgen"] == {"version": "6.0.17", "directory": "loadgen/offline/performance"}
-    assert (tmp_path / "predictions" / "server.npz").is_file()
+    assert stops[1]["loadgen"] == {"version": "6.0.17", "directory": "loadgen/offline/performance", "sha256": {}}
+    (accuracy,) = [event for event in events if event["kind"] == "accuracy" and event["scenario"] == "server"]
+    content = (tmp_path / "predictions" / "server.npz").read_bytes()
+    assert accuracy["predictions"] == {
+        "files": ["predictions/server.npz"],
+        "sha256": {"predictions/server.npz": hashlib.sha256(content).hexdigest()},
+    }
 
 
 def test_latency_and_max_batch_have_one_thread_and_batches_of_their_own(tmp_path, monkeypatch):

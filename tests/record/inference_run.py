@@ -58,10 +58,14 @@ def inference_run(profile="v6.1", scenarios=None, *, seed=0, **config) -> list[d
 
 
 def write(directory: Path, events: list[dict]) -> Path:
-    """A run directory of these events with all the files made from them."""
+    """A run directory of these events, with the files made from them; predictions are empty, LoadGen's logs missing."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in events))
     write_logs(events, directory)
+    for event in events:
+        for name in (event.get("predictions") or {}).get("files", ()) if event["kind"] == "accuracy" else ():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).touch()
     return directory
 
 
@@ -286,11 +290,11 @@ class InferenceStory:
         return {"over_latency": over, "early_stopping": early}
 
     def stop(self, scenario, mode, metric, num_queries, num_samples, duration_s):
-        directory = f"loadgen/{scenario}/{mode}"
         profile = inference_profiles.PROFILES[self.profile]
         seeds = profile.test05_seeds if mode == "TEST05" else profile.seeds
         effective = dict(zip(SEEDS, seeds, strict=True)) if self.is_loadgen else {}
-        loadgen = {"version": {"v4.0": "4.0.1"}.get(self.profile, "6.0.17"), "directory": directory}
+        version = {"v4.0": "4.0.1"}.get(self.profile, "6.0.17")
+        loadgen = {"version": version, "directory": f"loadgen/{scenario}/{mode}"}
         return {
             "scenario": scenario,
             "mode": mode,

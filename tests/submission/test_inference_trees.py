@@ -182,6 +182,29 @@ def test_a_file_that_is_missing_is_named_and_nothing_is_written(small, build, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code", "copy"]
 
 
+@pytest.mark.parametrize("rehearsal", [False, True])
+@pytest.mark.parametrize("name", ["performance/mlperf_log_detail.txt", "accuracy/mlperf_log_accuracy.json"])
+def test_a_log_that_is_a_link_is_refused(small, build, tmp_path, name, rehearsal):
+    copy = changed(small, tmp_path / "copy", lambda event: event)
+    path = copy / "loadgen/offline" / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{path}: must be a regular file, got a symbolic link"):
+        build(tmp_path / "out", [copy], allow_errors=True, rehearsal=rehearsal)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_package_has_no_file_of_a_run_that_the_tree_has_no_place_for(small, build, tmp_path):
+    copy = changed(small, tmp_path / "copy", lambda event: event)
+    for folder in ("performance", "accuracy"):
+        for name in ("audit.config", "predictions.npz", "mlperf_log_trace.json"):
+            (copy / "loadgen/offline" / folder / name).write_text("*.*.min_duration = 7\n")
+    assert build(tmp_path / "out", [copy], allow_errors=True) == 0
+    names = {path.name for path in (tmp_path / "out").rglob("results/*/*/Offline/*/**/*") if path.is_file()}
+    logs = {"mlperf_log_detail.txt", "mlperf_log_summary.txt", "mlperf_log_accuracy.json", "accuracy.txt"}
+    assert names == logs
+
+
 def test_a_test_that_is_not_valid_is_not_packaged(small, build, tmp_path, capsys):
     def not_valid(event):
         if event["kind"] == "test_stop" and (event["scenario"], event["mode"]) == ("offline", "performance"):

@@ -14,10 +14,12 @@ Source: LoadGen 4.0 to 6.0.17 (mlcommons/inference, loadgen/: results.cc, test_s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from airank_fast.record.events import dictionary
@@ -30,6 +32,19 @@ CUT = "..."  # the line that stands for what was cut out of a truncated accuracy
 _MANY = 1000  # messages and troubles that are kept
 # Keys of which a test may log several lines.
 REPEATED = ("generic_message", "loaded_qsl_set", "sample_", "power_", "logger_", "warning_", "error_")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each of LoadGen's files in the folder of a test, by name; without those that are missing."""
+    return {name: _sha256(folder / name) for name in FILES if (folder / name).is_file()}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class Message(NamedTuple):

@@ -18,6 +18,7 @@ from airank_fast.record.events import dictionary
 from airank_fast.record.formats.loadgen import ACCURACY, Answers, Detail, read_accuracy
 from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import Finding, Rule
+from airank_fast.rules.inference_profiles import num_issued
 from airank_fast.rules.mlperf_inference import rules
 from airank_fast.rules.mlperf_inference.judge import Context, short
 from airank_fast.rules.tree_files import sha256
@@ -111,7 +112,7 @@ def _judge_log(path: Path, context: Context, detail: Detail, stated: str | None)
     except UserError as error:
         yield rules.ANSWERS.broken(str(path), None, str(error), "an accuracy log that can be read is required")
         return
-    yield from judge_answers(path, answers, _fill(detail))
+    yield from judge_answers(path, answers, _num_again(detail))
     size = path.stat().st_size
     if context.is_submission and size > rules.MAX_ACCURACY_LOG_BYTES:
         required = f"at most {rules.MAX_ACCURACY_LOG_BYTES}, its beginning and end, are required"
@@ -128,15 +129,18 @@ def _judge_log(path: Path, context: Context, detail: Detail, stated: str | None)
         yield rules.LOST.broken(str(path), None, found, f"one of each of the {total} samples is required")
 
 
-def _fill(detail: Detail) -> int:
-    """How many samples LoadGen issues again: it fills MultiStream's last query, of 8 samples, with others."""
-    per_query = detail.value("effective_samples_per_query")
-    is_of_several = detail.value("effective_scenario") == "MultiStream" and type(per_query) is int
-    return min(per_query, 8) - 1 if is_of_several else 0
+def _num_again(detail: Detail) -> int:
+    """How many samples LoadGen issues again to fill up queries; 0 where the log lacks a number, which is reported."""
+    keys = ("qsl_reported_total_count", "effective_samples_per_query", "effective_performance_sample_count")
+    numbers = [value for key in keys if type(value := detail.value(key)) is int and value > 0]
+    if detail.value("effective_scenario") != "MultiStream" or len(numbers) < len(keys):
+        return 0
+    total, per_query, loaded = numbers
+    return num_issued(total, per_query, min(loaded, total)) - total
 
 
-def judge_answers(path: Path, answers: Answers, most_again: int = 0) -> Iterator[Finding]:
-    """The findings about the entries of an accuracy log, whole or truncated; `most_again` may be answered again."""
+def judge_answers(path: Path, answers: Answers, num_again: int = 0) -> Iterator[Finding]:
+    """The findings about the entries of an accuracy log, whole or truncated; `num_again` are LoadGen's repetitions."""
     for number, trouble in answers.troubles[:_MAX_OF_A_RULE]:
         yield rules.ANSWERS.broken(str(path), number, trouble, "LoadGen's own entries are required")
     if not answers.is_closed:
@@ -146,6 +150,8 @@ def judge_answers(path: Path, answers: Answers, most_again: int = 0) -> Iterator
     if bad:
         found = f"answer {short(answers.data[bad[0]])} of sample {bad[0]}"
         yield rules.ANSWERS.broken(str(path), None, found, "bytes as hexadecimal digits are required")
-    if len(answers.again) > most_again:
-        found = f"{len(answers.again)} samples answered again, the first is {answers.again[0]}"
-        yield rules.LOST.broken(str(path), None, found, f"at most {most_again} are LoadGen's own")
+    found_again = len(answers.again)
+    if found_again > num_again or (found_again < num_again and not answers.is_truncated):
+        found = f"{found_again} samples answered again" + (f", the first is {answers.again[0]}" if found_again else "")
+        required = f"{'at most ' if answers.is_truncated else ''}{num_again} are LoadGen's own"
+        yield rules.LOST.broken(str(path), None, found, required)

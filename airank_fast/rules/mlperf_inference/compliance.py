@@ -18,6 +18,7 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import Finding
 from airank_fast.rules.inference_profiles import PROFILES
 from airank_fast.rules.mlperf_inference import log, rules
+from airank_fast.rules.mlperf_inference.files import strays
 from airank_fast.rules.mlperf_inference.judge import Context, Judge
 from airank_fast.rules.mlperf_inference.performance import result_of
 
@@ -25,6 +26,7 @@ THRESHOLDS = {"TEST01": 0.10, "TEST04": 0.10, "TEST05": 0.05}
 _OF_SHORT_LATENCIES = 0.20  # at most 0.2 ms of a single stream, 1.6 ms of several
 _SHORT_NS = {"SingleStream": 200_000, "MultiStream": 1_600_000}
 PERFORMANCE_VERDICT, ACCURACY_VERDICT = "verify_performance.txt", "verify_accuracy.txt"
+_DETERMINISM = ("baseline_accuracy.txt", "compliance_accuracy.txt")  # of a system whose answers differ from run to run
 _SCORE = re.compile(r"(reference|test) score = ([\d.eE+-]{1,30})")
 
 
@@ -43,6 +45,7 @@ def judge_test(
     for file in (path, path.with_name(SUMMARY), folder / PERFORMANCE_VERDICT):
         if not file.is_file():
             yield rules.COMPLIANCE.broken(str(file), None, "no such file", f"it is required of {test}")
+    yield from _strays(folder, test)
     yield from _verdict(folder / PERFORMANCE_VERDICT, test)
     if path.is_file():
         detail, of_test = read_detail(Lines(path)), replace(context, test=test)
@@ -54,6 +57,14 @@ def judge_test(
         yield from _judge_answers(folder, answers, context)
     elif (folder / ACCURACY_VERDICT).is_file():
         yield rule.broken(str(folder / ACCURACY_VERDICT), None, "an accuracy verdict", f"{test} has none")
+
+
+def _strays(folder: Path, test: str) -> Iterator[Finding]:
+    """Files that a test does not have, such as the audit.config that an older LoadGen takes settings from."""
+    yield from strays(folder, (PERFORMANCE_VERDICT, ACCURACY_VERDICT), rules.OPTIONAL_FILES)
+    yield from strays(folder / "performance" / "run_1", rules.PERFORMANCE_FILES, rules.OPTIONAL_FILES)
+    if test == "TEST01":
+        yield from strays(folder / "accuracy", (ACCURACY, "accuracy.txt"), (*_DETERMINISM, *rules.OPTIONAL_FILES))
 
 
 def _verdict(path: Path, test: str) -> Iterator[Finding]:
@@ -161,7 +172,7 @@ _ACCURACY = re.compile(r"""accuracy=(\d{1,3}(?:\.\d+)?)%|["']f1["']: (\d{1,3}(?:
 def _nondeterministic(folder: Path, verdict: Path, context: Context) -> Iterator[Finding]:
     """Answers may differ from run to run if accuracies of the same samples agree within 1 % (bert-99.9: 0.1 %)."""
     values = []
-    for name in ("baseline_accuracy.txt", "compliance_accuracy.txt"):
+    for name in _DETERMINISM:
         path = folder / name
         match = (
             next((found for line in Lines(path) if (found := _ACCURACY.search(line))), None) if path.is_file() else None

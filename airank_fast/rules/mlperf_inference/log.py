@@ -20,6 +20,7 @@ from airank_fast.rules.mlperf_inference.performance import judge_figures
 from airank_fast.rules.mlperf_inference.settings import SEED_KEYS, judge_settings
 
 _NO_FACTS = Facts()
+_RUNS = ("performance", "accuracy")
 
 
 def check(lines: Lines, facts: Facts = _NO_FACTS) -> Iterator[Finding]:
@@ -64,10 +65,14 @@ def profile_of(detail: Detail) -> Profile | None:
 
 
 def test_of(path: Path, detail: Detail) -> str:
-    """Which test a log is of: the name of a folder above it (TEST01), else what its mode and settings state."""
-    above = next((part for part in reversed(path.parts[-5:-1]) if part in rules.TESTS), None)
-    if above:
-        return above
+    """Which test a log is of: the name of a folder above it (TEST01, performance), else what its settings state.
+
+    In a folder of that name a log with the settings of another test is no sound performance or accuracy run.
+    """
+    above = path.parts[-5:-1]
+    named = next((part for names in (rules.TESTS, _RUNS) for part in reversed(above) if part in names), None)
+    if named:
+        return named
     if detail.value("effective_test_mode") == "AccuracyOnly":
         return "accuracy"
     return "TEST04" if detail.value("effective_performance_issue_same") is True else "performance"

@@ -19,6 +19,7 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import Finding
 from airank_fast.rules.inference_profiles import PROFILES, compliance_of
 from airank_fast.rules.mlperf_inference import accuracy, compliance, description, log, rules
+from airank_fast.rules.mlperf_inference.files import strays
 from airank_fast.rules.mlperf_inference.judge import Context
 from airank_fast.rules.mlperf_inference.rules import BENCHMARKS, Benchmark
 from airank_fast.rules.tree_files import READABLE, check_files, folders
@@ -224,8 +225,7 @@ def _files(folder: Path, required: tuple[str, ...]) -> Iterator[Finding]:
     for name in required:
         if name not in present:
             yield rules.FILES.broken(str(folder / name), None, "no such file", "it is required")
-    for name in sorted(present - {*required, *rules.OPTIONAL_FILES}):
-        yield rules.STRAY.broken(str(folder / name), None, f"a file {name}", f"only {', '.join(required)} belong here")
+    yield from strays(folder, required, rules.OPTIONAL_FILES)
 
 
 def _read(path: Path) -> Detail | None:
