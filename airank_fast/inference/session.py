@@ -6,6 +6,7 @@ The parent process has the log, the float32 reference and the last word; every t
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
 import sys
@@ -97,6 +98,10 @@ def begin_log(
     log.emit("infer_config", **infer_config(request, found, samples, world.device))
     information = system.information(request.options.submission, world)
     information["hardware_type"] = request.hardware_type
+    found = libraries(request)
+    information["versions"] |= found
+    stack = (f"{name} {version}" for name, version in found.items())
+    information["software_stack"] = ", ".join([information["software_stack"], *stack])
     (directory / "system_information.json").write_text(json.dumps(information, indent=2) + "\n", encoding="utf-8")
     log.emit("system", **information)
     log.emit("cache_clear", value=False)
@@ -107,6 +112,17 @@ def begin_log(
             "the profile's; --target-latency MS states another one",
         )
     return logs
+
+
+def libraries(request: Request) -> dict[str, str]:
+    """{distribution: version} of the load generator and of ONNX Runtime, as far as the request has them run."""
+    has_loadgen = any(request.is_by_loadgen(scenario) for scenario in request.scenarios)
+    used = {"mlcommons-loadgen": has_loadgen, "onnxruntime": request.options.backend == "onnxruntime"}
+    found = {}
+    for name in (name for name, is_used in used.items() if is_used):
+        with suppress(importlib.metadata.PackageNotFoundError):  # a build under another name, as onnxruntime-gpu
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def infer_config(request: Request, found: Weights, samples: Samples, device: torch.device) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from airank_fast import tasks
+from airank_fast.record.inference_metrics import WHOLE_SET
 from airank_fast.reports import axes
 from airank_fast.reports.curves import Curve
 from airank_fast.reports.inference_reading import InferenceRun, Test, nines
@@ -70,8 +71,9 @@ class _Plots:
         return self._lines(name, title, series, x, values, "axis_percentile", description, tests, note)
 
     def over_time(self, scenario: str) -> Picture:
-        """The latency of the queries by the time of their issue."""
-        title = self.texts("plot_over_time", scenario=self._word(scenario))
+        """The latency of the queries by the time of their issue; of a whole set the time of each batch."""
+        key = "plot_batches_over_time" if scenario in WHOLE_SET else "plot_over_time"
+        title = self.texts(key, scenario=self._word(scenario))
         tests = [(number, test) for number, test in self._tests(scenario) if len(test.over_time)]
         if not tests:
             return Picture(f"{self.name}-time-{self.file_names[scenario]}", title)

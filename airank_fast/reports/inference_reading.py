@@ -48,7 +48,7 @@ class Test:
     memory: dict[str, float]
     batches: dict[str, float]  # size: how many queries were in such a batch
     distribution: Curve  # ms over nines; empty where all samples are given at once
-    over_time: Curve  # ms over seconds since test_start
+    over_time: Curve  # ms over seconds since test_start; of a whole set the time of each batch in the engine
 
     def ms(self, name: str) -> float | None:
         """A figure in seconds as milliseconds."""
@@ -191,8 +191,16 @@ def _test(load: LoadTest) -> Test:
         memory=_numbers(stop.get("memory")),
         batches=_numbers(found["batches"]),
         distribution=_distribution(latencies),
-        over_time=thin(load.issued_s, [1000 * latency for latency in load.latency_s]),
+        over_time=_over_time(load),
     )
+
+
+def _over_time(load: LoadTest) -> Curve:
+    """Latencies in ms by the time of their issue. Samples of a whole set wait in a queue until their batch begins."""
+    has_queues = load.scenario in WHOLE_SET and len(load.queue_s) == len(load.latency_s)
+    waited = load.queue_s if has_queues else [0.0] * len(load.latency_s)
+    begun_s = [issued + wait for issued, wait in zip(load.issued_s, waited, strict=True)]
+    return thin(begun_s, [1000 * (took - wait) for took, wait in zip(load.latency_s, waited, strict=True)])
 
 
 def _distribution(ascending: Sequence[float]) -> Curve:

@@ -54,8 +54,8 @@ INFERENCE_TEXTS: dict[str, tuple[str, str]] = {
     "scenario_singlestream": ("单流（SingleStream）", "SingleStream"),
     "scenario_multistream": ("多流（MultiStream）", "MultiStream"),
     "scenario_online": ("在线（多客户端）", "online clients"),
-    "scenario_latency": ("单次推理时延", "single inferences"),
-    "scenario_max-batch": ("最大批量", "greatest batch"),
+    "scenario_latency": ("单次推理时延（单线程）", "single inferences, one thread"),
+    "scenario_max-batch": ("最大批量（单线程）", "greatest batch, one thread"),
     "scenario_flagperf": ("FlagPerf 全集推理", "FlagPerf, the whole set"),
     "figure_samples_per_s": ("{value} {unit}/s", "{value} {unit}/s"),
     "figure_scheduled_qps": ("计划吞吐 {value} 请求/s", "{value} queries/s scheduled"),
@@ -104,6 +104,7 @@ INFERENCE_TEXTS: dict[str, tuple[str, str]] = {
     # pictures
     "plot_distribution": ("时延分布：{scenario}（ms）", "Distribution of latency: {scenario} (ms)"),
     "plot_over_time": ("时延随时间：{scenario}（ms）", "Latency over time: {scenario} (ms)"),
+    "plot_batches_over_time": ("每批推理时间：{scenario}（ms）", "Time of each batch: {scenario} (ms)"),
     "plot_search": ("最大 QPS 搜索（p99 时延，ms）", "Search of the greatest QPS (p99 latency, ms)"),
     "plot_batch": ("吞吐随批量（{unit}/s）", "Throughput by batch ({unit}/s)"),
     "plot_tradeoff": ("准确率与吞吐", "Accuracy against throughput"),
