@@ -52,8 +52,10 @@ _CHECKER_FILES = ("submission_checker/main.py", "submission_checker.py", "submis
 # What embedded data and a short run make MLPerf's submission checkers refuse, and the errors that follow from it.
 _LACKS = re.compile(
     r"performance_sample_count, found|Test duration less than 600s|does not cover all dataset"
-    r"|minimum samples per query not met|performance/run_1 has issues|NoResults|SUMMARY: submission has errors"
+    r"|minimum samples per query not met|performance/run_1 has issues|Some (performance|accuracy) checks Checks failed"
+    r"|NoResults|SUMMARY: submission has errors"
 )
+_ERROR = re.compile(r"\[[^\]]* (ERROR|CRITICAL)\] |(ERROR|CRITICAL):")  # the beginning of a line of their logs
 _INFERENCE_LAYOUT = ("tree.", *(f"[inference.{rule}:" for rule in ("files", "stray", "system", "measurements", "code")))
 
 
@@ -336,14 +338,15 @@ def check_officially(rehearsal: Rehearsal, checker: Path, tree: Path, profile: s
         f"official submission_checker {profile}",
         [sys.executable, checker.resolve(), "--input", tree.resolve(), "--version", profile, "--csv", csv, *ours],
         "refuses the size of the data set and the duration, and nothing else",
-        lambda status, output: "SUMMARY: submission" in output and not unexplained(output),
+        lambda status, output: "SUMMARY: submission" in output and is_explained(output),
     )
 
 
-def unexplained(output: str) -> list[str]:
-    """The errors in a submission checker's output that the data and the duration of a rehearsal do not explain."""
-    errors = [line for line in output.splitlines() if line.startswith(("ERROR:", "CRITICAL:"))]
-    return [line for line in errors if not _LACKS.search(line)]
+def is_explained(output: str) -> bool:
+    """Whether the data and the duration of a rehearsal explain all errors in a submission checker's output."""
+    errors = [line for line in output.splitlines() if _ERROR.match(line)]
+    has_verdict = bool(errors) or "SUMMARY: submission looks OK" in output
+    return has_verdict and all(_LACKS.search(line) for line in errors)
 
 
 def _answers(error: str) -> list[str]:

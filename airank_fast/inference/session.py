@@ -29,7 +29,7 @@ from airank_fast.inference.console import Console, final_table
 from airank_fast.inference.engine_torch import check_precision
 from airank_fast.inference.request import BOUND_FACTOR, Request, check_bound, check_output, default_output
 from airank_fast.inference.samples import Samples, load_job
-from airank_fast.inference.scenarios import NotAccurate, Scenarios, WorkerFailed
+from airank_fast.inference.scenarios import BOUNDED, NotAccurate, Scenarios, WorkerFailed
 from airank_fast.inference.weights import Weights
 from airank_fast.job import Job, Networks
 from airank_fast.record.events import EventLog, process_start_time
@@ -105,7 +105,7 @@ def begin_log(
     (directory / "system_information.json").write_text(json.dumps(information, indent=2) + "\n", encoding="utf-8")
     log.emit("system", **information)
     log.emit("cache_clear", value=False)
-    if request.is_embedded and request.options.target_latency is None:
+    if request.is_embedded and request.options.target_latency is None and set(request.scenarios) & set(BOUNDED):
         log.emit(
             "warning",
             message=f"with embedded data the latency bound is {BOUND_FACTOR} single inferences, if that is longer than "

@@ -22,6 +22,7 @@ from airank_fast.rules import agreement
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import Finding
 
+TABLE = "flagperf_inference.md"
 _MODES = ("accuracy", "performance", "TEST01", "TEST04", "TEST05")
 _KEYS = {  # of a test_stop's metric: the keys of LoadGen's log that may be its source, with the unit in seconds
     "samples_per_s": {"result_samples_per_second": 1.0},
@@ -58,9 +59,13 @@ class RunEvents:
         )
 
     def facts_of(self, path: Path, facts: Facts) -> Facts:
-        """The facts for one log: LoadGen's of a rehearsal is not judged as one of its benchmark."""
+        """The facts for one log: LoadGen's of a rehearsal is not judged as one of its benchmark.
+
+        Nor is FlagPerf's table, which has no number of samples, taken for one of the whole data set.
+        """
         is_free = self.tally.config.get("is_rehearsal") or self.tally.config.get("is_quick")
-        return replace(facts, task=None) if path.name == DETAIL and is_free else facts
+        is_other = (path.name == DETAIL and is_free) or path.name == TABLE
+        return replace(facts, task=None) if is_other else facts
 
     def stop_of(self, path: Path) -> Event:
         """The last test_stop of the test whose LoadGen log this is; {} without one."""

@@ -71,6 +71,14 @@ def test_operations_of_flagperfs_case_are_not_stated_of_another_network(changed)
     assert run["mfu"] == pytest.approx(run["*p_inference_core(qps)"] * run["flops_per_sample"] / 5e11)
 
 
+def test_the_memory_of_a_cpu_is_that_of_its_host():
+    events = inference_run("flagperf", eval_samples=200)
+    for event in events:
+        if event["kind"] == "system":
+            event |= {"accelerator_memory_capacity": "0 GiB", "host_memory_capacity": "23.5 GiB"}
+    assert flagperf_inference(events)["vendor_max_mem(GiB)"] == 23.5
+
+
 def test_the_row_is_read_back(run):
     (read_back,) = parse_table([*HEADER.split("\n"), row(run)])
     for name in ("p_inference_whole(qps)", "*p_inference_core(qps)", "e2e_time(second)"):

@@ -107,7 +107,7 @@ def _capacity(system: Event) -> float | None:
     """The memory of the device, GiB; of a CPU that of the host. None where the system states none."""
     for name in ("accelerator_memory_capacity", "host_memory_capacity"):
         match = re.match(r"(\d{1,9}(?:\.\d{1,9})?) *Gi?B", str(system.get(name)))
-        if match:
+        if match and float(match[1]):  # a system without an accelerator has 0 GiB of its memory
             return float(match[1])
     return None
 
