@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from airank_fast import tasks
-from airank_fast.record.inference_metrics import WHOLE_SET
+from airank_fast.record.inference_metrics import PERFORMANCE, WHOLE_SET
 from airank_fast.reports import axes
 from airank_fast.reports.curves import Curve
 from airank_fast.reports.inference_reading import InferenceRun, Test, nines
@@ -152,8 +152,8 @@ class _Plots:
         found = [
             (number, test, test.memory["total_bytes"])
             for number, run in enumerate(self.runs)
-            for test in run.measured
-            if test.memory.get("total_bytes", 0) > 0
+            for test in run.counted
+            if test.mode == PERFORMANCE and test.memory.get("total_bytes", 0) > 0
         ]
         if not found:
             return Picture(f"{self.name}-memory", title)
@@ -209,13 +209,13 @@ class _Plots:
         return Picture(f"{self.name}-{name}", title, note, body, height, legend, description)
 
     def _tests(self, scenario: str) -> list[tuple[int, Test]]:
-        """(a run's number, its last test of the scenario)."""
-        found = {}
-        for number, run in enumerate(self.runs):
-            for test in run.measured:
-                if test.scenario == scenario:
-                    found[number] = test
-        return list(found.items())
+        """(a run's number, its test of the scenario that counts)."""
+        return [
+            (number, test)
+            for number, run in enumerate(self.runs)
+            for test in run.counted
+            if (test.scenario, test.mode) == (scenario, PERFORMANCE)
+        ]
 
     def _word(self, scenario: str) -> str:
         key = f"scenario_{scenario}"
@@ -256,7 +256,7 @@ def _point(run: InferenceRun) -> tuple[float, float] | None:
     """(throughput, accuracy) of a run, both of the same scenario."""
     for scenario in _BY_RATE:
         accuracy = run.accuracy_of(scenario).get("value")
-        for test in run.measured:
+        for test in run.counted:
             rate = next((test.metric[name] for name in _RATES if name in test.metric), None)
             if test.scenario == scenario and test.valid and rate is not None and accuracy is not None:
                 return rate, accuracy

@@ -37,6 +37,7 @@ INFERENCE_TEXTS: dict[str, tuple[str, str]] = {
     "verdict": ("结论", "Verdict"),
     "valid": ("有效", "valid"),
     "not_valid": ("无效", "not valid"),
+    "earlier_attempt": ("较早的尝试", "earlier attempt"),
     "unfinished": ("未完成", "did not end"),
     "result": ("结果", "Result"),
     "accuracy_run": ("准确率", "Accuracy"),

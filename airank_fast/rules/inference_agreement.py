@@ -68,10 +68,10 @@ class RunEvents:
         return replace(facts, task=None) if is_other else facts
 
     def stop_of(self, path: Path) -> Event:
-        """The last test_stop of the test whose LoadGen log this is; {} without one."""
+        """The test_stop of the last attempt at the test whose LoadGen log this is; {} if it did not end."""
         scenario, mode = path.parts[-3:-1]
-        stops = [test.stop for test in self.tally.tests if (test.scenario, test.mode) == (scenario, mode) and test.stop]
-        return stops[-1] if stops else {}
+        stops = [test.stop for test in self.tally.tests if (test.scenario, test.mode) == (scenario, mode)]
+        return (stops[-1] if stops else None) or {}
 
 
 def files_in(directory: Path) -> list[Path]:
