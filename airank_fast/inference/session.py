@@ -98,9 +98,9 @@ def begin_log(
     log.emit("infer_config", **infer_config(request, found, samples, world.device))
     information = system.information(request.options.submission, world)
     information["hardware_type"] = request.hardware_type
-    found = libraries(request)
-    information["versions"] |= found
-    stack = (f"{name} {version}" for name, version in found.items())
+    more = libraries(request)
+    information["versions"] |= more
+    stack = (f"{name} {version}" for name, version in more.items())
     information["software_stack"] = ", ".join([information["software_stack"], *stack])
     (directory / "system_information.json").write_text(json.dumps(information, indent=2) + "\n", encoding="utf-8")
     log.emit("system", **information)

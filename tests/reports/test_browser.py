@@ -75,18 +75,28 @@ def page(request, run_set, refused_run, inference_runs, tmp_path_factory):
     return {name: folder / f"{name}.html" for name in found}
 
 
-@pytest.mark.parametrize("name", ["one", "many", "refused", "inference"])
+@pytest.mark.parametrize("name", ["one", "many", "refused"])
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page(browser, page, name, width, scheme):
-    seen = browser.open(page[name], width, scheme, LAYOUT)
-    assert seen.requests == [page[name].as_uri()]
+    look(browser, page[name], width, scheme)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_page_of_inference(browser, page, width, scheme):
+    look(browser, page["inference"], width, scheme)
+
+
+def look(browser, path, width, scheme):
+    """The page at a width and in a colour scheme is legible, and all its pictures are drawn."""
+    seen = browser.open(path, width, scheme, LAYOUT)
+    assert seen.requests == [path.as_uri()]
     assert seen.complaints == []
     assert seen.values["overflow"] <= 0
     assert seen.values["outside"] == []
     assert seen.values["smallest"] >= 11
     assert seen.values["contrast"] >= 4.5
-    assert seen.values["drawn"] == page[name].read_text(encoding="utf-8").count('class="picture"') >= 6
+    assert seen.values["drawn"] == path.read_text(encoding="utf-8").count('class="picture"') >= 6
     assert seen.values["overlaps"] == []
     assert seen.values["background"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 29)"}[scheme]
 
