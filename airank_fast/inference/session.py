@@ -6,6 +6,7 @@ The parent process has the log, the float32 reference and the last word; every t
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.metadata
 import json
 import os
@@ -31,7 +32,7 @@ from airank_fast.inference.request import BOUND_FACTOR, Request, check_bound, ch
 from airank_fast.inference.samples import Samples, load_job
 from airank_fast.inference.scenarios import BOUNDED, NotAccurate, Scenarios, WorkerFailed
 from airank_fast.inference.weights import Weights
-from airank_fast.job import Job, Networks
+from airank_fast.job import Job, Networks, Sampled
 from airank_fast.record.events import EventLog, process_start_time
 from airank_fast.record.inference_logs import InferenceLogs
 
@@ -45,6 +46,7 @@ def run(request: Request) -> int:
 
     UserError for bad input, which is mostly found before the log is begun.
     """
+    require_sampled(request)
     found = weights.find(request)
     if request.data is None and found.data is not None:
         request = replace(request, data=found.data)
@@ -67,6 +69,12 @@ def run(request: Request) -> int:
         log.close()
         with suppress(OSError):  # a closed output must not change the exit status
             print(f"{final_table(logs.summary())}\nlogs and figures: {directory}", flush=True)
+
+
+def require_sampled(request: Request) -> None:
+    """UserError for a task that cannot be measured, before a network of it is trained."""
+    what = "a task whose prediction is one pass of one network"
+    require(issubclass(importlib.import_module(request.command.job).Job, Sampled), "infer", what, request.name)
 
 
 def open_log(
