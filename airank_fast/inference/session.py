@@ -6,6 +6,8 @@ The parent process has the log, the float32 reference and the last word; every t
 from __future__ import annotations
 
 import errno
+import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -28,9 +30,9 @@ from airank_fast.inference.console import Console, final_table
 from airank_fast.inference.engine_torch import check_precision
 from airank_fast.inference.request import BOUND_FACTOR, Request, check_bound, check_output, default_output
 from airank_fast.inference.samples import Samples, load_job
-from airank_fast.inference.scenarios import NotAccurate, Scenarios, WorkerFailed
+from airank_fast.inference.scenarios import BOUNDED, NotAccurate, Scenarios, WorkerFailed
 from airank_fast.inference.weights import Weights
-from airank_fast.job import Job, Networks
+from airank_fast.job import Job, Networks, Sampled
 from airank_fast.record.events import EventLog, process_start_time
 from airank_fast.record.inference_logs import InferenceLogs
 
@@ -44,6 +46,7 @@ def run(request: Request) -> int:
 
     UserError for bad input, which is mostly found before the log is begun.
     """
+    require_sampled(request)
     found = weights.find(request)
     if request.data is None and found.data is not None:
         request = replace(request, data=found.data)
@@ -66,6 +69,12 @@ def run(request: Request) -> int:
         log.close()
         with suppress(OSError):  # a closed output must not change the exit status
             print(f"{final_table(logs.summary())}\nlogs and figures: {directory}", flush=True)
+
+
+def require_sampled(request: Request) -> None:
+    """UserError for a task that cannot be measured, before a network of it is trained."""
+    what = "a task whose prediction is one pass of one network"
+    require(issubclass(importlib.import_module(request.command.job).Job, Sampled), "infer", what, request.name)
 
 
 def open_log(
@@ -97,16 +106,31 @@ def begin_log(
     log.emit("infer_config", **infer_config(request, found, samples, world.device))
     information = system.information(request.options.submission, world)
     information["hardware_type"] = request.hardware_type
+    more = libraries(request)
+    information["versions"] |= more
+    stack = (f"{name} {version}" for name, version in more.items())
+    information["software_stack"] = ", ".join([information["software_stack"], *stack])
     (directory / "system_information.json").write_text(json.dumps(information, indent=2) + "\n", encoding="utf-8")
     log.emit("system", **information)
     log.emit("cache_clear", value=False)
-    if request.is_embedded and request.options.target_latency is None:
+    if request.is_embedded and request.options.target_latency is None and set(request.scenarios) & set(BOUNDED):
         log.emit(
             "warning",
             message=f"with embedded data the latency bound is {BOUND_FACTOR} single inferences, if that is longer than "
             "the profile's; --target-latency MS states another one",
         )
     return logs
+
+
+def libraries(request: Request) -> dict[str, str]:
+    """{distribution: version} of the load generator and of ONNX Runtime, as far as the request has them run."""
+    has_loadgen = any(request.is_by_loadgen(scenario) for scenario in request.scenarios)
+    used = {"mlcommons-loadgen": has_loadgen, "onnxruntime": request.options.backend == "onnxruntime"}
+    found = {}
+    for name in (name for name, is_used in used.items() if is_used):
+        with suppress(importlib.metadata.PackageNotFoundError):  # a build under another name, as onnxruntime-gpu
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def infer_config(request: Request, found: Weights, samples: Samples, device: torch.device) -> dict[str, Any]:

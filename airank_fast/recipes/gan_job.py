@@ -67,6 +67,8 @@ class GanJob(SamplesJob):
     """Of the discriminators."""
     published: GanRecipe
     """The recipe with the networks of the paper."""
+    eval_samples = None  # type: ignore[assignment]
+    """A prediction takes several networks: see airank_fast.job.Sampled."""
 
     @property
     def benchmark(self) -> str:

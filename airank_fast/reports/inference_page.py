@@ -96,7 +96,7 @@ class InferenceModel:
             [
                 Cell(label),
                 Cell(_name(test, t)),
-                _verdict(test, t),
+                _verdict(test, t, test in run.counted),
                 Cell(self._result(test) if test.valid else "-"),
                 self._accuracy_cell(run.accuracy_of(test.scenario)),
                 Cell(" / ".join(_ms(test.ms(f"latency_{name}_s")) for name in ("p50", "p90", "p99"))),
@@ -153,7 +153,8 @@ class InferenceModel:
                 Cell(_sizes(test, t)),
             ]
             for run, label in zip(self.runs, self.labels, strict=True)
-            for test in run.measured
+            for test in run.counted
+            if test.mode == PERFORMANCE
         ]
         columns = [(t("run"), False), (t("scenario"), False), *((t(name), True) for name in names)]
         return Table(t("details"), [*columns, (t("batch_sizes"), False)], rows, t("stall_note"))
@@ -190,7 +191,7 @@ def states(run: InferenceRun, t: Texts) -> list[tuple[str, bool]]:
     accurate = all(each["passed"] for each in run.accuracies.values())
     if not accurate:
         found.append((t("state_inaccurate"), True))
-    for test in run.tests:
+    for test in run.counted:
         if not test.ended:
             found.append((t("state_test_unfinished", scenario=_name(test, t)), True))
         elif not test.valid:
@@ -201,7 +202,7 @@ def states(run: InferenceRun, t: Texts) -> list[tuple[str, bool]]:
     status, reason = run.stop.get("status"), run.stop.get("reason")
     if status != "success" and reason not in ("not_valid", "accuracy"):
         return [*found, (t("state_aborted", reason=reason or status), True)]
-    if status == "success" and reason in (None, "valid") and accurate and all(test.valid for test in run.tests):
+    if status == "success" and reason in (None, "valid") and accurate and all(test.valid for test in run.counted):
         return [*found, (t("state_valid"), False)]
     return found if any(is_grave for _, is_grave in found) else [(t("state_not_valid"), True)]
 
@@ -251,7 +252,9 @@ def _states_cell(run: InferenceRun, t: Texts) -> Cell:
     return Cell(t("semicolon").join(text for text, _ in found), "bad" if any(grave for _, grave in found) else "good")
 
 
-def _verdict(test: Test, t: Texts) -> Cell:
+def _verdict(test: Test, t: Texts, counts: bool) -> Cell:
+    if not counts:
+        return Cell(t("earlier_attempt"))
     if not test.ended:
         return Cell(t("unfinished"), "bad")
     return Cell(t("valid"), "good") if test.valid else Cell(t("not_valid"), "bad")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from airank_fast import tasks
+from airank_fast.record.inference_metrics import PERFORMANCE, WHOLE_SET
 from airank_fast.reports import axes
 from airank_fast.reports.curves import Curve
 from airank_fast.reports.inference_reading import InferenceRun, Test, nines
@@ -70,8 +71,9 @@ class _Plots:
         return self._lines(name, title, series, x, values, "axis_percentile", description, tests, note)
 
     def over_time(self, scenario: str) -> Picture:
-        """The latency of the queries by the time of their issue."""
-        title = self.texts("plot_over_time", scenario=self._word(scenario))
+        """The latency of the queries by the time of their issue; of a whole set the time of each batch."""
+        key = "plot_batches_over_time" if scenario in WHOLE_SET else "plot_over_time"
+        title = self.texts(key, scenario=self._word(scenario))
         tests = [(number, test) for number, test in self._tests(scenario) if len(test.over_time)]
         if not tests:
             return Picture(f"{self.name}-time-{self.file_names[scenario]}", title)
@@ -150,8 +152,8 @@ class _Plots:
         found = [
             (number, test, test.memory["total_bytes"])
             for number, run in enumerate(self.runs)
-            for test in run.measured
-            if test.memory.get("total_bytes", 0) > 0
+            for test in run.counted
+            if test.mode == PERFORMANCE and test.memory.get("total_bytes", 0) > 0
         ]
         if not found:
             return Picture(f"{self.name}-memory", title)
@@ -207,13 +209,13 @@ class _Plots:
         return Picture(f"{self.name}-{name}", title, note, body, height, legend, description)
 
     def _tests(self, scenario: str) -> list[tuple[int, Test]]:
-        """(a run's number, its last test of the scenario)."""
-        found = {}
-        for number, run in enumerate(self.runs):
-            for test in run.measured:
-                if test.scenario == scenario:
-                    found[number] = test
-        return list(found.items())
+        """(a run's number, its test of the scenario that counts)."""
+        return [
+            (number, test)
+            for number, run in enumerate(self.runs)
+            for test in run.counted
+            if (test.scenario, test.mode) == (scenario, PERFORMANCE)
+        ]
 
     def _word(self, scenario: str) -> str:
         key = f"scenario_{scenario}"
@@ -254,7 +256,7 @@ def _point(run: InferenceRun) -> tuple[float, float] | None:
     """(throughput, accuracy) of a run, both of the same scenario."""
     for scenario in _BY_RATE:
         accuracy = run.accuracy_of(scenario).get("value")
-        for test in run.measured:
+        for test in run.counted:
             rate = next((test.metric[name] for name in _RATES if name in test.metric), None)
             if test.scenario == scenario and test.valid and rate is not None and accuracy is not None:
                 return rate, accuracy

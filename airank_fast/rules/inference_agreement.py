@@ -26,6 +26,7 @@ from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, WARNING, Finding
 from airank_fast.rules.tree_files import sha256
 
+TABLE = "flagperf_inference.md"
 _MODES = ("accuracy", "performance", "TEST01", "TEST04", "TEST05")
 _KEYS = {  # of a test_stop's metric: the keys of LoadGen's log that may be its source, with the unit in seconds
     "samples_per_s": {"result_samples_per_second": 1.0},
@@ -65,15 +66,19 @@ class RunEvents:
         )
 
     def facts_of(self, path: Path, facts: Facts) -> Facts:
-        """The facts for one log: LoadGen's of a rehearsal is not judged as one of its benchmark."""
+        """The facts for one log: LoadGen's of a rehearsal is not judged as one of its benchmark.
+
+        Nor is FlagPerf's table, which has no number of samples, taken for one of the whole data set.
+        """
         is_free = self.tally.config.get("is_rehearsal") or self.tally.config.get("is_quick")
-        return replace(facts, task=None) if path.name == DETAIL and is_free else facts
+        is_other = (path.name == DETAIL and is_free) or path.name == TABLE
+        return replace(facts, task=None) if is_other else facts
 
     def stop_of(self, path: Path) -> Event:
-        """The last test_stop of the test whose LoadGen log this is; {} without one."""
+        """The test_stop of the last attempt at the test whose LoadGen log this is; {} if it did not end."""
         scenario, mode = path.parts[-3:-1]
-        stops = [test.stop for test in self.tally.tests if (test.scenario, test.mode) == (scenario, mode) and test.stop]
-        return stops[-1] if stops else {}
+        stops = [test.stop for test in self.tally.tests if (test.scenario, test.mode) == (scenario, mode)]
+        return (stops[-1] if stops else None) or {}
 
 
 def files_in(directory: Path) -> list[Path]:

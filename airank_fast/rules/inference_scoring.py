@@ -199,14 +199,17 @@ def _inferred(run: InferenceRun, measured: dict[str, LoadTest], is_rehearsal: bo
         if value is None:
             problems = (*problems, "too few SingleStream queries for an early-stopping estimate of p99")
         what = "8 x SingleStream's early-stopping p99"
-        found.append(_result(run, "multistream", "early_stopping_latency_ms", value, _MS, problems, what))
+        found.append(
+            _result(run, "multistream", "early_stopping_latency_ms", value, _MS, problems, what, "singlestream")
+        )
     source, size = (multi, _PER_QUERY) if multi is not None else (single, 1)
     if source is not None and "offline" not in measured:
         mean_s = run.summary["scenarios"][source.scenario]["latency_mean_s"]
         what = f"{size} / mean latency of {source.scenario}"
         problems = _problems(run, source.scenario, is_rehearsal)
         value = size / mean_s if mean_s else None
-        found.append(_result(run, "offline", "result_samples_per_second", value, _SAMPLES, problems, what))
+        name = "result_samples_per_second"
+        found.append(_result(run, "offline", name, value, _SAMPLES, problems, what, source.scenario))
     return found
 
 
@@ -218,6 +221,7 @@ def _result(
     unit: str,
     problems: tuple[str, ...],
     inferred: str | None = None,
+    source: str | None = None,
 ) -> Result:
     summary = run.summary
     return Result(
@@ -231,7 +235,7 @@ def _result(
         metric=metric,
         value=_number(value),
         unit=unit,
-        accuracy=_accuracy(run, scenario),
+        accuracy=_accuracy(run, source or scenario),
         inferred=inferred,
         problems=problems,
     )

@@ -155,14 +155,15 @@ def _model(
 
 
 def summary_metrics(models: Models, kind: str) -> str:
-    """The table of results, a row for each model, as AI-Rank's texts have it."""
+    """The table of results, a row for each model, as AI-Rank's texts have it; a test that is not valid has none."""
     heads = {
         "cloud": ("模型", "准确率", "离线吞吐(samples/sec)", "在线吞吐(samples/sec)", "最大时延(ms)"),
-        "mobile": ("模型", "准确率", "时延 p90(ms)", "离线吞吐(samples/sec)", "最大并发推理量", "峰值内存(MB)"),
+        "mobile": ("模型", "准确率", "时延 p90(ms)", "离线吞吐(samples/sec)", "最大并发推理量", "峰值内存(MiB)"),
     }[kind]
     rows = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name, scenarios in models.items():
-        figures = {scenario: one.tally.figures(scenario) for scenario, one in scenarios.items()}
+        measured = {scenario: one.tally.figures(scenario) for scenario, one in scenarios.items()}
+        figures = {scenario: found for scenario, found in measured.items() if found["valid"] is True}
         one = next(iter(scenarios.values()))
         event = next(iter(one.tally.accuracies.values()), {})
         value = headline_value(event, one.tally.metric) if event else None

@@ -422,3 +422,10 @@ def test_the_exit_status_is_the_verdict(not_valid, status, reason, tmp_path, mon
     assert done.returncode == status, done.stderr
     assert events[-2]["reason"] == reason
     assert events[-2]["detail"] == " | ".join(not_valid)
+
+
+@pytest.mark.parametrize("name", ["transformer", "word2vec", "cyclegan", "pix2pix"])
+def test_a_task_that_cannot_be_measured_is_refused_before_it_is_trained(name, monkeypatch):
+    monkeypatch.setattr(weights, "train", lambda request: pytest.fail("it was trained"))
+    with pytest.raises(UserError, match=f"infer: must be a task whose prediction is one pass .*, got {name}"):
+        session.run(requests.parse([name, "--quick"]))

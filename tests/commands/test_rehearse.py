@@ -120,7 +120,9 @@ def test_inference_goes_through_every_command(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearse, "loadgen_version", lambda: "6.0.17")
     checker = tmp_path / "inference" / "tools" / "submission" / "submission_checker" / "main.py"
     checker.parent.mkdir(parents=True)
-    checker.write_text("import sys\nprint(sys.argv[1:])\nprint('SUMMARY: submission has errors')\nsys.exit(1)\n")
+    checker.write_text(
+        "import sys\nprint(sys.argv[1:])\nprint('ERROR:main:SUMMARY: submission has errors')\nsys.exit(1)\n"
+    )
     (tmp_path / "out").mkdir()
     rehearsal = rehearse.Rehearsal(tmp_path / "out")
     trained = synthetic.resnet(tmp_path / "r0", 0)
@@ -136,3 +138,27 @@ def test_inference_goes_through_every_command(tmp_path, monkeypatch):
 def test_a_folder_without_the_inference_checker_is_refused(tmp_path):
     with pytest.raises(UserError, match="--inference-checker: must be a checkout of mlcommons/inference"):
         rehearse.inference_checker(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_expected"),
+    [
+        (("ERROR:main:open/x/performance/run_1 performance_sample_count, found 355, needs to be >= 1024",), True),
+        (
+            ("ERROR:main:x Test duration less than 600s in user config. expected=600000, found=6000", "INFO:main:y"),
+            True,
+        ),
+        (("WARNING:main:x accuracy not met: expected=75.695400, found=62.4", "ERROR:main:NoResults open/x"), True),
+        (("[2026-12-01 00:40:44,134 base.py:58 ERROR] Some performance checks Checks failed for: x",), True),
+        (("ERROR:main:x qsl_rng_seed is wrong, expected=1, found=2",), False),
+        (("[2026-12-01 00:40:44,134 system_check.py:9 ERROR] x has invalid status (onprem)",), False),
+        (("ERROR:main:open/x has the following empty directories: ['y']",), False),
+    ],
+)
+def test_the_official_checker_may_refuse_the_data_and_the_duration_alone(tmp_path, lines, is_expected):
+    checker = tmp_path / "main.py"
+    checker.write_text("".join(f"print({line!r})\n" for line in (*lines, "ERROR:main:SUMMARY: submission has errors")))
+    (tmp_path / "outputs").mkdir()
+    rehearsal = rehearse.Rehearsal(tmp_path)
+    rehearse.check_officially(rehearsal, checker, tmp_path, "v6.1")
+    assert [step.as_expected for step in rehearsal.steps] == [is_expected]

@@ -57,6 +57,28 @@ def test_flagperfs_mfu_counts_half_of_ours(run):
     assert (without["*MFU"], without["mfu"]) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "changed", [("model", "flops_per_sample", 166_862_848), ("infer_config", "benchmark", "bert_mini")]
+)
+def test_operations_of_flagperfs_case_are_not_stated_of_another_network(changed):
+    kind, name, value = changed
+    events = [
+        {**event, name: value} if event["kind"] == kind else event
+        for event in inference_run("flagperf", eval_samples=200, peak_flops=5e11)
+    ]
+    run = flagperf_inference(events)
+    assert (run["flops"], run["*MFU"]) == (None, None)
+    assert run["mfu"] == pytest.approx(run["*p_inference_core(qps)"] * run["flops_per_sample"] / 5e11)
+
+
+def test_the_memory_of_a_cpu_is_that_of_its_host():
+    events = inference_run("flagperf", eval_samples=200)
+    for event in events:
+        if event["kind"] == "system":
+            event |= {"accelerator_memory_capacity": "0 GiB", "host_memory_capacity": "23.5 GiB"}
+    assert flagperf_inference(events)["vendor_max_mem(GiB)"] == 23.5
+
+
 def test_the_row_is_read_back(run):
     (read_back,) = parse_table([*HEADER.split("\n"), row(run)])
     for name in ("p_inference_whole(qps)", "*p_inference_core(qps)", "e2e_time(second)"):

@@ -1,6 +1,7 @@
 """The page in a headless Chromium: no script, nothing fetched, legible on a desk and on a telephone, light and dark."""
 
 import pytest
+from record.inference_run import inference_run, write
 
 from airank_fast.reports import rendering
 from airank_fast.reports.page import Report
@@ -52,11 +53,22 @@ LAYOUT = {
 }
 
 
+@pytest.fixture(scope="module")
+def inference_runs(tmp_path_factory):
+    """An inference run by MLPerf's scenarios, and one in int8 by AI-Rank's clients."""
+    folder, small = tmp_path_factory.mktemp("inference"), {"eval_samples": 2000, "division": "open"}
+    scenarios = ("singlestream", "multistream", "server", "offline")
+    return [
+        write(folder / "fp32", inference_run("v6.1", scenarios, **small)),
+        write(folder / "int8", inference_run("airank-2021-05", precision="int8", is_rehearsal=True, **small)),
+    ]
+
+
 @pytest.fixture(scope="module", params=["zh", "en"])
-def page(request, run_set, refused_run, tmp_path_factory):
-    """Pages of one run, of many, and of one that the rules refuse, by name."""
+def page(request, run_set, refused_run, inference_runs, tmp_path_factory):
+    """Pages of one run, of many, of one that the rules refuse, and of inference, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    found = {"one": run_set[:1], "many": run_set, "refused": [refused_run]}
+    found = {"one": run_set[:1], "many": run_set, "refused": [refused_run], "inference": inference_runs}
     for name, paths in found.items():
         report = Report([read(path) for path in paths], request.param, mark="rehearsal " * 8)
         (folder / f"{name}.html").write_text(rendering.html(report), encoding="utf-8")
@@ -67,14 +79,24 @@ def page(request, run_set, refused_run, tmp_path_factory):
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page(browser, page, name, width, scheme):
-    seen = browser.open(page[name], width, scheme, LAYOUT)
-    assert seen.requests == [page[name].as_uri()]
+    look(browser, page[name], width, scheme)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_page_of_inference(browser, page, width, scheme):
+    look(browser, page["inference"], width, scheme)
+
+
+def look(browser, path, width, scheme):
+    """The page at a width and in a colour scheme is legible, and all its pictures are drawn."""
+    seen = browser.open(path, width, scheme, LAYOUT)
+    assert seen.requests == [path.as_uri()]
     assert seen.complaints == []
     assert seen.values["overflow"] <= 0
     assert seen.values["outside"] == []
     assert seen.values["smallest"] >= 11
     assert seen.values["contrast"] >= 4.5
-    assert seen.values["drawn"] == 6
+    assert seen.values["drawn"] == path.read_text(encoding="utf-8").count('class="picture"') >= 6
     assert seen.values["overlaps"] == []
     assert seen.values["background"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 29)"}[scheme]
 

@@ -344,3 +344,38 @@ def test_of_several_warm_ups_that_of_most_sizes_is_drawn(events, tmp_path):
     (path / "events.jsonl").write_text("".join(to_line(event) + "\n" for event in some))
     assert read(path).warm_up == [(1, 0.5), (2, 0.8), (4, 1.0)]
     assert "from 2 to 4" in made([path])[0].text  # 2.5 samples/s with two, 4 with four
+
+
+def test_an_attempt_that_another_one_made_good_is_no_fault_of_the_run(events, tmp_path):
+    start = next(
+        e for e in events if e["kind"] == "test_start" and (e["scenario"], e["mode"]) == ("offline", "performance")
+    )
+    at = events.index(start)
+    end = next(index for index in range(at, len(events)) if events[index]["kind"] == "test_stop")
+    early = copy.deepcopy(events[at : end + 1])
+    early[-1] |= {"valid": False, "reasons": ["the test must last 600 s, lasted 512 s"]}
+    page, _, _ = made([write(tmp_path / "run", [*events[:at], *early, *events[at:]])])
+    assert Texts("en")("earlier_attempt") in page.text
+    assert Texts("en")("state_valid") in page.text
+    assert "lasted 512 s" not in page.text
+
+
+def test_batches_of_a_whole_set_are_drawn_where_they_begin(events, tmp_path):
+    """LoadGen issues all samples at once: a batch begins when those before it are done."""
+    changed, begun_s = copy.deepcopy(events), 0.0
+    for event in changed:
+        if event["kind"] == "queries" and event["scenario"] == "offline":
+            event |= {"issued_s": [], "latency_s": [], "queue_s": []}
+            for number in range(len(event["batch"])):
+                took_s = 0.1 + 0.01 * (number % 3)
+                event["issued_s"].append(0.0)
+                event["queue_s"].append(begun_s)
+                begun_s += took_s
+                event["latency_s"].append(begun_s)
+    run = read(write(tmp_path / "run", changed))
+    (offline,) = (test for test in run.measured if test.scenario == "offline")
+    assert (offline.over_time.x[0], offline.over_time.x[-1]) == (0.0, pytest.approx(begun_s, rel=0.02))
+    assert min(offline.over_time.low) == pytest.approx(100)
+    assert max(offline.over_time.high) == pytest.approx(120)
+    (picture,) = (text for name, text in made([run.path])[2].items() if name.endswith("time-offline.svg"))
+    assert "Time of each batch" in picture

@@ -9,6 +9,7 @@ from record.test_airank_inference import BERT, MOBILE, SAMPLE
 from airank_fast import tasks
 from airank_fast.record.foreign.detect import detect
 from airank_fast.record.formats.airank_inference import airank_inference
+from airank_fast.record.metrics import percentile
 from airank_fast.rules import verifying
 from airank_fast.rules.facts import Facts
 
@@ -32,6 +33,27 @@ def test_sound_logs(tmp_path, logs, profile):
         found = findings(tmp_path / name, lines, profile=profile, target=0.7572)
         assert [str(finding) for finding in found] == [], name
         assert detect(tmp_path / name) == ["airank_inference"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "nearest", "above", "below"])
+def test_every_usual_percentile_of_a_few_cases_passes(tmp_path, kind):
+    cases = [10 + 0.37 * number * number % 7 for number in range(64)]
+    ascending = sorted(cases)
+    p90 = {
+        "linear": percentile(ascending, 90),
+        "nearest": ascending[57],
+        "above": ascending[57],
+        "below": ascending[55],
+    }
+    times = [f"AI-Rank-log 1600000000.{number:03d}" for number in range(70)]
+    lines = ["load_data, checksum:c0ffee", "test_begin"]
+    lines += [f"latency_case{number}_latency:{case:.4f}ms" for number, case in enumerate(cases, 1)]
+    extremes = f"min_latency:{ascending[0]:.4f}ms, max_latency:{ascending[-1]:.4f}ms"
+    lines += [f"90th_percentile_latency:{p90[kind]:.4f}ms, {extremes}", "test_end"]
+    lines = [f"{time} {line}" for time, line in zip(times, lines, strict=False)]
+    found = findings(tmp_path / LATENCY, lines, profile="2021-05", target=0.7572)
+    rules = [finding.rule.partition(".")[2] for finding in found if finding.severity == "error"]
+    assert rules == (["percentile"] if kind == "below" else [])
 
 
 def replaced(old, new, count=1):

@@ -291,6 +291,12 @@ def test_a_run_directory_agrees_with_its_events(tmp_path, runs, name):
     assert missing == (of_loadgen if name == "v6.1" else set())  # which a made-up run has not
 
 
+def test_flagperfs_table_of_a_small_set_agrees_with_its_events(tmp_path):
+    directory = write(tmp_path / "run", inference_run("flagperf", eval_samples=2000))
+    assert (directory / "flagperf_inference.md").is_file()
+    assert [str(finding) for finding in verifying.verify(directory)] == []
+
+
 def test_a_log_that_no_event_stands_behind_is_named(tmp_path, runs):
     directory = write(tmp_path / "run", runs("airank"))
     log = directory / "offline_ips.log"

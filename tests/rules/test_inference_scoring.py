@@ -45,6 +45,7 @@ def test_an_edge_system_infers_what_it_did_not_run(tmp_path):
     assert results["multistream"].value == pytest.approx(8e3 * early_stopping.estimate(own, 0.99))
     assert results["offline"].value == pytest.approx(1000 / (sum(own) / len(own) * 1e3))
     assert all(results[name].inferred for name in ("multistream", "offline"))
+    assert results["multistream"].accuracy == results["offline"].accuracy == results["singlestream"].accuracy
     made, found = scored(tmp_path / "multi", "v6.1", ("multistream",))
     (offline,) = (result for result in found.results if result.inferred)
     own = latencies(made, "multistream")

@@ -14,6 +14,8 @@ from airank_fast.record.events import to_line
 from airank_fast.rules import airank_inference_tree, verifying
 from airank_fast.rules.mlperf_inference import tree as inference_tree
 from airank_fast.rules.mlperf_inference.rules import MEASUREMENT_FIELDS, SCENARIOS, SYSTEM_FIELDS
+from airank_fast.submission.airank_inference import summary_metrics
+from airank_fast.submission.inference import read_candidate
 from airank_fast.submission.mlperf_inference import truncated
 
 NUM_SAMPLES = 50_000
@@ -309,6 +311,21 @@ def test_airanks_profile_is_that_of_the_runs(build, tmp_path):
     run = airank(tmp_path / "run", "2021-05")
     with pytest.raises(UserError, match="--profile: must be 2021-05, by which the runs were made, got 2020-12"):
         build(tmp_path / "out", [run], "airank-inference", profile="2020-12")
+
+
+def test_a_test_that_is_not_valid_has_no_figure_in_the_summary(tmp_path):
+    run = airank(tmp_path / "run", "2020-12", mobile=True)
+    sound = {"resnet50": dict.fromkeys(("offline", "latency", "max-batch"), read_candidate(run))}
+    stopped = {"kind": "test_stop", "scenario": "max-batch", "mode": "performance"}
+    not_valid = changed(
+        run,
+        tmp_path / "changed",
+        lambda event: event | ({"valid": False, "reasons": ["late"]} if event.items() >= stopped.items() else {}),
+    )
+    late = {"resnet50": dict.fromkeys(("offline", "latency", "max-batch"), read_candidate(not_valid))}
+    cells, without = (summary_metrics(models, "mobile").splitlines()[-1].split("|")[2:-1] for models in (sound, late))
+    assert "-" not in "".join(cells)
+    assert without == [*cells[:-2], " - ", " - "]
 
 
 def test_a_terminal_needs_all_its_tests(build, tmp_path):

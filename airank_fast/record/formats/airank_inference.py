@@ -14,8 +14,9 @@ The texts contradict their own samples. What is written here:
   of warmup_begin, warmup_finish that of the first request.
 - target_qps is "the greatest number of requests at a time, also ips". A number of requests at a time is no rate: the
   measured samples/s are written, the concurrency is in the events.
-- total_accuracy of a line is that of the samples answered so far, where the events have it; else only the last line has
-  one, of the whole set. At most 1,000 such lines are written, of any number of requests.
+- total_accuracy of a line is that of the samples answered so far, and no line is without one. Where the events do not
+  have the right answers of each request, the last line alone is written, with the accuracy of the whole set. At most
+  1,000 such lines are written, of any number of requests.
 - max_memory_use is the process's peak over the whole test, in MiB, in every line and in both profiles.
 - latency_caseN has the latency in 2021-05, and the times of its begin and its end, to the microsecond, in 2020-12.
 """
@@ -159,7 +160,7 @@ def _progress(
         num_correct += correct[index] if correct else 0
         longest_s = max(longest_s, test.latency_s[index])
         is_last = position == len(order)
-        if position % every and not is_last:
+        if not is_last and (position % every or (correct is None and whole_set is not None)):
             continue
         accuracy = num_correct / num_samples if correct else whole_set if is_last else None
         parts = [] if accuracy is None else [f"total_accuracy:{accuracy!r}"]

@@ -41,7 +41,7 @@ NAMES = (
 _ESCAPED = [name.replace("*", "\\*") for name in NAMES]
 HEADER = f"| {' | '.join(_ESCAPED)} |\n| {' | '.join(['---'] * len(NAMES))} |"
 # Operations of a sample by FlagPerf's configurations.yaml: 4.12e9 multiply-adds, and 2 x 512 tokens x 0.33e9 weights.
-FLAGPERF_FLOPS = {"resnet50": 4.12e9, "bert": 2 * 512 * 0.33e9}
+FLAGPERF_FLOPS = {"resnet50": 4.12e9, "bert_large": 2 * 512 * 0.33e9}
 _RATES = {
     "p_validation_whole(qps)": "p_val_whole",
     "p_validation_core(qps)": "p_val_core",
@@ -69,10 +69,10 @@ def columns(tally: InferenceTally) -> dict | None:
     test = tally.performance(SCENARIO)
     if test is None:
         return None
-    summary, task = tally.summary(), tasks.of(tally.config)
+    summary = tally.summary()
     metric = dictionary(test.stop.get("metric"))
     used = dictionary(test.stop.get("memory")).get("total_bytes")
-    theirs, ours = FLAGPERF_FLOPS.get(task.name if task else ""), tally.model.get("flops_per_sample")
+    theirs, ours = _their_flops(tally), tally.model.get("flops_per_sample")
     core, peak = metric.get("p_infer_core"), tally.config.get("peak_flops")
     return {
         "case": tally.config.get("benchmark"),
@@ -96,11 +96,18 @@ def columns(tally: InferenceTally) -> dict | None:
     }
 
 
+def _their_flops(tally: InferenceTally) -> float | None:
+    """FlagPerf's operations of a sample; None of a benchmark, or of pictures of a size, that its cases do not have."""
+    theirs, ours = FLAGPERF_FLOPS.get(str(tally.config.get("benchmark"))), tally.model.get("flops_per_sample")
+    is_of_case = theirs is not None and (not ours or theirs / 1.1 < ours < 2.2 * theirs)  # one or two a multiply-add
+    return theirs if is_of_case else None
+
+
 def _capacity(system: Event) -> float | None:
     """The memory of the device, GiB; of a CPU that of the host. None where the system states none."""
     for name in ("accelerator_memory_capacity", "host_memory_capacity"):
         match = re.match(r"(\d{1,9}(?:\.\d{1,9})?) *Gi?B", str(system.get(name)))
-        if match:
+        if match and float(match[1]):  # a system without an accelerator has 0 GiB of its memory
             return float(match[1])
     return None
 
