@@ -101,6 +101,7 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
 
 def _summary(side: str, coco: Coco, left_out: LeftOut) -> list[str]:
     numbers = np.diff(coco.offsets)
+    most = numbers.max(initial=0)
     limits = coco.sizes[coco.pictures][:, ::-1]
     beyond = np.maximum(-coco.boxes[:, :2], coco.boxes[:, :2] + coco.boxes[:, 2:] - limits).max(1, initial=0)
     outside, farthest = int((beyond > 0).sum()), beyond.max(initial=0)
@@ -108,7 +109,7 @@ def _summary(side: str, coco: Coco, left_out: LeftOut) -> list[str]:
     lines = [
         f"{side:<6} {len(coco):>10,} pictures with {len(coco.labels):,} objects, {int(coco.crowd.sum()):,} of them "
         f"crowds, of {len(ids)} categories with ids {ids.min()} to {ids.max()}",
-        f"{side:<6} {int((numbers == 0).sum()):>10,} pictures without an object; at most {numbers.max():,} objects",
+        f"{side:<6} {int((numbers == 0).sum()):>10,} pictures without an object; at most {most:,} objects",
         f"{side:<6} {outside:>10,} boxes reach out of their picture, by at most {farthest:.2f} pixels",
     ]
     rows = np.column_stack([coco.pictures, coco.labels, coco.boxes])
