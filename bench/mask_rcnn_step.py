@@ -147,7 +147,7 @@ def main() -> None:
     """Time, print; save on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15 if ON_GPU else 3)
-    parser.add_argument("--steps", type=int, default=40, help="of training before the late steps")
+    parser.add_argument("--steps", type=int, default=20, help="of training before the late steps")
     parser.add_argument("--late", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--save", action="store_true", help="append to bench/results/mask_rcnn_step.jsonl")
     arguments = parser.parse_args()
