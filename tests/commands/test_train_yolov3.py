@@ -122,6 +122,7 @@ def test_skip_corrupt_counts_and_reports_pictures(broken, tmp_path, capsys):
     train[3].write_bytes(b"no picture")
     val[1].unlink()
     change(broken, "train", lambda content: content["annotations"][0].update(category_id=99))
+    change(broken, "val", lambda content: content["images"][1].update(file_name="a\nb.png"))
     more = ("--skip-corrupt", "--epochs", "1", "--eval-every", "1", "--mixup-off-epochs", "1")
     assert here(arguments(broken, tmp_path / "out", *more)) in (0, 1)
     printed = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]

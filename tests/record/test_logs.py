@@ -53,9 +53,9 @@ def test_a_name_that_is_no_text_is_written_as_an_escape(tell, tmp_path):
     """Python has the bytes of a file's name that are no UTF-8, and JSON its lone surrogates, as such characters."""
     events = tell("exception").events
     name = "a\udcff\ud800.png"
-    log, logs = play([each | {"message": name} if each["kind"] == "run_stop" else each for each in events], tmp_path)
+    log, logs = play([each | {"detail": name} if each["kind"] == "run_stop" else each for each in events], tmp_path)
     log.close()
-    assert [each["message"] for each in read_events(log.path) if each["kind"] == "run_stop"] == [name]
+    assert [each["detail"] for each in read_events(log.path) if each["kind"] == "run_stop"] == [name]
     assert json.loads((tmp_path / "summary.json").read_text()) == logs.summary()
 
 

@@ -194,6 +194,6 @@ def left_out(corrupt: Sequence[tuple[str, str]], num_files: int | None, what: st
     """
     of_all = f"{what} are" if num_files is None else f"of {num_files} {what} cannot be read and are"
     lines = [f"data: {len(corrupt)} {of_all} left out"]
-    lines += [f"data: left out {path} ({why})" for path, why in corrupt[:_MOST_NAMED]]
+    lines += [" ".join(f"data: left out {path} ({why})".splitlines()) for path, why in corrupt[:_MOST_NAMED]]
     more = len(corrupt) - _MOST_NAMED
     return [*lines, f"data: and {more} more, all of them in the log's data event"] if more > 0 else lines
