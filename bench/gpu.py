@@ -88,9 +88,11 @@ def parts() -> list[Part]:
         command = (f"bench/{op}.py", "--device", "cuda", "--save")
         found.append(Part(f"bench-{op}", command, ("benches",), limits_s.get(op, 100)))
     of_steps = {"step": 200, "gan_step": 200, "bert": 120, "transformer_step": 200, "beam_search": 200}
-    of_steps |= {"measuring": 60, "data": 60, "word2vec": 100}
+    of_steps |= {"mask_rcnn_step": 150, "picture_step": 200, "measuring": 60, "data": 60, "word2vec": 100}
+    more = {"picture_step": ("--tasks", "yolov3", "--recipes", "coco")}
     for name, limit_s in of_steps.items():
-        found.append(Part(f"bench-{name}", (f"bench/{name}.py", "--save"), ("steps",), limit_s))
+        command = (f"bench/{name}.py", "--save", *more.get(name, ()))
+        found.append(Part(f"bench-{name}", command, ("steps",), limit_s))
     return [*found, Part("sanitizers", ("tests/cuda_on_cpu/on_device.py",), ("sanitizers",), 450)]
 
 

@@ -6,8 +6,8 @@ anchors: 267,069 of five levels on 800 x 1333 (Mask R-CNN's region proposals), 2
 proposals: 2,000 for each of 2 pictures. predictions: YOLOv3's 10,647 at 416 x 416 for each of 8 pictures, of which the
 largest IoU is needed. Each picture has 8 truths (about COCO's mean) or 100.
 
-torchvision runs in a Python of its own, see other_python.py, on the same processors in turn; as its detectors do, it
-takes one picture at a time.
+torchvision runs in a Python of its own on the same processors in turn, on a GPU in this one: see other_python.py. As
+its detectors do, it takes one picture at a time.
 """
 
 from __future__ import annotations
@@ -63,15 +63,24 @@ def anchors() -> Tensor:
 
 
 def check(functions: dict[str, Callable]) -> None:
-    """Matches, or the largest IoUs, must be equal."""
+    """Matches, or the largest IoUs, must be equal.
+
+    On a GPU, where a compiler may fuse a product and a sum, IoUs may differ by rounding, and one match in 10,000.
+    """
     ours, *others = [function() for function in functions.values()]
     for (other,) in others:
-        assert torch.equal(ours[int(other.is_floating_point())].cpu(), other)
+        found = ours[int(other.is_floating_point())]
+        if not found.is_cuda:
+            assert torch.equal(found, other)
+        elif other.is_floating_point():
+            torch.testing.assert_close(found, other, rtol=1e-5, atol=1e-6)
+        else:
+            assert (found != other).float().mean() <= 1e-4
 
 
 def cases(device: str) -> Iterator[tuple[str, str, dict[str, Callable], None]]:
     """(case, our name, functions, None)."""
-    peer = other_python.with_torchvision() if device == "cpu" else None
+    peer = other_python.with_torchvision(device)
     of_all = anchors()
     kinds = {
         "anchors": ([of_all] * 2, (0.7, 0.3, True), PEER),
@@ -81,9 +90,10 @@ def cases(device: str) -> Iterator[tuple[str, str, dict[str, Callable], None]]:
     for kind, (of_pictures, options, code) in kinds.items():
         for number in (8, 100):
             size = (416, 416) if kind == "predictions" else (HEIGHT, WIDTH)
-            truths = [random_boxes(number, 100 + i, *size) for i in range(len(of_pictures))]
-            boxes = (of_all if kind == "anchors" else torch.stack(of_pictures)).to(device)
-            packed = torch.cat(truths).to(device)
+            truths = [random_boxes(number, 100 + i, *size).to(device) for i in range(len(of_pictures))]
+            of_pictures = [boxes.to(device) for boxes in of_pictures]
+            boxes = of_pictures[0] if kind == "anchors" else torch.stack(of_pictures)
+            packed = torch.cat(truths)
             offsets = torch.arange(len(truths) + 1, device=device) * number
 
             def ours(given: tuple = (boxes, packed, offsets, *options)) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@
 the more, the better the detector is. Uniform: few overlap, as at the start of a training, and most are kept. Groups:
 the boxes of five levels of a pyramid, each of twice the size of the one before; Mask R-CNN has 4,760 at 800 x 1333.
 
-torchvision runs in a Python of its own, see other_python.py, on the same processors in turn.
+torchvision runs in a Python of its own on the same processors in turn, on a GPU in this one: see other_python.py.
 """
 
 from __future__ import annotations
@@ -52,15 +52,22 @@ def proposals(number: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check(functions: dict[str, Callable]) -> None:
-    """The same boxes must be kept, in the same order."""
-    results = [function().cpu() for function in functions.values()]
+    """The same boxes must be kept, in the same order.
+
+    On a GPU, where a compiler may fuse a product and a sum, one in a thousand may be another.
+    """
+    results = [function() for function in functions.values()]
     for other in results[1:]:
-        assert torch.equal(results[0], other), (len(results[0]), len(other))
+        if results[0].is_cuda:
+            differing = set(results[0].tolist()) ^ set(other.tolist())
+            assert len(differing) <= 1e-3 * len(results[0]), len(differing)
+        else:
+            assert torch.equal(results[0], other), (len(results[0]), len(other))
 
 
 def cases(device: str) -> Iterator[tuple[str, str, dict[str, Callable], None]]:
     """(case, our name, functions, None)."""
-    peer = other_python.with_torchvision() if device == "cpu" else None
+    peer = other_python.with_torchvision(device)
     for kind in ("clusters", "uniform", "groups"):
         for number in NUMBERS:
             boxes, scores, levels = (tensor.to(device) for tensor in proposals(number, kind))

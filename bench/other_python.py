@@ -4,11 +4,15 @@
 
 Without the variable the running Python is asked. The peer's process lives as long as the bench and takes its turn in
 every round: its time is taken there, around the call alone, and arguments are sent once, before.
+
+On a GPU the peer is called in the running Python, which must have a torchvision for its torch: one process times both
+by the device's events.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -24,13 +28,35 @@ import torch
 
 
 @functools.cache
-def with_torchvision() -> OtherPython | None:
+def with_torchvision(device: str = "cpu") -> OtherPython | ThisPython | None:
     """The Python that has torchvision; None, and a line once, where there is none."""
+    if device != "cpu":
+        return _here()
     python = os.environ.get("AIRANK_FAST_TORCHVISION")
     if python is None and importlib.util.find_spec("torchvision") is None:
         print("not a peer here: torchvision (see bench/other_python.py)")
         return None
     return OtherPython(python or sys.executable)
+
+
+def _here() -> ThisPython | None:
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
+        why = str(error).split("\n")[0]
+        print(f"not a peer on a GPU: torchvision, which must be in this Python, for its torch ({why})")
+        return None
+    return ThisPython()
+
+
+class ThisPython:
+    """The running process, with OtherPython's way to define a contestant."""
+
+    def contestant(self, code: str, *arguments: object) -> Callable[[], object]:
+        """`code` defines call(*arguments)."""
+        call = functools.partial(_defined(code), *arguments)
+        call.versions = {"torchvision": importlib.metadata.version("torchvision")}
+        return call
 
 
 class OtherPython:
@@ -84,6 +110,13 @@ class Contestant:
         return self._python.ask("seconds", self._number)
 
 
+def _defined(code: str) -> Callable:
+    """call of this code."""
+    names: dict = {}
+    exec(code, names)
+    return names["call"]
+
+
 def _serve(answers: object) -> None:
     """In the other process: requests from stdin until it is closed."""
     torch.set_num_threads(int(sys.argv[1]))
@@ -96,9 +129,7 @@ def _serve(answers: object) -> None:
         except EOFError:
             return
         if kind == "define":
-            names: dict = {}
-            exec(request[0], names)
-            calls.append(functools.partial(names["call"], *torch.load(request[1])))
+            calls.append(functools.partial(_defined(request[0]), *torch.load(request[1])))
             answer: object = len(calls) - 1
         elif kind == "results":
             answer = torch.save(calls[request[0]](), request[1])

@@ -6,7 +6,7 @@ A picture of 800 x 1344 as four levels of 256 channels, from a quarter of its si
 7 x 7 for the boxes, and 128 of them, 14 x 14 for the masks. Sides of proposals are spread evenly by their logarithm,
 from 16 to 600 pixels. Two samples along each axis of a bin.
 
-torchvision runs in a Python of its own, see other_python.py, on the same processors in turn.
+torchvision runs in a Python of its own on the same processors in turn, on a GPU in this one: see other_python.py.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def check(functions: dict[str, Callable]) -> None:
 
 def cases(device: str) -> Iterator[tuple[str, str, dict[str, Callable], int]]:
     """(case, our name, functions, bytes that must move)."""
-    peer = other_python.with_torchvision() if device == "cpu" else None
+    peer = other_python.with_torchvision(device)
     for number, bins, channels_last in CASES:
         torch.manual_seed(0)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format

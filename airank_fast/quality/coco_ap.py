@@ -52,9 +52,7 @@ class Truth(NamedTuple):
 
 
 def truth_of(coco: Coco, *, masks: bool) -> Truth:
-    """The objects of a data set, with their masks where they are evaluated; UserError where one has none."""
-    if masks:
-        coco.require_masks()
+    """The objects of a data set, with their masks where they are evaluated, which each of them must have."""
     drawn = coco.masks() if masks else None
     return Truth(len(coco), coco.pictures, coco.boxes, coco.labels, coco.areas, coco.crowd, drawn)
 

@@ -141,7 +141,7 @@ class Samples(Protocol):
 class DataSets(NamedTuple):
     """The samples of a run, and where they are from; corrupt: (name, why) of each that is left out.
 
-    notes: lines for the user.
+    notes: lines for the user. objects: (name, why) of each object that is left out of a sample.
     """
 
     train: Samples
@@ -149,6 +149,7 @@ class DataSets(NamedTuple):
     source: str
     corrupt: list[tuple[str, str]]
     notes: Sequence[str] = ()
+    objects: Sequence[tuple[str, str]] = ()
 
 
 class SamplesJob(BaseJob):
@@ -187,11 +188,12 @@ class SamplesJob(BaseJob):
         """Index the samples and start their reader. Returns the fields of the run's `data` event."""
         recipe, options = self.recipe, self.options
         cores = options.workers or ranks.cores
-        train, val, source, corrupt, notes = self.data_sets(cores)
+        train, val, source, corrupt, notes, objects = self.data_sets(cores)
         if ranks.rank == 0:
             lines = [] if options.data else [f"data: {source}"]
             if options.skip_corrupt:
                 lines += left_out(corrupt, len(train) + len(val) + len(corrupt), self.samples)
+                lines += left_out(objects, None, "annotations") if objects else []
             for line in (*lines, *notes):
                 print(line, file=sys.stderr)
         place = Place(max(1, recipe.eval_batch_size // ranks.size), ranks.rank, ranks.size, device, cores)
@@ -204,7 +206,7 @@ class SamplesJob(BaseJob):
             "source": source,
             "checksum": hashlib.sha256(f"{train.checksum()} {val.checksum()}".encode()).hexdigest(),
             "reader": self.reader.name,
-            "corrupt_files": corrupt,
+            "corrupt_files": [*corrupt, *objects],
             **self.first_weights(),
         }
 

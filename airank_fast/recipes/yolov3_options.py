@@ -188,6 +188,8 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
     require(all(each >= 0 for each in recipe.decay_epochs), "--decay-epochs", "at least 0", recipe.decay_epochs)
     for name in ("warmup_power", "decay_factor", "momentum", "weight_decay"):
         require(getattr(recipe, name) >= 0, option(name), "at least 0", getattr(recipe, name))
+    folder = options.weights and options.weights.absolute().parent
+    require(folder is None or folder.is_dir(), "--weights", "a file in a folder that is there", options.weights)
     norm = recipe.max_grad_norm
     require(norm is None or norm > 0, "--max-grad-norm", "above 0, or None", norm)
     for name in ("ignore_iou", "score_threshold", "nms_iou"):

@@ -23,7 +23,7 @@ class LineFile:
 
     def write(self, line: str) -> None:
         """Append a line. OSError (and the line waits) when the disk does not take it."""
-        self.waiting.append(line.encode() + b"\n")
+        self.waiting.append(encoded(line) + b"\n")
         self.retry()
 
     def retry(self) -> None:
@@ -78,11 +78,16 @@ class Reserve:
         return True
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8. What is no character, as in the name of a file in another encoding, becomes an escape as in JSON."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all; OSError if it cannot be written."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(encoded(text))
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from airank_fast.record.events import Event, EventLog, effective, iter_events, to_json
-from airank_fast.record.files import LineFile, write_whole
+from airank_fast.record.files import LineFile, encoded, write_whole
 from airank_fast.record.formats import flagperf, mlperf
 from airank_fast.record.formats.airank import AIRankLog
 from airank_fast.record.metrics import Tally
@@ -104,7 +104,7 @@ class Logs:
     def _write(self, lines: dict[str, list[str]]) -> None:
         trouble = None
         for name, file in self._files.items():
-            file.waiting.extend(line.encode() + b"\n" for line in lines[name])
+            file.waiting.extend(encoded(line) + b"\n" for line in lines[name])
             try:
                 file.retry()
             except OSError as error:  # the other file still gets its lines

@@ -87,20 +87,24 @@ def verify(manifest: Manifest, root: Path, num_workers: int) -> tuple[list[str],
     names = [*PICTURES.values(), "annotations", *(f"{ARRAYS}/{Path(path).stem}" for path in ANNOTATIONS.values())]
     listed = [name for name in names if name in manifest.files]
     problems = manifest.unfinished("pictures") + folders.changed(manifest, root, listed, "files", num_workers)
-    summary = []
+    summary, categories = [], set()
     for side, folder in PICTURES.items():
         if not (root / folder).is_dir() or (found := load(root / ANNOTATIONS[side], root / folder)) is None:
             continue
         coco, left_out = found
         summary += _summary(side, coco, left_out)
-        problems += _problems(side, coco, manifest.options["partial"])
+        problems += _problems(side, coco, left_out, manifest.options["partial"])
+        categories.add((*coco.category_ids.tolist(), *coco.category_names.tolist()))
         broken = coco.take(np.setdiff1d(np.arange(len(coco)), missing_pictures(coco))).find_corrupt(num_workers)
         problems += [f"{each.path}: must be {each.what}, got {each.why}" for each in broken.values()]
+    if len(categories) > 1:
+        problems.append("annotations: must have the same categories, by id and name, to train and to evaluate")
     return summary, problems
 
 
 def _summary(side: str, coco: Coco, left_out: LeftOut) -> list[str]:
     numbers = np.diff(coco.offsets)
+    most = numbers.max(initial=0)
     limits = coco.sizes[coco.pictures][:, ::-1]
     beyond = np.maximum(-coco.boxes[:, :2], coco.boxes[:, :2] + coco.boxes[:, 2:] - limits).max(1, initial=0)
     outside, farthest = int((beyond > 0).sum()), beyond.max(initial=0)
@@ -108,7 +112,7 @@ def _summary(side: str, coco: Coco, left_out: LeftOut) -> list[str]:
     lines = [
         f"{side:<6} {len(coco):>10,} pictures with {len(coco.labels):,} objects, {int(coco.crowd.sum()):,} of them "
         f"crowds, of {len(ids)} categories with ids {ids.min()} to {ids.max()}",
-        f"{side:<6} {int((numbers == 0).sum()):>10,} pictures without an object; at most {numbers.max():,} objects",
+        f"{side:<6} {int((numbers == 0).sum()):>10,} pictures without an object; at most {most:,} objects",
         f"{side:<6} {outside:>10,} boxes reach out of their picture, by at most {farthest:.2f} pixels",
     ]
     rows = np.column_stack([coco.pictures, coco.labels, coco.boxes])
@@ -119,10 +123,15 @@ def _summary(side: str, coco: Coco, left_out: LeftOut) -> list[str]:
     return lines
 
 
-def _problems(side: str, coco: Coco, is_partial: bool) -> list[str]:
+def _problems(side: str, coco: Coco, left_out: LeftOut, is_partial: bool) -> list[str]:
     problems = []
+    if coco.crowd.all():
+        problems.append(f"{side}: must have an object that is no crowd, got none")
     missing = [coco.names[number] for number in missing_pictures(coco)]
     unnamed = sorted({entry.name for entry in entries(coco.folder)} - set(coco.names.tolist()))
+    of_pictures = [where for where, _ in left_out if re.search(r", (?:picture|images, element) \d+$", where)]
+    if len(unnamed) <= len(of_pictures):  # whose entries --skip-corrupt has left out
+        unnamed = []
     for names, what in (
         (missing, "that the annotations name are missing"),
         (unnamed, "have no entry in the annotations"),

@@ -121,12 +121,16 @@ def test_skip_corrupt_counts_and_reports_pictures(broken, tmp_path, capsys):
     train, val = (sorted((broken / PICTURES[side]).iterdir()) for side in ("train", "val"))
     train[3].write_bytes(b"no picture")
     val[1].unlink()
+    change(broken, "train", lambda content: content["annotations"][0].update(category_id=99))
+    change(broken, "val", lambda content: content["images"][1].update(file_name="a\nb.png"))
     more = ("--skip-corrupt", "--epochs", "1", "--eval-every", "1", "--mixup-off-epochs", "1")
     assert here(arguments(broken, tmp_path / "out", *more)) in (0, 1)
     printed = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert printed[0] == "data: 2 of 29 pictures cannot be read and are left out"
+    assert printed[3] == "data: 1 annotations are left out"
+    assert "annotation 1 (must be of one of the file's 10 categories, got category_id 99)" in printed[4]
     (data,) = events_of(tmp_path / "out", "data")
-    assert (data["train_samples"], data["eval_samples"], len(data["corrupt_files"])) == (23, 4, 2)
+    assert (data["train_samples"], data["eval_samples"], len(data["corrupt_files"])) == (23, 4, 3)
 
 
 def test_other_bad_input(scenes, tmp_path, capsys):
@@ -136,6 +140,8 @@ def test_other_bad_input(scenes, tmp_path, capsys):
     refused(large, capsys, "batch size: must be at most the 24")
     weights = arguments(scenes, tmp_path / "c", "--init-checkpoint", str(tmp_path / "gone.weights"))
     refused(weights, capsys, "gone.weights: must be a readable file of weights")
+    nowhere = arguments(scenes, tmp_path / "d", "--weights", str(tmp_path / "gone" / "digits.weights"))
+    refused(nowhere, capsys, "--weights: must be a file in a folder that is there, got")
 
 
 def test_the_main_job_reaches_a_lower_target(tmp_path, capsys):

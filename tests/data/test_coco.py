@@ -120,7 +120,9 @@ BAD = {
     "nan": ({"bbox": [1, 2, float("nan"), 4]}, r"annotation 30: .*four finite numbers, got \[1, 2, NaN, 4\]"),
     "three numbers": ({"bbox": [1, 2, 3]}, r"annotation 30: .*four finite numbers, got \[1, 2, 3\]"),
     "text": ({"bbox": "1 2 3 4"}, r"annotation 30: .*four finite numbers, got 1 2 3 4"),
-    "infinite area": ({"area": float("inf")}, "annotation 30: must be with a finite area, got Infinity"),
+    "infinite area": ({"area": float("inf")}, "annotation 30: must be with a finite area of at least 0, got Infinity"),
+    "area below 0": ({"area": -1}, "annotation 30: must be with a finite area of at least 0, got -1"),
+    "sides below 0": ({"bbox": [9, 9, -3, 4]}, r"annotation 30: must be a box \(.*\) with an area, got \[9.0, 9.0, -3"),
     "two points": ({"segmentation": [[1, 1, 5, 5]]}, r"annotation 30: .*three or more points.*, got \[1, 1, 5, 5\]"),
     "nan in a polygon": (
         {"segmentation": [[1, 1, 5, 5, 9, float("nan")]]},
@@ -131,12 +133,16 @@ BAD = {
         r"annotation 30: must be with polygons in its picture, got a coordinate of 1e\+09",
     ),
     "size of an RLE": (
-        {"segmentation": {"size": [60, 40], "counts": [2400]}},
+        {"segmentation": {"size": [60, 40], "counts": [2300, 100]}},
         r"annotation 30: must be with an RLE of its picture's size \[height, width\], got \[60, 40\], not \[40, 60\]",
     ),
     "counts of an RLE": (
         {"segmentation": {"size": [40, 60], "counts": [7, 8]}},
         r"annotation 30: .*counts add up to its pixels, got size \[40, 60\] and 15 pixels",
+    ),
+    "empty RLE": (
+        {"segmentation": {"size": [40, 60], "counts": [2400]}},
+        "annotation 30: must be with an RLE that has a pixel of the object, got none",
     ),
     "text of an RLE": ({"segmentation": {"size": [40, 60], "counts": "{}"}}, "annotation 30: .*RLE .*, got"),
     "category": ({"category_id": 2}, "annotation 30: must be of one of the file's 2 categories, got category_id 2"),
@@ -168,6 +174,7 @@ def test_a_bad_annotation(tmp_path, changes, message):
         ((5, "b.png", 20, LARGEST + 1), "picture 5: must be a picture with sides of 8 to 6,000 pixels, got 6001 x 20"),
         ((9, "c.png", 30, 20), "picture 9: must be the only picture with its id, got another one before it"),
         ((5, "", 20, 30), "images, element 3: must be a picture with a file_name, got ''"),
+        ((5, "b.png", 20, None), "images, element 3: must be with an integer width, got null"),
     ],
 )
 def test_a_bad_picture_in_the_file(tmp_path, picture, message):
@@ -180,6 +187,21 @@ def test_a_bad_picture_in_the_file(tmp_path, picture, message):
     coco, left_out = read_coco(tmp_path, "val", skip_corrupt=True)
     assert coco.picture_ids.tolist() == [2, 9, 40]
     assert len(left_out) == 1
+
+
+def test_a_crowd_may_be_a_number_with_a_point_or_a_truth(tmp_path):
+    """As programs write it that keep annotations in tables."""
+    annotations = [annotation(number, 5, [1, 1, 4, 4], iscrowd=crowd) for number, crowd in enumerate([1.0, False, 0.0])]
+    write_coco(tmp_path, "val", [PICTURE], annotations)
+    assert read_coco(tmp_path, "val")[0].crowd.tolist() == [True, False, False]
+
+
+def test_boxes_in_parts_of_the_picture_are_refused(tmp_path):
+    """All of them: a box of less than a pixel alone is one."""
+    boxes = [0.5, 0.5, 0.25, 0.3], [0, 0.1, 1, 0.9]
+    write_coco(tmp_path, "val", [PICTURE], [annotation(number, 5, box) for number, box in enumerate(boxes)])
+    with pytest.raises(UserError, match=r"val2017.json: must be a file with boxes \(.*\) in pixels, got none with a"):
+        read_coco(tmp_path, "val", skip_corrupt=True)
 
 
 def test_a_picture_with_too_many_objects(tmp_path):
@@ -217,10 +239,9 @@ def test_folders_and_masks_that_are_not_there(tmp_path):
         read_coco(tmp_path / "none", "val")
     with pytest.raises(UserError, match=f"{form}, got .*val2017, which is no folder"):
         read_coco(tmp_path, "val")
-    write_coco(tmp_path, "val", [PICTURE], [annotation(1, 5, [1, 1, 2, 2], segmentation=[])])
+    write_coco(tmp_path, "val", [PICTURE], [annotation(1, 5, [1, 1, 2, 2], segmentation=[]), ANNOTATIONS_OF_IT[1]])
     coco, _ = read_coco(tmp_path, "val")
-    with pytest.raises(UserError, match=r"annotation 1: must be with a segmentation, as masks .*, got none"):
-        coco.require_masks()
+    assert coco.has_mask.tolist() == [False, True]
     (tmp_path / ANNOTATIONS["val"]).unlink()
     with pytest.raises(UserError, match=f"{form}, got .*instances_val2017.json, which is no file"):
         read_coco(tmp_path, "val")

@@ -49,6 +49,16 @@ def test_every_file_however_the_run_ends(tell, ending, tmp_path):
     assert contents(tmp_path / "again") == contents(tmp_path / "run")
 
 
+def test_a_name_that_is_no_text_is_written_as_an_escape(tell, tmp_path):
+    """Python has the bytes of a file's name that are no UTF-8, and JSON its lone surrogates, as such characters."""
+    events = tell("exception").events
+    name = "a\udcff\ud800.png"
+    log, logs = play([each | {"detail": name} if each["kind"] == "run_stop" else each for each in events], tmp_path)
+    log.close()
+    assert [each["detail"] for each in read_events(log.path) if each["kind"] == "run_stop"] == [name]
+    assert json.loads((tmp_path / "summary.json").read_text()) == logs.summary()
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_logs_agree_with_one_another(tell, ending, tmp_path):
     log, _ = play(tell(ending).events, tmp_path)

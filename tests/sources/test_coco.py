@@ -98,6 +98,28 @@ def test_verify_finds_what_is_not_sound(tree, tmp_path, capsys):
     assert len(found) == 4
 
 
+def test_a_picture_that_is_left_out_needs_no_entry(tree, tmp_path, capsys):
+    """--skip-corrupt has left its entry out; another one without an entry is a problem still."""
+    change(tree, "train", lambda content: content["images"][0].pop("height"))
+    output = tmp_path / "out"
+    assert run(pack(tree), output, "--partial", "--skip-corrupt") == 0
+    assert "train left out: " in " ".join(capsys.readouterr().out.split())
+    (output / "train2017" / "2.jpg").rename(output / "train2017" / "4.jpg")
+    found = problems(output, capsys)
+    assert f"{output}/train2017: 2 pictures have no entry in the annotations: 1.jpg, 4.jpg" in found
+
+
+def test_sides_without_an_object_or_of_other_classes_are_not_sound(tree, tmp_path, capsys):
+    """As training on them would be refused."""
+    change(tree, "val", lambda content: content.update(annotations=[]))
+    change(tree, "val", lambda content: content["categories"][0].update(name="dog"))
+    assert run(pack(tree), tmp_path / "out", "--partial") == 1
+    assert problems(tmp_path / "out", capsys) == [
+        "val: must have an object that is no crowd, got none",
+        "annotations: must have the same categories, by id and name, to train and to evaluate",
+    ]
+
+
 def test_published_numbers_unless_partial(tree, tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match=r"--train: must be a zip of 118,287 pictures \(--partial .*\), got 3"):
         run(pack(tree), tmp_path / "out")

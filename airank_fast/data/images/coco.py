@@ -20,7 +20,6 @@ import numpy as np
 from airank_fast.data.images.image_folder import why_corrupt
 from airank_fast.data.images.run_lengths import Polygons, RunLengths, draw_polygons, outlines, pack_counts, ragged_rows
 from airank_fast.data.images.workers import Broken, decode
-from airank_fast.errors import UserError
 
 PICTURES = {"train": "train2017", "val": "val2017"}
 ANNOTATIONS = {side: f"annotations/instances_{folder}.json" for side, folder in PICTURES.items()}
@@ -74,12 +73,10 @@ class Coco:
         """The picture of each object: int64 [n]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
-    def require_masks(self) -> None:
-        """UserError names the first object without a mask."""
-        has = (np.diff(self.polygons.object_offsets)[self.polygon_numbers] > 0) | (self.run_numbers >= 0)
-        if not has.all():
-            where = f"{self.folder}, annotation {self.annotation_ids[has.argmin()]}"
-            raise UserError(f"{where}: must be with a segmentation, as masks are trained and evaluated, got none")
+    @property
+    def has_mask(self) -> np.ndarray:
+        """Which objects have a mask: bool [n]."""
+        return (np.diff(self.polygons.object_offsets)[self.polygon_numbers] > 0) | (self.run_numbers >= 0)
 
     def read(self, number: int) -> np.ndarray | Broken:
         """The picture, uint8 [H, W, 3], or what is wrong with it."""

@@ -41,7 +41,7 @@ _BOX = "a box (x, y, width, height) of four finite numbers"
 _POLYGON = "with polygons of three or more points, as finite numbers x, y, x, y, ..."
 _RLE = 'with an RLE {"size": [height, width], "counts": ...} whose counts add up to its pixels'
 _MAPPED = 1 << 20  # bytes of an array that is mapped into memory, not read
-_SKIP = "--skip-corrupt leaves it out"
+SKIP = "--skip-corrupt leaves it out"
 
 
 def read_coco(root: Path, side: str, *, skip_corrupt: bool = False, num_threads: int = 1) -> tuple[Coco, LeftOut]:
@@ -61,7 +61,7 @@ def read_coco(root: Path, side: str, *, skip_corrupt: bool = False, num_threads:
     coco, left_out = found
     missing = missing_pictures(coco)
     if missing and not skip_corrupt:
-        raise UserError(f"{coco.path(missing[0])}: must be a picture that {path} names, got no such file; {_SKIP}")
+        raise UserError(f"{coco.path(missing[0])}: must be a picture that {path} names, got no such file; {SKIP}")
     left_out += [(coco.path(number), f"must be a picture that {path} names, got no such file") for number in missing]
     if missing:
         coco = coco.take(np.setdiff1d(np.arange(len(coco)), missing))
@@ -129,7 +129,7 @@ class _Content:
     def leave_out(self, where: str, why: str) -> None:
         """UserError where nothing may be left out."""
         if not self.skip_corrupt:
-            raise UserError(f"{where}: {why}; {_SKIP}")
+            raise UserError(f"{where}: {why}; {SKIP}")
         self.left_out.append((where, why))
 
     def leave_out_all(
@@ -144,9 +144,10 @@ class _Content:
         """An element of "images"."""
         name = element.get("file_name")
         require(isinstance(name, str) and name, where, "a picture with a file_name", f"{name!r:.40}")
-        self.picture_ids.append(_integer(element, "id", where))
+        number, *size = (_integer(element, key, where) for key in ("id", "height", "width"))
+        self.picture_ids.append(number)
         self.names.append(str(name))
-        self.sizes.extend([_integer(element, side, where) for side in ("height", "width")])
+        self.sizes.extend(size)
 
     def category(self, element: dict, where: str) -> None:
         """An element of "categories"."""
@@ -162,9 +163,9 @@ class _Content:
         box: Any = element.get("bbox")
         if not (_are_finite(box) and len(box) == 4):
             raise _error(where, _BOX, box)
-        area, crowd = element.get("area", box[2] * box[3]), element.get("iscrowd", 0)
-        if not _are_finite([area]):
-            raise _error(where, "with a finite area", area)
+        area, crowd = element.get("area", abs(box[2] * box[3])), element.get("iscrowd", 0)
+        if not (_are_finite([area]) and area >= 0):
+            raise _error(where, "with a finite area of at least 0", area)
         if crowd not in (0, 1):
             raise _error(where, "with iscrowd 0 or 1", crowd)
         polygons, counts, size = _segmentation(element.get("segmentation"), where)
@@ -173,7 +174,7 @@ class _Content:
         self.categories.append(category)
         self.boxes.extend(box)
         self.areas.append(area)
-        self.crowd.append(crowd)
+        self.crowd.append(int(crowd))  # programs write 0.0 and false too
         self.reach.append(max((max(max(polygon), -min(polygon)) for polygon in polygons), default=0))
         self.num_polygons.append(len(polygons))
         for polygon in polygons:
@@ -219,6 +220,9 @@ class _Content:
             ),
             run_numbers=np.array(self.run_numbers, np.int64),
         )
+        what = "a file with boxes (x, y, width, height) in pixels"
+        in_pixels = not len(whole.boxes) or whole.boxes.max() > 1
+        require(in_pixels, str(self.path), what, "none with a number above 1")
         keep = self._sound_annotations(whole, pictures)
         sound = self._sound_pictures(whole, np.bincount(pictures[keep], minlength=len(order)))
         rows = np.flatnonzero(keep)
@@ -303,6 +307,8 @@ def _segmentation(value: Any, where: str) -> tuple[list[list[float]], np.ndarray
     assert isinstance(size, list)
     if (pixels := int(parsed.sum(dtype=np.int64))) != size[0] * size[1]:
         raise _error(where, _RLE, f"size {size} and {pixels} pixels")
+    if not parsed[1::2].any():
+        raise _error(where, "with an RLE that has a pixel of the object", "none")
     return [], parsed, size
 
 

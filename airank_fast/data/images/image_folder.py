@@ -187,9 +187,13 @@ def find_corrupt(files: Iterable[str], num_threads: int | None = None) -> list[t
         return [(f, why) for f, why in zip(files, pool.map(why_corrupt, files), strict=True) if why]
 
 
-def left_out(corrupt: Sequence[tuple[str, str]], num_files: int, what: str = "pictures") -> list[str]:
-    """Lines that name the corrupt files left out of `num_files`, the first 20 at most, each with the reason."""
-    lines = [f"data: {len(corrupt)} of {num_files} {what} cannot be read and are left out"]
-    lines += [f"data: left out {path} ({why})" for path, why in corrupt[:_MOST_NAMED]]
+def left_out(corrupt: Sequence[tuple[str, str]], num_files: int | None, what: str = "pictures") -> list[str]:
+    """Lines that name the corrupt files left out of `num_files`, the first 20 at most, each with the reason.
+
+    num_files: None for what is no file.
+    """
+    of_all = f"{what} are" if num_files is None else f"of {num_files} {what} cannot be read and are"
+    lines = [f"data: {len(corrupt)} {of_all} left out"]
+    lines += [" ".join(f"data: left out {path} ({why})".splitlines()) for path, why in corrupt[:_MOST_NAMED]]
     more = len(corrupt) - _MOST_NAMED
     return [*lines, f"data: and {more} more, all of them in the log's data event"] if more > 0 else lines
