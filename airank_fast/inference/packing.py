@@ -47,28 +47,25 @@ class PackedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self._geometry: Any = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self._bias = None if conv.bias is None else conv.bias.detach()
+        self.bias = None if conv.bias is None else conv.bias.detach()
         self._plain: Tensor | None = conv.weight.detach()
         self._packed: Tensor | None = None
         self._size: torch.Size | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they run."""
-        found = self._plain if self._packed is None else self._packed
-        assert found is not None
-        return found
+        """The weights as ``nn.Conv2d`` has them, which some networks read."""
+        if self._plain is None:
+            assert self._packed is not None
+            self._plain = self._packed.to_dense()
+        return self._plain
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution."""
         if self._packed is None and x.numel():
-            assert self._plain is not None
-            self._packed = _reorder(self._plain.to_mkldnn(), *self._geometry, list(x.shape))
+            self._packed = _reorder(self.weight.to_mkldnn(), *self._geometry, list(x.shape))
             self._plain, self._size = None, x.shape[2:]
         if x.shape[2:] == self._size and x.numel():
-            return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self._bias, *self._geometry, "none", [], "")
-        if self._plain is None:
-            assert self._packed is not None
-            self._plain = self._packed.to_dense()
+            return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *self._geometry, "none", [], "")
         padding, stride, dilation, groups = self._geometry
-        return nn.functional.conv2d(x, self._plain, self._bias, stride, padding, dilation, groups)
+        return nn.functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)

@@ -15,7 +15,14 @@ from airank_fast.record.entries import quote
 from airank_fast.record.events import Event, dictionary
 from airank_fast.record.inference_metrics import ACCURACY, PERFORMANCE, InferenceTally, LoadTest, headline_value
 from airank_fast.record.lines import Lines
-from airank_fast.rules import event_fields, inference_accuracy, inference_fields, inference_figures, inference_profiles
+from airank_fast.rules import (
+    event_fields,
+    inference_accuracy,
+    inference_effective,
+    inference_fields,
+    inference_figures,
+    inference_profiles,
+)
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, NOTE, WARNING, Finding, Rule
 
@@ -63,7 +70,6 @@ _OWN_SCENARIOS = {"airank": ("offline", "online", "latency", "max-batch"), "flag
 _OWN_CLIENTS = ("online", "latency", "max-batch")  # of AI-Rank, which a run of LoadGen may have as well
 _CASES = 1000  # of AI-Rank's latency
 EMBEDDED = "the embedded "  # begins the name of every data set that comes with the package
-_SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 
 
 def check(lines: Lines, facts: Facts) -> Iterator[Finding]:
@@ -153,6 +159,8 @@ class _Book:
         if division == "closed" and checkpoint.get("trained_here") and not self.is_free:
             found = "weights that were trained here in the closed division"
             yield self._broken(WEIGHTS, found, "published weights, or the open division, are required")
+        if checkpoint.get("run") and not checkpoint.get("trained_here"):
+            yield self._broken(WEIGHTS, "weights of a run, not said to be trained here", "trained_here is required")
 
     def _data(self, event: Event) -> Iterator[Finding]:
         data = dictionary(event.get("data"))
@@ -192,7 +200,7 @@ class _Book:
                 yield self._broken(SETTINGS, found, "the same is required")
         if event["mode"] != ACCURACY and event["scenario"] not in self.passed:
             is_loadgen = self._scenario(event["scenario"]) is not None
-            if not self.passed or (is_loadgen and not self.is_free):
+            if not self.passed or is_loadgen:
                 found = f"{event['scenario']} is measured without a passed accuracy run"
                 yield self._broken(GATE, found, "accuracy that passed before it is required")
         if event["mode"] == PERFORMANCE and not self.is_free:
@@ -249,7 +257,9 @@ class _Book:
         for _, found, required in inference_figures.disagreements(open_test):
             yield self._broken(FIGURES, found, required)
         yield from self._verdict(event, open_test)
-        yield from self._effective(event)
+        if self.profile is not None and self.profile.scenarios:
+            for found, required in inference_effective.troubles(event, open_test, self.profile):
+                yield self._broken(SETTINGS, found, required)
         yield from self._memory(event)
         if open_test.mode == ACCURACY:
             yield from self._whole_set(event, open_test)
@@ -298,25 +308,6 @@ class _Book:
         if count < required.min_queries:
             what = "samples" if name == "offline" else "queries"
             yield self._broken(LENGTH, f"{name} of {count} {what}", f"at least {required.min_queries} are required")
-
-    def _effective(self, event: Event) -> Iterator[Finding]:
-        """Seeds that LoadGen's log states must be the profile's."""
-        effective = {key.removeprefix("effective_"): value for key, value in (event.get("effective") or {}).items()}
-        if self.profile is None or not self.profile.scenarios:
-            return
-        missing = [name for name in _SEEDS if name not in effective]
-        if event["scenario"] in self.profile.scenarios and (missing or not event.get("loadgen")):
-            found = f"{event['mode']} of {event['scenario']} without {', '.join(missing) or 'a version of LoadGen'}"
-            yield self._broken(SETTINGS, found, f"{self.profile.name} requires a test by LoadGen, with its settings")
-        seeds = self.profile.test05_seeds if event["mode"] == "TEST05" else self.profile.seeds
-        for name, seed in zip(_SEEDS, seeds or (), strict=False):
-            if name in effective and str(effective[name]) != str(seed):
-                found = f"{name} {quote(str(effective[name]), 30)} in {event['mode']} of {event['scenario']}"
-                yield self._broken(SETTINGS, found, f"{seed} is required by {self.profile.name}")
-        version = dictionary(event.get("loadgen")).get("version")
-        if version is not None and self.profile.loadgen and not str(version).startswith(self.profile.loadgen):
-            found = f"LoadGen {quote(str(version), 30)}"
-            yield self._broken(SETTINGS, found, f"a {self.profile.loadgen} is required by {self.profile.name}")
 
     def _memory(self, event: Event) -> Iterator[Finding]:
         memory = dictionary(event.get("memory"))

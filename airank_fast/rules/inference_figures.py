@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from airank_fast.record.events import dictionary
@@ -23,6 +24,7 @@ _RATES = ("samples_per_s", "p_infer_whole", "completed_qps", "p_infer_core", "sc
 _SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
 _LATE_S, _LATE = 0.005, 0.05  # by which LoadGen's latencies may be above ours
 _EARLY_S, _EARLY = 0.0005, 0.01  # and below
+_SAME_MOMENT_S = 1e-6  # an answer and the request that follows it
 
 
 class Disagreement(NamedTuple):
@@ -109,7 +111,15 @@ def _own(test: LoadTest, name: str) -> list[float | None]:
         return [math.fsum(ascending) / len(ascending)]
     if name == "batch" and test.scenario == "max-batch":
         return [float(max(test.batch, default=0))]
+    if name == "concurrency" and test.scenario == "online":
+        return [float(_most_open(test))]
     return []
+
+
+def _most_open(test: LoadTest) -> int:
+    """The most requests that were open at a time; a client sends its next one when it has its answer."""
+    times = [(at, 1) for at in test.issued_s] + [(at - _SAME_MOMENT_S, -1) for at in test.done_s()]
+    return max(accumulate(change for _, change in sorted(times)))
 
 
 def _rate(test: LoadTest, name: str) -> float | None:

@@ -37,17 +37,19 @@ def test_packed_weights_give_the_convolution_for_every_size(options):
 
 @torch.inference_mode()
 def test_weights_are_packed_once_and_kept_plain_only_for_another_size():
-    conv = PackedConv2d(nn.Conv2d(3, 8, 3))
-    assert not conv.weight.is_mkldnn
+    plain = nn.Conv2d(3, 8, 3)
+    conv = PackedConv2d(plain)
     conv(torch.randn(0, 3, 8, 8))
-    assert not conv.weight.is_mkldnn, "nothing has come yet"
+    assert conv._packed is None, "nothing has come yet"
     conv(torch.randn(2, 3, 8, 8))
-    first = conv.weight
+    first = conv._packed
     assert first.is_mkldnn
     assert conv._plain is None
     conv(torch.randn(2, 3, 6, 6))
-    assert conv.weight is first
-    assert conv._plain is not None
+    assert conv._packed is first
+    assert torch.equal(conv._plain, plain.weight)
+    assert torch.equal(conv.weight, plain.weight)
+    assert torch.equal(conv.bias, plain.bias)
 
 
 def network() -> nn.Module:

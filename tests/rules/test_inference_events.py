@@ -140,6 +140,7 @@ PERFORMANCE = {"mode": "performance"}
 STOP = {"where": PERFORMANCE}
 SERVER = {"where": {"mode": "performance", "scenario": "server"}}
 OFFLINE = {"where": {"mode": "performance", "scenario": "offline"}}
+ONLINE = {"mode": "performance", "scenario": "online"}
 MUTATIONS = [  # (what, run, rule, mutate)
     ("no infer_config", "v6.1", "missing", drop("infer_config")),
     ("no model", "v6.1", "missing", drop("model")),
@@ -195,6 +196,17 @@ MUTATIONS = [  # (what, run, rule, mutate)
     ("60 s are enough", "v6.1", "settings", put("test_start", **STOP, settings__min_duration_s=60.0)),
     ("one sample a MultiStream query", "multi", "settings", put("test_start", **STOP, settings__samples_per_query=1)),
     ("another seed", "v6.1", "settings", put("test_stop", **STOP, effective__effective_qsl_rng_seed=0)),
+    ("four clients, and eight said", "airank", "figures", put("test_stop", where=ONLINE, metric__concurrency=8.0)),
+    ("a run's weights, said to be given", "v6.1", "weights", put("infer_config", checkpoint__run={"benchmark": "x"})),
+    ("another bound in LoadGen", "server", "settings", put("test_stop", **SERVER, effective__target_latency_ns=10**8)),
+    ("60 s in LoadGen", "v6.1", "settings", put("test_stop", **STOP, effective__min_duration_ms=60_000)),
+    (
+        "one sample again and again",
+        "v6.1",
+        "settings",
+        put("test_stop", **STOP, effective__performance_issue_same=True),
+    ),
+    ("an accuracy run as speed", "v6.1", "settings", put("test_stop", **STOP, effective__test_mode="AccuracyOnly")),
     ("no seeds", "v6.1", "settings", put("test_stop", **STOP, effective={})),
     ("no LoadGen", "v6.1", "settings", put("test_stop", **STOP, loadgen=None)),
     ("embedded data, not said", "own", "data", put("infer_config", data__source="the embedded data set, digits")),

@@ -1,7 +1,7 @@
 """What lies in the folders of MLPerf's tests: every answer that LoadGen asks for and no other, and no file too many."""
 
 import pytest
-from rules.loadgen_logs import LoadGenTest, answer_lines, write_test, write_tree
+from rules.loadgen_logs import LoadGenTest, answer_lines, record, write_test, write_tree
 
 from airank_fast.rules import verifying
 from airank_fast.rules.findings import ERROR
@@ -45,6 +45,14 @@ def test_a_log_that_is_of_another_test_than_its_folder(tmp_path, folder, test, r
     write_test(tmp_path / "alone", log)
     assert errors(tmp_path / "alone") == set()
     assert rule in errors(tmp_path / "loadgen")
+
+
+@pytest.mark.parametrize(("test", "found"), [("accuracy", set()), ("performance", {"inference.once"})])
+def test_an_accuracy_run_generates_the_queries_of_each_part_that_it_loads(tmp_path, test, found):
+    """ImageNet is loaded in 49 parts of 1,024 pictures; a performance run loads one."""
+    more = [record("generated_query_count", 106, 5.0), record("generated_query_count", 106, 6.0)]
+    write_test(tmp_path, LoadGenTest("SingleStream", test, more=more))
+    assert errors(tmp_path) == found
 
 
 def test_loadgens_advice_is_not_passed_on(tmp_path):

@@ -7,6 +7,8 @@ from airank_fast.rules.mlperf_inference import rules
 from airank_fast.rules.mlperf_inference.judge import Judge, short
 
 _MAX_OF_A_RULE = 5  # troubles and messages that are listed
+# An accuracy run generates the queries of each part of the data set that it loads.
+_OF_A_PART = ("generated_query_count", "generated_samples_per_query", "generated_query_duration")
 SEED_KEYS = ("effective_qsl_rng_seed", "effective_sample_index_rng_seed", "effective_schedule_rng_seed")
 _SAME, _UNIQUE = "effective_performance_issue_same", "effective_performance_issue_unique"
 _LOG_SEED, _LOG_SAMPLES = "effective_accuracy_log_rng_seed", "effective_accuracy_log_sampling_target"
@@ -28,8 +30,7 @@ def judge_settings(judge: Judge) -> None:
 def _form(judge: Judge) -> None:
     for number, trouble in judge.detail.troubles[:_MAX_OF_A_RULE]:
         judge.find(rules.RECORD, number, trouble, "the official parser refuses the line")
-    # An accuracy run loads a large set in parts, and has these lines of each.
-    repeated = [each for each in judge.detail.repeated if judge.is_performance or not each[1].startswith("generated_")]
+    repeated = [(number, key) for number, key in judge.detail.repeated if judge.is_performance or key not in _OF_A_PART]
     for number, key in repeated[:_MAX_OF_A_RULE]:
         judge.find(
             rules.ONCE, number, f"{key} again, with another value", "one line, as LoadGen writes it, is required"
