@@ -40,16 +40,29 @@ def test_weights_are_packed_once_and_kept_plain_only_for_another_size():
     plain = nn.Conv2d(3, 8, 3)
     conv = PackedConv2d(plain)
     conv(torch.randn(0, 3, 8, 8))
-    assert conv._packed is None, "nothing has come yet"
+    assert not conv._packed, "nothing has come yet"
     conv(torch.randn(2, 3, 8, 8))
-    first = conv._packed
+    (first,) = conv._packed.values()
     assert first.is_mkldnn
     assert conv._plain is None
+    conv(torch.randn(3, 3, 8, 8))
     conv(torch.randn(2, 3, 6, 6))
-    assert conv._packed is first
+    assert [id(each) for each in conv._packed.values()] == [id(first)]
     assert torch.equal(conv._plain, plain.weight)
     assert torch.equal(conv.weight, plain.weight)
     assert torch.equal(conv.bias, plain.bias)
+
+
+@pytest.mark.parametrize(("new_s", "is_kept"), [(0.5, True), (0.9, False)])
+@torch.inference_mode()
+def test_another_number_of_pictures_gets_weights_of_its_own_where_they_are_clearly_faster(new_s, is_kept, monkeypatch):
+    conv = PackedConv2d(nn.Conv2d(3, 8, 3))
+    conv(torch.randn(1, 3, 8, 8))
+    (first,) = conv._packed.values()
+    monkeypatch.setattr(conv, "_seconds", lambda x, weight: 1.0 if weight is first else new_s)
+    conv(torch.randn(2, 3, 8, 8))
+    assert (conv._packed[2] is not first) == is_kept
+    assert conv._plain is None
 
 
 def network() -> nn.Module:
