@@ -48,6 +48,11 @@ class Reference:
     whole_s: float = 0.0
     core_s: float = 0.0
 
+    def rates(self) -> dict[str, float]:
+        """Samples a second of the pass, under FlagPerf's names of validation."""
+        seconds = {"p_val_whole": self.whole_s, "p_val_core": self.core_s}
+        return {name: len(self.outputs) / took for name, took in seconds.items() if took > 0}
+
     def event(self) -> dict[str, Any]:
         """The fields of the `reference` event."""
         if self.stated is not None:

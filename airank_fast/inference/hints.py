@@ -17,7 +17,6 @@ from airank_fast.inference import batcher
 from airank_fast.inference.settings import TestSettings
 
 STREAMS = ("singlestream", "multistream")
-FAST_BATCHES = 0.25  # the quantile of an accuracy run's batches whose time is told: other programs slow some of them
 SERVER_SHARE = 0.5  # of the greatest rate of the warm-up's batches, where no rate is given
 MOST_QUERIES = 1_000_000
 
@@ -32,7 +31,7 @@ def of_accuracy_run(settings: TestSettings, rows: np.ndarray) -> dict[str, float
         return {}
     if settings.scenario == "offline":
         full = rows[rows[:, 3] == rows[:, 3].max()]
-        batch_s = float(np.quantile(full[:, 1] - full[:, 2], FAST_BATCHES))
+        batch_s = float(np.median(full[:, 1] - full[:, 2]))
         return {"target_qps": float(full[0, 3]) / batch_s} if batch_s > 0 else {}
     if settings.scenario in STREAMS and (fastest_s := float(rows[:, 1].min())) > 0:
         return {"expected_latency_s": expected_latency(fastest_s, settings.min_duration_s)}

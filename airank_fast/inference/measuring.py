@@ -83,7 +83,9 @@ def _told(context: Context, settings: TestSettings) -> TestSettings:
         context.warm_up([min(settings.samples_per_query, max_batch)])
     else:
         bound_s = settings.target_latency_s or context.request.bound_s
-        context.warm_up(context.sizes(), bound_s if scenario == "server" else None)
+        is_known = scenario == "offline" and set(context.sizes()) <= context.times.keys()
+        sizes = [batcher.best_batch(context.times)] if is_known else context.sizes()
+        context.warm_up(sizes, bound_s if scenario == "server" else None)
     return hints.completed(settings, context.times, max_batch)
 
 

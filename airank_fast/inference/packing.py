@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 CLEARLY_FASTER = 0.75  # of the seconds of weights that are there
-TIMED_RUNS = 4
+TIMED_RUNS = 3
 _reorder: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 
 

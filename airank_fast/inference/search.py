@@ -15,7 +15,6 @@ TRIES = 3  # of a rate, once another has passed
 PROBE_S, LONG_PROBE_S = 20.0, 60.0
 PROBE_QUERIES = 4000  # with fewer, early stopping refuses systems that are several percent faster than they have to be
 QUERIES_FACTOR = 1.5  # of the queries that early stopping needs with one late, at any rate
-STALL_FACTOR = 10.0  # of the median latency
 
 
 @dataclass(frozen=True)
@@ -112,15 +111,3 @@ class _Search:
         refuted = sum(one.is_refuted(self._percentile) for one in tries)
         is_last = len(tries) == (1 if self.valid is None else TRIES)
         return tries[-1].valid or tries[-1].is_clear or refuted == 2 or is_last
-
-
-def stall_share(latencies_s: Sequence[float], duration_s: float) -> float:
-    """The share of a test's duration that one query at a time spent beyond ten times the median latency.
-
-    In a closed loop (SingleStream, MultiStream) the next query waits for the last one, so that a system that stood
-    still for 2 s shows it in one latency of thousands, and its percentiles do not.
-    """
-    if not latencies_s or duration_s <= 0:
-        return 0.0
-    median = sorted(latencies_s)[len(latencies_s) // 2]
-    return sum(latency for latency in latencies_s if latency > STALL_FACTOR * median) / duration_s

@@ -188,3 +188,14 @@ def test_greatest_finds_the_edge_and_asks_for_no_number_above_the_most(most):
 def test_a_last_measurement_tries_smaller_numbers():
     assert clients.final_numbers(20) == [20, 18, 15, 10]
     assert clients.final_numbers(1) == clients.final_numbers(0) == [1]
+
+
+@pytest.mark.parametrize(("num_late", "num_tries"), [(0, 1), (3, 2), (4, 2), (5, 1)])
+def test_a_number_that_fails_is_tried_again_unless_a_quarter_of_its_requests_are_late(num_late, num_tries):
+    queries = clients.Queries()
+    for number in range(16):
+        queries.add(0.0, 0.0, 2.0 if number < num_late else 0.5, 1)
+    tried = []
+    holds = clients.holds_at(4, lambda: tried.append(1) or queries, 1.0, lambda probe: None)
+    assert holds == (num_late == 0)
+    assert len(tried) == num_tries

@@ -10,7 +10,7 @@ from airank_fast.inference import hints
 
 
 def test_of_offline_the_rate_of_its_full_batches_without_the_first():
-    batches = [(8, 0.9), (8, 0.02), (8, 0.02), (8, 0.02), (8, 0.02), (8, 0.08), (3, 0.001)]
+    batches = [(8, 0.9), (8, 0.02), (8, 0.02), (8, 0.02), (8, 0.08), (8, 0.08), (3, 0.001)]
     rows, now = [], 0.0
     for size, took in batches:
         rows.append((0.0, now + took, now, size))

@@ -277,3 +277,12 @@ def test_a_rate_that_is_given_is_not_corrected(tmp_path, monkeypatch):
     run.run()
     assert run.not_valid == ["server: late"]
     assert [request.settings.target_qps for _, mode, request in workers.calls if mode == "performance"] == [33.0]
+
+
+def test_flagperfs_figures_have_those_of_the_float32_pass(tmp_path, monkeypatch):
+    run = made(tmp_path, monkeypatch, Workers(), "--profile", "flagperf")
+    run.reference.whole_s, run.reference.core_s = 0.5, 0.25
+    run.run()
+    stop = [event for event in read_events(tmp_path / "events.jsonl") if event["kind"] == "test_stop"][-1]
+    assert (stop["scenario"], stop["mode"]) == ("flagperf", "performance")
+    assert (stop["metric"]["p_val_whole"], stop["metric"]["p_val_core"]) == (2.0, 4.0)  # of one sample

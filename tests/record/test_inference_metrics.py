@@ -7,6 +7,7 @@ import pytest
 from record.inference_run import SCENARIOS, InferenceStory, inference_run, write
 
 from airank_fast.errors import UserError
+from airank_fast.record import inference_metrics
 from airank_fast.record.events import EventLog, to_line
 from airank_fast.record.inference_logs import FILES, InferenceLogs
 from airank_fast.record.inference_metrics import InferenceTally, LoadTest, figures, loadgen_percentile, summarize
@@ -60,6 +61,18 @@ def test_a_stall_that_a_closed_loop_hides_is_said():
     calm = figures(closed_loop([0.009] * 667))
     assert (calm["stall_s"], calm["latency_p99_open_s"]) == (0.0, 0.009)
     assert figures(closed_loop(latency_s, "server"))["stall_share"] is None
+
+
+def test_more_missed_requests_than_can_be_listed_have_no_percentile(monkeypatch):
+    monkeypatch.setattr(inference_metrics, "_MOST_MISSED", 100)
+    test = closed_loop([0.009] * 666 + [2.0])
+    found = figures(test)
+    assert found["latency_p99_open_s"] is None
+    assert found["stall_s"] == 2.0
+    tally = InferenceTally()
+    tally.tests.append(test)
+    (note,) = tally.summary()["notes"]
+    assert note.endswith("p99 9 ms, far more if requests had gone on arriving")
 
 
 def test_queue_and_service_add_up():
