@@ -50,10 +50,10 @@ def completed(settings: TestSettings, times: Mapping[int, float], max_batch: int
     if is_told or (settings.is_accuracy and scenario == "offline"):
         return settings
     if scenario == "offline":
-        return dataclasses.replace(settings, target_qps=_greatest_rate(times))
+        return dataclasses.replace(settings, target_qps=greatest_rate(times))
     bound_s = settings.target_latency_s
     fitting = {size: s for size, s in times.items() if bound_s is None or s <= 0.5 * bound_s}
-    rate = _greatest_rate(fitting or {min(times): times[min(times)]})
+    rate = greatest_rate(fitting or {min(times): times[min(times)]})
     return dataclasses.replace(settings, target_qps=SERVER_SHARE * rate)
 
 
@@ -82,5 +82,6 @@ def corrected(scenario: str, settings: Mapping[str, Any], stop: Mapping[str, Any
     return {"expected_latency_s": 0.5 * expected_s} if expected_s else {}
 
 
-def _greatest_rate(times: Mapping[int, float]) -> float:
+def greatest_rate(times: Mapping[int, float]) -> float:
+    """Samples a second in batches of the best size; times: {size: seconds}, not empty."""
     return max(size / seconds for size, seconds in times.items())

@@ -25,9 +25,9 @@ from airank_fast.inference.settings import TestSettings
 from airank_fast.inference.supervise import QUERIES, REQUEST, WORKER, WorkerRequest, WorkerResult, run_worker
 from airank_fast.inference.weights import Weights
 from airank_fast.record.events import EventLog
+from airank_fast.record.files import sha256
 from airank_fast.record.formats.loadgen import checksums
 from airank_fast.rules.inference_profiles import compliance_of
-from airank_fast.rules.tree_files import sha256
 
 OWN_WORKER = "airank_fast.inference.clients_worker"
 CHUNK = 5000  # queries of an event
@@ -196,8 +196,7 @@ class Scenarios:
             self.log.emit("probe", scenario=scenario, purpose="search", target_qps=qps, **figures)
             return verdict
 
-        times = self._times[self.request.threads_of(scenario)]
-        start = 0.5 * max(size / took for size, took in times.items())
+        start = hints.SERVER_SHARE * hints.greatest_rate(self._times[self.request.threads_of(scenario)])
         found = find_qps(probe, start)
         self.log.emit(
             "search", scenario=scenario, valid_qps=found.valid, refused_qps=found.refused, probes=len(found.probes)

@@ -1,5 +1,6 @@
 """Files that stay whole on a full disk; the event log and the logs made from it are written to them."""
 
+import hashlib
 import os
 from collections import deque
 from contextlib import suppress
@@ -76,6 +77,15 @@ class Reserve:
         except OSError:
             return False
         return True
+
+
+def sha256(file: Path) -> str:
+    """The checksum of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def encoded(text: str) -> bytes:

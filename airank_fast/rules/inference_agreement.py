@@ -15,6 +15,7 @@ from airank_fast import tasks
 from airank_fast.numeric import is_number
 from airank_fast.record.entries import quote
 from airank_fast.record.events import Event, dictionary
+from airank_fast.record.files import sha256
 from airank_fast.record.formats import events
 from airank_fast.record.formats.loadgen import DETAIL, Detail, read_detail
 from airank_fast.record.formats.loadgen import FILES as LOADGEN_FILES
@@ -24,7 +25,6 @@ from airank_fast.record.lines import Lines
 from airank_fast.rules import agreement
 from airank_fast.rules.facts import Facts
 from airank_fast.rules.findings import ERROR, WARNING, Finding
-from airank_fast.rules.tree_files import sha256
 
 TABLE = "flagperf_inference.md"
 _MODES = ("accuracy", "performance", "TEST01", "TEST04", "TEST05")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from airank_fast.record.files import sha256
 from airank_fast.rules.findings import ERROR, NOTE, Finding, Rule
 from airank_fast.walk import files, walk
 
@@ -99,15 +99,6 @@ def sums(root: Path, unreadable: Iterable[Path] = ()) -> Iterator[Finding]:
             yield LISTED.broken(
                 str(file), None, found, "only packaged files are required", NOTE if by_checker else None
             )
-
-
-def sha256(file: Path) -> str:
-    """The checksum of a file's content, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def json_object(file: Path) -> dict | None:

@@ -14,7 +14,6 @@ Source: LoadGen 4.0 to 6.0.17 (mlcommons/inference, loadgen/: results.cc, test_s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from airank_fast.record.events import dictionary
+from airank_fast.record.files import sha256
 from airank_fast.record.formats.mlperf import records
 
 DETAIL, SUMMARY, ACCURACY = "mlperf_log_detail.txt", "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
@@ -36,15 +36,7 @@ REPEATED = ("generic_message", "loaded_qsl_set", "sample_", "power_", "logger_",
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each of LoadGen's files in the folder of a test, by name; without those that are missing."""
-    return {name: _sha256(folder / name) for name in FILES if (folder / name).is_file()}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {name: sha256(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 class Message(NamedTuple):

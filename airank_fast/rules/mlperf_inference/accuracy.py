@@ -15,13 +15,13 @@ from pathlib import Path
 from airank_fast.errors import UserError
 from airank_fast.numeric import is_number
 from airank_fast.record.events import dictionary
+from airank_fast.record.files import sha256
 from airank_fast.record.formats.loadgen import ACCURACY, Answers, Detail, read_accuracy
 from airank_fast.record.lines import Lines
 from airank_fast.rules.findings import Finding, Rule
 from airank_fast.rules.inference_profiles import num_issued
 from airank_fast.rules.mlperf_inference import rules
 from airank_fast.rules.mlperf_inference.judge import Context, short
-from airank_fast.rules.tree_files import sha256
 
 TEXT = "accuracy.txt"
 _COUNTS = re.compile(r"accuracy=(\d{1,3}(?:\.\d+)?)%, good=(\d{1,12}), total=(\d{1,12})")
