@@ -21,6 +21,7 @@ from airank_fast import tasks
 from airank_fast.cli import run_command
 from airank_fast.errors import UserError
 from airank_fast.record import machine
+from airank_fast.record.inference_reading import is_inference
 from airank_fast.rules import airank_inference_tree, tree_files, trees, verifying
 from airank_fast.rules.findings import ERROR, Finding, worst
 from airank_fast.rules.mlperf_inference import tree as inference_tree
@@ -94,15 +95,15 @@ def build(options: Options) -> int:
     if options.output is None or not options.runs:
         raise UserError("--format: must have runs and --output with it, got " + ("runs" if options.runs else "none"))
     given = given_fields(options.settings, options.system)
-    is_inference = options.format in (mlperf_inference.FORM, airank_inference.FORM)
+    are_inference = options.format in (mlperf_inference.FORM, airank_inference.FORM)
     chosen = read_runs(options)
     candidates.check_distinct(chosen)
     if not options.rehearsal and any(one.is_rehearsal for one in chosen):
         raise UserError(f"runs: must be of no rehearsal without --rehearsal, got {candidates.REHEARSAL} runs")
     if not options.allow_names:
-        privacy.refuse_names(one.log for one in chosen if not is_inference)  # of inference no event log is handed in
+        privacy.refuse_names(one.log for one in chosen if not are_inference)  # of inference no event log is handed in
     found = results.choose(chosen, options.rehearsal) if options.format in ("mlperf", "gp2bm") else {}
-    refused = inference.refusals(chosen) if is_inference else candidates.refusals(chosen) + results.refusals(found)
+    refused = inference.refusals(chosen) if are_inference else candidates.refusals(chosen) + results.refusals(found)
     print_findings(refused)
     if refused and not options.allow_errors:
         print(
@@ -125,13 +126,19 @@ def build(options: Options) -> int:
     tree.write(options.output, manifest)
     print(f"{options.output}: {len(list(tree))} files, {len(manifest['runs'])} logs; checksums in {tree_files.SUMS}")
     status = check(options.output, logs=False)
-    return 0 if is_inference and options.allow_errors else status  # its book judges the logs again
+    return 0 if are_inference and options.allow_errors else status  # its book judges the logs again
 
 
 def read_runs(options: Options) -> list[candidates.Candidate]:
     """The runs of the format; UserError for one that is none."""
     if options.format in (mlperf_inference.FORM, airank_inference.FORM):
         return [inference.read_candidate(path) for path in options.runs]
+    for path in options.runs:
+        if is_inference(path):
+            form = airank_inference.FORM if options.format == "airank" else mlperf_inference.FORM
+            raise UserError(
+                f"{path}: must be a training run with --format {options.format}, got one of inference: --format {form}"
+            )
     log_format = "airank" if options.format == "airank" else "mlperf"
     benchmark = benchmark_named(options.benchmark)
     return [candidates.read_candidate(path, log_format, benchmark, options.cards) for path in options.runs]

@@ -18,7 +18,7 @@ from airank_fast.engine.shutdown import Terminated
 from airank_fast.errors import UserError
 from airank_fast.inference import clients, compliance, hints
 from airank_fast.inference.accuracy import Predictions, Reference, judge, shown
-from airank_fast.inference.request import Request
+from airank_fast.inference.request import QUICK_S, Request
 from airank_fast.inference.samples import Samples
 from airank_fast.inference.search import Found, Verdict, find_qps, judge_probe, probe_seconds
 from airank_fast.inference.settings import TestSettings
@@ -181,7 +181,7 @@ class Scenarios:
         """The greatest rate of queries at which a probe is valid, between one that is and one that is not."""
 
         def probe(qps: float) -> Verdict:
-            duration_s = probe_seconds(qps)
+            duration_s = probe_seconds(qps, at_most_s=QUICK_S if self.request.options.quick else None)
             known = {"target_qps": qps, "duration_s": duration_s}
             result = self._loadgen(scenario, "performance", known, is_probe=True)
             stop = result.facts["test_stop"]

@@ -62,9 +62,9 @@ def judge_probe(
     return Verdict(qps, valid, queries, over_latency, p99_s, duration_s)
 
 
-def probe_seconds(qps: float, percentile: float = 0.99) -> float:
-    """Seconds of a probe at a rate: 20, up to 60 for 4,000 queries, more where early stopping needs them."""
-    affordable = min(max(PROBE_S, PROBE_QUERIES / qps), LONG_PROBE_S)
+def probe_seconds(qps: float, percentile: float = 0.99, at_most_s: float | None = None) -> float:
+    """Seconds of a probe at a rate: 20, up to 60 for 4,000 queries, or `at_most_s`; more if early stopping needs it."""
+    affordable = min(max(PROBE_S, PROBE_QUERIES / qps), at_most_s or LONG_PROBE_S)
     return max(affordable, QUERIES_FACTOR * early_stopping.required_queries(percentile, 1) / qps)
 
 

@@ -28,6 +28,7 @@ from airank_fast.inference import weights
 from airank_fast.inference.accuracy import torch_reference
 from airank_fast.inference.console import Console, final_table
 from airank_fast.inference.engine_torch import check_precision
+from airank_fast.inference.peak import matmul_rate
 from airank_fast.inference.request import BOUND_FACTOR, Request, check_bound, check_output, default_output
 from airank_fast.inference.samples import Samples, load_job
 from airank_fast.inference.scenarios import BOUNDED, NotAccurate, Scenarios, WorkerFailed
@@ -152,12 +153,13 @@ def infer_config(request: Request, found: Weights, samples: Samples, device: tor
         "target_latency_s": request.bound_s,
         "is_quick": options.quick,
         "is_rehearsal": request.is_rehearsal,
-        "data": {name: samples.facts.get(name) for name in ("source", "checksum", "eval_samples")},
+        "data": {name: samples.facts.get(name) for name in ("source", "checksum", "eval_samples", "classes")},
         "checkpoint": found.facts(),
         "division": options.submission.division,
         "submission": asdict(options.submission),
         "seed": options.seed,
         "command": sys.argv,
+        "peak_flops": matmul_rate(device, options.precision, request.threads),
     }
 
 

@@ -161,6 +161,10 @@ class Job(SamplesJob):
         self._wide = width >= height
         return sets
 
+    def facts(self) -> dict[str, Any]:
+        """The number of classes."""
+        return {"classes": self.recipe.num_classes}
+
     def train_stream(self, num_samples: int, ranks: Ranks) -> TrainStream:
         """Pictures to train on; a global batch is of one orientation, as the images of a batch have one size."""
         return GroupedStream(

@@ -45,9 +45,9 @@ bad_data. Its other events (infer_config comes once):
 
     infer_config   benchmark, task, unit, profile, scenarios, backend, precision (requested), device, devices, threads,
                    max_batch, duration_s (of a scenario), target_latency_s, is_quick, is_rehearsal (embedded data or a
-                   short duration), data {source, checksum, eval_samples}, checkpoint {file, sha256, trained_here, run
-                   {benchmark, best_accuracy}}, division (closed | open), submission, seed, command; peak_flops, the
-                   device's rate of this precision in FLOP/s, where it is known
+                   short duration), data {source, checksum, eval_samples, classes}, checkpoint {file, sha256,
+                   trained_here, run {benchmark, best_accuracy}}, division (closed | open), submission, seed, command;
+                   peak_flops, the device's rate of this precision in FLOP/s, where it is known
     model          parameters, flops_per_sample (2 a multiply-add), file_bytes, engine {name, version, precision (that
                    ran), device, threads, ...}, load_s, export_s, first_inference_s
     reference      quality {metric: value}, correct, counted, source

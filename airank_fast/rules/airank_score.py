@@ -159,6 +159,8 @@ def is_task(run: Run, profile: str) -> bool:
         compared = least.values if "task" in config else least.values.keys() & stated.keys()
         if not task.reached(stated, {name: least.values[name] for name in compared}):
             return False
+    if not task.has_classes(run.first("data").get("classes")):
+        return False
     samples = _train_samples(run, task)
     return samples is None or samples >= (task.least_samples or task.train_samples or 0)
 

@@ -175,6 +175,9 @@ class _Book:
         elif whole and stated != whole and not self.is_free and self.profile.scenarios:
             found = f"{stated} evaluation samples, not said to be a rehearsal"
             yield self._broken(DATA, found, f"all {whole} of {self.task.data_set} are required")
+        if self.task and not self.task.has_classes(data.get("classes")) and not self.is_free:
+            found = f"{quote(str(data['classes']), 20)} classes, not said to be a rehearsal"
+            yield self._broken(DATA, found, f"the {self.task.classes} of {self.task.data_set} are required")
 
     def _on_model(self, event: Event) -> Iterator[Finding]:
         ran, requested = event["engine"].get("precision"), self.tally.config.get("precision")

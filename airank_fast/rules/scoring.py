@@ -151,6 +151,9 @@ def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
     samples = run.first("data").get("train_samples") or run.first("run_config").get("train_samples")
     if benchmark.train_samples and isinstance(samples, int) and samples < benchmark.train_samples:
         doubts.append(f"trains on {samples:,} samples, the benchmark has {benchmark.train_samples:,}")
+    classes, task = run.first("data").get("classes"), tasks.find(name)
+    if not task.has_classes(classes):
+        doubts.append(f"trains on {classes} classes, the benchmark has {task.classes}")
     return doubts
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ def build(request: Request) -> tuple[Tree, dict]:
     system = component("system_name", description["system_name"])
     root, tree = f"{division}/{org}", Tree()
     entries = _entries(root, system, profile, runs)
+    if division == "closed":
+        entries = _taken(entries, profile, description["system_type"])
     _refuse_missing(entries, profile)
     tree.add_json(f"{root}/systems/{system}.json", description)
     calibration = texts.banner(request.is_rehearsal) + _calibration(inference.distinct(entry.one for entry in entries))
@@ -134,6 +137,25 @@ def _entries(root: str, system: str, profile: str, runs: list[InferenceCandidate
         names = ", ".join(rules.SCENARIOS)
         raise UserError(f"--format {FORM}: must have runs with a scenario of {names}, got none")
     return entries
+
+
+def _taken(entries: list[Entry], profile: str, system_type: str) -> list[Entry]:
+    """The entries that the closed division has for such a system; each of the others is named in a line."""
+    kept = []
+    for entry in entries:
+        benchmark = rules.BENCHMARKS.get(rules.ALIASES.get(entry.benchmark, entry.benchmark))
+        wanted = benchmark.wanted(profile, system_type) if benchmark else ()
+        if not wanted or entry.theirs in wanted:
+            kept.append(entry)
+        else:
+            print(
+                f"left out: {entry.theirs} of {entry.benchmark}; round {profile} has {', '.join(wanted)} of it in the "
+                f"closed division for a system of type {system_type}",
+                file=sys.stderr,
+            )
+    if not kept:
+        raise UserError(f"--format {FORM}: must have runs with a scenario of {', '.join(wanted)}, got none")
+    return kept
 
 
 def _benchmark(one: InferenceCandidate, scenario: str) -> str:

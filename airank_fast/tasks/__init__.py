@@ -98,7 +98,8 @@ class Task:
     `names` are those in the rule books (airank, mlperf, flagperf), `aliases` other spellings. `network` is the one that
     MLPerf prescribes, by its name in our logs. `targets` are keyed by rule book and version: "airank 2020-12",
     "mlperf", "mlperf 0.7"; a target without values is a blank row of the document. `train_samples` is the size of the
-    data set if a document fixes it, `least_samples` the smallest size of any preparation.
+    data set if a document fixes it, `least_samples` the smallest size of any preparation; `classes` are those that a
+    run's `data` event states.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Task:
     train_samples: int | None = None
     eval_samples: int | None = None
     least_samples: int | None = None
+    classes: int | None = None
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     @property
@@ -129,6 +131,10 @@ class Task:
     def spellings(self) -> tuple[str, ...]:
         """Every name of the task in the rule books and elsewhere."""
         return (self.name, self.model, *self.names.values(), *self.aliases)
+
+    def has_classes(self, stated: object) -> bool:
+        """Whether a data set of so many classes may be the task's; None of a log that does not state them."""
+        return self.classes is None or stated is None or stated == self.classes
 
     @property
     def headline(self) -> Metric:

@@ -13,5 +13,6 @@ TASK = Task(
     data_set="Cityscapes, fine annotations",
     train_samples=2_975,
     eval_samples=500,
+    classes=19,
     targets={"airank 2020-12": BLANK_2020, "airank 2021-05": Target({"mean_iou": 0.780}, AIRANK_2021)},
 )

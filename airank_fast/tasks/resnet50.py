@@ -15,6 +15,7 @@ TASK = Task(
     data_set="ImageNet-2012",
     train_samples=1_281_167,
     eval_samples=50_000,
+    classes=1000,
     targets={
         "airank 2020-12": Target({"top1": 0.759}, AIRANK_2020),
         "airank 2021-05": Target({"top1": 0.759}, AIRANK_2021),

@@ -14,5 +14,6 @@ TASK = Task(
     names={"airank": "TSM"},
     data_set="Kinetics-400",
     least_samples=200_000,
+    classes=400,
     targets={"airank 2020-12": BLANK_2020, "airank 2021-05": Target({"top1": 0.711}, AIRANK_2021)},
 )

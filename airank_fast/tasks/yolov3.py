@@ -15,5 +15,6 @@ TASK = Task(
     train_samples=118_287,
     eval_samples=5_000,
     least_samples=117_266,
+    classes=80,
     targets={"airank 2020-12": BLANK_2020, "airank 2021-05": Target({"box_ap": 0.348}, AIRANK_2021)},
 )

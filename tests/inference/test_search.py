@@ -121,6 +121,8 @@ def test_a_probe_is_judged_by_early_stopping():
     assert probe_seconds(1000.0) == 20.0
     assert probe_seconds(100.0) == 40.0
     assert probe_seconds(10.0) * 10.0 >= early_stopping.required_queries(0.99, 1)
+    assert probe_seconds(1000.0, at_most_s=6.0) == 6.0
+    assert probe_seconds(10.0, at_most_s=6.0) == probe_seconds(10.0)
 
 
 def test_a_system_of_known_latency_has_the_known_percentiles():

@@ -18,6 +18,7 @@ def run(
     name="run",
     target=0.759,
     samples=None,
+    classes=None,
     **config,
 ):
     summary = {
@@ -32,7 +33,7 @@ def run(
     }
     samples = samples or {"resnet50": 1_281_167, "bert_large": 156_725_653}.get(model, 50_000_000)
     events = [{"t": 0, "kind": "run_config", "benchmark": model, "target": target, **config}]
-    events += [{"t": 0, "kind": "data", "train_samples": samples}]
+    events += [{"t": 0, "kind": "data", "train_samples": samples, "classes": classes}]
     events += [{"t": 0, "kind": "system", "operating_system": system}] if system else []
     return Run(Path(name), Path(name), "events", events, summary)
 
@@ -142,6 +143,8 @@ def test_nothing_reached_is_no_score():
         ({"model": "tsm", "target": 0.711, "samples": 1000}, False),
         ({"model": "resnet50", "target": 0.75}, False),
         ({"model": "resnet50", "samples": 1437}, False),
+        ({"model": "resnet50", "classes": 1000}, True),
+        ({"model": "resnet50", "classes": 10}, False),
         ({"model": "mask_rcnn", "target": 0.377}, True),  # a log with one number
         ({"model": "mask_rcnn", "target": 0.377, "task": {"target": {"box_ap": 0.377, "mask_ap": 0.339}}}, True),
         ({"model": "mask_rcnn", "target": 0.377, "task": {"target": {"box_ap": 0.377, "mask_ap": 0.3}}}, False),

@@ -153,6 +153,7 @@ MUTATIONS = [  # (what, run, rule, mutate)
     ("own weights in the closed division", "v6.1", "weights", put("infer_config", checkpoint__trained_here=True)),
     ("a division of its own", "v6.1", "weights", put("infer_config", division="Closed")),
     ("a part of the data", "v6.1", "data", put("infer_config", data__eval_samples=5000)),
+    ("other classes", "v6.1", "data", put("infer_config", data__classes=10)),
     ("fp32 was requested, fp16 ran", "v6.1", "precision", put("model", engine__precision="fp16")),
     ("what ran is not read back", "v6.1", "precision", put("model", engine__precision=None)),
     ("int8 without its calibration", "int8", "calibration", drop("quantize")),

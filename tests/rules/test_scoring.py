@@ -224,6 +224,11 @@ def test_a_smaller_task_is_no_run_of_the_benchmark(tmp_path):
     path.write_text("".join(to_line(event) + "\n" for event in story))
     assert run_result(read_run(path)).doubts == ("trains on 1,437 samples, the benchmark has 1,281,167",)
     assert run_result(read_run(path), own_target=True).doubts == ()
+    data = {"t": story[0]["t"], "kind": "data", "classes": 10}
+    story.insert(1, data)
+    path.write_text("".join(to_line(event) + "\n" for event in story))
+    assert run_result(read_run(path)).doubts[1:] == ("trains on 10 classes, the benchmark has 1000",)
+    data["classes"] = 1000
     story[0]["benchmark"] = "resnet50_tiny"
     path.write_text("".join(to_line(event) + "\n" for event in story))
     assert "is of resnet50_tiny, the benchmark of resnet50" in run_result(read_run(path)).doubts

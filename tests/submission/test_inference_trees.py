@@ -133,6 +133,18 @@ def test_the_closed_tree_of_both_rounds_passes_its_book(run, profile, build, tmp
     accuracy_is_cut(run, root)
 
 
+def test_a_scenario_that_the_closed_division_does_not_have_is_left_out_by_name(build, tmp_path, capsys):
+    scenarios = ("offline", "server")
+    path = write(tmp_path / "run", inference_run("v6.1", scenarios=scenarios))
+    add_logs(path, "v6.1", scenarios, TESTS["v6.1"], NUM_SAMPLES)
+    for division, kept in (("closed", {"Offline"}), ("open", {"Offline", "Server"})):
+        build(tmp_path / division, [path], settings=[f"division={division}"], allow_errors=True)
+        line = "left out: Server of resnet50; round v6.1 has SingleStream, MultiStream, Offline of it"
+        assert (line in capsys.readouterr().err) is (division == "closed")
+        results = tmp_path / division / division / "Example" / "results" / "example_1" / "resnet50"
+        assert {folder.name for folder in results.iterdir()} == kept
+
+
 def accuracy_is_cut(run, root):
     """The accuracy log has its ends alone, and accuracy.txt the checksum of the whole."""
     whole = (run / "loadgen" / "offline" / "accuracy" / "mlperf_log_accuracy.json").read_bytes()
@@ -248,6 +260,8 @@ def test_what_is_changed_in_a_tree_is_found(small, build, tmp_path, capsys):
     ("arguments", "message"),
     [
         ({"runs": ["twice"]}, "must be given once, got it twice"),
+        ({"form": "airank"}, "must be a training run with --format airank, got one of inference: --format airank-inf"),
+        ({"form": "mlperf"}, "must be a training run with --format mlperf, got one of inference: --format mlperf-inf"),
         ({"form": "airank-inference"}, "must have runs of one profile of airank-2020-12, airank-2021-05"),
         ({"settings": ["system_type=cloud"]}, "--set system_type: must be one of datacenter; edge"),
         ({"settings": ["division=shut"]}, "--set division: must be closed or open"),

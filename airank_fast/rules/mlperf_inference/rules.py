@@ -167,6 +167,16 @@ class Benchmark:
         found = bounds(self.task, profile)
         return found and replace(found, factor=self.factor)
 
+    def wanted(self, profile: str, system_type: str) -> tuple[str, ...]:
+        """The scenarios that the round requires, and takes, on a system of type edge, datacenter or both.
+
+        () where the round does not have the benchmark for such a system.
+        """
+        types, by_type = [each.strip() for each in system_type.split(",")], self.scenarios[profile]
+        known = [each for each in types if each in by_type]
+        both = by_type.get("both", ()) if known and len(types) == 2 else ()
+        return both or tuple(dict.fromkeys(name for each in known for name in by_type[each]))
+
     @property
     def eval_samples(self) -> int:
         """The number of samples in the data set."""

@@ -171,18 +171,15 @@ def _entry(one: Organization, system: str, benchmark: str, results: Path, scenar
 def _required_scenarios(
     one: Organization, folder: Path, benchmark: Benchmark, entries: list[Entry], fields: dict
 ) -> Iterator[Finding]:
-    types = [each.strip() for each in str(fields.get("system_type")).split(",")]
-    by_type = benchmark.scenarios[one.round]
-    known = [each for each in types if each in by_type]
+    stated = str(fields.get("system_type"))
+    types, by_type = [each.strip() for each in stated.split(",")], benchmark.scenarios[one.round]
+    known, wanted = [each for each in types if each in by_type], benchmark.wanted(one.round, stated)
     if not known:
         if all(each in ("datacenter", "edge") for each in types):
             found = f"{benchmark.name} on a system of type {' and '.join(types)}"
             required = f"round {one.round} has it for {' and '.join(by_type)}"
             yield rules.BENCHMARK.broken(str(folder), None, found, required)
         return
-    of_types = [by_type[each] for each in known]
-    wanted = by_type.get("both", ()) if len(types) == 2 else ()
-    wanted = wanted or tuple(dict.fromkeys(name for each in of_types for name in each))
     has = {entry.scenario for entry in entries}
     for scenario in wanted:
         if scenario not in has:
