@@ -1,8 +1,10 @@
 """Conv2d and ConvTranspose2d: torch's, but faster on CPUs where oneDNN's way is slow.
 
 On AVX2 oneDNN computes the gradient of a weight in channels_last two to five times as slowly as in contiguous memory,
-while the other two products are as fast or faster there. The gradient is therefore computed from contiguous copies. 3x3
-convolutions of many channels are computed by Winograd's minimal filtering (ops/winograd.py). `choices.py` decides.
+while the other two products are as fast or faster there. The gradient is therefore computed from contiguous copies.
+That of a dilated convolution's weight takes two to three times as long as a plain one's, and is computed as that: every
+rate-th pixel is of a picture of its own, which meets no other. 3x3 convolutions of many channels are computed by
+Winograd's minimal filtering (ops/winograd.py). `choices.py` decides.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn.choices import contiguous_is_faster, winograd_is_faster
+from airank_fast.nn.choices import contiguous_is_faster, phases_are_faster, winograd_is_faster
 from airank_fast.nn.tracing import one_call
 from airank_fast.ops import winograd
 
@@ -19,9 +21,10 @@ from airank_fast.ops import winograd
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` with its arguments, parameters, state-dict keys and values, but faster on AVX2 processors.
 
-    There float32 pictures in channels_last get their weights' gradients from contiguous copies, and 3x3 convolutions of
-    stride 1 with at least 128 channels on both sides run by Winograd's minimal filtering, whose rounding errors are as
-    small. Everywhere else, and under autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself.
+    There float32 pictures in channels_last get their weights' gradients from contiguous copies, those of dilated
+    convolutions from the pictures of every dilation-th pixel. 3x3 convolutions of stride 1 with at least 128 channels
+    on both sides run by Winograd's minimal filtering, whose rounding errors are as small. Everywhere else, and under
+    autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself.
 
     Shapes: those of ``nn.Conv2d``.
     """
@@ -31,8 +34,10 @@ class Conv2d(nn.Conv2d):
         """The convolution."""
         if winograd_is_faster(self, input):
             return _Winograd.apply(input, self.weight, self.bias, self.padding[0])
-        if contiguous_is_faster(self, input) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
-            return _Convolution.apply(input, self.weight, self.bias, _geometry(self, (0, 0), False))
+        if self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            copies, rate = contiguous_is_faster(self, input), self.dilation[0] if phases_are_faster(self, input) else 1
+            if copies or rate > 1:
+                return _Convolution.apply(input, self.weight, self.bias, _geometry(self, (0, 0), False), copies, rate)
         return super().forward(input)
 
 
@@ -46,7 +51,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution."""
         if output_size is None and contiguous_is_faster(self, input):
-            return _Convolution.apply(input, self.weight, self.bias, _geometry(self, self.output_padding, True))
+            return _Convolution.apply(
+                input, self.weight, self.bias, _geometry(self, self.output_padding, True), True, 1
+            )
         return super().forward(input, output_size)
 
 
@@ -56,32 +63,50 @@ def _geometry(conv: nn.Conv2d | nn.ConvTranspose2d, output_padding: tuple[int, .
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution whose weight's gradient is computed from contiguous copies."""
+    """A convolution whose weight's gradient is computed from copies: contiguous ones, or of every rate-th pixel."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple, is_contiguous: bool, rate: int
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry, ctx.bias_sizes = geometry, None if bias is None else list(bias.shape)
+        ctx.is_contiguous, ctx.rate = is_contiguous, rate
         return torch.convolution(x, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # for a second derivative
-            return *_gradients(grad, x, weight, ctx.bias_sizes, *ctx.geometry, needed), None
+            return *_gradients(grad, x, weight, ctx.bias_sizes, *ctx.geometry, needed), None, None, None
         grad_x = grad_weight = grad_bias = None
         if needed[0]:
             grad_x = _gradients(grad, x, weight, None, *ctx.geometry, (True, False, False))[0]
         if any(needed[1:]):
-            contiguous = grad.contiguous(), x.contiguous(), weight.new_empty(weight.shape)  # whose values are not read
-            parts = (False, *needed[1:])
-            _, grad_weight, grad_bias = _gradients(*contiguous, ctx.bias_sizes, *ctx.geometry, parts)
-        return grad_x, grad_weight, grad_bias, None
+            geometry, layout = ctx.geometry, torch.contiguous_format if ctx.is_contiguous else torch.channels_last
+            if ctx.rate > 1:
+                grad, x = _phases(grad, ctx.rate), _phases(x, ctx.rate)
+                stride, padding, dilation, *rest = geometry
+                geometry = stride, [size // ctx.rate for size in padding], [1] * len(dilation), *rest
+            copies = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
+            like = weight.new_empty(weight.shape).contiguous(memory_format=layout)  # whose values are not read
+            _, grad_weight, grad_bias = _gradients(*copies, like, ctx.bias_sizes, *geometry, (False, *needed[1:]))
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, *rest) -> tuple[Tensor, ...]:
     """Of x, weight and bias; None where they are not needed."""
     return torch.ops.aten.convolution_backward.default(grad, x, weight, bias_sizes, *rest)
+
+
+def _phases(x: Tensor, rate: int) -> Tensor:
+    """The pictures of every rate-th pixel: [N, C, H, W] -> [N rate rate, C, H / rate, W / rate], padded by zeros."""
+    num, channels, height, width = x.shape
+    if height % rate or width % rate:
+        x = F.pad(x, (0, -width % rate, 0, -height % rate))
+    rows, columns = x.shape[2] // rate, x.shape[3] // rate
+    parts = x.permute(0, 2, 3, 1).reshape(num, rows, rate, columns, rate, channels).permute(0, 2, 4, 1, 3, 5)
+    return parts.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2)
 
 
 class _Winograd(torch.autograd.Function):

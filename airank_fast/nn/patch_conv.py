@@ -29,7 +29,7 @@ class PatchConv2d(Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if product_is_faster(self, input):
             return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
-        if is_large(input):
+        if is_large(input) or self.dilation != (1, 1):
             return super().forward(input)
         return nn.Conv2d.forward(self, input)
 

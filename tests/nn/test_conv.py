@@ -17,6 +17,8 @@ CASES = {
     "winograd": (Conv2d, (4, 6, 3), {"padding": 1}),
     "winograd of what is padded": (Conv2d, (4, 6, 3), {"bias": False}),
     "stride 2": (Conv2d, (4, 6, 4), {"stride": 2, "padding": 1}),
+    "dilated": (Conv2d, (4, 6, 3), {"padding": 2, "dilation": 2}),
+    "dilated by what does not divide the picture": (Conv2d, (4, 6, 5), {"padding": 6, "dilation": 3, "bias": False}),
     "groups": (Conv2d, (4, 6, 3), {"groups": 2, "dilation": 2, "bias": False}),
     "transposed": (ConvTranspose2d, (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
 }
@@ -51,12 +53,29 @@ def test_values_and_gradients_are_torchs(small_is_enough, made, arguments, optio
     x = torch.randn(2, 4, 8, 10).contiguous(memory_format=torch.channels_last)
     way, ours = gradients(module, x, second=second)
     _, torchs = gradients(plain, x.contiguous(), second=second)
-    by_windows = arguments[2] == 3 and "stride" not in options and "groups" not in options
+    by_windows = arguments[2] == 3 and not {"stride", "dilation"} & options.keys()
     assert type(way).__name__ == ("_WinogradBackward" if by_windows else "_ConvolutionBackward")
     if not second:
         assert ours[0].is_contiguous(memory_format=torch.channels_last)
     for got, want in zip(ours, torchs, strict=True):
         assert ((got - want).norm() / want.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({"padding": 2, "dilation": 2}, 2),
+        ({"padding": 3, "dilation": 3}, 3),
+        ({"padding": 1, "dilation": 2}, 1),  # phases have different borders
+        ({"padding": 2, "dilation": 2, "stride": 2}, 1),
+        ({"padding": (2, 3), "dilation": (2, 3)}, 1),
+    ],
+)
+@pytest.mark.parametrize("made", [Conv2d, PatchConv2d])
+def test_the_gradient_of_a_dilated_weight_is_by_phases(small_is_enough, made, options, rate):
+    module = made(4, 6, 3, **options).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, 9, 10).contiguous(memory_format=torch.channels_last)
+    assert module(x).grad_fn.rate == rate
 
 
 @pytest.mark.parametrize(("side", "way"), [(30, "ConvolutionBackward0"), (32, "_WinogradBackward")])
