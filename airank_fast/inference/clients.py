@@ -273,9 +273,10 @@ def final_numbers(found: int) -> list[int]:
 def max_batch(
     system: System, clock: Clock, bound_s: float, on_probe: Callable[[Probe], None], most: int = MOST_BATCH
 ) -> int:
-    """The greatest batch whose every inference is within the bound, of a few; 0 where not even one sample's is.
+    """The greatest batch whose every inference is within the bound; 0 where not even one sample's is.
 
-    Its memory is that of a process that has seen no larger one: `in_batches` measures it in another process.
+    It is found with a few batches of each size, and holds, or one that is smaller by a share, with as many as the
+    measurement that counts. Its memory is that of a process that has seen no larger one: another one measures it.
     """
 
     def holds(size: int) -> bool:
@@ -283,7 +284,12 @@ def max_batch(
         measure = lambda: in_batches(size, system, clock, PROBE_BATCHES * size)  # noqa: E731
         return holds_at(size, measure, bound_s, on_probe)
 
-    return greatest(holds, most)
+    found = greatest(holds, most)
+    for size in final_numbers(found) if found else ():
+        whole = size * num_whole_batches(size, system.num_samples)
+        if in_time(size, in_batches(size, system, clock, whole), bound_s, on_probe):
+            return size
+    return min(found, 1)
 
 
 def num_whole_batches(size: int, num_samples: int) -> int:

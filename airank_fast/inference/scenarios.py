@@ -6,6 +6,7 @@ performance run, the compliance tests, and for Server the search for the greates
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from airank_fast.inference.request import QUICK_S, Request
 from airank_fast.inference.samples import Samples
 from airank_fast.inference.search import Found, Verdict, find_qps, judge_probe, probe_seconds
 from airank_fast.inference.settings import TestSettings
+from airank_fast.inference.spares import Spares
 from airank_fast.inference.supervise import QUERIES, REQUEST, WORKER, WorkerRequest, WorkerResult, run_worker
 from airank_fast.inference.weights import Weights
 from airank_fast.record.events import EventLog
@@ -76,6 +78,7 @@ class Scenarios:
     def __post_init__(self) -> None:
         self._times: dict[int, dict[int, float]] = {}  # seconds of a batch, by threads and size: its first warm-up
         self._hints: dict[str, dict[str, float]] = {}  # of a scenario's speed, from its accuracy run
+        self._spares = Spares()
         self._has_model = False
         self._is_accurate = False
         self.not_valid: list[str] = []
@@ -88,16 +91,20 @@ class Scenarios:
             Terminated: `should_stop` says so.
             UserError: bad input that only a worker could find.
         """
-        for scenario in self.request.scenarios:
-            if self.request.is_by_loadgen(scenario) or not self._is_accurate:
-                self.check_accuracy(scenario)
-            if self.request.is_by_loadgen(scenario):
-                stop = self.measure(scenario)
-                self.comply(scenario, stop["metric"])
-            else:
-                stop = self.measure_own(scenario)
-            if not stop["valid"]:
-                self.not_valid.append(f"{scenario}: {'; '.join(stop['reasons'])}")
+        with contextlib.closing(self._spares):
+            for scenario in self.request.scenarios:
+                self._run_scenario(scenario)
+
+    def _run_scenario(self, scenario: str) -> None:
+        if self.request.is_by_loadgen(scenario) or not self._is_accurate:
+            self.check_accuracy(scenario)
+        if self.request.is_by_loadgen(scenario):
+            stop = self.measure(scenario)
+            self.comply(scenario, stop["metric"])
+        else:
+            stop = self.measure_own(scenario)
+        if not stop["valid"]:
+            self.not_valid.append(f"{scenario}: {'; '.join(stop['reasons'])}")
 
     # -- accuracy -----------------------------------------------------------------------------------------------------
 
@@ -289,6 +296,7 @@ class Scenarios:
             on_line=lambda line: self._take(scenario, mode, line, is_probe),
             should_stop=self.should_stop,
             module=module,
+            spares=self._spares,
         )
         for name in (REQUEST, QUERIES):
             (folder / name).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from airank_fast.inference.settings import TestSettings
+from airank_fast.inference.spares import PIPES, Spares
 
 WORKER = "airank_fast.inference.worker"
 REQUEST, QUERIES = "request.json", "queries.npz"
@@ -115,9 +116,11 @@ def run_worker(
     should_stop: Callable[[], bool] | None = None,
     module: str = WORKER,
     load_deadline_s: float = 900.0,
+    spares: Spares | None = None,
 ) -> WorkerResult:
     """Run `python -m module` with a request in `directory`, where it leaves its files; returns when it has ended.
 
+    With `spares` it is one of those processes.
     It is killed, with all processes that it started, when a sample is open and none was answered for `deadline_s`, when
     it loads for longer than `load_deadline_s`, when `should_stop` says so, and at any exception here. `on_line` is
     called with each of its lines. No failure of the worker raises; UserError for settings that LoadGen does not take.
@@ -133,9 +136,11 @@ def run_worker(
     except OSError as error:
         message = f"{directory}: must be a directory that can be written, got: {error.strerror}"
         return WorkerResult("failed", message, "disk_full" if error.errno in NO_ROOM else "bad_data")
-    command = [sys.executable, "-m", module, os.fspath(path)]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, start_new_session=True, **pipes)
+    if spares is None:
+        command = [sys.executable, "-m", module, os.fspath(path)]
+        process = subprocess.Popen(command, start_new_session=True, **PIPES)
+    else:
+        process = spares.take(module, path, should_stop)
     watch = _Watch(deadline_s, load_deadline_s)
     streams = _Streams(process)
     try:

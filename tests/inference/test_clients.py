@@ -161,6 +161,17 @@ def test_the_greatest_batch_within_the_bound_is_found(bound_s, size):
     assert all((probe.num_over == 0) == (probe.number <= size) for probe in probes)
 
 
+def test_a_batch_that_stalls_over_as_many_as_count_gives_way_to_a_smaller_one():
+    # Seven sizes take four batches each; of the fifteen that follow one is interrupted.
+    system = VirtualSystem(max_batch=1, num_samples=1000, stalls={35: 1.0})
+    probes = []
+    found = clients.max_batch(system, clock_of(system), 0.068 + 1e-9, probes.append, most=64)
+    late = [probe for probe in probes if probe.num_over]
+    assert [probe.number for probe in late] == [64]
+    assert (late[0].num_requests, found) == (15, 57)
+    assert (probes[-1].number, probes[-1].num_requests, probes[-1].num_over) == (57, 17, 0)
+
+
 def test_flagperfs_whole_pass_reads_the_data_under_the_clock():
     system = VirtualSystem(num_samples=20, max_batch=8, load_s=0.01)
     found = clients.flagperf_pass(system, clock_of(system))

@@ -53,7 +53,7 @@ class Workers:
         self.calls = []
         self.hints = {}  # of an accuracy run
 
-    def __call__(self, request, directory, *, deadline_s, on_line, should_stop, module):
+    def __call__(self, request, directory, *, deadline_s, on_line, should_stop, module, spares):
         own = request.extra
         scenario = own["scenario"] if own else request.settings.scenario
         mode = own["mode"] if own else request.settings.mode

@@ -14,6 +14,7 @@ import pytest
 from inference.loadgen_fakes import SYSTEM, endless, settings
 
 from airank_fast.inference import supervise
+from airank_fast.inference.spares import Spares
 from airank_fast.inference.supervise import WorkerRequest, run_worker
 
 pytestmark = [
@@ -153,6 +154,56 @@ def test_a_worker_ends_with_its_parent(number, tmp_path):
     parent.send_signal(number)
     assert parent.wait(60) in (-number, 1)
     parent.stdout.close()
+    wait_until(lambda: not is_alive(pid))
+
+
+@pytest.fixture
+def spares(monkeypatch):
+    """Two at a time on any machine; what was started is in `started`."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    made, popen = Spares(), subprocess.Popen
+    made.started = []
+
+    def start(*args, **options):
+        made.started.append(popen(*args, **options))
+        return made.started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    yield made
+    made.close()
+    assert all(process.poll() is not None for process in made.started)
+
+
+def test_spares_run_what_a_new_process_would(spares, tmp_path):
+    asked = WorkerRequest(settings=settings("singlestream", "accuracy"), system=SYSTEM, extra={"count": 64})
+    results = [run(tmp_path / str(number), asked, spares=spares) for number in range(3)]
+    results.append(run(tmp_path / "new", asked))
+    assert [(result.status, result.message) for result in results] == [("done", "")] * 4
+    assert len({result.facts["quality"].__str__() for result in results}) == 1
+    assert [process.args[2] for process in spares.started[:4]] == ["airank_fast.inference.spares"] * 4
+    assert len(spares.started) == 5  # two, two, and the new one
+
+
+def test_a_failure_of_a_spare_is_that_of_its_worker(spares, tmp_path):
+    assert run(tmp_path / "first", endless(fault="raise", after=0), spares=spares).reason == "exception"
+    os.kill(spares.started[0].pid, signal.SIGKILL)  # the one that waits
+    result = run(tmp_path / "second", spares=spares)
+    assert (result.status, result.reason) == ("failed", "worker_lost")
+    assert result.message == "the worker was ended by SIGKILL"
+
+
+def test_a_spare_ends_with_its_parent(tmp_path):
+    code = PARENT.replace("import run_worker", "import run_worker; from airank_fast.inference.spares import Spares")
+    code = code.replace("endless(), ", "endless(fault='raise', after=0), ").replace("on_line=note)", "spares=spares)")
+    code = code.replace("run_worker(endless", "spares = Spares()\nrun_worker(endless")
+    code += "print(spares._waiting[0].pid, flush=True)\nsys.stdin.read()\n"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    parent = subprocess.Popen(command, text=True, **pipes)
+    pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+    parent.kill()
+    parent.communicate()
     wait_until(lambda: not is_alive(pid))
 
 
