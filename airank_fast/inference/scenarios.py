@@ -78,7 +78,7 @@ class Scenarios:
     def __post_init__(self) -> None:
         self._times: dict[int, dict[int, float]] = {}  # seconds of a batch, by threads and size: its first warm-up
         self._hints: dict[str, dict[str, float]] = {}  # of a scenario's speed, from its accuracy run
-        self._spares = Spares()
+        self._spares = Spares(self.request.command.job)
         self._has_model = False
         self._is_accurate = False
         self.not_valid: list[str] = []

@@ -3,7 +3,9 @@
 The second one waits until the first has ended: it has imported the same libraries, opened nothing, and sleeps on its
 standard input for a line [module, path of a request]. Then it is what `python -m MODULE REQUEST.json` is.
 
-    python -m airank_fast.inference.spares       the process; it ends at the end of its standard input
+    python -m airank_fast.inference.spares MODULE ...       the process, which imports these
+
+It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from airank_fast.recipes import command_line
+
 NUM_TOGETHER = 2
 LIBRARIES = (
     "torch",
@@ -36,9 +40,10 @@ PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "s
 
 
 class Spares:
-    """The processes of a run that are started ahead."""
+    """The processes of a run that are started ahead. more: modules that they import besides LIBRARIES."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
+        self._more = more
         self._waiting: list[subprocess.Popen[bytes]] = []
 
     def take(
@@ -46,7 +51,7 @@ class Spares:
     ) -> subprocess.Popen[bytes]:
         """A process that runs a worker's module with a request, once no other one is importing."""
         if not self._waiting:
-            command = [sys.executable, "-m", __name__]
+            command = [sys.executable, "-m", __name__, *LIBRARIES, *self._more]
             number = min(NUM_TOGETHER, len(os.sched_getaffinity(0)))
             self._waiting = [subprocess.Popen(command, start_new_session=True, **PIPES) for _ in range(number)]
             self._wait(should_stop)
@@ -74,8 +79,9 @@ class Spares:
 
 def main() -> None:
     """Import, say so, and run what is requested."""
-    for name in LIBRARIES:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
+    command_line.commands()
     print(READY, flush=True)
     line = bytearray()
     while not line.endswith(b"\n"):  # byte by byte, as what follows is the worker's

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from airank_fast.data import images as data
-from airank_fast.data.images import ImageFolder, digits, make_reader
+from airank_fast.data.images import ImageFolder, digits, make_reader, workers
 from airank_fast.data.sampling import permutation
 from airank_fast.errors import UserError
 
@@ -323,6 +323,28 @@ def test_a_file_that_vanishes_is_named(tmp_path, photos):
     for kind in ("dali", "torch") if data.has_dali() else ("torch",):
         with pytest.raises(UserError, match=r"gone\.JPEG \(the file is gone\)"):
             evaluated(kind, folder)
+
+
+@pytest.mark.parametrize(("passing_s", "used"), [(0.0, [0, 1]), (1000.0, [0, 0])], ids=["processes", "one thread"])
+def test_samples_by_number_are_those_of_the_evaluation_whoever_reads_them(photos, monkeypatch, passing_s, used):
+    seen, loader = [], workers.DataLoader
+
+    def observed(*args, num_workers, **options):
+        seen.append(num_workers)
+        return loader(*args, num_workers=num_workers, **options)
+
+    monkeypatch.setattr(workers, "PASSING_S", passing_s)
+    monkeypatch.setattr(workers, "DataLoader", observed)
+    whole = torch.cat([pictures for pictures, _ in evaluated("torch", photos)])
+    numbers = [*range(len(whole) - 1, -1, -1), 0]
+    seen.clear()
+    r = reader("torch", photos)
+    got = torch.cat([pictures for pictures, _ in r.samples(numbers)])
+    r.close()
+    assert torch.equal(got, whole[numbers])
+    assert seen == used
+    assert len(list(r.samples(numbers[:2]))) == 2
+    assert list(r.samples([])) == []
 
 
 @pytest.mark.parametrize("kind", FROM_FILES)

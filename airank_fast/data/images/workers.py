@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from airank_fast.data.images.place import Place
 from airank_fast.data.processes import end_with, signals_held
 from airank_fast.data.sampling import Request, TrainStream
 from airank_fast.errors import UserError
+
+NUM_TIMED = 4  # samples that decide who reads the others by number
+PASSING_S = 0.003  # for a process to pass the tensors of one sample, on two cores
 
 
 class Broken(NamedTuple):
@@ -67,12 +71,13 @@ class WorkerReader:
     def train(self, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Endless local batches from global step `first_step` on. UserError names an unreadable file."""
         self.close()
-        self._training = self._run(self._train, lambda: self._stream.requests(first_step))
+        requests = partial(self._stream.requests, first_step)
+        self._training = self._run(self._train, requests, self._place.num_workers)
         return self._training
 
     def evaluate(self) -> Iterator[tuple[Tensor, ...]]:
         """This rank's part of the validation set, in order, the last batch smaller."""
-        return self._run(self._val, lambda: self._place.eval_requests(self._num_val))
+        return self._run(self._val, lambda: self._place.eval_requests(self._num_val), self._place.num_workers)
 
     @property
     def stream(self) -> TrainStream:
@@ -80,8 +85,19 @@ class WorkerReader:
         return self._stream
 
     def samples(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
-        """The validation samples with these numbers, one at a time."""
-        return self._run(self._val, lambda: (Request(np.array([index]), None) for index in indices))
+        """The validation samples with these numbers, one at a time.
+
+        The first ones are read by the calling thread, and so are the others, unless that takes longer than to pass them
+        from one process to another.
+        """
+        requests = [Request(np.array([index]), None) for index in indices]
+        first, rest = requests[:NUM_TIMED], requests[NUM_TIMED:]
+        begin = time.perf_counter()
+        yield from list(self._run(self._val, lambda: first, 0))
+        if not rest:
+            return
+        is_slow = time.perf_counter() - begin > NUM_TIMED * PASSING_S
+        yield from self._run(self._val, lambda: rest, self._place.num_workers if is_slow else 0)
 
     def close(self) -> None:
         """Stops the workers."""
@@ -89,15 +105,15 @@ class WorkerReader:
             self._training.close()
 
     def _run(
-        self, dataset: Dataset, requests: Callable[[], Iterable[Request]]
+        self, dataset: Dataset, requests: Callable[[], Iterable[Request]], num_workers: int
     ) -> Generator[tuple[Tensor, ...], None, None]:
         loader = DataLoader(
             dataset,
             batch_size=None,
             sampler=_Sampler(requests),
-            num_workers=self._place.num_workers,
+            num_workers=num_workers,
             pin_memory=self._place.device.type == "cuda",
-            prefetch_factor=2 if self._place.num_workers else None,
+            prefetch_factor=2 if num_workers else None,
             worker_init_fn=partial(end_with, os.getpid()),
             generator=torch.Generator(),  # else it draws from the run's random state
         )
