@@ -162,20 +162,16 @@ def picture_baselines_rows(results: list[dict]) -> list[list[str]]:
 
 
 def real_pictures_rows(results: list[dict]) -> list[list[str]]:
-    """A row a data set: from what to what AP its seeds came, and the seconds from the start of the process to its end.
-
-    The commands are in docs/coco.md.
-    """
+    """A row a data set: from what to what AP its seeds came. The commands are in docs/coco.md."""
     shown = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
-    rows = [["data set", "task", "seeds", *shown.values(), "e2e_time"], ["---"] * 8]
+    rows = [["data set", "task", "seeds", *shown.values()], ["---"] * 7]
     by_set: dict[str, list[dict]] = {}
     for result in results:
         by_set.setdefault(result["data_set"], []).append(result)
     for name, its in by_set.items():
         values = [[each["quality"][key] for each in its if key in each["quality"]] for key in shown]
         columns = [span(each, "{:.3f}".format) if each else "" for each in values]
-        times = span([each["e2e_time"] for each in its], "{:.0f} s".format)
-        rows.append([name, its[-1]["case"].split()[0], str(len(its)), *columns, times])
+        rows.append([name, its[-1]["case"].split()[0], str(len(its)), *columns])
     return rows
 
 
