@@ -33,7 +33,7 @@ train: $(INSTALLED) ## make the environment and train ResNet-50 on the images th
 train-bert: $(INSTALLED) ## the same environment, and BERT-mini pre-trained on the text that comes with Python
 	$(PY) -m airank_fast.train bert-mini --amp $(ARGS)
 
-infer: $(INFER_INSTALLED) ## the same environment, and every scenario of inference with ResNet-50 on those images: seven minutes
+infer: $(INFER_INSTALLED) ## the same environment, and every scenario of inference with ResNet-50 on those images: six minutes
 	$(PY) -m airank_fast.infer resnet50 $(ARGS)
 
 rehearse: $(REHEARSE_INSTALLED) ## a whole submission on embedded data, from training to packages; ARGS=--quick for less

@@ -9,14 +9,14 @@ from inference.loadgen_fakes import settings
 from airank_fast.inference import hints
 
 
-def test_of_offline_the_rate_of_its_fastest_full_batch():
-    batches = [(8, 0.9), (8, 0.02), (8, 0.016), (8, 0.02), (8, 0.08), (8, 0.08), (3, 0.001)]
+def test_of_offline_the_rate_of_a_fast_full_batch():
+    batches = [(8, 0.9), (8, 0.016), (8, 0.02), (8, 0.03), (8, 0.08), (8, 0.08), (3, 0.001)]
     rows, now = [], 0.0
     for size, took in batches:
         rows.append((0.0, now + took, now, size))
         now += took
     told = hints.of_accuracy_run(settings("offline", "accuracy"), np.array(rows))
-    assert told == {"target_qps": pytest.approx(500.0)}
+    assert told == {"target_qps": pytest.approx(400.0)}
 
 
 @pytest.mark.parametrize("scenario", hints.STREAMS)
