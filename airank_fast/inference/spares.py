@@ -23,8 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from airank_fast.recipes import command_line
-
 NUM_TOGETHER = 2
 LIBRARIES = (
     "torch",
@@ -81,6 +79,8 @@ def main() -> None:
     """Import, say so, and run what is requested."""
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    from airank_fast.recipes import command_line  # not above: who supervises alone does without
+
     command_line.commands()
     print(READY, flush=True)
     line = bytearray()

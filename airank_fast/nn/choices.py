@@ -78,13 +78,14 @@ def phases_are_faster(conv: nn.Conv2d, x: Tensor) -> bool:
 
     The output must have the input's size, so that each phase has the same padding.
     """
+    if not _is_ordinary(conv, x) or x.dtype != torch.float32 or processor.instruction_set() != "AVX2":
+        return False
     rate = conv.dilation[0]
     if rate == 1 or conv.dilation != (rate, rate) or conv.stride != (1, 1) or min(x.shape[2:]) < rate:
         return False
     if any(2 * size != rate * (kernel - 1) for size, kernel in zip(conv.padding, conv.kernel_size, strict=True)):
         return False
-    is_wanted = _is_ordinary(conv, x) and x.dtype == torch.float32 and processor.instruction_set() == "AVX2"
-    return is_wanted and is_channels_last(x)
+    return is_channels_last(x)
 
 
 def contiguous_network_is_faster(device: torch.device, channels: int) -> bool:

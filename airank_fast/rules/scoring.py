@@ -145,15 +145,15 @@ def run_result(run: Run, own_target: bool = False) -> RunResult:
 def _other_task(run: Run, benchmark: Benchmark) -> list[str]:
     """How a run is smaller than the benchmark, as far as the run states it."""
     doubts, name = [], run.summary["benchmark"]
+    task, data = tasks.find(name), run.first("data")
     is_open_division = dictionary(run.first("run_config").get("submission")).get("division") == "open"
-    if not is_open_division and not tasks.find(name).is_spelled(name):
+    if not is_open_division and not task.is_spelled(name):
         doubts.append(f"is of {name}, the benchmark of {benchmark.network}")
-    samples = run.first("data").get("train_samples") or run.first("run_config").get("train_samples")
+    samples = data.get("train_samples") or run.first("run_config").get("train_samples")
     if benchmark.train_samples and isinstance(samples, int) and samples < benchmark.train_samples:
         doubts.append(f"trains on {samples:,} samples, the benchmark has {benchmark.train_samples:,}")
-    classes, task = run.first("data").get("classes"), tasks.find(name)
-    if not task.has_classes(classes):
-        doubts.append(f"trains on {classes} classes, the benchmark has {task.classes}")
+    if not task.has_classes(data.get("classes")):
+        doubts.append(f"trains on {data['classes']} classes, the benchmark has {task.classes}")
     return doubts
 
 

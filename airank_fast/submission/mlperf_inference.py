@@ -144,7 +144,7 @@ def _taken(entries: list[Entry], profile: str, system_type: str) -> list[Entry]:
     kept = []
     for entry in entries:
         benchmark = rules.BENCHMARKS.get(rules.ALIASES.get(entry.benchmark, entry.benchmark))
-        wanted = benchmark.wanted(profile, system_type) if benchmark else ()
+        wanted = benchmark.wanted(profile, rules.system_types(system_type))[1] if benchmark else ()
         if not wanted or entry.theirs in wanted:
             kept.append(entry)
         else:

@@ -78,6 +78,13 @@ def test_the_gradient_of_a_dilated_weight_is_by_phases(small_is_enough, made, op
     assert module(x).grad_fn.rate == rate
 
 
+@pytest.mark.parametrize("made", [Conv2d, PatchConv2d])
+def test_a_dilated_convolution_can_be_traced_by_itself(small_is_enough, made):
+    module = made(4, 6, 3, padding=2, dilation=2)
+    x = torch.randn(1, 4, 8, 8)
+    assert torch.equal(torch.fx.symbolic_trace(module)(x), module(x))
+
+
 @pytest.mark.parametrize(("side", "way"), [(30, "ConvolutionBackward0"), (32, "_WinogradBackward")])
 def test_a_patch_convolution_of_large_pictures_is_one(small_is_enough, monkeypatch, side, way):
     monkeypatch.setattr("airank_fast.nn.patch_conv.product_is_faster", lambda conv, x: False)

@@ -93,11 +93,11 @@ class WorkerReader:
         requests = [Request(np.array([index]), None) for index in indices]
         first, rest = requests[:NUM_TIMED], requests[NUM_TIMED:]
         begin = time.perf_counter()
-        yield from list(self._run(self._val, lambda: first, 0))
-        if not rest:
-            return
+        read = list(self._run(self._val, lambda: first, 0))
         is_slow = time.perf_counter() - begin > NUM_TIMED * PASSING_S
-        yield from self._run(self._val, lambda: rest, self._place.num_workers if is_slow else 0)
+        yield from read
+        if rest:
+            yield from self._run(self._val, lambda: rest, self._place.num_workers if is_slow else 0)
 
     def close(self) -> None:
         """Stops the workers."""

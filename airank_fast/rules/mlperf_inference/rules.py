@@ -9,7 +9,7 @@ invalid (`is_valid` begins as True and is never taken back): the rules decide he
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from airank_fast.record.formats.loadgen import ACCURACY, DETAIL, SUMMARY
@@ -153,6 +153,11 @@ SAME_SETTINGS = (
 )
 
 
+def system_types(stated: object) -> list[str]:
+    """The types of a system, "edge, datacenter": a list."""
+    return [each.strip() for each in str(stated).split(",")]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark by MLPerf's name, and the scenarios that a round requires of each type of system."""
@@ -167,15 +172,12 @@ class Benchmark:
         found = bounds(self.task, profile)
         return found and replace(found, factor=self.factor)
 
-    def wanted(self, profile: str, system_type: str) -> tuple[str, ...]:
-        """The scenarios that the round requires, and takes, on a system of type edge, datacenter or both.
-
-        () where the round does not have the benchmark for such a system.
-        """
-        types, by_type = [each.strip() for each in system_type.split(",")], self.scenarios[profile]
+    def wanted(self, profile: str, types: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+        """(the types of a system for which the round has the benchmark, the scenarios that it requires and takes)."""
+        by_type = self.scenarios[profile]
         known = [each for each in types if each in by_type]
         both = by_type.get("both", ()) if known and len(types) == 2 else ()
-        return both or tuple(dict.fromkeys(name for each in known for name in by_type[each]))
+        return known, both or tuple(dict.fromkeys(name for each in known for name in by_type[each]))
 
     @property
     def eval_samples(self) -> int:

@@ -171,13 +171,12 @@ def _entry(one: Organization, system: str, benchmark: str, results: Path, scenar
 def _required_scenarios(
     one: Organization, folder: Path, benchmark: Benchmark, entries: list[Entry], fields: dict
 ) -> Iterator[Finding]:
-    stated = str(fields.get("system_type"))
-    types, by_type = [each.strip() for each in stated.split(",")], benchmark.scenarios[one.round]
-    known, wanted = [each for each in types if each in by_type], benchmark.wanted(one.round, stated)
+    types = rules.system_types(fields.get("system_type"))
+    known, wanted = benchmark.wanted(one.round, types)
     if not known:
         if all(each in ("datacenter", "edge") for each in types):
             found = f"{benchmark.name} on a system of type {' and '.join(types)}"
-            required = f"round {one.round} has it for {' and '.join(by_type)}"
+            required = f"round {one.round} has it for {' and '.join(benchmark.scenarios[one.round])}"
             yield rules.BENCHMARK.broken(str(folder), None, found, required)
         return
     has = {entry.scenario for entry in entries}
