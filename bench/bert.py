@@ -62,13 +62,13 @@ def made_up(lengths: list[int], device: torch.device) -> tuple[TokenBatch, dict]
     is_next = torch.randint(2, (len(lengths),), generator=generator)
     types = torch.zeros_like(ids)
     packed = TokenBatch(
-        ids[real],
-        types[real],
-        torch.cat([torch.arange(length) for length in lengths]),
-        masked[real].nonzero()[:, 0],
-        labels[real & masked],
-        is_next,
-        lengths,
+        input_ids=ids[real],
+        token_type_ids=types[real],
+        position_ids=torch.cat([torch.arange(length) for length in lengths]),
+        masked_positions=masked[real].nonzero()[:, 0],
+        labels=labels[real & masked],
+        next_sentence_label=is_next,
+        lengths=lengths,
     )
     for name, tensor in vars(packed).items():
         if isinstance(tensor, torch.Tensor):

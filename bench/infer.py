@@ -186,7 +186,15 @@ def sequences(lengths: list[int], seed: int) -> TokenBatch:
     ids = torch.randint(1000, VOCAB_SIZE, (total,), generator=generator)
     masked = torch.arange(0, total, PREDICTED)
     positions = torch.cat([torch.arange(length) for length in lengths])
-    return TokenBatch(ids, torch.zeros_like(ids), positions, masked, ids[masked], None, lengths)
+    return TokenBatch(
+        input_ids=ids,
+        token_type_ids=torch.zeros_like(ids),
+        position_ids=positions,
+        masked_positions=masked,
+        labels=ids[masked],
+        next_sentence_label=None,
+        lengths=lengths,
+    )
 
 
 def padded_to(batch: TokenBatch, longest: int | None) -> list:

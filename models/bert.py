@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from airank_fast.errors import UserError
 from airank_fast.models.bert_output import BertForPreTrainingOutput, Config
+from airank_fast.models.bert_packing import at_real_tokens, packed, padded, real_tokens
 from airank_fast.nn import (
     DropoutAddLayerNorm,
     LayerNorm,
@@ -22,7 +23,6 @@ from airank_fast.nn import (
     packed_attention,
 )
 
-IGNORED_LABEL = -100
 SIZES = {  # Google's: layers, width (heads of 64, intermediate four times the width)
     "tiny": (2, 128),
     "mini": (4, 256),
@@ -151,14 +151,15 @@ class Layer(nn.Module):
 
 
 class BertModel(nn.Module):
-    """Embeddings, encoder and pooler: tokens [T] to hidden states [T, width]."""
+    """Embeddings, encoder and, for networks that judge whole sequences, pooler: tokens [T] to states [T, width]."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict, *, has_pooler: bool = True) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config) for _ in range(config["num_hidden_layers"]))
         self.encoder = nn.ModuleDict({"layer": layers})
-        self.pooler = nn.ModuleDict({"dense": nn.Linear(config["hidden_size"], config["hidden_size"])})
+        width = config["hidden_size"]
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(width, width)} if has_pooler else {})
 
     def forward(
         self,
@@ -175,7 +176,8 @@ class BertModel(nn.Module):
         ``rows``: the last layer gives the hidden states of these tokens alone, [len(rows), width].
         """
         x = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        weight = self.pooler["dense"].weight
+        linear = self.pooler["dense"] if self.pooler else self.encoder["layer"][0].attention["self"].query
+        weight = linear.weight
         if isinstance(weight, Tensor):  # a method, where the layer was quantised
             x = x.to(weight.dtype)  # mixed precision begins behind the embeddings
         last = len(self.encoder["layer"]) - 1
@@ -214,14 +216,13 @@ class MaskedLMHead(nn.Module):
         return F.linear(x, weight, bias)
 
 
-class BertForPreTraining(nn.Module):
-    """BERT with both pre-training heads; arguments and their defaults are those of transformers.BertConfig.
+class BertNetwork(nn.Module):
+    """The encoder with heads, which a subclass adds; arguments and their defaults are transformers.BertConfig's.
 
     fused: use airank_fast.nn's operators; without, the same network in torch's own.
-
-    336,226,108 parameters with ``**size("large")`` and the default vocabulary of 30522. `load_state_dict` takes a
-    state dict of transformers, old or new, as it is; ours loads there, the tied decoder being left out as in its files.
     """
+
+    has_pooler = True
 
     def __init__(
         self,
@@ -248,11 +249,18 @@ class BertForPreTraining(nn.Module):
                 f"got {hidden_size}"
             )
         self.config = config
-        self.bert = BertModel(config)
-        heads = {"predictions": MaskedLMHead(config), "seq_relationship": nn.Linear(hidden_size, 2)}
-        self.cls = nn.ModuleDict(heads)
+        self.bert = BertModel(config, has_pooler=self.has_pooler)
+        self.add_heads(config)
         self.apply(self._initialise)
         self.register_load_state_dict_pre_hook(_from_hugging_face)
+
+    def add_heads(self, config: dict) -> None:
+        """Make the modules behind the encoder."""
+        raise NotImplementedError
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The outputs of the head that predicts tokens, of their hidden states [n, width]."""
+        raise NotImplementedError
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -261,6 +269,23 @@ class BertForPreTraining(nn.Module):
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx].detach())
+
+
+class BertForPreTraining(BertNetwork):
+    """BERT with both pre-training heads.
+
+    336,226,108 parameters with ``**size("large")`` and the default vocabulary of 30522. `load_state_dict` takes a
+    state dict of transformers, old or new, as it is; ours loads there, the tied decoder being left out as in its files.
+    """
+
+    def add_heads(self, config: dict) -> None:
+        """The masked language model's, and that of next sentences."""
+        heads = {"predictions": MaskedLMHead(config), "seq_relationship": nn.Linear(config["hidden_size"], 2)}
+        self.cls = nn.ModuleDict(heads)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Hidden states [n, width] to logits [n, vocabulary]."""
+        return self.cls["predictions"](x, self.bert.embeddings.word_embeddings.weight)[:, : self.config["vocab_size"]]
 
     @torch.no_grad()
     def start_positions_as_sinusoids(self, rms: float) -> None:
@@ -330,11 +355,11 @@ class BertForPreTraining(nn.Module):
                 )
             if position_ids is None:
                 position_ids = torch.arange(shape[1], device=device)[None]
-            real = _real_tokens(shape, attention_mask)
+            real = real_tokens(shape, attention_mask)
             if labels is not None:
-                labels, masked_positions = _at_real_tokens(labels, real, shape)
+                labels, masked_positions = at_real_tokens(labels, real, shape)
             input_ids, token_type_ids, position_ids, inputs_embeds = (
-                None if tensor is None else _packed(tensor.expand(*shape, *tensor.shape[2:]), real)
+                None if tensor is None else packed(tensor.expand(*shape, *tensor.shape[2:]), real)
                 for tensor in (input_ids, token_type_ids, position_ids, inputs_embeds)
             )
             # with a mask the shapes depend on values: the host must know them
@@ -352,9 +377,9 @@ class BertForPreTraining(nn.Module):
             first = x if sequences is None else x[sequences.offsets[:-1]]
         output = self._heads(at_masked, first, labels, next_sentence_label, masked_lm_weight)
         if len(shape) == 2 and labels is None:
-            output.prediction_logits = _padded(output.prediction_logits, real, shape)
+            output.prediction_logits = padded(output.prediction_logits, real, shape)
         if states is not None:
-            output.hidden_states = tuple(_padded(x, real, shape) if len(shape) == 2 else x for x in states)
+            output.hidden_states = tuple(padded(x, real, shape) if len(shape) == 2 else x for x in states)
         return output.to_tuple() if return_dict is False else output
 
     def _heads(self, at_masked, first, labels, next_sentence_label, masked_lm_weight) -> BertForPreTrainingOutput:
@@ -380,10 +405,12 @@ def _from_hugging_face(module: nn.Module, state_dict: dict, prefix: str, *_) -> 
     decoder_bias = f"{prefix}cls.predictions.decoder.bias"
     if decoder_bias in state_dict:
         state_dict.setdefault(f"{prefix}cls.predictions.bias", state_dict[decoder_bias])
+    unused = "predictions.decoder.weight", "predictions.decoder.bias", "embeddings.position_ids"
+    without = () if module.has_pooler else (f"{prefix}bert.pooler.",)
     for name in list(state_dict):
         if not name.startswith(prefix):
             continue
-        if name.endswith(("predictions.decoder.weight", "predictions.decoder.bias", "embeddings.position_ids")):
+        if name.startswith(without) or name.endswith(unused):
             del state_dict[name]
         elif name.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
             new = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
@@ -392,39 +419,3 @@ def _from_hugging_face(module: nn.Module, state_dict: dict, prefix: str, *_) -> 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _real_tokens(shape: torch.Size, attention_mask: Tensor | None) -> Tensor | None:
-    """Where tokens are real; None for everywhere. At least one of each row is."""
-    if attention_mask is None:
-        return None
-    if attention_mask.shape != shape:
-        raise UserError(
-            f"bert: attention_mask must have the shape of input_ids, {list(shape)}, got {list(attention_mask.shape)}"
-        )
-    real = attention_mask.bool()
-    first = torch.arange(shape[1], device=real.device) == 0
-    return real | (first & ~real.any(1, keepdim=True))
-
-
-def _at_real_tokens(labels: Tensor, real: Tensor | None, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """The labels that are not ignored, and their places among the real tokens."""
-    if labels.shape != shape:
-        raise UserError(f"bert: labels must have the shape of input_ids, {list(shape)}, got {list(labels.shape)}")
-    if real is not None and bool(((labels != IGNORED_LABEL) & ~real).any()):
-        raise UserError(f"bert: labels must be {IGNORED_LABEL} where attention_mask is 0, got others")
-    labels = _packed(labels, real)
-    positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
-    return labels[positions], positions
-
-
-def _packed(tensor: Tensor, real: Tensor | None) -> Tensor:
-    """[B, L, ...] to the real tokens, [T, ...]."""
-    return tensor.flatten(0, 1) if real is None else tensor[real]
-
-
-def _padded(tensor: Tensor, real: Tensor | None, shape: torch.Size) -> Tensor:
-    """[T, width] to [B, L, width], 0 at padding."""
-    if real is None:
-        return tensor.unflatten(0, shape)
-    return tensor.new_zeros(*shape, tensor.shape[-1]).masked_scatter(real[..., None], tensor)

@@ -1,7 +1,7 @@
 """Judges the predictions of an engine: against the labels, and against those of torch in float32.
 
     reference = torch_reference(job, networks, samples, device)
-    event = judge("server", predictions, reference, request.bound, samples)
+    event = judge("server", predictions, reference, request.factor, samples)
     event["passed"]            # correct / counted is at least 0.99 of the reference's, by whole numbers
 
 An engine must reach a share of the float32 accuracy: of torch on the same weights, or, for the weights that MLPerf
@@ -28,7 +28,6 @@ from airank_fast.job import Illustrated, Job, Networks
 from airank_fast.rules.inference_profiles import Bound
 from airank_fast.tasks import Task
 
-FACTOR = 0.99  # of the reference, where the profile has no bound of the task: that of AI-Rank and of MLPerf
 SAME_WEIGHTS = "torch fp32 on the same weights"
 NUM_SHOWN = 8  # predictions of an engine that is not accurate enough
 CHUNK = 64  # samples in memory at a time
@@ -133,11 +132,14 @@ def loaded(samples: Samples, indices: Sequence[int], size: int = CHUNK) -> Itera
 
 
 def judge(
-    scenario: str, predictions: Predictions, reference: Reference, bound: Bound | None, samples: Samples
+    scenario: str, predictions: Predictions, reference: Reference, factor: float, samples: Samples
 ) -> dict[str, Any]:
-    """The fields of the `accuracy` event, without its files. UserError where a sample has no prediction."""
+    """The fields of the `accuracy` event, without its files. UserError where a sample has no prediction.
+
+    factor: of the reference, which must be reached.
+    """
     task, quality, counts = samples.job.task, predictions.quality, predictions.counts
-    least, factor, passed = gate(task, quality, counts, reference, bound)
+    least, passed = gate(task, quality, counts, reference, factor)
     agreement, largest_error = compare(predictions, reference, samples)
     results = None if predictions.outputs is None else samples.results(predictions.outputs)
     return {
@@ -161,23 +163,23 @@ def reference_value(task: Task, reference: Reference) -> float:
 
 
 def gate(
-    task: Task, quality: Mapping[str, float], counts: Mapping[str, int], reference: Reference, bound: Bound | None
-) -> tuple[float, float, bool]:
-    """(the value that is required of the headline metric, the factor, whether all metrics have what is required).
+    task: Task, quality: Mapping[str, float], counts: Mapping[str, int], reference: Reference, factor: float
+) -> tuple[float, bool]:
+    """(the value that is required of the headline metric, whether all metrics have what is required).
 
     A share of samples is compared by counts, without rounding: 0.99 x 352 of 355 requires 349 (348.48) right ones.
     """
-    factor, metric, stated = bound.factor if bound else FACTOR, task.headline, reference.stated
+    metric, stated = task.headline, reference.stated
     if stated is not None:
         if counts:
-            return stated.required, factor, counts["correct"] >= stated.least_correct(counts["counted"])
-        return stated.required, factor, stated.is_reached(quality[metric.name])
+            return stated.required, counts["correct"] >= stated.least_correct(counts["counted"])
+        return stated.required, stated.is_reached(quality[metric.name])
     if counts and reference.counts:
         share = Fraction(str(factor)) * Fraction(reference.counts["correct"], reference.counts["counted"])
-        return _at_most(share), factor, Fraction(counts["correct"], counts["counted"]) >= share
+        return _at_most(share), Fraction(counts["correct"], counts["counted"]) >= share
     required = {m.name: _required(reference.quality[m.name], factor, m.direction) for m in task.metrics}
     passed = all(m.reaches(quality[m.name], required[m.name]) for m in task.metrics)
-    return required[metric.name], factor, passed
+    return required[metric.name], passed
 
 
 def _at_most(share: Fraction) -> float:

@@ -25,7 +25,7 @@ from airank_fast.inference.graphs import adapters_of, inputs_of
 from airank_fast.inference.samples import open_data
 from airank_fast.inference.sessions import arrays
 from airank_fast.job import Job, Networks
-from airank_fast.models.bert import BertForPreTraining
+from airank_fast.models.bert import BertNetwork
 
 BATCH_SIZE = 8
 METHOD = "static QDQ, ranges from least to largest"
@@ -105,7 +105,7 @@ def choose(job: Job, networks: Networks, choice: Choice) -> Calibration:
         indices = [] if stream is None else stream.indices(0, number).tolist()
     finally:
         own.close()
-    return Calibration(inputs, number, choice.seed, indices, isinstance(network, BertForPreTraining))
+    return Calibration(inputs, number, choice.seed, indices, isinstance(network, BertNetwork))
 
 
 def _inputs(job: Any, network: torch.nn.Module) -> Iterator[dict[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from airank_fast.errors import UserError
 from airank_fast.inference.folding import Call, folded
 from airank_fast.job import Job, Networks
-from airank_fast.models.bert import BertForPreTraining
+from airank_fast.models.bert import BertForPreTraining, BertNetwork
 from airank_fast.models.bert_output import BertForPreTrainingOutput
 from airank_fast.models.dssm import DSSM
 from airank_fast.models.mask_rcnn import MaskRCNN
@@ -49,7 +49,7 @@ def _no_graph(job: Job) -> UserError:
 
 def inputs_of(job: Job, network: nn.Module, call: Call) -> tuple[str, ...]:
     """The names of a graph's inputs; UserError for a network that takes other things than tensors."""
-    if isinstance(network, BertForPreTraining):
+    if isinstance(network, BertNetwork):
         return PaddedBert.INPUTS
     if call.kwargs or not all(isinstance(each, Tensor) for each in call.args):
         raise _no_graph(job)
@@ -64,7 +64,7 @@ def graph_of(job: Job, networks: Networks, call: Call) -> tuple[Graph, int]:
     ((name, network),) = networks.items()
     inputs = inputs_of(job, network, call)
     plain = _twin(job, name, network)
-    if isinstance(plain, BertForPreTraining):
+    if isinstance(plain, BertNetwork):
         return Graph(PaddedBert(plain).eval(), inputs, PaddedBert.DYNAMIC), 0
     number = 0
     if any(isinstance(module, nn.Conv2d) for module in plain.modules()):
@@ -98,25 +98,25 @@ def single_result(outputs: list[Tensor]) -> Any:
 
 
 class PaddedBert(nn.Module):
-    """BERT's masked language model over padded sequences, with the parameters of a `BertForPreTraining`.
+    """BERT over padded sequences, with the parameters of a network of packed ones.
 
-    input_ids, attention_mask (1 at real tokens) and token_type_ids: int64 [B, L]; masked_rows: int64 [M], the places to
-    predict among the B * L. Returns logits [M, vocabulary].
+    input_ids, attention_mask (1 at real tokens) and token_type_ids: int64 [B, L]; rows: int64 [M], the places to
+    predict among the B * L. Returns the network's logits at these, [M, vocabulary] or [M, 2].
     """
 
-    INPUTS = ("input_ids", "attention_mask", "token_type_ids", "masked_rows")
-    DYNAMIC = (*({0: "batch", 1: "length"},) * 3, {0: "masked"})
+    INPUTS = ("input_ids", "attention_mask", "token_type_ids", "rows")
+    DYNAMIC = (*({0: "batch", 1: "length"},) * 3, {0: "rows"})
 
-    def __init__(self, network: BertForPreTraining) -> None:
+    def __init__(self, network: BertNetwork) -> None:
         super().__init__()
-        self.bert, self.cls, self.vocab_size = network.bert, network.cls, network.config["vocab_size"]
+        self.network = network
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, masked_rows: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, rows: Tensor) -> Tensor:
         """See the class."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        x = self.bert.embeddings(input_ids, token_type_ids, positions)
+        x = self.network.bert.embeddings(input_ids, token_type_ids, positions)
         mask = (1 - attention_mask[:, None, None].to(x.dtype)) * torch.finfo(x.dtype).min
-        for layer in self.bert.encoder["layer"]:
+        for layer in self.network.bert.encoder["layer"]:
             attention = layer.attention["self"]
             q, k, v = (
                 linear(x).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
@@ -125,13 +125,11 @@ class PaddedBert(nn.Module):
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
             x = layer.attention["output"](attended, x)
             x = layer.output(layer.intermediate["dense"](x), x)
-        at_masked = x.flatten(0, 1).index_select(0, masked_rows)
-        logits = self.cls["predictions"](at_masked, self.bert.embeddings.word_embeddings.weight)
-        return logits[:, : self.vocab_size]
+        return self.network.logits(x.flatten(0, 1).index_select(0, rows))
 
 
 def padded_arguments(call: Call) -> tuple[Tensor, ...]:
-    """The inputs of `PaddedBert` for a call of BertForPreTraining with packed sequences."""
+    """The inputs of `PaddedBert` for a call of a network with packed sequences."""
     (input_ids,), more = call.args, call.kwargs
     lengths = list(more["sequences"].lengths)
     longest = max(lengths)
@@ -143,7 +141,8 @@ def padded_arguments(call: Call) -> tuple[Tensor, ...]:
         return tokens.new_zeros(shape).view(-1).index_copy_(0, places, tokens).view(shape)
 
     mask = padded(torch.ones_like(input_ids))
-    return padded(input_ids), mask, padded(more["token_type_ids"]), places[more["masked_positions"]]
+    rows = places[more["masked_positions"]] if "masked_positions" in more else places
+    return padded(input_ids), mask, padded(more["token_type_ids"]), rows
 
 
 def bert_result(outputs: list[Tensor]) -> BertForPreTrainingOutput:
@@ -153,6 +152,6 @@ def bert_result(outputs: list[Tensor]) -> BertForPreTrainingOutput:
 
 def adapters_of(network: nn.Module) -> tuple[Callable[[Call], tuple[Tensor, ...]], Callable[[list[Tensor]], Any]]:
     """Of a network's graph: what makes its inputs of a call of the network, and of its outputs the network's."""
-    if isinstance(network, BertForPreTraining):
-        return padded_arguments, bert_result
+    if isinstance(network, BertNetwork):
+        return padded_arguments, bert_result if isinstance(network, BertForPreTraining) else single_result
     return tensor_arguments, single_result

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from airank_fast.data.prefetch import Batch
-from airank_fast.data.text.tokens import TokenBatch
+from airank_fast.data.text.tokens import PackedBatch
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError, require
 from airank_fast.inference.loading import load_job
@@ -104,7 +104,7 @@ class Samples:
         known = self._loaded or self._truths
         if not known:
             self.load([0])
-        if not isinstance(next(iter((self._loaded or self._truths).values())), TokenBatch):
+        if not isinstance(next(iter((self._loaded or self._truths).values())), PackedBatch):
             return None
         return [self._length(index) for index in range(len(self))]
 
@@ -203,7 +203,7 @@ class Samples:
 
     def _length(self, index: int) -> int:
         known = self._loaded.get(index) or self._truths.get(index)
-        return sum(known.lengths) if isinstance(known, TokenBatch) else 0
+        return sum(known.lengths) if isinstance(known, PackedBatch) else 0
 
     def _order(self, indices: Sequence[int]) -> list[int]:
         """Places of `indices` in the order in which a batch has them."""
@@ -211,7 +211,7 @@ class Samples:
         return sorted(places, key=lambda place: self._length(indices[place])) if self._has_lengths(indices) else places
 
     def _has_lengths(self, indices: Sequence[int]) -> bool:
-        return bool(indices) and isinstance(self._any(indices[0]), TokenBatch)
+        return bool(indices) and isinstance(self._any(indices[0]), PackedBatch)
 
 
 def _truth(batch: Batch) -> Batch:

@@ -1,7 +1,7 @@
 """Rule sets of inference benchmarks as data: scenarios, seeds, accuracy and latency bounds, each with its source.
 
     profile = PROFILES["v6.1"]
-    scenario_of(profile, "offline", "bert").min_queries      # 10833
+    scenario_of(profile, "offline", "bert_squad").min_queries      # 10833
     bound = bounds("resnet50", "v6.1")
     bound.required, bound.least_correct(50_000)              # 0.756954, 37848
     bounds("resnet50", "airank-2021-05", "mobile").latency_ms
@@ -27,9 +27,9 @@ _MOBILE = "AI-Rank docs/software/inference_mobile.md ({}), 模型、数据集和
 _FIRST, _SECOND = "2020-12-09", "2021-05-28"
 
 # MLPerf's data sets: samples of the whole set, samples that are loaded at a time, and samples of the Offline query.
-EVAL_SAMPLES = {"resnet50": 50_000, "bert": 10_833}
-PERFORMANCE_SAMPLES = {"resnet50": 1_024, "bert": 10_833}
-OFFLINE_SAMPLES = {"resnet50": 24_576, "bert": 10_833}
+EVAL_SAMPLES = {"resnet50": 50_000, "bert_squad": 10_833}
+PERFORMANCE_SAMPLES = {"resnet50": 1_024, "bert_squad": 10_833}
+OFFLINE_SAMPLES = {"resnet50": 24_576, "bert_squad": 10_833}
 
 # Compliance tests' settings, from compliance/nvidia/TEST*/audit.config. TEST01 logs about that many results of a
 # performance run; TEST04 issues this sample again and again.
@@ -145,7 +145,7 @@ PROFILES: dict[str, Profile] = {
         _WITH_EARLY_STOPPING,
         (2085463073848966840, 2747215439041700203, 16159082839903944936),
         "6.0",
-        {"resnet50": ("TEST01", "TEST04"), "bert": ("TEST01",)},
+        {"resnet50": ("TEST01", "TEST04"), "bert_squad": ("TEST01",)},
     ),
     "v4.0": Profile(
         "v4.0",
@@ -153,7 +153,7 @@ PROFILES: dict[str, Profile] = {
         _WITH_EARLY_STOPPING,
         (13281865557512327830, 198141574272810017, 7575108116881280410),
         "4.0",
-        {"resnet50": ("TEST01", "TEST04", "TEST05"), "bert": ("TEST01", "TEST05")},
+        {"resnet50": ("TEST01", "TEST04", "TEST05"), "bert_squad": ("TEST01", "TEST05")},
         (2376919268182438552, 11176391829184272374, 3911940905271271337),
     ),
     "paper": Profile(
@@ -206,24 +206,24 @@ _V6, _V4 = f"{_CHECKER}/submission_checker/constants.py, v6.1", f"{_CHECKER}/sub
 _CLOUD_2020, _CLOUD_2021 = _CLOUD.format(_FIRST), _CLOUD.format(_SECOND)
 _MOBILE_2020, _MOBILE_2021 = _MOBILE.format(_FIRST), _MOBILE.format(_SECOND)
 # (profile, device) -> task -> bounds, the headline metric first. MLPerf's v6.1 has Server for neither of the two
-# networks; its latencies are those that LoadGen's mlperf.conf still has. BERT's f1 is of SQuAD 1.1. AI-Rank's are
-# of the software texts; the hardware text of 2021-05 has SSD-MobileNetV1 (VOC, 73.1) for SSD-MobileNetV3.
+# networks; its latencies are those that LoadGen's mlperf.conf still has. AI-Rank's are of the software texts; the
+# hardware text of 2021-05 has SSD-MobileNetV1 (VOC, 73.1) for SSD-MobileNetV3.
 _BOUNDS: dict[tuple[str, str], dict[str, tuple[Bound, ...]]] = {
     ("v6.1", "cloud"): {
         "resnet50": _mlperf("top1", 0.7646, 15.0, f"{_V6}; {_CONF}"),
-        "bert": _mlperf("f1", 0.90874, 130.0, f"{_V6}; {_CONF}"),
+        "bert_squad": _mlperf("f1", 0.90874, 130.0, f"{_V6}; {_CONF}"),
     },
     ("v4.0", "cloud"): {
         "resnet50": _mlperf("top1", 0.7646, 15.0, _V4),
-        "bert": _mlperf("f1", 0.90874, 130.0, _V4),
+        "bert_squad": _mlperf("f1", 0.90874, 130.0, _V4),
     },
     ("paper", "cloud"): {
         "resnet50": _mlperf("top1", 0.76456, 15.0, _PAPER),
-        "bert": _mlperf("f1", 0.90874, 130.0, f"{_CHECKER}/submission-checker.py, v0.7"),
+        "bert_squad": _mlperf("f1", 0.90874, 130.0, f"{_CHECKER}/submission-checker.py, v0.7"),
     },
     ("airank-2021-05", "cloud"): {
         "resnet50": _airank(_CLOUD_2021, 15.0, top1=0.761),
-        "bert": _airank(_CLOUD_2021, 130.0, f1=0.90874),
+        "bert_squad": _airank(_CLOUD_2021, 130.0, f1=0.90874),
         "mask_rcnn": _airank(_CLOUD_2021, 100.0, box_ap=0.377, mask_ap=0.339),
         "yolov3": _airank(_CLOUD_2021, 100.0, box_ap=0.370),
         "hrnet": _airank(_CLOUD_2021, 500.0, mean_iou=0.795),
@@ -231,7 +231,7 @@ _BOUNDS: dict[tuple[str, str], dict[str, tuple[Bound, ...]]] = {
     },
     ("airank-2020-12", "cloud"): {
         "resnet50": _airank(_CLOUD_2020, 15.0, top1=0.765),
-        "bert": _airank(_CLOUD_2020, 130.0, f1=0.90874),
+        "bert_squad": _airank(_CLOUD_2020, 130.0, f1=0.90874),
         "mask_rcnn": _airank(_CLOUD_2020, 100.0, box_ap=0.379, mask_ap=0.342),
         "yolov3": _airank(_CLOUD_2020, 100.0, box_ap=0.389),
         "deeplabv3plus": _airank(_CLOUD_2020, 500.0, mean_iou=0.793),

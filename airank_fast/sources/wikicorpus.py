@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from airank_fast.data.manifest import Manifest, checksum
 from airank_fast.data.sampling import Purpose, philox
+from airank_fast.data.text import wordpiece
 from airank_fast.data.text.samples import Samples
 from airank_fast.data.text.sentence_pairs import Documents, PairOptions, build_samples
 from airank_fast.data.text.shards import import_h5py, write_shard
 from airank_fast.errors import UserError
 from airank_fast.sources import documents as text
-from airank_fast.sources import wordpiece
 from airank_fast.sources.wikitext import import_parser
 from airank_fast.sources.workers import ordered_map
 

@@ -18,9 +18,10 @@ pytest.importorskip("tokenizers")
 
 from airank_fast import prepare
 from airank_fast.data.manifest import Manifest
+from airank_fast.data.text import wordpiece
 from airank_fast.data.text.wikicorpus import WikiCorpus, WikiCorpusReader
 from airank_fast.errors import UserError
-from airank_fast.sources import documents, wikicorpus, wordpiece
+from airank_fast.sources import documents, wikicorpus
 
 EXPORT = Path(__file__).parents[1] / "sources/export.xml"
 FRAGMENT = [

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
+import squad_files
 import torch
 from torch import nn
 
@@ -29,6 +30,7 @@ TASKS = {
     "yolov3": [],
     "mask_rcnn": [],
     "ocr_detection": [],
+    "bert-squad-tiny": squad_files.options(squad_files.folder()),
 }
 
 

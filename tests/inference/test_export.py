@@ -191,6 +191,17 @@ def test_padded_bert_has_the_logits_of_packed_sequences():
         assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
+def test_answers_of_onnx_runtime_are_torchs_with_questions_of_any_lengths():
+    samples = made("bert-squad-tiny")[2]
+    samples.load(range(4))
+    engine = engine_of("bert-squad-tiny", "onnxruntime")
+    for part in ([1], [0, 1, 2, 3]):
+        got = engine.run(samples.batch(part))
+        expected = engine_of("bert-squad-tiny", "torch").run(samples.batch(part))
+        assert got.shape == expected.shape == (sum(samples.lengths()[index] for index in part), 2)
+        assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
 @pytest.mark.parametrize("task", ["dssm", "mask_rcnn"])
 def test_networks_that_are_no_graph_of_tensors_are_refused(task):
     job, networks = untrained(task)

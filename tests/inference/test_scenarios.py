@@ -225,6 +225,33 @@ def test_compliance_tests_follow_each_performance_run_and_count(tmp_path, monkey
     ]
 
 
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ({"valid": False, "reasons": ["too short"], "duration_s": 50.0}, [123.0, pytest.approx(1.1 * 64 / 50)]),
+        ({"metric": {"samples_per_s": 100.0}, "duration_s": 61.0}, [123.0, 123.0]),
+    ],
+)
+def test_a_compliance_test_that_is_too_short_or_too_slow_begins_again(first, told, tmp_path, monkeypatch):
+    workers = Workers(stops={("offline", "TEST01"): first})
+    workers.hints = {"target_qps": 123.0}
+    monkeypatch.setattr(scenarios.compliance, "answers_differ", lambda *folders: [])
+    tests = made(tmp_path, monkeypatch, workers, "--scenario", "offline", "--compliance")
+    tests.run()
+    assert [request.settings.target_qps for _, mode, request in workers.calls if mode == "TEST01"] == told
+    assert tests.not_valid == []
+
+
+def test_a_compliance_test_begins_again_twice_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenarios.compliance, "answers_differ", lambda *folders: [])
+    monkeypatch.setattr(scenarios.compliance, "speeds_differ", lambda *asked: ["TEST01: slow"])
+    workers = Workers()
+    tests = made(tmp_path, monkeypatch, workers, "--scenario", "offline", "--compliance")
+    tests.run()
+    assert modes(workers).count(("offline", "TEST01")) == 3
+    assert tests.not_valid == ["offline, TEST01: TEST01: slow", "offline, TEST04: TEST01: slow"]
+
+
 def test_a_rehearsals_bound_is_ten_single_inferences_and_stays(tmp_path, monkeypatch):
     workers = Workers()
     made(tmp_path, monkeypatch, workers, "--scenario", "server", "online").run()

@@ -11,7 +11,7 @@ from commands.runs import environment
 
 from airank_fast.errors import UserError
 from airank_fast.models import bert as bert_network
-from airank_fast.recipes import bert_options, resnet50_options
+from airank_fast.recipes import bert_options, bert_squad_options, resnet50_options
 from airank_fast.recipes.command_line import commands, given, parse, resolve, resumed, to_plain
 from airank_fast.recipes.options import RunOptions, check_target, read_target, target_values
 from airank_fast.tasks import Metric, Task, find
@@ -53,7 +53,7 @@ def test_help_imports_no_network_and_no_torch(command):
 @pytest.mark.parametrize("name", commands())
 def test_every_line_of_a_recipe_is_an_option_with_its_help_and_its_default(name, capsys):
     text = help_of(name, capsys)
-    recipe = recipe_of(name)
+    recipe = recipe_of(f"{name} --data x" if name in bert_squad_options.COMMANDS else name)
     shown = 0
     for field in fields(recipe):
         if "Fixed" in str(field.type):
@@ -107,7 +107,7 @@ def test_commands_are_found_by_their_files_and_sizes_are_the_networks():
     pictures = {"deeplabv3plus", "hrnet", "mask_rcnn", "ocr", "ocr_detection", "resnet50", "tsm", "yolov3"}
     made = {"cyclegan", "pix2pix"}
     tasks = pictures | made | {"dssm", "word2vec", "deepfm", "wide_deep", "transformer"}
-    assert set(commands()) == tasks | {*bert_options.COMMANDS}
+    assert set(commands()) == tasks | {*bert_options.COMMANDS, *bert_squad_options.COMMANDS}
     assert bert_options.SIZES == bert_network.SIZES
     assert resnet50_options.RECIPES["digits"].target == 0.97
 

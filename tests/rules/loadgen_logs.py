@@ -75,7 +75,7 @@ class LoadGenTest:
         is_offline = self.scenario == "Offline"
         qsl, index, schedule = profile.test05_seeds if self.test == "TEST05" else profile.seeds
         per_query = len(latencies(self.scenario, self.factor)) if is_offline else scenario.samples_per_query
-        latency_ns = {"resnet50": 15_000_000, "bert": 130_000_000}[self.task] if self.scenario == "Server" else 0
+        latency_ns = {"resnet50": 15_000_000, "bert_squad": 130_000_000}[self.task] if self.scenario == "Server" else 0
         return {
             "scenario": self.scenario,
             "test_mode": "AccuracyOnly" if self.test == "accuracy" else "PerformanceOnly",

@@ -38,19 +38,19 @@ def test_every_profile():
 
 def test_offline_samples_of_a_task():
     profile = PROFILES["v6.1"]
-    assert scenario_of(profile, "offline", "bert").min_queries == 10_833
+    assert scenario_of(profile, "offline", "bert_squad").min_queries == 10_833
     assert scenario_of(profile, "offline", "resnet50").min_queries == 24_576
     assert scenario_of(profile, "offline", "hrnet").min_queries == 24_576
-    assert scenario_of(profile, "server", "bert") is profile.scenarios["server"]
-    assert scenario_of(PROFILES["paper"], "multistream", "bert") is None
-    assert scenario_of(PROFILES["flagperf"], "offline", "bert") is None
+    assert scenario_of(profile, "server", "bert_squad") is profile.scenarios["server"]
+    assert scenario_of(PROFILES["paper"], "multistream", "bert_squad") is None
+    assert scenario_of(PROFILES["flagperf"], "offline", "bert_squad") is None
 
 
 @pytest.mark.parametrize(
     ("task", "profile", "device", "required", "latency_ms"),
     [
         ("resnet50", "v6.1", "cloud", 0.756954, 15.0),
-        ("bert", "v4.0", "cloud", 0.8996526, 130.0),
+        ("bert_squad", "v4.0", "cloud", 0.8996526, 130.0),
         ("resnet50", "airank-2021-05", "cloud", 0.7534, 15.0),  # 0.753390, rounded at the fifth digit
         ("resnet50", "airank-2020-12", "cloud", 0.7574, 15.0),  # 0.75735
         ("transformer", "airank-2021-05", "cloud", 24.75, 130.0),
@@ -95,7 +95,7 @@ def test_metrics_are_those_of_the_tasks():
             task = tasks.find(name)
             assert task.name == name
             for bound in every_bound(name, profile):
-                assert task.metric(bound.metric) or name == "bert"  # f1 of SQuAD
+                assert task.metric(bound.metric)
 
 
 def test_the_texts_list_eight_mobile_models():
@@ -106,5 +106,5 @@ def test_the_texts_list_eight_mobile_models():
 
 def test_compliance():
     assert compliance_of(PROFILES["v6.1"], "resnet50") == ("TEST01", "TEST04")
-    assert compliance_of(PROFILES["v4.0"], "bert") == ("TEST01", "TEST05")
+    assert compliance_of(PROFILES["v4.0"], "bert_squad") == ("TEST01", "TEST05")
     assert compliance_of(PROFILES["v6.1"], "hrnet") == ()

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from airank_fast.data.prefetch import Batch, joined
+from airank_fast.data.prefetch import Batch
 from airank_fast.data.prefetch import prefetch as any_prefetch
 from airank_fast.data.sampling import TrainStream, eval_batches
 
@@ -35,15 +35,13 @@ class MicroBatch(NamedTuple):
     num_masked_mean: float
 
 
-@dataclass
-class TokenBatch(Batch):
-    """b sequences on the device, end to end, short ones first: T tokens, of which M are predicted.
+@dataclass(kw_only=True)
+class PackedBatch(Batch):
+    """b sequences on the device, end to end, short ones first: T tokens.
 
-    input_ids, token_type_ids, position_ids: int64 [T]; masked_positions: int64 [M], into T; labels: int64 [M], the
-    original ids there; next_sentence_label: int64 [b] or None; lengths: b numbers on the host; offsets: int64 [b + 1],
-    the start of each sequence, and T. weight, float32: M divided by the M of an average micro-batch of the step; with
-    it the mean over all micro-batches and ranks is the mean over all masked tokens. longest: the most tokens that a
-    sequence may have, in a batch that was filled up (see `Fill`).
+    input_ids, token_type_ids, position_ids: int64 [T]; lengths: b numbers on the host; offsets: int64 [b + 1], the
+    start of each sequence, and T. longest: the most tokens that a sequence may have, in a batch that was filled up (see
+    `Fill`).
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "position_ids")
@@ -51,9 +49,6 @@ class TokenBatch(Batch):
     input_ids: Tensor
     token_type_ids: Tensor
     position_ids: Tensor
-    masked_positions: Tensor
-    labels: Tensor
-    next_sentence_label: Tensor | None
     lengths: list[int]
     offsets: Tensor | None = None
     longest: int | None = None
@@ -63,6 +58,34 @@ class TokenBatch(Batch):
         """Sequences of the data set in this batch."""
         return len(self.lengths) - (self.longest is not None)  # the last one fills up
 
+    @classmethod
+    def merged(cls: type[P], batches: Sequence[P]) -> P:
+        """See Batch.merged; of batches that were not filled up."""
+        batch = super().merged(batches)
+        batch.offsets = torch.from_numpy(np.cumsum([0, *batch.lengths])).to(batch.input_ids.device)
+        return batch
+
+    def shape_key(self) -> object:
+        """What selects the kernels of a step over this batch, besides the tensors' shapes."""
+        return tuple(self.lengths) if self.longest is None else self.longest
+
+
+P = TypeVar("P", bound=PackedBatch)
+
+
+@dataclass(kw_only=True)
+class TokenBatch(PackedBatch):
+    """Sequences of which M tokens are predicted.
+
+    masked_positions: int64 [M], into T; labels: int64 [M], the original ids there; next_sentence_label: int64 [b] or
+    None. weight, float32: M divided by the M of an average micro-batch of the step; with it the mean over all
+    micro-batches and ranks is the mean over all masked tokens.
+    """
+
+    masked_positions: Tensor
+    labels: Tensor
+    next_sentence_label: Tensor | None
+
     @property
     def num_outputs(self) -> int:
         """Tokens that are predicted."""
@@ -70,24 +93,11 @@ class TokenBatch(Batch):
 
     @classmethod
     def merged(cls, batches: Sequence[TokenBatch]) -> TokenBatch:
-        """See Batch.merged; of batches that were not filled up."""
-        lengths = [length for batch in batches for length in batch.lengths]
+        """See PackedBatch.merged."""
         starts = np.cumsum([0, *(sum(batch.lengths) for batch in batches)]).tolist()
-        first, is_next = batches[0], [batch.next_sentence_label for batch in batches]
-        offsets = torch.from_numpy(np.cumsum([0, *lengths])).to(first.labels.device)
-        masked = [batch.masked_positions + start for batch, start in zip(batches, starts, strict=False)]
-        return cls(
-            **{name: joined([getattr(batch, name) for batch in batches]) for name in cls.INPUTS},
-            masked_positions=torch.cat(masked),
-            labels=torch.cat([batch.labels for batch in batches]),
-            next_sentence_label=None if is_next[0] is None else joined(is_next),
-            lengths=lengths,
-            offsets=offsets,
-        )
-
-    def shape_key(self) -> object:
-        """What selects the kernels of a step over this batch, besides the tensors' shapes."""
-        return tuple(self.lengths) if self.longest is None else self.longest
+        batch = super().merged(batches)
+        batch.masked_positions = torch.cat([b.masked_positions + s for b, s in zip(batches, starts, strict=False)])
+        return batch
 
 
 class Fill(NamedTuple):
@@ -194,10 +204,8 @@ class BlockReader:
 
     A source has `lengths`, int [n], the tokens of each sample; `num_masked`, the masked tokens of every sample; and
     `take(indices, positions)`: the samples with these indices at these positions of the stream. balance: see `shares`.
-    eval_batch_size: samples of this rank in a batch of the evaluation.
+    eval_batch_size: samples of this rank in a batch of the evaluation. name: of the source, for the log.
     """
-
-    name = "pydoc"
 
     def __init__(
         self,
@@ -209,7 +217,9 @@ class BlockReader:
         world_size: int,
         eval_batch_size: int,
         balance: bool = True,
+        name: str = "pydoc",
     ):
+        self.name = name
         self._train, self._held_out, self._stream, self._balance = train, held_out, stream, balance
         self._rank, self._world_size, self._eval_batch_size = rank, world_size, eval_batch_size
 

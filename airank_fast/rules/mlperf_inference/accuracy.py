@@ -100,7 +100,7 @@ def _judge_f1(find: _Find, context: Context, line: int, text: str) -> None:
         find(rules.ACCURACY_TEXT, line, text[:80], required)
         return
     benchmark, profile = context.benchmark, context.profile
-    bound = benchmark.bound(profile.name) if benchmark and profile and benchmark.task == "bert" else None
+    bound = benchmark.bound(profile.name) if benchmark and profile and benchmark.task == "bert_squad" else None
     if bound is not None and context.is_closed and f1 < 100 * bound.required:
         required = f"at least {100 * bound.required:.7g} ({bound.factor:g} x {100 * bound.reference:g}) is required"
         find(rules.BOUND, line, f"f1 {f1:.7g}", required)

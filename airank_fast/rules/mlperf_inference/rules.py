@@ -204,7 +204,7 @@ BENCHMARKS = {
     ),
     "bert-99": Benchmark(
         "bert-99",
-        "bert",
+        "bert_squad",
         0.99,
         {
             "v6.1": {"edge": ("SingleStream", "Offline")},
@@ -213,7 +213,7 @@ BENCHMARKS = {
     ),
     "bert-99.9": Benchmark(
         "bert-99.9",
-        "bert",
+        "bert_squad",
         0.999,
         {"v6.1": {"edge": ("SingleStream", "Offline")}, "v4.0": {"datacenter": ("Server", "Offline")}},
     ),
@@ -224,7 +224,7 @@ OTHERS = re.compile(
     r"(retinanet|rnnt|3d-unet|dlrm|gptj|llama|mixtral|stable-diffusion|rgat|pointpainting|deepseek|whisper|gpt-oss|wan|"
     r"qwen|yolo)[\w.-]*"
 )
-BY_TASK = {"resnet50": "resnet", "bert": "bert-99"}  # for a log that stands alone
+BY_TASK = {"resnet50": "resnet", "bert_squad": "bert-99"}  # for a log that stands alone
 
 # From which scenario a result of another one may be inferred, on an edge system.
 INFERRED = {("SingleStream", "MultiStream"), ("SingleStream", "Offline"), ("MultiStream", "Offline")}

@@ -22,26 +22,29 @@ def import_tokenizers():
     return tokenizers
 
 
-def read_vocabulary(path: Path) -> list[str]:
-    """The tokens of a vocab.txt, by their ids. UserError: not readable, a token twice, a special token missing."""
+def read_vocabulary(path: Path, name: str = "--vocab") -> list[str]:
+    """The tokens of a vocab.txt, by their ids.
+
+    UserError, under `name`: not readable, a token twice, a special token missing.
+    """
     try:
         tokens = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--vocab: must be a readable vocab.txt, got {path} ({error})") from None
+        raise UserError(f"{name}: must be a readable vocab.txt, got {path} ({error})") from None
     tokens = [token.rstrip("\r") for token in (tokens if tokens[-1] else tokens[:-1])]
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise UserError(
-            f"--vocab: must be a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)}, "
+            f"{name}: must be a WordPiece vocabulary with {', '.join(SPECIAL_TOKENS)}, "
             f"{path} has no {', '.join(missing)}"
         )
     if tokens[0] != "[PAD]":
         raise UserError(
-            f"--vocab: must have [PAD] as the first token (shards are padded with 0), {path} begins with {tokens[0]!r}"
+            f"{name}: must have [PAD] as the first token (shards are padded with 0), {path} begins with {tokens[0]!r}"
         )
     if len(set(tokens)) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
-        raise UserError(f"--vocab: must have different tokens, {path} has {twice!r} twice")
+        raise UserError(f"{name}: must have different tokens, {path} has {twice!r} twice")
     return tokens
 
 
@@ -93,3 +96,7 @@ class Tokenizer:
     def encode(self, sentences: list[str]) -> Iterator[list[int]]:
         """The ids of each sentence; [] for one without a word."""
         return (one.ids for one in self._tokenizer.encode_batch(sentences, add_special_tokens=False))
+
+    def spans(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+        """The ids of each text, and where each token begins and ends in it."""
+        return ((one.ids, one.offsets) for one in self._tokenizer.encode_batch(texts, add_special_tokens=False))
