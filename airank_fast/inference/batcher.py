@@ -57,6 +57,8 @@ def next_batch(queue: Sequence[Waiting], now: float, times: Mapping[int, float],
     the other, would serve as many samples no later than one, it is the first of the two. The engine never waits for
     further samples: those that come meanwhile are in the next batch.
     """
+    if len(queue) == 1 or max_batch == 1:
+        return min(len(queue), 1)
     seconds = [0.0]  # of each size; a larger batch never ends before a smaller one
     earliest = inf  # deadline, of the samples that can be in time
     for size in range(1, min(len(queue), max_batch) + 1):
