@@ -63,24 +63,26 @@ class Reference:
 class Predictions:
     """What an accuracy run of an engine gave: the quality by the job's meter, and each sample's response and output.
 
-    outputs: None where they are objects of different sizes, as the boxes of a detector.
+    outputs: None where they are objects of different sizes, as the boxes of a detector. results: 1 for each sample that
+    is right, in their order, None where the metric does not say that.
     """
 
     quality: dict[str, float]
     counts: dict[str, int]
     responses: Mapping[int, bytes]
     outputs: Mapping[int, Any] | None
+    results: list[int] | None = None
 
     @staticmethod
     def read(path: Path, quality: Mapping[str, float], counts: Mapping[str, int]) -> Predictions:
-        """From the file of an accuracy run: index, offset (n + 1 places in `response`), response, output [n, ...]."""
+        """From the file of an accuracy run, as `measuring.save_predictions` writes it."""
         with np.load(path, allow_pickle=False) as file:
             indices, ends, values = file["index"].tolist(), file["offset"].tolist(), file["response"]
-            stacked = file.get("output")
+            stacked, right = file.get("output"), file.get("result")
         spans = zip(indices, ends[:-1], ends[1:], strict=True)
         responses = {index: np.ascontiguousarray(values[first:end], "<f4").tobytes() for index, first, end in spans}
         outputs = None if stacked is None else dict(zip(indices, map(torch.from_numpy, stacked), strict=True))
-        return Predictions(dict(quality), dict(counts), responses, outputs)
+        return Predictions(dict(quality), dict(counts), responses, outputs, None if right is None else right.tolist())
 
 
 def torch_reference(
@@ -141,7 +143,6 @@ def judge(
     task, quality, counts = samples.job.task, predictions.quality, predictions.counts
     least, passed = gate(task, quality, counts, reference, factor)
     agreement, largest_error = compare(predictions, reference, samples)
-    results = None if predictions.outputs is None else samples.results(predictions.outputs)
     return {
         "scenario": scenario,
         "quality": quality,
@@ -152,7 +153,7 @@ def judge(
         "passed": passed,
         "agreement": agreement,
         "largest_error": largest_error,
-        **({} if results is None else {"sample_results": results}),
+        **({} if predictions.results is None else {"sample_results": predictions.results}),
     }
 
 

@@ -173,7 +173,8 @@ def save_predictions(path: Path, samples: Any, outputs: Mapping[int, Any]) -> No
     """Write outputs, by sample, as arrays in an .npz file.
 
     index int64 [n], ascending; response float32, all of them, of sample i from offset[i] to offset[i + 1]; output
-    float32 [n, ...] where all outputs are numbers of the same shape.
+    float32 [n, ...] where all outputs are numbers of the same shape; result int8 [n], 1 for each sample that is right,
+    where the metric says that.
     """
     indices = sorted(outputs)
     responses = [np.frombuffer(samples.response(outputs[index]), "<f4") for index in indices]
@@ -186,6 +187,9 @@ def save_predictions(path: Path, samples: Any, outputs: Mapping[int, Any]) -> No
     stacked = _stacked([outputs[index] for index in indices])
     if stacked is not None:
         arrays["output"] = stacked
+    results = samples.results(outputs)
+    if results is not None:
+        arrays["result"] = np.array(results, np.int8)
     np.savez(path, **arrays)
 
 

@@ -18,7 +18,7 @@ from airank_fast.data.text.tokens import PackedBatch
 from airank_fast.engine.distributed import World
 from airank_fast.errors import UserError, require
 from airank_fast.inference.loading import load_job
-from airank_fast.job import Job, Networks, Sampled
+from airank_fast.job import Job, Meter, Networks, Sampled
 from airank_fast.quality.accuracy import Accuracy
 
 __all__ = ["ALONE", "CPU", "Samples", "load_job", "open_data", "read", "require_one_pass"]
@@ -134,17 +134,26 @@ class Samples:
 
         outputs: of each sample of the set by its number. UserError where one is missing.
         """
+        meter, values = self._measured(outputs)
+        return values, dict(meter.counts)
+
+    def _measured(self, outputs: Mapping[int, Any]) -> tuple[Meter, dict[str, float]]:
         self._require_all(outputs)
         meter = self.job.meter()
         for index in range(len(self)):
             meter.update(outputs[index], self._truths.get(index) or self._loaded[index])
-        return meter.values(ALONE), dict(meter.counts)
+        return meter, meter.values(ALONE)
 
     def results(self, outputs: Mapping[int, Any]) -> list[int] | None:
         """1 for each sample that is right and 0 for the others, in their order.
 
-        None where the metric is not a share of samples: of masked tokens, an area under a curve.
+        None where the metric is not a share of samples: of masked tokens, an area under a curve. A meter that judges
+        samples by others as well, as windows of one text, has `results`.
         """
+        if hasattr(self.job.meter(), "results"):
+            whole, _ = self._measured(outputs)
+            known: list[int] | None = getattr(whole, "results", None)
+            return known
         self._require_all(outputs)
         found: list[int] = []
         for index in range(len(self)):

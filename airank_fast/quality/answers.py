@@ -99,9 +99,11 @@ def _best(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class AnswerQuality(Records):
     """f1 and exact_match, fractions, over the questions that have a window.
 
-    Outputs: scores [T, 2] for a WindowBatch. texts: returns the questions of the windows; called once. longest: tokens
-    of a window at most.
+    Outputs: scores [T, 2] for a WindowBatch. texts: returns the questions of the windows. longest: tokens of a window
+    at most. results: of the last `values`, 1 for each window whose question is answered exactly, and 0 for the others.
     """
+
+    results: list[int] | None = None
 
     def __init__(self, windows: Windows, texts: Callable[[], Questions], longest: int) -> None:
         super().__init__()
@@ -116,10 +118,10 @@ class AnswerQuality(Records):
         """Over the questions, each of which is answered by the best span of its windows; "" where there is none."""
         texts, found = self._texts(), self.answers(columns["scores"], columns["sample"])
         truths = {number: [answer.text for answer in texts.questions[number].answers] for number in found}
-        return {
-            metric.__name__: sum(metric(found[number], truths[number]) for number in found) / len(found)
-            for metric in (f1, exact_match)
-        }
+        exact = {number: exact_match(answer, truths[number]) for number, answer in found.items()}
+        overlap = sum(f1(answer, truths[number]) for number, answer in found.items())
+        self.results = [int(exact[number]) for number in self._windows.question[columns["sample"]]]
+        return {"f1": overlap / len(found), "exact_match": sum(exact.values()) / len(found)}
 
     def answers(self, scores: np.ndarray, samples: np.ndarray) -> dict[int, str]:
         """The answer to each question that has one of these windows, by its number. scores: [n, L, 2]."""

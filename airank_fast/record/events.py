@@ -66,7 +66,7 @@ bad_data. Its other events (infer_config comes once):
     accuracy       scenario, quality, correct, counted, required (of the headline metric), factor, reference, passed,
                    agreement (share of predictions equal to the reference's), largest_error, predictions {files,
                    sha256 {file: checksum}}; sample_results [0 | 1, ...] in the order of the samples, where correct /
-                   counted is a share of them
+                   counted is a share of them, or the metric says which are exactly right
     probe          scenario, purpose (search), target_qps, queries, over_latency, p99_s, valid, duration_s
     search         scenario, valid_qps, refused_qps, probes
 

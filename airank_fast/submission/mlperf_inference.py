@@ -324,7 +324,8 @@ def _answers_verdict(entry: Entry) -> tuple[str, int | None, int]:
         f"num_perf_log_data_mismatch = {differing}",
         f"TEST {'PASS' if passes else 'FAIL'}",
     ]
-    results = entry.one.tally.accuracy_of(entry.scenario).get("sample_results")
+    accuracy = entry.one.tally.accuracy_of(entry.scenario)
+    results = accuracy.get("sample_results") if accuracy.get("counted") else None
     stated = isinstance(results, list) and all(index < len(results) for index in logged)
     correct = sum(results[index] for index in logged) if stated and passes else None
     return "\n".join(lines) + "\n", correct, len(logged)

@@ -8,12 +8,12 @@ import pytest
 import squad_files
 import torch
 from commands.forks import kill_and_resume, train_on_two_ranks
-from commands.inprocess import run
+from commands.inprocess import run, run_without_torch
 from commands.outcomes import events_of, losses, refused
 from commands.runs import here
 from commands.same_run import assert_same_run
 
-from airank_fast import infer, package
+from airank_fast import infer, package, verify
 from airank_fast.errors import UserError
 from airank_fast.inference.loading import load_job
 from airank_fast.inference.samples import CPU
@@ -142,3 +142,17 @@ def test_it_is_measured_and_packaged_as_mlperfs_bert(uninterrupted, tmp_path):
     assert f'{{"exact_match": {100 * best["exact_match"]:.6f}, "f1": {100 * best["f1"]:.6f}}}' in text
     mapping = json.loads((tree / "open/Nobody/model_mapping.json").read_text())
     assert mapping == {"bert_squad_tiny": "bert-99.9"}
+
+
+def test_airanks_log_says_which_windows_are_answered_exactly(uninterrupted, tmp_path):
+    output = tmp_path / "infer"
+    asked = ("--profile", "airank-2021-05", "--quick", "--scenario", "latency", "--target-latency", "130")
+    done = run(infer, "bert-squad-tiny", "--checkpoint", uninterrupted, *asked, "--output", output)
+    assert done.returncode == 0, done.stderr
+    lines = (output / "accuracy_check.log").read_text().splitlines()
+    results = [line.rpartition("result=")[2] for line in lines if "sampleid" in line]
+    best = events_of(uninterrupted, "eval_stop")[-1]["quality"]
+    assert results.count("true") == round(60 * best["exact_match"])
+    assert any(line.endswith(f"total_accuracy:{best['f1']!r}") for line in lines)
+    verified = run_without_torch(verify, output)
+    assert ": error: " not in verified.stdout, verified.stdout

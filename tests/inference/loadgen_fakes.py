@@ -53,8 +53,11 @@ class Samples:
     def response(self, output) -> bytes:
         return struct.pack("<f", output)
 
+    def results(self, outputs):
+        return [int(outputs[index] == 3 * index) for index in range(self.count)]
+
     def score(self, outputs):
-        right = sum(outputs[index] == 3 * index for index in range(self.count))
+        right = sum(self.results(outputs))
         return {"top1": right / self.count}, {"correct": right, "counted": self.count}
 
 

@@ -114,6 +114,7 @@ def test_a_question_is_answered_by_its_best_window(set_of_windows):
     scores[own] *= -1
     values = meter.compute({"scores": scores, "sample": np.arange(len(windows))})
     assert values["exact_match"] == pytest.approx(1 - 1 / len(texts.questions))
+    assert meter.results == [int(window not in own) for window in range(len(windows))]
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
