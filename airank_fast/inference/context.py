@@ -87,6 +87,15 @@ class Context:
         if timed:
             self.report("warm_up", times=sorted(timed.items()))
 
+    def rate(self, size: int, seconds: float) -> float:
+        """Samples a second in batches of this size, over at least so many seconds."""
+        with self.loaded(size) as indices:
+            count, begin = 0, time.perf_counter()
+            while not count or time.perf_counter() - begin < seconds:
+                infer(self.engine, self.samples, indices)
+                count += 1
+            return count * size / (time.perf_counter() - begin)
+
     @property
     def prepared_sizes(self) -> tuple[int, ...]:
         """The batch sizes that the engine was prepared for; () where any is as good."""

@@ -2,7 +2,9 @@
 
 LoadGen makes its queries ahead: Offline's for 1.1 times the duration at the expected rate, those of the streams for
 twice the duration at the expected latency. Both are taken from the scenario's accuracy run, which is the same system
-over the whole data set; where there is none, from the warm-up.
+over the whole data set; where there is none, from the warm-up. Offline's rate is measured before the test where samples
+are alike: an accuracy run of a small set takes half a second, in which a processor is faster than in a minute, or is
+disturbed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from airank_fast.inference.settings import TestSettings
 
 STREAMS = ("singlestream", "multistream")
 FAST = 0.25  # share of Offline's batches that are faster: of too small a rate LoadGen's query ends too early
+OFFLINE_MARGIN = 1.05  # beside LoadGen's own: a test that is too short begins again, one that is longer goes on
+PROBE_SHARE, LONGEST_PROBE_S = 1 / 20, 10.0  # of Offline's duration, in which its rate is measured
 SERVER_SHARE = 0.5  # of the greatest rate of the warm-up's batches, where no rate is given
 MOST_QUERIES = 1_000_000
 
@@ -37,6 +41,11 @@ def of_accuracy_run(settings: TestSettings, rows: np.ndarray) -> dict[str, float
     if settings.scenario in STREAMS and (fastest_s := float(rows[:, 1].min())) > 0:
         return {"expected_latency_s": expected_latency(fastest_s, settings.min_duration_s)}
     return {}
+
+
+def probe_s(duration_s: float) -> float:
+    """Seconds in which the rate of a test of this duration is measured."""
+    return min(PROBE_SHARE * duration_s, LONGEST_PROBE_S)
 
 
 def completed(settings: TestSettings, times: Mapping[int, float], max_batch: int) -> TestSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import sys
@@ -72,8 +73,14 @@ def loadgen_test(context: Context) -> dict[str, Any]:
         "loadgen": stop["loadgen"],
         "effective": outcome.effective,
         **(_score(context, sut.outputs or {}) if settings.is_accuracy else {}),
-        "hints": hints.of_accuracy_run(settings, rows) if settings.is_accuracy else {},
+        "hints": _hints(context, settings, rows) if settings.is_accuracy else {},
     }
+
+
+def _hints(context: Context, settings: TestSettings, rows: np.ndarray) -> dict[str, float]:
+    """What the performance run is told; {} of Offline's samples that are alike, as that run can measure their rate."""
+    is_measured_there = settings.scenario == "offline" and context.samples.lengths() is None
+    return {} if is_measured_there else hints.of_accuracy_run(settings, rows)
 
 
 def _told(context: Context, settings: TestSettings) -> TestSettings:
@@ -86,6 +93,9 @@ def _told(context: Context, settings: TestSettings) -> TestSettings:
         is_known = scenario == "offline" and set(context.sizes()) <= context.times.keys()
         sizes = [batcher.best_batch(context.times)] if is_known else context.sizes()
         context.warm_up(sizes, bound_s if scenario == "server" else None)
+    if scenario == "offline" and not settings.is_accuracy and settings.target_qps is None:
+        rate = context.rate(batcher.best_batch(context.times), hints.probe_s(settings.min_duration_s))
+        return dataclasses.replace(settings, target_qps=hints.OFFLINE_MARGIN * rate)
     return hints.completed(settings, context.times, max_batch)
 
 

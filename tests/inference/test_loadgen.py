@@ -150,10 +150,19 @@ def test_times_that_are_known_are_not_measured_again(tmp_path):
 
 
 def test_an_accuracy_run_tells_what_loadgen_must_know_of_the_speed(tmp_path):
-    offline = run(tmp_path / "offline", settings("offline", "accuracy"), latency_s=0.002, max_batch=8)
+    lengths = list(range(40))
+    offline = run(tmp_path / "offline", settings("offline", "accuracy"), latency_s=0.002, max_batch=8, lengths=lengths)
     assert 0 < offline.facts["hints"]["target_qps"] <= 8 / 0.002
     stream = run(tmp_path / "stream", settings("singlestream", "accuracy"), latency_s=0.002)
     assert stream.facts["hints"]["expected_latency_s"] >= 0.4 * 0.002
+
+
+def test_the_rate_of_offlines_samples_that_are_alike_is_measured_before_the_test(tmp_path):
+    accuracy = run(tmp_path / "accuracy", settings("offline", "accuracy"), latency_s=0.002, max_batch=8)
+    assert accuracy.facts["hints"] == {}
+    test = settings("offline", min_duration_s=1.0)
+    told = run(tmp_path / "told", test, latency_s=0.002, max_batch=8).facts["settings"]
+    assert 0 < told["target_qps"] <= 1.05 * 8 / 0.002
 
 
 def test_multi_stream(tmp_path):
