@@ -37,7 +37,6 @@ BOUNDED = ("server", "online", "max-batch")
 LEAST_DEADLINE_S = 30.0  # without an answer
 SLOWEST_BATCHES = 20  # the deadline in inferences of the slowest batch
 PROBE_FIELDS = ("queries", "over_latency", "p99_s", "valid", "duration_s")
-RATE_STEP = 0.98  # from the rate that was found to the next one, where its whole run is not valid
 TRIES = 3  # of a performance run
 
 
@@ -100,7 +99,8 @@ class Scenarios:
             self.check_accuracy(scenario)
         if self.request.is_by_loadgen(scenario):
             stop = self.measure(scenario)
-            self.comply(scenario, stop["metric"])
+            if stop["valid"]:
+                self.comply(scenario, stop["metric"])
         else:
             stop = self.measure_own(scenario)
         if not stop["valid"]:
@@ -148,11 +148,12 @@ class Scenarios:
         """
         is_server, options = scenario == "server", self.request.options
         if is_server and options.find_qps:
-            valid_qps = self.search(scenario).valid
-            if valid_qps is None:
+            found = self.search(scenario)
+            if found.valid is None:
                 return {"valid": False, "reasons": ["no rate of queries was valid"], "metric": {}}
-            for step in range(TRIES):
-                stop, _ = self._performance(scenario, {"target_qps": valid_qps * RATE_STEP**step})
+            for qps in found.rates(TRIES):
+                self._hints[scenario] = {"target_qps": qps}
+                stop, _ = self._performance(scenario, self._hints[scenario])
                 if stop["valid"]:
                     break
             return stop
@@ -160,6 +161,8 @@ class Scenarios:
         known = {"target_qps": options.qps} if is_server and options.qps else self._hints.get(scenario, {})
         for _ in range(TRIES):
             stop, settings = self._performance(scenario, known)
+            if is_server:  # compliance tests have the same rate
+                self._hints[scenario] = {"target_qps": settings["target_qps"]}
             known = {} if stop["valid"] or is_given else hints.corrected(scenario, settings, stop)
             if not known:
                 break
@@ -179,8 +182,7 @@ class Scenarios:
         if not self.request.options.compliance:
             return
         for mode in compliance_of(self.request.profile, self.request.task):
-            is_server, folder = scenario == "server", self.directory / "loadgen" / scenario
-            known = {"target_qps": performance.get("scheduled_qps")} if is_server else self._hints.get(scenario, {})
+            known, folder = self._hints.get(scenario, {}), self.directory / "loadgen" / scenario
             for _ in range(TRIES):
                 result = self._loadgen(scenario, mode, known)
                 metric = result.facts["test_stop"]["metric"]
@@ -189,7 +191,7 @@ class Scenarios:
                 stop = self._stop(scenario, mode, result, [*speeds, *answers])
                 if stop["valid"] or answers:
                     break
-                if not is_server:
+                if scenario != "server":
                     known = hints.corrected(scenario, result.facts.get("settings") or {}, stop) or known
             if not stop["valid"]:
                 self.not_valid.append(f"{scenario}, {mode}: {'; '.join(stop['reasons'])}")

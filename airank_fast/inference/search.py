@@ -12,6 +12,7 @@ MOST_STEPS = 20  # of doubling or halving: a factor of a million
 CLEAR_SHARE = 0.1  # of late queries: no disturbance, so that the rate is not tried again
 DEVIATIONS = 3.0  # of a Poisson number: one in a thousand is farther out
 TRIES = 3  # of a rate, once another has passed
+RATE_STEP = 0.98  # from a rate to the next one, where its whole run is not valid
 PROBE_S, LONG_PROBE_S = 20.0, 60.0
 PROBE_QUERIES = 4000  # with fewer, early stopping refuses systems that are several percent faster than they have to be
 QUERIES_FACTOR = 1.5  # of the queries that early stopping needs with one late, at any rate
@@ -46,6 +47,19 @@ class Found:
     valid: float | None
     refused: float | None
     probes: tuple[Verdict, ...]
+
+    def rates(self, count: int) -> list[float]:
+        """Rates for the whole run: the greatest that passed, then lower ones that passed, each RATE_STEP lower or more.
+
+        They go on in such steps where there are fewer than `count`.
+        """
+        found: list[float] = []
+        for qps in sorted({probe.qps for probe in self.probes if probe.valid}, reverse=True):
+            if not found or qps <= RATE_STEP * found[-1]:
+                found.append(qps)
+        while found and len(found) < count:
+            found.append(RATE_STEP * found[-1])
+        return found[:count]
 
 
 def judge_probe(

@@ -199,6 +199,44 @@ def test_the_search_reports_probed_rates_alone_and_the_whole_run_is_at_one_of_th
     assert tests.not_valid == []
 
 
+def test_a_whole_run_that_is_not_valid_begins_again_at_a_lower_rate_that_was_and_compliance_has_its_rate(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scenarios.compliance, "answers_differ", lambda *folders: [])
+    workers = Workers(capacity_qps=77.0)
+    tests = made(tmp_path, monkeypatch, workers, "--scenario", "server", "--find-qps", "--compliance")
+    whole_runs = []
+
+    def only_the_second_whole_run_is_valid(request, directory, **options):
+        result = workers(request, directory, **options)
+        if directory.name == "performance":
+            whole_runs.append(request.settings.target_qps)
+            is_second = len(whole_runs) == 2
+            result.facts["test_stop"] |= {"valid": is_second, "reasons": [] if is_second else ["late"]}
+        if request.settings.mode.startswith("TEST"):
+            result.facts["test_stop"]["metric"] = {"scheduled_qps": request.settings.target_qps}
+        return result
+
+    monkeypatch.setattr(scenarios, "run_worker", only_the_second_whole_run_is_valid)
+    tests.run()
+    valid = {p["target_qps"] for p in read_events(tmp_path / "events.jsonl") if p["kind"] == "probe" and p["valid"]}
+    assert len(whole_runs) == 2
+    assert whole_runs[0] == max(valid)
+    assert whole_runs[1] == max(qps for qps in valid if qps <= 0.98 * max(valid))
+    told = {request.settings.target_qps for _, mode, request in workers.calls if mode.startswith("TEST")}
+    assert told == {whole_runs[1]}
+    assert tests.not_valid == []
+
+
+def test_there_is_no_compliance_test_of_a_run_that_is_not_valid(tmp_path, monkeypatch):
+    void = {"valid": False, "reasons": ["void"], "duration_s": 61.0}
+    workers = Workers(stops={("offline", "performance"): void})
+    tests = made(tmp_path, monkeypatch, workers, "--scenario", "offline", "--compliance")
+    tests.run()
+    assert modes(workers)[1:] == [("offline", "performance")]
+    assert tests.not_valid == ["offline: void"]
+
+
 def test_where_no_rate_is_valid_there_is_no_whole_run(tmp_path, monkeypatch):
     tests = made(tmp_path, monkeypatch, Workers(capacity_qps=0.0), "--scenario", "server", "--find-qps")
     tests.run()

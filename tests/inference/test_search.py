@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airank_fast.inference import simulation
-from airank_fast.inference.search import PRECISION, Verdict, find_qps, judge_probe, probe_seconds
+from airank_fast.inference.search import PRECISION, Found, Verdict, find_qps, judge_probe, probe_seconds
 from airank_fast.rules import early_stopping
 
 SERVICE_S, BOUND_S = 0.004, 0.015
@@ -142,3 +142,11 @@ def test_a_stall_makes_server_invalid_and_shows_in_a_closed_loop():
     assert not early_stopping.is_met(len(arrivals), late[1], 0.99)
     latencies, _ = simulation.single_stream(lambda query: 2.0 if query == 700 else 0.005, 1200)
     assert early_stopping.estimate(sorted(latencies), 0.99) == 0.005  # the percentile does not show it
+
+
+def test_rates_of_the_whole_run_passed_and_go_on_below():
+    probes = [Verdict(qps, valid, 100, 0) for qps, valid in ((100, True), (99, True), (120, False), (60, True))]
+    found = Found(100.0, 120.0, tuple(probes))
+    assert found.rates(2) == [100, 60]
+    assert found.rates(4) == [100, 60, pytest.approx(58.8), pytest.approx(58.8 * 0.98)]
+    assert Found(None, 1.0, (Verdict(1, False, 9, 9),)).rates(3) == []
