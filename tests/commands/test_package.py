@@ -267,5 +267,5 @@ def test_a_benchmark_is_named_as_any_rule_book_names_it(name, benchmark):
 
 
 def test_a_benchmark_that_no_task_has_is_refused():
-    with pytest.raises(UserError, match=r"--benchmark: must be one of bert, cyclegan, .*, got unet3d"):
+    with pytest.raises(UserError, match=r"--benchmark: must be one of bert, bert_squad, cyclegan, .*, got unet3d"):
         package.benchmark_named("unet3d")

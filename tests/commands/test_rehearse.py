@@ -90,7 +90,8 @@ def test_all_trains_every_task_once_beside_the_two_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "airank_fast", lambda name, *call, **_: calls.append((name, *call)))
     made = rehearse.train_others(rehearsal)
     trained = {call[2] for call in calls}
-    assert trained == {task.name for task in all_tasks()} - {"resnet50", "bert"}
+    without_data = {"bert_squad"}  # none is embedded
+    assert trained == {task.name for task in all_tasks()} - {"resnet50", "bert"} - without_data
     assert [run.name for run in made] == [call[2] for call in calls]
     handed_in = [task for task in all_tasks() if task.name in trained | {"resnet50", "bert"}]
     assert {task.names.get("airank") for task in handed_in} >= {*MODELS["2020-12"]}
