@@ -16,7 +16,7 @@ import numpy as np
 from airank_fast.inference import clients
 from airank_fast.inference.clients import Clock, Probe, Queries
 from airank_fast.inference.context import Context
-from airank_fast.inference.measuring import PREDICTIONS, save_predictions
+from airank_fast.inference.measuring import scored
 from airank_fast.inference.supervise import QUERIES
 from airank_fast.inference.sut import infer
 from airank_fast.inference.worker import serve
@@ -121,9 +121,7 @@ def _facts(context: Context, scenario: str, mode: str, number: int, measured: Qu
         for index, output in zip(indices, found, strict=True)
     }
     if mode == "accuracy":
-        quality, counts = context.samples.score(outputs)
-        save_predictions(context.directory / PREDICTIONS, context.samples, outputs)
-        return {**facts, "quality": quality, **counts, "predictions": PREDICTIONS}
+        return facts | scored(context, outputs)
     columns = (measured.issued_s, measured.latency_s, measured.queue_s, measured.batch)
     np.savez(context.directory / QUERIES, rows=np.array(columns, np.float64).T)
     results = context.samples.results(outputs) if measured.num_samples == len(context.samples) == len(outputs) else None

@@ -72,7 +72,7 @@ def loadgen_test(context: Context) -> dict[str, Any]:
         "memory": stop["memory"],
         "loadgen": stop["loadgen"],
         "effective": outcome.effective,
-        **(_score(context, sut.outputs or {}) if settings.is_accuracy else {}),
+        **(scored(context, sut.outputs or {}) if settings.is_accuracy else {}),
         "hints": _hints(context, settings, rows) if settings.is_accuracy else {},
     }
 
@@ -173,7 +173,8 @@ def stop_fields(settings: TestSettings, rows: np.ndarray, outcome: Outcome, sut:
     }
 
 
-def _score(context: Context, outputs: Mapping[int, Any]) -> dict[str, Any]:
+def scored(context: Context, outputs: Mapping[int, Any]) -> dict[str, Any]:
+    """Save the predictions of an accuracy run; their quality, correct and counted, and the name of the file."""
     quality, counts = context.samples.score(outputs)
     save_predictions(context.directory / PREDICTIONS, context.samples, outputs)
     return {"quality": quality, **counts, "predictions": PREDICTIONS}

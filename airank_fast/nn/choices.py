@@ -54,6 +54,11 @@ def _is_ordinary(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
     return not torch.is_autocast_enabled("cpu")
 
 
+def _is_float32_on_avx2(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
+    """Whether it is an ordinary one in float32 on AVX2, where oneDNN's gradients of weights are slow."""
+    return _is_ordinary(conv, x) and x.dtype == torch.float32 and processor.instruction_set() == "AVX2"
+
+
 def is_large(x: Tensor) -> bool:
     """Whether the pictures of x have at least LARGE pixels; of what is traced or compiled, never."""
     if torch.compiler.is_compiling() or isinstance(x, Proxy):
@@ -63,7 +68,7 @@ def is_large(x: Tensor) -> bool:
 
 def contiguous_is_faster(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
     """Whether the gradient of the weight is faster to compute from contiguous copies: on AVX2, of many channels."""
-    if not _is_ordinary(conv, x) or x.dtype != torch.float32 or processor.instruction_set() != "AVX2":
+    if not _is_float32_on_avx2(conv, x):
         return False
     channels = conv.weight.shape[:2]
     if conv.kernel_size == (1, 1):  # a matrix product, which copies would take longer than
@@ -78,7 +83,7 @@ def phases_are_faster(conv: nn.Conv2d, x: Tensor) -> bool:
 
     The output must have the input's size, so that each phase has the same padding.
     """
-    if not _is_ordinary(conv, x) or x.dtype != torch.float32 or processor.instruction_set() != "AVX2":
+    if not _is_float32_on_avx2(conv, x):
         return False
     rate = conv.dilation[0]
     if rate == 1 or conv.dilation != (rate, rate) or conv.stride != (1, 1) or min(x.shape[2:]) < rate:

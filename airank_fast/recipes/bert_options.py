@@ -15,7 +15,7 @@ from typing import Literal
 
 from airank_fast.errors import UserError, require
 from airank_fast.recipes import bert_mlperf
-from airank_fast.recipes.options import Command, CommonRecipe, Fixed, Request, RunOptions, check_counts
+from airank_fast.recipes.options import Command, CommonRecipe, Fixed, Request, RunOptions, check_betas, check_counts
 from airank_fast.tasks.bert import TASK
 
 SIZES = {"large": (24, 1024), "base": (12, 768), "mini": (4, 256), "tiny": (2, 128)}
@@ -194,8 +194,7 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
     require(8 <= recipe.sequence_length <= most, "--sequence-length", f"in [8, {most}]", recipe.sequence_length)
     for name in ("sinusoid_rms", "end_learning_rate", "decay_power", "weight_decay"):
         require(getattr(recipe, name) >= 0, f"--{name.replace('_', '-')}", "at least 0", getattr(recipe, name))
-    for name in ("beta1", "beta2"):
-        require(0 <= getattr(recipe, name) < 1, f"--{name}", "in [0, 1)", getattr(recipe, name))
+    check_betas(recipe)
     for name in ("epsilon", "max_grad_norm"):
         require(getattr(recipe, name) > 0, f"--{name.replace('_', '-')}", "above 0", getattr(recipe, name))
     if recipe.name == "pydoc":

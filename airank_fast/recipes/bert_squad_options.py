@@ -11,7 +11,16 @@ from pathlib import Path
 
 from airank_fast.errors import require
 from airank_fast.recipes.bert_options import NUM_SPECIAL_TOKENS, SIZES
-from airank_fast.recipes.options import Command, CommonRecipe, Fixed, Request, RunOptions, check_counts, option
+from airank_fast.recipes.options import (
+    Command,
+    CommonRecipe,
+    Fixed,
+    Request,
+    RunOptions,
+    check_betas,
+    check_counts,
+    option,
+)
 from airank_fast.tasks.bert_squad import TASK
 
 
@@ -98,8 +107,7 @@ def finish(recipe: Recipe, options: Options) -> Recipe:
     require(0 <= recipe.dropout < 1, "--dropout", "in [0, 1)", recipe.dropout)
     warmup = f"in [0, {recipe.epochs}]"
     require(0 <= recipe.warmup_epochs <= recipe.epochs, "--warmup-epochs", warmup, recipe.warmup_epochs)
-    for name in ("beta1", "beta2"):
-        require(0 <= getattr(recipe, name) < 1, option(name), "in [0, 1)", getattr(recipe, name))
+    check_betas(recipe)
     for name in ("epsilon", "max_grad_norm"):
         require(getattr(recipe, name) > 0, option(name), "above 0", getattr(recipe, name))
     require(recipe.weight_decay >= 0, "--weight-decay", "at least 0", recipe.weight_decay)

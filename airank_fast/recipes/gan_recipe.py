@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from airank_fast.errors import require
-from airank_fast.recipes.options import CommonRecipe, RunOptions, check_counts, option
+from airank_fast.recipes.options import CommonRecipe, RunOptions, check_betas, check_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,6 @@ def check(recipe: GanRecipe, options: GanOptions, multiple: int) -> None:
     require(recipe.pool_size >= 0, "--pool-size", "at least 0", recipe.pool_size)
     constant = f"in [0, {recipe.epochs}]"
     require(0 <= recipe.constant_epochs <= recipe.epochs, "--constant-epochs", constant, recipe.constant_epochs)
-    for name in ("beta1", "beta2"):
-        require(0 <= getattr(recipe, name) < 1, option(name), "in [0, 1)", getattr(recipe, name))
+    check_betas(recipe)
     has_names = recipe.target is None or isinstance(recipe.target, dict)
     require(has_names, "--target", "a metric and its value, such as l1=0.08: no text states one", recipe.target)

@@ -207,6 +207,12 @@ def check_counts(recipe: CommonRecipe, names: Iterable[str]) -> None:
         require(getattr(recipe, name) >= 1, option(name), "at least 1", getattr(recipe, name))
 
 
+def check_betas(recipe: Any) -> None:
+    """UserError unless beta1 and beta2, by which means decay, are in [0, 1)."""
+    for name in ("beta1", "beta2"):
+        require(0 <= getattr(recipe, name) < 1, option(name), "in [0, 1)", getattr(recipe, name))
+
+
 def option(name: str) -> str:
     """A field as it is written on a command line: --batch-size."""
     return "--" + name.replace("_", "-")

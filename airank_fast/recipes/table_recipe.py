@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from airank_fast.errors import require
-from airank_fast.recipes.options import CommonRecipe, Request, RunOptions, check_counts, option
+from airank_fast.recipes.options import CommonRecipe, Request, RunOptions, check_betas, check_counts, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,7 @@ def check(recipe: TableRecipe, options: TableOptions) -> None:
     sound = re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", recipe.hidden, re.ASCII)
     require(sound, "--hidden", "widths of at least 1, as 400-400-400", repr(recipe.hidden))
     require(recipe.embedding_std >= 0, "--embedding-std", "at least 0", recipe.embedding_std)
-    for name in ("beta1", "beta2"):
-        require(0 <= getattr(recipe, name) < 1, f"--{name}", "in [0, 1)", getattr(recipe, name))
+    check_betas(recipe)
     require(recipe.epsilon > 0, "--epsilon", "above 0", recipe.epsilon)
     if recipe.name in (ADULT["name"], FLIGHTS["name"]):
         require(options.data is None, "--data", f"left out of a run of {recipe.name}", options.data)
