@@ -13,7 +13,7 @@ import pytest
 from inference.loadgen_fakes import SYSTEM, settings
 
 from airank_fast.errors import UserError
-from airank_fast.inference import loadgen, verdict
+from airank_fast.inference import hints, loadgen, verdict
 from airank_fast.inference.schedule import server_schedule, since_due
 from airank_fast.inference.settings import TestSettings as Settings
 from airank_fast.inference.settings import required_values
@@ -135,7 +135,7 @@ def test_offline(tmp_path):
 @pytest.mark.parametrize("scenario", ["offline", "server"])
 def test_a_rate_that_is_not_given_is_measured(scenario, tmp_path):
     result = run(tmp_path, settings(scenario, target_qps=None, min_queries=1), latency_s=0.002)
-    most = {"offline": 1.0, "server": 0.5}[scenario] * 8 / 0.002
+    most = {"offline": hints.OFFLINE_MARGIN, "server": hints.SERVER_SHARE}[scenario] * 8 / 0.002
     assert 0 < result.facts["settings"]["target_qps"] <= most
 
 
