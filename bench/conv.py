@@ -1,9 +1,10 @@
-"""nn.Conv2d and nn.ConvTranspose2d against torch's, forward and backward, on a CPU: the layers of CycleGAN and pix2pix.
+"""Convolutions of airank_fast.nn against torch's, forward and backward, on a CPU.
 
     python bench/conv.py [--save] [--rounds N]
 
-float32, one picture of 256 pixels; channels_last as the engine has it, and torch's contiguous too. Where the modules
-have no way of their own (`choices.py`: on AVX2 they have) they are torch's, and nothing is measured.
+The layers of CycleGAN and pix2pix with one picture of 256 pixels, then layers of few channels or small pictures, as the
+other tasks have on embedded data. float32; channels_last as the engine has it, and torch's contiguous too. Where the
+modules have no way of their own (`choices.py`: on AVX2 they have) they are torch's, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from airank_fast import processor
-from airank_fast.nn import Conv2d, ConvTranspose2d
+from airank_fast.nn import Conv2d, ConvTranspose2d, PatchConv2d, PointwiseConv2d
 
 OURS = "conv"
 CASES = (  # class, arguments, the input's shape
@@ -27,6 +28,16 @@ CASES = (  # class, arguments, the input's shape
     (ConvTranspose2d, (256, 128, 3, 2, 1, 1), (1, 256, 64, 64)),
     (ConvTranspose2d, (128, 64, 3, 2, 1, 1), (1, 128, 128, 128)),
     (ConvTranspose2d, (1024, 512, 4, 2, 1), (1, 1024, 8, 8)),
+    (PatchConv2d, (3, 64, 7, 2, 3), (8, 3, 224, 224)),
+    (PatchConv2d, (64, 64, 3, 1, 1), (8, 64, 56, 56)),
+    (PatchConv2d, (64, 64, 3, 1, 1), (32, 64, 4, 17)),
+    (PatchConv2d, (12, 12, 3, 1, 1), (8, 12, 24, 24)),
+    (PatchConv2d, (24, 24, 3, 1, 1), (8, 24, 12, 12)),
+    (PatchConv2d, (12, 24, 3, 2, 1), (8, 12, 24, 24)),
+    (PatchConv2d, (128, 128, 3, 2, 1), (128, 128, 2, 2)),
+    (PatchConv2d, (256, 24, 3, 1, 2, 2), (8, 256, 12, 12)),
+    (PointwiseConv2d, (16, 64), (128, 16, 8, 8)),
+    (PointwiseConv2d, (64, 256), (8, 64, 12, 12)),
 )
 
 
@@ -45,6 +56,16 @@ def step(module: nn.Module, x: Tensor, layout: torch.memory_format) -> Callable[
     return run
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """torch's module in the place of ours."""
+    made = next(base for base in type(module).__mro__ if base.__module__.startswith("torch."))
+    sides = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+    options = {
+        name: getattr(module, name) for name in (*sides, "output_padding") if name in made.__init__.__annotations__
+    }
+    return made(**options, bias=module.bias is not None)
+
+
 def check(steps: dict[str, Callable]) -> None:
     """Results and gradients must agree before anything is timed."""
     results = [run() for run in steps.values()]
@@ -58,7 +79,7 @@ def cases() -> Iterator[tuple[str, str, dict[str, Callable], None]]:
     for made, arguments, shape in CASES:
         torch.manual_seed(0)
         ours = made(*arguments)
-        torchs = [made.__mro__[1](*arguments) for _ in range(2)]
+        torchs = [plain(ours) for _ in range(2)]
         for module in torchs:
             module.load_state_dict(ours.state_dict())
         x = torch.randn(shape)

@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         self.classifier = nn.Sequential(
             *_conv_norm(low_level + channels, channels, 1, fused=fused),
             nn.Identity(),  # VainF's ReLU, which is in the batch norm here
-            nn.Conv2d(channels, num_classes, 1),
+            (PatchConv2d if fused else nn.Conv2d)(channels, num_classes, 1),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

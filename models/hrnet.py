@@ -84,7 +84,7 @@ class HRNet(nn.Module):
     ) -> None:
         super().__init__()
         convolution, norm = (PatchConv2d, BatchNormAct2d) if fused else (nn.Conv2d, PlainBatchNormAct2d)
-        self.conv1 = nn.Conv2d(3, stem, 3, 2, 1, bias=False)
+        self.conv1 = convolution(3, stem, 3, 2, 1, bias=False)
         self.bn1 = norm(stem, relu=True)
         self.conv2 = convolution(stem, stem, 3, 2, 1, bias=False)
         self.bn2 = norm(stem, relu=True)
@@ -107,10 +107,10 @@ class HRNet(nn.Module):
         total = sum(channels)
         self.sum = UpsampleAddAct(relu=False) if fused else None
         self.last_layer = nn.Sequential(
-            nn.Conv2d(total, total, 1),
+            convolution(total, total, 1),
             norm(total, relu=True),
             nn.Identity(),  # the official ReLU, which is in the batch norm here
-            nn.Conv2d(total, num_classes, 1),
+            convolution(total, num_classes, 1),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

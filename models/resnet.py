@@ -126,7 +126,7 @@ class ResNet(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, base_width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = (PatchConv2d if fused else nn.Conv2d)(3, base_width, 7, stride=2, padding=3, bias=False)
         self.bn1 = (BatchNormAct2d if fused else PlainBatchNormAct2d)(base_width, relu=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels, dilation = base_width, 1

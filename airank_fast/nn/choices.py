@@ -28,6 +28,8 @@ CONTIGUOUS_CHANNELS = 64
 """From which on, on the narrower side, contiguous copies are worth their time; by trials on AVX2 (bench/conv.py)."""
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 128, 512
 """The same of Winograd's minimal filtering, and the output pixels of a batch."""
+DIRECT_WEIGHTS = 1 << 18
+"""Weights up to which a direct convolution is faster, by trials on AVX2 (bench/conv.py)."""
 
 LARGE = 1024
 """Pixels from which on a picture is large."""
@@ -47,11 +49,12 @@ def limits() -> dict[tuple[str, int], float]:
 
 def _is_ordinary(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
     """Whether this is a convolution of a batch on a CPU in one dtype, and neither traced, compiled nor transformed."""
-    if torch.compiler.is_compiling() or isinstance(x, Proxy) or needs_torchs_own(x, conv.weight):
+    if torch.compiler.is_compiling() or isinstance(x, Proxy):
         return False
-    if x.device.type != "cpu" or x.dtype != conv.weight.dtype or x.dim() != 4:
+    weight = conv.weight
+    if not x.is_cpu or x.dtype != weight.dtype or x.dim() != 4 or torch.is_autocast_enabled("cpu"):
         return False
-    return not torch.is_autocast_enabled("cpu")
+    return not needs_torchs_own(x, weight)
 
 
 def _is_float32_on_avx2(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
@@ -101,22 +104,39 @@ def contiguous_network_is_faster(device: torch.device, channels: int) -> bool:
     return device.type == "cpu" and channels >= CONTIGUOUS_CHANNELS and processor.instruction_set() == "AVX2"
 
 
+def direct_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether ``conv`` of ``x`` is faster by the kernels of ops/direct_conv.py, and can be computed by them: on AVX2.
+
+    Of large pictures the gradient of the weight alone is; a 1x1 convolution's is not. Both must be channels_last.
+    """
+    if not _is_float32_on_avx2(conv, x) or (conv.kernel_size == (1, 1) and is_large(x)):
+        return False
+    weight, layout = conv.weight, torch.channels_last
+    if weight.numel() > DIRECT_WEIGHTS or not weight.is_contiguous(memory_format=layout):
+        return False
+    if not x.is_contiguous(memory_format=layout) or min(_plain_outputs(conv, x)) <= 0:
+        return False
+    return _has_kernel("direct_conv2d")
+
+
 def winograd_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether ``conv`` of ``x`` is faster by Winograd's minimal filtering, and can be computed by it."""
     if conv.kernel_size != (3, 3) or conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
         return False
     if conv.padding not in ((0, 0), (1, 1)) or conv.padding_mode != "zeros":
         return False
-    if min(conv.weight.shape[:2]) < WINOGRAD_CHANNELS or not contiguous_is_faster(conv, x) or not _has_winograd():
+    if min(conv.weight.shape[:2]) < WINOGRAD_CHANNELS or not contiguous_is_faster(conv, x):
+        return False
+    if not _has_kernel("winograd_windows"):
         return False
     outputs = [size + 2 * conv.padding[0] - 2 for size in x.shape[2:]]
     return all(size > 0 and size % 2 == 0 for size in outputs) and len(x) * math.prod(outputs) >= WINOGRAD_PIXELS
 
 
 @functools.cache
-def _has_winograd() -> bool:
-    """Whether the transforms' kernels are built."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key("airank_fast::winograd_windows", "CPU")
+def _has_kernel(op: str) -> bool:
+    """Whether the op's kernel is built."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"airank_fast::{op}", "CPU")
 
 
 def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -129,11 +149,23 @@ def product_is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
     limit = limits().get((str(x.dtype).removeprefix("torch."), conv.kernel_size[0]))
     if limit is None:
         return False
-    if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
+    if conv.bias is not None or conv.dilation != (1, 1):
         return False
-    sides = (conv.kernel_size, conv.stride, conv.padding)
-    if isinstance(conv.padding, str) or any(len(set(side)) > 1 for side in sides):
-        return False
-    kernel, stride, padding = (side[0] for side in sides)
-    outputs = [(size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:]]
+    outputs = _plain_outputs(conv, x)
     return min(outputs) > 0 and len(x) * math.prod(outputs) <= limit
+
+
+def _plain_outputs(conv: nn.Conv2d, x: Tensor) -> list[int]:
+    """The output's height and width, of a convolution with square filters and equal sides; else, and of what fails, 0.
+
+    Groups are not plain either, nor is a padding other than zeros in a given number.
+    """
+    if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return [0]
+    (kernel, kernel_w), (stride, stride_w) = conv.kernel_size, conv.stride
+    (padding, padding_w), (dilation, dilation_w) = conv.padding, conv.dilation
+    if (kernel, stride, padding, dilation) != (kernel_w, stride_w, padding_w, dilation_w):
+        return [0]
+    _, channels, height, width = x.shape
+    room = 2 * padding - dilation * (kernel - 1) - 1
+    return [(height + room) // stride + 1, (width + room) // stride + 1] if channels == conv.in_channels else [0]

@@ -1,10 +1,12 @@
 """Conv2d and ConvTranspose2d: torch's, but faster on CPUs where oneDNN's way is slow.
 
-On AVX2 oneDNN computes the gradient of a weight in channels_last two to five times as slowly as in contiguous memory,
-while the other two products are as fast or faster there. The gradient is therefore computed from contiguous copies.
-That of a dilated convolution's weight takes two to three times as long as a plain one's, and is computed as that: every
-rate-th pixel is of a picture of its own, which meets no other. 3x3 convolutions of many channels are computed by
-Winograd's minimal filtering (ops/winograd.py). `choices.py` decides.
+On AVX2 oneDNN takes long for the gradient of a weight in channels_last, and for small pictures and few channels for all
+three products. Convolutions of at most DIRECT_WEIGHTS weights therefore run by airank_fast's own kernels
+(ops/direct_conv.py), of large pictures the gradient of the weight alone. Of more weights that gradient is computed from
+contiguous copies, for which oneDNN takes a half to a fifth of the time; that of a dilated convolution's weight takes
+two to three times as long as a plain one's, and is computed as that: every rate-th pixel is of a picture of its own,
+which meets no other. 3x3 convolutions of many channels are computed by Winograd's minimal filtering (ops/winograd.py).
+`choices.py` decides.
 """
 
 from __future__ import annotations
@@ -13,18 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn.choices import contiguous_is_faster, phases_are_faster, winograd_is_faster
+from airank_fast.nn.choices import (
+    contiguous_is_faster,
+    direct_is_faster,
+    is_large,
+    phases_are_faster,
+    winograd_is_faster,
+)
 from airank_fast.nn.tracing import one_call
-from airank_fast.ops import winograd
+from airank_fast.ops import direct_conv, winograd
+from airank_fast.ops.pictures import in_format
 
 
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` with its arguments, parameters, state-dict keys and values, but faster on AVX2 processors.
 
-    There float32 pictures in channels_last get their weights' gradients from contiguous copies, those of dilated
-    convolutions from the pictures of every dilation-th pixel. 3x3 convolutions of stride 1 with at least 128 channels
-    on both sides run by Winograd's minimal filtering, whose rounding errors are as small. Everywhere else, and under
-    autocast, torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself.
+    There float32 convolutions of few weights in channels_last run by airank_fast's own kernels. Of more weights,
+    pictures in channels_last get their weights' gradients from contiguous copies, those of dilated convolutions from
+    the pictures of every dilation-th pixel. 3x3 convolutions of stride 1 with at least 128 channels on both sides run
+    by Winograd's minimal filtering, whose rounding errors are as small. Everywhere else, and under autocast,
+    torch.compile, torch.func and exports, this is ``nn.Conv2d`` itself.
 
     Shapes: those of ``nn.Conv2d``.
     """
@@ -34,6 +44,8 @@ class Conv2d(nn.Conv2d):
         """The convolution."""
         if winograd_is_faster(self, input):
             return _Winograd.apply(input, self.weight, self.bias, self.padding[0])
+        if direct_is_faster(self, input):
+            return convolve_directly(self, input)
         if self.padding_mode == "zeros" and not isinstance(self.padding, str):
             copies, rate = contiguous_is_faster(self, input), self.dilation[0] if phases_are_faster(self, input) else 1
             if copies or rate > 1:
@@ -55,6 +67,50 @@ class ConvTranspose2d(nn.ConvTranspose2d):
                 input, self.weight, self.bias, _geometry(self, self.output_padding, True), True, 1
             )
         return super().forward(input, output_size)
+
+
+def convolve_directly(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution by the kernels of ops/direct_conv.py."""
+    sides = conv.stride[0], conv.padding[0], conv.dilation[0]
+    if torch.is_grad_enabled():
+        return _Direct.apply(x, conv.weight, conv.bias, *sides)
+    return _direct(x, conv.weight, conv.bias, *sides)
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int) -> Tensor:
+    convolve = torch.conv2d if is_large(x) else direct_conv.conv2d
+    return convolve(x, weight, bias, stride, padding, dilation)
+
+
+class _Direct(torch.autograd.Function):
+    """Of large pictures only the weight's gradient is by our kernels."""
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.sides, ctx.bias_sizes = (stride, padding, dilation), None if bias is None else list(bias.shape)
+        return _direct(x, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x, weight), (of_x, of_weight, of_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
+        stride, padding, dilation = ctx.sides
+        geometry = (stride, stride), (padding, padding), (dilation, dilation), False, (0, 0), 1
+        if torch.is_grad_enabled():  # for a second derivative
+            needed = of_x, of_weight, of_bias
+            return *_gradients(grad, x, weight, ctx.bias_sizes, *geometry, needed), None, None, None
+        grad = in_format(grad, True)
+        grad_x = grad_weight = None
+        if of_x and is_large(x):
+            grad_x = _gradients(grad, x, weight, None, *geometry, (True, False, False))[0]
+        elif of_x:
+            grad_x = direct_conv.conv2d_input(grad, weight, x.shape[2], x.shape[3], stride, padding, dilation)
+        if of_weight:
+            kernel_h, kernel_w = weight.shape[2:]
+            grad_weight = direct_conv.conv2d_weight(grad, x, kernel_h, kernel_w, stride, padding, dilation)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if of_bias else None, None, None, None
 
 
 def _geometry(conv: nn.Conv2d | nn.ConvTranspose2d, output_padding: tuple[int, ...], transposed: bool) -> tuple:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airank_fast.nn.choices import is_large, product_is_faster
-from airank_fast.nn.conv import Conv2d, as_channels_last
+from airank_fast.nn.choices import direct_is_faster, is_large, product_is_faster
+from airank_fast.nn.conv import Conv2d, as_channels_last, convolve_directly
 from airank_fast.nn.tracing import one_call
 
 
@@ -19,14 +19,17 @@ class PatchConv2d(Conv2d):
     On a CPU, for few pixels and many channels, oneDNN's convolution spends most of its time on converting weights and
     their gradients to its own layout and back. There the patches of the filters are written side by side and
     multiplied, without the weights that meet padding alone; `choices.py` decides from measurements. That needs a
-    convolution without bias, groups and dilation, padded by zeros. Of large pictures this is airank_fast's ``Conv2d``.
-    Everywhere else, and under autocast, torch.compile, torch.func and exports, it is ``nn.Conv2d`` itself.
+    convolution without bias, groups and dilation, padded by zeros. Of few weights, and of large pictures, this is
+    airank_fast's ``Conv2d``. Everywhere else, and under autocast, torch.compile, torch.func and exports, it is
+    ``nn.Conv2d`` itself.
 
     Shapes: those of ``nn.Conv2d``; the output is channels_last where it is a product.
     """
 
     @one_call
     def forward(self, input: Tensor) -> Tensor:
+        if direct_is_faster(self, input):
+            return convolve_directly(self, input)
         if product_is_faster(self, input):
             return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
         if is_large(input) or self.dilation != (1, 1):

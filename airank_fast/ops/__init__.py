@@ -7,7 +7,7 @@ runs the reference.
 import importlib.util
 import warnings
 
-from airank_fast.ops import winograd
+from airank_fast.ops import direct_conv, winograd
 from airank_fast.ops.adagrad import adagrad_
 from airank_fast.ops.adam import adam_
 from airank_fast.ops.batch_norm_act import (
@@ -49,6 +49,7 @@ __all__ = [
     "bias_gelu",
     "cross_entropy",
     "decode_boxes",
+    "direct_conv",
     "dropout_add_layer_norm",
     "encode_boxes",
     "fm",

@@ -91,11 +91,12 @@ def needs_torchs_own(*inputs: object) -> bool:
         return True
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return (
-        torch._C._get_tracing_state() is not None
-        or forward_ad._current_level >= 0
-        or any(type(value) not in _ORDINARY and _is_distributed(value) for value in inputs)
-    )
+    if torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
+        return True
+    for value in inputs:  # not any(): a generator would take longer than all of this
+        if type(value) not in _ORDINARY and _is_distributed(value):
+            return True
+    return False
 
 
 def backward_of(kernel: Callable, formula: Callable, *inputs: object) -> Tensor | tuple[Tensor | None, ...]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from airank_fast import processor
 from airank_fast.engine import weights
-from airank_fast.nn import Conv2d, ConvTranspose2d, InstanceNormAct2d, PatchConv2d, choices, conv
+from airank_fast.nn import Conv2d, ConvTranspose2d, InstanceNormAct2d, PatchConv2d, PointwiseConv2d, choices, conv
 from airank_fast.ops import winograd
 from airank_fast.optim import FusedAdam
 
@@ -28,7 +28,8 @@ CASES = {
 def small_is_enough(monkeypatch):
     """Both ways are taken for few channels too, on any processor, with or without kernels."""
     monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
-    monkeypatch.setattr(choices, "_has_winograd", lambda: True)
+    monkeypatch.setattr(choices, "_has_kernel", lambda op: True)
+    monkeypatch.setattr(choices, "DIRECT_WEIGHTS", 0)
     for name in ("CONTIGUOUS_CHANNELS", "WINOGRAD_CHANNELS", "WINOGRAD_PIXELS"):
         monkeypatch.setattr(choices, name, 1)
 
@@ -59,6 +60,61 @@ def test_values_and_gradients_are_torchs(small_is_enough, made, arguments, optio
         assert ours[0].is_contiguous(memory_format=torch.channels_last)
     for got, want in zip(ours, torchs, strict=True):
         assert ((got - want).norm() / want.norm()).item() < 1e-5
+
+
+DIRECT = {
+    "3x3": (Conv2d, (4, 6, 3), {"padding": 1}),
+    "stride 2": (PatchConv2d, (4, 6, 4), {"stride": 2, "padding": 1, "bias": False}),
+    "dilated": (PatchConv2d, (4, 6, 3), {"padding": 2, "dilation": 2}),
+    "1x1": (PointwiseConv2d, (4, 6, 2), {}),
+}
+
+
+@pytest.mark.parametrize(("made", "arguments", "options"), DIRECT.values(), ids=DIRECT)
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("side", [9, 33])
+def test_direct_convolutions_are_torchs(monkeypatch, made, arguments, options, second, side):
+    """Of large pictures too, which torch convolves itself but for the gradient of the weight."""
+    monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(choices, "_has_kernel", lambda op: True)
+    torch.manual_seed(0)
+    module = made(*arguments, **options).to(memory_format=torch.channels_last)
+    stride, padding, dilation = module.stride, module.padding, module.dilation
+    plain = nn.Conv2d(4, 6, module.kernel_size, stride, padding, dilation, bias=module.bias is not None)
+    plain.load_state_dict(module.state_dict())
+    x = torch.randn(2, 4, side, side - 1).contiguous(memory_format=torch.channels_last)
+    way, ours = gradients(module, x, second=second)
+    _, torchs = gradients(plain, x, second=second)
+    is_direct = made is not PointwiseConv2d or side == 9
+    assert (type(way).__name__ == "_DirectBackward") == is_direct
+    for got, want in zip(ours, torchs, strict=True):
+        assert ((got - want).norm() / want.norm()).item() < 1e-5
+
+
+def test_what_cannot_be_direct_is_not(monkeypatch):
+    monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(choices, "_has_kernel", lambda op: True)
+    x = torch.zeros(1, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+
+    def is_direct(x=x, made=Conv2d, channels=4, **options):
+        module = made(channels, 4, 3, **options).to(x.dtype, memory_format=torch.channels_last)
+        return choices.direct_is_faster(module, x)
+
+    assert is_direct()
+    assert is_direct(padding=2, stride=2, dilation=3, bias=False)
+    assert not is_direct(x.contiguous())
+    assert not is_direct(x.double())
+    assert not is_direct(x[..., :2])
+    for options in ({"groups": 2}, {"padding": (1, 0)}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}):
+        assert not is_direct(**options)
+    assert not is_direct(stride=(1, 2))
+    assert not is_direct(channels=5)
+    assert not choices.direct_is_faster(Conv2d(4, 4, 3, 1, 1).to(torch.float32), x), "weights are contiguous"
+    monkeypatch.setattr(choices, "DIRECT_WEIGHTS", 4 * 4 * 9 - 1)
+    assert not is_direct()
+    monkeypatch.setattr(processor, "instruction_set", lambda: "AVX512")
+    monkeypatch.setattr(choices, "DIRECT_WEIGHTS", 1000)
+    assert not is_direct()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +178,7 @@ def test_winograds_error_is_at_most_twice_a_direct_convolutions(small_is_enough)
 
 def test_the_way_that_is_taken(monkeypatch):
     monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
-    monkeypatch.setattr(choices, "_has_winograd", lambda: True)
+    monkeypatch.setattr(choices, "_has_kernel", lambda op: True)
     x = torch.zeros(1, 128, 32, 32).contiguous(memory_format=torch.channels_last)
 
     def ways(module, x=x):
