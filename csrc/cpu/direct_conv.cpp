@@ -29,7 +29,7 @@ struct PaddedSource {
 
   PaddedSource(const Tensor& x, const ConvSide& rows, const ConvSide& columns, int64_t channels)
       : data(static_cast<const T*>(x.data_ptr())) {
-    if (rows.padded == rows.size && columns.padded == columns.size) return;
+    if (rows.is_source() && columns.is_source()) return;
     const int64_t lines = x.size(0) * rows.padded, row = columns.padded * channels, before = columns.before * channels;
     const int64_t inside = std::min(columns.size, columns.padded - columns.before) * channels;
     const T* const from = data;

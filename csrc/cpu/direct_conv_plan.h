@@ -31,6 +31,9 @@ struct ConvSide {
   int64_t before;  // padding in front of the source, and the size with all padding
   int64_t padded;
   std::vector<ConvPhase> phases;
+
+  // Whether the source itself will do.
+  bool is_source() const { return before == 0 && padded == size; }
 };
 
 inline ConvSide padded_side(int64_t in_step, int64_t out_step, int64_t size, std::vector<ConvPhase> phases) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from ops.threads import one_thread
@@ -23,6 +25,7 @@ SIDES = {
     "more padding than taps": ((2, 3), (2, 2), 1, 3, 1),
     "one pixel": ((1, 1), (3, 3), 2, 1, 1),
     "padding in front alone": ((6, 6), (3, 3), 4, 1, 1),
+    "padding in front, and as many pixels behind that no filter meets": ((6, 6), (2, 2), 4, 1, 1),
 }
 CHANNELS = [(1, 1), (3, 16), (16, 3), (5, 7), (24, 17), (97, 33)]
 
@@ -64,6 +67,21 @@ def test_results_are_torchs(sides, channels):
         got, want = getattr(OPS, name)(*arguments), REFERENCES[name](*arguments)
         torch.testing.assert_close(got, want)
         assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_any_sides():
+    choices = random.Random(0)
+    tried = 0
+    while tried < 300:
+        sizes, kernel = [(choices.randint(1, 9), choices.randint(1, 9)) for _ in range(2)]
+        stride, padding, dilation = choices.randint(1, 5), choices.randint(0, 5), choices.randint(1, 3)
+        if any(size + 2 * padding <= dilation * (taps - 1) for size, taps in zip(sizes, kernel, strict=True)):
+            continue
+        tried += 1
+        sides = sizes, kernel, stride, padding, dilation
+        for name, arguments in arguments_of(sides, (3, 5), torch.float64, 2).items():
+            got, want = getattr(OPS, name)(*arguments), REFERENCES[name](*arguments)
+            torch.testing.assert_close(got, want, msg=lambda text, name=name, sides=sides: f"{name} {sides}: {text}")
 
 
 @pytest.mark.parametrize("channels", [(3, 16), (97, 33)], ids=str)
