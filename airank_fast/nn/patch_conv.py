@@ -28,11 +28,12 @@ class PatchConv2d(Conv2d):
 
     @one_call
     def forward(self, input: Tensor) -> Tensor:
-        if direct_is_faster(self, input):
+        has_large = is_large(input)
+        if not has_large and direct_is_faster(self, input):
             return convolve_directly(self, input)
         if product_is_faster(self, input):
             return _Product.apply(input, self.weight, self.stride[0], self.padding[0])
-        if is_large(input) or self.dilation != (1, 1):
+        if has_large or self.dilation != (1, 1):
             return super().forward(input)
         return nn.Conv2d.forward(self, input)
 

@@ -96,8 +96,8 @@ def test_what_cannot_be_direct_is_not(monkeypatch):
     monkeypatch.setattr(choices, "_has_kernel", lambda op: True)
     x = torch.zeros(1, 4, 8, 8).contiguous(memory_format=torch.channels_last)
 
-    def is_direct(x=x, made=Conv2d, channels=4, **options):
-        module = made(channels, 4, 3, **options).to(x.dtype, memory_format=torch.channels_last)
+    def is_direct(x=x, channels=4, **options):
+        module = Conv2d(channels, 4, 3, **options).to(x.dtype, memory_format=torch.channels_last)
         return choices.direct_is_faster(module, x)
 
     assert is_direct()
@@ -147,6 +147,16 @@ def test_a_patch_convolution_of_large_pictures_is_one(small_is_enough, monkeypat
     module = PatchConv2d(4, 6, 3, padding=1).to(memory_format=torch.channels_last)
     x = torch.randn(1, 4, side, side).contiguous(memory_format=torch.channels_last)
     assert type(module(x).grad_fn).__name__ == way
+
+
+def test_winograd_comes_before_the_direct_way(monkeypatch):
+    monkeypatch.setattr(processor, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(choices, "_has_kernel", lambda op: True)
+    x = torch.randn(1, 128, 32, 32).contiguous(memory_format=torch.channels_last)
+    for made in (Conv2d, PatchConv2d):
+        module = made(128, 128, 3, padding=1).to(memory_format=torch.channels_last)
+        assert choices.direct_is_faster(module, x)
+        assert type(module(x).grad_fn).__name__ == "_WinogradBackward"
 
 
 @pytest.mark.parametrize("side", [6, 32], ids=["product", "winograd"])
